@@ -1,0 +1,42 @@
+# Everything runs in .venv, which is made and filled on first use. PYTHON may name another 3.11+.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types contracts fix clean
+
+help:
+	@echo "make demo   train, serve, query, steal and report, on handwritten digits"
+	@echo "make test   run all tests"
+	@echo "make check  lint, types, import contracts"
+
+# Installed again whenever what is to be installed has changed.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: .venv/installed
+	$(BIN)/stingy demo --out demo
+
+test: .venv/installed
+	$(BIN)/pytest
+
+check: lint types contracts
+
+lint: .venv/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: .venv/installed
+	$(BIN)/mypy
+
+contracts: .venv/installed
+	$(BIN)/lint-imports
+
+fix: .venv/installed
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf .venv demo

@@ -1,0 +1,133 @@
+"""One training loop for every student and teacher: same seed and settings, same numbers."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+LossFn = Callable[[Tensor, Tensor], Tensor]
+"""(student logits `[batch, classes]`, row numbers `[batch]`) to a scalar."""
+
+_EVALUATION_BATCH = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """What one training run is made of. `augment` is the largest shift in pixels, 0 for none."""
+
+    epochs: int
+    batch: int = 64
+    lr: float = 0.1
+    weight_decay: float = 5e-4
+    augment: int = 0
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """`finite` is False when the loss was not finite: a broken attack, not a protected model."""
+
+    finite: bool
+    seconds: float
+    last_loss: float
+    epochs: int
+
+
+def to_device(images: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """Images uint8 `[n, H, W, 3]` to one uint8 tensor `[n, 3, H, W]` on the device."""
+    tensor = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(device)
+    return tensor.contiguous(memory_format=_memory_format(device))
+
+
+def train(
+    model: nn.Module, images: Tensor, loss_fn: LossFn, *, settings: TrainSettings, seed: int
+) -> TrainResult:
+    """
+    Train the model in place with SGD (nesterov) under a one-cycle schedule.
+
+    images: uint8 `[n, 3, H, W]` on the device the model is on. Order and shifts come from a
+    generator of their own, so that numbers do not depend on what ran before. Stops after the
+    first epoch whose loss is not finite (one synchronisation an epoch, none a step).
+    """
+    device = images.device
+    generator = torch.Generator(device).manual_seed(seed)
+    batch = min(settings.batch, len(images))
+    steps = max(1, len(images) // batch)  # the ragged last batch is left out; the order changes
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=settings.lr,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=settings.weight_decay,
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=settings.lr, total_steps=settings.epochs * steps
+    )
+    model.to(memory_format=_memory_format(device))  # type: ignore[call-overload]
+    model.train()
+    started = time.perf_counter()
+    loss_value, epoch = float("nan"), 0
+    for epoch in range(1, settings.epochs + 1):
+        order = torch.randperm(len(images), generator=generator, device=device)
+        total = torch.zeros((), device=device)
+        for rows in order[: steps * batch].split(batch):
+            inputs = normalise(_shifted(images[rows], settings.augment, generator))
+            with _autocast(device):
+                logits = model(inputs)
+            loss = loss_fn(logits.float(), rows)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.detach()
+        loss_value = float(total) / steps
+        if not np.isfinite(loss_value):
+            break
+    finite = bool(np.isfinite(loss_value))
+    return TrainResult(finite, time.perf_counter() - started, loss_value, epoch)
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, images: Tensor) -> Tensor:
+    """The model's top-1 for uint8 images `[n, 3, H, W]`: int64 `[n]` on the CPU."""
+    model.eval()
+    with _autocast(images.device):
+        tops = [model(normalise(part)).argmax(1) for part in images.split(_EVALUATION_BATCH)]
+    return torch.cat(tops).cpu()
+
+
+def percent_equal(left: NDArray[np.int64], right: NDArray[np.int64]) -> float:
+    """How many of 100 entries agree; every example weighs the same."""
+    return 100.0 * float(np.mean(left == right))
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8 to float32 in -1..1: a bundle says the same as mean 0.5 and standard deviation 0.5."""
+    return images.float().div_(127.5).sub_(1.0)
+
+
+def _shifted(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
+    """Each image moved by up to `pixels` in both directions, the border filled with black."""
+    if pixels == 0:
+        return images
+    count, _, height, width = images.shape
+    padded = functional.pad(images, (pixels,) * 4)
+    device = images.device
+    corner = torch.randint(0, 2 * pixels + 1, (2, count), generator=generator, device=device)
+    rows = corner[0, :, None] + torch.arange(height, device=device)
+    columns = corner[1, :, None] + torch.arange(width, device=device)
+    which = torch.arange(count, device=device)[:, None, None]
+    moved = padded.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]]
+    return moved.permute(0, 3, 1, 2)
+
+
+def _autocast(device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+
+
+def _memory_format(device: torch.device) -> torch.memory_format:
+    return torch.channels_last if device.type == "cuda" else torch.contiguous_format

@@ -1,0 +1,50 @@
+"""Ask a Stingy endpoint: a sync and an async client, their answers and their errors.
+
+Invariant: importing this package needs the base install alone (no torch, no server).
+"""
+
+from stingy_clients.aio import AsyncClient
+from stingy_clients.answers import (
+    Answer,
+    ModelInfo,
+    PredictResponse,
+    ScoredClass,
+    Usage,
+    WireAnswer,
+)
+from stingy_clients.client import Client
+from stingy_clients.errors import (
+    ApiError,
+    AuthError,
+    BadImage,
+    BadInput,
+    BudgetExhausted,
+    ClientError,
+    NotFound,
+    ServerError,
+    TransportError,
+    Unavailable,
+    UnexpectedAnswer,
+)
+
+__all__ = [
+    "Answer",
+    "ApiError",
+    "AsyncClient",
+    "AuthError",
+    "BadImage",
+    "BadInput",
+    "BudgetExhausted",
+    "Client",
+    "ClientError",
+    "ModelInfo",
+    "NotFound",
+    "PredictResponse",
+    "ScoredClass",
+    "ServerError",
+    "TransportError",
+    "Unavailable",
+    "UnexpectedAnswer",
+    "Usage",
+    "WireAnswer",
+]

@@ -1,0 +1,106 @@
+"""The client for asyncio: the same calls as `Client`, awaited.
+
+Invariant: it holds no logic of its own; what is asked, checked and retried is decided in `flows`.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+
+from stingy_clients.answers import Answer, Float32, Int64, ModelInfo, Usage
+from stingy_clients.endpoint import Endpoint
+from stingy_clients.flows import Flow, Flows, T
+from stingy_clients.images import Image, Pixels
+
+
+class AsyncClient:
+    """`Client` for asyncio: the same arguments, the same methods, awaited.
+
+    Use it in an `async with` statement or `await close()`. Reading image files blocks the loop for
+    that moment; hand over bytes where that matters.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        *,
+        timeout: float = 30.0,
+        retries: int = 3,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._endpoint = Endpoint(url, key)
+        self._flows = Flows(retries=retries)
+        self._http = httpx.AsyncClient(
+            base_url=self._endpoint.url,
+            headers=self._endpoint.headers(),
+            timeout=timeout,
+            transport=transport,
+            follow_redirects=False,
+        )
+
+    async def predict(self, image: Image, *, model: str) -> Answer:
+        """As `Client.predict`."""
+        return await self._run(self._flows.predict(image, model=model))
+
+    async def predict_batch(
+        self, images: Iterable[Image] | NDArray[np.generic], *, model: str
+    ) -> list[Answer]:
+        """As `Client.predict_batch`."""
+        return await self._run(self._flows.predict_batch(images, model=model))
+
+    async def predict_tensor(self, images: Pixels, *, model: str) -> tuple[Int64, Float32 | None]:
+        """As `Client.predict_tensor`."""
+        return await self._run(self._flows.predict_tensor(images, model=model))
+
+    async def model(self, name: str) -> ModelInfo:
+        """As `Client.model`."""
+        return await self._run(self._flows.model(name))
+
+    async def usage(self) -> Usage:
+        """As `Client.usage`."""
+        return await self._run(self._flows.usage())
+
+    async def ready(self) -> bool:
+        """As `Client.ready`."""
+        return await self._run(self._flows.ready())
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"AsyncClient({self._endpoint.url!r})"
+
+    async def _run(self, flow: Flow[T]) -> T:
+        try:
+            call = next(flow)
+            while True:
+                await asyncio.sleep(call.wait)
+                try:
+                    response = await self._http.request(
+                        call.method, call.path, content=call.content, headers=call.headers
+                    )
+                except httpx.RequestError as error:
+                    call = flow.throw(error)
+                else:
+                    call = flow.send(response)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result

@@ -1,0 +1,126 @@
+"""What a client gets back, and the wire types the server promises in its OpenAPI document.
+
+Invariant: an answer holds the support only; what the policy withheld exists as a fill value in
+`Answer.dense()` and nowhere else.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from stingy_clients.errors import ClientError
+
+Int64 = NDArray[np.int64]
+Float32 = NDArray[np.float32]
+
+
+class _Wire(BaseModel):
+    # Unknown fields are ignored, so that a newer server can add one.
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class ScoredClass(_Wire):
+    """One class that left: its index, its label and, unless the score form is none, its score."""
+
+    index: Annotated[int, Field(ge=0)]
+    label: str
+    score: float | None = None
+
+
+class WireAnswer(_Wire):
+    """The answer for one image; `classes` is best first."""
+
+    classes: Annotated[tuple[ScoredClass, ...], Field(min_length=1)]
+
+
+class PredictResponse(_Wire):
+    """The body of `POST /v1/predict/{model}`."""
+
+    model: str
+    version: str
+    answers: tuple[WireAnswer, ...]
+
+
+class Usage(_Wire):
+    """What a key has asked so far; `budget`, `used` and `remaining` count images."""
+
+    key: str
+    budget: Annotated[int, Field(ge=0)]
+    used: Annotated[int, Field(ge=0)]
+    remaining: Annotated[int, Field(ge=0)]
+
+
+class ModelInfo(_Wire):
+    """What a server says about one model.
+
+    `support` is the policy's N, `scores` its score form (log_prob, prob, logit, rank or none),
+    `decimals` its grid, `fingerprint` names policy and weights, `image_size` is [height, width]
+    in pixels, `max_batch` the most images in one request.
+    """
+
+    name: str
+    version: str
+    num_classes: Annotated[int, Field(ge=1)]
+    labels: tuple[str, ...]
+    policy: str
+    support: Annotated[int, Field(ge=1)]
+    scores: str
+    decimals: Annotated[int, Field(ge=0)]
+    fingerprint: str
+    image_size: tuple[int, int]
+    max_batch: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ModelInfo":
+        if len(self.labels) != self.num_classes:
+            raise ValueError(f"expected {self.num_classes} labels, got {len(self.labels)}")
+        if self.support > self.num_classes:
+            raise ValueError(f"expected support <= {self.num_classes}, got {self.support}")
+        return self
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer for one image: the N classes that left, best first, of `num_classes`."""
+
+    classes: tuple[ScoredClass, ...]
+    num_classes: int
+    model: str
+    version: str
+
+    @property
+    def top1(self) -> ScoredClass:
+        """The class the model chose."""
+        return self.classes[0]
+
+    @property
+    def label(self) -> str:
+        """The label of the class the model chose."""
+        return self.top1.label
+
+    @property
+    def indices(self) -> Int64:
+        """The support's class indices, int64 [N], best first."""
+        return np.array([entry.index for entry in self.classes], dtype=np.int64)
+
+    @property
+    def scores(self) -> Float32 | None:
+        """The support's scores, float32 [N], or None where the policy gives none."""
+        scores = [entry.score for entry in self.classes if entry.score is not None]
+        return np.array(scores, dtype=np.float32) if scores else None
+
+    def dense(self, fill: float = -np.inf) -> Float32:
+        """The scores as one row, float32 [num_classes], with `fill` outside the support.
+
+        Raises:
+            ClientError: the policy's score form is none, so there is nothing to fill in.
+        """
+        scores = self.scores
+        if scores is None:
+            raise ClientError("expected an answer with scores, got labels only: use .indices")
+        row = np.full(self.num_classes, fill, dtype=np.float32)
+        row[self.indices] = scores
+        return row

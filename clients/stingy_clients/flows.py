@@ -1,0 +1,177 @@
+"""Every conversation with the server, once, without I/O: both clients only drive these.
+
+A flow is a generator: it yields a Call, is sent the response (or thrown httpx's error), and
+returns the result.
+
+Invariant: a request that may have been charged is never sent a second time.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeVar
+from urllib.parse import quote
+
+import httpx
+import numpy as np
+
+from stingy_clients import oip
+from stingy_clients.answers import (
+    Answer,
+    Float32,
+    Int64,
+    ModelInfo,
+    PredictResponse,
+    ScoredClass,
+    Usage,
+)
+from stingy_clients.errors import BadInput, ClientError, Unavailable, UnexpectedAnswer
+from stingy_clients.images import Batch, batches, payload, payloads, pixel_batch
+from stingy_clients.replies import (
+    NEVER_ANSWERED,
+    broken,
+    check_classes,
+    parsed,
+    refusal,
+    wait_before_retry,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One HTTP request, to be sent after `wait` seconds; `path` starts with a slash."""
+
+    method: Literal["GET", "POST"]
+    path: str
+    content: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    wait: float = 0.0
+
+
+Flow = Generator[Call, httpx.Response, T]
+
+
+class Flows:
+    """The conversations of one client, which remembers the models it has asked about."""
+
+    def __init__(self, *, retries: int) -> None:
+        if retries < 0:
+            raise BadInput(f"expected retries >= 0, got {retries}")
+        self._retries = retries
+        self._models: dict[str, ModelInfo] = {}
+
+    def ready(self) -> Flow[bool]:
+        try:
+            response = yield Call("GET", "/v2/health/ready")
+        except httpx.TransportError:
+            return False
+        if response.status_code not in (200, 503):
+            raise refusal(response)
+        return response.status_code == 200
+
+    def usage(self) -> Flow[Usage]:
+        response = yield from self._send(Call("GET", "/v1/usage"))
+        return parsed(Usage, response)
+
+    def model(self, name: str) -> Flow[ModelInfo]:
+        if name not in self._models:
+            response = yield from self._send(Call("GET", f"/v2/models/{_segment(name)}"))
+            info = oip.decode_metadata(response.content)
+            if info.name != name:
+                raise UnexpectedAnswer("expected the model asked about, got another")
+            self._models[name] = info
+        return self._models[name]
+
+    def predict(self, image: object, *, model: str) -> Flow[Answer]:
+        item = payload(image)
+        info = yield from self.model(model)
+        if not isinstance(item, bytes):
+            (answer,) = yield from self._answers(item[np.newaxis], info)
+            return answer
+        response = yield from self._send(Call("POST", f"/v1/predict/{_segment(model)}", item))
+        found = parsed(PredictResponse, response)
+        if found.model != model or len(found.answers) != 1:
+            raise UnexpectedAnswer("expected one answer of the model asked, got another number")
+        info = yield from self._current(info, found.version)
+        classes = found.answers[0].classes
+        check_classes(classes, num_classes=info.num_classes)
+        return Answer(classes, info.num_classes, model, found.version)
+
+    def predict_batch(self, images: object, *, model: str) -> Flow[list[Answer]]:
+        items = payloads(images)
+        info = yield from self.model(model)
+        answered: list[Answer] = []
+        for batch in batches(items, most=info.max_batch):
+            try:
+                answered += yield from self._answers(batch, info)
+            except ClientError as error:
+                error.answered = answered
+                raise
+        return answered
+
+    def predict_tensor(self, images: object, *, model: str) -> Flow[tuple[Int64, Float32 | None]]:
+        batch = pixel_batch(images)
+        info = yield from self.model(model)
+        if not 1 <= len(batch) <= info.max_batch:
+            raise BadInput(f"expected 1 to {info.max_batch} images, got {len(batch)}")
+        tensors, _ = yield from self._infer(batch, info)
+        return tensors.indices, tensors.scores
+
+    def _answers(self, batch: Batch, info: ModelInfo) -> Flow[list[Answer]]:
+        tensors, info = yield from self._infer(batch, info)
+        indices = tensors.indices.tolist()
+        no_scores: list[list[float | None]] = [[None] * len(row) for row in indices]
+        scores = no_scores if tensors.scores is None else tensors.scores.tolist()
+        rows = [
+            tuple(
+                ScoredClass(index=index, label=info.labels[index], score=score)
+                for index, score in zip(*row, strict=True)
+            )
+            for row in zip(indices, scores, strict=True)
+        ]
+        return [Answer(row, info.num_classes, info.name, tensors.version) for row in rows]
+
+    def _infer(self, batch: Batch, info: ModelInfo) -> Flow[tuple[oip.Tensors, ModelInfo]]:
+        headers, content = oip.encode_request(batch)
+        path = f"/v2/models/{_segment(info.name)}/infer"
+        response = yield from self._send(Call("POST", path, content, headers))
+        length = response.headers.get(oip.LENGTH_HEADER)
+        tensors = oip.decode_response(response.content, length, model=info.name, count=len(batch))
+        info = yield from self._current(info, tensors.version)
+        oip.check_values(tensors, num_classes=info.num_classes)
+        return tensors, info
+
+    def _current(self, info: ModelInfo, version: str) -> Flow[ModelInfo]:
+        """`info`, asked for again where an answer shows that the model's version changed."""
+        if info.version == version:
+            return info
+        self._models.pop(info.name, None)
+        return (yield from self.model(info.name))
+
+    def _send(self, call: Call) -> Flow[httpx.Response]:
+        """The 200 to `call`, after as many retries as are allowed and safe."""
+        attempt = 0
+        while True:
+            error: ClientError
+            try:
+                response = yield call
+            except httpx.RequestError as failure:
+                error = broken(failure, method=call.method)
+                error.__cause__ = failure
+                again = call.method == "GET" and isinstance(failure, NEVER_ANSWERED)
+            else:
+                if response.status_code == 200:
+                    return response
+                error = refusal(response)
+                again = isinstance(error, Unavailable) and (
+                    error.status == 503 or error.retry_after is not None
+                )
+            if not again or attempt >= self._retries:
+                raise error
+            call = replace(call, wait=wait_before_retry(error, attempt))
+            attempt += 1
+
+
+def _segment(name: str) -> str:
+    return quote(name, safe="")

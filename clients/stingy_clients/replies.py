@@ -1,0 +1,130 @@
+"""What came back, judged: which error a refusal is, how long to wait, whether a body is ours.
+
+Invariant: text that is not Stingy's own (a proxy's page, a library's message) enters no error.
+"""
+
+import random
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Annotated, TypeVar
+
+import httpx
+from pydantic import BaseModel, Field, ValidationError
+
+from stingy_clients.answers import ScoredClass
+from stingy_clients.errors import (
+    ApiError,
+    AuthError,
+    BadImage,
+    BudgetExhausted,
+    ClientError,
+    NotFound,
+    ServerError,
+    TransportError,
+    Unavailable,
+    UnexpectedAnswer,
+)
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+NEVER_ANSWERED = (httpx.NetworkError, httpx.RemoteProtocolError)
+"""Refused or reset before an answer; timeouts are not among them."""
+
+_LONGEST_WAIT = 30.0  # seconds, however long the server asks for
+
+_KINDS: dict[int, type[ApiError]] = {
+    401: AuthError,
+    404: NotFound,
+    413: BadImage,
+    415: BadImage,
+    422: BadImage,
+    429: Unavailable,
+    503: Unavailable,
+}
+
+
+class _Reason(BaseModel):
+    code: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,64}$")]
+    message: Annotated[str, Field(max_length=500)]
+    request_id: Annotated[str, Field(max_length=128)] = ""
+
+
+class _ErrorBody(BaseModel):
+    error: _Reason
+
+
+def refusal(response: httpx.Response) -> ClientError:
+    """The error that a status other than 200 stands for."""
+    status = response.status_code
+    if status < 400:
+        hint = " (redirects are not followed: check the url)" if response.is_redirect else ""
+        return UnexpectedAnswer(f"expected the status 200, got {status}{hint}")
+    try:
+        reason = _ErrorBody.model_validate_json(response.content).error
+    except ValidationError:
+        reason = _Reason(code=f"http_{status}", message="the answer gives no reason")
+    kind = _KINDS.get(status, ServerError if status >= 500 else ApiError)
+    if status == 429 and reason.code == "budget_exhausted":
+        kind = BudgetExhausted
+    waits = _retry_after(response.headers.get("Retry-After", ""))
+    return kind(status, reason.code, reason.message, reason.request_id, waits)
+
+
+def broken(failure: httpx.RequestError, *, method: str) -> ClientError:
+    """The error for a request that got no readable answer."""
+    if isinstance(failure, httpx.DecodingError):
+        return UnexpectedAnswer("expected a readable answer, got one with a broken encoding")
+    charged = "" if method == "GET" else "; the images may have been charged"
+    if isinstance(failure, httpx.ConnectError):
+        return TransportError("expected a server at the url, got no connection: is it running?")
+    if isinstance(failure, httpx.ConnectTimeout | httpx.PoolTimeout):
+        return TransportError("expected a connection within the timeout, got none")
+    if isinstance(failure, httpx.TimeoutException):
+        return TransportError(f"expected an answer within the timeout, got none{charged}")
+    return TransportError(f"expected an answer, got a broken connection{charged}")
+
+
+def wait_before_retry(error: ClientError, attempt: int) -> float:
+    """Seconds to wait before attempt + 1: what the server asks for, at most 30, or 0.1 to 2."""
+    if isinstance(error, ApiError) and error.retry_after is not None:
+        return min(error.retry_after, _LONGEST_WAIT)
+    return random.uniform(0.1, min(2.0, 0.2 * 2**attempt))  # noqa: S311 - spreads load, no secret
+
+
+def parsed(model: type[ModelT], response: httpx.Response) -> ModelT:
+    """The body as `model`, read strictly.
+
+    Raises:
+        UnexpectedAnswer: the body is something else.
+    """
+    try:
+        return model.model_validate_json(response.content, strict=True)
+    except ValidationError:
+        raise UnexpectedAnswer(f"expected a body of {model.__name__}, got another") from None
+
+
+def check_classes(classes: Sequence[ScoredClass], *, num_classes: int) -> None:
+    """Refuses an answer with a class out of range or twice, or with some scores missing.
+
+    Raises:
+        UnexpectedAnswer: the answer is such.
+    """
+    indices = {entry.index for entry in classes}
+    if len(indices) != len(classes) or max(indices) >= num_classes:
+        raise UnexpectedAnswer(f"expected {num_classes} classes at most once each, got others")
+    if len({entry.score is None for entry in classes}) != 1:
+        raise UnexpectedAnswer("expected a score for every class or for none, got some")
+
+
+def _retry_after(header: str) -> float | None:
+    """Seconds from a Retry-After header, which holds a number or a date (RFC 9110, 10.2.3)."""
+    if header.isascii() and header.isdigit():
+        return float(header)
+    try:
+        moment = parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())

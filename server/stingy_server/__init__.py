@@ -1,0 +1,39 @@
+"""Serve image classifiers whose logits pass a policy before anything leaves the model worker."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stingy_server.app import create_app
+    from stingy_server.errors import ConfigurationError, ServiceError
+    from stingy_server.keys import KeyStore, StoreUnavailable
+    from stingy_server.settings import ModelSettings, Settings, load_settings
+
+__all__ = [
+    "ConfigurationError",
+    "KeyStore",
+    "ModelSettings",
+    "ServiceError",
+    "Settings",
+    "StoreUnavailable",
+    "create_app",
+    "load_settings",
+]
+
+_HOMES = {
+    "ConfigurationError": "errors",
+    "KeyStore": "keys",
+    "ModelSettings": "settings",
+    "ServiceError": "errors",
+    "Settings": "settings",
+    "StoreUnavailable": "keys",
+    "create_app": "app",
+    "load_settings": "settings",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use: the `stingy` command imports this package, and torch takes seconds.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

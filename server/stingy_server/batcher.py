@@ -1,0 +1,147 @@
+"""Dynamic batching on one model thread: requests that wait together share a forward pass.
+
+A request is answered or fails on its own: if a shared pass fails, each request in it is run
+again alone, so that an error reaches its owner and nobody else.
+"""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from stingy_protection import SparseLogits
+
+from stingy_server.errors import DRAINING, OVERLOADED, ServiceError
+from stingy_server.images import Pixels
+
+Answering = Callable[[Pixels], SparseLogits]
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    images: Pixels
+    future: asyncio.Future[SparseLogits]
+    loop: asyncio.AbstractEventLoop
+
+
+class Batcher:
+    """A thread that answers images [batch, height, width, 3], and the bounded queue before it.
+
+    Args:
+        answer: what the thread runs; it may take any number of images.
+        batch_size: images gathered for one call of `answer`, unless one request brings more.
+        max_delay_s: how long a call may wait for company.
+        queue_images, queue_bytes: what may be waiting or running at once.
+    """
+
+    def __init__(
+        self,
+        answer: Answering,
+        *,
+        batch_size: int,
+        max_delay_s: float,
+        queue_images: int,
+        queue_bytes: int,
+    ) -> None:
+        self._answer = answer
+        self._batch_size = batch_size
+        self._max_delay_s = max_delay_s
+        self._free_images = queue_images
+        self._free_bytes = queue_bytes
+        self._jobs: deque[_Job] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+        self._thread.start()
+
+    async def submit(self, images: Pixels) -> SparseLogits:
+        """The answer for these images, in their order.
+
+        Raises:
+            ServiceError: the queue is full, or closing.
+        """
+        loop = asyncio.get_running_loop()
+        job = _Job(images, loop.create_future(), loop)
+        with self._changed:
+            if self._closing:
+                raise ServiceError(DRAINING)
+            if len(images) > self._free_images or images.nbytes > self._free_bytes:
+                raise ServiceError(OVERLOADED)
+            self._free_images -= len(images)
+            self._free_bytes -= images.nbytes
+            self._jobs.append(job)
+            self._changed.notify()
+        return await job.future
+
+    async def close(self) -> None:
+        """Answer what waits, then end the thread."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
+
+    def _work(self) -> None:
+        while jobs := self._gather():
+            waiting = [job for job in jobs if not job.future.cancelled()]
+            if waiting:
+                self._run(waiting)
+            with self._changed:
+                self._free_images += sum(len(job.images) for job in jobs)
+                self._free_bytes += sum(job.images.nbytes for job in jobs)
+
+    def _gather(self) -> list[_Job]:
+        """The next jobs that fit in one batch; none once closed and empty."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs or self._closing)
+            if self._max_delay_s:
+                self._await_company()
+            gathered: list[_Job] = []
+            room = self._batch_size
+            while self._jobs and (not gathered or len(self._jobs[0].images) <= room):
+                job = self._jobs.popleft()
+                gathered.append(job)
+                room -= len(job.images)
+            return gathered
+
+    def _await_company(self) -> None:
+        deadline = time.monotonic() + self._max_delay_s
+        while not self._closing and sum(len(job.images) for job in self._jobs) < self._batch_size:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0 or not self._changed.wait(remaining):
+                return
+
+    def _run(self, jobs: list[_Job]) -> None:
+        images = jobs[0].images if len(jobs) == 1 else np.concatenate([job.images for job in jobs])
+        try:
+            answer = self._answer(images)
+        # The thread must outlive anything a network or a policy may raise.
+        except Exception as error:  # noqa: BLE001
+            if len(jobs) == 1:
+                _settle(jobs[0], error)
+            else:
+                for job in jobs:
+                    self._run([job])
+            return
+        start = 0
+        for job in jobs:
+            stop = start + len(job.images)
+            _settle(job, answer if len(jobs) == 1 else answer.rows(start, stop))
+            start = stop
+
+
+def _settle(job: _Job, outcome: SparseLogits | Exception) -> None:
+    """Hand the outcome to the request, unless its client or its event loop is gone."""
+
+    def settle() -> None:
+        if job.future.done():
+            return
+        if isinstance(outcome, Exception):
+            job.future.set_exception(outcome)
+        else:
+            job.future.set_result(outcome)
+
+    if not job.loop.is_closed():
+        job.loop.call_soon_threadsafe(settle)

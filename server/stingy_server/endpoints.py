@@ -1,0 +1,153 @@
+"""From bundles on disk to endpoints in service, with every fault found before listening.
+
+The order is fixed: manifest, policy, hash of the weights, and only then is a tensor parsed or a
+factory imported, and that from trusted modules alone.
+"""
+
+import importlib
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from stingy_protection import (
+    BundleError,
+    BundleManifest,
+    Open,
+    Policy,
+    PolicyConfigError,
+    ProtectionError,
+    build_policy,
+    parse_policy,
+    read_manifest,
+    verified_weights,
+)
+from torch import Tensor, nn
+
+from stingy_server.engine import EmbeddedEngine, Engine
+from stingy_server.errors import ConfigurationError
+from stingy_server.settings import ModelSettings, Settings
+
+# Arguments by which well-known factories would fetch other weights than the bundle's.
+DOWNLOADS = frozenset({"weights", "weights_backbone", "pretrained", "checkpoint_path"})
+
+
+@dataclass(frozen=True, eq=False)
+class Endpoint:
+    """One model in service: what it is called, what it may let out, and what answers."""
+
+    name: str
+    manifest: BundleManifest
+    policy: Policy
+    engine: Engine
+
+
+@dataclass(frozen=True, eq=False)
+class _Checked:
+    """A bundle that has passed every check that needs no factory."""
+
+    name: str
+    manifest: BundleManifest
+    policy: Policy
+    weights: dict[str, Tensor]
+
+
+def load_endpoints(settings: Settings, faults: list[str]) -> dict[str, Endpoint]:
+    """The endpoints by name, ready to answer.
+
+    Args:
+        faults: what is already known to be wrong with the configuration.
+
+    Raises:
+        ConfigurationError: listing those and all that is wrong with the models.
+    """
+    faults = [*faults]
+    if not settings.models and not any(fault.startswith("models") for fault in faults):
+        faults.append("models: expected at least one bundle to serve, got none")
+    checked = [
+        found for model in settings.models if (found := _check(model, settings, faults)) is not None
+    ]
+    for name, count in Counter(model.name for model in checked).items():
+        if count > 1:
+            faults.append(f"models: the name {name} is given to {count} models, expected one")
+    endpoints = {}
+    for model in checked:
+        network = _network(model, faults)
+        if network is not None:
+            endpoints[model.name] = _endpoint(model, network, settings, faults)
+    if faults:
+        raise ConfigurationError(faults)
+    return endpoints
+
+
+def _check(model: ModelSettings, settings: Settings, faults: list[str]) -> _Checked | None:
+    try:
+        manifest = read_manifest(model.bundle)
+    except BundleError as error:
+        faults += [f"{model.bundle}: {fault}" for fault in error.faults]
+        return None
+    before = len(faults)
+    name = model.name or manifest.name
+    try:
+        policy_name, options = parse_policy(model.policy or manifest.policy)
+        policy = build_policy(policy_name, num_classes=len(manifest.classes), **options)
+    except PolicyConfigError as error:
+        faults += [f"{name}: {fault}" for fault in error.faults]
+    else:
+        if isinstance(policy, Open) and not settings.allow_open:
+            faults.append(
+                f"{name}: the policy open lets all logits out; set allow_open = true to serve it"
+            )
+    module = manifest.factory.partition(":")[0]
+    if not any(f"{module}.".startswith(f"{home}.") for home in settings.trusted_factories):
+        faults.append(
+            f"{name}: expected a factory from a trusted module, got {manifest.factory}; "
+            "if you trust it, add its module to trusted_factories"
+        )
+    for argument in sorted(DOWNLOADS & set(manifest.arguments)):
+        faults.append(f"{name}: the argument {argument} would fetch weights; remove it")
+    try:
+        weights = verified_weights(model.bundle, manifest)
+    except BundleError as error:
+        faults += [f"{name}: {fault}" for fault in error.faults]
+    return None if len(faults) > before else _Checked(name, manifest, policy, weights)
+
+
+def _network(model: _Checked, faults: list[str]) -> nn.Module | None:
+    """The bundle's network with its weights, or None and a fault."""
+    module, _, attribute = model.manifest.factory.partition(":")
+    try:
+        factory: Any = getattr(importlib.import_module(module), attribute)
+        network = factory(**model.manifest.arguments)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        faults.append(f"{model.name}: {model.manifest.factory} failed: {error}")
+        return None
+    if not isinstance(network, nn.Module):
+        faults.append(
+            f"{model.name}: expected {model.manifest.factory} to make a torch.nn.Module, "
+            f"got {type(network).__name__}"
+        )
+        return None
+    try:
+        network.load_state_dict(model.weights)
+    except RuntimeError:
+        faults.append(f"{model.name}: the weights do not fit {model.manifest.factory}")
+        return None
+    return network
+
+
+def _endpoint(
+    model: _Checked, network: nn.Module, settings: Settings, faults: list[str]
+) -> Endpoint:
+    """An endpoint that has answered one black image, so that a misfit shows before listening."""
+    engine = EmbeddedEngine(
+        network,
+        preprocessing=model.manifest.preprocessing,
+        policy=model.policy,
+        settings=settings,
+    )
+    try:
+        engine.answer(np.zeros((1, *model.manifest.preprocessing.size, 3), np.uint8))
+    except (ProtectionError, RuntimeError) as error:
+        faults.append(f"{model.name}: a trial image could not be answered: {error}")
+    return Endpoint(model.name, model.manifest, model.policy, engine)

@@ -1,0 +1,85 @@
+"""The engines: images in, `SparseLogits` out, and no way for raw logits to get past them."""
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from stingy_protection import Policy, Preprocessing, SparseLogits, sanitize
+from torch import nn
+
+from stingy_server.batcher import Batcher
+from stingy_server.images import Pixels
+from stingy_server.settings import Settings
+
+
+class Engine(Protocol):
+    """What the edge knows of a model worker."""
+
+    async def predict(self, images: Pixels) -> SparseLogits:
+        """Answers for RGB images [batch, height, width, 3] of the size the model takes."""
+
+    async def close(self) -> None:
+        """Answer what is in flight, then let go of the model."""
+
+
+class EmbeddedEngine:
+    """A PyTorch network in this process, with its policy, behind one model thread."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        preprocessing: Preprocessing,
+        policy: Policy,
+        settings: Settings,
+    ) -> None:
+        self.device = _device(settings.device)
+        self._dtype = getattr(torch, settings.precision)
+        self._network = network.eval().requires_grad_(False).to(self.device)
+        self._policy = policy
+        self._mean = torch.tensor(preprocessing.mean, device=self.device).view(1, 3, 1, 1)
+        self._std = torch.tensor(preprocessing.std, device=self.device).view(1, 3, 1, 1)
+        self._batch_size = settings.batch_size
+        self._strict = settings.strict
+        self._batcher = Batcher(
+            self.answer,
+            batch_size=settings.batch_size,
+            max_delay_s=settings.max_delay_ms / 1000,
+            queue_images=settings.queue_images,
+            queue_bytes=settings.queue_bytes,
+        )
+
+    async def predict(self, images: Pixels) -> SparseLogits:
+        return await self._batcher.submit(images)
+
+    async def close(self) -> None:
+        await self._batcher.close()
+
+    def answer(self, images: Pixels) -> SparseLogits:
+        """What the model thread runs: preprocess, network, gate, in passes of `batch_size`."""
+        passes = [
+            self._answer_pass(images[start : start + self._batch_size])
+            for start in range(0, len(images), self._batch_size)
+        ]
+        return passes[0] if len(passes) == 1 else SparseLogits.concatenate(passes)
+
+    @torch.inference_mode()
+    def _answer_pass(self, images: Pixels) -> SparseLogits:
+        # A request's own bytes are read-only, which torch.from_numpy does not take silently.
+        pixels = torch.from_numpy(np.require(images, requirements="W")).to(self.device)
+        if self._strict and len(images) < self._batch_size:
+            padded = pixels.new_zeros((self._batch_size, *pixels.shape[1:]))
+            padded[: len(images)] = pixels
+            pixels = padded
+        inputs = (pixels.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std
+        with torch.autocast(
+            self.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32
+        ):
+            logits = self._network(inputs)
+        return sanitize(self._policy, logits[: len(images)])
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)

@@ -1,0 +1,105 @@
+"""From bytes to pixels: a JPEG or PNG, or an array, becomes RGB uint8 [height, width, 3].
+
+Size and format are read from the header and judged before anything is decoded. Whatever form
+the same pixels come in, the same array leaves.
+"""
+
+import asyncio
+import io
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+from stingy_protection import Preprocessing
+
+from stingy_server.errors import (
+    BAD_IMAGE,
+    IMAGE_TOO_LARGE,
+    UNSUPPORTED_IMAGE,
+    ServiceError,
+)
+
+Pixels = npt.NDArray[np.uint8]
+
+SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
+FORMATS = ("JPEG", "PNG")
+MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
+# What Pillow raises over broken files, as its own documentation and decoders have it.
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError)
+
+# Images of up to this many pixels take less time to decode than to hand to a thread.
+INLINE_PIXELS = 256 * 256
+_decoders = ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode")
+
+
+async def decode(data: bytes, preprocessing: Preprocessing, *, max_pixels: int) -> Pixels:
+    """One encoded image as the pixels the model takes, [height, width, 3].
+
+    Raises:
+        ServiceError: not a JPEG or PNG by its content, too many pixels, or unreadable.
+    """
+    image = _opened(data, max_pixels=max_pixels)
+    if image.width * image.height <= INLINE_PIXELS:
+        return _decoded(image, preprocessing)
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_decoders, _decoded, image, preprocessing)
+
+
+async def fit(images: Pixels, preprocessing: Preprocessing) -> Pixels:
+    """A batch of any size, [batch, height, width, 3], brought to the size the model takes."""
+    if images.shape[1:3] == preprocessing.size and preprocessing.resize_shorter is None:
+        return images
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_decoders, _fitted, images, preprocessing)
+
+
+def _opened(data: bytes, *, max_pixels: int) -> Image.Image:
+    if not data.startswith(SIGNATURES):
+        raise ServiceError(UNSUPPORTED_IMAGE)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # our own limit on pixels is checked below
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ServiceError(BAD_IMAGE) from None
+    except BROKEN:
+        raise ServiceError(BAD_IMAGE) from None
+    if image.width * image.height > max_pixels:
+        raise ServiceError(IMAGE_TOO_LARGE)
+    # Deeper grey images would be clipped to 8 bits, silently another picture.
+    if image.mode not in MODES or image.width * image.height == 0:
+        raise ServiceError(BAD_IMAGE)
+    return image
+
+
+def _decoded(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
+    try:
+        rgb = image.convert("RGB")
+    except BROKEN:
+        raise ServiceError(BAD_IMAGE) from None
+    return _resized(rgb, preprocessing)
+
+
+def _fitted(images: Pixels, preprocessing: Preprocessing) -> Pixels:
+    return np.stack([_resized(Image.fromarray(image), preprocessing) for image in images])
+
+
+def _resized(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
+    height, width = preprocessing.size
+    shorter = preprocessing.resize_shorter
+    if shorter is not None:
+        scale = shorter / min(image.width, image.height)
+        scaled = (
+            max(width, round(image.width * scale)),
+            max(height, round(image.height * scale)),
+        )
+        image = _bilinear(image, scaled)
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        image = image.crop((left, top, left + width, top + height))
+    return np.asarray(_bilinear(image, (width, height)))
+
+
+def _bilinear(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)

@@ -1,0 +1,123 @@
+"""The Open Inference Protocol v2 over REST: probes, metadata, inference."""
+
+from importlib.metadata import version as installed_version
+from typing import Any
+
+import numpy as np
+import orjson
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+from stingy_protection import ScoreForm
+
+from stingy_server import oip
+from stingy_server.endpoints import Endpoint
+from stingy_server.errors import DRAINING, JSON, TOO_LARGE, ServiceError
+from stingy_server.images import Pixels, decode, fit
+from stingy_server.service import Service
+
+router = APIRouter(prefix="/v2")
+
+MODEL = "/models/{model}"
+VERSION = "/models/{model}/versions/{version}"
+
+
+def _json(document: Any) -> Response:
+    return Response(orjson.dumps(document), media_type=JSON)
+
+
+@router.get("")
+async def server_metadata() -> Response:
+    return _json(
+        {
+            "name": "stingy",
+            "version": installed_version("stingy"),
+            "extensions": ["binary_tensor_data"],
+        }
+    )
+
+
+@router.get("/health/live")
+async def live() -> Response:
+    return _json({"live": True})
+
+
+@router.get("/health/ready")
+async def ready(request: Request) -> Response:
+    if request.app.state.service.draining:
+        raise ServiceError(DRAINING)
+    return _json({"ready": True})
+
+
+@router.get(f"{MODEL}/ready")
+@router.get(f"{VERSION}/ready")
+async def model_ready(request: Request, model: str, version: str | None = None) -> Response:
+    service: Service = request.app.state.service
+    endpoint = service.endpoint(model, version)
+    return _json({"name": endpoint.name, "ready": not service.draining})
+
+
+@router.get(MODEL)
+@router.get(VERSION)
+async def model_metadata(request: Request, model: str, version: str | None = None) -> Response:
+    service: Service = request.app.state.service
+    endpoint = service.endpoint(model, version)
+    return _json(_metadata(endpoint, max_batch=service.settings.max_request_images))
+
+
+@router.post(f"{MODEL}/infer")
+@router.post(f"{VERSION}/infer")
+async def infer(request: Request, model: str, version: str | None = None) -> Response:
+    service: Service = request.app.state.service
+    endpoint = service.endpoint(model, version)
+    asked = oip.parse_request(
+        await request.body(),
+        request.headers.get(oip.HEADER_LENGTH),
+        form=endpoint.policy.scores,
+    )
+    if len(asked) > service.settings.max_request_images:
+        raise ServiceError(TOO_LARGE)
+    images = await _pixels(asked, endpoint, max_pixels=service.settings.max_pixels)
+    answer = await service.answer(request.state.key, endpoint, images)
+    return oip.encode_answer(
+        asked, answer, model=endpoint.name, version=endpoint.manifest.version
+    )
+
+
+async def _pixels(asked: oip.InferRequest, endpoint: Endpoint, *, max_pixels: int) -> Pixels:
+    preprocessing = endpoint.manifest.preprocessing
+    if isinstance(asked.images, np.ndarray):
+        return await fit(asked.images, preprocessing)
+    return np.stack(
+        [await decode(file, preprocessing, max_pixels=max_pixels) for file in asked.images]
+    )
+
+
+def _metadata(endpoint: Endpoint, *, max_batch: int) -> dict[str, Any]:
+    policy, manifest = endpoint.policy, endpoint.manifest
+    outputs: list[dict[str, Any]] = [
+        {"name": "indices", "datatype": "INT64", "shape": [-1, policy.support]}
+    ]
+    if policy.scores is not ScoreForm.NONE:
+        outputs += [
+            {"name": "scores", "datatype": "FP32", "shape": [-1, policy.support]},
+            {"name": "logits", "datatype": "FP32", "shape": [-1, policy.num_classes]},
+        ]
+    return {
+        "name": endpoint.name,
+        "versions": [manifest.version],
+        "platform": "stingy",
+        "inputs": [{"name": "image", "datatype": "UINT8", "shape": [-1, -1, -1, 3]}],
+        "outputs": outputs,
+        "parameters": {
+            "labels": manifest.classes,
+            "num_classes": policy.num_classes,
+            "policy": policy.name,
+            "support": policy.support,
+            "scores": policy.scores,
+            "decimals": policy.decimals,
+            "fingerprint": policy.fingerprint,
+            "image_size": manifest.preprocessing.size,
+            "max_batch": max_batch,
+        },
+    }

@@ -1,0 +1,65 @@
+"""The plain routes: one image in, its answer out; and what is left of a budget."""
+
+from typing import Any
+
+import orjson
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+from stingy_clients import PredictResponse, Usage
+from stingy_protection import SparseLogits
+
+from stingy_server.endpoints import Endpoint
+from stingy_server.errors import JSON
+from stingy_server.images import decode
+from stingy_server.oip import json_numbers
+from stingy_server.service import Service
+
+router = APIRouter()
+
+
+@router.post("/v1/predict/{model}", responses={200: {"model": PredictResponse}})
+async def predict(request: Request, model: str) -> Response:
+    """Classify one JPEG or PNG, sent as the body."""
+    service: Service = request.app.state.service
+    endpoint = service.endpoint(model)
+    image = await decode(
+        await request.body(),
+        endpoint.manifest.preprocessing,
+        max_pixels=service.settings.max_pixels,
+    )
+    answer = await service.answer(request.state.key, endpoint, image[None])
+    return Response(orjson.dumps(_document(endpoint, answer)), media_type=JSON)
+
+
+@router.get("/v1/usage", responses={200: {"model": Usage}})
+async def usage(request: Request) -> Response:
+    """What the caller's key may ask, and has asked."""
+    service: Service = request.app.state.service
+    key = request.state.key  # read from the store when the request was authenticated
+    document = {
+        "key": key.id,
+        "budget": key.budget,
+        "used": key.used,
+        "remaining": key.budget - key.used,
+    }
+    return Response(orjson.dumps(document), media_type=JSON)
+
+
+def _document(endpoint: Endpoint, answer: SparseLogits) -> dict[str, Any]:
+    labels = endpoint.manifest.classes
+    indices = answer.indices.tolist()
+    if answer.scores is None:
+        rows = [{"classes": [{"index": i, "label": labels[i]} for i in row]} for row in indices]
+    else:
+        scores = json_numbers(answer.scores.numpy(), answer.decimals).tolist()
+        rows = [
+            {
+                "classes": [
+                    {"index": i, "label": labels[i], "score": score}
+                    for i, score in zip(row, values, strict=True)
+                ]
+            }
+            for row, values in zip(indices, scores, strict=True)
+        ]
+    return {"model": endpoint.name, "version": endpoint.manifest.version, "answers": rows}
