@@ -1,1 +1,73 @@
-"""."""
+"""Black-box distillation audits of a running endpoint, and the report of what it still leaks.
+
+Names load on first use, so that the `stingy` command can list its commands without torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stingy_attacker_eval.attacks import Attack, Batch, Material, Need
+    from stingy_attacker_eval.data import Dataset, load_dataset
+    from stingy_attacker_eval.errors import (
+        AnswersError,
+        AttackError,
+        AuditError,
+        DatasetError,
+        DemoError,
+        EvalError,
+        ProtocolError,
+        TransferError,
+    )
+    from stingy_attacker_eval.oracle import Answers, HttpOracle, Oracle
+    from stingy_attacker_eval.protocol import Protocol, load_protocol
+    from stingy_attacker_eval.report import write_report
+    from stingy_attacker_eval.runner import run_audit
+    from stingy_attacker_eval.transfer import TransferSet, buy
+
+__all__ = [
+    "Answers",
+    "AnswersError",
+    "Attack",
+    "AttackError",
+    "AuditError",
+    "Batch",
+    "Dataset",
+    "DatasetError",
+    "DemoError",
+    "EvalError",
+    "HttpOracle",
+    "Material",
+    "Need",
+    "Oracle",
+    "Protocol",
+    "ProtocolError",
+    "TransferError",
+    "TransferSet",
+    "buy",
+    "load_dataset",
+    "load_protocol",
+    "run_audit",
+    "write_report",
+]
+
+_HOME = {
+    **dict.fromkeys(("Attack", "Batch", "Material", "Need"), "attacks"),
+    **dict.fromkeys(("Dataset", "load_dataset"), "data"),
+    **dict.fromkeys((name for name in __all__ if name.endswith("Error")), "errors"),
+    **dict.fromkeys(("Answers", "HttpOracle", "Oracle"), "oracle"),
+    **dict.fromkeys(("Protocol", "load_protocol"), "protocol"),
+    "run_audit": "runner",
+    "write_report": "report",
+    **dict.fromkeys(("TransferSet", "buy"), "transfer"),
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -7,7 +7,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import DatasetError
+from stingy_attacker_eval.errors import DatasetError
 
 _DIGITS_TRAIN = 1297
 _ARRAYS = ("train_x", "train_y", "test_x", "test_y")

@@ -1,33 +1,36 @@
-"""Everything an audit refuses or fails with; no message holds a key, a pixel or a score."""
+"""Everything an audit refuses or fails with; no message holds a key, a pixel or a score.
+
+EvalError
+  * DatasetError      a data set that cannot be used; names every fault
+  * ProtocolError     a protocol that cannot be run; names every fault
+  * TransferError     a transfer set that must not be mixed, or could not be finished
+  * AnswersError      answers that do not carry what was asked of them
+  * AttackError       an attack that broke its contract
+  * AuditError        a run folder or a report that cannot be used
+  * DemoError         the demo could not be set up, or its server failed
+"""
 
 
 class EvalError(Exception):
-    """
-    Base of all errors of this package.
-
-    EvalError
-      + DatasetError      a data set that cannot be used; lists every fault
-      + ProtocolError     a protocol that cannot be run; lists every fault
-      + TransferError     a transfer set that must not be mixed, or could not be finished
-      + AnswersError      answers that cannot teach what the attack asks of them
-      + AuditError        a run folder or report that cannot be used
-      + DemoError         the demo could not be set up or its server did not start
-    """
+    """Base of all."""
 
 
-class _Faults(EvalError):
-    """An error that names all faults at once, so that one run is enough to mend them."""
+class _FaultsError(EvalError):
+    """Names all faults at once, so that one run is enough to mend them."""
 
     def __init__(self, *faults: str) -> None:
-        super().__init__("; ".join(faults))
+        super().__init__(*faults)
         self.faults = faults
 
+    def __str__(self) -> str:
+        return "; ".join(self.faults)
 
-class DatasetError(_Faults):
+
+class DatasetError(_FaultsError):
     """The data set cannot be used."""
 
 
-class ProtocolError(_Faults):
+class ProtocolError(_FaultsError):
     """The protocol cannot be run."""
 
 
@@ -39,9 +42,13 @@ class AnswersError(EvalError):
     """The answers do not carry what was asked of them."""
 
 
+class AttackError(EvalError):
+    """The attack broke its contract: its loss is not one number a gradient flows from."""
+
+
 class AuditError(EvalError):
     """The run folder or the report cannot be used."""
 
 
 class DemoError(EvalError):
-    """The demo could not be set up, or its server did not start."""
+    """The demo could not be set up, or its server failed."""

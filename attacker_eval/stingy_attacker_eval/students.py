@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from .errors import EvalError
+from stingy_attacker_eval.errors import EvalError
 
 FACTORY = "stingy_attacker_eval.students:cnn"
 

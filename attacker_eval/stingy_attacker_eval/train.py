@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-LossFn = Callable[[Tensor, Tensor], Tensor]
-"""(student logits `[batch, classes]`, row numbers `[batch]`) to a scalar."""
+LossFn = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(logits `[batch, classes]`, row numbers `[batch]`, the normalised images fed) to a scalar."""
 
 _EVALUATION_BATCH = 1024
 
@@ -78,7 +78,7 @@ def train(
             inputs = normalise(_shifted(images[rows], settings.augment, generator))
             with _autocast(device):
                 logits = model(inputs)
-            loss = loss_fn(logits.float(), rows)
+            loss = loss_fn(logits.float(), rows, inputs)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

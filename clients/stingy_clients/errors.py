@@ -13,7 +13,7 @@ ClientError
       + ServerError      any other 5xx
 """
 
-# ruff: noqa: N818 - the names are those of the wire's error codes
+
 
 from typing import TYPE_CHECKING
 

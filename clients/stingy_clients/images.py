@@ -3,7 +3,6 @@
 Invariant: bytes travel as they are (the server decodes), pixels travel as uint8 and unresized.
 """
 
-import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -14,6 +13,9 @@ from numpy.typing import NDArray
 from stingy_clients.errors import BadInput
 
 Pixels = NDArray[np.uint8]
+
+REQUEST_BYTES = 32 * 2**20
+"""The most that one request carries, below the 40 MiB that a server accepts by default."""
 
 _JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -72,17 +74,27 @@ def payloads(images: object) -> list[Payload] | Pixels:
 
 
 def batches(items: list[Payload] | Pixels, *, most: int) -> Iterator[Batch]:
-    """The images in order, in batches of at most `most`.
+    """The images in order, in batches of at most `most` images and REQUEST_BYTES.
 
     A batch is uint8 [B, H, W, 3] or a tuple of B encoded files: neighbours of one kind (files, or
-    pixels of one size) share a batch.
+    pixels of one size) share a batch. An image beyond REQUEST_BYTES goes alone.
     """
     if isinstance(items, np.ndarray):
-        yield from (items[start : start + most] for start in range(0, len(items), most))
+        step = max(1, min(most, REQUEST_BYTES // max(1, items[:1].nbytes)))
+        yield from (items[start : start + step] for start in range(0, len(items), step))
         return
-    for shape, group in itertools.groupby(items, key=_shape):
-        while chunk := list(itertools.islice(group, most)):
-            yield np.stack(chunk) if shape else tuple(bytes(item) for item in chunk)
+    batch: list[Payload] = []
+    size = 0
+    for item in items:
+        added = len(item) if isinstance(item, bytes) else item.nbytes
+        full = len(batch) == most or size + added > REQUEST_BYTES
+        if batch and (full or _shape(item) != _shape(batch[0])):
+            yield _joined(batch)
+            batch, size = [], 0
+        batch.append(item)
+        size += added
+    if batch:
+        yield _joined(batch)
 
 
 def pixel_batch(images: object) -> Pixels:
@@ -137,3 +149,7 @@ def _checked_file(data: bytes, *, name: str) -> bytes:
 
 def _shape(item: Payload) -> tuple[int, ...]:
     return () if isinstance(item, bytes) else item.shape
+
+
+def _joined(batch: list[Payload]) -> Batch:
+    return np.stack(batch) if _shape(batch[0]) else tuple(bytes(item) for item in batch)

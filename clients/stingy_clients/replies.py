@@ -58,7 +58,9 @@ def refusal(response: httpx.Response) -> ClientError:
     """The error that a status other than 200 stands for."""
     status = response.status_code
     if status < 400:
-        hint = " (redirects are not followed: check the url)" if response.is_redirect else ""
+        hint = (
+            " (redirects are not followed: check the url)" if response.has_redirect_location else ""
+        )
         return UnexpectedAnswer(f"expected the status 200, got {status}{hint}")
     try:
         reason = _ErrorBody.model_validate_json(response.content).error
@@ -123,7 +125,7 @@ def _retry_after(header: str) -> float | None:
         return float(header)
     try:
         moment = parsedate_to_datetime(header)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter from an offset such as +999999999999
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

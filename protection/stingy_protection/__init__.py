@@ -1,1 +1,63 @@
-"""."""
+"""What may leave a protected model: policies, the gate, the leak meter, bundles.
+
+Invariant: raw logits go in, and only a SparseLogits that kept its policy's promises comes out.
+"""
+
+from stingy_protection.answers import ScoreForm, SparseLogits
+from stingy_protection.bundle import read_manifest, verified_weights, write_bundle
+from stingy_protection.conformance import check_policy
+from stingy_protection.errors import (
+    BundleError,
+    LogitsRejected,
+    PolicyConfigError,
+    PolicyViolation,
+    ProtectionError,
+)
+from stingy_protection.gate import sanitize
+from stingy_protection.leak_meter import hidden_mass_bound
+from stingy_protection.manifest import BundleManifest, Preprocessing
+from stingy_protection.nasty import nasty_loss
+from stingy_protection.policies import (
+    Label,
+    Open,
+    RankedLabels,
+    Reversed,
+    Rounded,
+    Stingy,
+    StingySmooth,
+)
+from stingy_protection.policy import Policy, Proposal, best_first
+from stingy_protection.registry import build_policy, parse_policy, policy_names, support_size
+
+__all__ = [
+    "BundleError",
+    "BundleManifest",
+    "Label",
+    "LogitsRejected",
+    "Open",
+    "Policy",
+    "PolicyConfigError",
+    "PolicyViolation",
+    "Preprocessing",
+    "Proposal",
+    "ProtectionError",
+    "RankedLabels",
+    "Reversed",
+    "Rounded",
+    "ScoreForm",
+    "SparseLogits",
+    "Stingy",
+    "StingySmooth",
+    "best_first",
+    "build_policy",
+    "check_policy",
+    "hidden_mass_bound",
+    "nasty_loss",
+    "parse_policy",
+    "policy_names",
+    "read_manifest",
+    "sanitize",
+    "support_size",
+    "verified_weights",
+    "write_bundle",
+]

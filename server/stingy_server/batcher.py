@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from stingy_protection import SparseLogits
 
+from stingy_protection import SparseLogits
 from stingy_server.errors import DRAINING, OVERLOADED, ServiceError
 from stingy_server.images import Pixels
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor, nn
+
 from stingy_protection import (
     BundleError,
     BundleManifest,
@@ -22,8 +24,6 @@ from stingy_protection import (
     read_manifest,
     verified_weights,
 )
-from torch import Tensor, nn
-
 from stingy_server.engine import EmbeddedEngine, Engine
 from stingy_server.errors import ConfigurationError
 from stingy_server.settings import ModelSettings, Settings

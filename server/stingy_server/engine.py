@@ -4,9 +4,9 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from stingy_protection import Policy, Preprocessing, SparseLogits, sanitize
 from torch import nn
 
+from stingy_protection import Policy, Preprocessing, SparseLogits, sanitize
 from stingy_server.batcher import Batcher
 from stingy_server.images import Pixels
 from stingy_server.settings import Settings

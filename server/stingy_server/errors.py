@@ -1,7 +1,7 @@
 """Every refusal the server can utter: one fixed sentence a code, never a word of the input.
 
-    ServiceError(code, status, message)   raised anywhere on the way of a request
-    ConfigurationError(faults)            raised before listening, lists every fault
+ServiceError(code, status, message)   raised anywhere on the way of a request
+ConfigurationError(faults)            raised before listening, lists every fault
 """
 
 from dataclasses import dataclass

@@ -97,4 +97,3 @@ class Guard:
             return message
 
         return bounded
-

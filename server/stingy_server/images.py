@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
-from stingy_protection import Preprocessing
+from PIL import Image
 
+from stingy_protection import Preprocessing
 from stingy_server.errors import (
     BAD_IMAGE,
     IMAGE_TOO_LARGE,
@@ -27,7 +27,7 @@ SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 FORMATS = ("JPEG", "PNG")
 MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 # What Pillow raises over broken files, as its own documentation and decoders have it.
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError)
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError)
 
 # Images of up to this many pixels take less time to decode than to hand to a thread.
 INLINE_PIXELS = 256 * 256
@@ -62,9 +62,9 @@ def _opened(data: bytes, *, max_pixels: int) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # our own limit on pixels is checked below
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError:
-        raise ServiceError(BAD_IMAGE) from None
-    except BROKEN:
+    except Image.DecompressionBombError:
+        raise ServiceError(IMAGE_TOO_LARGE) from None
+    except BROKEN:  # UnidentifiedImageError is an OSError
         raise ServiceError(BAD_IMAGE) from None
     if image.width * image.height > max_pixels:
         raise ServiceError(IMAGE_TOO_LARGE)

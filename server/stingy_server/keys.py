@@ -65,10 +65,14 @@ class KeyStore:
             raise StoreUnavailable(
                 f"expected a writable state folder at {state}, got {type(error).__name__}"
             ) from None
-        with _refusing():
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = NORMAL")
-            self._database.execute(SCHEMA)
+        try:
+            with _refusing():
+                self._database.execute("PRAGMA journal_mode = WAL")
+                self._database.execute("PRAGMA synchronous = NORMAL")
+                self._database.execute(SCHEMA)
+        except StoreUnavailable:
+            self.close()
+            raise
 
     def close(self) -> None:
         self._database.close()
@@ -97,12 +101,6 @@ class KeyStore:
             row = self._database.execute(
                 f"{SELECT} WHERE digest = ? AND revoked IS NULL", (self._digest(text),)
             ).fetchone()
-        return None if row is None else Key(*row)
-
-    def find(self, key_id: str) -> Key | None:
-        """The key of this id, revoked or not."""
-        with _refusing():
-            row = self._database.execute(f"{SELECT} WHERE id = ?", (key_id,)).fetchone()
         return None if row is None else Key(*row)
 
     def reserve(self, key_id: str, images: int) -> bool:

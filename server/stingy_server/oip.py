@@ -12,8 +12,8 @@ import numpy.typing as npt
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
-from stingy_protection import ScoreForm, SparseLogits
 
+from stingy_protection import ScoreForm, SparseLogits
 from stingy_server.errors import BAD_REQUEST, BAD_TENSOR, JSON, ServiceError
 from stingy_server.images import Pixels
 
@@ -53,7 +53,7 @@ class _RequestParameters(_Message):
 
 
 class _Request(_Message):
-    id: str | None = Field(None, max_length=128)
+    id: str | None = Field(default=None, max_length=128)
     inputs: list[_Input] = Field(min_length=1, max_length=1)
     outputs: list[_Output] = Field(default=[], max_length=3)
     parameters: _RequestParameters = _RequestParameters()
@@ -103,10 +103,10 @@ def _outputs(request: _Request, form: ScoreForm) -> dict[str, bool]:
     available = ["indices"] if form is ScoreForm.NONE else ["indices", "scores", "logits"]
     if not request.outputs:
         return {name: binary for name in available if name != "logits"}
-    wanted = {
-        output.name: binary if output.parameters.binary_data is None else output.parameters.binary_data
-        for output in request.outputs
-    }
+    wanted: dict[str, bool] = {}
+    for output in request.outputs:
+        own = output.parameters.binary_data
+        wanted[output.name] = binary if own is None else own
     # JSON has no -inf, so the dense form travels in binary or not at all.
     if len(wanted) != len(request.outputs) or set(wanted) - set(available):
         raise ServiceError(BAD_REQUEST)

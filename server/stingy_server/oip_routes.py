@@ -8,8 +8,8 @@ import orjson
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
-from stingy_protection import ScoreForm
 
+from stingy_protection import ScoreForm
 from stingy_server import oip
 from stingy_server.endpoints import Endpoint
 from stingy_server.errors import DRAINING, JSON, TOO_LARGE, ServiceError
@@ -79,9 +79,7 @@ async def infer(request: Request, model: str, version: str | None = None) -> Res
         raise ServiceError(TOO_LARGE)
     images = await _pixels(asked, endpoint, max_pixels=service.settings.max_pixels)
     answer = await service.answer(request.state.key, endpoint, images)
-    return oip.encode_answer(
-        asked, answer, model=endpoint.name, version=endpoint.manifest.version
-    )
+    return oip.encode_answer(asked, answer, model=endpoint.name, version=endpoint.manifest.version)
 
 
 async def _pixels(asked: oip.InferRequest, endpoint: Endpoint, *, max_pixels: int) -> Pixels:

@@ -6,12 +6,13 @@ import orjson
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
+
 from stingy_clients import PredictResponse, Usage
 from stingy_protection import SparseLogits
-
 from stingy_server.endpoints import Endpoint
 from stingy_server.errors import JSON
 from stingy_server.images import decode
+from stingy_server.keys import Key
 from stingy_server.oip import json_numbers
 from stingy_server.service import Service
 
@@ -35,8 +36,7 @@ async def predict(request: Request, model: str) -> Response:
 @router.get("/v1/usage", responses={200: {"model": Usage}})
 async def usage(request: Request) -> Response:
     """What the caller's key may ask, and has asked."""
-    service: Service = request.app.state.service
-    key = request.state.key  # read from the store when the request was authenticated
+    key: Key = request.state.key  # read from the store when the request was authenticated
     document = {
         "key": key.id,
         "budget": key.budget,

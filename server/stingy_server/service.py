@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stingy_protection import ProtectionError, SparseLogits
-
 from stingy_server.endpoints import Endpoint
 from stingy_server.errors import (
     BUDGET_EXHAUSTED,
@@ -62,7 +61,7 @@ class Service:
         try:
             async with asyncio.timeout(self.settings.deadline_s):
                 return await endpoint.engine.predict(images)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  a cancelled request is given back too
             self._refund(key, len(images))
             raise _told(error) from None
 

@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 ENV_PREFIX = "STINGY_"
 CLIENT_VARIABLES = {"STINGY_URL", "STINGY_KEY"}  # the client's own, not settings of the server
@@ -24,7 +30,7 @@ class ModelSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     bundle: Path
-    name: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    name: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9._-]*$")
     policy: str | None = None
 
 
@@ -50,20 +56,20 @@ class Settings(BaseSettings):
     models: tuple[ModelSettings, ...] = ()
     state: Path = Path(".stingy")
     host: str = "127.0.0.1"
-    port: int = Field(8080, ge=0, le=65535)
+    port: int = Field(default=8080, ge=0, le=65535)
     allow_open: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
     strict: bool = False
     batch_size: Count = 64
-    max_delay_ms: float = Field(0.0, ge=0.0, le=1000.0)
+    max_delay_ms: float = Field(default=0.0, ge=0.0, le=1000.0)
     queue_images: Count = 1024
     queue_bytes: Count = 256 * 2**20
     max_request_images: Count = 256
     max_body_bytes: Count = 40 * 2**20
     max_pixels: Count = 2**24
-    deadline_s: float = Field(30.0, gt=0.0)
-    drain_s: float = Field(30.0, gt=0.0)
+    deadline_s: float = Field(default=30.0, gt=0.0)
+    drain_s: float = Field(default=30.0, gt=0.0)
     first_key_budget: Count = 10_000
     trusted_factories: tuple[str, ...] = (
         "torchvision.models",
@@ -72,7 +78,14 @@ class Settings(BaseSettings):
     )
 
     @classmethod
-    def settings_customise_sources(cls, settings_cls: Any, init_settings: Any, **_: Any) -> Any:
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
         # The sources are merged in `load_settings`, where their faults can be told together.
         return (init_settings,)
 

@@ -1,0 +1,48 @@
+"""The attacks by name: ours, and those of the entry-point group "stingy.attacks"."""
+
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+
+from stingy_attacker_eval.attacks.base import Attack, Batch, Material, Need
+from stingy_attacker_eval.attacks.label_only import LabelOnly
+from stingy_attacker_eval.attacks.no_api import NoApi
+from stingy_attacker_eval.attacks.paper_kd import PaperKd
+from stingy_attacker_eval.attacks.soft_label import SoftLabel
+from stingy_attacker_eval.attacks.sweep import Sweep
+from stingy_attacker_eval.errors import AttackError
+
+__all__ = ["Attack", "Batch", "Material", "Need", "attack_types", "build_attacks"]
+
+_GROUP = "stingy.attacks"
+_OURS: tuple[type[Attack], ...] = (NoApi, LabelOnly, PaperKd, SoftLabel, Sweep)
+
+
+def attack_types() -> dict[str, type[Attack]]:
+    """Every attack class by name; ours win a name clash.
+
+    Raises AttackError naming an entry point that does not load to an Attack.
+    """
+    found: dict[str, type[Attack]] = {}
+    for entry in entry_points(group=_GROUP):
+        try:
+            loaded = entry.load()
+        except Exception:  # noqa: BLE001 - a plug-in's import may raise anything; it is named here
+            raise AttackError(f'the attack plug-in "{entry.name}" could not be loaded') from None
+        if not (isinstance(loaded, type) and issubclass(loaded, Attack)):
+            raise AttackError(f'expected the plug-in "{entry.name}" to be an Attack, got another')
+        found[loaded.name] = loaded
+    return found | {attack.name: attack for attack in _OURS}
+
+
+def build_attacks(name: str, settings: Mapping[str, object]) -> tuple[Attack, ...]:
+    """The runs that one entry of a protocol stands for.
+
+    Raises AttackError for an unknown name, naming the known ones, or unfit settings.
+    """
+    known = attack_types()
+    if name not in known:
+        raise AttackError(f'expected an attack out of {", ".join(sorted(known))}, got "{name}"')
+    try:
+        return known[name].expand(settings)
+    except (TypeError, ValueError) as error:
+        raise AttackError(f"{name}: {error}") from None

@@ -1,0 +1,27 @@
+"""The baseline: what the student learns when it never asks."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+from torch.nn import functional
+
+from stingy_attacker_eval.attacks.base import Attack, Batch, Need
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoApi(Attack):
+    """Cross-entropy on the attacker's own labels; every uplift is counted from here.
+
+    References:
+        "Sparse Logits Suffice to Fail Knowledge Distillation" (Ma et al., 2022), Table 1,
+        "student baseline".
+    """
+
+    name: ClassVar[str] = "no_api"
+    title: ClassVar[str] = "training without the API"
+    reference: ClassVar[str] = "Ma et al. 2022, Table 1, student baseline"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.LABELS})
+
+    def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
+        return functional.cross_entropy(student_logits, batch.labels)

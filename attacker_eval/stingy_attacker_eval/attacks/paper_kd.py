@@ -1,0 +1,35 @@
+"""The paper's own attacker: distillation at a high temperature, beside the true labels."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from stingy_attacker_eval.attacks.base import Attack, Batch, Need, check_tau_alpha
+from stingy_attacker_eval.attacks.losses import kd_loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperKd(Attack):
+    """KD at tau 20, alpha 0.9: the attacker against whom the paper's students collapse.
+
+    References:
+        "Sparse Logits Suffice to Fail Knowledge Distillation" (Ma et al., 2022), the formula
+        of L_KD and the settings of Table 1.
+    """
+
+    name: ClassVar[str] = "paper_kd"
+    title: ClassVar[str] = "distillation as in the paper"
+    reference: ClassVar[str] = "Ma et al. 2022, L_KD with the settings of Table 1"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.ANSWERS, Need.SCORES, Need.LABELS})
+
+    tau: float = 20.0
+    alpha: float = 0.9
+
+    def __post_init__(self) -> None:
+        check_tau_alpha(self.tau, self.alpha)
+
+    def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
+        return kd_loss(
+            student_logits, batch.logits, batch.labels, tau=self.tau, alpha=self.alpha
+        )

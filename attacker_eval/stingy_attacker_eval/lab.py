@@ -1,0 +1,101 @@
+"""Teachers to steal from, made white-box: a normal one and a nasty one, packed as bundles."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from stingy_protection import Preprocessing, nasty_loss, write_bundle
+from torch import Tensor
+from torch.nn import functional
+
+from stingy_attacker_eval.data import Dataset
+from stingy_attacker_eval.environment import default_device
+from stingy_attacker_eval.errors import EvalError
+from stingy_attacker_eval.students import FACTORY, Cnn, cnn
+from stingy_attacker_eval.train import TrainSettings, percent_equal, predict, to_device, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherSettings:
+    """How both teachers are trained. omega and tau: the weight and temperature of nasty's loss."""
+
+    width: int = 32
+    training: TrainSettings = TrainSettings(epochs=12, batch=64, lr=0.1, augment=1)
+    omega: float = 0.02
+    tau: float = 4.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A packed teacher: accuracy in percent of the test images, seconds to train."""
+
+    name: str
+    bundle: Path
+    accuracy: float
+    seconds: float
+
+
+def train_teachers(
+    data: Dataset, *, out: Path, settings: TeacherSettings | None = None
+) -> tuple[Teacher, Teacher]:
+    """Train a normal teacher, then its nasty twin against it, into OUT/normal and OUT/nasty.
+
+    Both bundles carry the policy "stingy": a bundle is protected unless someone opens it. The
+    nasty loss is that of "Undistillable" (Ma et al., ICLR 2021), equation 2.
+    """
+    settings = settings or TeacherSettings()
+    device = default_device()
+    images = to_device(data.train_x, device)
+    labels = torch.from_numpy(data.train_y).to(device)
+    test_images = to_device(data.test_x, device)
+
+    def finish(name: str, model: Cnn, started: float) -> Teacher:
+        accuracy = percent_equal(predict(model, test_images).numpy(), data.test_y)
+        seconds = time.perf_counter() - started
+        _pack(out / name, name, model, data, settings)
+        return Teacher(name, out / name, accuracy, seconds)
+
+    def cross_entropy(logits: Tensor, rows: Tensor, _: Tensor) -> Tensor:
+        return functional.cross_entropy(logits, labels[rows])
+
+    started = time.perf_counter()
+    normal = _fresh(data, settings, device)
+    train(normal, images, cross_entropy, settings=settings.training, seed=settings.seed)
+    first = finish("normal", normal, started)
+    normal.eval()  # frozen from here on
+
+    def nasty(logits: Tensor, rows: Tensor, inputs: Tensor) -> Tensor:
+        with torch.no_grad():
+            normal_logits = normal(inputs).float()
+        return nasty_loss(
+            logits, labels[rows], normal_logits, omega=settings.omega, tau=settings.tau
+        )
+
+    started = time.perf_counter()
+    twin = _fresh(data, settings, device)
+    result = train(twin, images, nasty, settings=settings.training, seed=settings.seed)
+    if not result.finite:
+        raise EvalError("expected a finite nasty loss, got another: lower omega")
+    return first, finish("nasty", twin, started)
+
+
+def _fresh(data: Dataset, settings: TeacherSettings, device: torch.device) -> Cnn:
+    torch.manual_seed(settings.seed)
+    return cnn(num_classes=data.num_classes, width=settings.width).to(device)
+
+
+def _pack(folder: Path, name: str, model: Cnn, data: Dataset, settings: TeacherSettings) -> None:
+    half = (0.5, 0.5, 0.5)  # what train.normalise does
+    write_bundle(
+        folder,
+        model=model,
+        name=name,
+        version="1",
+        factory=FACTORY,
+        arguments={"num_classes": data.num_classes, "width": settings.width},
+        classes=data.class_names,
+        preprocessing=Preprocessing(size=data.image_size, mean=half, std=half),
+        policy="stingy",
+    )

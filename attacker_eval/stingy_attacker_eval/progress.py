@@ -1,0 +1,48 @@
+"""One bar over a whole audit on a terminal, a plain line now and then elsewhere."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Reporter:
+    """Told what is done; decides what of it is shown."""
+
+    def __init__(self, console: Console, bar: Progress | None) -> None:
+        self._console = console
+        self._bar = bar
+        self._task = bar.add_task("", total=None) if bar is not None else None
+        self._last_line = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(text, highlight=False, markup=False)
+
+    def step(self, done: int, total: int, what: str) -> None:
+        """`done` of `total` runs are finished; `what` names the latest."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, total=total, description=what)
+        elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES or done == total:
+            self._last_line = time.monotonic()
+            self.say(f"{done} of {total} runs done ({what})")
+
+
+@contextmanager
+def reporting(console: Console) -> Iterator[Reporter]:
+    """A reporter for this console; its bar is gone afterwards."""
+    if not console.is_terminal:
+        yield Reporter(console, None)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        yield Reporter(console, bar)

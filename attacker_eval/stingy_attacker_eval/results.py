@@ -1,0 +1,110 @@
+"""Rows of an audit and what they add up to; a broken attack never counts as protection."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stingy_attacker_eval.protocol import NO_ENDPOINT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One student trained once. accuracy, agreement, teacher_accuracy: percent of the test set.
+
+    uplift: percentage points over the no-API baseline of the same student (mean over seeds).
+    agreement and teacher_accuracy are None for the baseline, which has no teacher.
+    """
+
+    endpoint: str
+    defence: str
+    attack: str
+    student: str
+    seed: int
+    queries: int
+    accuracy: float
+    agreement: float | None
+    teacher_accuracy: float | None
+    uplift: float
+    finite: bool
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """One attack on one endpoint with one student, over the seeds whose loss stayed finite.
+
+    n: those seeds; means in percent, spreads are sample standard deviations (None below two).
+    """
+
+    endpoint: str
+    defence: str
+    attack: str
+    student: str
+    n: int
+    accuracy_mean: float | None
+    accuracy_spread: float | None
+    agreement_mean: float | None
+    uplift_mean: float | None
+    uplift_spread: float | None
+    all_finite: bool
+
+
+def summarise(rows: Sequence[Row]) -> list[Summary]:
+    """One summary per endpoint, attack and student, in the order of their first rows."""
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.endpoint, row.attack, row.student), []).append(row)
+    return [_summary(group) for group in groups.values()]
+
+
+def baseline_accuracy(rows: Sequence[Row], student: str) -> float | None:
+    """The no-API baseline's mean accuracy for this student; None when none stayed finite."""
+    return _mean(
+        [
+            row.accuracy
+            for row in rows
+            if row.endpoint == NO_ENDPOINT and row.student == student and row.finite
+        ]
+    )
+
+
+def best_attacks(summaries: Sequence[Summary]) -> dict[str, Summary]:
+    """Per endpoint the attack (and student) with the highest mean uplift, ties to the first.
+
+    Seeds whose loss was not finite do not count; an endpoint with no finite row has no entry.
+    """
+    best: dict[str, tuple[float, Summary]] = {}
+    for summary in summaries:
+        if summary.endpoint == NO_ENDPOINT or summary.uplift_mean is None:
+            continue
+        leader = best.get(summary.endpoint)
+        if leader is None or summary.uplift_mean > leader[0]:
+            best[summary.endpoint] = summary.uplift_mean, summary
+    return {endpoint: summary for endpoint, (_, summary) in best.items()}
+
+
+def _summary(rows: Sequence[Row]) -> Summary:
+    first, finite = rows[0], [row for row in rows if row.finite]
+    accuracies = [row.accuracy for row in finite]
+    uplifts = [row.uplift for row in finite]
+    return Summary(
+        endpoint=first.endpoint,
+        defence=first.defence,
+        attack=first.attack,
+        student=first.student,
+        n=len(finite),
+        accuracy_mean=_mean(accuracies),
+        accuracy_spread=_spread(accuracies),
+        agreement_mean=_mean([row.agreement for row in finite if row.agreement is not None]),
+        uplift_mean=_mean(uplifts),
+        uplift_spread=_spread(uplifts),
+        all_finite=len(finite) == len(rows),
+    )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
+
+
+def _spread(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None

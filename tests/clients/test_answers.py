@@ -1,0 +1,102 @@
+"""Answers as the user holds them, and the wire types."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from stingy_clients import Answer, ClientError, ModelInfo, PredictResponse, ScoredClass
+
+SCORES = st.floats(-1e4, 1e4, width=32)
+
+
+def answer(*pairs: tuple[int, float | None], num_classes: int = 5) -> Answer:
+    classes = tuple(
+        ScoredClass(index=index, label=f"c{index}", score=score) for index, score in pairs
+    )
+    return Answer(classes, num_classes, "pets", "1")
+
+
+def test_the_first_class_is_the_choice() -> None:
+    found = answer((3, -0.1), (1, -2.0))
+    assert found.top1 == ScoredClass(index=3, label="c3", score=-0.1)
+    assert found.label == "c3"
+
+
+def test_arrays_keep_the_order_and_have_the_promised_types() -> None:
+    found = answer((3, -0.1), (1, -2.0))
+    assert found.scores is not None
+    assert (found.indices.dtype.name, found.scores.dtype.name) == ("int64", "float32")
+    assert found.indices.tolist() == [3, 1]
+    assert found.scores.tolist() == np.array([-0.1, -2.0], np.float32).tolist()
+
+
+def test_dense_fills_what_was_withheld() -> None:
+    found = answer((3, -0.5), (1, -2.0))
+    assert found.dense().dtype == np.float32
+    assert found.dense().tolist() == [-np.inf, -2.0, -np.inf, -0.5, -np.inf]
+    assert found.dense(fill=-9).tolist() == [-9, -2.0, -9, -0.5, -9]
+
+
+def test_dense_without_scores_says_what_to_do() -> None:
+    found = answer((3, None), (1, None))
+    assert found.scores is None
+    assert found.indices.tolist() == [3, 1]
+    with pytest.raises(ClientError, match=r"expected an answer with scores.*use \.indices"):
+        found.dense()
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.dictionaries(st.integers(0, 29), SCORES, min_size=1))
+def test_dense_holds_the_support_and_nothing_else(support: dict[int, float]) -> None:
+    row = answer(*support.items(), num_classes=30).dense(fill=np.nan)
+    assert {int(index) for index in np.flatnonzero(~np.isnan(row))} == set(support)
+    assert all(row[index] == np.float32(score) for index, score in support.items())
+
+
+def test_answers_are_frozen() -> None:
+    found = answer((3, -0.5))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.model = "other"  # type: ignore[misc]
+    with pytest.raises(ValidationError):
+        found.top1.index = 4
+
+
+def test_wire_types_ignore_what_they_do_not_know_and_refuse_what_is_off() -> None:
+    body = '{"model": "m", "version": "1", "new": 1, "answers": [{"classes": [%s]}]}'
+    entry = '{"index": 1, "label": "a", "score": %s}'
+    good = PredictResponse.model_validate_json(body % (entry % -1), strict=True)
+    assert good.answers[0].classes[0].score == -1.0
+    for score in ("NaN", "-Infinity", "1e999", '"1"'):
+        with pytest.raises(ValidationError):
+            PredictResponse.model_validate_json(body % (entry % score), strict=True)
+    with pytest.raises(ValidationError):
+        PredictResponse.model_validate_json(body % "", strict=True)
+
+
+def test_a_wire_answer_without_scores_leaves_them_out() -> None:
+    entry = ScoredClass(index=1, label="a")
+    assert entry.model_dump(exclude_none=True) == {"index": 1, "label": "a"}
+
+
+@pytest.mark.parametrize("change", [{"labels": ("a",)}, {"support": 3}, {"support": 0}])
+def test_a_model_that_contradicts_itself_is_refused(change: dict[str, object]) -> None:
+    fields: dict[str, object] = {
+        "name": "m",
+        "version": "1",
+        "num_classes": 2,
+        "labels": ("a", "b"),
+        "policy": "stingy",
+        "support": 1,
+        "scores": "log_prob",
+        "decimals": 3,
+        "fingerprint": "0123456789ab",
+        "image_size": (8, 8),
+        "max_batch": 256,
+    }
+    ModelInfo.model_validate(fields)
+    with pytest.raises(ValidationError):
+        ModelInfo.model_validate(fields | change)

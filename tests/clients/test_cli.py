@@ -1,0 +1,270 @@
+"""The `stingy` command as a user meets it."""
+
+import json
+import sys
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, version
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+import typer
+
+from stingy_clients import Client, cli
+
+if TYPE_CHECKING:
+    from tests.clients.conftest import FakeServer
+
+KEY = "sk-very-secret-key"
+PNG = b"\x89PNG\r\n\x1a\n"
+Run = Callable[..., tuple[int, str, str]]
+
+
+class OurPoint(EntryPoint):
+    """An entry point of the distribution `stingy`."""
+
+    class _Distribution:
+        name = "stingy"
+
+    dist = _Distribution()  # type: ignore[assignment]
+
+
+class ForeignPoint(EntryPoint):
+    """An entry point of somebody else's distribution."""
+
+    class _Distribution:
+        name = "stingy-plugin"
+
+    dist = _Distribution()  # type: ignore[assignment]
+
+
+@pytest.fixture
+def points(monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
+    """The entry points that the command finds; a test fills the list."""
+    found: list[EntryPoint] = []
+    monkeypatch.setattr(cli, "entry_points", lambda *, group: {"stingy.commands": found}[group])
+    return found
+
+
+@pytest.fixture
+def run(
+    points: list[EntryPoint], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Run:
+    """`run("predict", ...)` gives the exit code, stdout and stderr of `stingy predict ...`."""
+    for name in ("STINGY_KEY", "STINGY_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run_stingy(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["stingy", *arguments])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(left.value.code or 0), out, err
+
+    return run_stingy
+
+
+@pytest.fixture
+def to_server(server: "FakeServer", monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Sends the command's client to the stand-in; the urls it was given are in the list."""
+    urls: list[str] = []
+
+    def client(url: str, key: str) -> Client:
+        urls.append(url)
+        return Client(url, key, retries=0, transport=httpx.MockTransport(server))
+
+    monkeypatch.setattr(cli, "Client", client)
+    return urls
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[str]:
+    for name, last in (("a.png", 2), ("b.png", 4)):
+        (tmp_path / name).write_bytes(PNG + bytes([last]))
+    return [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+
+
+def plugin(name: str, monkeypatch: pytest.MonkeyPatch, *, missing: str = "") -> None:
+    """A module `name` whose `app` has the commands hello and broken, which lacks `missing`."""
+    module = ModuleType(name)
+    app = typer.Typer()
+
+    @app.command()
+    def hello() -> None:
+        typer.echo("hello")
+
+    @app.command()
+    def broken() -> None:
+        raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+
+    module.app = app  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, name, module)
+
+
+def test_predict_draws_a_table(run: Run, to_server: list[str], images: list[str]) -> None:
+    code, out, err = run("predict", *images, "--key", KEY, "--model", "pets")
+    assert (code, err) == (0, "")
+    assert to_server == ["http://127.0.0.1:8080"]
+    lines = out.splitlines()
+    rows = [line.strip("│ ").split() for line in lines if "│" in line]
+    assert [row[0] for row in rows] == ["cat", "dog", "elk", "ant"]
+    assert rows[0][-1] == "-0.25"
+    assert "a.png" in out
+    assert "b.png" in out
+
+
+def test_predict_prints_one_json_object_an_image(
+    run: Run, to_server: list[str], images: list[str]
+) -> None:
+    code, out, _ = run("predict", *images, "--key", KEY, "--model", "pets", "--json")
+    assert code == 0
+    first, second = map(json.loads, out.splitlines())
+    assert first == {
+        "image": images[0],
+        "model": "pets",
+        "version": "1",
+        "classes": [
+            {"index": 2, "label": "cat", "score": -0.25},
+            {"index": 3, "label": "dog", "score": -1.5},
+        ],
+    }
+    assert second["classes"][0]["label"] == "elk"
+
+
+def test_predict_without_scores(
+    run: Run, to_server: list[str], images: list[str], server: "FakeServer"
+) -> None:
+    server.with_scores = False
+    arguments = ["predict", images[0], "--key", KEY, "--model", "pets"]
+    assert "cat" in run(*arguments)[1]
+    assert json.loads(run(*arguments, "--json")[1])["classes"][0] == {"index": 2, "label": "cat"}
+
+
+def test_url_and_key_come_from_the_environment(
+    run: Run, to_server: list[str], images: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STINGY_KEY", KEY)
+    monkeypatch.setenv("STINGY_URL", "http://elsewhere.test")
+    assert run("predict", images[0], "--model", "pets")[0] == 0
+    assert to_server == ["http://elsewhere.test"]
+    assert KEY not in run("predict", "--help")[1]
+
+
+def test_an_error_is_one_line_and_what_was_bought_is_shown(
+    run: Run, to_server: list[str], images: list[str], server: "FakeServer"
+) -> None:
+    refusal = {"error": {"code": "budget_exhausted", "message": "The budget is used up."}}
+    server.next = [None, None, httpx.Response(429, json=refusal)]
+    code, out, err = run("predict", *images, "--key", KEY, "--model", "pets", "--json")
+    assert code == 1
+    assert json.loads(out)["image"] == images[0]
+    assert err == "429 budget_exhausted: The budget is used up.\n"
+
+
+def test_a_wrong_key_is_not_shown(run: Run, to_server: list[str], images: list[str]) -> None:
+    code, out, err = run("predict", images[0], "--key", "sk-other", "--model", "pets")
+    assert code == 1
+    assert err.startswith("401 unauthenticated")
+    assert "sk-other" not in out + err
+
+
+def test_a_server_cannot_steer_the_terminal(
+    run: Run, to_server: list[str], images: list[str], server: "FakeServer"
+) -> None:
+    server.labels[2] = "\x1b[31m[red]cat\n"
+    _, out, _ = run("predict", images[0], "--key", KEY, "--model", "pets")
+    assert "?[31m[red]cat?" in out
+    server.next = [httpx.Response(500, json={"error": {"code": "x", "message": "\x1b[2J"}})]
+    _, _, err = run("predict", images[0], "--key", KEY, "--model", "pets")
+    assert err == "500 x: ?[2J\n"
+
+
+def test_a_file_that_is_no_image_costs_nothing(
+    run: Run, to_server: list[str], server: "FakeServer", tmp_path: Path
+) -> None:
+    code, _, err = run("predict", str(tmp_path / "none.png"), "--key", KEY, "--model", "pets")
+    assert code == 1
+    assert "none.png" in err
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("left_out", ["--key", "--model", "IMAGE"])
+def test_what_is_required_is_named(run: Run, left_out: str) -> None:
+    given = {"--key": ["--key", KEY], "--model": ["--model", "pets"], "IMAGE": ["a.png"]}
+    arguments = [word for name, words in given.items() if name != left_out for word in words]
+    code, _, err = run("predict", *arguments)
+    assert code == 2
+    assert left_out in err
+
+
+def test_the_version_is_the_distributions(run: Run) -> None:
+    assert run("--version") == (0, f"stingy {version('stingy')}\n", "")
+
+
+def test_a_plugin_adds_commands(
+    run: Run, points: list[EntryPoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin("stingy_fake", monkeypatch)
+    points.append(ForeignPoint("more", "stingy_fake:app", "stingy.commands"))
+    assert run("hello") == (0, "hello\n", "")
+    assert {"hello", "broken", "predict"} <= set(run("--help")[1].split())
+
+
+def test_a_command_that_lacks_a_module_names_its_extra(
+    run: Run, points: list[EntryPoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin("stingy_fake", monkeypatch, missing="torch")
+    points.append(OurPoint("server", "stingy_fake:app", "stingy.commands"))
+    assert run("broken") == (2, "", "stingy broken needs: pip install 'stingy[server]'\n")
+    assert run("hello") == (0, "hello\n", "")
+
+
+@pytest.mark.parametrize("missing", ["stingy_server.nothing", "stingy_server", "torch.nothing"])
+def test_a_module_that_no_extra_brings_is_a_fault_of_ours(
+    points: list[EntryPoint], monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    plugin("stingy_fake", monkeypatch, missing=missing)
+    points.append(OurPoint("server", "stingy_fake:app", "stingy.commands"))
+    monkeypatch.setattr(sys, "argv", ["stingy", "broken"])
+    with pytest.raises(ModuleNotFoundError):
+        cli.main()
+
+
+def test_a_foreign_command_that_lacks_a_module_is_not_ours_to_explain(
+    points: list[EntryPoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin("stingy_fake", monkeypatch, missing="torch")
+    points.append(ForeignPoint("more", "stingy_fake:app", "stingy.commands"))
+    monkeypatch.setattr(sys, "argv", ["stingy", "broken"])
+    with pytest.raises(ModuleNotFoundError):
+        cli.main()
+
+
+@pytest.fixture
+def without_extras(points: list[EntryPoint], tmp_path: Path, monkeypatch: Any) -> None:
+    """Both extras are missing, so that their modules cannot even be imported."""
+    (tmp_path / "needs_extra.py").write_text("import a_module_that_an_extra_brings\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("audit", "server"):
+        points.append(OurPoint(name, "needs_extra:app", "stingy.commands"))
+
+
+@pytest.mark.usefixtures("without_extras")
+def test_predict_works_without_extras(run: Run, to_server: list[str], images: list[str]) -> None:
+    assert run("predict", images[0], "--key", KEY, "--model", "pets")[0] == 0
+
+
+@pytest.mark.usefixtures("without_extras")
+def test_help_says_what_the_extras_bring(run: Run) -> None:
+    _, out, _ = run("--help")
+    hint = "More commands: pip install 'stingy[audit]' or pip install 'stingy[server]'"
+    assert hint in " ".join(out.split())
+
+
+@pytest.mark.usefixtures("without_extras")
+def test_a_command_of_an_extra_that_is_not_there_says_so(run: Run) -> None:
+    hint = "pip install 'stingy[audit]' or pip install 'stingy[server]'"
+    assert run("serve") == (2, "", f"stingy serve needs: {hint}\n")

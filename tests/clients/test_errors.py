@@ -1,0 +1,90 @@
+"""The tree of errors and what a status and a body turn into."""
+
+import copy
+import pickle
+
+import httpx
+import pytest
+
+from stingy_clients import (
+    ApiError,
+    AuthError,
+    BadImage,
+    BudgetExhausted,
+    ClientError,
+    NotFound,
+    ServerError,
+    Unavailable,
+    UnexpectedAnswer,
+)
+from stingy_clients.replies import refusal
+
+
+def answered(status: int, code: str, **headers: str) -> httpx.Response:
+    body = {"code": code, "message": "A fixed sentence.", "request_id": "r-1"}
+    return httpx.Response(status, json={"error": body}, headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (400, "bad_request", ApiError),
+        (401, "unauthenticated", AuthError),
+        (404, "not_found", NotFound),
+        (405, "method_not_allowed", ApiError),
+        (413, "too_large", BadImage),
+        (415, "unsupported_image", BadImage),
+        (415, "unsupported_encoding", BadImage),
+        (422, "bad_image", BadImage),
+        (422, "bad_tensor", BadImage),
+        (429, "budget_exhausted", BudgetExhausted),
+        (429, "rate_limited", Unavailable),
+        (500, "refused", ServerError),
+        (500, "internal", ServerError),
+        (503, "overloaded", Unavailable),
+        (503, "draining", Unavailable),
+        (503, "store_unavailable", Unavailable),
+        (504, "deadline", ServerError),
+    ],
+)
+def test_every_error_of_the_wire_has_its_class(
+    status: int, code: str, kind: type[ApiError]
+) -> None:
+    error = refusal(answered(status, code))
+    assert type(error) is kind
+    assert isinstance(error, ClientError)
+    assert str(error) == f"{status} {code}: A fixed sentence. (request r-1)"
+
+
+@pytest.mark.parametrize("status", [204, 301, 302, 307, 304])
+def test_a_status_without_an_answer_is_unexpected(status: int) -> None:
+    headers = {"Location": "http://elsewhere.test/"} if status in (301, 302, 307) else {}
+    error = refusal(httpx.Response(status, headers=headers))
+    assert type(error) is UnexpectedAnswer
+    assert ("redirects are not followed" in str(error)) == bool(headers)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>proxy sk-secret</html>",
+        b"",
+        b"{}",
+        b'{"error": "sk-secret"}',
+        b'{"error": {"code": "Sk-Secret!", "message": "x"}}',
+        b'{"error": {"code": "x", "message": "' + b"y" * 501 + b'"}}',
+    ],
+)
+def test_a_proxys_words_stay_out_of_the_error(body: bytes) -> None:
+    error = refusal(httpx.Response(502, content=body))
+    assert type(error) is ServerError
+    assert str(error) == "502 http_502: the answer gives no reason"
+
+
+def test_an_error_survives_pickling_and_copying() -> None:
+    error = refusal(answered(503, "draining", **{"Retry-After": "5"}))
+    error.answered = []
+    for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):  # noqa: S301 - our own bytes
+        assert type(twin) is Unavailable
+        assert str(twin) == str(error)
+        assert (twin.retry_after, twin.request_id, twin.answered) == (5.0, "r-1", [])

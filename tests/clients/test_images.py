@@ -1,0 +1,151 @@
+"""What is taken as an image, what is refused unsent, and how images are batched."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from stingy_clients import BadInput
+from stingy_clients import images as module
+from stingy_clients.images import Payload, batches, payload, payloads, pixel_batch
+
+PNG = b"\x89PNG\r\n\x1a\n"
+JPEG = b"\xff\xd8\xff"
+
+
+def zeros(*shape: int, dtype: str = "uint8") -> np.ndarray:
+    return np.zeros(shape, dtype)
+
+
+@pytest.mark.parametrize("data", [PNG + b"rest", JPEG + b"rest"])
+def test_files_travel_as_they_are(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(data)
+    assert payload(path) == payload(str(path)) == payload(data) == data
+
+
+@pytest.mark.parametrize("data", [b"", b"GIF89a", PNG[:-1], JPEG[:-1], b"x" + PNG])
+def test_a_file_that_is_neither_jpeg_nor_png_is_named(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "image.png"
+    path.write_bytes(data)
+    with pytest.raises(BadInput, match=r"expected a JPEG or PNG, got the file .*image\.png"):
+        payload(path)
+    with pytest.raises(BadInput, match="expected a JPEG or PNG, got bytes"):
+        payload(data)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"got .*none\.png: No such file"):
+        payload(tmp_path / "none.png")
+    with pytest.raises(BadInput, match="directory"):
+        payload(tmp_path)
+    with pytest.raises(BadInput, match="not a path"):
+        payload("a\0b")
+
+
+def test_grey_arrays_become_three_equal_channels() -> None:
+    grey = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    found = payload(grey)
+    assert isinstance(found, np.ndarray)
+    assert found.shape == (2, 3, 3)
+    assert all((found[:, :, channel] == grey).all() for channel in range(3))
+
+
+def test_pillow_images_become_rgb_pixels() -> None:
+    found = payload(Image.new("RGBA", (3, 2), (10, 20, 30, 255)))
+    assert isinstance(found, np.ndarray)
+    assert found.dtype == np.uint8
+    assert found.tolist() == [[[10, 20, 30]] * 3] * 2
+
+
+def test_a_truncated_pillow_image_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])
+    with Image.open(tmp_path / "cut.png") as image, pytest.raises(BadInput, match="cannot be read"):
+        payload(image)
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (zeros(4, 4, 3, dtype="float32"), "got float32: multiply values in 0..1 by 255"),
+        (zeros(4, 4, 3, dtype="int64"), "got int64$"),
+        (zeros(2, 4, 4, 3), "use predict_batch"),
+        (zeros(3, 4, 4), r"got the shape \[3, 4, 4\]"),
+        (zeros(4, 4, 4), r"got the shape \[4, 4, 4\]"),
+        (zeros(0, 4, 3), r"got the shape \[0, 4, 3\]"),
+        (zeros(4, 0), r"got the shape \[4, 0\]"),
+        (zeros(4), r"got the shape \[4\]"),
+        (np.uint8(3), "got uint8"),
+        (None, "got NoneType"),
+        (["cat.png"], "got list"),
+        (3, "got int"),
+    ],
+)
+def test_anything_else_is_refused_with_a_reason(image: object, reason: str) -> None:
+    with pytest.raises(BadInput, match=reason):
+        payload(image)
+
+
+@pytest.mark.parametrize(
+    ("images", "reason"),
+    [
+        ("cat.png", "expected a list of images .* got str"),
+        (Path("cat.png"), "expected a list of images"),
+        (PNG, "expected a list of images .* got bytes"),
+        (Image.new("RGB", (2, 2)), "expected a list of images .* got Image"),
+        (3, "expected a list of images .* got int"),
+        (zeros(4, 4, 3), r"expected a uint8 array \[B, H, W, 3\], got the shape \[4, 4, 3\]"),
+        (zeros(2, 4, 4, 3, dtype="float64"), "multiply values in 0..1 by 255"),
+        (zeros(2, 4, 4, 1), r"got the shape \[2, 4, 4, 1\]"),
+        (zeros(2, 0, 4, 3), r"got the shape \[2, 0, 4, 3\]"),
+    ],
+)
+def test_one_image_is_not_taken_for_many(images: object, reason: str) -> None:
+    with pytest.raises(BadInput, match=reason):
+        payloads(images)
+
+
+def test_a_tensor_is_an_array() -> None:
+    with pytest.raises(BadInput, match="got list"):
+        pixel_batch([[1]])
+
+
+FILES = st.binary(max_size=4).map(lambda rest: PNG + rest)
+PIXELS = st.tuples(st.integers(1, 2), st.integers(0, 255)).map(
+    lambda made: np.full((made[0], 2, 3), made[1], np.uint8)
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(FILES | PIXELS, max_size=12), st.integers(1, 4))
+def test_batches_hold_every_image_once_and_in_order(items: list[Payload], most: int) -> None:
+    made = list(batches(items, most=most))
+    assert all(1 <= len(batch) <= most for batch in made)
+    flat = [image for batch in made for image in batch]
+    assert len(flat) == len(items)
+    for sent, given_ in zip(flat, items, strict=True):
+        assert type(sent) is type(given_)
+        assert np.array_equal(sent, given_)
+
+
+def test_neighbours_of_one_kind_share_a_batch() -> None:
+    items: list[Payload] = [PNG, PNG, zeros(2, 2, 3), zeros(2, 2, 3), zeros(3, 2, 3), PNG]
+    assert [len(batch) for batch in batches(items, most=9)] == [2, 2, 1, 1]
+
+
+def test_a_batch_stays_below_the_servers_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REQUEST_BYTES", 100)
+    array = zeros(10, 4, 4, 3)  # 48 bytes an image
+    assert [len(batch) for batch in batches(array, most=256)] == [2] * 5
+    assert [len(batch) for batch in batches(list(array), most=256)] == [2] * 5
+    files: list[Payload] = [PNG + bytes(size) for size in (42, 42, 1, 200, 1)]
+    assert [len(batch) for batch in batches(files, most=256)] == [2, 1, 1, 1]
+    assert [len(batch) for batch in batches(zeros(2, 9, 9, 3), most=256)] == [1, 1]
+
+
+def test_an_empty_array_has_no_batches() -> None:
+    assert list(batches(payloads(zeros(0, 4, 4, 3)), most=3)) == []

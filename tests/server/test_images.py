@@ -1,0 +1,111 @@
+"""Images: two formats by content, judged before decoding; one tensor for one picture."""
+
+import io
+import struct
+import time
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from serving import PREPROCESSING, png, random_images
+from stingy_protection import Preprocessing
+from stingy_server.errors import (
+    BAD_IMAGE,
+    IMAGE_TOO_LARGE,
+    UNSUPPORTED_IMAGE,
+    Refusal,
+    ServiceError,
+)
+from stingy_server.images import Pixels, decode, fit
+
+pytestmark = pytest.mark.anyio
+PICTURE = random_images(1)[0]
+LIMIT = 10_000
+
+
+async def read(data: bytes, preprocessing: Preprocessing = PREPROCESSING) -> Pixels:
+    return await decode(data, preprocessing, max_pixels=LIMIT)
+
+
+async def refusal_of(data: bytes) -> Refusal:
+    with pytest.raises(ServiceError) as error:
+        await read(data)
+    return error.value.refusal
+
+
+def saved(image: Image.Image, form: str) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form)
+    return buffer.getvalue()
+
+
+def claiming(width: int, height: int) -> bytes:
+    """A PNG whose header claims a size that its few bytes cannot hold."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = b""
+    for name, content in ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(100)))):
+        checksum = zlib.crc32(name + content)
+        chunks += struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+async def test_P5_one_picture_is_one_tensor_in_every_lossless_form() -> None:
+    image = Image.fromarray(PICTURE)
+    rgba = image.copy()
+    rgba.putalpha(255)
+    forms = [png(PICTURE), png(PICTURE, compress_level=0), png(PICTURE, optimize=True)]
+    forms.append(saved(rgba, "PNG"))
+    for data in forms:
+        assert np.array_equal(await read(data), PICTURE)
+
+
+async def test_grey_and_palette_images_become_rgb() -> None:
+    grey = Image.fromarray(PICTURE).convert("L")
+    expected = np.repeat(np.asarray(grey)[:, :, None], 3, axis=2)
+    assert np.array_equal(await read(saved(grey, "PNG")), expected)
+    assert (await read(saved(grey.convert("P"), "PNG"))).shape == (8, 8, 3)
+    assert (await read(saved(Image.fromarray(PICTURE), "JPEG"))).shape == (8, 8, 3)
+    assert (await read(saved(Image.new("CMYK", (8, 8)), "JPEG"))).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("shorter", [None, 12])
+async def test_files_and_arrays_are_resized_alike(shorter: int | None) -> None:
+    preprocessing = Preprocessing((8, 10), (0.0,) * 3, (1.0,) * 3, shorter)
+    for height, width in ((8, 10), (20, 30), (31, 9), (400, 17)):
+        pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
+        from_file = await read(png(pixels), preprocessing)
+        assert from_file.shape == (8, 10, 3)
+        assert np.array_equal(from_file, (await fit(pixels[None], preprocessing))[0])
+
+
+async def test_I1_only_jpeg_and_png_by_content() -> None:
+    for form in ("GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO"):
+        assert await refusal_of(saved(Image.fromarray(PICTURE), form)) is UNSUPPORTED_IMAGE
+    for data in (b"", b"<svg/>", b"%PDF-1.7", b"PK\x03\x04", b"hello"):
+        assert await refusal_of(data) is UNSUPPORTED_IMAGE
+
+
+async def test_I2_a_huge_claim_is_refused_before_decoding() -> None:
+    start = time.perf_counter()
+    assert await refusal_of(claiming(65_535, 65_535)) is IMAGE_TOO_LARGE
+    assert await refusal_of(claiming(101, 100)) is IMAGE_TOO_LARGE
+    assert time.perf_counter() - start < 0.5
+
+
+async def test_I3_broken_pictures_are_refused() -> None:
+    whole = png(PICTURE)
+    assert await refusal_of(whole[: len(whole) // 2]) is BAD_IMAGE
+    assert await refusal_of(whole[:-30] + bytes(30)) is BAD_IMAGE
+    assert await refusal_of(claiming(0, 8)) is BAD_IMAGE
+    assert await refusal_of(whole[:8]) is BAD_IMAGE
+    assert await refusal_of(saved(Image.fromarray(PICTURE), "JPEG")[:60]) is BAD_IMAGE
+    sixteen_bit = Image.fromarray(np.full((8, 8), 40_000, np.uint16))
+    assert await refusal_of(saved(sixteen_bit, "PNG")) is BAD_IMAGE
+
+
+async def test_every_prefix_of_a_picture_gets_a_verdict() -> None:
+    for whole in (png(PICTURE), saved(Image.fromarray(PICTURE), "JPEG")):
+        for length in range(0, len(whole) - 30, 7):
+            assert await refusal_of(whole[:length]) in (BAD_IMAGE, UNSUPPORTED_IMAGE)

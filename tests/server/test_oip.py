@@ -1,0 +1,175 @@
+"""The OIP codec: what is well formed is read exactly, everything else is refused by its code."""
+
+import json
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stingy_protection import ScoreForm, SparseLogits
+from stingy_server.errors import BAD_REQUEST, BAD_TENSOR, ServiceError
+from stingy_server.oip import HEADER_LENGTH, InferRequest, encode_answer, parse_request
+
+IMAGES = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
+
+
+def message(tensor: dict[str, Any] | None = None, **rest: Any) -> dict[str, Any]:
+    image = {"name": "image", "datatype": "UINT8", "shape": [2, 4, 5, 3]}
+    return {"inputs": [image | (tensor or {"data": IMAGES.ravel().tolist()})], **rest}
+
+
+def parse(
+    document: Any, tail: bytes = b"", *, form: ScoreForm = ScoreForm.LOG_PROB
+) -> InferRequest:
+    head = document if isinstance(document, bytes) else json.dumps(document).encode()
+    return parse_request(head + tail, str(len(head)) if tail else None, form=form)
+
+
+def binary(raw: bytes, **tensor: Any) -> tuple[dict[str, Any], bytes]:
+    return message(tensor | {"parameters": {"binary_data_size": len(raw)}}), raw
+
+
+def files(*contents: bytes) -> bytes:
+    return b"".join(len(file).to_bytes(4, "little") + file for file in contents)
+
+
+@pytest.mark.parametrize("data", [IMAGES.ravel().tolist(), IMAGES.tolist()])
+def test_json_data_may_be_flat_or_nested(data: Any) -> None:
+    assert np.array_equal(parse(message({"data": data})).images, IMAGES)
+
+
+def test_binary_data_is_read_as_it_is() -> None:
+    assert np.array_equal(parse(*binary(IMAGES.tobytes())).images, IMAGES)
+
+
+def test_P5_floating_pixels_are_the_same_pixels() -> None:
+    planes = (IMAGES.transpose(0, 3, 1, 2) / 255).astype("<f4")
+    shape = list(planes.shape)
+    asked = parse(*binary(planes.tobytes(), datatype="FP32", shape=shape))
+    assert np.array_equal(asked.images, IMAGES)
+    told = {"datatype": "FP32", "shape": shape, "data": planes.astype(float).tolist()}
+    assert np.array_equal(parse(message(told)).images, IMAGES)
+
+
+@given(st.lists(st.binary(max_size=40), min_size=1, max_size=5))
+@settings(deadline=None)
+def test_encoded_files_come_apart_as_they_were(contents: list[bytes]) -> None:
+    document, raw = binary(files(*contents), datatype="BYTES", shape=[len(contents)])
+    assert parse(document, raw).images == contents
+
+
+REFUSED: list[tuple[str, Any, Any]] = [
+    ("no JSON", BAD_REQUEST, b"\x00"),
+    ("NaN is no JSON", BAD_REQUEST, b'{"inputs": NaN}'),
+    ("deep nesting", BAD_REQUEST, b"[" * 100_000),
+    ("no inputs", BAD_REQUEST, {}),
+    ("two inputs", BAD_REQUEST, {"inputs": message()["inputs"] * 2}),
+    ("another name", BAD_REQUEST, message({"name": "x", "data": [1]})),
+    ("another type", BAD_REQUEST, message({"datatype": "INT64", "data": [1]})),
+    ("neither data nor binary", BAD_REQUEST, message({"data": None})),
+    ("a size that is text", BAD_REQUEST, message({"parameters": {"binary_data_size": "1"}})),
+    ("an unknown output", BAD_REQUEST, message(outputs=[{"name": "features"}])),
+    ("dense in JSON", BAD_REQUEST, message(outputs=[{"name": "logits"}])),
+    ("an output twice", BAD_REQUEST, message(outputs=[{"name": "scores"}] * 2)),
+    ("too few values", BAD_TENSOR, message({"data": [1, 2]})),
+    ("ragged", BAD_TENSOR, message({"data": [[1, 2], [3]]})),
+    ("text", BAD_TENSOR, message({"data": ["a"] * 120})),
+    ("fractions", BAD_TENSOR, message({"data": [0.5] * 120})),
+    ("truth values", BAD_TENSOR, message({"data": [True] * 120})),
+    ("below 0", BAD_TENSOR, message({"data": [-1] * 120})),
+    ("above 255", BAD_TENSOR, message({"data": [256] * 120})),
+    ("huge integers", BAD_TENSOR, message({"data": [10**30] * 120})),
+    ("a zero dimension", BAD_TENSOR, message({"shape": [0, 4, 5, 3], "data": []})),
+    ("a negative dimension", BAD_TENSOR, message({"shape": [-2, 4, -5, 3], "data": [1]})),
+    ("an overflowing shape", BAD_TENSOR, message({"shape": [2**62, 2**62, 4, 3], "data": [1]})),
+    ("not RGB", BAD_TENSOR, message({"shape": [2, 4, 5, 1], "data": [1] * 40})),
+    ("files in JSON", BAD_TENSOR, message({"datatype": "BYTES", "shape": [1], "data": ["aGk="]})),
+    (
+        "above 1",
+        BAD_TENSOR,
+        message({"datatype": "FP32", "shape": [1, 3, 1, 1], "data": [2.0] * 3}),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "document"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED]
+)
+def test_what_is_off_is_refused(refusal: Any, document: Any) -> None:
+    with pytest.raises(ServiceError) as error:
+        parse(document)
+    assert error.value.refusal is refusal
+
+
+@pytest.mark.parametrize(
+    ("tensor", "raw"),
+    [
+        ({}, IMAGES.tobytes()[:-1]),
+        ({"datatype": "FP32", "shape": [1, 3, 1, 1]}, np.array([np.nan, 0, 0], "<f4").tobytes()),
+        ({"datatype": "FP32", "shape": [1, 3, 1, 1]}, np.array([np.inf, 0, 0], "<f4").tobytes()),
+        ({"datatype": "BYTES", "shape": [2]}, files(b"one")),
+        ({"datatype": "BYTES", "shape": [1]}, files(b"one", b"two")),
+        ({"datatype": "BYTES", "shape": [1]}, files(b"one")[:-1]),
+        ({"datatype": "BYTES", "shape": [1]}, b"\xff\xff\xff\xff"),
+        ({"datatype": "BYTES", "shape": [1]}, b"\x01"),
+        ({"datatype": "BYTES", "shape": [1, 1]}, files(b"one")),
+    ],
+)
+def test_a_misfit_of_binary_and_shape_is_refused(tensor: dict[str, Any], raw: bytes) -> None:
+    with pytest.raises(ServiceError) as error:
+        parse(*binary(raw, **tensor))
+    assert error.value.refusal is BAD_TENSOR
+
+
+@pytest.mark.parametrize("header", ["", "-1", "1e2", "\u0661", "9" * 50, "100000"])
+def test_a_hostile_header_length_is_refused(header: str) -> None:
+    with pytest.raises(ServiceError) as error:
+        parse_request(json.dumps(message()).encode(), header, form=ScoreForm.LOG_PROB)
+    assert error.value.refusal is BAD_REQUEST
+
+
+@given(st.binary(max_size=300), st.one_of(st.none(), st.text(max_size=6)))
+@settings(deadline=None)
+def test_H8_whatever_bytes_come_the_answer_is_a_refusal(body: bytes, header: str | None) -> None:
+    with pytest.raises(ServiceError):
+        parse_request(body, header, form=ScoreForm.LOG_PROB)
+
+
+def test_no_scores_can_be_asked_of_a_policy_without() -> None:
+    assert parse(message(), form=ScoreForm.NONE).outputs == {"indices": False}
+    for name in ("scores", "logits"):
+        asked = {"name": name, "parameters": {"binary_data": True}}
+        with pytest.raises(ServiceError):
+            parse(message(outputs=[asked]), form=ScoreForm.NONE)
+
+
+ANSWER = SparseLogits(
+    indices=torch.tensor([[3, 1]]),
+    scores=torch.tensor([[-0.012, -4.5]]),
+    num_classes=5,
+    form=ScoreForm.LOG_PROB,
+    decimals=3,
+)
+
+
+def test_json_shows_the_grid_and_nothing_below() -> None:
+    asked = InferRequest("7", IMAGES, {"indices": False, "scores": False})
+    body = encode_answer(asked, ANSWER, model="m", version="1").body
+    assert b"-0.012,-4.5]" in bytes(body)
+    told = orjson.loads(body)
+    assert told["id"] == "7"
+    assert [output["shape"] for output in told["outputs"]] == [[1, 2], [1, 2]]
+
+
+def test_dense_logits_travel_in_binary_with_minus_infinity() -> None:
+    asked = InferRequest(None, IMAGES, {"logits": True, "indices": False})
+    response = encode_answer(asked, ANSWER, model="m", version="1")
+    split = int(response.headers[HEADER_LENGTH])
+    head, tail = orjson.loads(response.body[:split]), bytes(response.body[split:])
+    assert head["outputs"][0]["parameters"] == {"binary_data_size": 20}
+    dense = np.frombuffer(tail, "<f4")
+    assert dense.tolist() == [-np.inf, -4.5, -np.inf, np.float32(-0.012), -np.inf]

@@ -1,0 +1,147 @@
+"""How tests make bundles and talk to an application or a real server."""
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+import torch
+from fastapi import FastAPI
+from PIL import Image
+from torch import nn
+
+from stingy_protection import Preprocessing, write_bundle
+from stingy_server import KeyStore, ModelSettings, Settings, create_app
+
+SUPPORT = Path(__file__).parent
+STINGY = (sys.executable, "-m", "stingy_clients")
+PREPROCESSING = Preprocessing(size=(8, 8), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+Pixels = npt.NDArray[np.uint8]
+
+
+def make_bundle(
+    folder: Path,
+    *,
+    factory: str = "sample_networks:linear",
+    policy: str = "stingy",
+    name: str = "digits",
+    num_classes: int = 10,
+    seed: int = 0,
+    gain: float = 8.0,
+    **arguments: Any,
+) -> Path:
+    """A bundle around a sample network with random weights, written to `folder`."""
+    torch.manual_seed(seed)
+    module, _, attribute = factory.partition(":")
+    arguments = {"num_classes": num_classes, **arguments}
+    network: nn.Module = getattr(import_module(module), attribute)(**arguments)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(gain)
+    write_bundle(
+        folder,
+        model=network,
+        name=name,
+        version="1",
+        factory=factory,
+        arguments=arguments,
+        classes=tuple(f"class {index}" for index in range(num_classes)),
+        preprocessing=PREPROCESSING,
+        policy=policy,
+    )
+    return folder
+
+
+def make_settings(state: Path, *models: ModelSettings | Path, **options: Any) -> Settings:
+    """Settings for these bundles, which trust the sample networks."""
+    return Settings(
+        state=state,
+        models=tuple(
+            model if isinstance(model, ModelSettings) else ModelSettings(bundle=model)
+            for model in models
+        ),
+        trusted_factories=("sample_networks", "torchvision.models"),
+        **{"device": "cpu", **options},
+    )
+
+
+def make_key(state: Path, *, budget: int = 1_000_000) -> str:
+    store = KeyStore(state)
+    try:
+        return store.create("test", budget=budget)[1]
+    finally:
+        store.close()
+
+
+@asynccontextmanager
+async def running(
+    settings: Settings, *, budget: int = 1_000_000
+) -> AsyncIterator[tuple[httpx.AsyncClient, FastAPI]]:
+    """The application in this process, and a client of it that has a key."""
+    app = create_app(settings)
+    key = make_key(settings.state, budget=budget)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(
+            transport=httpx.ASGITransport(app, raise_app_exceptions=False),
+            base_url="http://stingy",
+            headers={"Authorization": f"Bearer {key}"},
+        ) as client,
+    ):
+        yield client, app
+
+
+@contextmanager
+def served(
+    *arguments: str | Path, state: Path, stop: signal.Signals = signal.SIGTERM
+) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    """A real `stingy serve` on a free port: its address and its process."""
+    process = subprocess.Popen(
+        [*STINGY, "serve", *arguments, "--state", state, "--port", "0"],
+        env=server_environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if found := re.search(r"listening on (\S+)", line):
+                break
+        else:
+            raise AssertionError("the server did not start:\n" + "".join(said))
+        yield found[1], process
+    finally:
+        process.send_signal(stop)
+        process.communicate(timeout=30)
+
+
+def server_environment() -> dict[str, str]:
+    return {
+        **os.environ,
+        "PYTHONPATH": str(SUPPORT),
+        "STINGY_TRUSTED_FACTORIES": '["sample_networks"]',
+        "COLUMNS": "200",
+    }
+
+
+def random_images(count: int, *, size: int = 8, seed: int = 0) -> Pixels:
+    generator = np.random.default_rng(seed)
+    return generator.integers(0, 254, (count, size, size, 3), np.uint8)
+
+
+def png(image: Pixels, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", **options)
+    return buffer.getvalue()

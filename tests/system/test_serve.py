@@ -1,0 +1,221 @@
+"""A real `stingy serve`, asked by curl and by an unmodified Triton client, stopped by signals."""
+
+import json
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.http as triton
+from serving import (
+    STINGY,
+    make_bundle,
+    png,
+    random_images,
+    served,
+    server_environment,
+)
+from stingy_clients import AuthError, BudgetExhausted, Client
+
+IMAGES = random_images(6)
+
+
+def stingy(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*STINGY, *arguments], env=server_environment(), capture_output=True, text=True, timeout=60
+    )
+
+
+def create_key(state: Path, *, budget: int) -> dict[str, str]:
+    done = stingy("keys", "create", "alice", "--budget", str(budget), "--state", state, "--json")
+    assert done.returncode == 0, done.stderr
+    told: dict[str, str] = json.loads(done.stdout)
+    assert set(told) == {"id", "key"}
+    return told
+
+
+def list_keys(state: Path) -> list[dict[str, Any]]:
+    told: list[dict[str, Any]] = json.loads(
+        stingy("keys", "list", "--state", state, "--json").stdout
+    )
+    return told
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return make_bundle(tmp_path / "bundles" / "normal", name="normal", policy="stingy:n=4")
+
+
+def test_a_key_a_server_and_three_kinds_of_client(tmp_path: Path, bundle: Path) -> None:
+    state = tmp_path / "state"
+    created = create_key(state, budget=500)
+    headers = {"Authorization": f"Bearer {created['key']}"}
+    with served(bundle, "--policy", "stingy", state=state) as (url, _):
+        (tmp_path / "image.png").write_bytes(png(IMAGES[0]))
+        answered = subprocess.run(
+            ["curl", "-sS", "--data-binary", f"@{tmp_path / 'image.png'}"]
+            + ["-H", f"Authorization: {headers['Authorization']}", f"{url}/v1/predict/normal"],
+            capture_output=True,
+            check=True,
+        )
+        classes = json.loads(answered.stdout)["answers"][0]["classes"]
+        assert len(classes) == 2
+
+        with Client(url, created["key"]) as client:
+            answers = client.predict_batch(IMAGES, model="normal")
+            assert [entry.index for entry in answers[0].classes] == [c["index"] for c in classes]
+            assert np.isfinite(answers[0].dense()).sum() == 2
+
+        client = triton.InferenceServerClient(url.removeprefix("http://"))
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        metadata = client.get_model_metadata("normal", headers=headers)
+        assert metadata["parameters"]["support"] == 2
+        for binary in (True, False):
+            image = triton.InferInput("image", list(IMAGES.shape), "UINT8")
+            image.set_data_from_numpy(IMAGES, binary_data=binary)
+            wanted = [
+                triton.InferRequestedOutput(name, binary_data=binary)
+                for name in ("indices", "scores")
+            ]
+            for outputs in (wanted, None):
+                result = client.infer("normal", [image], outputs=outputs, headers=headers)
+                assert result.as_numpy("indices").shape == (6, 2)
+                assert np.array_equal(
+                    result.as_numpy("indices"), [answer.indices for answer in answers]
+                )
+                assert np.isfinite(result.as_numpy("scores")).sum(axis=1).max() <= 2
+        dense = triton.InferRequestedOutput("logits", binary_data=True)
+        logits = client.infer("normal", [image], outputs=[dense], headers=headers).as_numpy(
+            "logits"
+        )
+        assert logits.shape == (6, 10)
+        assert (np.isfinite(logits).sum(axis=1) == 2).all()
+        assert np.array_equal(logits, [answer.dense() for answer in answers])
+        with pytest.raises(triton.InferenceServerException):
+            client.infer("normal", [image])  # no key
+        client.close()
+
+    (key,) = list_keys(state)
+    assert key["id"] == created["id"]
+    assert key["used"] == 1 + 6 + 4 * 6 + 6
+
+
+def test_the_first_start_makes_one_key_and_shows_it_once(tmp_path: Path, bundle: Path) -> None:
+    state = tmp_path / "state"
+    said = []
+    for _ in range(2):
+        process = subprocess.Popen(
+            [*STINGY, "serve", bundle, "--state", state, "--port", "0"],
+            env=server_environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        lines = []
+        while not lines or "listening on http://127.0.0.1:" not in lines[-1]:
+            lines.append(process.stderr.readline())
+            assert lines[-1]
+        process.terminate()
+        process.communicate(timeout=30)
+        said.append(lines)
+    (shown,) = [line.strip() for line in said[0] if line.startswith("stingy_")]
+    assert not any("stingy_" in line for line in said[1])
+    assert any("top 4 of 10 classes" in line for line in said[0])
+    with served(bundle, state=state) as (url, _), Client(url, shown) as client:
+        assert client.usage().used == 0
+
+
+def test_revoked_and_spent_keys_are_refused_by_a_running_server(
+    tmp_path: Path, bundle: Path
+) -> None:
+    state = tmp_path / "state"
+    created = create_key(state, budget=2)
+    with served(bundle, state=state) as (url, _), Client(url, created["key"]) as client:
+        client.predict_batch(IMAGES[:2], model="normal")
+        with pytest.raises(BudgetExhausted):
+            client.predict(IMAGES[0], model="normal")
+        assert stingy("keys", "revoke", created["id"], "--state", state).returncode == 0
+        with pytest.raises(AuthError):
+            client.usage()
+    again = stingy("keys", "revoke", created["id"], "--state", state)
+    assert again.returncode == 2
+    assert "expected the id of a valid key" in again.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_nothing_charged_is_left_unanswered(
+    tmp_path: Path, bundle: Path, number: signal.Signals
+) -> None:
+    state = tmp_path / "state"
+    key = create_key(state, budget=1_000_000)["key"]
+    answered = 0
+
+    def ask(url: str) -> None:
+        nonlocal answered
+        with Client(url, key, retries=0) as client:
+            while True:
+                try:
+                    answered += len(client.predict_batch(IMAGES, model="normal"))
+                except Exception:  # noqa: BLE001  the server is gone
+                    return
+
+    with served(bundle, state=state) as (url, process):
+        thread = threading.Thread(target=ask, args=(url,))
+        thread.start()
+        time.sleep(1)
+        process.send_signal(number)
+        thread.join(20)
+        assert process.wait(20) == 0
+    assert answered > 0
+    assert list_keys(state)[0]["used"] == answered
+
+
+def test_Q2_what_was_answered_stays_charged_after_a_kill(tmp_path: Path, bundle: Path) -> None:
+    state = tmp_path / "state"
+    key = create_key(state, budget=1_000_000)["key"]
+    answered = 0
+    for _ in range(3):
+        with served(bundle, state=state) as (url, process):
+            with Client(url, key, retries=0) as client:
+                for _ in range(20):
+                    answered += len(client.predict_batch(IMAGES, model="normal"))
+            process.kill()
+            process.wait()
+    assert list_keys(state)[0]["used"] == answered
+
+
+def test_P6_a_faulty_configuration_ends_before_listening(tmp_path: Path, bundle: Path) -> None:
+    file = tmp_path / "stingy.toml"
+    file.write_text(
+        f"""
+        colour = "blue"
+        [[models]]
+        bundle = "{bundle}"
+        policy = "stingy:n=11"
+        [[models]]
+        name = "bare"
+        bundle = "{bundle}"
+        policy = "open"
+        """
+    )
+    done = stingy("serve", "--config", file, "--state", tmp_path / "state", "--port", "0")
+    assert done.returncode == 2
+    assert "colour: unknown setting" in done.stderr
+    assert "11" in done.stderr
+    assert "allow_open" in done.stderr
+    assert "listening" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_taken_port_is_told(tmp_path: Path, bundle: Path) -> None:
+    with served(bundle, state=tmp_path / "state") as (url, _):
+        port = str(httpx.URL(url).port)
+        done = stingy("serve", bundle, "--state", tmp_path / "state", "--port", port)
+    assert done.returncode == 2
+    assert "cannot listen" in done.stderr
