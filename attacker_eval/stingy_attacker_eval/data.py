@@ -55,7 +55,7 @@ def load_dataset(name: str) -> Dataset:
 
 def _digits() -> Dataset:
     """scikit-learn's 1,797 images of 8x8 (UCI optical digits): 1,297 train, 500 test."""
-    from sklearn.datasets import load_digits  # scikit-learn takes a second to import
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 
     bunch = load_digits()
     grey = np.round(bunch.images * (255 / 16)).astype(np.uint8)
@@ -84,7 +84,8 @@ def _npz(name: str, path: Path) -> Dataset:
         class_names = tuple(str(text) for text in names.ravel())
     else:
         known = [y for y in (train_y, test_y) if y.size and np.issubdtype(y.dtype, np.integer)]
-        class_names = tuple(str(k) for k in range(max((int(y.max()) for y in known), default=0) + 1))
+        count = max((int(labels.max()) for labels in known), default=0) + 1
+        class_names = tuple(str(number) for number in range(count))
     faults = [
         *_split_faults("train", arrays["train_x"], train_y, len(class_names)),
         *_split_faults("test", arrays["test_x"], test_y, len(class_names)),

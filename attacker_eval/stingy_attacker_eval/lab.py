@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from stingy_protection import Preprocessing, nasty_loss, write_bundle
 from torch import Tensor
 from torch.nn import functional
 
@@ -14,15 +13,21 @@ from stingy_attacker_eval.environment import default_device
 from stingy_attacker_eval.errors import EvalError
 from stingy_attacker_eval.students import FACTORY, Cnn, cnn
 from stingy_attacker_eval.train import TrainSettings, percent_equal, predict, to_device, train
+from stingy_protection import Preprocessing, nasty_loss, write_bundle
+
+_TRAINING = TrainSettings(epochs=12, batch=64, lr=0.1, augment=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherSettings:
-    """How both teachers are trained. omega and tau: the weight and temperature of nasty's loss."""
+    """How both teachers are trained.
+
+    omega and tau: weight and temperature of the nasty loss, as published for CIFAR-10.
+    """
 
     width: int = 32
-    training: TrainSettings = TrainSettings(epochs=12, batch=64, lr=0.1, augment=1)
-    omega: float = 0.02
+    training: TrainSettings = _TRAINING
+    omega: float = 0.04
     tau: float = 4.0
     seed: int = 0
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from stingy_clients import Client, ModelInfo
 from torch import Tensor
 
 from stingy_attacker_eval.errors import AnswersError
+from stingy_clients import Client, ModelInfo
 
 Images = NDArray[np.uint8]
 """uint8 RGB `[batch, H, W, 3]`."""

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -23,6 +23,8 @@ from stingy_attacker_eval.data import load_dataset
 from stingy_attacker_eval.errors import EvalError, ProtocolError
 from stingy_attacker_eval.students import student_spec
 from stingy_attacker_eval.train import TrainSettings
+
+T = TypeVar("T")
 
 NO_ENDPOINT = "none"
 """The endpoint's name in rows of the no-API baseline."""
@@ -181,10 +183,14 @@ def _fault(item: dict[str, Any]) -> str:
 
 
 def _repeated(kind: str, values: Iterable[object]) -> list[str]:
-    return [f'expected the {kind} "{v}" once, got it {n} times' for v, n in Counter(values).items() if n > 1]
+    return [
+        f'expected the {kind} "{v}" once, got it {n} times'
+        for v, n in Counter(values).items()
+        if n > 1
+    ]
 
 
-def _sound[T](value: T, faults: list[str]) -> T:
+def _sound(value: T, faults: list[str]) -> T:
     if faults:
         raise ValueError("; ".join(faults))
     return value

@@ -58,7 +58,9 @@ class RunFolder:
         try:
             return [Row(**json.loads(line)) for line in whole.splitlines()]
         except (ValueError, TypeError):
-            raise AuditError(f"expected rows of an audit in {self._rows_path}, got others") from None
+            raise AuditError(
+                f"expected rows of an audit in {self._rows_path}, got others"
+            ) from None
 
 
 def _key(row: Row) -> _Key:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from stingy_clients import ModelInfo
 
 from stingy_attacker_eval.attacks import Attack, Material
 from stingy_attacker_eval.attacks.no_api import NoApi
@@ -22,6 +21,7 @@ from stingy_attacker_eval.run_folder import RunFolder
 from stingy_attacker_eval.students import student_spec
 from stingy_attacker_eval.train import percent_equal, predict, to_device
 from stingy_attacker_eval.transfer import TransferSet, buy, digest_images
+from stingy_clients import ModelInfo
 
 SCHEMA = "stingy.audit/1"
 

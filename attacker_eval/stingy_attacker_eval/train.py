@@ -34,7 +34,6 @@ class TrainResult:
     finite: bool
     seconds: float
     last_loss: float
-    epochs: int
 
 
 def to_device(images: NDArray[np.uint8], device: torch.device) -> Tensor:
@@ -67,20 +66,20 @@ def train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=settings.lr, total_steps=settings.epochs * steps
     )
-    model.to(memory_format=_memory_format(device))  # type: ignore[call-overload]
+    model.to(memory_format=_memory_format(device))
     model.train()
     started = time.perf_counter()
-    loss_value, epoch = float("nan"), 0
-    for epoch in range(1, settings.epochs + 1):
+    loss_value = float("nan")
+    for _ in range(settings.epochs):
         order = torch.randperm(len(images), generator=generator, device=device)
         total = torch.zeros((), device=device)
-        for rows in order[: steps * batch].split(batch):
+        for rows in torch.split(order[: steps * batch], batch):
             inputs = normalise(_shifted(images[rows], settings.augment, generator))
             with _autocast(device):
                 logits = model(inputs)
             loss = loss_fn(logits.float(), rows, inputs)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             total += loss.detach()
@@ -88,7 +87,7 @@ def train(
         if not np.isfinite(loss_value):
             break
     finite = bool(np.isfinite(loss_value))
-    return TrainResult(finite, time.perf_counter() - started, loss_value, epoch)
+    return TrainResult(finite, time.perf_counter() - started, loss_value)
 
 
 @torch.inference_mode()
@@ -96,7 +95,7 @@ def predict(model: nn.Module, images: Tensor) -> Tensor:
     """The model's top-1 for uint8 images `[n, 3, H, W]`: int64 `[n]` on the CPU."""
     model.eval()
     with _autocast(images.device):
-        tops = [model(normalise(part)).argmax(1) for part in images.split(_EVALUATION_BATCH)]
+        tops = [model(normalise(part)).argmax(1) for part in torch.split(images, _EVALUATION_BATCH)]
     return torch.cat(tops).cpu()
 
 

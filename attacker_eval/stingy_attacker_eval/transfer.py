@@ -9,11 +9,11 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
-from stingy_clients import ClientError
 
 from stingy_attacker_eval.errors import AnswersError, EvalError, TransferError
 from stingy_attacker_eval.files import locked, write_atomic, write_json
 from stingy_attacker_eval.oracle import Answers, Images, Oracle
+from stingy_clients import ClientError
 
 _CHUNK = 64
 
@@ -132,7 +132,9 @@ def _open(folder: Path, images: Images, oracle: Oracle) -> _Meta:
     try:
         found = _Meta(**json.loads(path.read_bytes()))
     except (ValueError, TypeError):
-        raise TransferError(f"expected a transfer set's meta.json in {folder}, got another") from None
+        raise TransferError(
+            f"expected a transfer set's meta.json in {folder}, got another"
+        ) from None
     # The chunk size belongs to the files that are there, whatever the server allows today.
     wanted = replace(
         wanted, chunk=found.chunk, charged_before=found.charged_before, charged=found.charged

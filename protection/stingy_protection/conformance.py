@@ -49,7 +49,7 @@ def _told(check: Check, policy: Policy, logits: Tensor) -> list[str]:
 
 
 def _probes(num_classes: int) -> Tensor:
-    """Rows `[16, classes]` that tempt: flat, tied, peaked, wide, nearly equal, ordered, repeated."""
+    """Rows `[16, classes]` that tempt: flat, tied, peaked, wide, nearly equal, ordered."""
     generator = torch.Generator().manual_seed(20)
     noise = torch.randn(6, num_classes, generator=generator)
     ramp = torch.arange(num_classes, dtype=torch.float32)
@@ -129,7 +129,7 @@ def _keeps_its_hands_off(policy: Policy, logits: Tensor) -> Iterator[str]:
 
 
 def _passes_the_gate(policy: Policy, logits: Tensor) -> Iterator[str]:
-    for row in logits.split(1):
+    for row in logits.unsqueeze(1).unbind():
         sanitize(policy, row)
     sanitize(policy, logits)
     yield from ()
@@ -141,7 +141,7 @@ def _minds_its_row(policy: Policy, logits: Tensor) -> Iterator[str]:
     generator = torch.Generator().manual_seed(21)
     order = torch.randperm(rows, generator=generator)
     others = torch.randn(logits.shape, generator=generator) * 3
-    alone = [sanitize(policy, row) for row in logits.split(1)]
+    alone = [sanitize(policy, row) for row in logits.unsqueeze(1).unbind()]
     shuffled = sanitize(policy, logits[order])
     crowded = sanitize(policy, torch.cat([others, logits]))
     for row in range(rows):

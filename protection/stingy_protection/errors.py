@@ -27,11 +27,11 @@ class PolicyConfigError(_FaultyError):
     """The settings describe no policy; `faults` names everything wrong with them."""
 
 
-class LogitsRejected(ProtectionError):  # noqa: N818 - it names what happened
+class LogitsRejected(ProtectionError):
     """Logits that may not enter the gate: not finite, wrong shape or type, or with gradients."""
 
 
-class PolicyViolation(ProtectionError):  # noqa: N818 - it names what happened
+class PolicyViolation(ProtectionError):
     """A policy failed or broke a promise; nothing of its answer may leave."""
 
 

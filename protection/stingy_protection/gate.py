@@ -1,5 +1,7 @@
 """The one way out of the model worker. Invariant: what leaves kept every promise of its policy."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -37,13 +39,12 @@ def sanitize(policy: Policy, logits: Tensor) -> SparseLogits:
         _check_form(policy, proposal, judge)
         indices = proposal.indices.to("cpu", copy=True)
         kept = proposal.logits.to("cpu", torch.float32)
-        _check_entries(indices, kept, policy.num_classes)
+        _check_entries(indices, kept, judge)
         if policy.keeps_top1:
             _check_top1(proposal.indices[:, :1], judge)
         scores = _scores(kept, policy.scores)
         if scores is not None and policy.scores is not ScoreForm.RANK:
-            scores = _on_grid(scores, policy.decimals)
-            indices, scores = _canonical(indices, scores)
+            indices, scores = _listed(indices, scores, policy.decimals)
         return SparseLogits(
             indices=indices,
             scores=scores,
@@ -90,7 +91,7 @@ def _accepted(policy: Policy, logits: Tensor) -> Tensor:
 def _all_finite(values: Tensor) -> bool:
     # A NaN or an infinity never sums to something finite, and one sum is far cheaper than
     # looking at every value; finite values may overflow, so a bad sum is looked into.
-    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
+    return math.isfinite(values.sum().item()) or bool(values.isfinite().all())
 
 
 def _check_form(policy: Policy, proposal: Proposal, logits: Tensor) -> None:
@@ -113,17 +114,21 @@ def _check_form(policy: Policy, proposal: Proposal, logits: Tensor) -> None:
         raise PolicyViolation("expected the proposal on the device of the logits, got another")
 
 
-def _check_entries(indices: Tensor, kept: Tensor, num_classes: int) -> None:
+def _check_entries(indices: Tensor, kept: Tensor, judge: Tensor) -> None:
+    """Range, uniqueness, finiteness. `indices` and `kept` on the CPU, `judge` the raw logits."""
     lowest, highest = indices.aminmax()
-    if lowest < 0 or highest >= num_classes:
-        raise PolicyViolation(f"expected indices 0..{num_classes - 1}, got one out of range")
-    # Each entry writes its place into its class's slot; of two with one slot, one is overwritten.
-    # The other slots are never read, so they need no clearing.
-    places = torch.arange(indices.shape[1], dtype=torch.int32).expand_as(indices)
-    slots = torch.empty(indices.shape[0], num_classes, dtype=torch.int32)
-    slots.scatter_(1, indices, places)
-    if not torch.equal(slots.gather(1, indices), places):
-        raise PolicyViolation("expected unique indices in each row, got one twice")
+    if int(lowest) < 0 or int(highest) >= judge.shape[1]:
+        raise PolicyViolation(f"expected indices 0..{judge.shape[1] - 1}, got one out of range")
+    # Where the raw logits fall strictly along a row, no index can stand there twice. Compared in
+    # one flat pass, of which the steps from row to row do not count; few rows need a closer look.
+    raw = judge.gather(1, indices.to(judge.device)).flatten()
+    doubtful = raw[1:] >= raw[:-1]
+    doubtful[indices.shape[1] - 1 :: indices.shape[1]] = False
+    if doubtful.any():
+        rows = doubtful.nonzero().squeeze(1).cpu() // indices.shape[1]
+        ordered = indices[rows.unique()].sort(dim=1).values
+        if (ordered[:, 1:] == ordered[:, :-1]).any():
+            raise PolicyViolation("expected unique indices in each row, got one twice")
     if not _all_finite(kept):
         raise PolicyViolation("expected finite values, got NaN or infinity")
 
@@ -155,20 +160,37 @@ def _scores(kept: Tensor, form: ScoreForm) -> Tensor | None:
     return exact
 
 
-def _on_grid(scores: Tensor, decimals: int) -> Tensor:
-    """float64 scores rounded to the grid, as float32, never -0.0. Spoils `scores`."""
-    steps = 10.0**decimals
-    return scores.mul_(steps).round_().div_(steps).float().add_(0.0)
+def _on_grid(scaled: Tensor, decimals: int) -> Tensor:
+    """Whole grid steps `scaled` (float64, spoilt) as float32 scores, never -0.0."""
+    return scaled.div_(10.0**decimals).float().add_(0.0)
 
 
-def _canonical(indices: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The first entry stays; the others by falling score, then by rising index."""
-    # One sort of int64 keys: the score's bits, turned into an integer that falls as the score
-    # rises, above the index. Flipping a negative float's lower bits makes its order an integer's.
-    bits = scores.view(torch.int32)
-    falling = ~(bits ^ ((bits >> 31) & 0x7FFFFFFF))
-    keys = (falling.long() << 32) | indices
-    keys[:, 1:] = keys[:, 1:].sort(dim=1).values
-    falling = ~(keys >> 32).int()
-    bits = falling ^ ((falling >> 31) & 0x7FFFFFFF)
-    return keys & 0xFFFFFFFF, bits.view(torch.float32)
+def _listed(indices: Tensor, scores: Tensor, decimals: int) -> tuple[Tensor, Tensor]:
+    """Round float64 scores (spoilt) to the grid, and order the list so that it tells no more.
+
+    The first entry stays; the others go by falling rounded score, then by rising index.
+    """
+    steps = scores.mul_(10.0**decimals).round_()
+    # One sort of keys "-steps, then index": a whole number each, exact in float64 up to 2^53.
+    span = 2.0 ** int(indices.amax()).bit_length()
+    keys = torch.sub(indices, steps, alpha=span)
+    keys[:, 0] = -torch.inf
+    keys = keys.sort(dim=1).values
+    if indices.shape[1] > 1 and max(-keys[:, 1].amin(), keys[:, -1].amax()) >= 2.0**53:
+        return _listed_far(indices, _on_grid(steps, decimals))
+    falling = torch.floor(keys / span)
+    listed = keys.sub_(falling, alpha=span).long()
+    listed[:, 0] = indices[:, 0]
+    falling = falling.neg_()
+    falling[:, 0] = steps[:, 0]
+    return listed, _on_grid(falling, decimals)
+
+
+def _listed_far(indices: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The same order for scores too far from 0 for keys, at the price of two sorts."""
+    by_index = indices[:, 1:].sort(dim=1)
+    tail = scores[:, 1:].gather(1, by_index.indices).sort(dim=1, descending=True, stable=True)
+    return (
+        torch.cat([indices[:, :1], by_index.values.gather(1, tail.indices)], dim=1),
+        torch.cat([scores[:, :1], tail.values], dim=1),
+    )

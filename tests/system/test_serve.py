@@ -71,10 +71,11 @@ def test_a_key_a_server_and_three_kinds_of_client(tmp_path: Path, bundle: Path) 
             assert [entry.index for entry in answers[0].classes] == [c["index"] for c in classes]
             assert np.isfinite(answers[0].dense()).sum() == 2
 
+        # Triton's client writes into the headers it is given: each call gets its own.
         client = triton.InferenceServerClient(url.removeprefix("http://"))
         assert client.is_server_live()
         assert client.is_server_ready()
-        metadata = client.get_model_metadata("normal", headers=headers)
+        metadata = client.get_model_metadata("normal", headers=dict(headers))
         assert metadata["parameters"]["support"] == 2
         for binary in (True, False):
             image = triton.InferInput("image", list(IMAGES.shape), "UINT8")
@@ -84,14 +85,14 @@ def test_a_key_a_server_and_three_kinds_of_client(tmp_path: Path, bundle: Path) 
                 for name in ("indices", "scores")
             ]
             for outputs in (wanted, None):
-                result = client.infer("normal", [image], outputs=outputs, headers=headers)
+                result = client.infer("normal", [image], outputs=outputs, headers=dict(headers))
                 assert result.as_numpy("indices").shape == (6, 2)
                 assert np.array_equal(
                     result.as_numpy("indices"), [answer.indices for answer in answers]
                 )
                 assert np.isfinite(result.as_numpy("scores")).sum(axis=1).max() <= 2
         dense = triton.InferRequestedOutput("logits", binary_data=True)
-        logits = client.infer("normal", [image], outputs=[dense], headers=headers).as_numpy(
+        logits = client.infer("normal", [image], outputs=[dense], headers=dict(headers)).as_numpy(
             "logits"
         )
         assert logits.shape == (6, 10)

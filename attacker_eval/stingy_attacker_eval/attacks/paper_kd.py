@@ -30,6 +30,4 @@ class PaperKd(Attack):
         check_tau_alpha(self.tau, self.alpha)
 
     def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
-        return kd_loss(
-            student_logits, batch.logits, batch.labels, tau=self.tau, alpha=self.alpha
-        )
+        return kd_loss(student_logits, batch.logits, batch.labels, tau=self.tau, alpha=self.alpha)

@@ -42,9 +42,7 @@ class Sweep(Attack):
         return tuple(cls(tau=tau, alpha=alpha) for tau, alpha in product(taus, alphas))
 
     def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
-        return kd_loss(
-            student_logits, batch.logits, batch.labels, tau=self.tau, alpha=self.alpha
-        )
+        return kd_loss(student_logits, batch.logits, batch.labels, tau=self.tau, alpha=self.alpha)
 
 
 def _numbers(name: str, value: object) -> list[float]:

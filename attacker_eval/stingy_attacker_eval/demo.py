@@ -1,0 +1,204 @@
+"""The whole of Stingy on one small data set: train, serve, ask, steal, report, in one folder.
+
+The server is a real process behind a real socket; it is stopped whatever happens.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from rich.console import Console
+
+from stingy_attacker_eval.data import Dataset, load_dataset
+from stingy_attacker_eval.errors import DemoError
+from stingy_attacker_eval.lab import train_teachers
+from stingy_attacker_eval.oracle import HttpOracle
+from stingy_attacker_eval.protocol import load_protocol
+from stingy_attacker_eval.report import read_report, write_report
+from stingy_attacker_eval.runner import run_audit
+from stingy_attacker_eval.table import print_table
+from stingy_clients import Client, TransportError
+
+_STINGY = [sys.executable, "-m", "stingy_clients"]
+_MARKER = ".stingy-demo"
+_FOLDERS = ("bought", "bundles", "state")
+_FILES = (
+    ".lock",
+    "config.json",
+    "digit.png",
+    "report.html",
+    "report.json",
+    "rows.jsonl",
+    "server.log",
+    "stingy.toml",
+)
+_BUDGET = 6000  # three endpoints of 1,797 images, and the one asked for show
+_START_SECONDS = 60.0
+_STOP_SECONDS = 20.0
+
+_SETTINGS = """\
+# What the demo serves: the same two teachers, with and without a policy in front.
+host = "127.0.0.1"
+port = {port}
+state = "state"
+allow_open = true    # a demo needs something to compare with
+
+[[models]]
+name = "normal"
+bundle = "bundles/normal"
+policy = "open"
+
+[[models]]
+name = "nasty"
+bundle = "bundles/nasty"
+policy = "open"
+
+[[models]]
+name = "stingy"
+bundle = "bundles/normal"
+policy = "stingy"
+"""
+
+
+def run_demo(out: Path, *, console: Console) -> Path:
+    """Run everything in the folder `out` and return the report's path.
+
+    A former demo in the folder is removed first, by the names of what it wrote. Raises
+    DemoError for a folder that holds anything else, and when the server does not start.
+    """
+    started = time.perf_counter()
+
+    def say(text: str) -> None:
+        seconds = time.perf_counter() - started
+        console.print(f"[{seconds:5.1f} s] {text}", highlight=False, markup=False, soft_wrap=True)
+
+    _prepare(out)
+    data = load_dataset("digits")
+    say("training a normal teacher and its nasty twin")
+    for teacher in train_teachers(data, out=out / "bundles"):
+        say(f"{teacher.name}: {teacher.accuracy:.1f} % of the test images, {teacher.bundle}")
+    port = _free_port()
+    (out / "stingy.toml").write_text(_SETTINGS.format(port=port))
+    key = _create_key(out)
+    url = f"http://127.0.0.1:{port}"
+    with Client(url, key) as client, _serving(out, client):
+        say(f"serving normal, nasty and stingy at {url}, log in {out / 'server.log'}")
+        say("a customer asks: stingy predict digit.png --model stingy")
+        console.print(_predict(out, data, url, key), end="", highlight=False, markup=False)
+        say("an attacker asks: stingy audit run digits")
+        protocol = load_protocol("digits")
+        oracles = {e.name: HttpOracle(client, model=e.model) for e in protocol.endpoints}
+        run_audit(protocol, oracles=oracles, out=out, console=console)
+    print_table(read_report(out), console)
+    page = write_report(out)
+    say(f"the report is {page}")
+    return page
+
+
+def _prepare(out: Path) -> None:
+    """An empty demo folder: new, or a former demo's with what it wrote taken away."""
+    if out.exists() and not out.is_dir():
+        raise DemoError(f"expected a folder for the demo, got a file at {out}")
+    if out.is_dir() and any(out.iterdir()) and not (out / _MARKER).is_file():
+        raise DemoError(
+            f"expected an empty or a former demo's folder, got {out} with other things in it: "
+            "choose another with --out"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    (out / _MARKER).touch()
+    for name in _FOLDERS:
+        if (out / name).is_dir() and not (out / name).is_symlink():
+            shutil.rmtree(out / name)
+    for name in _FILES:
+        (out / name).unlink(missing_ok=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _environment(**more: str) -> dict[str, str]:
+    """This process's, without settings of another Stingy."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("STINGY_")}
+    return kept | more
+
+
+def _stingy(*arguments: str, **environment: str) -> str:
+    """Run one `stingy` command to its end and return what it printed."""
+    done = subprocess.run(  # noqa: S603 - our own command, no shell
+        [*_STINGY, *arguments],
+        capture_output=True,
+        text=True,
+        env=_environment(**environment),
+        check=False,
+    )
+    if done.returncode != 0:
+        raise DemoError(f"stingy {arguments[0]} failed: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _create_key(out: Path) -> str:
+    state = str(out / "state")
+    printed = _stingy(
+        "keys", "create", "demo", "--budget", str(_BUDGET), "--state", state, "--json"
+    )
+    key: str = json.loads(printed)["key"]
+    return key
+
+
+def _predict(out: Path, data: Dataset, url: str, key: str) -> str:
+    """Ask for one test image as a customer would: from the shell, with a PNG."""
+    from PIL import Image
+
+    picture = out / "digit.png"
+    Image.fromarray(data.test_x[0]).save(picture)
+    # The key goes by the environment: command lines are for everyone to see.
+    return _stingy("predict", str(picture), "--url", url, "--model", "stingy", STINGY_KEY=key)
+
+
+@contextmanager
+def _serving(out: Path, client: Client) -> Iterator[None]:
+    """A server process that is ready inside the block and gone after it."""
+    log = out / "server.log"
+    with log.open("w") as file:
+        server = subprocess.Popen(  # noqa: S603 - our own command, no shell
+            [*_STINGY, "serve", "--config", str(out / "stingy.toml")],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=_environment(),
+            start_new_session=True,  # Ctrl-C is ours to handle; the server gets SIGTERM below
+        )
+    try:
+        _wait_ready(server, client, log)
+        yield
+    finally:
+        server.send_signal(signal.SIGTERM)
+        try:
+            server.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def _wait_ready(server: "subprocess.Popen[bytes]", client: Client, log: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            tail = log.read_text()[-500:].strip()
+            raise DemoError(f"the server ended before it was ready; its log says: {tail}")
+        with suppress(TransportError):
+            if client.ready():
+                return
+        time.sleep(0.1)
+    raise DemoError(f"the server was not ready within {_START_SECONDS:.0f} s; see {log}")
