@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from stingy_attacker_eval.data import Dataset, load_dataset
@@ -81,6 +82,8 @@ def run_demo(out: Path, *, console: Console) -> Path:
         console.print(f"[{seconds:5.1f} s] {text}", highlight=False, markup=False, soft_wrap=True)
 
     _prepare(out)
+    # Networks this small gain nothing from a second thread, and the server needs a core too.
+    torch.set_num_threads(1)
     data = load_dataset("digits")
     say("training a normal teacher and its nasty twin")
     for teacher in train_teachers(data, out=out / "bundles"):

@@ -75,7 +75,7 @@ def load_commands() -> Commands:
 
 
 def predict(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="JPEG or PNG files.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="JPEG or PNG files.")],
     *,
     key: Annotated[str, typer.Option(envvar="STINGY_KEY", help="The API key.")],
     model: Annotated[str, typer.Option(help="The model's name on the server.")],

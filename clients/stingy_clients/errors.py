@@ -13,8 +13,6 @@ ClientError
       + ServerError      any other 5xx
 """
 
-
-
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

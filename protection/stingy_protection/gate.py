@@ -119,14 +119,12 @@ def _check_entries(indices: Tensor, kept: Tensor, judge: Tensor) -> None:
     lowest, highest = indices.aminmax()
     if int(lowest) < 0 or int(highest) >= judge.shape[1]:
         raise PolicyViolation(f"expected indices 0..{judge.shape[1] - 1}, got one out of range")
-    # Where the raw logits fall strictly along a row, no index can stand there twice. Compared in
-    # one flat pass, of which the steps from row to row do not count; few rows need a closer look.
-    raw = judge.gather(1, indices.to(judge.device)).flatten()
-    doubtful = raw[1:] >= raw[:-1]
-    doubtful[indices.shape[1] - 1 :: indices.shape[1]] = False
+    # Where the raw logits fall strictly along a row, no index can stand there twice; the other
+    # rows are looked at closely.
+    raw = judge.gather(1, indices.to(judge.device))
+    doubtful = raw[:, 1:] >= raw[:, :-1]
     if doubtful.any():
-        rows = doubtful.nonzero().squeeze(1).cpu() // indices.shape[1]
-        ordered = indices[rows.unique()].sort(dim=1).values
+        ordered = indices[doubtful.any(dim=1).cpu()].sort(dim=1).values
         if (ordered[:, 1:] == ordered[:, :-1]).any():
             raise PolicyViolation("expected unique indices in each row, got one twice")
     if not _all_finite(kept):

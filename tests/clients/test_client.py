@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import httpx
@@ -45,6 +46,20 @@ def chosen(answers: list[Answer]) -> list[int]:
 
 def refusal(status: int, code: str) -> httpx.Response:
     return httpx.Response(status, json={"error": {"code": code, "message": "No."}})
+
+
+def binary_answer(indices: list[list[int]]) -> httpx.Response:
+    data = np.array(indices, "<i8").tobytes()
+    output = {
+        "name": "indices",
+        "datatype": "INT64",
+        "shape": [len(indices), len(indices[0])],
+        "parameters": {"binary_data_size": len(data)},
+    }
+    document = {"model_name": "pets", "model_version": "1", "outputs": [output]}
+    head = json.dumps(document).encode()
+    length = {"Inference-Header-Content-Length": str(len(head))}
+    return httpx.Response(200, content=head + data, headers=length)
 
 
 def test_predict_sends_a_file_as_it_is(ask: "Ask", server: "FakeServer", tmp_path: Path) -> None:
@@ -229,6 +244,22 @@ def test_a_busy_server_is_asked_again(ask: "Ask", server: "FakeServer") -> None:
     assert server.paths.count("/v1/predict/pets") == 3
 
 
+def test_the_wait_before_a_retry_is_kept(
+    ask: "Ask", server: "FakeServer", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    asynchronous = SimpleNamespace(sleep=sleep)
+    monkeypatch.setattr("stingy_clients.client.time", SimpleNamespace(sleep=waits.append))
+    monkeypatch.setattr("stingy_clients.aio.asyncio", asynchronous)
+    server.next = [None, httpx.Response(503, headers={"Retry-After": "7"})]
+    ask(server, lambda client: client.predict(png(1), model="pets"))
+    assert waits == [0, 0, 7]
+
+
 def test_a_refusal_by_the_gate_is_not_asked_again(ask: "Ask", server: "FakeServer") -> None:
     server.next = [None, refusal(500, "refused")]
     with pytest.raises(ServerError, match="500 refused: No"):
@@ -262,6 +293,15 @@ def test_a_json_answer_that_is_off_is_refused(
     server.next = [None, httpx.Response(200, content=json.dumps(body))]
     with pytest.raises(UnexpectedAnswer):
         ask(server, lambda client: client.predict(png(1), model="pets"))
+
+
+@pytest.mark.parametrize("indices", [[[5, 0]], [[0, 0]], [[-1, 0]]])
+def test_a_binary_answer_with_values_that_are_off_is_refused(
+    ask: "Ask", server: "FakeServer", indices: list[list[int]]
+) -> None:
+    server.next = [None, binary_answer(indices)]
+    with pytest.raises(UnexpectedAnswer):
+        ask(server, lambda client: client.predict_tensor(pixels(1), model="pets"))
 
 
 def test_metadata_of_another_model_is_refused(ask: "Ask", server: "FakeServer") -> None:

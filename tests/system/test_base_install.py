@@ -20,7 +20,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT, copy, ignore=kept)
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
     found = environment / ("Scripts" if os.name == "nt" else "bin") / "python"
-    pip = [found, "-m", "pip", "--disable-pip-version-check"]
+    pip: list[str | Path] = [found, "-m", "pip", "--disable-pip-version-check"]
     done = run(*pip, "install", "--quiet", "--no-compile", copy)
     assert done.returncode == 0, done.stderr
     return found
