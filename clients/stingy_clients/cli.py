@@ -131,10 +131,11 @@ def _show(image: Path, answer: Answer, *, as_json: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("label", title=Text(_printable(str(image))), title_justify="left")
+    typer.echo(_printable(str(image)))
+    table = Table("label")
     table.add_column("score", justify="right")
     for entry in answer.classes:
-        score = "" if entry.score is None else f"{entry.score:g}"
+        score = "" if entry.score is None else f"{entry.score}"
         table.add_row(Text(_printable(entry.label)), score)
     Console().print(table)
 

@@ -122,7 +122,10 @@ class Flows:
         tensors, info = yield from self._infer(batch, info)
         indices = tensors.indices.tolist()
         no_scores: list[list[float | None]] = [[None] * len(row) for row in indices]
-        scores = no_scores if tensors.scores is None else tensors.scores.tolist()
+        scores = no_scores
+        if tensors.scores is not None:
+            # FP32 holds -0.812 as -0.81199998: back on the grid, where JSON answers are.
+            scores = tensors.scores.astype(np.float64).round(info.decimals).tolist()
         rows = [
             tuple(
                 ScoredClass(index=index, label=info.labels[index], score=score)

@@ -94,7 +94,7 @@ class FakeServer:
             {"index": index, "label": self.labels[index]} for index in (first, second)
         ]
         if self.with_scores:
-            classes[0]["score"], classes[1]["score"] = -0.25, -1.5
+            classes[0]["score"], classes[1]["score"] = -0.812, -1.427
         answers = [{"classes": classes}]
         return httpx.Response(
             200, json={"model": "pets", "version": self.version, "answers": answers}
@@ -115,7 +115,7 @@ class FakeServer:
             return refuse(413, "too_large")
         self.charged += len(first)
         indices = np.stack([first, (first + 1) % len(self.labels)], axis=1)
-        scores = np.tile([-0.25, -1.5], (len(first), 1)) if self.with_scores else None
+        scores = np.tile([-0.812, -1.427], (len(first), 1)) if self.with_scores else None
         return infer_response(indices, scores, version=self.version)
 
 

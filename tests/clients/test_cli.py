@@ -111,7 +111,7 @@ def test_predict_draws_a_table(run: Run, to_server: list[str], images: list[str]
     lines = out.splitlines()
     rows = [line.strip("│ ").split() for line in lines if "│" in line]
     assert [row[0] for row in rows] == ["cat", "dog", "elk", "ant"]
-    assert rows[0][-1] == "-0.25"
+    assert rows[0][-1] == "-0.812"
     assert "a.png" in out
     assert "b.png" in out
 
@@ -127,8 +127,8 @@ def test_predict_prints_one_json_object_an_image(
         "model": "pets",
         "version": "1",
         "classes": [
-            {"index": 2, "label": "cat", "score": -0.25},
-            {"index": 3, "label": "dog", "score": -1.5},
+            {"index": 2, "label": "cat", "score": -0.812},
+            {"index": 3, "label": "dog", "score": -1.427},
         ],
     }
     assert second["classes"][0]["label"] == "elk"
