@@ -84,8 +84,6 @@ class StingySmooth(Policy):
         # float64: the sum must not depend on how the batch was laid out.
         mass = logits.gather(1, hidden).double().logsumexp(dim=1, keepdim=True)
         share = (mass - math.log(num_hidden)).to(logits.dtype)
-        # A mean of values below the smallest kept one; rounding must not lift it above.
-        share = share.minimum(kept[:, -1:])
         return Proposal(
             torch.cat([indices, hidden], dim=1),
             torch.cat([kept, share.expand(-1, num_hidden)], dim=1),

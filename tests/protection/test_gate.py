@@ -10,6 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.protection.strategies import finite_logits, normal_logits
+from torch import Tensor
+
 from stingy_protection import (
     LogitsRejected,
     Open,
@@ -29,9 +32,6 @@ from stingy_protection import (
     policy_names,
     sanitize,
 )
-from torch import Tensor
-
-from tests.protection.strategies import finite_logits, normal_logits
 
 torch.set_num_threads(1)
 SCORED = (ScoreForm.LOG_PROB, ScoreForm.PROB, ScoreForm.LOGIT)
@@ -142,6 +142,14 @@ def test_finite_logits_whose_sum_overflows_are_let_in() -> None:
     assert answer.indices.tolist() == [[0, 1]]
 
 
+@pytest.mark.parametrize("form", SCORED)
+def test_scores_stay_finite_where_float32_ends(form: ScoreForm) -> None:
+    policy = Open(num_classes=3, scores=form, decimals=6)
+    answer = sanitize(policy, torch.tensor([[3.4e38, 0.0, -3.4e38]]))
+    assert answer.indices[0, 0].item() == 0
+    assert torch.isfinite(scores_of(answer)).all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_every_floating_type_is_lifted_to_float32(dtype: torch.dtype) -> None:
     logits = normal_logits(4, 10).to(dtype)
@@ -213,7 +221,7 @@ def test_equal_rounded_scores_are_listed_by_index_after_the_top1() -> None:
 def test_differences_below_the_grid_never_change_the_answer_but_for_the_first_entry(
     steps: list[int], data: st.DataObject
 ) -> None:
-    below = st.lists(st.floats(-0.4, 0.4, width=32), min_size=len(steps), max_size=len(steps))
+    below = st.lists(st.floats(-0.375, 0.375, width=32), min_size=len(steps), max_size=len(steps))
     base = torch.tensor(steps, dtype=torch.float32)
     policy = Rounded(num_classes=len(steps), scores=ScoreForm.LOGIT, decimals=0)
     answers = [
@@ -226,7 +234,10 @@ def test_differences_below_the_grid_never_change_the_answer_but_for_the_first_en
     # Put back in its place by score and index, the first entry is the only difference.
     canonical = [sorted(pairs, key=lambda pair: (-pair[0], pair[1])) for pairs in told]
     assert canonical[0] == canonical[1]
-    assert all(pairs[1:] == [p for p in c if p != pairs[0]] for pairs, c in zip(told, canonical))
+    assert all(
+        pairs[1:] == [p for p in c if p != pairs[0]]
+        for pairs, c in zip(told, canonical, strict=True)
+    )
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e12, 1e30])
