@@ -47,14 +47,8 @@ def create_app(settings: Settings, *, faults: list[str] | None = None) -> FastAP
         ConfigurationError: listing every fault of settings, bundles and policies.
     """
     found = [*(faults or [])]
-    keys: KeyStore | None = None
-    try:
-        keys = KeyStore(settings.state)
-    except StoreUnavailable as error:
-        found.append(str(error))
     endpoints = load_endpoints(settings, found)
-    if keys is None:
-        raise ConfigurationError(found)
+    keys = _open_keys(settings, found)
     service = Service(settings=settings, keys=keys, endpoints=endpoints)
 
     @contextlib.asynccontextmanager
@@ -74,6 +68,18 @@ def create_app(settings: Settings, *, faults: list[str] | None = None) -> FastAP
     app.include_router(routes.router)
     app.include_router(oip_routes.router)
     return app
+
+
+def _open_keys(settings: Settings, faults: list[str]) -> KeyStore:
+    """The store of keys, the last thing opened: a configuration with faults leaves none open."""
+    try:
+        keys = KeyStore(settings.state)
+    except StoreUnavailable as error:
+        raise ConfigurationError([*faults, str(error)]) from None
+    if faults:
+        keys.close()
+        raise ConfigurationError(faults)
+    return keys
 
 
 def summary(endpoints: Mapping[str, Endpoint]) -> list[str]:

@@ -25,7 +25,6 @@ from stingy_protection import (
     verified_weights,
 )
 from stingy_server.engine import EmbeddedEngine, Engine
-from stingy_server.errors import ConfigurationError
 from stingy_server.settings import ModelSettings, Settings
 
 # Arguments by which well-known factories would fetch other weights than the bundle's.
@@ -53,15 +52,12 @@ class _Checked:
 
 
 def load_endpoints(settings: Settings, faults: list[str]) -> dict[str, Endpoint]:
-    """The endpoints by name, ready to answer.
+    """The endpoints by name, ready to answer; none if there is any fault.
 
     Args:
-        faults: what is already known to be wrong with the configuration.
-
-    Raises:
-        ConfigurationError: listing those and all that is wrong with the models.
+        faults: what is already known to be wrong with the configuration; all that is wrong with
+            the models is added.
     """
-    faults = [*faults]
     if not settings.models and not any(fault.startswith("models") for fault in faults):
         faults.append("models: expected at least one bundle to serve, got none")
     checked = [
@@ -70,14 +66,14 @@ def load_endpoints(settings: Settings, faults: list[str]) -> dict[str, Endpoint]
     for name, count in Counter(model.name for model in checked).items():
         if count > 1:
             faults.append(f"models: the name {name} is given to {count} models, expected one")
-    endpoints = {}
-    for model in checked:
-        network = _network(model, faults)
-        if network is not None:
-            endpoints[model.name] = _endpoint(model, network, settings, faults)
+    networks = [(model, _network(model, faults)) for model in checked]
     if faults:
-        raise ConfigurationError(faults)
-    return endpoints
+        return {}
+    return {
+        model.name: _endpoint(model, network, settings, faults)
+        for model, network in networks
+        if network is not None
+    }
 
 
 def _check(model: ModelSettings, settings: Settings, faults: list[str]) -> _Checked | None:
