@@ -1,7 +1,7 @@
 """The one way out of the model worker. Invariant: what leaves kept every promise of its policy."""
 
-import math
-
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -10,6 +10,11 @@ from stingy_protection.errors import LogitsRejected, PolicyViolation, Protection
 from stingy_protection.policy import Policy, Proposal
 
 ACCEPTED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+# What is small and on the CPU is numpy's: for a single row each call costs a tenth of torch's.
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Floats32 = npt.NDArray[np.float32]
 
 
 def sanitize(policy: Policy, logits: Tensor) -> SparseLogits:
@@ -34,20 +39,18 @@ def sanitize(policy: Policy, logits: Tensor) -> SparseLogits:
     # An answer must be an ordinary tensor even where the model ran in inference mode.
     with torch.inference_mode(False), torch.no_grad():
         logits = _accepted(policy, logits)
-        judge = logits.clone()  # taken before the policy could touch the logits
+        top1 = _inspected(logits)  # before the policy could touch the logits
         proposal = propose(policy, logits)
-        _check_form(policy, proposal, judge)
-        indices = proposal.indices.to("cpu", copy=True)
-        kept = proposal.logits.to("cpu", torch.float32)
-        _check_entries(indices, kept, judge)
-        if policy.keeps_top1:
-            _check_top1(proposal.indices[:, :1], judge)
-        scores = _scores(kept, policy.scores)
-        if scores is not None and policy.scores is not ScoreForm.RANK:
-            indices, scores = _listed(indices, scores, policy)
+        _check_form(policy, proposal, logits)
+        indices = proposal.indices.cpu().numpy().copy()
+        kept = proposal.logits.to("cpu", torch.float32).numpy().astype(np.float64)
+        _check_entries(indices, kept, policy.num_classes)
+        if policy.keeps_top1 and not np.array_equal(indices[:, 0], top1):
+            raise PolicyViolation("expected the top-1 class first, got another")
+        indices, scores = _told(indices, kept, policy)
         return SparseLogits(
-            indices=indices,
-            scores=scores,
+            indices=torch.from_numpy(indices),
+            scores=None if scores is None else torch.from_numpy(scores),
             num_classes=policy.num_classes,
             form=policy.scores,
             decimals=policy.decimals,
@@ -82,16 +85,20 @@ def _accepted(policy: Policy, logits: Tensor) -> Tensor:
         )
     if logits.requires_grad:
         raise LogitsRejected("expected logits without gradients, got requires_grad")
-    lifted = logits.to(torch.float32)
-    if not _all_finite(lifted):
+    return logits.to(torch.float32)
+
+
+def _inspected(logits: Tensor) -> Ints:
+    """The top-1 of each row, ties to the lower index, once the logits are known to be finite."""
+    if logits.device.type == "cpu":  # numpy's argmax is 15 times faster than torch's there
+        rows = logits.numpy()
+        finite, top1 = np.isfinite(rows).all(), rows.argmax(axis=1)
+    else:
+        finite, top1 = logits.isfinite().all(), logits.argmax(dim=1).cpu().numpy()
+    if not finite:
         raise LogitsRejected("expected finite logits, got NaN or infinity")
-    return lifted
-
-
-def _all_finite(values: Tensor) -> bool:
-    # A NaN or an infinity never sums to something finite, and one sum is far cheaper than
-    # looking at every value; finite values may overflow, so a bad sum is looked into.
-    return math.isfinite(values.sum().item()) or bool(values.isfinite().all())
+    found: Ints = top1
+    return found
 
 
 def _check_form(policy: Policy, proposal: Proposal, logits: Tensor) -> None:
@@ -114,87 +121,54 @@ def _check_form(policy: Policy, proposal: Proposal, logits: Tensor) -> None:
         raise PolicyViolation("expected the proposal on the device of the logits, got another")
 
 
-def _check_entries(indices: Tensor, kept: Tensor, judge: Tensor) -> None:
-    """Range, uniqueness, finiteness. `indices` and `kept` on the CPU, `judge` the raw logits."""
-    lowest, highest = indices.aminmax()
-    if int(lowest) < 0 or int(highest) >= judge.shape[1]:
-        raise PolicyViolation(f"expected indices 0..{judge.shape[1] - 1}, got one out of range")
-    # Where the raw logits fall strictly along a row, no index can stand there twice; the other
-    # rows are looked at closely. (The flat pass is faster; steps from row to row do not count.)
-    raw = judge.gather(1, indices.to(judge.device))
-    flat = raw.flatten()
-    rises = flat[1:] >= flat[:-1]
-    rises[indices.shape[1] - 1 :: indices.shape[1]] = False
-    if rises.any():
-        rows = (raw[:, 1:] >= raw[:, :-1]).any(dim=1).cpu()
-        ordered = indices[rows].sort(dim=1).values
-        if (ordered[:, 1:] == ordered[:, :-1]).any():
-            raise PolicyViolation("expected unique indices in each row, got one twice")
-    if not _all_finite(kept):
+def _check_entries(indices: Ints, kept: Floats, num_classes: int) -> None:
+    """Range, uniqueness, finiteness."""
+    if indices.min() < 0 or indices.max() >= num_classes:
+        raise PolicyViolation(f"expected indices 0..{num_classes - 1}, got one out of range")
+    seen = np.zeros(len(indices) * num_classes, np.bool_)
+    seen[indices + np.arange(len(indices))[:, None] * num_classes] = True
+    if np.count_nonzero(seen) != indices.size:
+        raise PolicyViolation("expected unique indices in each row, got one twice")
+    if not np.isfinite(kept).all():
         raise PolicyViolation("expected finite values, got NaN or infinity")
 
 
-def _check_top1(claimed: Tensor, judge: Tensor) -> None:
-    """Demand that `claimed` `[batch, 1]` is the argmax, ties to the lower index; spoils `judge`."""
-    top = judge.gather(1, claimed)
-    # The best of the others, far cheaper than argmax, which is asked only where a tie is possible.
-    others = judge.scatter_(1, claimed, -torch.inf).amax(dim=1, keepdim=True)
-    doubtful = (others >= top).squeeze(1)
-    judge.scatter_(1, claimed, top)
-    if doubtful.any() and (judge[doubtful].argmax(dim=1) != claimed[doubtful, 0]).any():
-        raise PolicyViolation("expected the top-1 class first, got another")
+def _told(indices: Ints, kept: Floats, policy: Policy) -> tuple[Ints, Floats32 | None]:
+    """The list as it leaves: scores in the policy's form and on its grid, in canonical order."""
+    if policy.scores is ScoreForm.NONE:
+        return indices, None
+    if policy.scores is ScoreForm.RANK:
+        ranks = np.arange(1, indices.shape[1] + 1, dtype=np.float32)
+        return indices, np.tile(ranks, (len(indices), 1))
+    return _listed(indices, _on_grid(_scores(kept, policy.scores), policy.decimals))
 
 
-def _scores(kept: Tensor, form: ScoreForm) -> Tensor | None:
-    """The scores `[batch, n]` in the given form, in float64 except for ranks."""
-    if form is ScoreForm.NONE:
-        return None
-    if form is ScoreForm.RANK:
-        return torch.arange(1, kept.shape[1] + 1, dtype=torch.float32).repeat(kept.shape[0], 1)
-    # float64: the answer must not depend on how a row was laid out among its neighbours.
-    exact = kept.double()
-    if form is ScoreForm.LOG_PROB:
-        return exact.log_softmax(dim=1)
-    if form is ScoreForm.PROB:
-        return exact.softmax(dim=1)
-    return exact
+def _scores(kept: Floats, form: ScoreForm) -> Floats:
+    """The scores `[batch, n]` before rounding; in float64, whose own rounding the grid hides."""
+    if form is ScoreForm.LOGIT:
+        return kept
+    shifted = kept - kept.max(axis=1, keepdims=True)
+    exponentials = np.exp(shifted)
+    total = exponentials.sum(axis=1, keepdims=True)
+    result: Floats = exponentials / total if form is ScoreForm.PROB else shifted - np.log(total)
+    return result
 
 
-def _listed(indices: Tensor, scores: Tensor, policy: Policy) -> tuple[Tensor, Tensor]:
-    """Round float64 scores (spoilt) to the grid, and order the list so that it tells no more.
-
-    The first entry stays; the others go by falling rounded score, then by rising index.
-    """
-    # Whole grid steps, rising as the score falls.
-    steps = scores.mul_(-(10.0**policy.decimals)).round_()
-    # One sort of keys "steps, then index", as int32 where they fit: half the memory of int64.
-    index_bits = (policy.num_classes - 1).bit_length()
-    lowest, highest = steps.aminmax()
-    if index_bits > 30 or max(-lowest, highest).item() >= 2 ** (30 - index_bits):
-        return _listed_far(indices, _on_grid(steps, policy.decimals))
-    rising = steps.int()
-    keys = (rising << index_bits).bitwise_or_(indices.int())
-    keys[:, 0] = torch.iinfo(torch.int32).min
-    keys = keys.sort(dim=1).values
-    listed = keys.bitwise_and(2**index_bits - 1).long()
-    listed[:, 0] = indices[:, 0]
-    keys >>= index_bits
-    keys[:, 0] = rising[:, 0]
-    return listed, _on_grid(keys.double(), policy.decimals)
+def _on_grid(scores: Floats, decimals: int) -> Floats32:
+    """Rounded to the grid, never -0.0, never beyond what float32 reaches."""
+    steps = 10.0**decimals
+    largest = np.finfo(np.float32).max
+    rounded = np.rint(scores * steps) / steps + 0.0
+    return np.clip(rounded, -largest, largest).astype(np.float32)
 
 
-def _on_grid(steps: Tensor, decimals: int) -> Tensor:
-    """Falling grid steps (float64, spoilt) as float32 scores, never -0.0."""
-    return steps.div_(-(10.0**decimals)).float().add_(0.0)
-
-
-def _listed_far(indices: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The same order for scores too far from 0 for keys, at the price of two sorts."""
-    # Two finite float32 logits can lie further apart than float32 reaches.
-    scores = scores.clamp(min=torch.finfo(torch.float32).min)
-    by_index = indices[:, 1:].sort(dim=1)
-    tail = scores[:, 1:].gather(1, by_index.indices).sort(dim=1, descending=True, stable=True)
-    return (
-        torch.cat([indices[:, :1], by_index.values.gather(1, tail.indices)], dim=1),
-        torch.cat([scores[:, :1], tail.values], dim=1),
-    )
+def _listed(indices: Ints, scores: Floats32) -> tuple[Ints, Floats32]:
+    """The first entry stays; the others go by falling score, then by rising index."""
+    # One sort of integers, score above index: the bits of a float32 rise with its value once the
+    # lower bits of the negative ones are flipped. Sorting by two keys takes 20 times as long.
+    bits = scores.view(np.int32)
+    falling = ~(bits ^ (bits >> 31 & 0x7FFFFFFF))
+    keys = falling.astype(np.int64) << 32 | indices
+    keys[:, 1:].sort(axis=1)
+    falling = ~(keys >> 32).astype(np.int32)
+    return keys & 0xFFFFFFFF, (falling ^ (falling >> 31 & 0x7FFFFFFF)).view(np.float32)

@@ -123,10 +123,8 @@ def best_first(logits: Tensor, n: int) -> tuple[Tensor, Tensor]:
         values `[batch, n]` and indices int64 `[batch, n]`.
     """
     values, indices = torch.topk(logits, min(n + 1, logits.shape[1]), dim=1)
-    # Compared in one flat pass: an accidental tie across two rows only costs the closer look.
-    flat = values.flatten()
-    if (flat[1:] == flat[:-1]).any():
-        tied = (values[:, 1:] == values[:, :-1]).any(dim=1)
+    tied = (values[:, 1:] == values[:, :-1]).any(dim=1)
+    if tied.any():
         ordered = logits[tied].sort(dim=1, descending=True, stable=True)
         values[tied] = ordered.values[:, : values.shape[1]]
         indices[tied] = ordered.indices[:, : indices.shape[1]]
