@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from stingy_attacker_eval.protocol import NO_ENDPOINT
 from stingy_attacker_eval.results import Summary
+from stingy_attacker_eval.wording import endpoint_title, signed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +53,7 @@ def draw_chart(
         if group:
             axes.plot([teacher] * 2, [top - 0.45, place - 0.55], color=_MUTED, linewidth=2)
             axes.annotate(
-                f"{endpoint} ({group[0].defence})",
+                endpoint_title(endpoint, group[0].defence),
                 (0, top - 0.85),
                 xycoords=("axes fraction", "data"),
                 color=_INK,
@@ -64,6 +65,7 @@ def draw_chart(
     low, high = min(values), max(values)
     margin = max(1.0, 0.06 * (high - low))
     axes.set_xlim(max(0.0, low - margin), high + margin + 0.12 * (high - low))
+    axes.set_xticks([tick for tick in axes.get_xticks() if axes.get_xlim()[0] <= tick <= 100])
     axes.set_ylim(place - 1.3, -1.4)
     axes.set_yticks(ticks, names)
     axes.set_xlabel(f"accuracy of the student {student} on the test images, %", color=_INK)
@@ -90,11 +92,11 @@ def _bar(axes: "Axes", summary: Summary, place: float, base: float) -> list[floa
         height=0.66,
         color=_GAIN if uplift > 0 else _LOSS,
         xerr=spread,
-        error_kw={"ecolor": _MUTED, "capsize": 3, "linewidth": 1},
+        error_kw={"ecolor": _INK, "capsize": 3, "linewidth": 1},
     )
     end = max(mean + spread, base)
     axes.annotate(
-        f"{uplift:+.1f}",
+        signed(uplift),
         (end, place),
         xytext=(5, 0),
         textcoords="offset points",

@@ -117,11 +117,11 @@ def _prepare(out: Path) -> None:
         )
     out.mkdir(parents=True, exist_ok=True)
     (out / _MARKER).touch()
-    for name in _FOLDERS:
-        if (out / name).is_dir() and not (out / name).is_symlink():
-            shutil.rmtree(out / name)
-    for name in _FILES:
-        (out / name).unlink(missing_ok=True)
+    for path in (out / name for name in (*_FOLDERS, *_FILES)):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _free_port() -> int:
@@ -137,12 +137,13 @@ def _environment(**more: str) -> dict[str, str]:
     return kept | more
 
 
-def _stingy(*arguments: str, **environment: str) -> str:
-    """Run one `stingy` command to its end and return what it printed."""
+def _stingy(*arguments: str, folder: Path | None = None, **environment: str) -> str:
+    """Run one `stingy` command to its end, in the folder, and return what it printed."""
     done = subprocess.run(  # noqa: S603 - our own command, no shell
         [*_STINGY, *arguments],
         capture_output=True,
         text=True,
+        cwd=folder,
         env=_environment(**environment),
         check=False,
     )
@@ -164,14 +165,14 @@ def _predict(out: Path, data: Dataset, url: str, key: str) -> str:
     """Ask for one test image as a customer would: from the shell, with a PNG."""
     from PIL import Image
 
-    picture = out / "digit.png"
-    Image.fromarray(data.test_x[0]).save(picture)
+    Image.fromarray(data.test_x[0]).save(out / "digit.png")
     # The key goes by the environment: command lines are for everyone to see.
-    return _stingy("predict", str(picture), "--url", url, "--model", "stingy", STINGY_KEY=key)
+    arguments = ("predict", "digit.png", "--url", url, "--model", "stingy")
+    return _stingy(*arguments, folder=out, STINGY_KEY=key)
 
 
 @contextmanager
-def _serving(out: Path, client: Client) -> Iterator[None]:
+def _serving(out: Path, client: Client) -> Iterator["subprocess.Popen[bytes]"]:
     """A server process that is ready inside the block and gone after it."""
     log = out / "server.log"
     with log.open("w") as file:
@@ -184,7 +185,7 @@ def _serving(out: Path, client: Client) -> Iterator[None]:
         )
     try:
         _wait_ready(server, client, log)
-        yield
+        yield server
     finally:
         server.send_signal(signal.SIGTERM)
         try:

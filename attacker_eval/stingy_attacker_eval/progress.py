@@ -24,12 +24,12 @@ class Reporter:
         self._console.print(text, highlight=False, markup=False)
 
     def step(self, done: int, total: int, what: str) -> None:
-        """`done` of `total` runs are finished; `what` names the latest."""
+        """`done` of `total` images or runs are finished; `what` names the latest."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=total, description=what)
         elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES or done == total:
             self._last_line = time.monotonic()
-            self.say(f"{done} of {total} runs done ({what})")
+            self.say(f"{what}: {done} of {total}")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from stingy_attacker_eval.errors import AuditError
 from stingy_attacker_eval.files import write_atomic
 from stingy_attacker_eval.protocol import NO_ENDPOINT
 from stingy_attacker_eval.results import Summary, best_attacks
+from stingy_attacker_eval.wording import endpoint_title, percent, signed
 
 _SCHEMA = "stingy.audit/1"
 
@@ -19,7 +20,7 @@ _SCHEMA = "stingy.audit/1"
 class Verdict:
     """One endpoint's sentence: what the best attack of the suite got out of it."""
 
-    endpoint: str
+    title: str
     sentence: str
     remark: str
 
@@ -87,8 +88,8 @@ def render(audit: Audit) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = _percent
-    environment.filters["signed"] = _signed
+    environment.filters["percent"] = percent
+    environment.filters["signed"] = signed
     best = audit.best
     return environment.get_template("template.html.j2").render(
         audit=document,
@@ -106,17 +107,27 @@ def render(audit: Audit) -> str:
 
 def verdict(audit: Audit, endpoint: Mapping[str, Any]) -> Verdict:
     """What the best attack got, how that compares with the seeds' spread, and at what price."""
-    name, best = endpoint["name"], audit.best.get(endpoint["name"])
+    title = endpoint_title(endpoint["name"], endpoint["defence"])
+    best = audit.best.get(endpoint["name"])
     if best is None or best.uplift_mean is None:
-        return Verdict(name, "No attack of this suite could be run to a finite loss.", "")
+        return Verdict(title, "No attack of this suite could be run to a finite loss.", "")
     base = audit.baseline(best.student)
     sentence = (
-        f"{_signed(best.uplift_mean, best.uplift_spread)} points of uplift over training without "
+        f"{signed(best.uplift_mean, best.uplift_spread)} points of uplift over training without "
         f"the API: the best attack, {best.attack}, took the student {best.student} to "
-        f"{_percent(best.accuracy_mean)} % after {endpoint['queries_transfer']:,} queries; "
-        f"without the API it reaches {_percent(base.accuracy_mean, base.accuracy_spread)} %."
+        f"{percent(best.accuracy_mean)} % after {endpoint['queries_transfer']:,} queries; "
+        f"without the API it reaches {percent(base.accuracy_mean, base.accuracy_spread)} %."
     )
-    return Verdict(name, sentence, _remark(best, base))
+    weakest = min(
+        (s for s in audit.summaries if s.endpoint == best.endpoint and s.uplift_mean is not None),
+        key=lambda s: s.uplift_mean or 0.0,
+    )
+    remark = _remark(best, base)
+    if weakest != best:
+        remark += (
+            f" The weakest attack, {weakest.attack}, would have said {signed(weakest.uplift_mean)}."
+        )
+    return Verdict(title, sentence, remark)
 
 
 def _remark(best: Summary, base: Summary) -> str:
@@ -126,12 +137,12 @@ def _remark(best: Summary, base: Summary) -> str:
     if abs(best.uplift_mean) <= spread:
         return "Within the spread of the seeds: no uplift could be measured."
     if best.uplift_mean > 0:
-        return "More than the spread of the seeds: the answers taught the student."
+        return "More than the spread of the seeds."
     return "No attack of this suite reached what training without the API gives."
 
 
 def chart_summaries(summaries: Sequence[Summary]) -> list[Summary]:
-    """As given, but of every grid (sweep[...]) only the best point per endpoint and student."""
+    """As given, but of an attack with several settings only the best per endpoint and student."""
     best: dict[tuple[str, str, str], Summary] = {}
     for summary in summaries:
         key = summary.endpoint, summary.student, summary.attack.partition("[")[0]
@@ -148,21 +159,8 @@ def _rank(summary: Summary) -> float:
 def _chart_text(summaries: Sequence[Summary], student: str) -> str:
     """What the chart shows, for those who do not see it; the table has every number."""
     parts = [
-        f"{s.endpoint}, {s.attack}: {_percent(s.accuracy_mean)} %"
+        f"{s.endpoint}, {s.attack}: {percent(s.accuracy_mean)} %"
         for s in summaries
         if s.student == student
     ]
     return f"Accuracy of the student {student} by endpoint and attack. " + "; ".join(parts) + "."
-
-
-def _percent(mean: float | None, spread: float | None = None) -> str:
-    if mean is None:
-        return "n/a"
-    return f"{mean:.1f}" if spread is None else f"{mean:.1f} ± {spread:.1f}"
-
-
-def _signed(mean: float | None, spread: float | None = None) -> str:
-    if mean is None:
-        return "n/a"
-    text = f"{mean:+.1f}".replace("-", "\N{MINUS SIGN}")
-    return text if spread is None else f"{text} ± {spread:.1f}"

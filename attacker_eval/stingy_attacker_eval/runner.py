@@ -216,7 +216,7 @@ def _run(
             row = _train_one(job, protocol, data, test_images, rows)
             folder.add(row)
         rows.append(row)
-        reporter.step(number, len(jobs), f"{endpoint}: {job.attack.label}")
+        reporter.step(number, len(jobs), f"students ({endpoint}, {job.attack.label})")
     return rows
 
 

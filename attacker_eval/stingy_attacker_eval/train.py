@@ -62,6 +62,7 @@ def train(
         momentum=0.9,
         nesterov=True,
         weight_decay=settings.weight_decay,
+        fused=True,
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=settings.lr, total_steps=settings.epochs * steps

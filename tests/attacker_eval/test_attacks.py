@@ -1,0 +1,167 @@
+"""An attack sees what it declared and nothing else; names and settings are checked."""
+
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from typing import ClassVar
+
+import pytest
+import torch
+from tests.attacker_eval.fakes import striped
+from torch import Tensor
+
+from stingy_attacker_eval import attacks
+from stingy_attacker_eval.attacks import Attack, Batch, Material, Need, build_attacks
+from stingy_attacker_eval.attacks.label_only import LabelOnly
+from stingy_attacker_eval.attacks.paper_kd import PaperKd
+from stingy_attacker_eval.attacks.soft_label import SoftLabel
+from stingy_attacker_eval.attacks.sweep import Sweep
+from stingy_attacker_eval.errors import AnswersError, AttackError
+from stingy_attacker_eval.students import cnn
+from stingy_attacker_eval.train import TrainResult, TrainSettings, to_device
+
+PIXELS, CLASS_OF = striped(32)
+LABELS = torch.from_numpy(CLASS_OF)
+LOGITS = torch.full((32, 3), -torch.inf).scatter(1, LABELS[:, None], 0.0)
+MATERIAL = Material(
+    to_device(PIXELS, torch.device("cpu")), labels=LABELS, top1=LABELS, logits=LOGITS
+)
+
+
+def run(attack: Attack, material: Material = MATERIAL) -> TrainResult:
+    torch.manual_seed(0)
+    settings = TrainSettings(epochs=1, batch=16, lr=0.01)
+    return attack.run(cnn(num_classes=3, width=4), material, settings=settings, seed=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plugin(Attack):
+    """A third party's attack."""
+
+    name: ClassVar[str] = "plugin"
+    title: ClassVar[str] = "a third party's"
+    reference: ClassVar[str] = "none"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.ANSWERS})
+
+    def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
+        return torch.nn.functional.cross_entropy(student_logits, batch.top1)
+
+
+@pytest.mark.parametrize("name", ["no_api", "label_only", "paper_kd", "soft_label", "sweep"])
+def test_every_attack_runs_to_a_finite_loss_and_says_where_it_is_from(name: str) -> None:
+    for attack in build_attacks(name, {}):
+        assert run(attack).finite
+        assert attack.title
+        assert attack.reference
+        assert "References:" in (type(attack).__doc__ or "")
+
+
+@pytest.mark.parametrize("attack", [LabelOnly(), SoftLabel()])
+def test_attacks_without_true_labels_do_not_change_when_those_are_taken_away(
+    attack: Attack,
+) -> None:
+    without = Material(MATERIAL.images, top1=LABELS, logits=LOGITS)
+    assert run(attack, without).last_loss == run(attack).last_loss
+
+
+def test_an_attack_cannot_read_what_it_did_not_declare() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Peeks(Plugin):
+        def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
+            return torch.nn.functional.cross_entropy(student_logits, batch.labels)
+
+    with pytest.raises(AttackError, match="declares the need labels"):
+        run(Peeks())
+
+
+def test_an_attack_without_what_it_needs_is_refused() -> None:
+    with pytest.raises(AnswersError, match="paper_kd needs labels, scores"):
+        run(PaperKd(), Material(MATERIAL.images, top1=LABELS))
+
+
+def test_a_loss_that_is_not_one_number_is_the_plugins_fault() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Vector(Plugin):
+        def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
+            return student_logits.sum(dim=1)
+
+    with pytest.raises(AttackError, match="expected a scalar loss with a gradient from plugin"):
+        run(Vector())
+
+
+def test_a_loss_that_is_not_finite_is_flagged() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Broken(Plugin):
+        def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
+            return super().loss(student_logits, batch) * float("inf")
+
+    assert not run(Broken()).finite
+
+
+@pytest.mark.parametrize(
+    ("form", "refused"), [("log_prob", False), ("prob", False), ("rank", True), ("none", True)]
+)
+def test_attacks_that_learn_from_scores_refuse_answers_without(form: str, refused: bool) -> None:
+    for attack in (PaperKd(), SoftLabel(), Sweep(tau=1.0, alpha=1.0)):
+        assert (attack.refusal(form) is not None) == refused
+    assert LabelOnly().refusal(form) is None
+
+
+def test_a_sweep_expands_into_its_grid() -> None:
+    grid = build_attacks("sweep", {"tau": [1, 4], "alpha": [0.5, 0.9]})
+    assert [attack.label for attack in grid] == [
+        "sweep[tau=1,alpha=0.5]",
+        "sweep[tau=1,alpha=0.9]",
+        "sweep[tau=4,alpha=0.5]",
+        "sweep[tau=4,alpha=0.9]",
+    ]
+    assert grid[3].settings() == {"tau": 4.0, "alpha": 0.9}
+    assert len(build_attacks("sweep", {})) == 16
+
+
+def test_the_label_names_what_is_not_the_default() -> None:
+    assert PaperKd().label == "paper_kd"
+    (other,) = build_attacks("paper_kd", {"tau": 4})
+    assert other.label == "paper_kd[tau=4]"
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("magic", {}, "label_only, no_api, paper_kd, soft_label, sweep"),
+        ("paper_kd", {"tua": 4}, "tua"),
+        ("paper_kd", {"tau": 0}, "a finite tau above 0"),
+        ("paper_kd", {"tau": "4"}, "a number for tau, got str"),
+        ("paper_kd", {"alpha": 1.1}, "alpha in 0..1"),
+        ("sweep", {"tau": 4}, "a list of numbers for tau"),
+        ("sweep", {"tau": []}, "a list of numbers for tau"),
+        ("sweep", {"beta": [1]}, "beta"),
+    ],
+)
+def test_unfit_names_and_settings_are_refused(
+    name: str, settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(AttackError, match=message):
+        build_attacks(name, settings)
+
+
+def entry(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint(name="plugin", value=value, group="stingy.attacks")
+    monkeypatch.setattr(attacks, "entry_points", lambda group: [point])
+
+
+def test_a_third_party_adds_an_attack_by_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry(f"{__name__}:Plugin", monkeypatch)
+    (found,) = build_attacks("plugin", {})
+    assert run(found).finite
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [("no_such_module:Attack", "could not be loaded"), ("math:pi", "to be an Attack")],
+)
+def test_an_entry_point_that_is_no_attack_is_named(
+    value: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry(value, monkeypatch)
+    with pytest.raises(AttackError, match=message):
+        build_attacks("label_only", {})

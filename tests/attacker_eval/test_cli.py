@@ -1,0 +1,69 @@
+"""The commands: light to list, one red line an error, the right exit status."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.attacker_eval.fakes import save_striped
+from typer.testing import CliRunner
+
+import stingy_attacker_eval
+from stingy_attacker_eval.cli import app
+
+RUN = CliRunner()
+
+
+def test_listing_the_commands_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, stingy_attacker_eval.cli\n"
+        "heavy = {'torch', 'numpy', 'sklearn', 'matplotlib', 'rich', 'jinja2', 'pydantic'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_public_name_loads() -> None:
+    for name in stingy_attacker_eval.__all__:
+        assert getattr(stingy_attacker_eval, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        stingy_attacker_eval.nothing  # noqa: B018
+
+
+def test_attacks_are_listed_with_what_they_need() -> None:
+    found = json.loads(RUN.invoke(app, ["audit", "attacks", "--json"]).stdout)
+    by_name = {attack["name"]: attack for attack in found}
+    assert by_name["label_only"]["needs"] == "answers"
+    assert by_name["paper_kd"]["needs"] == "answers, labels, scores"
+    assert "soft_label" in RUN.invoke(app, ["audit", "attacks"]).stdout
+
+
+def test_errors_end_with_a_line_each_and_status_1(tmp_path: Path) -> None:
+    protocol = tmp_path / "bad.toml"
+    protocol.write_text('dataset = "cifar"')
+    options = ["--out", str(tmp_path / "o"), "--url", "http://127.0.0.1:9", "--key", "secret"]
+    result = RUN.invoke(app, ["audit", "run", str(protocol), *options])
+    assert result.exit_code == 1
+    assert len(result.stderr.splitlines()) == 8
+    assert "secret" not in result.output
+
+
+def test_a_server_that_is_not_there_is_told_without_the_key(tmp_path: Path) -> None:
+    protocol = tmp_path / "good.toml"
+    protocol.write_text(
+        f'title = "t"\ndataset = "{save_striped(tmp_path)}"\nbudget = 144\n'
+        'students = ["cnn_tiny"]\nseeds = [0]\nepochs = 1\nattacks = ["label_only"]\n'
+        '[[endpoints]]\nname = "a"\nmodel = "a"\ndefence = "open"\n'
+    )
+    options = ["--out", str(tmp_path / "o"), "--url", "http://127.0.0.1:9", "--key", "secret"]
+    result = RUN.invoke(app, ["audit", "run", str(protocol), *options])
+    assert result.exit_code == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert "secret" not in result.output
+
+
+def test_a_report_of_nothing_is_refused(tmp_path: Path) -> None:
+    result = RUN.invoke(app, ["audit", "report", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "report.json" in result.stderr

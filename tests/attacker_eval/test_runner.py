@@ -1,0 +1,186 @@
+"""A whole audit on a fake endpoint: what it writes, what it never does twice, what it refuses."""
+
+import json
+from dataclasses import asdict
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from tests.attacker_eval.fakes import FakeOracle, save_striped, tiny_protocol
+
+from stingy_attacker_eval import runner
+from stingy_attacker_eval.errors import AuditError
+from stingy_attacker_eval.oracle import Oracle
+from stingy_attacker_eval.protocol import Protocol
+from stingy_attacker_eval.results import Row
+from stingy_attacker_eval.runner import run_audit
+from stingy_attacker_eval.train import TrainResult
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> str:
+    return save_striped(tmp_path)
+
+
+def audit(protocol: Protocol, out: Path, **oracles: Oracle) -> dict[str, Any]:
+    found = oracles or {"stingy": FakeOracle()}
+    return run_audit(protocol, oracles=found, out=out, console=Console(file=StringIO()))
+
+
+def numbers(report: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in report["rows"]]
+
+
+def test_an_audit_runs_to_its_end_and_writes_what_it_returns(tmp_path: Path, dataset: str) -> None:
+    out = tmp_path / "out"
+    report = audit(tiny_protocol(dataset, seeds=(0, 1)), out)
+    assert json.loads((out / "report.json").read_text()) == report
+    assert report["schema"] == "stingy.audit/1"
+    runs = [(row["endpoint"], row["attack"], row["seed"]) for row in report["rows"]]
+    assert runs == [
+        ("none", "no_api", 0),
+        ("none", "no_api", 1),
+        ("stingy", "label_only", 0),
+        ("stingy", "label_only", 1),
+        ("stingy", "paper_kd", 0),
+        ("stingy", "paper_kd", 1),
+    ]
+    assert all(row["finite"] for row in report["rows"])
+    base = [row["accuracy"] for row in report["rows"][:2]]
+    last = report["rows"][-1]
+    assert last["uplift"] == pytest.approx(last["accuracy"] - sum(base) / 2)
+    assert (last["queries"], last["teacher_accuracy"]) == (96, 100.0)
+    assert report["rows"][0]["agreement"] is None
+
+
+def test_E1_spent_and_charged_are_both_reported(tmp_path: Path, dataset: str) -> None:
+    oracle = FakeOracle()
+    (endpoint,) = audit(tiny_protocol(dataset), tmp_path / "out", stingy=oracle)["endpoints"]
+    assert endpoint["queries_transfer"] == 96
+    assert endpoint["queries_evaluation"] == 48
+    assert endpoint["queries_spent"] == endpoint["queries_charged"] == sum(oracle.asked) == 144
+
+
+def test_E4_same_protocol_same_numbers_and_the_file_says_with_what(
+    tmp_path: Path, dataset: str
+) -> None:
+    protocol = tiny_protocol(dataset)
+    one, two = audit(protocol, tmp_path / "one"), audit(protocol, tmp_path / "two")
+    assert numbers(one) == numbers(two)
+    assert one["config"]["attacks"]["paper_kd"] == {"tau": 20.0, "alpha": 0.9}
+    assert set(one["environment"]) >= {"python", "torch", "platform", "cpu", "commit", "date"}
+
+
+def test_a_second_run_asks_nothing_and_trains_nothing(
+    tmp_path: Path, dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol, out, oracle = tiny_protocol(dataset), tmp_path / "out", FakeOracle()
+    first = audit(protocol, out)
+    monkeypatch.setattr(runner, "_train_one", None)
+    second = audit(protocol, out, stingy=oracle)
+    assert oracle.asked == []
+    assert second["rows"] == first["rows"]
+
+
+def test_a_stopped_run_goes_on_where_it_was_and_no_row_is_run_twice(
+    tmp_path: Path, dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol, out = tiny_protocol(dataset, seeds=(0, 1)), tmp_path / "out"
+    real, trained = runner._train_one, list[str]()
+
+    def train_three_then_stop(*arguments: Any) -> Any:
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        row = real(*arguments)
+        trained.append(row.attack)
+        return row
+
+    monkeypatch.setattr(runner, "_train_one", train_three_then_stop)
+    with pytest.raises(KeyboardInterrupt):
+        audit(protocol, out)
+    rows_path = out / "rows.jsonl"
+    assert len(rows_path.read_text().splitlines()) == 3
+    rows_path.write_bytes(rows_path.read_bytes() + b'{"endpoint": "stin')  # killed while writing
+    monkeypatch.setattr(runner, "_train_one", real)
+    resumed = audit(protocol, out)
+    assert len(rows_path.read_text().splitlines()) == 6
+    assert audit(protocol, out)["rows"] == resumed["rows"]  # the torn line has left nothing
+    assert numbers(resumed) == numbers(audit(protocol, tmp_path / "fresh"))
+
+
+def test_another_configuration_in_the_same_folder_is_refused(tmp_path: Path, dataset: str) -> None:
+    out, oracle = tmp_path / "out", FakeOracle()
+    audit(tiny_protocol(dataset), out)
+    with pytest.raises(AuditError, match="another configuration: choose a new folder"):
+        audit(tiny_protocol(dataset, lr=0.01), out, stingy=oracle)
+    assert oracle.asked == []
+
+
+def test_foreign_rows_are_refused(tmp_path: Path, dataset: str) -> None:
+    out = tmp_path / "out"
+    audit(tiny_protocol(dataset), out)
+    (out / "rows.jsonl").write_text('{"a": 1}\n')
+    with pytest.raises(AuditError, match="expected rows of an audit"):
+        audit(tiny_protocol(dataset), out)
+
+
+def test_a_broken_attack_is_flagged_and_never_the_best(
+    tmp_path: Path, dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stingy_attacker_eval.attacks.base import Attack
+
+    real = Attack.run
+
+    def breaks_paper_kd(self: Attack, *arguments: Any, **options: Any) -> TrainResult:
+        result = real(self, *arguments, **options)
+        return TrainResult(self.name != "paper_kd", result.seconds, result.last_loss)
+
+    monkeypatch.setattr(Attack, "run", breaks_paper_kd)
+    report = audit(tiny_protocol(dataset, attacks=('"paper_kd"', '"label_only"')), tmp_path / "out")
+    assert [row["attack"] for row in report["rows"] if not row["finite"]] == ["paper_kd"]
+    assert report["endpoints"][0]["best"] == "label_only"
+
+
+def test_attacks_that_need_scores_are_skipped_with_the_reason(tmp_path: Path, dataset: str) -> None:
+    oracle = FakeOracle(form="none", support=1)
+    report = audit(tiny_protocol(dataset), tmp_path / "out", stingy=oracle)
+    (skipped,) = report["skipped"]
+    assert (skipped["endpoint"], skipped["attack"]) == ("stingy", "paper_kd")
+    assert 'score form "none"' in skipped["reason"]
+    assert {row["attack"] for row in report["rows"]} == {"no_api", "label_only"}
+
+
+def test_the_baseline_is_run_once_for_all_endpoints(tmp_path: Path, dataset: str) -> None:
+    protocol = tiny_protocol(dataset, endpoints=("open", "stingy"), attacks=('"label_only"',))
+    report = audit(protocol, tmp_path / "out", open=FakeOracle(support=3), stingy=FakeOracle())
+    assert [row["endpoint"] for row in report["rows"]] == ["none", "open", "stingy"]
+
+
+def test_a_missing_oracle_or_a_wrong_endpoint_is_refused(tmp_path: Path, dataset: str) -> None:
+    with pytest.raises(AuditError, match="got none for stingy"):
+        audit(tiny_protocol(dataset), tmp_path / "out", other=FakeOracle())
+    with pytest.raises(AuditError, match="expected 10 classes from stingy as in digits, got 3"):
+        audit(
+            tiny_protocol(dataset).model_copy(update={"dataset": "digits", "budget": 1797}),
+            tmp_path / "digits",
+        )
+
+
+def test_without_a_terminal_there_are_plain_lines(tmp_path: Path, dataset: str) -> None:
+    console = Console(file=StringIO(), force_terminal=False, width=100)
+    protocol = tiny_protocol(dataset)
+    run_audit(protocol, oracles={"stingy": FakeOracle()}, out=tmp_path / "o", console=console)
+    assert isinstance(console.file, StringIO)
+    printed = console.file.getvalue()
+    assert "buying from stingy: 144 of 144" in printed
+    assert "\x1b" not in printed
+
+
+def test_rows_hold_plain_numbers(tmp_path: Path, dataset: str) -> None:
+    folder = tmp_path / "out"
+    audit(tiny_protocol(dataset), folder)
+    for line in (folder / "rows.jsonl").read_text().splitlines():
+        row = Row(**json.loads(line))
+        assert set(asdict(row)) == set(json.loads(line))
