@@ -57,7 +57,7 @@ class ModelInfo(_Wire):
     """What a server says about one model.
 
     `support` is the policy's N, `scores` its score form (log_prob, prob, logit, rank or none),
-    `decimals` its grid, `fingerprint` names policy and weights, `image_size` is [height, width]
+    `decimals` its grid, `fingerprint` names the policy, `image_size` is [height, width]
     in pixels, `max_batch` the most images in one request.
     """
 

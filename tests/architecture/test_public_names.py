@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from stingy_attacker_eval.attacks import attack_types
 from stingy_protection.registry import policy_names
 from stingy_server import Settings, errors
 from stingy_server.errors import Refusal
@@ -56,3 +57,19 @@ def test_every_promise_of_the_threat_model_has_a_test() -> None:
     assert len(promised) > 15
     for row in promised:
         assert f"test_{row}_" in tests, row
+
+
+def test_every_attack_is_documented() -> None:
+    for name in attack_types():
+        assert f"| `{name}` |" in page("audit"), name
+
+
+@pytest.mark.parametrize("name", ["audit", "bundles", "policies"])
+def test_every_python_example_that_stands_alone_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    examples = re.findall(r"```python\n(.*?)```", page(name), re.DOTALL)
+    assert examples
+    for example in examples:
+        exec(compile(example, f"docs/{name}.md", "exec"), {"__name__": "example"})  # noqa: S102

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from serving import make_bundle, make_settings, random_images
 from stingy_protection import SparseLogits, read_manifest, sanitize, verified_weights
 from stingy_server.endpoints import Endpoint, load_endpoints
