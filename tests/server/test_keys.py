@@ -12,6 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from serving import spend
 from stingy_server import KeyStore, StoreUnavailable
 
 
@@ -25,11 +26,6 @@ def used(store: KeyStore) -> int:
     (key,) = store.all()
     assert 0 <= key.used <= key.budget
     return key.used
-
-
-def spend(state: Path, key_id: str, tries: int, granted: "multiprocessing.Queue[int]") -> None:
-    with closing(KeyStore(state, lock_timeout_s=60)) as store:
-        granted.put(sum(store.reserve(key_id, 1) for _ in range(tries)))
 
 
 def test_Q1_four_processes_spend_exactly_the_budget(store: KeyStore, tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
 """How tests make bundles and talk to an application or a real server."""
 
 import io
+import multiprocessing
 import os
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -76,11 +77,8 @@ def make_settings(state: Path, *models: ModelSettings | Path, **options: Any) ->
 
 
 def make_key(state: Path, *, budget: int = 1_000_000) -> str:
-    store = KeyStore(state)
-    try:
+    with closing(KeyStore(state)) as store:
         return store.create("test", budget=budget)[1]
-    finally:
-        store.close()
 
 
 @asynccontextmanager
@@ -145,3 +143,9 @@ def png(image: Pixels, **options: Any) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG", **options)
     return buffer.getvalue()
+
+
+def spend(state: Path, key_id: str, tries: int, granted: "multiprocessing.Queue[int]") -> None:
+    """What one of many processes on one budget does; told how often it was granted an image."""
+    with closing(KeyStore(state, lock_timeout_s=60)) as store:
+        granted.put(sum(store.reserve(key_id, 1) for _ in range(tries)))
