@@ -86,7 +86,7 @@ def run_demo(out: Path, *, console: Console) -> Path:
     torch.set_num_threads(1)
     data = load_dataset("digits")
     say("training a normal teacher and its nasty twin")
-    for teacher in train_teachers(data, out=out / "bundles"):
+    for teacher in train_teachers(data, out=out / "bundles", console=console):
         say(f"{teacher.name}: {teacher.accuracy:.1f} % of the test images, {teacher.bundle}")
     port = _free_port()
     (out / "stingy.toml").write_text(_SETTINGS.format(port=port))

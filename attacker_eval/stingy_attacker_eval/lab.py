@@ -1,18 +1,28 @@
 """Teachers to steal from, made white-box: a normal one and a nasty one, packed as bundles."""
 
+import itertools
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from torch import Tensor
 from torch.nn import functional
 
 from stingy_attacker_eval.data import Dataset
 from stingy_attacker_eval.environment import default_device
 from stingy_attacker_eval.errors import EvalError
+from stingy_attacker_eval.progress import reporting
 from stingy_attacker_eval.students import FACTORY, Cnn, cnn
-from stingy_attacker_eval.train import TrainSettings, percent_equal, predict, to_device, train
+from stingy_attacker_eval.train import (
+    LossFn,
+    TrainSettings,
+    percent_equal,
+    predict,
+    to_device,
+    train,
+)
 from stingy_protection import Preprocessing, nasty_loss, write_bundle
 
 _TRAINING = TrainSettings(epochs=12, batch=64, lr=0.1, augment=1)
@@ -43,7 +53,11 @@ class Teacher:
 
 
 def train_teachers(
-    data: Dataset, *, out: Path, settings: TeacherSettings | None = None
+    data: Dataset,
+    *,
+    out: Path,
+    settings: TeacherSettings | None = None,
+    console: Console | None = None,
 ) -> tuple[Teacher, Teacher]:
     """Train a normal teacher, then its nasty twin against it, into OUT/normal and OUT/nasty.
 
@@ -55,6 +69,25 @@ def train_teachers(
     images = to_device(data.train_x, device)
     labels = torch.from_numpy(data.train_y).to(device)
     test_images = to_device(data.test_x, device)
+    epochs = itertools.count(1)
+
+    def fit(name: str, loss_fn: LossFn) -> Cnn:
+        model = _fresh(data, settings, device)
+
+        def epoch_done() -> None:
+            reporter.step(next(epochs), 2 * settings.training.epochs, f"training {name}, epochs")
+
+        result = train(
+            model,
+            images,
+            loss_fn,
+            settings=settings.training,
+            seed=settings.seed,
+            epoch_done=epoch_done,
+        )
+        if not result.finite:
+            raise EvalError(f"expected a finite loss of the {name} teacher, got another")
+        return model.eval()
 
     def finish(name: str, model: Cnn, started: float) -> Teacher:
         accuracy = percent_equal(predict(model, test_images).numpy(), data.test_y)
@@ -65,25 +98,20 @@ def train_teachers(
     def cross_entropy(logits: Tensor, rows: Tensor, _: Tensor) -> Tensor:
         return functional.cross_entropy(logits, labels[rows])
 
-    started = time.perf_counter()
-    normal = _fresh(data, settings, device)
-    train(normal, images, cross_entropy, settings=settings.training, seed=settings.seed)
-    first = finish("normal", normal, started)
-    normal.eval()  # frozen from here on
+    with reporting(console or Console()) as reporter:
+        started = time.perf_counter()
+        normal = fit("normal", cross_entropy)
+        first = finish("normal", normal, started)
 
-    def nasty(logits: Tensor, rows: Tensor, inputs: Tensor) -> Tensor:
-        with torch.no_grad():
-            normal_logits = normal(inputs).float()
-        return nasty_loss(
-            logits, labels[rows], normal_logits, omega=settings.omega, tau=settings.tau
-        )
+        def nasty(logits: Tensor, rows: Tensor, inputs: Tensor) -> Tensor:
+            with torch.no_grad():
+                normal_logits = normal(inputs).float()
+            return nasty_loss(
+                logits, labels[rows], normal_logits, omega=settings.omega, tau=settings.tau
+            )
 
-    started = time.perf_counter()
-    twin = _fresh(data, settings, device)
-    result = train(twin, images, nasty, settings=settings.training, seed=settings.seed)
-    if not result.finite:
-        raise EvalError("expected a finite nasty loss, got another: lower omega")
-    return first, finish("nasty", twin, started)
+        started = time.perf_counter()
+        return first, finish("nasty", fit("nasty", nasty), started)
 
 
 def _fresh(data: Dataset, settings: TeacherSettings, device: torch.device) -> Cnn:

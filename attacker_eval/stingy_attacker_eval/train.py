@@ -43,7 +43,13 @@ def to_device(images: NDArray[np.uint8], device: torch.device) -> Tensor:
 
 
 def train(
-    model: nn.Module, images: Tensor, loss_fn: LossFn, *, settings: TrainSettings, seed: int
+    model: nn.Module,
+    images: Tensor,
+    loss_fn: LossFn,
+    *,
+    settings: TrainSettings,
+    seed: int,
+    epoch_done: Callable[[], None] = lambda: None,
 ) -> TrainResult:
     """
     Train the model in place with SGD (nesterov) under a one-cycle schedule.
@@ -85,6 +91,7 @@ def train(
             schedule.step()
             total += loss.detach()
         loss_value = float(total) / steps
+        epoch_done()
         if not np.isfinite(loss_value):
             break
     finite = bool(np.isfinite(loss_value))

@@ -48,26 +48,31 @@ def serve(
     """Serve model bundles behind their policies."""
     from rich.console import Console
 
-    from stingy_server.app import create_app
-    from stingy_server.errors import ConfigurationError
-    from stingy_server.serve import serve as run
-    from stingy_server.settings import load_settings
-
     console = Console(stderr=True)
     models = [{"bundle": bundle, "policy": policy} for bundle in bundles or []]
-    settings, faults = load_settings(
-        config,
-        models=models or None,
-        state=state,
-        host=host,
-        port=port,
-        allow_open=allow_open,
-        strict=strict,
-    )
-    if policy is not None and not models:
-        faults.append("--policy: expected bundles on the command line to apply it to, got none")
+    with console.status("loading"):
+        from stingy_server.app import create_app
+        from stingy_server.errors import ConfigurationError
+        from stingy_server.serve import serve as run
+        from stingy_server.settings import load_settings
+
+        settings, faults = load_settings(
+            config,
+            models=models or None,
+            state=state,
+            host=host,
+            port=port,
+            allow_open=allow_open,
+            strict=strict,
+        )
+        if policy is not None and not models:
+            faults.append("--policy: expected bundles on the command line, got none")
+        try:
+            application = create_app(settings, faults=faults)
+        except ConfigurationError as error:
+            _end(error.faults)
     try:
-        run(create_app(settings, faults=faults), console=console)
+        run(application, console=console)
     except ConfigurationError as error:
         _end(error.faults)
 
