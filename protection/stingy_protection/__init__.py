@@ -28,6 +28,7 @@ from stingy_protection.policies import (
 )
 from stingy_protection.policy import Policy, Proposal, best_first
 from stingy_protection.registry import build_policy, parse_policy, policy_names, support_size
+from stingy_protection.tighten import tighten
 
 __all__ = [
     "BundleError",
@@ -58,6 +59,7 @@ __all__ = [
     "read_manifest",
     "sanitize",
     "support_size",
+    "tighten",
     "verified_weights",
     "write_bundle",
 ]

@@ -1,20 +1,15 @@
 """The one way out of the model worker. Invariant: what leaves kept every promise of its policy."""
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from stingy_protection.answers import ScoreForm, SparseLogits
+from stingy_protection.answers import SparseLogits
 from stingy_protection.errors import LogitsRejected, PolicyViolation, ProtectionError
 from stingy_protection.policy import Policy, Proposal
+from stingy_protection.telling import Floats, Ints, told
 
 ACCEPTED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-# What is small and on the CPU is numpy's: for a single row each call costs a tenth of torch's.
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-Floats32 = npt.NDArray[np.float32]
 
 
 def sanitize(policy: Policy, logits: Tensor) -> SparseLogits:
@@ -47,7 +42,7 @@ def sanitize(policy: Policy, logits: Tensor) -> SparseLogits:
         _check_entries(indices, kept, policy.num_classes)
         if policy.keeps_top1 and not np.array_equal(indices[:, 0], top1):
             raise PolicyViolation("expected the top-1 class first, got another")
-        indices, scores = _told(indices, kept, policy)
+        indices, scores = told(indices, kept, form=policy.scores, decimals=policy.decimals)
         return SparseLogits(
             indices=torch.from_numpy(indices),
             scores=None if scores is None else torch.from_numpy(scores),
@@ -131,44 +126,3 @@ def _check_entries(indices: Ints, kept: Floats, num_classes: int) -> None:
         raise PolicyViolation("expected unique indices in each row, got one twice")
     if not np.isfinite(kept).all():
         raise PolicyViolation("expected finite values, got NaN or infinity")
-
-
-def _told(indices: Ints, kept: Floats, policy: Policy) -> tuple[Ints, Floats32 | None]:
-    """The list as it leaves: scores in the policy's form and on its grid, in canonical order."""
-    if policy.scores is ScoreForm.NONE:
-        return indices, None
-    if policy.scores is ScoreForm.RANK:
-        ranks = np.arange(1, indices.shape[1] + 1, dtype=np.float32)
-        return indices, np.tile(ranks, (len(indices), 1))
-    return _listed(indices, _on_grid(_scores(kept, policy.scores), policy.decimals))
-
-
-def _scores(kept: Floats, form: ScoreForm) -> Floats:
-    """The scores `[batch, n]` before rounding; in float64, whose own rounding the grid hides."""
-    if form is ScoreForm.LOGIT:
-        return kept
-    shifted = kept - kept.max(axis=1, keepdims=True)
-    exponentials = np.exp(shifted)
-    total = exponentials.sum(axis=1, keepdims=True)
-    result: Floats = exponentials / total if form is ScoreForm.PROB else shifted - np.log(total)
-    return result
-
-
-def _on_grid(scores: Floats, decimals: int) -> Floats32:
-    """Rounded to the grid, never -0.0, never beyond what float32 reaches."""
-    steps = 10.0**decimals
-    largest = np.finfo(np.float32).max
-    rounded = np.rint(scores * steps) / steps + 0.0
-    return np.clip(rounded, -largest, largest).astype(np.float32)
-
-
-def _listed(indices: Ints, scores: Floats32) -> tuple[Ints, Floats32]:
-    """The first entry stays; the others go by falling score, then by rising index."""
-    # One sort of integers, score above index: the bits of a float32 rise with its value once the
-    # lower bits of the negative ones are flipped. Sorting by two keys takes 20 times as long.
-    bits = scores.view(np.int32)
-    falling = ~(bits ^ (bits >> 31 & 0x7FFFFFFF))
-    keys = falling.astype(np.int64) << 32 | indices
-    keys[:, 1:].sort(axis=1)
-    falling = ~(keys >> 32).astype(np.int32)
-    return keys & 0xFFFFFFFF, (falling ^ (falling >> 31 & 0x7FFFFFFF)).view(np.float32)
