@@ -48,9 +48,9 @@ class Usage(_Wire):
     """What a key has asked so far; `budget`, `used` and `remaining` count images."""
 
     key: str
-    budget: Annotated[int, Field(ge=0)]
+    budget: Annotated[int, Field(ge=0)] | None
     used: Annotated[int, Field(ge=0)]
-    remaining: Annotated[int, Field(ge=0)]
+    remaining: Annotated[int, Field(ge=0)] | None
 
 
 class ModelInfo(_Wire):

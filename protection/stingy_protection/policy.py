@@ -5,13 +5,14 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
-from typing import ClassVar
+from functools import cached_property
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
 from stingy_protection.answers import ScoreForm
-from stingy_protection.errors import PolicyConfigError
+from stingy_protection.errors import PolicyConfigError, PolicyViolation
 
 MAX_DECIMALS = 6
 
@@ -64,6 +65,11 @@ class Policy(ABC):
     def support(self) -> int:
         """N: how many classes leave at most, 1..num_classes."""
 
+    @property
+    def hides_nothing(self) -> bool:
+        """Whether every logit leaves; such a policy is served by permission only."""
+        return False
+
     @abstractmethod
     def propose(self, logits: Tensor) -> Proposal:
         """Propose what leaves for float32 logits `[batch, classes]`, each row on its own."""
@@ -84,7 +90,7 @@ class Policy(ABC):
         """The resolved options, fit for JSON."""
         return {option.name: getattr(self, option.name) for option in fields(self)}
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """12 hex digits that change with the name or any option."""
         canonical = json.dumps(
@@ -102,6 +108,24 @@ class Policy(ABC):
         else:
             told = f"{self.scores} at {self.decimals} decimals"
         return f"{self.name}: {many} {self.num_classes} classes, {told}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisyPolicy(Policy):
+    """A policy whose answer also depends on noise, which is handed in and never drawn.
+
+    The engine derives the noise from the input's pixels (`keyed_noise`), so that an input has one
+    answer: asked again, alone or in a batch, nothing averages out. A policy still sees no pixels.
+    """
+
+    @abstractmethod
+    def propose_with(self, logits: Tensor, noise: Tensor) -> Proposal:
+        """As `propose`, with standard normal noise float32 `[batch, classes]`."""
+
+    @final
+    def propose(self, logits: Tensor) -> Proposal:
+        """Without noise nothing leaves: the gate calls `propose_with`."""
+        raise PolicyViolation(f"expected noise for the policy {self.name}, got none")
 
 
 def is_integer(value: object) -> bool:
@@ -129,3 +153,19 @@ def best_first(logits: Tensor, n: int) -> tuple[Tensor, Tensor]:
         values[tied] = ordered.values[:, : values.shape[1]]
         indices[tied] = ordered.indices[:, : indices.shape[1]]
     return values[:, :n], indices[:, :n]
+
+
+def top1_first(values: Tensor, logits: Tensor, n: int) -> Proposal:
+    """The n best of disturbed values, after the undisturbed top-1.
+
+    Where another value is above the top-1's, the top-1 is lifted to it.
+
+    Args:
+        values: finite, floating `[batch, classes]`.
+        logits: what the top-1 is read from, finite, floating `[batch, classes]`.
+        n: 1..classes.
+    """
+    _, top1 = best_first(logits, 1)
+    lifted = values.scatter(1, top1, values.amax(dim=1, keepdim=True))
+    _, indices = best_first(lifted.scatter(1, top1, torch.inf), n)
+    return Proposal(indices, lifted.gather(1, indices))

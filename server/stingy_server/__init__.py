@@ -5,28 +5,36 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stingy_server.app import create_app
+    from stingy_server.budgets import Budgets
+    from stingy_server.database import Database, StoreUnavailable
     from stingy_server.errors import ConfigurationError, ServiceError
-    from stingy_server.keys import KeyStore, StoreUnavailable
-    from stingy_server.settings import ModelSettings, Settings, load_settings
+    from stingy_server.keys import Keys
+    from stingy_server.settings import ModelSettings, Settings, Tier, load_settings
 
 __all__ = [
+    "Budgets",
     "ConfigurationError",
-    "KeyStore",
+    "Database",
+    "Keys",
     "ModelSettings",
     "ServiceError",
     "Settings",
     "StoreUnavailable",
+    "Tier",
     "create_app",
     "load_settings",
 ]
 
 _HOMES = {
     "ConfigurationError": "errors",
-    "KeyStore": "keys",
+    "Budgets": "budgets",
+    "Database": "database",
+    "Keys": "keys",
     "ModelSettings": "settings",
     "ServiceError": "errors",
     "Settings": "settings",
-    "StoreUnavailable": "keys",
+    "Tier": "settings",
+    "StoreUnavailable": "database",
     "create_app": "app",
     "load_settings": "settings",
 }

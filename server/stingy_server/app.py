@@ -6,14 +6,17 @@ Follow one image: `guard` (key, body) - `routes` (decode, reserve) - `engine` (n
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from stingy_protection import Policy, ScoreForm
 from stingy_server import oip_routes, routes
+from stingy_server.budgets import Budgets, model_owner
+from stingy_server.database import Database, StoreUnavailable
 from stingy_server.endpoints import Endpoint, load_endpoints
 from stingy_server.errors import (
     BAD_REQUEST,
@@ -26,9 +29,13 @@ from stingy_server.errors import (
     error_response,
 )
 from stingy_server.guard import Guard
-from stingy_server.keys import KeyStore, StoreUnavailable
+from stingy_server.keys import Keys
+from stingy_server.ledger import Ledger
+from stingy_server.metrics import Metrics
+from stingy_server.rates import Rates
 from stingy_server.service import Service
 from stingy_server.settings import Settings
+from stingy_server.visit import Visit
 
 log = logging.getLogger("stingy")
 
@@ -48,20 +55,40 @@ def create_app(settings: Settings, *, faults: list[str] | None = None) -> FastAP
     """
     found = [*(faults or [])]
     endpoints = load_endpoints(settings, found)
-    keys = _open_keys(settings, found)
-    service = Service(settings=settings, keys=keys, endpoints=endpoints)
+    rates = _rates(settings, found)
+    database = _database(settings, found)
+    budgets = Budgets(database)
+    for endpoint in endpoints.values():
+        if endpoint.limited:
+            owner = model_owner(endpoint.name)
+            budgets.set(owner, total=endpoint.budget, day_total=endpoint.budget_per_day)
+    service = Service(
+        settings=settings,
+        database=database,
+        keys=Keys(database),
+        budgets=budgets,
+        ledger=Ledger(database),
+        rates=rates,
+        metrics=Metrics(),
+        endpoints=endpoints,
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.note("start")
         yield
         service.draining = True
         for endpoint in endpoints.values():
             await endpoint.engine.close()
-        keys.close()
+        try:
+            service.note("stop")
+        except StoreUnavailable as error:
+            log.error("%s", error)
+        database.close()
 
     app = FastAPI(title="Stingy", lifespan=lifespan, openapi_url=None, docs_url=None)
     app.state.service = service
-    app.add_middleware(Guard, keys=keys, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(Guard, service=service)
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(Exception, _on_exception)
@@ -70,25 +97,57 @@ def create_app(settings: Settings, *, faults: list[str] | None = None) -> FastAP
     return app
 
 
-def _open_keys(settings: Settings, faults: list[str]) -> KeyStore:
-    """The store of keys, the last thing opened: a configuration with faults leaves none open."""
+def _rates(settings: Settings, faults: list[str]) -> Rates:
+    if settings.workers > 1 and settings.rate_store.startswith("memory:"):
+        faults.append(
+            "rate_store: expected a store that several workers share, such as redis://..., "
+            "got the memory of each"
+        )
     try:
-        keys = KeyStore(settings.state)
+        return Rates(settings.rate_store)
+    except ConfigurationError as error:
+        faults += error.faults
+        return Rates("memory://")
+
+
+def _database(settings: Settings, faults: list[str]) -> Database:
+    """The state, the last thing opened: a configuration with faults leaves no new folder behind."""
+    if faults and not settings.state.exists():
+        raise ConfigurationError(faults)
+    try:
+        database = Database(settings.state)
     except StoreUnavailable as error:
         raise ConfigurationError([*faults, str(error)]) from None
     if faults:
-        keys.close()
+        database.close()
         raise ConfigurationError(faults)
-    return keys
+    return database
 
 
-def summary(endpoints: Mapping[str, Endpoint]) -> list[str]:
-    """One line an endpoint: what it lets out."""
-    return [
-        f"{endpoint.name} {endpoint.manifest.version}: {endpoint.policy.describe()} "
-        f"[{endpoint.policy.fingerprint}]"
-        for endpoint in endpoints.values()
-    ]
+def summary(service: Service) -> list[str]:
+    """One line an endpoint: what it lets out; and a warning where two endpoints let out more."""
+    lines = []
+    by_weights: dict[str, list[Endpoint]] = {}
+    for endpoint in service.endpoints.values():
+        policy, manifest = endpoint.policy, endpoint.manifest
+        lines.append(
+            f"{endpoint.name} {manifest.version}: {policy.describe()} [{policy.fingerprint}]"
+        )
+        by_weights.setdefault(manifest.sha256, []).append(endpoint)
+    for endpoints in by_weights.values():
+        if len({endpoint.policy for endpoint in endpoints}) > 1:
+            loosest = max(endpoints, key=lambda endpoint: _looseness(endpoint.policy))
+            names = ", ".join(endpoint.name for endpoint in endpoints)
+            lines.append(
+                f"warning: {names} serve the same weights: together they are at least as open as "
+                f"{loosest.name}"
+            )
+    return lines
+
+
+def _looseness(policy: Policy) -> tuple[bool, bool, int, int]:
+    scored = policy.scores not in (ScoreForm.RANK, ScoreForm.NONE)
+    return policy.hides_nothing, scored, policy.support, policy.decimals
 
 
 async def _on_service_error(request: Request, error: Exception) -> Response:
@@ -108,4 +167,6 @@ async def _on_exception(request: Request, error: Exception) -> Response:
 
 
 def _refusal(request: Request, refusal: Refusal) -> Response:
-    return error_response(refusal, request.scope["state"]["request_id"])
+    visit: Visit = request.scope["state"]["visit"]
+    visit.event = refusal.code
+    return error_response(refusal, visit.request_id)

@@ -1,27 +1,33 @@
-"""The server's part of the `stingy` command: `serve` and `keys`.
+"""The server's part of the `stingy` command: `serve`, `keys` and `ledger`.
 
 Heavy imports wait until a command runs, so that `stingy --help` stays fast.
 """
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 if TYPE_CHECKING:
-    from stingy_server.keys import KeyStore
+    from stingy_server.database import Database
+    from stingy_server.keys import Key
+    from stingy_server.ledger import Ledger
+    from stingy_server.settings import Settings
 
 app = typer.Typer()
 keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
 app.add_typer(keys, name="keys")
+ledger = typer.Typer(no_args_is_help=True, help="Read the record of who asked how much.")
+app.add_typer(ledger, name="ledger")
 
 State = Annotated[
     Path | None, typer.Option(help="The state folder; default: as in the settings, .stingy.")
 ]
 Config = Annotated[Path | None, typer.Option(help="Settings file; default: stingy.toml, if any.")]
+KeyId = Annotated[str, typer.Argument(metavar="ID", help="As `stingy keys list` shows it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -44,6 +50,10 @@ def serve(
     strict: Annotated[
         bool | None, typer.Option("--strict", help="One padded batch shape for every answer.")
     ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; default: 1.")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Where Prometheus may ask; default: nowhere.")
+    ] = None,
 ) -> None:
     """Serve model bundles behind their policies."""
     from rich.console import Console
@@ -51,28 +61,24 @@ def serve(
     console = Console(stderr=True)
     models = [{"bundle": bundle, "policy": policy} for bundle in bundles or []]
     with console.status("loading"):
-        from stingy_server.app import create_app
         from stingy_server.errors import ConfigurationError
         from stingy_server.serve import serve as run
         from stingy_server.settings import load_settings
-
-        settings, faults = load_settings(
-            config,
-            models=models or None,
-            state=state,
-            host=host,
-            port=port,
-            allow_open=allow_open,
-            strict=strict,
-        )
-        if policy is not None and not models:
-            faults.append("--policy: expected bundles on the command line, got none")
-        try:
-            application = create_app(settings, faults=faults)
-        except ConfigurationError as error:
-            _end(error.faults)
+    settings, faults = load_settings(
+        config,
+        models=models or None,
+        state=state,
+        host=host,
+        port=port,
+        workers=workers,
+        metrics_port=metrics_port,
+        allow_open=allow_open,
+        strict=strict,
+    )
+    if policy is not None and not models:
+        faults.append("--policy: expected bundles on the command line, got none")
     try:
-        run(application, console=console)
+        run(settings, faults, console=console)
     except ConfigurationError as error:
         _end(error.faults)
 
@@ -80,18 +86,45 @@ def serve(
 @keys.command()
 def create(
     name: Annotated[str, typer.Argument(help="Whom the key is for.")],
-    budget: Annotated[int, typer.Option(min=1, max=2**62, help="Images it may ask.")],
+    budget: Annotated[
+        int | None, typer.Option(min=1, max=2**62, help="Images it may ask; default: no limit.")
+    ] = None,
+    per_day: Annotated[
+        int | None, typer.Option(min=1, max=2**62, help="Images it may ask in a day of UTC.")
+    ] = None,
+    tier: Annotated[str, typer.Option(help="What it may see; a tier of the settings.")] = "full",
+    rate: Annotated[str | None, typer.Option(help="Images a time, as 600/minute.")] = None,
+    days: Annotated[int | None, typer.Option(min=1, help="Days until it expires.")] = None,
     config: Config = None,
     state: State = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a key. It is shown now and never again."""
-    with _store(config, state) as store:
-        key, text = store.create(name, budget=budget)
+    from datetime import UTC, datetime, timedelta
+
+    with _opened(config, state, create=True) as (settings, database):
+        from stingy_server.keys import Keys
+        from stingy_server.settings import FULL_TIER
+
+        known = [FULL_TIER, *settings.tiers]
+        if tier not in known:
+            _end([f"expected a tier out of {', '.join(known)}, got {tier}"])
+        try:
+            key, text = Keys(database).create(
+                name,
+                budget=budget,
+                per_day=per_day,
+                tier=tier,
+                rate=rate,
+                expires=None if days is None else datetime.now(UTC) + timedelta(days=days),
+            )
+        except ValueError as error:
+            _end([str(error)])
     if as_json:
         typer.echo(json.dumps({"id": key.id, "key": text}))
     else:
-        typer.echo(f"{text}\n{key.budget} images for {key.name}; this key is not shown again.")
+        typer.echo(text)
+        typer.echo(f"This is the key of {name}, id {key.id}. It is not shown again.", err=True)
 
 
 @keys.command("list")
@@ -99,48 +132,178 @@ def list_keys(config: Config = None, state: State = None, as_json: AsJson = Fals
     """Show the keys with what they have used."""
     from dataclasses import asdict
 
-    from rich.console import Console
-    from rich.table import Table
+    with _opened(config, state) as (_, database):
+        from stingy_server.keys import Keys
 
-    with _store(config, state) as store:
-        found = store.all()
+        found = Keys(database).all()
     if as_json:
-        typer.echo(json.dumps([asdict(key) for key in found]))
+        shown = [
+            {**asdict(key), "budget": budget.total, "used": budget.used} for key, budget in found
+        ]
+        typer.echo(json.dumps(shown))
         return
-    table = Table("id", "name", "used", "budget", "created", "revoked")
-    for key in found:
-        table.add_row(
-            key.id, key.name, str(key.used), str(key.budget), key.created, key.revoked or ""
-        )
-    Console().print(table)
+    _table(
+        ("id", "name", "tier", "used", "budget", "created", "state"),
+        (
+            (
+                key.id,
+                key.name,
+                key.tier,
+                str(budget.used),
+                "no limit" if budget.total is None else str(budget.total),
+                key.created[:10],
+                _standing(key),
+            )
+            for key, budget in found
+        ),
+    )
 
 
 @keys.command()
-def revoke(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="As `stingy keys list` shows it.")],
+def usage(
+    key_id: KeyId,
     config: Config = None,
     state: State = None,
+    as_json: AsJson = False,
 ) -> None:
+    """Show what one key has used of its budgets."""
+    with _opened(config, state) as (_, database):
+        from stingy_server.budgets import today
+        from stingy_server.keys import Keys
+
+        found = {key.id: budget for key, budget in Keys(database).all()}
+    if key_id not in found:
+        _end([f"expected the id of a key, got {key_id}; see: stingy keys list"])
+    budget = found[key_id]
+    told = {
+        "id": key_id,
+        "used": budget.used,
+        "budget": budget.total,
+        "used_today": budget.day_used if budget.day >= today() else 0,
+        "per_day": budget.day_total,
+        "remaining": budget.remaining(today()),
+    }
+    if as_json:
+        typer.echo(json.dumps(told))
+    else:
+        _table(tuple(told), [tuple("" if v is None else str(v) for v in told.values())])
+
+
+@keys.command()
+def revoke(key_id: KeyId, config: Config = None, state: State = None) -> None:
     """Make a key invalid at once, in every running server."""
-    with _store(config, state) as store:
-        revoked = store.revoke(key_id)
+    with _opened(config, state) as (_, database):
+        from stingy_server.keys import Keys
+
+        revoked = Keys(database).revoke(key_id)
     if not revoked:
         _end([f"expected the id of a valid key, got {key_id}; see: stingy keys list"])
     typer.echo(f"{key_id} is revoked.")
 
 
+@keys.command()
+def rotate(
+    key_id: KeyId, config: Config = None, state: State = None, as_json: AsJson = False
+) -> None:
+    """Give a key a new text; the old one is invalid at once, budgets and tier stay."""
+    with _opened(config, state) as (_, database):
+        from stingy_server.keys import Keys
+
+        text = Keys(database).rotate(key_id)
+    if text is None:
+        _end([f"expected the id of a valid key, got {key_id}; see: stingy keys list"])
+    if as_json:
+        typer.echo(json.dumps({"id": key_id, "key": text}))
+    else:
+        typer.echo(text)
+        typer.echo(f"This is the new key of id {key_id}. It is not shown again.", err=True)
+
+
+@ledger.command()
+def tail(
+    count: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many.")] = 10,
+    config: Config = None,
+    state: State = None,
+) -> None:
+    """Show the latest entries, one JSON object a line."""
+    with _opened(config, state) as (_, database):
+        from stingy_server.ledger import Ledger
+
+        book = Ledger(database)
+        for line in _json_lines(book, after=book.last(count)):
+            typer.echo(line)
+
+
+@ledger.command()
+def export(
+    form: Annotated[str, typer.Option("--format", help="jsonl or csv.")] = "jsonl",
+    after: Annotated[int, typer.Option(min=0, help="Only entries beyond this number.")] = 0,
+    config: Config = None,
+    state: State = None,
+) -> None:
+    """Print all entries, as JSON lines or CSV."""
+    import csv
+    import sys
+    from dataclasses import astuple, fields
+
+    if form not in ("jsonl", "csv"):
+        _end([f"expected the format jsonl or csv, got {form}"])
+    with _opened(config, state) as (_, database):
+        from stingy_server.ledger import Entry, Ledger
+
+        book = Ledger(database)
+        if form == "jsonl":
+            for line in _json_lines(book, after=after):
+                typer.echo(line)
+            return
+        rows = csv.writer(sys.stdout)
+        rows.writerow(["seq", *(field.name for field in fields(Entry))])
+        rows.writerows([seq, *astuple(entry)] for seq, entry in book.entries(after=after))
+
+
+def _json_lines(book: "Ledger", *, after: int) -> Iterator[str]:
+    from dataclasses import asdict
+
+    for seq, entry in book.entries(after=after):
+        yield json.dumps({"seq": seq, **asdict(entry)})
+
+
+def _standing(key: "Key") -> str:
+    from datetime import UTC, datetime
+
+    if key.revoked is not None:
+        return f"revoked {key.revoked[:10]}"
+    if key.expires is not None:
+        past = key.expires <= datetime.now(UTC).isoformat()
+        return f"{'expired' if past else 'expires'} {key.expires[:10]}"
+    return "valid"
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)
+
+
 @contextlib.contextmanager
-def _store(config: Path | None, state: Path | None) -> Iterator["KeyStore"]:
-    """The key store of these settings; what keeps it from working ends the command."""
-    from stingy_server.keys import KeyStore, StoreUnavailable
+def _opened(
+    config: Path | None, state: Path | None, *, create: bool = False
+) -> Iterator[tuple["Settings", "Database"]]:
+    """The settings and the state they name; what keeps them from working ends the command."""
+    from stingy_server.database import Database, StoreUnavailable
     from stingy_server.settings import load_settings
 
     settings, faults = load_settings(config, state=state)
     if faults:
         _end(faults)
     try:
-        with contextlib.closing(KeyStore(settings.state)) as store:
-            yield store
+        with contextlib.closing(Database(settings.state, create=create)) as database:
+            yield settings, database
     except StoreUnavailable as error:
         _end([str(error)])
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from stingy_protection import (
     BundleError,
     BundleManifest,
-    Open,
     Policy,
     PolicyConfigError,
     ProtectionError,
@@ -33,12 +32,22 @@ DOWNLOADS = frozenset({"weights", "weights_backbone", "pretrained", "checkpoint_
 
 @dataclass(frozen=True, eq=False)
 class Endpoint:
-    """One model in service: what it is called, what it may let out, and what answers."""
+    """One model in service: what it is called, what it may let out, and what answers.
+
+    `budget` and `budget_per_day` are of all keys together, in images.
+    """
 
     name: str
     manifest: BundleManifest
     policy: Policy
     engine: Engine
+    budget: int | None = None
+    budget_per_day: int | None = None
+
+    @property
+    def limited(self) -> bool:
+        """Whether all keys together have a budget here."""
+        return self.budget is not None or self.budget_per_day is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +58,7 @@ class _Checked:
     manifest: BundleManifest
     policy: Policy
     weights: dict[str, Tensor]
+    settings: ModelSettings
 
 
 def load_endpoints(settings: Settings, faults: list[str]) -> dict[str, Endpoint]:
@@ -58,7 +68,7 @@ def load_endpoints(settings: Settings, faults: list[str]) -> dict[str, Endpoint]
         faults: what is already known to be wrong with the configuration; all that is wrong with
             the models is added.
     """
-    if not settings.models and not any(fault.startswith("models") for fault in faults):
+    if not settings.models and not faults:
         faults.append("models: expected at least one bundle to serve, got none")
     checked = [
         found for model in settings.models if (found := _check(model, settings, faults)) is not None
@@ -90,9 +100,10 @@ def _check(model: ModelSettings, settings: Settings, faults: list[str]) -> _Chec
     except PolicyConfigError as error:
         faults += [f"{name}: {fault}" for fault in error.faults]
     else:
-        if isinstance(policy, Open) and not settings.allow_open:
+        if policy.hides_nothing and not settings.allow_open:
             faults.append(
-                f"{name}: the policy open lets all logits out; set allow_open = true to serve it"
+                f"{name}: the policy {policy.describe()} hides nothing; "
+                "set allow_open = true to serve it"
             )
     module = manifest.factory.partition(":")[0]
     if not any(f"{module}.".startswith(f"{home}.") for home in settings.trusted_factories):
@@ -106,7 +117,7 @@ def _check(model: ModelSettings, settings: Settings, faults: list[str]) -> _Chec
         weights = verified_weights(model.bundle, manifest)
     except BundleError as error:
         faults += [f"{name}: {fault}" for fault in error.faults]
-    return None if len(faults) > before else _Checked(name, manifest, policy, weights)
+    return None if len(faults) > before else _Checked(name, manifest, policy, weights, model)
 
 
 def _network(model: _Checked, faults: list[str]) -> nn.Module | None:
@@ -146,4 +157,11 @@ def _endpoint(
         engine.answer(np.zeros((1, *model.manifest.preprocessing.size, 3), np.uint8))
     except (ProtectionError, RuntimeError) as error:
         faults.append(f"{model.name}: a trial image could not be answered: {error}")
-    return Endpoint(model.name, model.manifest, model.policy, engine)
+    return Endpoint(
+        model.name,
+        model.manifest,
+        model.policy,
+        engine,
+        budget=model.settings.budget,
+        budget_per_day=model.settings.budget_per_day,
+    )

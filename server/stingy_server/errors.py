@@ -4,7 +4,7 @@ ServiceError(code, status, message)   raised anywhere on the way of a request
 ConfigurationError(faults)            raised before listening, lists every fault
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 from starlette.responses import Response
@@ -14,7 +14,10 @@ JSON = "application/json"
 
 @dataclass(frozen=True)
 class Refusal:
-    """One row of the table of errors: what a client may be told, and nothing else."""
+    """One row of the table of errors: what a client may be told, and nothing else.
+
+    `retry_after` is in seconds.
+    """
 
     code: str
     status: int
@@ -37,9 +40,9 @@ IMAGE_TOO_LARGE = Refusal("too_large", 413, "The image has more pixels than this
 BAD_TENSOR = Refusal(
     "bad_tensor", 422, "The input tensor does not have the declared type, shape or range."
 )
-BUDGET_EXHAUSTED = Refusal(
-    "budget_exhausted", 429, "The query budget of this key does not cover this request."
-)
+TIMED_OUT = Refusal("timed_out", 408, "The request took too long to arrive.")
+BUDGET_EXHAUSTED = Refusal("budget_exhausted", 429, "The query budget does not cover this request.")
+RATE_LIMITED = Refusal("rate_limited", 429, "This key asks faster than it may.")
 REFUSED = Refusal("refused", 500, "The answer was withheld because it failed a safety check.")
 INTERNAL = Refusal("internal", 500, "The request could not be answered.")
 OVERLOADED = Refusal("overloaded", 503, "The server is busy; try again shortly.", retry_after=1)
@@ -56,9 +59,9 @@ class ServiceError(Exception):
     Raise it `from None`: what caused it stays inside.
     """
 
-    def __init__(self, refusal: Refusal) -> None:
+    def __init__(self, refusal: Refusal, *, retry_after: int | None = None) -> None:
         super().__init__(refusal.code)
-        self.refusal = refusal
+        self.refusal = refusal if retry_after is None else replace(refusal, retry_after=retry_after)
 
 
 class ConfigurationError(Exception):
@@ -73,6 +76,6 @@ def error_response(refusal: Refusal, request_id: str) -> Response:
     """The one body form of every error."""
     body = {"code": refusal.code, "message": refusal.message, "request_id": request_id}
     headers = {} if refusal.retry_after is None else {"Retry-After": str(refusal.retry_after)}
-    if refusal is UNAUTHENTICATED:
+    if refusal.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return Response(orjson.dumps({"error": body}), refusal.status, headers, media_type=JSON)

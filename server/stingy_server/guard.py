@@ -1,24 +1,32 @@
-"""The one layer in front of every route: a key, a bounded body, and plain headers.
+"""The one layer around every route: a key in, a bounded request in, a record before any byte out.
 
 Denies by default: whatever path is asked, known or not, only the two probes need no key.
 """
 
+import asyncio
 import logging
 import secrets
+import time
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from stingy_server.database import StoreUnavailable
 from stingy_server.errors import (
     BAD_REQUEST,
+    OVERLOADED,
     STORE_UNAVAILABLE,
+    TIMED_OUT,
     TOO_LARGE,
     UNAUTHENTICATED,
     UNSUPPORTED_ENCODING,
+    Refusal,
     ServiceError,
     error_response,
 )
-from stingy_server.keys import Key, KeyStore, StoreUnavailable
+from stingy_server.keys import Key
+from stingy_server.service import Service
+from stingy_server.visit import Visit
 
 log = logging.getLogger("stingy")
 
@@ -27,46 +35,44 @@ MAX_KEY_LENGTH = 256
 
 
 class Guard:
-    """ASGI middleware. What passes has `scope["state"]["key"]`, the caller's `Key`."""
+    """ASGI middleware. What passes has `scope["state"]["visit"]`, with the caller's key."""
 
-    def __init__(self, app: ASGIApp, *, keys: KeyStore, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, service: Service) -> None:
         self._app = app
-        self._keys = keys
-        self._max_body_bytes = max_body_bytes
+        self._service = service
+        self._settings = service.settings
+        self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = secrets.token_hex(8)
-        state = scope.setdefault("state", {})
-        state["request_id"] = request_id
-
-        async def send_marked(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-Id"] = request_id
-                headers["X-Content-Type-Options"] = "nosniff"
-                headers["Cache-Control"] = "no-store"
-            await send(message)
-
-        headers = Headers(scope=scope)
+        visit = Visit(secrets.token_hex(8), time.perf_counter())
+        scope.setdefault("state", {})["visit"] = visit
+        recorded = _Recorded(self._service, visit, scope, send)
+        probe = scope["path"] in PROBES
+        self._in_flight += 1
+        self._service.metrics.in_flight.inc()
         try:
-            if scope["path"] not in PROBES:
-                state["key"] = self._authenticate(headers)
-            self._check_body(headers)
-        except ServiceError as error:
-            await error_response(error.refusal, request_id)(scope, receive, send_marked)
-            return
-        await self._app(scope, self._bounded(receive), send_marked)
+            try:
+                if not probe:
+                    visit.key = self._authenticate(scope)
+                self._check(scope)
+            except ServiceError as error:
+                await recorded.refuse(error.refusal)
+                return
+            await self._app(scope, self._bounded(receive, visit), recorded.send)
+        finally:
+            self._in_flight -= 1
+            self._service.metrics.in_flight.dec()
 
-    def _authenticate(self, headers: Headers) -> Key:
-        given = headers.getlist("authorization")
+    def _authenticate(self, scope: Scope) -> Key:
+        given = Headers(scope=scope).getlist("authorization")
         scheme, _, text = given[0].partition(" ") if len(given) == 1 else ("", "", "")
         if scheme.lower() != "bearer" or not 0 < len(text) <= MAX_KEY_LENGTH:
             raise ServiceError(UNAUTHENTICATED)
         try:
-            key = self._keys.authenticate(text)
+            key = self._service.keys.authenticate(text)
         except StoreUnavailable as error:
             log.error("%s", error)
             raise ServiceError(STORE_UNAVAILABLE) from None
@@ -74,26 +80,91 @@ class Guard:
             raise ServiceError(UNAUTHENTICATED)
         return key
 
-    def _check_body(self, headers: Headers) -> None:
+    def _check(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        if self._in_flight > self._settings.max_concurrency:
+            raise ServiceError(OVERLOADED)
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise ServiceError(UNSUPPORTED_ENCODING)
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()):
             raise ServiceError(BAD_REQUEST)
-        if len(length) > 18 or int(length) > self._max_body_bytes:
+        if len(length) > 18 or int(length) > self._settings.max_body_bytes:
             raise ServiceError(TOO_LARGE)
 
-    def _bounded(self, receive: Receive) -> Receive:
-        """The body as it really comes, whatever its Content-Length said."""
-        left = self._max_body_bytes
+    def _bounded(self, receive: Receive, visit: Visit) -> Receive:
+        """The body as it really comes: no larger and no slower than allowed, whatever it claims."""
+        left = self._settings.max_body_bytes
+        until = asyncio.get_running_loop().time() + self._settings.body_timeout_s
+        whole = False
 
         async def bounded() -> Message:
-            nonlocal left
-            message = await receive()
+            nonlocal left, whole
+            if whole:  # what comes after the body is the end of the connection: no hurry there
+                return await receive()
+            try:
+                async with asyncio.timeout_at(until):
+                    message = await receive()
+            except TimeoutError:
+                raise ServiceError(TIMED_OUT) from None
             if message["type"] == "http.request":
                 left -= len(message.get("body", b""))
+                whole = not message.get("more_body", False)
                 if left < 0:
                     raise ServiceError(TOO_LARGE)
             return message
 
         return bounded
+
+
+class _Recorded:
+    """The way out: the ledger has the request before its first byte leaves, or none leaves."""
+
+    def __init__(self, service: Service, visit: Visit, scope: Scope, send: Send) -> None:
+        self._service = service
+        self._visit = visit
+        self._scope = scope
+        self._send = send
+        self._withheld = False
+
+    async def refuse(self, refusal: Refusal) -> None:
+        """Answer with a refusal instead of asking the application."""
+        self._visit.event = refusal.code
+        response = error_response(refusal, self._visit.request_id)
+        await response(self._scope, _nothing, self.send)
+
+    async def send(self, message: Message) -> None:
+        if message["type"] != "http.response.start":
+            if not self._withheld:
+                await self._send(message)
+            return
+        try:
+            self._record(message["status"])
+        except StoreUnavailable as error:
+            log.error("%s", error)
+            self._withheld = True
+            response = error_response(STORE_UNAVAILABLE, self._visit.request_id)
+            await response(self._scope, _nothing, self._plain)
+        else:
+            await self._plain(message)
+
+    def _record(self, status: int) -> None:
+        visit = self._visit
+        self._service.metrics.count(visit, seconds=time.perf_counter() - visit.started)
+        # Only who has a key can make the ledger grow; metadata is no query.
+        if visit.key is not None and self._scope["method"] == "POST":
+            self._service.ledger.append(visit.entry(status))
+
+    async def _plain(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-Id"] = self._visit.request_id
+            headers["X-Content-Type-Options"] = "nosniff"
+            headers["Cache-Control"] = "no-store"
+            for name, value in self._visit.headers.items():
+                headers[name] = value
+        await self._send(message)
+
+
+async def _nothing() -> Message:
+    return {"type": "http.disconnect"}

@@ -1,165 +1,132 @@
-"""API keys and their query budgets, in one SQLite file that any number of processes may share.
+"""API keys. A key is shown once and stored nowhere: the database has its keyed digest.
 
-A key is shown once and stored nowhere: the file holds its HMAC-SHA-256 digest under a pepper.
-`0 <= used <= budget` holds always, because one conditional UPDATE both checks and charges.
+Whether a key is valid is read from the database at every request, so revocation holds at once.
 """
 
-import contextlib
 import hmac
-import os
 import secrets
-import sqlite3
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
-KEY_PREFIX = "stingy"
-MAX_BUDGET = 2**62
+from stingy_server.budgets import Budget, Budgets, key_owner
+from stingy_server.database import Database
+from stingy_server.rates import parse_rate
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS keys (
-    id      TEXT PRIMARY KEY,
-    name    TEXT NOT NULL,
-    digest  BLOB NOT NULL UNIQUE,
-    budget  INTEGER NOT NULL,
-    used    INTEGER NOT NULL DEFAULT 0 CHECK (used BETWEEN 0 AND budget),
-    created TEXT NOT NULL,
-    revoked TEXT
-) STRICT
-"""
-
-
-class StoreUnavailable(Exception):
-    """The store of keys cannot be read or written; whoever asks must refuse."""
+PREFIX = "stingy"
+MAX_NAME_LENGTH = 64
+SELECT = "SELECT id, name, tier, rate, created, expires, revoked FROM keys"
 
 
 @dataclass(frozen=True)
 class Key:
-    """What is known of a key, the secret itself excepted. `budget` and `used` count images."""
+    """What is known of a key, the secret itself excepted.
+
+    `tier` names what it may see at most, `rate` is as "600/minute" in images, times are in UTC.
+    """
 
     id: str
     name: str
-    budget: int
-    used: int
+    tier: str
+    rate: str | None
     created: str
+    expires: str | None
     revoked: str | None
 
 
-class KeyStore:
-    """The keys under one state folder.
+class Keys:
+    """The keys in a database.
 
     Raises:
-        StoreUnavailable: from every method, when the file is missing, locked, full or broken.
+        StoreUnavailable: from every method.
     """
 
-    def __init__(self, state: Path, *, lock_timeout_s: float = 2.0) -> None:
-        try:
-            state.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._pepper = _pepper(state / "pepper")
-            # Autocommit: each statement below is one transaction of its own.
-            self._database = sqlite3.connect(
-                state / "keys.sqlite3", timeout=lock_timeout_s, isolation_level=None
-            )
-        except (OSError, sqlite3.Error) as error:
-            raise StoreUnavailable(
-                f"expected a writable state folder at {state}, got {type(error).__name__}"
-            ) from None
-        try:
-            with _refusing():
-                self._database.execute("PRAGMA journal_mode = WAL")
-                self._database.execute("PRAGMA synchronous = NORMAL")
-                self._database.execute(SCHEMA)
-        except StoreUnavailable:
-            self.close()
-            raise
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._budgets = Budgets(database)
 
-    def close(self) -> None:
-        self._database.close()
+    def create(
+        self,
+        name: str,
+        *,
+        budget: int | None,
+        per_day: int | None = None,
+        tier: str = "full",
+        rate: str | None = None,
+        expires: datetime | None = None,
+    ) -> tuple[Key, str]:
+        """A new key, and its text, which is told here and never again.
 
-    def create(self, name: str, *, budget: int) -> tuple[Key, str]:
-        """A new key, and its text, which is told here and never again."""
-        key_id, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
-        text = f"{KEY_PREFIX}_{key_id}_{secret}"
-        key = Key(key_id, name, budget, 0, _now(), None)
-        with _refusing():
+        Args:
+            budget: images it may ask in all; None is no limit.
+            per_day: images it may ask in a day of UTC.
+
+        Raises:
+            ValueError: the name or the rate cannot be used.
+        """
+        if not name.isprintable() or not 0 < len(name.strip()) <= MAX_NAME_LENGTH:
+            raise ValueError(f"expected a name of 1..{MAX_NAME_LENGTH} printable characters")
+        if rate is not None:
+            parse_rate(rate)
+        key_id, text = _new_text()
+        until = None if expires is None else _stamp(expires)
+        key = Key(key_id, name, tier, rate, _stamp(_now()), until, None)
+        with self._database.transaction():
             self._database.execute(
-                "INSERT INTO keys (id, name, digest, budget, created) VALUES (?, ?, ?, ?, ?)",
-                (key.id, key.name, self._digest(text), key.budget, key.created),
+                "INSERT INTO keys (id, name, tier, rate, digest, created, expires) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (key.id, name, tier, rate, self._digest(text), key.created, key.expires),
             )
+            self._budgets.set(key_owner(key.id), total=budget, day_total=per_day)
         return key, text
 
-    def all(self) -> list[Key]:
-        """Every key, oldest first, revoked ones too."""
-        with _refusing():
-            rows = self._database.execute(f"{SELECT} ORDER BY created, id").fetchall()
-        return [Key(*row) for row in rows]
-
-    def authenticate(self, text: str) -> Key | None:
-        """The valid key of this text, or None. Looked up by digest: no secret is compared."""
-        with _refusing():
-            row = self._database.execute(
-                f"{SELECT} WHERE digest = ? AND revoked IS NULL", (self._digest(text),)
-            ).fetchone()
-        return None if row is None else Key(*row)
-
-    def reserve(self, key_id: str, images: int) -> bool:
-        """Charge `images` to a key, all or nothing, before they are answered."""
-        with _refusing():
-            charged = self._database.execute(
-                "UPDATE keys SET used = used + ? "
-                "WHERE id = ? AND revoked IS NULL AND used + ? <= budget",
-                (images, key_id, images),
-            )
-        return charged.rowcount == 1
-
-    def refund(self, key_id: str, images: int) -> None:
-        """Give back what was reserved for images that were not answered."""
-        with _refusing():
-            self._database.execute(
-                "UPDATE keys SET used = used - ? WHERE id = ? AND used >= ?",
-                (images, key_id, images),
-            )
+    def rotate(self, key_id: str) -> str | None:
+        """A new text for a valid key, whose old one ends here; None where there is none."""
+        _, text = _new_text(key_id)
+        changed = self._database.execute(
+            "UPDATE keys SET digest = ? WHERE id = ? AND revoked IS NULL",
+            (self._digest(text), key_id),
+        )
+        return text if changed.rowcount == 1 else None
 
     def revoke(self, key_id: str) -> bool:
         """Make a key invalid from now on; False where there is no such valid key."""
-        with _refusing():
-            changed = self._database.execute(
-                "UPDATE keys SET revoked = ? WHERE id = ? AND revoked IS NULL", (_now(), key_id)
-            )
+        changed = self._database.execute(
+            "UPDATE keys SET revoked = ? WHERE id = ? AND revoked IS NULL",
+            (_stamp(_now()), key_id),
+        )
         return changed.rowcount == 1
 
+    def all(self) -> list[tuple[Key, Budget]]:
+        """Every key with its budget, oldest first, revoked ones too."""
+        rows = self._database.execute(f"{SELECT} ORDER BY created, id").fetchall()
+        return [(key, self.budget(key)) for key in (Key(*row) for row in rows)]
+
+    def budget(self, key: Key) -> Budget:
+        budget = self._budgets.get(key_owner(key.id))
+        # A key without a budget was never made whole: it may ask nothing.
+        return budget or Budget(total=0, used=0, day_total=None, day=0, day_used=0)
+
+    def authenticate(self, text: str) -> Key | None:
+        """The valid key of this text, or None. Looked up by digest: no secret is compared."""
+        row = self._database.execute(
+            f"{SELECT} WHERE digest = ? AND revoked IS NULL AND (expires IS NULL OR expires > ?)",
+            (self._digest(text), _stamp(_now())),
+        ).fetchone()
+        return None if row is None else Key(*row)
+
     def _digest(self, text: str) -> bytes:
-        return hmac.digest(self._pepper, text.encode("utf-8", "surrogateescape"), "sha256")
+        return hmac.digest(self._database.pepper, text.encode("utf-8", "surrogateescape"), "sha256")
 
 
-SELECT = "SELECT id, name, budget, used, created, revoked FROM keys"
+def _new_text(key_id: str | None = None) -> tuple[str, str]:
+    key_id = key_id or secrets.token_hex(4)
+    return key_id, f"{PREFIX}_{key_id}_{secrets.token_urlsafe(32)}"
 
 
-@contextlib.contextmanager
-def _refusing() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise StoreUnavailable(f"the store of keys failed: {type(error).__name__}") from None
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
-def _pepper(path: Path) -> bytes:
-    """The secret that digests are made under, created at the first use."""
-    with contextlib.suppress(FileNotFoundError):
-        return path.read_bytes()
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(32))
-        # A link is made whole or not at all, so two first starts agree on one pepper.
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, path)
-    finally:
-        draft.unlink()
-    return path.read_bytes()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds")
+def _stamp(moment: datetime) -> str:
+    """Times of one form, so that they compare as text."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

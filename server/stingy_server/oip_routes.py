@@ -15,6 +15,8 @@ from stingy_server.endpoints import Endpoint
 from stingy_server.errors import DRAINING, JSON, TOO_LARGE, ServiceError
 from stingy_server.images import Pixels, decode, fit
 from stingy_server.service import Service
+from stingy_server.view import View
+from stingy_server.visit import Visit
 
 router = APIRouter(prefix="/v2")
 
@@ -53,7 +55,7 @@ async def ready(request: Request) -> Response:
 @router.get(f"{VERSION}/ready")
 async def model_ready(request: Request, model: str, version: str | None = None) -> Response:
     service: Service = request.app.state.service
-    endpoint = service.endpoint(model, version)
+    endpoint = service.endpoint(request.state.visit, model, version)
     return _json({"name": endpoint.name, "ready": not service.draining})
 
 
@@ -61,24 +63,27 @@ async def model_ready(request: Request, model: str, version: str | None = None) 
 @router.get(VERSION)
 async def model_metadata(request: Request, model: str, version: str | None = None) -> Response:
     service: Service = request.app.state.service
-    endpoint = service.endpoint(model, version)
-    return _json(_metadata(endpoint, max_batch=service.settings.max_request_images))
+    endpoint = service.endpoint(request.state.visit, model, version)
+    seen = View.of(endpoint.policy, service.tier(request.state.visit))
+    return _json(_metadata(endpoint, seen, max_batch=service.settings.max_request_images))
 
 
 @router.post(f"{MODEL}/infer")
 @router.post(f"{VERSION}/infer")
 async def infer(request: Request, model: str, version: str | None = None) -> Response:
     service: Service = request.app.state.service
-    endpoint = service.endpoint(model, version)
+    visit: Visit = request.state.visit
+    endpoint = service.endpoint(visit, model, version)
+    seen = View.of(endpoint.policy, service.tier(visit))
     asked = oip.parse_request(
         await request.body(),
         request.headers.get(oip.HEADER_LENGTH),
-        form=endpoint.policy.scores,
+        form=seen.form,
     )
     if len(asked) > service.settings.max_request_images:
         raise ServiceError(TOO_LARGE)
     images = await _pixels(asked, endpoint, max_pixels=service.settings.max_pixels)
-    answer = await service.answer(request.state.key, endpoint, images)
+    answer = await service.answer(visit, endpoint, images)
     return oip.encode_answer(asked, answer, model=endpoint.name, version=endpoint.manifest.version)
 
 
@@ -91,14 +96,14 @@ async def _pixels(asked: oip.InferRequest, endpoint: Endpoint, *, max_pixels: in
     )
 
 
-def _metadata(endpoint: Endpoint, *, max_batch: int) -> dict[str, Any]:
+def _metadata(endpoint: Endpoint, seen: View, *, max_batch: int) -> dict[str, Any]:
     policy, manifest = endpoint.policy, endpoint.manifest
     outputs: list[dict[str, Any]] = [
-        {"name": "indices", "datatype": "INT64", "shape": [-1, policy.support]}
+        {"name": "indices", "datatype": "INT64", "shape": [-1, seen.support]}
     ]
-    if policy.scores is not ScoreForm.NONE:
+    if seen.form is not ScoreForm.NONE:
         outputs += [
-            {"name": "scores", "datatype": "FP32", "shape": [-1, policy.support]},
+            {"name": "scores", "datatype": "FP32", "shape": [-1, seen.support]},
             {"name": "logits", "datatype": "FP32", "shape": [-1, policy.num_classes]},
         ]
     return {
@@ -111,10 +116,10 @@ def _metadata(endpoint: Endpoint, *, max_batch: int) -> dict[str, Any]:
             "labels": manifest.classes,
             "num_classes": policy.num_classes,
             "policy": policy.name,
-            "support": policy.support,
-            "scores": policy.scores,
-            "decimals": policy.decimals,
-            "fingerprint": policy.fingerprint,
+            "support": seen.support,
+            "scores": seen.form,
+            "decimals": seen.decimals,
+            "fingerprint": seen.fingerprint,
             "image_size": manifest.preprocessing.size,
             "max_batch": max_batch,
         },

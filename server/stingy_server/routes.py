@@ -9,12 +9,14 @@ from starlette.responses import Response
 
 from stingy_clients import PredictResponse, Usage
 from stingy_protection import SparseLogits
+from stingy_server.budgets import today
 from stingy_server.endpoints import Endpoint
 from stingy_server.errors import JSON
 from stingy_server.images import decode
 from stingy_server.keys import Key
 from stingy_server.oip import json_numbers
 from stingy_server.service import Service
+from stingy_server.visit import Visit
 
 router = APIRouter()
 
@@ -23,25 +25,28 @@ router = APIRouter()
 async def predict(request: Request, model: str) -> Response:
     """Classify one JPEG or PNG, sent as the body."""
     service: Service = request.app.state.service
-    endpoint = service.endpoint(model)
+    visit: Visit = request.state.visit
+    endpoint = service.endpoint(visit, model)
     image = await decode(
         await request.body(),
         endpoint.manifest.preprocessing,
         max_pixels=service.settings.max_pixels,
     )
-    answer = await service.answer(request.state.key, endpoint, image[None])
+    answer = await service.answer(visit, endpoint, image[None])
     return Response(orjson.dumps(_document(endpoint, answer)), media_type=JSON)
 
 
 @router.get("/v1/usage", responses={200: {"model": Usage}})
 async def usage(request: Request) -> Response:
     """What the caller's key may ask, and has asked."""
-    key: Key = request.state.key  # read from the store when the request was authenticated
+    service: Service = request.app.state.service
+    key: Key = request.state.visit.key
+    budget = service.keys.budget(key)
     document = {
         "key": key.id,
-        "budget": key.budget,
-        "used": key.used,
-        "remaining": key.budget - key.used,
+        "budget": budget.total,
+        "used": budget.used,
+        "remaining": budget.remaining(today()),
     }
     return Response(orjson.dumps(document), media_type=JSON)
 

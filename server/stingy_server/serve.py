@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import signal
 import socket
 from collections.abc import Iterator
@@ -9,46 +10,60 @@ from collections.abc import Iterator
 import uvicorn
 from fastapi import FastAPI
 from rich.console import Console
+from uvicorn.supervisors import Multiprocess
 
-from stingy_server.app import summary
-from stingy_server.errors import ConfigurationError
+from stingy_server import metrics
+from stingy_server.app import create_app, summary
 from stingy_server.service import Service
 from stingy_server.settings import Settings
+from stingy_server.wire import BoundedConfig
 
 
-def serve(app: FastAPI, *, console: Console) -> None:
+def serve(settings: Settings, faults: list[str], *, console: Console) -> None:
     """Serve until SIGINT or SIGTERM; requests in flight are answered first.
 
     Raises:
-        ConfigurationError: the address cannot be bound.
+        ConfigurationError: listing all that is wrong, before anything listens.
     """
-    service: Service = app.state.service
-    settings = service.settings
-    listener = _bind(settings)
-    if not service.keys.all():
-        _make_first_key(service, console)
-    for line in summary(service.endpoints):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    host, port = listener.getsockname()[:2]
-    address = f"[{host}]" if ":" in host else host
-    console.print(f"listening on http://{address}:{port}", highlight=False, soft_wrap=True)
-    config = uvicorn.Config(
+    listener = _bind(settings, faults)
+    with listener:
+        if settings.workers > 1:
+            metrics.share_between_processes(settings.state / "metrics")
+        with console.status("loading"):
+            app = create_app(settings, faults=faults)
+        service: Service = app.state.service
+        if not service.keys.all():
+            _make_first_key(service, console)
+        _tell(service, listener, console)
+        if settings.metrics_port is not None:
+            registry = service.metrics.registry if settings.workers == 1 else None
+            metrics.listen(settings.metrics_host, settings.metrics_port, registry=registry)
+        if settings.workers == 1:
+            _Server(_config(app, settings)).run(sockets=[listener])
+            return
+        # The workers load for themselves; nothing of this process's is shared but the socket.
+        config = _config(functools.partial(create_app, settings), settings)
+        listener.set_inheritable(True)
+        Multiprocess(config, sockets=[listener]).run()
+
+
+def _config(app: "FastAPI | functools.partial[FastAPI]", settings: Settings) -> uvicorn.Config:
+    return BoundedConfig(
         app,
+        factory=not isinstance(app, FastAPI),
+        workers=settings.workers,
+        header_timeout_s=settings.header_timeout_s,
+        ws="none",
         access_log=False,
         log_level="warning",
         server_header=False,
-        timeout_graceful_shutdown=int(settings.drain_s) or 1,
+        proxy_headers=False,
+        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
     )
-    with listener:
-        asyncio.run(_Server(config, service).serve(sockets=[listener]))
 
 
 class _Server(uvicorn.Server):
     """uvicorn, but a drained server has ended well: the signal is not raised again."""
-
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
-        super().__init__(config)
-        self._service = service
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -58,29 +73,40 @@ class _Server(uvicorn.Server):
         yield
 
     def _on_signal(self) -> None:
-        self._service.draining = True
+        app = self.config.loaded_app
+        with contextlib.suppress(AttributeError):
+            app.state.service.draining = True
         self.force_exit = self.should_exit  # a second signal ends it at once
         self.should_exit = True
 
 
-def _bind(settings: Settings) -> socket.socket:
+def _bind(settings: Settings, faults: list[str]) -> socket.socket:
+    """The listening address, taken before the models are loaded so that its fault is told too."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((settings.host, settings.port))
     except OSError as error:
-        listener.close()
-        raise ConfigurationError(
-            [f"{settings.host}:{settings.port}: cannot listen here: {error.strerror}"]
-        ) from None
+        faults.append(
+            f"{settings.host}:{settings.port}: cannot listen here: {error.strerror or error}"
+        )
     return listener
 
 
+def _tell(service: Service, listener: socket.socket, console: Console) -> None:
+    for line in summary(service):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    host, port = listener.getsockname()[:2]
+    address = f"[{host}]" if ":" in host else host
+    console.print(f"listening on http://{address}:{port}", highlight=False, soft_wrap=True)
+
+
 def _make_first_key(service: Service, console: Console) -> None:
-    key, text = service.keys.create("first", budget=service.settings.first_key_budget)
+    budget = service.settings.first_key_budget
+    _, text = service.keys.create("first", budget=budget)
     console.print(
-        f"no keys yet: made one for {key.budget} images, shown this once:\n{text}",
+        f"no keys yet: made one for {budget} images, shown this once:\n{text}",
         highlight=False,
         soft_wrap=True,
     )

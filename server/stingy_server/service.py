@@ -1,11 +1,20 @@
-"""What happens between a decoded image and its answer: reserve, ask the engine, or give back."""
+"""What happens between a decoded image and its answer: charge, ask the engine, make it smaller."""
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from stingy_protection import ProtectionError, SparseLogits
+from stingy_protection import (
+    ProtectionError,
+    ScoreForm,
+    SparseLogits,
+    hidden_mass_bound,
+    tighten,
+)
+from stingy_server.budgets import DAY_S, Budgets, Reservation, key_owner, model_owner
+from stingy_server.database import Database, StoreUnavailable
 from stingy_server.endpoints import Endpoint
 from stingy_server.errors import (
     BUDGET_EXHAUSTED,
@@ -18,10 +27,16 @@ from stingy_server.errors import (
     ServiceError,
 )
 from stingy_server.images import Pixels
-from stingy_server.keys import Key, KeyStore, StoreUnavailable
-from stingy_server.settings import Settings
+from stingy_server.keys import Keys
+from stingy_server.ledger import Ledger
+from stingy_server.metrics import Metrics
+from stingy_server.rates import Rates
+from stingy_server.settings import FULL_TIER, Settings, Tier
+from stingy_server.visit import NOTHING, Visit
 
 log = logging.getLogger("stingy")
+
+MOST_BITS = 32.0  # what an answer that withholds nothing is counted for
 
 
 @dataclass
@@ -29,11 +44,16 @@ class Service:
     """The endpoints and the books, shared by all routes."""
 
     settings: Settings
-    keys: KeyStore
+    database: Database
+    keys: Keys
+    budgets: Budgets
+    ledger: Ledger
+    rates: Rates
+    metrics: Metrics
     endpoints: Mapping[str, Endpoint]
     draining: bool = False
 
-    def endpoint(self, name: str, version: str | None = None) -> Endpoint:
+    def endpoint(self, visit: Visit, name: str, version: str | None = None) -> Endpoint:
         """The endpoint of this name.
 
         Raises:
@@ -42,10 +62,36 @@ class Service:
         found = self.endpoints.get(name)
         if found is None or version not in (None, found.manifest.version):
             raise ServiceError(UNKNOWN_MODEL)
+        visit.endpoint = found
         return found
 
-    async def answer(self, key: Key, endpoint: Endpoint, images: Pixels) -> SparseLogits:
-        """Charge the key for a batch, all or nothing, and answer it.
+    def note(self, event: str) -> None:
+        """Put an event of the server itself into the ledger.
+
+        Raises:
+            StoreUnavailable: the ledger cannot be written.
+        """
+        visit = Visit(NOTHING, time.perf_counter(), event=event)
+        self.ledger.append(visit.entry(0))
+
+    def tier(self, visit: Visit) -> Tier:
+        """What the caller may see at most.
+
+        Raises:
+            ServiceError: refused, for a key of a tier that the settings do not have.
+        """
+        if visit.key is None:
+            raise ServiceError(REFUSED)
+        if visit.key.tier == FULL_TIER:
+            return Tier()
+        tier = self.settings.tiers.get(visit.key.tier)
+        if tier is None:
+            log.error("a key has a tier that the settings do not have")
+            raise ServiceError(REFUSED)
+        return tier
+
+    async def answer(self, visit: Visit, endpoint: Endpoint, images: Pixels) -> SparseLogits:
+        """Charge the key for a batch, all or nothing, and answer it as its tier may see it.
 
         Whatever ends without an answer is given back.
 
@@ -53,33 +99,76 @@ class Service:
             images: [batch, height, width, 3], of the size the endpoint takes.
 
         Raises:
-            ServiceError: budget_exhausted, overloaded, deadline, refused or internal.
+            ServiceError: rate_limited, budget_exhausted, overloaded, deadline, refused or internal.
         """
         if self.draining:
             raise ServiceError(DRAINING)
-        self._reserve(key, len(images))
+        visit.images = len(images)
+        visit.pixels = self.ledger.digest(images)
+        tier = self.tier(visit)
+        reservation = await self._charge(visit, endpoint, len(images))
         try:
             async with asyncio.timeout(self.settings.deadline_s):
-                return await endpoint.engine.predict(images)
+                answer = await endpoint.engine.predict(images)
+            answer = tightened(answer, tier)
         except BaseException as error:  # noqa: BLE001  a cancelled request is given back too
-            self._refund(key, len(images))
+            self._refund(reservation)
             raise _told(error) from None
+        visit.answered = len(images)
+        visit.bits = leak_bits(answer)
+        visit.event = "answer"
+        return answer
 
-    def _reserve(self, key: Key, images: int) -> None:
+    async def _charge(self, visit: Visit, endpoint: Endpoint, images: int) -> Reservation:
+        if visit.key is None:
+            raise ServiceError(REFUSED)
+        if visit.key.rate is not None:
+            state = await self.rates.charge(visit.key.id, visit.key.rate, images)
+            visit.headers = {
+                "RateLimit-Limit": str(state.limit),
+                "RateLimit-Remaining": str(state.remaining),
+                "RateLimit-Reset": str(state.reset_s),
+            }
+        owners = [key_owner(visit.key.id)]
+        if endpoint.limited:
+            owners.append(model_owner(endpoint.name))
         try:
-            reserved = self.keys.reserve(key.id, images)
+            reservation = self.budgets.reserve(owners, images)
+            if reservation is None:
+                raise ServiceError(BUDGET_EXHAUSTED, retry_after=self._next_day(owners, images))
         except StoreUnavailable as error:
             log.error("%s", error)
             raise ServiceError(STORE_UNAVAILABLE) from None
-        if not reserved:
-            raise ServiceError(BUDGET_EXHAUSTED)
+        return reservation
 
-    def _refund(self, key: Key, images: int) -> None:
+    def _next_day(self, owners: list[str], images: int) -> int | None:
+        """Seconds until a day's budget opens again; None where waiting does not help."""
+        for owner in owners:
+            budget = self.budgets.get(owner)
+            if budget is None or (budget.total is not None and budget.used + images > budget.total):
+                return None
+            if budget.day_total is not None and images > budget.day_total:
+                return None
+        return max(1, DAY_S - int(time.time() % DAY_S))
+
+    def _refund(self, reservation: Reservation) -> None:
         try:
-            self.keys.refund(key.id, images)
+            self.budgets.refund(reservation)
         except StoreUnavailable as error:
             # The charge stands: better one image too many charged than one too few.
             log.error("%s", error)
+
+
+def tightened(answer: SparseLogits, tier: Tier) -> SparseLogits:
+    """The answer as a tier may see it."""
+    form = None if tier.scores == "keep" else ScoreForm(tier.scores)
+    return tighten(answer, classes=tier.classes, decimals=tier.decimals, form=form)
+
+
+def leak_bits(answer: SparseLogits) -> float:
+    """How much a batch of answers told: -log2 of the mass each may still hide, summed."""
+    hidden = hidden_mass_bound(answer)
+    return float(hidden.clamp(min=2.0**-MOST_BITS).log2().neg().sum())
 
 
 def _told(error: BaseException) -> BaseException:

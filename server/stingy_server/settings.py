@@ -25,13 +25,31 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class ModelSettings(BaseModel):
-    """One endpoint: a bundle, the name it is served under, and its policy."""
+    """One endpoint: a bundle, the name it is served under, its policy, and its budget.
+
+    The budgets, in images, are of all keys together.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     bundle: Path
+    budget: Count | None = None
+    budget_per_day: Count | None = None
     name: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9._-]*$")
     policy: str | None = None
+
+
+class Tier(BaseModel):
+    """What a key of this tier may see at most: fewer classes, a coarser grid, no scores."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    classes: Count | None = None
+    decimals: Annotated[int, Field(ge=0, le=6)] | None = None
+    scores: Literal["keep", "rank", "none"] = "keep"
+
+
+FULL_TIER = "full"
 
 
 class Settings(BaseSettings):
@@ -39,6 +57,7 @@ class Settings(BaseSettings):
 
     Attributes:
         models: the endpoints. `name` and `policy` default to the bundle's own.
+        tiers: what the keys of a tier may see at most; the tier "full" sees the policy's answer.
         state: the folder of keys, budgets and the pepper.
         allow_open: whether a policy that lets all logits out may be served at all.
         strict: run every forward pass at one padded batch shape, so that no batch mate can
@@ -46,7 +65,12 @@ class Settings(BaseSettings):
         batch_size: images in one forward pass.
         max_delay_ms: how long a forward pass may wait for company.
         queue_images, queue_bytes: what may wait or run at once; more is refused with 503.
+        max_concurrency: requests at once; more are refused with 503.
+        header_timeout_s, body_timeout_s: seconds a request's head and body may take to arrive.
         deadline_s: seconds from reservation to answer.
+        workers: processes that serve; they share the state folder.
+        rate_store: where rates are counted: memory:// for one process, redis://... for several.
+        metrics_port: where Prometheus may ask, apart from the public port; None for nowhere.
         trusted_factories: modules a bundle may name as the home of its network.
         first_key_budget: images the key made at the first start may ask.
     """
@@ -54,6 +78,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
 
     models: tuple[ModelSettings, ...] = ()
+    tiers: dict[str, Tier] = {}
     state: Path = Path(".stingy")
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65535)
@@ -68,9 +93,16 @@ class Settings(BaseSettings):
     max_request_images: Count = 256
     max_body_bytes: Count = 40 * 2**20
     max_pixels: Count = 2**24
+    max_concurrency: Count = 256
+    header_timeout_s: float = Field(default=10.0, gt=0.0)
+    body_timeout_s: float = Field(default=30.0, gt=0.0)
     deadline_s: float = Field(default=30.0, gt=0.0)
     drain_s: float = Field(default=30.0, gt=0.0)
     first_key_budget: Count = 10_000
+    workers: Count = 1
+    rate_store: str = "memory://"
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    metrics_host: str = "127.0.0.1"
     trusted_factories: tuple[str, ...] = (
         "torchvision.models",
         "timm",
@@ -104,9 +136,19 @@ def load_settings(config: Path | None = None, **flags: Any) -> tuple[Settings, l
         return Settings(**given), faults
     except ValidationError as error:
         faults += [_sentence(detail) for detail in error.errors(include_input=False)]
-        faulty = {detail["loc"][0] for detail in error.errors()}
-    sound = {name: value for name, value in given.items() if name not in faulty}
+        sound = _without_faults(given, [detail["loc"] for detail in error.errors()])
     return Settings(**sound), faults
+
+
+def _without_faults(given: dict[str, Any], places: list[tuple[Any, ...]]) -> dict[str, Any]:
+    """What is left when faulty settings, and faulty models among the models, are taken away."""
+    faulty_models = {place[1] for place in places if place[0] == "models" and len(place) > 1}
+    faulty = {place[0] for place in places if not (place[0] == "models" and len(place) > 1)}
+    sound = {name: value for name, value in given.items() if name not in faulty}
+    if "models" in sound:
+        models = enumerate(sound["models"])
+        sound["models"] = [model for index, model in models if index not in faulty_models]
+    return sound
 
 
 def _from_file(config: Path | None, faults: list[str]) -> dict[str, Any]:

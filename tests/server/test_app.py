@@ -1,6 +1,8 @@
 """The application: who is let in, what is answered, what is charged, what never gets out."""
 
 import asyncio
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from sample_networks import NOT_A_NUMBER, POISON
 from serving import make_bundle, make_key, make_settings, png, random_images, running
 from stingy_clients import PredictResponse
 from stingy_protection import build_policy
-from stingy_server import ConfigurationError, KeyStore, ModelSettings, create_app
+from stingy_server import ConfigurationError, Database, Keys, ModelSettings, create_app
 
 pytestmark = pytest.mark.anyio
 IMAGES = random_images(16)
@@ -117,7 +119,7 @@ def doors(app: FastAPI) -> list[tuple[str, str]]:
 
 WRONG = (
     *(None, "", "Bearer", "Bearer ", "Bearer wrong", "Basic {key}", "{key}", "Bearer {key}x"),
-    *("long", "revoked", "Bearer ключ"),
+    *("long", "revoked", "expired", "Bearer ключ"),
 )
 
 
@@ -127,11 +129,13 @@ async def test_A1_no_route_opens_without_a_valid_key(
 ) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     key = make_key(settings.state)
-    store = KeyStore(settings.state)
-    gone, gone_text = store.create("gone", budget=5)
-    store.revoke(gone.id)
-    store.close()
+    with closing(Database(settings.state)) as database:
+        gone, gone_text = Keys(database).create("gone", budget=5)
+        Keys(database).revoke(gone.id)
+        yesterday = datetime.now(UTC) - timedelta(days=1)
+        _, past_text = Keys(database).create("past", budget=5, expires=yesterday)
     special = {"long": "Bearer " + "x" * 5000, "revoked": f"Bearer {gone_text}"}
+    special["expired"] = f"Bearer {past_text}"
     async with running(settings) as (client, app):
         del client.headers["Authorization"]
         headers: dict[bytes, bytes] = {}
@@ -167,7 +171,7 @@ async def test_A2_a_second_authorization_or_hostile_host_changes_nothing(tmp_pat
 async def test_A3_a_failing_store_is_a_503_and_no_answer(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     async with running(settings) as (client, app):
-        app.state.service.keys.close()
+        app.state.service.database.close()
         response = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
         assert code(response) == (503, "store_unavailable")
         assert "retry-after" in response.headers

@@ -22,7 +22,8 @@ from PIL import Image
 from torch import nn
 
 from stingy_protection import Preprocessing, write_bundle
-from stingy_server import KeyStore, ModelSettings, Settings, create_app
+from stingy_server import Budgets, Database, Keys, ModelSettings, Settings, create_app
+from stingy_server.budgets import key_owner
 
 SUPPORT = Path(__file__).parent
 STINGY = (sys.executable, "-m", "stingy_clients")
@@ -76,9 +77,9 @@ def make_settings(state: Path, *models: ModelSettings | Path, **options: Any) ->
     )
 
 
-def make_key(state: Path, *, budget: int = 1_000_000) -> str:
-    with closing(KeyStore(state)) as store:
-        return store.create("test", budget=budget)[1]
+def make_key(state: Path, *, budget: int = 1_000_000, **options: Any) -> str:
+    with closing(Database(state)) as database:
+        return Keys(database).create("test", budget=budget, **options)[1]
 
 
 @asynccontextmanager
@@ -147,5 +148,7 @@ def png(image: Pixels, **options: Any) -> bytes:
 
 def spend(state: Path, key_id: str, tries: int, granted: "multiprocessing.Queue[int]") -> None:
     """What one of many processes on one budget does; told how often it was granted an image."""
-    with closing(KeyStore(state, lock_timeout_s=60)) as store:
-        granted.put(sum(store.reserve(key_id, 1) for _ in range(tries)))
+    with closing(Database(state, lock_timeout_s=60)) as database:
+        budgets = Budgets(database)
+        owners = [key_owner(key_id)]
+        granted.put(sum(budgets.reserve(owners, 1) is not None for _ in range(tries)))

@@ -24,7 +24,7 @@ from serving import (
     server_environment,
 )
 from stingy_clients import AuthError, BudgetExhausted, Client
-from stingy_server import KeyStore
+from stingy_server import Database, Keys
 
 IMAGES = random_images(6)
 
@@ -140,8 +140,8 @@ def test_the_first_start_makes_one_key_and_shows_it_once(tmp_path: Path, bundle:
     (shown,) = [line.strip() for line in said[0] if line.startswith("stingy_")]
     assert not any("stingy_" in line for line in said[1])
     assert any("top 4 of 10 classes" in line for line in said[0])
-    with closing(KeyStore(state)) as store:
-        assert store.authenticate(shown) is not None
+    with closing(Database(state)) as database:
+        assert Keys(database).authenticate(shown) is not None
 
 
 def test_revoked_and_spent_keys_are_refused_by_a_running_server(server: tuple[str, Path]) -> None:

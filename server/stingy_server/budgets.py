@@ -1,0 +1,133 @@
+"""Query budgets, of keys and of models, in images: 0 <= used <= total, always and everywhere.
+
+One conditional UPDATE in one transaction both checks and charges, so any number of processes
+together never grant one image too many.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stingy_server.database import Database
+
+MAX_BUDGET = 2**62
+DAY_S = 86_400
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What an owner may ask and has asked, in images; None is no limit.
+
+    A day is a day of UTC. `day_used` is of the day `day`, counted from 1 January 1970.
+    """
+
+    total: int | None
+    used: int
+    day_total: int | None
+    day: int
+    day_used: int
+
+    def remaining(self, today: int) -> int | None:
+        """Images left today, or None without any limit."""
+        left = [] if self.total is None else [self.total - self.used]
+        if self.day_total is not None:
+            left.append(self.day_total - (self.day_used if self.day >= today else 0))
+        return max(0, min(left)) if left else None
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """Images charged to several owners before they are answered."""
+
+    owners: tuple[str, ...]
+    images: int
+    day: int
+
+
+def key_owner(key_id: str) -> str:
+    return f"key:{key_id}"
+
+
+def model_owner(name: str) -> str:
+    return f"model:{name}"
+
+
+class Budgets:
+    """The budgets in a database.
+
+    Raises:
+        StoreUnavailable: from every method.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def set(self, owner: str, *, total: int | None, day_total: int | None) -> None:
+        """Give an owner its limits; what it has used stays."""
+        self._database.execute(
+            "INSERT INTO budgets (owner, total, day_total) VALUES (?, ?, ?) "
+            "ON CONFLICT (owner) DO UPDATE SET total = excluded.total, "
+            "day_total = excluded.day_total",
+            (owner, total, day_total),
+        )
+
+    def get(self, owner: str) -> Budget | None:
+        row = self._database.execute(
+            "SELECT total, used, day_total, day, day_used FROM budgets WHERE owner = ?", (owner,)
+        ).fetchone()
+        return None if row is None else Budget(*row)
+
+    def reserve(self, owners: Sequence[str], images: int) -> Reservation | None:
+        """Charge images to all owners, or to none if one budget does not cover them.
+
+        Time never runs backwards here: a clock set back finds the later day still open.
+        """
+        day = today()
+        try:
+            with self._database.transaction():
+                for owner in owners:
+                    values = {"owner": owner, "images": images, "today": day}
+                    if self._database.execute(RESERVE, values).rowcount != 1:
+                        raise _NotCovered
+        except _NotCovered:
+            return None
+        return Reservation(tuple(owners), images, day)
+
+    def refund(self, reservation: Reservation) -> None:
+        """Give back what was reserved for images that were not answered."""
+        with self._database.transaction():
+            for owner in reservation.owners:
+                values = {
+                    "owner": owner,
+                    "images": reservation.images,
+                    "day": reservation.day,
+                }
+                self._database.execute(REFUND, values)
+
+
+def today() -> int:
+    """The day of UTC, counted from 1 January 1970."""
+    return int(time.time() // DAY_S)
+
+
+class _NotCovered(Exception):
+    """Rolls back what other owners were charged."""
+
+
+RESERVE = """
+UPDATE budgets SET
+    used = used + :images,
+    day_used = CASE WHEN :today > day THEN :images ELSE day_used + :images END,
+    day = MAX(day, :today)
+WHERE owner = :owner
+    AND (total IS NULL OR used + :images <= total)
+    AND (day_total IS NULL
+         OR CASE WHEN :today > day THEN 0 ELSE day_used END + :images <= day_total)
+"""
+
+REFUND = """
+UPDATE budgets SET
+    used = used - :images,
+    day_used = CASE WHEN day = :day THEN day_used - :images ELSE day_used END
+WHERE owner = :owner
+"""

@@ -1,0 +1,80 @@
+"""Who asked how much: an append-only record of every request, without any output, pixel or key.
+
+A request whose record cannot be written gets no answer.
+"""
+
+import hmac
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass, fields
+from datetime import UTC, datetime
+
+from stingy_server.database import Database
+from stingy_server.images import Pixels
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One request, refusal, or event of the server.
+
+    Attributes:
+        pixels: keyed digest of the images after decoding, hex; equal pixels, equal digest.
+        images, answered: asked and answered, in images.
+        bits: the leak meter's reading, summed over the answered images.
+        event: "answer", the code of a refusal, "start" or "stop".
+    """
+
+    time: str
+    request: str
+    key: str
+    model: str
+    version: str
+    fingerprint: str
+    pixels: str | None
+    images: int
+    answered: int
+    bits: float
+    status: int
+    event: str
+    latency_us: int
+
+
+COLUMNS = ", ".join(field.name for field in fields(Entry))
+# The columns are the fields of the class above; nothing of a request is in the statements.
+INSERT = f"INSERT INTO ledger ({COLUMNS}) VALUES ({', '.join('?' * len(fields(Entry)))})"  # noqa: S608
+
+
+class Ledger:
+    """The ledger in a database.
+
+    Raises:
+        StoreUnavailable: from every method.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def append(self, entry: Entry) -> None:
+        self._database.execute(INSERT, astuple(entry))
+
+    def entries(self, *, after: int = 0, limit: int = -1) -> Iterator[tuple[int, Entry]]:
+        """Entries with their numbers, oldest first, beyond the number `after`."""
+        rows = self._database.execute(
+            f"SELECT seq, {COLUMNS} FROM ledger WHERE seq > ? ORDER BY seq LIMIT ?",  # noqa: S608
+            (after, limit),
+        )
+        for seq, *values in rows:
+            yield seq, Entry(*values)
+
+    def last(self, count: int) -> int:
+        """The number after which the last `count` entries come."""
+        (latest,) = self._database.execute("SELECT MAX(seq) FROM ledger").fetchone()
+        return max(0, (latest or 0) - count)
+
+    def digest(self, images: Pixels) -> str:
+        """The keyed digest of pixels: tells that two requests asked the same, not what."""
+        digest = hmac.digest(self._database.pepper, images.tobytes(), "sha256")
+        return digest[:16].hex()
+
+
+def now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

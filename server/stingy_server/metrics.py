@@ -1,0 +1,83 @@
+"""What the server counts for Prometheus. Labels come from the configuration, never from a request.
+
+Counters say how much was asked and refused; none says what was seen in an image.
+"""
+
+import os
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from stingy_server.visit import Visit
+
+LATENCY_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
+
+
+class Metrics:
+    """The counters of one process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "stingy_requests_total",
+            "Requests with a valid key, by what became of them.",
+            ("model", "event"),
+            registry=self.registry,
+        )
+        self._unauthenticated = Counter(
+            "stingy_unauthenticated_total",
+            "Requests without a valid key.",
+            registry=self.registry,
+        )
+        self._images = Counter(
+            "stingy_images_answered_total", "Images answered.", ("model",), registry=self.registry
+        )
+        self._bits = Counter(
+            "stingy_leak_bits_total",
+            "Bits the leak meter read over all answers.",
+            ("model",),
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "stingy_request_seconds",
+            "Seconds from the head of a request to the head of its answer.",
+            ("model",),
+            buckets=LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self.in_flight = Gauge(
+            "stingy_requests_in_flight",
+            "Requests being worked on.",
+            multiprocess_mode="livesum",
+            registry=self.registry,
+        )
+
+    def count(self, visit: Visit, *, seconds: float) -> None:
+        """A request has ended."""
+        if visit.key is None:
+            self._unauthenticated.inc()
+            return
+        model = visit.model
+        self._requests.labels(model, visit.event).inc()
+        if visit.answered:
+            self._images.labels(model).inc(visit.answered)
+            self._bits.labels(model).inc(visit.bits)
+            self._seconds.labels(model).observe(seconds)
+
+
+def share_between_processes(folder: Path) -> None:
+    """Let the processes started from here on count together; before any counter is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for left_over in folder.glob("*.db"):
+        left_over.unlink()
+    os.environ[MULTIPROCESS_DIR] = str(folder)
+
+
+def listen(host: str, port: int, *, registry: CollectorRegistry | None) -> None:
+    """Answer Prometheus on a port of its own, for these counters or, with None, all processes'."""
+    if registry is None:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    start_http_server(port, addr=host, registry=registry)

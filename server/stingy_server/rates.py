@@ -1,0 +1,76 @@
+"""How fast a key may ask, in images; counted by the library `limits`, here or in Redis."""
+
+import math
+import time
+from dataclasses import dataclass
+
+import limits.errors
+from limits import RateLimitItem, parse
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from limits.storage import storage_from_string
+
+from stingy_server.errors import (
+    RATE_LIMITED,
+    STORE_UNAVAILABLE,
+    ConfigurationError,
+    ServiceError,
+)
+
+
+@dataclass(frozen=True)
+class RateState:
+    """What the `RateLimit-*` headers tell: images a window, images left, seconds to its end."""
+
+    limit: int
+    remaining: int
+    reset_s: int
+
+
+class Rates:
+    """The rate limits of all keys.
+
+    Args:
+        store: `memory://` or `redis://...`.
+
+    Raises:
+        ConfigurationError: there is no such kind of store here.
+    """
+
+    def __init__(self, store: str) -> None:
+        try:
+            storage = storage_from_string(f"async+{store}", wrap_exceptions=True)
+        except (limits.errors.ConfigurationError, ModuleNotFoundError, ValueError):
+            raise ConfigurationError(
+                ["rate_store: expected memory:// or redis://HOST:PORT (with the extra redis)"]
+            ) from None
+        self._limiter = SlidingWindowCounterRateLimiter(storage)
+        self._items: dict[str, RateLimitItem] = {}
+
+    async def charge(self, key_id: str, rate: str, images: int) -> RateState:
+        """Count images against a key's rate, all or nothing.
+
+        Raises:
+            ServiceError: rate_limited, or store_unavailable.
+        """
+        item = self._items.setdefault(rate, parse(rate))
+        try:
+            granted = await self._limiter.hit(item, key_id, cost=images)
+            stats = await self._limiter.get_window_stats(item, key_id)
+        except limits.errors.StorageError:
+            raise ServiceError(STORE_UNAVAILABLE) from None
+        reset_s = max(1, math.ceil(stats.reset_time - time.time()))
+        if not granted:
+            raise ServiceError(RATE_LIMITED, retry_after=reset_s)
+        return RateState(item.amount, stats.remaining, reset_s)
+
+
+def parse_rate(text: str) -> RateLimitItem:
+    """Images a window, such as "600/minute".
+
+    Raises:
+        ValueError: the text is no rate.
+    """
+    try:
+        return parse(text)
+    except ValueError:
+        raise ValueError(f"expected a rate such as 600/minute, got {text!r}") from None

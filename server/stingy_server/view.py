@@ -1,0 +1,34 @@
+"""What one caller sees of a policy: the policy itself, made smaller by the caller's tier."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Self
+
+from stingy_protection import Policy, ScoreForm
+from stingy_server.settings import Tier
+
+
+@dataclass(frozen=True)
+class View:
+    """The promises of a policy as a tier sees them. `fingerprint` names policy and tier."""
+
+    support: int
+    form: ScoreForm
+    decimals: int
+    fingerprint: str
+
+    @classmethod
+    def of(cls, policy: Policy, tier: Tier) -> Self:
+        form, decimals = policy.scores, policy.decimals
+        if tier.scores != "keep" and form is not ScoreForm.NONE:
+            form = ScoreForm(tier.scores)
+        fingerprint = policy.fingerprint
+        if tier != Tier():
+            named = f"{fingerprint} {tier.model_dump_json()}"
+            fingerprint = hashlib.sha256(named.encode()).hexdigest()[:12]
+        return cls(
+            support=min(tier.classes or policy.support, policy.support),
+            form=form,
+            decimals=decimals if tier.decimals is None else min(tier.decimals, decimals),
+            fingerprint=fingerprint,
+        )

@@ -1,0 +1,85 @@
+"""The HTTP protocol of uvicorn, with limits on heads: how slow, how large, how many fields.
+
+uvicorn itself waits for a request's head for ever.
+"""
+
+import asyncio
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEAD_BYTES = 16 * 1024
+MAX_HEADERS = 100
+
+
+class BoundedConfig(uvicorn.Config):
+    """uvicorn's configuration, and the seconds that the head of a request may take."""
+
+    def __init__(self, app: Any, *, header_timeout_s: float, **options: Any) -> None:
+        super().__init__(app, http=BoundedProtocol, **options)
+        self.header_timeout_s = header_timeout_s
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection. A head that is too large is answered 400, one that is too slow not at all."""
+
+    config: BoundedConfig
+
+    _head_bytes = 0
+    _head_fields = 0
+    _head_timer: asyncio.TimerHandle | None = None
+    _unfinished_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_has_come()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        self._head_bytes = self._head_fields = 0
+        if self._head_timer is None:
+            self._await_head()
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._grow(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_fields += 1
+        self._grow(len(name) + len(value))
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._head_has_come()
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._head_timer is not None:  # all that has come so far belongs to a head
+            self._unfinished_bytes += len(data)
+            if self._unfinished_bytes > MAX_HEAD_BYTES:
+                self.transport.abort()
+
+    def _grow(self, more: int) -> None:
+        self._head_bytes += more
+        if self._head_bytes > MAX_HEAD_BYTES or self._head_fields > MAX_HEADERS:
+            raise ValueError("the head of the request is too large")  # answered 400 by uvicorn
+
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(self.config.header_timeout_s, self._give_up)
+
+    def _head_has_come(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+        self._unfinished_bytes = 0
+
+    def _give_up(self) -> None:
+        self._head_timer = None
+        if not self.transport.is_closing():
+            self.transport.abort()

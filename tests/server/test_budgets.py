@@ -1,0 +1,164 @@
+"""Budgets: exact under many processes, all or nothing over several owners and days."""
+
+import multiprocessing
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from serving import spend
+from stingy_server import Budgets, Database, Keys, budgets
+from stingy_server.budgets import Reservation, key_owner, today
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    with closing(Database(tmp_path / "state")) as database:
+        yield database
+
+
+@pytest.fixture
+def books(database: Database) -> Budgets:
+    return Budgets(database)
+
+
+def used(books: Budgets, owner: str) -> int:
+    budget = books.get(owner)
+    assert budget is not None
+    return budget.used
+
+
+def test_Q1_four_processes_spend_exactly_the_budget(database: Database, tmp_path: Path) -> None:
+    key, _ = Keys(database).create("shared", budget=5000)
+    context = multiprocessing.get_context("spawn")
+    granted: multiprocessing.Queue[int] = context.Queue()
+    processes = [
+        context.Process(target=spend, args=(tmp_path / "state", key.id, 2000, granted))
+        for _ in range(4)
+    ]
+    for process in processes:
+        process.start()
+    total = sum(granted.get(timeout=120) for _ in processes)
+    for process in processes:
+        process.join()
+    assert total == 5000
+    assert used(Budgets(database), key_owner(key.id)) == 5000
+
+
+def test_Q3_a_batch_beyond_a_budget_is_refused_whole(books: Budgets) -> None:
+    books.set("key:a", total=10, day_total=None)
+    assert books.reserve(["key:a"], 3)
+    assert books.reserve(["key:a"], 8) is None
+    assert used(books, "key:a") == 3
+    assert books.reserve(["key:a"], 7)
+
+
+def test_all_owners_are_charged_or_none(books: Budgets) -> None:
+    books.set("key:a", total=None, day_total=None)
+    books.set("model:m", total=5, day_total=None)
+    assert books.reserve(["key:a", "model:m"], 5)
+    assert books.reserve(["key:a", "model:m"], 1) is None
+    assert (used(books, "key:a"), used(books, "model:m")) == (5, 5)
+    assert books.reserve(["key:a"], 1)
+    assert books.reserve(["key:absent"], 1) is None
+
+
+def test_Q6_a_day_opens_once_whatever_the_clock_does(
+    books: Budgets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    books.set("key:a", total=None, day_total=10)
+
+    def on_day(day: int) -> int:
+        monkeypatch.setattr(budgets, "today", lambda: day)
+        granted = 0
+        while books.reserve(["key:a"], 1):
+            granted += 1
+        return granted
+
+    assert [on_day(day) for day in (5, 5, 6, 5, 6, 7, 6, 7)] == [10, 0, 10, 0, 0, 10, 0, 0]
+
+
+def test_a_refund_after_midnight_opens_no_second_day(
+    books: Budgets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    books.set("key:a", total=100, day_total=10)
+    monkeypatch.setattr(budgets, "today", lambda: 5)
+    yesterday = books.reserve(["key:a"], 10)
+    assert yesterday is not None
+    monkeypatch.setattr(budgets, "today", lambda: 6)
+    assert books.reserve(["key:a"], 4)
+    books.refund(yesterday)
+    assert used(books, "key:a") == 4
+    assert books.reserve(["key:a"], 7) is None
+    assert books.reserve(["key:a"], 6)
+
+
+def test_what_remains_is_the_smaller_of_both_limits(books: Budgets) -> None:
+    books.set("key:a", total=100, day_total=10)
+    books.reserve(["key:a"], 3)
+    budget = books.get("key:a")
+    assert budget is not None
+    assert budget.remaining(today()) == 7
+    assert budget.remaining(today() + 1) == 10
+    books.set("key:a", total=None, day_total=None)
+    unlimited = books.get("key:a")
+    assert unlimited is not None
+    assert unlimited.remaining(today()) is None
+    assert unlimited.used == 3
+
+
+class Books(RuleBasedStateMachine):
+    """Q9: whatever the order of charges, refunds and restarts, nothing is lost or granted twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._temporary = tempfile.TemporaryDirectory()
+        self.open: list[Reservation] = []
+
+    @initialize(total=st.integers(1, 20), day_total=st.one_of(st.none(), st.integers(1, 20)))
+    def begin(self, total: int, day_total: int | None) -> None:
+        self._open_database()
+        self.limit = min(total, total if day_total is None else day_total)
+        self.books.set("key:a", total=total, day_total=day_total)
+        self.used = 0
+
+    def _open_database(self) -> None:
+        self.database = Database(Path(self._temporary.name))
+        self.books = Budgets(self.database)
+
+    def teardown(self) -> None:
+        self.database.close()
+        self._temporary.cleanup()
+
+    @rule(images=st.integers(1, 8))
+    def reserve(self, images: int) -> None:
+        reservation = self.books.reserve(["key:a"], images)
+        assert (reservation is not None) == (self.used + images <= self.limit)
+        if reservation is not None:
+            self.open.append(reservation)
+            self.used += images
+
+    @rule()
+    def refund(self) -> None:
+        if self.open:
+            reservation = self.open.pop()
+            self.books.refund(reservation)
+            self.used -= reservation.images
+
+    @rule()
+    def crash_and_restart(self) -> None:
+        self.database.close()
+        self._open_database()
+
+    @invariant()
+    def books_agree(self) -> None:
+        assert used(self.books, "key:a") == self.used <= self.limit
+
+
+test_Q9_books = Books.TestCase
+test_Q9_books.settings = settings(deadline=None, max_examples=15, stateful_step_count=20)

@@ -1,0 +1,271 @@
+"""Tiers only tighten, rates and budgets of keys and models hold, and the ledger has it all."""
+
+import asyncio
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving import make_bundle, make_key, make_settings, png, random_images, running
+from stingy_protection import ScoreForm, build_policy
+from stingy_server import ModelSettings, Tier, create_app
+from stingy_server.app import summary
+from stingy_server.ledger import Entry, Ledger
+from stingy_server.view import View
+
+pytestmark = pytest.mark.anyio
+IMAGES = random_images(8)
+
+
+def body(images: Any = IMAGES, **rest: Any) -> dict[str, Any]:
+    image = {"name": "image", "datatype": "UINT8", "shape": images.shape}
+    return {"inputs": [{**image, "data": images.ravel().tolist()}], **rest}
+
+
+async def infer(
+    client: httpx.AsyncClient, key: str, images: Any = IMAGES, model: str = "digits"
+) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {key}"}
+    return await client.post(f"/v2/models/{model}/infer", json=body(images), headers=headers)
+
+
+def outputs(response: httpx.Response) -> dict[str, Any]:
+    assert response.status_code == 200, response.text
+    return {o["name"]: np.reshape(o["data"], o["shape"]) for o in response.json()["outputs"]}
+
+
+def code(response: httpx.Response) -> str:
+    return str(response.json()["error"]["code"])
+
+
+TIERS: Mapping[str, Tier] = {
+    "two": Tier(classes=2),
+    "coarse": Tier(decimals=1),
+    "labels": Tier(classes=1, scores="none"),
+    "ranks": Tier(scores="rank"),
+}
+
+
+async def test_a_tier_sees_less_of_the_same_answer(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b", policy="stingy:n=4")
+    configured = make_settings(tmp_path / "s", bundle, tiers=TIERS, strict=True)
+    async with running(configured) as (client, _):
+        seen = {
+            tier: outputs(await infer(client, make_key(configured.state, tier=tier)))
+            for tier in ("full", *TIERS)
+        }
+    full = seen["full"]
+    assert full["indices"].shape == (8, 4)
+    for tier in TIERS:
+        assert (seen[tier]["indices"][:, 0] == full["indices"][:, 0]).all()
+    assert np.array_equal(seen["two"]["indices"], full["indices"][:, :2])
+    assert np.exp(seen["two"]["scores"]).sum(axis=1) == pytest.approx(1, abs=2e-3)
+    assert np.allclose(np.round(seen["coarse"]["scores"], 1), seen["coarse"]["scores"])
+    assert "scores" not in seen["labels"]
+    assert seen["labels"]["indices"].shape == (8, 1)
+    assert seen["ranks"]["scores"].tolist() == [[1, 2, 3, 4]] * 8
+
+
+async def test_metadata_tells_what_the_tier_will_see(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b", policy="stingy:n=4")
+    configured = make_settings(tmp_path / "s", bundle, tiers=TIERS)
+    fingerprints = set()
+    async with running(configured) as (client, _):
+        for tier in ("full", *TIERS):
+            headers = {"Authorization": f"Bearer {make_key(configured.state, tier=tier)}"}
+            told = (await client.get("/v2/models/digits", headers=headers)).json()
+            answer = await client.post("/v2/models/digits/infer", json=body(), headers=headers)
+            names = [output["name"] for output in told["outputs"]]
+            assert set(outputs(answer)) == set(names) - {"logits"}
+            assert outputs(answer)["indices"].shape[1] == told["parameters"]["support"]
+            fingerprints.add(told["parameters"]["fingerprint"])
+    assert len(fingerprints) == 5
+
+
+async def test_a_tier_that_the_settings_do_not_have_is_refused(tmp_path: Path) -> None:
+    configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
+    async with running(configured) as (client, _):
+        response = await infer(client, make_key(configured.state, tier="gone"))
+        assert (response.status_code, code(response)) == (500, "refused")
+
+
+@given(
+    name=st.sampled_from(["stingy", "open", "rounded", "ranked_labels", "label"]),
+    classes=st.one_of(st.none(), st.integers(1, 12)),
+    decimals=st.one_of(st.none(), st.integers(0, 6)),
+    scores=st.sampled_from(["keep", "rank", "none"]),
+)
+@settings(deadline=None)
+def test_no_tier_ever_sees_more_than_the_policy(
+    name: str, classes: int | None, decimals: int | None, scores: Any
+) -> None:
+    policy = build_policy(name, num_classes=10)
+    view = View.of(policy, Tier(classes=classes, decimals=decimals, scores=scores))
+    assert view.support <= policy.support
+    assert view.decimals <= policy.decimals
+    if policy.scores is ScoreForm.NONE:
+        assert view.form is ScoreForm.NONE
+
+
+async def test_a_rate_holds_and_says_when_to_come_back(tmp_path: Path) -> None:
+    configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
+    async with running(configured) as (client, _):
+        key = make_key(configured.state, rate="20/hour")
+        first = await infer(client, key)
+        assert first.headers["RateLimit-Limit"] == "20"
+        assert first.headers["RateLimit-Remaining"] == "12"
+        assert (await infer(client, key)).status_code == 200
+        refused = await infer(client, key)
+        assert (refused.status_code, code(refused)) == (429, "rate_limited")
+        assert 0 < int(refused.headers["Retry-After"]) <= 3600
+        assert (await infer(client, key, IMAGES[:4])).status_code == 200
+        usage = await client.get("/v1/usage", headers={"Authorization": f"Bearer {key}"})
+        assert usage.json()["used"] == 20
+
+
+async def test_a_day_has_its_own_budget(tmp_path: Path) -> None:
+    configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
+    async with running(configured) as (client, _):
+        key = make_key(configured.state, budget=1000, per_day=10)
+        assert (await infer(client, key)).status_code == 200
+        refused = await infer(client, key)
+        assert (refused.status_code, code(refused)) == (429, "budget_exhausted")
+        assert 0 < int(refused.headers["Retry-After"]) <= 86_400
+        spent = make_key(configured.state, budget=4)
+        assert "Retry-After" not in (await infer(client, spent)).headers
+        never = await infer(client, make_key(configured.state, budget=1000, per_day=2))
+        assert "Retry-After" not in never.headers
+
+
+async def test_a_model_has_a_budget_over_all_keys(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b")
+    configured = make_settings(
+        tmp_path / "s",
+        ModelSettings(bundle=bundle, budget=20),
+        ModelSettings(bundle=bundle, name="other"),
+    )
+    for _ in range(2):  # and over a restart
+        async with running(configured) as (client, _):
+            answers = [await infer(client, make_key(configured.state)) for _ in range(3)]
+            elsewhere = await infer(client, make_key(configured.state), model="other")
+            assert elsewhere.status_code == 200
+    assert [answer.status_code for answer in answers] == [429, 429, 429]
+
+
+def test_P7_two_policies_over_one_model_are_named_by_the_looser(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b")
+    configured = make_settings(
+        tmp_path / "s",
+        ModelSettings(bundle=bundle, name="tight", policy="label"),
+        ModelSettings(bundle=bundle, name="wide", policy="stingy:n=5"),
+    )
+    service = create_app(configured).state.service
+    (warning,) = [line for line in summary(service) if "warning" in line]
+    assert "as open as wide" in warning
+    service.database.close()
+
+
+async def entries(tmp_path: Path, asked: Any) -> list[Entry]:
+    """What the ledger says after these requests of one key."""
+    configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"), max_body_bytes=50_000)
+    async with running(configured, budget=20) as (client, app):
+        for request in asked:
+            await request(client)
+        return [entry for _, entry in Ledger(app.state.service.database).entries()]
+
+
+async def test_O1_every_request_has_one_entry_and_no_output_in_it(tmp_path: Path) -> None:
+    path = "/v1/predict/digits"
+    found = await entries(
+        tmp_path,
+        [
+            lambda client: client.post(path, content=png(IMAGES[0])),
+            lambda client: client.post("/v2/models/digits/infer", json=body()),
+            lambda client: client.post("/v2/models/digits/infer", json=body(random_images(16))),
+            lambda client: client.post(path, content=b"not an image"),
+            lambda client: client.post("/v1/predict/other", content=png(IMAGES[0])),
+            lambda client: client.post(path, content=bytes(60_000)),
+            lambda client: client.get("/v1/usage"),
+            lambda client: client.post(path, content=b"", headers={"Authorization": "Bearer x"}),
+        ],
+    )
+    assert [(e.event, e.status, e.images, e.answered) for e in found] == [
+        ("start", 0, 0, 0),
+        ("answer", 200, 1, 1),
+        ("answer", 200, 8, 8),
+        ("budget_exhausted", 429, 16, 0),
+        ("unsupported_image", 415, 0, 0),
+        ("not_found", 404, 0, 0),
+        ("too_large", 413, 0, 0),
+    ]
+    answer = found[1]
+    assert (answer.model, answer.version) == ("digits", "1")
+    assert answer.fingerprint == build_policy("stingy", num_classes=10).fingerprint
+    assert answer.bits > 0
+    assert answer.latency_us > 0
+    assert found[5].model == "-"  # never a name that the client made up
+
+
+async def test_O4_a_ledger_that_cannot_be_written_lets_nothing_out(tmp_path: Path) -> None:
+    configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
+    async with running(configured) as (client, _):
+        path = configured.state / "stingy.sqlite3"
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute(
+                "CREATE TRIGGER full BEFORE INSERT ON ledger "
+                "BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+            )
+            response = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
+            assert (response.status_code, code(response)) == (503, "store_unavailable")
+            assert "class" not in response.text
+            other.execute("DROP TRIGGER full")
+        again = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
+        assert again.status_code == 200
+
+
+async def test_Q8_metrics_ledger_and_budgets_agree(tmp_path: Path) -> None:
+    configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
+    async with running(configured, budget=30) as (client, app):
+        for _ in range(5):
+            await client.post("/v2/models/digits/infer", json=body())
+        service = app.state.service
+        sample = service.metrics.registry.get_sample_value
+        answered = sample("stingy_images_answered_total", {"model": "digits"})
+        refused = sample("stingy_requests_total", {"model": "digits", "event": "budget_exhausted"})
+        booked = sum(entry.answered for _, entry in Ledger(service.database).entries())
+        ((_, budget),) = service.keys.all()
+        assert answered == booked == budget.used == 24
+        assert refused == 2
+
+
+async def test_O3_hostile_names_make_no_new_labels(tmp_path: Path) -> None:
+    configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
+    async with running(configured) as (client, app):
+        for number in range(50):
+            await client.post(f"/v1/predict/{number}", content=b"")
+            await client.post("/v1/usage", headers={"Authorization": f"Bearer {number}"})
+        labels = {
+            tuple(sample.labels.items())
+            for metric in app.state.service.metrics.registry.collect()
+            for sample in metric.samples
+        }
+        assert len(labels) < 10
+
+
+async def test_H5_too_many_at_once_are_refused(tmp_path: Path) -> None:
+    configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"), max_concurrency=1)
+    async with running(configured) as (client, _):
+        responses = await asyncio.gather(
+            *(client.post("/v1/predict/digits", content=png(IMAGES[0])) for _ in range(8))
+        )
+        statuses = sorted(response.status_code for response in responses)
+        assert statuses[0] == 200
+        assert statuses[-1] == 503
+        assert {code(r) for r in responses if r.status_code == 503} == {"overloaded"}
