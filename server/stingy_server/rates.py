@@ -38,7 +38,9 @@ class Rates:
 
     def __init__(self, store: str) -> None:
         try:
-            storage = storage_from_string(f"async+{store}", wrap_exceptions=True)
+            # The library's default for Redis is another client than the one our extra installs.
+            client = {"implementation": "redispy"} if store.startswith("redis") else {}
+            storage = storage_from_string(f"async+{store}", wrap_exceptions=True, **client)
         except (limits.errors.ConfigurationError, ModuleNotFoundError, ValueError):
             raise ConfigurationError(
                 ["rate_store: expected memory:// or redis://HOST:PORT (with the extra redis)"]

@@ -34,6 +34,7 @@ def serve(settings: Settings, faults: list[str], *, console: Console) -> None:
         service: Service = app.state.service
         if not service.keys.all():
             _make_first_key(service, console)
+        listener.listen(2048)  # who connects from here on waits a moment, and is not refused
         _tell(service, listener, console)
         if settings.metrics_port is not None:
             registry = service.metrics.registry if settings.workers == 1 else None

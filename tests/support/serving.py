@@ -102,12 +102,12 @@ async def running(
 
 @contextmanager
 def served(
-    *arguments: str | Path, state: Path, stop: signal.Signals = signal.SIGTERM
+    *arguments: str | Path, state: Path, **environment: str
 ) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     """A real `stingy serve` on a free port: its address and its process."""
     process = subprocess.Popen(
         [*STINGY, "serve", *arguments, "--state", state, "--port", "0"],
-        env=server_environment(),
+        env=server_environment() | environment,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -122,7 +122,7 @@ def served(
             raise AssertionError("the server did not start:\n" + "".join(said))
         yield found[1], process
     finally:
-        process.send_signal(stop)
+        process.terminate()
         process.communicate(timeout=30)
 
 

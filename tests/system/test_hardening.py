@@ -1,0 +1,319 @@
+"""Hostile connections to a real server without a proxy, and several workers on one budget."""
+
+import json
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from serving import (
+    STINGY,
+    make_bundle,
+    make_key,
+    png,
+    random_images,
+    served,
+    server_environment,
+)
+from stingy_clients import BudgetExhausted, Client, ClientError
+from stingy_server import Database, Keys
+from stingy_server.ledger import Ledger
+
+IMAGE = png(random_images(1)[0])
+PATIENCE = {"STINGY_HEADER_TIMEOUT_S": "1", "STINGY_BODY_TIMEOUT_S": "2"}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "digits", policy="stingy:n=2")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Iterator[tuple[str, str]]:
+    """The address of a hurried server, and a key."""
+    state = tmp_path_factory.mktemp("server") / "state"
+    key = make_key(state)
+    with served(bundle, state=state, **PATIENCE) as (url, _):
+        yield url, key
+
+
+@contextmanager
+def connected(url: str) -> Iterator[socket.socket]:
+    address = httpx.URL(url)
+    assert address.port is not None
+    with socket.create_connection((address.host, address.port), timeout=15) as connection:
+        yield connection
+
+
+def head(key: str, *more: str) -> bytes:
+    lines = ["POST /v1/predict/digits HTTP/1.1", "Host: x", f"Authorization: Bearer {key}", *more]
+    return "".join(f"{line}\r\n" for line in lines).encode()
+
+
+def answer(connection: socket.socket) -> tuple[int, bytes]:
+    """The status and body of one answer, however it comes in pieces."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += connection.recv(65_536)
+    lines, _, body = received.partition(b"\r\n\r\n")
+    length = int(lines.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    while len(body) < length:
+        body += connection.recv(65_536)
+    return int(lines.split()[1]), body
+
+
+def until_closed(connection: socket.socket) -> bytes:
+    received = b""
+    try:
+        while more := connection.recv(65_536):
+            received += more
+    except ConnectionResetError:
+        pass
+    return received
+
+
+def trickle(connection: socket.socket, data: bytes, *, every_s: float) -> float:
+    """Send a byte at a time; the seconds until the other side has had enough."""
+    started = time.monotonic()
+    try:
+        for byte in data:
+            connection.sendall(bytes([byte]))
+            time.sleep(every_s)
+    except (BrokenPipeError, ConnectionResetError):
+        return time.monotonic() - started
+    raise AssertionError("the server took it all")
+
+
+def test_H3_a_silent_connection_is_closed(server: tuple[str, str]) -> None:
+    with connected(server[0]) as connection:
+        started = time.monotonic()
+        assert until_closed(connection) == b""
+        assert 0.5 < time.monotonic() - started < 5
+
+
+def test_H3_a_trickled_head_is_closed(server: tuple[str, str]) -> None:
+    url, key = server
+    with connected(url) as connection:
+        assert trickle(connection, head(key, "X-A: " + "a" * 1000), every_s=0.05) < 5
+
+
+def test_H3_a_trickled_head_after_an_answer_is_closed_too(server: tuple[str, str]) -> None:
+    url, key = server
+    with connected(url) as connection:
+        connection.sendall(head(key, f"Content-Length: {len(IMAGE)}") + b"\r\n" + IMAGE)
+        assert answer(connection)[0] == 200
+        assert trickle(connection, head(key, "X-A: " + "a" * 1000), every_s=0.05) < 5
+
+
+def test_H3_a_trickled_body_is_refused(server: tuple[str, str]) -> None:
+    url, key = server
+    with connected(url) as connection:
+        connection.sendall(head(key, "Content-Length: 1000") + b"\r\n")
+        started = time.monotonic()
+        thread = threading.Thread(target=_ignore, args=(trickle, connection))
+        thread.start()
+        status, body = answer(connection)
+        assert (status, json.loads(body)["error"]["code"]) == (408, "timed_out")
+        assert time.monotonic() - started < 6
+        connection.close()
+        thread.join(10)
+
+
+def _ignore(work: Callable[..., float], connection: socket.socket) -> None:
+    try:
+        work(connection, bytes(1000), every_s=0.05)
+    except (OSError, AssertionError):
+        return
+
+
+def test_H3_slow_senders_do_not_slow_an_honest_client(server: tuple[str, str]) -> None:
+    url, key = server
+
+    def worst() -> float:
+        seconds = []
+        with Client(url, key) as client:
+            for _ in range(100):
+                started = time.perf_counter()
+                client.predict(IMAGE, model="digits")
+                seconds.append(time.perf_counter() - started)
+        return sorted(seconds)[95]
+
+    worst()
+    alone = worst()
+    with ExitStack() as slow:
+        for _ in range(200):
+            slow.enter_context(connected(url)).sendall(b"POST /v1/pre")
+        beside = worst()
+    assert beside < 3 * alone + 0.02
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["X-A: " + "a" * 65_536],
+        [f"X-{number}: a" for number in range(1000)],
+        ["Content-Length: 5", "Transfer-Encoding: chunked"],
+        ["Content-Length: 5", "Content-Length: 6"],
+        ["Content-Length: -1"],
+        ["X-A: a\0b"],
+        [" X-A: folded"],
+    ],
+    ids=["64 KB", "1000 fields", "length and chunked", "two lengths", "negative", "NUL", "folded"],
+)
+def test_H4_hostile_heads_are_refused_and_the_connection_ends(
+    server: tuple[str, str], more: list[str]
+) -> None:
+    url, key = server
+    with connected(url) as connection:
+        try:
+            connection.sendall(head(key, *more) + b"\r\n" + b"GET /smuggled HTTP/1.1\r\n\r\n")
+        except (BrokenPipeError, ConnectionResetError):
+            return
+        received = until_closed(connection)
+        assert received == b"" or received.startswith(b"HTTP/1.1 4")
+        assert received.count(b"HTTP/1.1") <= 1
+
+
+@pytest.mark.parametrize("method", ["TRACE", "CONNECT", "BREW"])
+def test_H12_odd_methods_are_refused(server: tuple[str, str], method: str) -> None:
+    url, key = server
+    with connected(url) as connection:
+        request = head(key).replace(b"POST", method.encode(), 1)
+        connection.sendall(request + b"Connection: close\r\n\r\n")
+        assert until_closed(connection)[:10] == b"HTTP/1.1 4"
+
+
+def test_H12_a_connection_goes_on_after_each_refusal(server: tuple[str, str]) -> None:
+    url, key = server
+    bad = head(key, "Content-Length: 1") + b"\r\nx"
+    good = head(key, f"Content-Length: {len(IMAGE)}") + b"\r\n" + IMAGE
+    with connected(url) as connection:
+        for _ in range(3):
+            connection.sendall(bad)
+            assert answer(connection)[0] == 415
+            connection.sendall(good)
+            assert answer(connection)[0] == 200
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[str]:
+    """The address of a Redis of our own."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("needs redis-server (apt-get install redis-server)")
+    port = _free_port()
+    process = subprocess.Popen(
+        [program, "--port", str(port), "--save", "", "--dir", tmp_path, "--bind", "127.0.0.1"],
+        stdout=subprocess.DEVNULL,
+    )
+    for _ in range(100):
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            break
+        except ConnectionRefusedError:
+            time.sleep(0.05)
+    yield f"redis://127.0.0.1:{port}"
+    process.terminate()
+    process.wait()
+
+
+def test_several_workers_share_one_budget_one_rate_and_their_counters(
+    tmp_path: Path, bundle: Path, redis: str
+) -> None:
+    state, metrics_port = tmp_path / "state", _free_port()
+    budgeted = make_key(state, budget=150)
+    rated = make_key(state, rate="60/hour")
+    options = ("--workers", "2", "--metrics-port", str(metrics_port))
+    with served(bundle, *options, state=state, STINGY_RATE_STORE=redis) as (url, process):
+        _wait_ready(url)
+
+        def ask(key: str) -> int:
+            answered = 0
+            with Client(url, key, retries=0) as client:
+                for _ in range(100):
+                    try:
+                        client.predict(IMAGE, model="digits")
+                        answered += 1
+                    except ClientError as error:
+                        assert getattr(error, "status", 0) == 429  # noqa: PT017
+            return answered
+
+        with ThreadPoolExecutor(4) as pool:
+            assert sum(pool.map(ask, [budgeted] * 4)) == 150
+            assert sum(pool.map(ask, [rated] * 4)) == 60
+        page = httpx.get(f"http://127.0.0.1:{metrics_port}/metrics").text
+        counted = {
+            sample.name: sample.value
+            for family in text_string_to_metric_families(page)
+            for sample in family.samples
+            if sample.labels == {"model": "digits"}
+        }
+        process.terminate()
+        assert process.wait(30) == 0
+    with closing(Database(state)) as database:
+        booked = sum(entry.answered for _, entry in Ledger(database).entries())
+        used = sum(budget.used for _, budget in Keys(database).all())
+    assert counted["stingy_images_answered_total"] == booked == used == 210  # Q8
+
+
+def _wait_ready(url: str) -> None:
+    for _ in range(200):
+        try:
+            if httpx.get(f"{url}/v2/health/ready").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise AssertionError("the workers did not start")
+
+
+def test_several_workers_over_the_memory_of_each_are_refused(tmp_path: Path, bundle: Path) -> None:
+    done = subprocess.run(
+        [*STINGY, "serve", bundle, "--workers", "2", "--state", tmp_path / "state", "--port", "0"],
+        env=server_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "rate_store" in done.stderr
+
+
+def test_H7_a_killed_worker_is_replaced_and_the_books_stay_exact(
+    tmp_path: Path, bundle: Path, redis: str
+) -> None:
+    state = tmp_path / "state"
+    key = make_key(state, budget=400)
+    with served(bundle, "--workers", "2", state=state, STINGY_RATE_STORE=redis) as (url, process):
+        _wait_ready(url)
+        answered = 0
+        with Client(url, key, retries=0) as client:
+            for number in range(3000):
+                if number == 50:
+                    subprocess.run(["pkill", "-KILL", "-P", str(process.pid), "-o"], check=False)
+                try:
+                    client.predict(IMAGE, model="digits")
+                    answered += 1
+                except BudgetExhausted:
+                    break
+                except ClientError:
+                    time.sleep(0.01)
+    with closing(Database(state)) as database:
+        ((_, budget),) = Keys(database).all()
+    assert budget.used == 400
+    assert 398 <= answered <= 400  # what was in flight at the kill is charged, not answered
