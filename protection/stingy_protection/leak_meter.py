@@ -2,13 +2,15 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from stingy_protection.answers import ScoreForm, SparseLogits
 
 # Two float32 neighbours lie at most this share of their size apart.
-_FLOAT32_STEP = torch.finfo(torch.float32).eps
+_FLOAT32_STEP = float(np.finfo(np.float32).eps)
+_FARTHEST = 700.0  # the largest power of e in float64; beyond it the bound is rounded up to that
 
 
 def hidden_mass_bound(answer: SparseLogits) -> Tensor:
@@ -32,19 +34,22 @@ def hidden_mass_bound(answer: SparseLogits) -> Tensor:
         float64 `[batch]`; 0 where nothing is withheld.
     """
     num_hidden = answer.num_classes - answer.indices.shape[1]
-    unscored = torch.full((len(answer),), num_hidden / answer.num_classes, dtype=torch.float64)
+    unscored = num_hidden / answer.num_classes
     if num_hidden == 0 or answer.scores is None or answer.form is ScoreForm.RANK:
-        return unscored
-    scores = answer.scores.double()
-    half_step = 0.5 * 10.0**-answer.decimals + scores.abs() * _FLOAT32_STEP
-    highest = (scores + half_step).amin(dim=1)
-    # log of the smallest Z_A and the largest e^t, in the units of the form; the probabilities of
-    # the support sum to 1 whatever was rounded.
+        return torch.full((len(answer),), unscored, dtype=torch.float64)
+    # numpy: an answer is small and on the CPU, and is metered at every request.
+    scores = answer.scores.numpy().astype(np.float64)
+    half_step = 0.5 * 10.0**-answer.decimals + np.abs(scores) * _FLOAT32_STEP
+    highest = (scores + half_step).min(axis=1)
+    # log of the smallest Z_A and of the largest e^t, in the units of the form; the probabilities
+    # of the support sum to 1 whatever was rounded.
+    log_kept = np.zeros(len(scores))
     if answer.form is ScoreForm.LOGIT:
-        log_kept, log_smallest = (scores - half_step).logsumexp(dim=1), highest
-    elif answer.form is ScoreForm.LOG_PROB:
-        log_kept, log_smallest = torch.zeros_like(highest), highest
-    else:
-        log_kept, log_smallest = torch.zeros_like(highest), highest.log()
-    bound = torch.sigmoid(math.log(num_hidden) + log_smallest - log_kept)
-    return bound.minimum(unscored)
+        lowest = scores - half_step
+        top = lowest.max(axis=1)
+        log_kept = top + np.log(np.exp(lowest - top[:, None]).sum(axis=1))
+    elif answer.form is ScoreForm.PROB:
+        highest = np.log(highest)
+    gap = log_kept - highest - math.log(num_hidden)
+    bound = 1 / (1 + np.exp(np.minimum(gap, _FARTHEST)))
+    return torch.from_numpy(np.minimum(bound, unscored))

@@ -83,11 +83,17 @@ class Budgets:
         Time never runs backwards here: a clock set back finds the later day still open.
         """
         day = today()
+
+        def charge(owner: str) -> bool:
+            values = {"owner": owner, "images": images, "today": day}
+            return self._database.execute(RESERVE, values).rowcount == 1
+
+        if len(owners) == 1:  # one statement is a transaction of its own
+            return Reservation(tuple(owners), images, day) if charge(owners[0]) else None
         try:
             with self._database.transaction():
                 for owner in owners:
-                    values = {"owner": owner, "images": images, "today": day}
-                    if self._database.execute(RESERVE, values).rowcount != 1:
+                    if not charge(owner):
                         raise _NotCovered
         except _NotCovered:
             return None

@@ -99,8 +99,10 @@ class Database:
 
     def execute(self, statement: str, values: Any = ()) -> sqlite3.Cursor:
         """One statement; its own transaction outside of `transaction`."""
-        with _refusing():
+        try:
             return self._connection.execute(statement, values)
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"the state failed: {type(error).__name__}") from None
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -135,14 +137,6 @@ def _statements(script: str) -> Iterator[str]:
         if sqlite3.complete_statement(statement):
             yield statement
             statement = ""
-
-
-@contextlib.contextmanager
-def _refusing() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise StoreUnavailable(f"the state failed: {type(error).__name__}") from None
 
 
 def _pepper(path: Path) -> bytes:

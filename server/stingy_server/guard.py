@@ -8,7 +8,7 @@ import logging
 import secrets
 import time
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stingy_server.database import StoreUnavailable
@@ -32,6 +32,7 @@ log = logging.getLogger("stingy")
 
 PROBES = frozenset({"/v2/health/live", "/v2/health/ready"})
 MAX_KEY_LENGTH = 256
+HYGIENE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 
 
 class Guard:
@@ -157,12 +158,12 @@ class _Recorded:
 
     async def _plain(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            headers["X-Request-Id"] = self._visit.request_id
-            headers["X-Content-Type-Options"] = "nosniff"
-            headers["Cache-Control"] = "no-store"
-            for name, value in self._visit.headers.items():
-                headers[name] = value
+            told = {"x-request-id": self._visit.request_id, **self._visit.headers}
+            message["headers"] = [
+                *message["headers"],
+                *HYGIENE,
+                *((name.encode(), value.encode()) for name, value in told.items()),
+            ]
         await self._send(message)
 
 

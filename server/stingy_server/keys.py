@@ -68,8 +68,8 @@ class Keys:
         if rate is not None:
             parse_rate(rate)
         key_id, text = _new_text()
-        until = None if expires is None else _stamp(expires)
-        key = Key(key_id, name, tier, rate, _stamp(_now()), until, None)
+        until = None if expires is None else stamp(expires)
+        key = Key(key_id, name, tier, rate, stamp(), until, None)
         with self._database.transaction():
             self._database.execute(
                 "INSERT INTO keys (id, name, tier, rate, digest, created, expires) "
@@ -92,7 +92,7 @@ class Keys:
         """Make a key invalid from now on; False where there is no such valid key."""
         changed = self._database.execute(
             "UPDATE keys SET revoked = ? WHERE id = ? AND revoked IS NULL",
-            (_stamp(_now()), key_id),
+            (stamp(), key_id),
         )
         return changed.rowcount == 1
 
@@ -110,7 +110,7 @@ class Keys:
         """The valid key of this text, or None. Looked up by digest: no secret is compared."""
         row = self._database.execute(
             f"{SELECT} WHERE digest = ? AND revoked IS NULL AND (expires IS NULL OR expires > ?)",
-            (self._digest(text), _stamp(_now())),
+            (self._digest(text), stamp()),
         ).fetchone()
         return None if row is None else Key(*row)
 
@@ -123,10 +123,7 @@ def _new_text(key_id: str | None = None) -> tuple[str, str]:
     return key_id, f"{PREFIX}_{key_id}_{secrets.token_urlsafe(32)}"
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-def _stamp(moment: datetime) -> str:
-    """Times of one form, so that they compare as text."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+def stamp(moment: datetime | None = None) -> str:
+    """A time, or now, in UTC and in one form, so that times compare as text."""
+    moment = datetime.now(UTC) if moment is None else moment.astimezone(UTC)
+    return moment.isoformat(timespec="microseconds")

@@ -5,8 +5,8 @@ A request whose record cannot be written gets no answer.
 
 import hmac
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass, fields
-from datetime import UTC, datetime
+from dataclasses import dataclass, fields
+from operator import attrgetter
 
 from stingy_server.database import Database
 from stingy_server.images import Pixels
@@ -38,6 +38,7 @@ class Entry:
     latency_us: int
 
 
+_values = attrgetter(*(field.name for field in fields(Entry)))  # astuple would copy deeply
 COLUMNS = ", ".join(field.name for field in fields(Entry))
 # The columns are the fields of the class above; nothing of a request is in the statements.
 INSERT = f"INSERT INTO ledger ({COLUMNS}) VALUES ({', '.join('?' * len(fields(Entry)))})"  # noqa: S608
@@ -54,7 +55,7 @@ class Ledger:
         self._database = database
 
     def append(self, entry: Entry) -> None:
-        self._database.execute(INSERT, astuple(entry))
+        self._database.execute(INSERT, _values(entry))
 
     def entries(self, *, after: int = 0, limit: int = -1) -> Iterator[tuple[int, Entry]]:
         """Entries with their numbers, oldest first, beyond the number `after`."""
@@ -74,7 +75,3 @@ class Ledger:
         """The keyed digest of pixels: tells that two requests asked the same, not what."""
         digest = hmac.digest(self._database.pepper, images.tobytes(), "sha256")
         return digest[:16].hex()
-
-
-def now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -125,9 +125,9 @@ class Service:
         if visit.key.rate is not None:
             state = await self.rates.charge(visit.key.id, visit.key.rate, images)
             visit.headers = {
-                "RateLimit-Limit": str(state.limit),
-                "RateLimit-Remaining": str(state.remaining),
-                "RateLimit-Reset": str(state.reset_s),
+                "ratelimit-limit": str(state.limit),
+                "ratelimit-remaining": str(state.remaining),
+                "ratelimit-reset": str(state.reset_s),
             }
         owners = [key_owner(visit.key.id)]
         if endpoint.limited:

@@ -4,8 +4,8 @@ import time
 from dataclasses import dataclass, field
 
 from stingy_server.endpoints import Endpoint
-from stingy_server.keys import Key
-from stingy_server.ledger import Entry, now
+from stingy_server.keys import Key, stamp
+from stingy_server.ledger import Entry
 
 NOTHING = "-"
 
@@ -41,7 +41,7 @@ class Visit:
     def entry(self, status: int) -> Entry:
         endpoint = self.endpoint
         return Entry(
-            time=now(),
+            time=stamp(),
             request=self.request_id,
             key=NOTHING if self.key is None else self.key.id,
             model=self.model,

@@ -9,9 +9,10 @@ import pytest
 
 from serving import random_images
 from stingy_server import Database, StoreUnavailable
-from stingy_server.ledger import Entry, Ledger, now
+from stingy_server.keys import stamp
+from stingy_server.ledger import Entry, Ledger
 
-ENTRY = Entry(now(), "r", "k", "m", "1", "f", "aa", 3, 3, 1.5, 200, "answer", 900)
+ENTRY = Entry(stamp(), "r", "k", "m", "1", "f", "aa", 3, 3, 1.5, 200, "answer", 900)
 
 
 @pytest.fixture
