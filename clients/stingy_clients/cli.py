@@ -8,13 +8,13 @@ import sys
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points, version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from stingy_clients.answers import Answer
 from stingy_clients.client import Client
-from stingy_clients.errors import ClientError
+from stingy_clients.errors import BadImage, ClientError
 
 _GROUP = "stingy.commands"
 _DISTRIBUTION = "stingy"
@@ -90,7 +90,11 @@ def predict(
     try:
         with Client(url, key) as client:
             for image in images:
-                _show(image, client.predict(image, model=model), as_json=as_json)
+                try:
+                    answer = client.predict(image, model=model)
+                except BadImage as error:
+                    _leave(_printable(f"{image}: {error}"), code=1)
+                _show(image, answer, as_json=as_json)
     except ClientError as error:
         _leave(_printable(str(error)), code=1)
 
@@ -153,6 +157,6 @@ def _install(extras: tuple[str, ...]) -> str:
     return " or ".join(f"pip install 'stingy[{extra}]'" for extra in extras)
 
 
-def _leave(message: str, *, code: int) -> None:
+def _leave(message: str, *, code: int) -> NoReturn:
     typer.secho(message, fg=typer.colors.RED, err=True)
     raise SystemExit(code)

@@ -268,3 +268,13 @@ def test_help_says_what_the_extras_bring(run: Run) -> None:
 def test_a_command_of_an_extra_that_is_not_there_says_so(run: Run) -> None:
     hint = "pip install 'stingy[audit]' or pip install 'stingy[server]'"
     assert run("serve") == (2, "", f"stingy serve needs: {hint}\n")
+
+
+def test_a_refused_image_is_named(
+    run: Run, to_server: list[str], images: list[str], server: "FakeServer"
+) -> None:
+    refusal = {"error": {"code": "bad_image", "message": "The image could not be read."}}
+    server.next = [None, httpx.Response(422, json=refusal)]
+    code, _, err = run("predict", images[0], "--key", KEY, "--model", "pets")
+    assert code == 1
+    assert err == f"{images[0]}: 422 bad_image: The image could not be read.\n"
