@@ -56,3 +56,19 @@ class Fragile(nn.Module):
             raise RuntimeError(f"cannot answer {images.flatten()[:3].tolist()}")
         logits: Tensor = self.network(images)
         return torch.where((first == NOT_A_NUMBER)[:, None], torch.nan, logits)
+
+
+class Canary(nn.Module):
+    """Answers every image with the same logits, each a number that is found wherever it leaks."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(num_classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return canaries(len(self.bias)).expand(len(images), -1) + 0 * self.bias
+
+
+def canaries(num_classes: int) -> Tensor:
+    """[num_classes] numbers from 5 down that share no three digits."""
+    return 5.0 - torch.arange(num_classes) * 0.737 - torch.arange(num_classes) ** 2 * 0.00119

@@ -4,7 +4,6 @@ import io
 import multiprocessing
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator

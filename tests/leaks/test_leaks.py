@@ -1,0 +1,226 @@
+"""What leaves beside the answer: nothing, by any door, in any form."""
+
+import base64
+import itertools
+import logging
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from prometheus_client import generate_latest
+
+from sample_networks import canaries
+from serving import make_bundle, make_key, make_settings, png, random_images, running
+from stingy_server import Database
+from stingy_server.ledger import Ledger
+
+pytestmark = pytest.mark.anyio
+IMAGES = random_images(4)
+N, K = 3, 10
+
+
+def body(images: Any = IMAGES, **rest: Any) -> dict[str, Any]:
+    image = {"name": "image", "datatype": "UINT8", "shape": images.shape}
+    return {"inputs": [{**image, "data": images.ravel().tolist()}], **rest}
+
+
+def disguises(value: float) -> set[bytes]:
+    """The forms in which a number may be hidden in a stream of bytes."""
+    found = {f"{value:.{digits}f}".encode() for digits in (3, 4, 5)}
+    for kind in ("<f2", ">f2", "<f4", ">f4", "<f8", ">f8"):
+        raw = np.array(value, kind).tobytes()
+        if len(raw) > 2:  # two bytes are met by chance
+            found |= {raw, raw.hex().encode(), base64.b64encode(raw).rstrip(b"=")[:-1]}
+    return found
+
+
+async def everything_seen(tmp_path: Path, caplog: pytest.LogCaptureFixture, **bundle: Any) -> bytes:
+    """All bytes that an outsider or an operator gets to see of a server's day."""
+    folder = make_bundle(tmp_path / "b", gain=1.0, **bundle)
+    settings = make_settings(tmp_path / "s", folder, max_body_bytes=100_000)
+    caplog.set_level(logging.DEBUG)
+    seen: list[bytes] = []
+    async with running(settings, budget=40) as (client, app):
+        dense = {"name": "logits", "parameters": {"binary_data": True}}
+        requests: list[tuple[str, str, dict[str, Any]]] = [
+            ("POST", "/v1/predict/digits", {"content": png(IMAGES[0])}),
+            ("POST", "/v2/models/digits/infer", {"json": body()}),
+            ("POST", "/v2/models/digits/infer", {"json": body(outputs=[dense])}),
+            ("POST", "/v2/models/digits/infer", {"json": body(outputs=[{"name": "features"}])}),
+            ("POST", "/v1/predict/digits", {"content": b"x"}),
+            ("POST", "/v1/predict/digits", {"content": bytes(200_000)}),
+            ("POST", "/v2/models/digits/infer", {"json": body(random_images(64))}),
+            ("GET", "/v1/usage", {}),
+            ("GET", "/docs", {}),
+            *(
+                ("GET", path.format(model="digits", version="1"), {})
+                for path in app.openapi()["paths"]
+            ),
+        ]
+        for method, path, content in requests:
+            response = await client.request(method, path, **content)
+            seen += [response.content, repr(response.headers).encode()]
+        seen.append(str(app.openapi()).encode())
+        seen.append(generate_latest(app.state.service.metrics.registry))
+    with closing(Database(settings.state)) as database:
+        seen += [repr(entry).encode() for _, entry in Ledger(database).entries()]
+    seen += [record.getMessage().encode() for record in caplog.records]
+    return b"\n".join(seen)
+
+
+@pytest.mark.parametrize("scores", ["logit", "log_prob"])
+async def test_L2_the_withheld_numbers_are_nowhere(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, scores: str
+) -> None:
+    seen = await everything_seen(
+        tmp_path,
+        caplog,
+        factory="sample_networks:Canary",
+        policy=f"stingy:n={N},scores={scores},decimals=6",
+    )
+    told, withheld = canaries(K)[:N].tolist(), canaries(K)[N:].tolist()
+    if scores == "logit":  # the search finds what is there to be found
+        assert all(any(form in seen for form in disguises(value)) for value in told)
+    logged = (canaries(K) - canaries(K).logsumexp(0)).tolist()
+    for value in [*withheld, *logged]:
+        for form in disguises(value):
+            assert form not in seen, (value, form)
+
+
+async def test_L3_logs_and_ledger_of_twins_are_alike(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def told(folder: Path) -> list[tuple[Any, ...]]:
+        with closing(Database(folder / "s")) as database:
+            return [
+                (e.model, e.version, e.fingerprint, e.images, e.answered, e.bits, e.status, e.event)
+                for _, e in Ledger(database).entries()
+            ]
+
+    logs = []
+    for variant in (1, 2):
+        caplog.clear()
+        folder = tmp_path / str(variant)
+        await everything_seen(
+            folder,
+            caplog,
+            factory="sample_networks:Twin",
+            policy=f"stingy:n={N}",
+            shared=N,
+            variant=variant,
+        )
+        ours = [r for r in caplog.records if r.name.startswith(("stingy", "uvicorn"))]
+        logs.append([(r.name, r.levelname, r.getMessage()) for r in ours])
+    assert told(tmp_path / "1") == told(tmp_path / "2")
+    assert logs[0] == logs[1]
+
+
+async def test_L9_no_knob_of_a_request_touches_the_answer(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"), strict=True)
+    knobs = {"top_k": 10, "temperature": 9, "logit_bias": {"3": 100}, "debug": True, "explain": 1}
+    async with running(settings) as (client, _):
+        plain = (await client.post("/v2/models/digits/infer", json=body())).json()
+        single = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
+        for name, value in {**knobs, "policy": "open"}.items():
+            asked = body(**{name: value}, parameters={name: value})
+            asked["inputs"][0][name] = value
+            turned = await client.post("/v2/models/digits/infer", json=asked, params={name: "1"})
+            assert turned.json() == plain
+            again = await client.post(
+                "/v1/predict/digits",
+                content=png(IMAGES[0]),
+                params={name: str(value)},
+                headers={f"X-{name}": str(value), "Accept": "application/x-numpy"},
+            )
+            assert again.content == single.content
+
+
+async def test_L10_the_doors_are_those_of_the_list(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
+    async with running(settings) as (client, app):
+        doors = sorted(
+            f"{method.upper()} {path}"
+            for path, methods in app.openapi()["paths"].items()
+            for method in methods
+        )
+        assert doors == (Path(__file__).parent / "routes.txt").read_text().splitlines()
+        for path in ("/docs", "/redoc", "/openapi.json", "/metrics", "/explanations/digits"):
+            assert (await client.get(path)).status_code == 404
+
+
+async def test_L11_one_key_learns_nothing_of_another(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"), strict=True)
+    bodies = set()
+    async with running(settings) as (client, _):
+        for _ in range(3):
+            key = make_key(settings.state)
+            response = await client.post(
+                "/v1/predict/digits",
+                content=png(IMAGES[0]),
+                headers={"Authorization": f"Bearer {key}"},
+            )
+            bodies.add(response.content)
+    assert len(bodies) == 1
+
+
+async def test_Q7_the_same_pixels_cost_and_are_booked_alike(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
+    forms = [png(IMAGES[0]), png(IMAGES[0], compress_level=0), png(IMAGES[0], optimize=True)]
+    async with running(settings) as (client, app):
+        for form in forms:
+            await client.post("/v1/predict/digits", content=form)
+        await client.post("/v2/models/digits/infer", json=body(IMAGES[:1]))
+        entries = [entry for _, entry in Ledger(app.state.service.database).entries()][1:]
+    assert len({entry.pixels for entry in entries}) == 1
+    assert [entry.answered for entry in entries] == [1] * 4
+
+
+HOSTILE = {
+    "1 MB field": b'{"inputs": "' + b"a" * 1_000_000 + b'"}',
+    "depth": b"[" * 100_000 + b"]" * 100_000,
+    "NaN": b'{"inputs": [NaN]}',
+    "1e400": b'{"inputs": [{"name": "image", "shape": [1e400]}]}',
+    "5,000 digits": b'{"inputs": [{"name": "image", "shape": [' + b"9" * 5000 + b"]}]}",
+    "duplicate keys": b'{"inputs": [], "inputs": {}}',
+    "BOM": b"\xef\xbb\xbf{}",
+    "lone surrogate": b'{"id": "\\ud800", "inputs": []}',
+}
+
+
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE.keys())
+async def test_H9_hostile_json_is_refused_in_few_bytes(tmp_path: Path, content: bytes) -> None:
+    settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
+    async with running(settings) as (client, _):
+        response = await client.post("/v2/models/digits/infer", content=content)
+        assert 400 <= response.status_code < 500
+        assert len(response.content) < 300
+        assert b"aaa" not in response.content
+
+
+async def test_H10_every_answer_carries_the_plain_headers(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
+    paths = ("/v2/health/live", "/v2", "/nowhere", "/v1/usage", "/v1/predict/digits")
+    async with running(settings) as (client, _):
+        responses: list[httpx.Response] = []
+        for method, path in itertools.product(("GET", "POST", "OPTIONS"), paths):
+            responses.append(await client.request(method, path))
+            responses.append(await client.request(method, path, headers={"Authorization": ""}))
+    for response in responses:
+        assert response.headers["cache-control"] == "no-store"
+        assert response.headers["x-content-type-options"] == "nosniff"
+        forbidden = ("server", "x-powered-by", "access-control-allow-origin")
+        assert not any(name in response.headers for name in forbidden)
+
+
+async def test_I5_every_picture_takes_the_same_path(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
+    noise = np.where(random_images(1)[0] > 127, 255, 0).astype(np.uint8)
+    pictures = [np.full((8, 8, 3), value, np.uint8) for value in (0, 127, 255)]
+    async with running(settings) as (client, _):
+        for picture in [*pictures, noise]:
+            response = await client.post("/v1/predict/digits", content=png(picture))
+            assert response.status_code == 200
+            assert len(response.json()["answers"][0]["classes"]) == 2
