@@ -60,6 +60,26 @@ async def test_every_way_to_run_answers_in_the_form_of_the_policy(
     assert np.isfinite(answer.scores.numpy()).all()
 
 
+async def test_P5_without_strict_only_the_last_step_of_the_grid_may_move(tmp_path: Path) -> None:
+    bundle = make_bundle(
+        tmp_path / "b", factory="sample_networks:convolutional", policy="stingy:n=3", gain=3.0
+    )
+    endpoint = load_endpoints(make_settings(tmp_path / "s", bundle), [])["digits"]
+    images = random_images(256)
+    together = await endpoint.engine.predict(images)
+    alone = [await endpoint.engine.predict(image[None]) for image in images]
+    await endpoint.engine.close()
+    assert together.scores is not None
+    moved = 0
+    for row, single in enumerate(alone):
+        assert single.scores is not None
+        assert torch.equal(together.indices[row], single.indices[0])
+        steps = ((together.scores[row] - single.scores[0]) * 1000).round().abs()
+        assert steps.max() <= 1
+        moved += int(steps.max() > 0)
+    assert moved <= 0.01 * len(images)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 async def test_a_cuda_engine_answers_from_the_cpu(tmp_path: Path) -> None:
     endpoint = load(tmp_path, device="cuda")
