@@ -20,8 +20,11 @@ _COLOURS = {
     "#030303": "var(--grid)",
     "#040404": "var(--gain)",
     "#050505": "var(--loss)",
+    **{f"#0{number}0a0b": f"var(--line{number})" for number in range(1, 7)},
 }
-_INK, _MUTED, _GRID, _GAIN, _LOSS = _COLOURS
+INK, MUTED, GRID, _GAIN, _LOSS, *LINES = _COLOURS
+
+_LONGEST_LABEL = 32
 
 
 def draw_chart(
@@ -47,41 +50,41 @@ def draw_chart(
         top = place
         for summary in group:
             ticks.append(place)
-            names.append(summary.attack)
+            names.append(_short(summary.attack))
             values += _bar(axes, summary, place, base)
             place += 1
         if group:
-            axes.plot([teacher] * 2, [top - 0.45, place - 0.55], color=_MUTED, linewidth=2)
+            axes.plot([teacher] * 2, [top - 0.45, place - 0.55], color=MUTED, linewidth=2)
             axes.annotate(
                 endpoint_title(endpoint, group[0].defence),
                 (0, top - 0.85),
                 xycoords=("axes fraction", "data"),
-                color=_INK,
+                color=INK,
                 weight="bold",
                 va="center",
             )
         place += 1.1
-    axes.axvline(base, color=_INK, linewidth=1, linestyle=(0, (4, 3)))
+    axes.axvline(base, color=INK, linewidth=1, linestyle=(0, (4, 3)))
     low, high = min(values), max(values)
     margin = max(1.0, 0.06 * (high - low))
     axes.set_xlim(max(0.0, low - margin), high + margin + 0.12 * (high - low))
     axes.set_xticks([tick for tick in axes.get_xticks() if axes.get_xlim()[0] <= tick <= 100])
     axes.set_ylim(place - 1.3, -1.4)
     axes.set_yticks(ticks, names)
-    axes.set_xlabel(f"accuracy of the student {student} on the test images, %", color=_INK)
-    axes.tick_params(colors=_INK, length=0)
-    axes.grid(axis="x", color=_GRID, linewidth=0.8)
+    axes.set_xlabel(f"accuracy of the student {student} on the test images, %", color=INK)
+    axes.tick_params(colors=INK, length=0)
+    axes.grid(axis="x", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     for spine in axes.spines.values():
         spine.set_visible(False)
     figure.tight_layout()
-    return _inline(figure, title)
+    return inline(figure, title)
 
 
 def _bar(axes: "Axes", summary: Summary, place: float, base: float) -> list[float]:
     """One bar, its spread and its number; the values the axis must cover."""
     if summary.accuracy_mean is None or summary.uplift_mean is None:
-        axes.annotate("broken attack", (base, place), color=_INK, va="center")
+        axes.annotate("broken attack", (base, place), color=INK, va="center")
         return []
     spread = summary.accuracy_spread or 0.0
     mean, uplift = summary.accuracy_mean, summary.uplift_mean
@@ -91,8 +94,9 @@ def _bar(axes: "Axes", summary: Summary, place: float, base: float) -> list[floa
         left=base,
         height=0.66,
         color=_GAIN if uplift > 0 else _LOSS,
+        alpha=0.45 if summary.white_box else None,
         xerr=spread,
-        error_kw={"ecolor": _INK, "capsize": 3, "linewidth": 1},
+        error_kw={"ecolor": INK, "capsize": 3, "linewidth": 1},
     )
     end = max(mean + spread, base)
     axes.annotate(
@@ -100,13 +104,20 @@ def _bar(axes: "Axes", summary: Summary, place: float, base: float) -> list[floa
         (end, place),
         xytext=(5, 0),
         textcoords="offset points",
-        color=_INK,
+        color=INK,
         va="center",
     )
     return [mean - spread, end]
 
 
-def _inline(figure: "Figure", title: str) -> str:
+def _short(label: str) -> str:
+    """An attack's label, cut where it would take the room of the bars; the table has it whole."""
+    if len(label) <= _LONGEST_LABEL:
+        return label
+    return label[: _LONGEST_LABEL - 1].rstrip(",") + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def inline(figure: "Figure", title: str) -> str:
     """SVG for an HTML page: no prologue, no namespace addresses, the page's font and colours."""
     import matplotlib
 

@@ -2,10 +2,21 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class Form(StrEnum):
+    """How a finished audit is told."""
+
+    HTML = "html"
+    JSON = "json"
+    CSV = "csv"
+    MD = "md"
+
 
 app = typer.Typer(no_args_is_help=True)
 audit = typer.Typer(no_args_is_help=True, help="Steal from an endpoint and say how much it got.")
@@ -45,25 +56,83 @@ def run(
 @audit.command()
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where report.json is.")],
+    form: Annotated[
+        Form, typer.Option("--format", help="html draws DIR/report.html, the others are printed.")
+    ] = Form.HTML,
 ) -> None:
-    """Draw report.html again from report.json."""
+    """Tell a finished audit again, from its report.json."""
     with _told():
-        from stingy_attacker_eval.report import write_report
+        from stingy_attacker_eval.report import read_report, write_report
 
-        typer.echo(write_report(folder))
+        if form is Form.HTML:
+            typer.echo(write_report(folder))
+            return
+        from stingy_attacker_eval.formats import as_csv, as_json, as_markdown
+
+        tell = {Form.JSON: as_json, Form.CSV: as_csv, Form.MD: as_markdown}[form]
+        typer.echo(tell(read_report(folder)), nl=False)
+
+
+@audit.command()
+def gate(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where report.json is.")],
+    max_uplift: Annotated[
+        float, typer.Option(help="Points of uplift that the best attack's mean may reach.")
+    ],
+    endpoint: Annotated[
+        list[str] | None, typer.Option(help="Watch this endpoint alone; may be repeated.")
+    ] = None,
+) -> None:
+    """Exit with 1, and say why, when an endpoint teaches too much or a run is missing or broke."""
+    with _told():
+        from stingy_attacker_eval.errors import AuditError
+        from stingy_attacker_eval.findings import read_report
+        from stingy_attacker_eval.gating import gate_faults, gate_lines
+
+        audit, watched = read_report(folder), tuple(endpoint or ())
+        faults = gate_faults(audit, max_uplift=max_uplift, endpoints=watched)
+        if faults:
+            raise AuditError(*faults)
+        for line in gate_lines(audit, endpoints=watched):
+            typer.echo(line)
 
 
 @audit.command()
 def lab(
-    out: Annotated[Path, typer.Option(help="Folder for the bundles normal and nasty.")],
-    dataset: Annotated[str, typer.Option(help='"digits" or "npz:PATH".')] = "digits",
+    out: Annotated[Path, typer.Option(help="Folder for the bundles.")],
+    protocol: Annotated[
+        str | None, typer.Option(help="Train the teachers of this protocol, by name or .toml path.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="As in a protocol, such as npz:PATH.  [default: digits]")
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option(help="The teachers' network.  [default: cnn_large]")
+    ] = None,
 ) -> None:
-    """Train a normal and a nasty teacher and pack them as bundles."""
+    """Train a normal teacher and its nasty twin, or a protocol's teachers, and pack them."""
     with _told():
-        from stingy_attacker_eval.data import load_dataset
-        from stingy_attacker_eval.lab import train_teachers
+        from rich.console import Console
 
-        for teacher in train_teachers(load_dataset(dataset), out=out):
+        from stingy_attacker_eval.data import load_dataset
+        from stingy_attacker_eval.errors import EvalError
+        from stingy_attacker_eval.lab import (
+            TeacherSettings,
+            train_protocol_teachers,
+            train_teachers,
+        )
+        from stingy_attacker_eval.protocol import load_protocol
+
+        console = Console(stderr=True)
+        if protocol is not None:
+            if dataset is not None or network is not None:
+                raise EvalError("expected either a protocol or a data set and network, got both")
+            teachers = train_protocol_teachers(load_protocol(protocol), out=out, console=console)
+        else:
+            settings = TeacherSettings() if network is None else TeacherSettings(network=network)
+            data = load_dataset(dataset or "digits")
+            teachers = train_teachers(data, out=out, settings=settings, console=console)
+        for teacher in teachers:
             typer.echo(
                 f"{teacher.name}: {teacher.accuracy:.1f} % in {teacher.seconds:.1f} s, "
                 f"{teacher.bundle}"

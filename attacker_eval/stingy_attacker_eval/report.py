@@ -1,63 +1,23 @@
-"""report.json to one HTML page that opens without a network; every sentence is computed."""
+"""report.json to one HTML page that opens without a network."""
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from stingy_attacker_eval.errors import AuditError
 from stingy_attacker_eval.files import write_atomic
+from stingy_attacker_eval.findings import Audit, headline, health, read_report, verdict
+from stingy_attacker_eval.paper import paper_tables
 from stingy_attacker_eval.protocol import NO_ENDPOINT
-from stingy_attacker_eval.results import Summary, best_attacks
-from stingy_attacker_eval.wording import endpoint_title, percent, signed
+from stingy_attacker_eval.results import Summary
+from stingy_attacker_eval.wording import cost, percent, printed, signed
 
-_SCHEMA = "stingy.audit/1"
+__all__ = ["chart_summaries", "read_report", "render", "write_report"]
 
-
-@dataclass(frozen=True)
-class Verdict:
-    """One endpoint's sentence: what the best attack of the suite got out of it."""
-
-    title: str
-    sentence: str
-    remark: str
-
-
-@dataclass(frozen=True)
-class Audit:
-    """A report.json, read back: summaries as objects, the rest as it stands."""
-
-    document: Mapping[str, Any]
-    summaries: tuple[Summary, ...]
-
-    @property
-    def endpoints(self) -> Sequence[Mapping[str, Any]]:
-        found: Sequence[Mapping[str, Any]] = self.document["endpoints"]
-        return found
-
-    @property
-    def best(self) -> dict[str, Summary]:
-        return best_attacks(self.summaries)
-
-    def baseline(self, student: str) -> Summary:
-        """The no-API baseline of this student."""
-        return next(s for s in self.summaries if s.endpoint == NO_ENDPOINT and s.student == student)
-
-
-def read_report(folder: Path) -> Audit:
-    """Read FOLDER/report.json. Raises AuditError when it is absent or not a report."""
-    path = folder / "report.json"
-    try:
-        document = json.loads(path.read_bytes())
-        if document["schema"] != _SCHEMA:
-            raise ValueError
-        return Audit(document, tuple(Summary(**item) for item in document["summary"]))
-    except FileNotFoundError:
-        raise AuditError(f"expected a finished audit, got no report.json in {folder}") from None
-    except (ValueError, KeyError, TypeError):
-        raise AuditError(f"expected a {_SCHEMA} document at {path}, got another") from None
+# A chart of more bars than this shows the best attacks and the controls alone.
+_MOST_BARS = 30
+_BEST_SHOWN = 3
+_CONTROLS = ("no_api", "label_only", "paper_kd")
 
 
 def write_report(folder: Path) -> Path:
@@ -72,15 +32,9 @@ def render(audit: Audit) -> str:
     """The whole page."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    from stingy_attacker_eval.chart import draw_chart
+    from stingy_attacker_eval.curves import letters
 
     document = audit.document
-    shown = chart_summaries(audit.summaries)
-    teachers = {item["name"]: item["teacher_accuracy"] for item in audit.endpoints}
-    charts = [
-        draw_chart(shown, teachers, student=student, title=_chart_text(shown, student))
-        for student in document["config"]["students"]
-    ]
     environment = Environment(
         loader=PackageLoader("stingy_attacker_eval", "."),
         autoescape=True,
@@ -88,57 +42,58 @@ def render(audit: Audit) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = percent
-    environment.filters["signed"] = signed
-    best = audit.best
+    environment.filters |= {
+        "percent": percent,
+        "signed": signed,
+        "cost": cost,
+        "printed": printed,
+    }
+    tried = {s.attack for s in audit.summaries if s.endpoint != NO_ENDPOINT and not s.white_box}
     return environment.get_template("template.html.j2").render(
         audit=document,
-        best={name: (s.attack, s.student) for name, s in best.items()},
+        best=audit.best,
+        headline=headline(audit),
         verdicts=[verdict(audit, item) for item in audit.endpoints],
         summaries=audit.summaries,
+        papers=paper_tables(document["config"], audit.endpoints, audit.summaries),
+        lettered=list(zip(letters(len(audit.points)), audit.points, strict=True)),
+        asked=any(item.get("queries_attacks") for item in audit.endpoints),
+        floors={floor.endpoint: floor for floor in audit.floors},
         broken=[row for row in document["rows"] if not row["finite"]],
-        charts=charts,
+        health=health(audit),
         no_endpoint=NO_ENDPOINT,
         seeds=len(document["config"]["seeds"]),
-        tried=len({s.attack for s in audit.summaries if s.endpoint != NO_ENDPOINT}),
+        tried=len(tried),
+        white_box=any(s.white_box for s in audit.summaries),
         config=json.dumps(document["config"], indent=2, ensure_ascii=False),
+        **_charts(audit),
     )
 
 
-def verdict(audit: Audit, endpoint: Mapping[str, Any]) -> Verdict:
-    """What the best attack got, how that compares with the seeds' spread, and at what price."""
-    title = endpoint_title(endpoint["name"], endpoint["defence"])
-    best = audit.best.get(endpoint["name"])
-    if best is None or best.uplift_mean is None:
-        return Verdict(title, "No attack of this suite could be run to a finite loss.", "")
-    base = audit.baseline(best.student)
-    sentence = (
-        f"{signed(best.uplift_mean, best.uplift_spread)} points of uplift over training without "
-        f"the API: the best attack, {best.attack}, took the student {best.student} to "
-        f"{percent(best.accuracy_mean)} % after {endpoint['queries_transfer']:,} queries; "
-        f"without the API it reaches {percent(base.accuracy_mean, base.accuracy_spread)} %."
-    )
-    weakest = min(
-        (s for s in audit.summaries if s.endpoint == best.endpoint and s.uplift_mean is not None),
-        key=lambda s: s.uplift_mean or 0.0,
-    )
-    remark = _remark(best, base)
-    if weakest != best:
-        remark += (
-            f" The weakest attack, {weakest.attack}, would have said {signed(weakest.uplift_mean)}."
-        )
-    return Verdict(title, sentence, remark)
+def _charts(audit: Audit) -> dict[str, object]:
+    """The page's pictures, as SVG."""
+    from stingy_attacker_eval.chart import draw_chart
+    from stingy_attacker_eval.curves import draw_budgets, draw_frontier
 
-
-def _remark(best: Summary, base: Summary) -> str:
-    if best.accuracy_spread is None or base.accuracy_spread is None or best.uplift_mean is None:
-        return "One seed: nothing is known about the spread."
-    spread = math.hypot(best.accuracy_spread, base.accuracy_spread)
-    if abs(best.uplift_mean) <= spread:
-        return "Within the spread of the seeds: no uplift could be measured."
-    if best.uplift_mean > 0:
-        return "More than the spread of the seeds."
-    return "No attack of this suite reached what training without the API gives."
+    teachers = {item["name"]: item["teacher_accuracy"] for item in audit.endpoints}
+    whole = [s for s in audit.summaries if s.budget is None]
+    charts, shortened = [], False
+    for student in audit.students:
+        own = chart_summaries([s for s in whole if s.student == student])
+        shown = shorten(own)
+        shortened |= len(shown) < len(own)
+        asked = {s.endpoint for s in shown}
+        places = {name: accuracy for name, accuracy in teachers.items() if name in asked}
+        if places:
+            title = _chart_text(shown, student)
+            charts.append(draw_chart(shown, places, student=student, title=title))
+    curves = [draw_budgets(audit.summaries, student=student) for student in audit.students]
+    return {
+        "charts": charts,
+        "shortened": shortened,
+        "curves": [curve for curve in curves if curve is not None],
+        "frontier": draw_frontier(audit.points) if audit.points else None,
+    }
 
 
 def chart_summaries(summaries: Sequence[Summary]) -> list[Summary]:
@@ -150,6 +105,16 @@ def chart_summaries(summaries: Sequence[Summary]) -> list[Summary]:
         if kept is None or _rank(summary) > _rank(kept):
             best[key] = summary
     return list(best.values())
+
+
+def shorten(summaries: Sequence[Summary]) -> list[Summary]:
+    """As given where that is a chart one can read; else the controls and each endpoint's best."""
+    if len(summaries) <= _MOST_BARS:
+        return list(summaries)
+    ranked: dict[str, list[Summary]] = {}
+    for summary in sorted(summaries, key=_rank, reverse=True):
+        ranked.setdefault(summary.endpoint, []).append(summary)
+    return [s for s in summaries if s.attack in _CONTROLS or s in ranked[s.endpoint][:_BEST_SHOWN]]
 
 
 def _rank(summary: Summary) -> float:

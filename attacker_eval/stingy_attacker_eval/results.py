@@ -6,13 +6,18 @@ from dataclasses import dataclass
 
 from stingy_attacker_eval.protocol import NO_ENDPOINT
 
+WHITE_BOX = "white-box"
+"""What the label of an attack says that sees the network itself."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One student trained once. accuracy, agreement, teacher_accuracy: percent of the test set.
 
     uplift: percentage points over the no-API baseline of the same student (mean over seeds).
-    agreement and teacher_accuracy are None for the baseline, which has no teacher.
+    agreement and teacher_accuracy are None for the baseline, which has no teacher. queries: the
+    images whose answers it learnt from. budget: the images it was held to, where the audit tries
+    several budgets.
     """
 
     endpoint: str
@@ -27,6 +32,7 @@ class Row:
     uplift: float
     finite: bool
     seconds: float
+    budget: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +40,8 @@ class Summary:
     """One attack on one endpoint with one student, over the seeds whose loss stayed finite.
 
     n: those seeds; means in percent, spreads are sample standard deviations (None below two).
+    queries: the most a run of it used. runs: with those whose loss was not finite; gains: those
+    that ended above the baseline. None in reports of earlier versions.
     """
 
     endpoint: str
@@ -47,13 +55,22 @@ class Summary:
     uplift_mean: float | None
     uplift_spread: float | None
     all_finite: bool
+    queries: int | None = None
+    budget: int | None = None
+    runs: int | None = None
+    gains: int | None = None
+
+    @property
+    def white_box(self) -> bool:
+        """Whether the attack saw the network itself; its label says so."""
+        return WHITE_BOX in self.attack.partition("[")[2].rstrip("]").split(",")
 
 
 def summarise(rows: Sequence[Row]) -> list[Summary]:
-    """One summary per endpoint, attack and student, in the order of their first rows."""
-    groups: dict[tuple[str, str, str], list[Row]] = {}
+    """One summary per endpoint, attack, student and budget, in the order of their first rows."""
+    groups: dict[tuple[str, str, str, int | None], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row.endpoint, row.attack, row.student), []).append(row)
+        groups.setdefault((row.endpoint, row.attack, row.student, row.budget), []).append(row)
     return [_summary(group) for group in groups.values()]
 
 
@@ -71,11 +88,12 @@ def baseline_accuracy(rows: Sequence[Row], student: str) -> float | None:
 def best_attacks(summaries: Sequence[Summary]) -> dict[str, Summary]:
     """Per endpoint the attack (and student) with the highest mean uplift, ties to the first.
 
-    Seeds whose loss was not finite do not count; an endpoint with no finite row has no entry.
+    Seeds whose loss was not finite do not count, nor do attacks that saw the network itself; an
+    endpoint with nothing left has no entry.
     """
     best: dict[str, tuple[float, Summary]] = {}
     for summary in summaries:
-        if summary.endpoint == NO_ENDPOINT or summary.uplift_mean is None:
+        if summary.endpoint == NO_ENDPOINT or summary.uplift_mean is None or summary.white_box:
             continue
         leader = best.get(summary.endpoint)
         if leader is None or summary.uplift_mean > leader[0]:
@@ -99,6 +117,10 @@ def _summary(rows: Sequence[Row]) -> Summary:
         uplift_mean=_mean(uplifts),
         uplift_spread=_spread(uplifts),
         all_finite=len(finite) == len(rows),
+        queries=max(row.queries for row in rows),
+        budget=first.budget,
+        runs=len(rows),
+        gains=sum(uplift > 0 for uplift in uplifts),
     )
 
 

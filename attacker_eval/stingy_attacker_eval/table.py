@@ -4,19 +4,21 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from stingy_attacker_eval.findings import Audit, headline, verdict
 from stingy_attacker_eval.protocol import NO_ENDPOINT
-from stingy_attacker_eval.report import Audit, verdict
 from stingy_attacker_eval.wording import percent, signed
 
 
 def print_table(audit: Audit, console: Console) -> None:
-    """A table a student, the best attack of each endpoint in bold, then the verdicts."""
-    for student in audit.document["config"]["students"]:
+    """A table a student, the best attack of each endpoint in bold, then what they say."""
+    for student in audit.students:
         console.print(_table(audit, student))
     for endpoint in audit.endpoints:
         found = verdict(audit, endpoint)
         text = f"{found.title}: {found.sentence} {found.remark}\n"
         console.print(text, highlight=False, markup=False)
+    if len(audit.endpoints) > 1:
+        console.print(f"{headline(audit)}\n", highlight=False, markup=False)
 
 
 def _table(audit: Audit, student: str) -> Table:

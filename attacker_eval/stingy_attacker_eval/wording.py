@@ -20,3 +20,17 @@ def signed(mean: float | None, spread: float | None = None) -> str:
 def endpoint_title(name: str, defence: str) -> str:
     """The name, with the defence where that is another word."""
     return name if name == defence else f"{name} ({defence})"
+
+
+def cost(queries: int | None) -> str:
+    """`1,297`; nothing where it is not known."""
+    return "" if queries is None else f"{queries:,}"
+
+
+def printed(mean: float | None, difference: float | None = None) -> str:
+    """`74.24 (+3.07)`, two decimals as in the paper's tables."""
+    if mean is None:
+        return ""
+    if difference is None:
+        return f"{mean:.2f}"
+    return f"{mean:.2f} ({difference:+.2f})".replace("-", "\N{MINUS SIGN}")

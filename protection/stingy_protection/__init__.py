@@ -4,6 +4,12 @@ Invariant: raw logits go in, and only a SparseLogits that kept its policy's prom
 """
 
 from stingy_protection.answers import ScoreForm, SparseLogits
+from stingy_protection.buckets import (
+    ClassPrototype,
+    RankedBuckets,
+    class_prototypes,
+    write_prototypes,
+)
 from stingy_protection.bundle import read_manifest, verified_weights, write_bundle
 from stingy_protection.conformance import check_policy
 from stingy_protection.errors import (
@@ -16,7 +22,9 @@ from stingy_protection.errors import (
 from stingy_protection.gate import sanitize
 from stingy_protection.leak_meter import hidden_mass_bound
 from stingy_protection.manifest import BundleManifest, Preprocessing
+from stingy_protection.modelguard import ModelGuardW
 from stingy_protection.nasty import nasty_loss
+from stingy_protection.noise import KeyedNoise, keyed_noise
 from stingy_protection.policies import (
     Label,
     Open,
@@ -26,15 +34,20 @@ from stingy_protection.policies import (
     Stingy,
     StingySmooth,
 )
-from stingy_protection.policy import Policy, Proposal, best_first
+from stingy_protection.policy import NoisyPolicy, Policy, Proposal, best_first
 from stingy_protection.registry import build_policy, parse_policy, policy_names, support_size
+from stingy_protection.reverse_sigmoid import ReverseSigmoid
 from stingy_protection.tighten import tighten
 
 __all__ = [
     "BundleError",
     "BundleManifest",
+    "ClassPrototype",
+    "KeyedNoise",
     "Label",
     "LogitsRejected",
+    "ModelGuardW",
+    "NoisyPolicy",
     "Open",
     "Policy",
     "PolicyConfigError",
@@ -42,7 +55,9 @@ __all__ = [
     "Preprocessing",
     "Proposal",
     "ProtectionError",
+    "RankedBuckets",
     "RankedLabels",
+    "ReverseSigmoid",
     "Reversed",
     "Rounded",
     "ScoreForm",
@@ -52,7 +67,9 @@ __all__ = [
     "best_first",
     "build_policy",
     "check_policy",
+    "class_prototypes",
     "hidden_mass_bound",
+    "keyed_noise",
     "nasty_loss",
     "parse_policy",
     "policy_names",
@@ -62,4 +79,5 @@ __all__ = [
     "tighten",
     "verified_weights",
     "write_bundle",
+    "write_prototypes",
 ]

@@ -9,10 +9,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from stingy_protection import gate
 from stingy_protection.answers import SparseLogits
 from stingy_protection.errors import PolicyViolation, ProtectionError
-from stingy_protection.gate import propose, sanitize
-from stingy_protection.policy import Policy
+from stingy_protection.policy import NoisyPolicy, Policy, Proposal
 
 REPEATS = 32
 Check: TypeAlias = Callable[[Policy, Tensor], Iterator[str]]
@@ -77,6 +77,20 @@ def _probes(num_classes: int) -> Tensor:
     )
 
 
+def _noise(policy: Policy, logits: Tensor) -> Tensor | None:
+    """Noise that goes with the row, for a policy that takes noise: up to three deviations."""
+    places = torch.arange(logits.shape[1])
+    return 3 * torch.sin(7919 * logits + places) if isinstance(policy, NoisyPolicy) else None
+
+
+def _propose(policy: Policy, logits: Tensor) -> Proposal:
+    return gate.propose(policy, logits, _noise(policy, logits))
+
+
+def _sanitize(policy: Policy, logits: Tensor) -> SparseLogits:
+    return gate.sanitize(policy, logits, noise=_noise(policy, logits))
+
+
 def _is_a_value(policy: Policy, logits: Tensor) -> Iterator[str]:
     own = vars(type(policy)).get("__dataclass_params__")
     if own is None or not own.frozen:
@@ -97,13 +111,13 @@ def _is_a_value(policy: Policy, logits: Tensor) -> Iterator[str]:
 
 def _is_pure(policy: Policy, logits: Tensor) -> Iterator[str]:
     random_state, torch_state = random.getstate(), torch.get_rng_state()
-    first = propose(policy, logits.clone())
+    first = _propose(policy, logits.clone())
     first_indices, first_logits = first.indices.clone(), first.logits.clone()
     twin = dataclasses.replace(policy)
     for _ in range(REPEATS):
-        again = propose(policy, logits.clone())
-        propose(policy, logits.flip(0) + 1.0)  # something else in between
-        fresh = propose(twin, logits.clone())
+        again = _propose(policy, logits.clone())
+        _propose(policy, logits.flip(0) + 1.0)  # something else in between
+        fresh = _propose(twin, logits.clone())
         for other in (again, fresh):
             if not (
                 torch.equal(other.indices, first_indices)
@@ -117,7 +131,7 @@ def _is_pure(policy: Policy, logits: Tensor) -> Iterator[str]:
 
 def _keeps_its_hands_off(policy: Policy, logits: Tensor) -> Iterator[str]:
     before = logits.clone()
-    proposal = propose(policy, logits)
+    proposal = _propose(policy, logits)
     if not torch.equal(logits, before):
         yield "expected the logits to be left as they are, got a policy that changes them"
     storage = logits.untyped_storage().data_ptr()
@@ -130,20 +144,20 @@ def _keeps_its_hands_off(policy: Policy, logits: Tensor) -> Iterator[str]:
 
 def _passes_the_gate(policy: Policy, logits: Tensor) -> Iterator[str]:
     for row in logits.unsqueeze(1).unbind():
-        sanitize(policy, row)
-    sanitize(policy, logits)
+        _sanitize(policy, row)
+    _sanitize(policy, logits)
     yield from ()
 
 
 def _minds_its_row(policy: Policy, logits: Tensor) -> Iterator[str]:
-    together = sanitize(policy, logits)
+    together = _sanitize(policy, logits)
     rows = len(together)
     generator = torch.Generator().manual_seed(21)
     order = torch.randperm(rows, generator=generator)
     others = torch.randn(logits.shape, generator=generator) * 3
-    alone = [sanitize(policy, row) for row in logits.unsqueeze(1).unbind()]
-    shuffled = sanitize(policy, logits[order])
-    crowded = sanitize(policy, torch.cat([others, logits]))
+    alone = [_sanitize(policy, row) for row in logits.unsqueeze(1).unbind()]
+    shuffled = _sanitize(policy, logits[order])
+    crowded = _sanitize(policy, torch.cat([others, logits]))
     for row in range(rows):
         place = int((order == row).nonzero())
         if not _same(together.rows(row, row + 1), alone[row]):

@@ -6,13 +6,13 @@ from torch import Tensor
 
 from stingy_protection.answers import SparseLogits
 from stingy_protection.errors import LogitsRejected, PolicyViolation, ProtectionError
-from stingy_protection.policy import Policy, Proposal
+from stingy_protection.policy import NoisyPolicy, Policy, Proposal
 from stingy_protection.telling import Floats, Ints, told
 
 ACCEPTED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def sanitize(policy: Policy, logits: Tensor) -> SparseLogits:
+def sanitize(policy: Policy, logits: Tensor, *, noise: Tensor | None = None) -> SparseLogits:
     """Apply a policy to raw logits and let out what it may tell, and no more.
 
     The policy proposes, the gate disposes. Scores are rounded to the policy's grid, and classes
@@ -22,20 +22,21 @@ def sanitize(policy: Policy, logits: Tensor) -> SparseLogits:
     Args:
         policy: what may leave.
         logits: floating `[batch, classes]`, at least one row, finite, without gradients.
+        noise: for a `NoisyPolicy` and no other, standard normal and finite, shaped as the logits.
 
     Returns:
         N <= policy.support classes of each row, in fresh CPU storage. Only N values of a row are
         copied off the logits' device.
 
     Raises:
-        LogitsRejected: the logits are not as described.
+        LogitsRejected: the logits or the noise are not as described.
         PolicyViolation: the policy failed or broke a promise.
     """
     # An answer must be an ordinary tensor even where the model ran in inference mode.
     with torch.inference_mode(False), torch.no_grad():
         logits = _accepted(policy, logits)
         top1 = _inspected(logits)  # before the policy could touch the logits
-        proposal = propose(policy, logits)
+        proposal = propose(policy, logits, _accepted_noise(policy, logits, noise))
         _check_form(policy, proposal, logits)
         indices = proposal.indices.cpu().numpy().copy()
         kept = proposal.logits.to("cpu", torch.float32).numpy().astype(np.float64)
@@ -52,11 +53,14 @@ def sanitize(policy: Policy, logits: Tensor) -> SparseLogits:
         )
 
 
-def propose(policy: Policy, logits: Tensor) -> Proposal:
+def propose(policy: Policy, logits: Tensor, noise: Tensor | None = None) -> Proposal:
     """Ask the policy, and turn whatever it raises into a PolicyViolation without a trace."""
     failed = False
     try:
-        proposal = policy.propose(logits)
+        if isinstance(policy, NoisyPolicy) and noise is not None:
+            proposal = policy.propose_with(logits, noise)
+        else:
+            proposal = policy.propose(logits)
     except ProtectionError:
         raise
     except Exception:  # noqa: BLE001 - third-party code may raise anything, with tensors in its text
@@ -81,6 +85,19 @@ def _accepted(policy: Policy, logits: Tensor) -> Tensor:
     if logits.requires_grad:
         raise LogitsRejected("expected logits without gradients, got requires_grad")
     return logits.to(torch.float32)
+
+
+def _accepted_noise(policy: Policy, logits: Tensor, noise: Tensor | None) -> Tensor | None:
+    """The noise as float32 beside the logits, where the policy takes any, or a refusal."""
+    if not isinstance(policy, NoisyPolicy):
+        if noise is not None:
+            raise LogitsRejected(f"expected no noise for the policy {policy.name}, got some")
+        return None
+    if noise is None:
+        raise LogitsRejected(f"expected noise for the policy {policy.name}, got none")
+    if noise.dtype not in ACCEPTED or noise.shape != logits.shape or not noise.isfinite().all():
+        raise LogitsRejected("expected finite noise, one for each logit, got another")
+    return noise.to(logits.device, torch.float32)
 
 
 def _inspected(logits: Tensor) -> Ints:

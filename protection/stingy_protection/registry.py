@@ -1,17 +1,47 @@
 """From names in settings to policies. Invariant: a policy is built whole or every fault is told."""
 
+from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
 from enum import StrEnum
 from fractions import Fraction
 from importlib.metadata import entry_points
 from typing import Any, TypeAlias, get_type_hints
 
+from stingy_protection.buckets import ClassPrototype, RankedBuckets
 from stingy_protection.errors import PolicyConfigError
-from stingy_protection.policies import SHIPPED
+from stingy_protection.modelguard import ModelGuardW
+from stingy_protection.noise import KeyedNoise
+from stingy_protection.policies import (
+    Label,
+    Open,
+    RankedLabels,
+    Reversed,
+    Rounded,
+    Stingy,
+    StingySmooth,
+)
 from stingy_protection.policy import Policy, is_integer
+from stingy_protection.reverse_sigmoid import ReverseSigmoid
 
 ENTRY_POINTS = "stingy.policies"
 Ratio: TypeAlias = int | float | str | Fraction
+SHIPPED: dict[str, type[Policy]] = {
+    policy.name: policy
+    for policy in (
+        ClassPrototype,
+        KeyedNoise,
+        Label,
+        ModelGuardW,
+        Open,
+        RankedBuckets,
+        RankedLabels,
+        ReverseSigmoid,
+        Reversed,
+        Rounded,
+        Stingy,
+        StingySmooth,
+    )
+}
 
 
 def support_size(num_classes: int, *, n: int | None = None, ratio: Ratio | None = None) -> int:
@@ -75,8 +105,9 @@ def parse_policy(text: str) -> tuple[str, dict[str, str]]:
 def build_policy(name: str, /, *, num_classes: int, **options: object) -> Policy:
     """Build the policy `name` for a model of `num_classes` classes.
 
-    Options may be strings. A policy with a field `n` also takes `ratio` in its place; without
-    either, `n` is the default of `support_size`.
+    Options may be strings; a field with `read` in its metadata has them read by that. A policy
+    with a field `n` also takes `ratio` in its place; without either, `n` is the default of
+    `support_size`.
 
     Raises:
         PolicyConfigError: with all faults: unknown policy or option, bad or missing values.
@@ -84,6 +115,11 @@ def build_policy(name: str, /, *, num_classes: int, **options: object) -> Policy
     policy_class = _find(name)
     kinds = {**get_type_hints(policy_class), "ratio": object}
     required = {field.name: _is_required(field) for field in fields(policy_class)}
+    readers: dict[str, Callable[[str], object]] = {
+        field.name: field.metadata["read"]
+        for field in fields(policy_class)
+        if "read" in field.metadata
+    }
     takes_n = "n" in required
     known = {*required, *(["ratio"] if takes_n else [])} - {"num_classes"}
 
@@ -94,7 +130,10 @@ def build_policy(name: str, /, *, num_classes: int, **options: object) -> Policy
             faults.append(f"unknown option {option!r} of {name}; known: {', '.join(sorted(known))}")
             continue
         try:
-            resolved[option] = _convert(value, kinds[option])
+            if option in readers and isinstance(value, str):
+                resolved[option] = readers[option](value)
+            else:
+                resolved[option] = _convert(value, kinds[option])
         except ValueError:
             faults.append(f"expected {option} to be {_spoken(kinds[option])}, got {value!r}")
     if takes_n:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.attacker_eval.audits import audit_of, rows_of
 from tests.attacker_eval.fakes import save_striped
 from typer.testing import CliRunner
 
@@ -67,3 +68,41 @@ def test_a_report_of_nothing_is_refused(tmp_path: Path) -> None:
     result = RUN.invoke(app, ["audit", "report", str(tmp_path)])
     assert result.exit_code == 1
     assert "report.json" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("form", "begins"), [("json", "{"), ("csv", "endpoint,"), ("md", "## made up")]
+)
+def test_a_report_is_printed_in_other_forms(tmp_path: Path, form: str, begins: str) -> None:
+    audit_of(tmp_path, rows_of({"open": {"label_only": 1.0}}))
+    result = RUN.invoke(app, ["audit", "report", str(tmp_path), "--format", form])
+    assert (result.exit_code, result.stdout[: len(begins)]) == (0, begins)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_report_is_drawn_again(tmp_path: Path) -> None:
+    audit_of(tmp_path, rows_of({"open": {"label_only": 1.0}}))
+    result = RUN.invoke(app, ["audit", "report", str(tmp_path)])
+    assert result.stdout.strip() == str(tmp_path / "report.html")
+    assert (tmp_path / "report.html").exists()
+
+
+def test_the_gate_exits_with_0_or_with_1_and_the_reason(tmp_path: Path) -> None:
+    audit_of(tmp_path, rows_of({"open": {"label_only": 1.0}, "shut": {"label_only": 0.0}}))
+    gate = ["audit", "gate", str(tmp_path), "--max-uplift"]
+    passed = RUN.invoke(app, [*gate, "1.5"])
+    assert (passed.exit_code, len(passed.stdout.splitlines())) == (0, 2)
+    failed = RUN.invoke(app, [*gate, "0.5"])
+    assert failed.exit_code == 1
+    assert failed.stderr == (
+        "open: label_only gained +1.0 ± 0.3 points with cnn_tiny, more than 0.5\n"
+    )
+    assert RUN.invoke(app, [*gate, "0.5", "--endpoint", "shut"]).exit_code == 0
+    assert RUN.invoke(app, ["audit", "gate", str(tmp_path / "no"), "--max-uplift", "1"]).exit_code
+
+
+def test_a_lab_is_told_either_a_protocol_or_a_data_set(tmp_path: Path) -> None:
+    options = ["--out", str(tmp_path), "--protocol", "digits", "--dataset", "digits"]
+    result = RUN.invoke(app, ["audit", "lab", *options])
+    assert (result.exit_code, list(tmp_path.iterdir())) == (1, [])
+    assert "got both" in result.stderr

@@ -3,17 +3,26 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
+from tests.attacker_eval.audits import audit_of, rows_of
 
 from stingy_attacker_eval.errors import AuditError
 from stingy_attacker_eval.files import write_json
+from stingy_attacker_eval.findings import headline, health, verdict
 from stingy_attacker_eval.protocol import NO_ENDPOINT
-from stingy_attacker_eval.report import chart_summaries, read_report, render, verdict, write_report
+from stingy_attacker_eval.report import (
+    chart_summaries,
+    read_report,
+    render,
+    shorten,
+    write_report,
+)
 from stingy_attacker_eval.table import print_table
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -102,6 +111,70 @@ def test_the_remark_follows_the_spread(
     tmp_path: Path, accuracy: float, spread: float | None, remark: str
 ) -> None:
     assert remark in sentences(tmp_path, summary("soft_label", accuracy, spread=spread))
+
+
+def test_the_price_is_that_of_the_best_attack_where_the_report_tells_it(tmp_path: Path) -> None:
+    asked = summary("active", 93.0) | {"queries": 400, "runs": 3, "gains": 3}
+    assert "after 400 queries" in sentences(tmp_path, summary("soft_label", 92.0), asked)
+
+
+def test_the_page_begins_with_the_most_that_any_attack_got(tmp_path: Path) -> None:
+    sentences(tmp_path, summary("soft_label", 92.5))
+    audit = read_report(tmp_path)
+    said = headline(audit)
+    assert said.startswith("The best attack of this audit, soft_label on stingy, gained +2.5 ± 0.5")
+    page = render(audit)
+    assert page.index(said) < page.index('class="verdict"')
+
+
+def test_a_white_box_attack_is_marked_and_never_the_headline(tmp_path: Path) -> None:
+    best = summary("dafl[white-box]", 99.0)
+    worst = summary("other[white-box]", 10.0)
+    text = sentences(tmp_path, summary("soft_label", 92.0), best, worst)
+    assert "the best attack, soft_label," in text
+    assert "The weakest" not in text
+    page = render(read_report(tmp_path))
+    assert "Attacks marked white-box saw the network itself" in page
+    assert "dafl[white-box] (best)" not in page
+    assert "the best of 1 attacks" in page
+
+
+def test_the_health_of_an_attack_is_its_finite_runs_and_those_above_the_baseline(
+    tmp_path: Path,
+) -> None:
+    rows = rows_of({"open": {"label_only": 0.0, "soft_label": 2.0}})
+    rows[-1] = replace(rows[-1], finite=False)
+    audit = audit_of(tmp_path, rows)
+    told = [(item.attack, item.runs, item.finite, item.gains) for item in health(audit)]
+    assert told == [("no_api", 3, 3, 0), ("label_only", 3, 3, 1), ("soft_label", 3, 2, 2)]
+    assert '<td class="n">3</td><td class="n">2</td>\n<td class="n">2</td>' in render(audit)
+
+
+def test_a_chart_nobody_could_read_keeps_the_controls_and_the_best(tmp_path: Path) -> None:
+    attacks = {f"attack{number}": float(number) for number in range(40)}
+    audit = audit_of(tmp_path, rows_of({"open": {"label_only": -9.0, "paper_kd": -20.0} | attacks}))
+    shown = [s.attack for s in shorten(audit.summaries)]
+    assert shown == ["no_api", "label_only", "paper_kd", "attack37", "attack38", "attack39"]
+    assert shorten(audit.summaries[:10]) == list(audit.summaries[:10])
+    page = render(audit)
+    assert "the controls; the table has them all" in re.sub(r"\s+", " ", page)
+    assert "<td>attack5</td>" in page
+
+
+def test_a_long_label_is_cut_in_the_chart_and_whole_in_the_table(tmp_path: Path) -> None:
+    label = "sweep[" + ",".join(f"option{number}=1" for number in range(9)) + "]"
+    page = render(audit_of(tmp_path, rows_of({"open": {label: 1.0}})))
+    assert f"{label[:31]}\N{HORIZONTAL ELLIPSIS}" in page
+    assert f"<td>{label} (best)</td>" in page
+
+
+def test_an_endpoints_own_student_has_a_chart_without_the_others(tmp_path: Path) -> None:
+    rows = rows_of({"open": {"label_only": 0.5}, "stingy": {"label_only": 0.2}})
+    rows += [replace(r, student="resnet8") for r in rows if r.endpoint in ("none", "open")]
+    page = render(audit_of(tmp_path, rows))
+    labels = re.findall(r'aria-label="(Accuracy of the student resnet8[^"]+)"', page)
+    assert len(labels) == 1
+    assert "stingy" not in labels[0]
 
 
 def test_a_broken_attack_is_called_broken_and_never_a_protection(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """What rows add up to: means, spreads, and that a broken attack protects nobody."""
 
+from dataclasses import replace
+
 import pytest
 
 from stingy_attacker_eval.protocol import NO_ENDPOINT
@@ -35,6 +37,31 @@ def test_a_summary_has_mean_and_sample_spread() -> None:
     assert (summary.n, summary.accuracy_mean, summary.agreement_mean) == (2, 62.0, 61.0)
     assert summary.accuracy_spread == pytest.approx(8**0.5)
     assert (summary.uplift_mean, summary.uplift_spread) == (12.0, summary.accuracy_spread)
+
+
+def test_a_summary_counts_queries_runs_and_gains() -> None:
+    rows = [
+        replace(row("kd", 60.0), queries=30),
+        replace(row("kd", 40.0, seed=1), queries=40),
+        row("kd", 90.0, seed=2, finite=False),
+    ]
+    (summary,) = summarise(rows)
+    assert (summary.queries, summary.runs, summary.n, summary.gains) == (40, 3, 2, 1)
+
+
+def test_budgets_are_summed_up_apart() -> None:
+    rows = [row("kd", 60.0), replace(row("kd", 50.0), budget=5), replace(row("kd", 52.0), budget=5)]
+    assert [(s.budget, s.accuracy_mean) for s in summarise(rows)] == [(None, 60.0), (5, 51.0)]
+
+
+@pytest.mark.parametrize(
+    ("label", "white_box"),
+    [("dafl[white-box]", True), ("dafl[white-box,tau=2]", True), ("a[b=white-boxes]", False)],
+)
+def test_an_attack_that_saw_the_network_is_never_the_best(label: str, white_box: bool) -> None:
+    summaries = summarise([row(label, 90.0), row("kd", 60.0)])
+    assert summaries[0].white_box is white_box
+    assert best_attacks(summaries)["stingy"].attack == ("kd" if white_box else label)
 
 
 def test_one_seed_has_no_spread() -> None:

@@ -4,6 +4,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from stingy_protection import NoisyPolicy, Policy, build_policy, class_prototypes
+
 # Small whole numbers make ties; the wide floats reach the ends of float32.
 _VALUES = st.one_of(
     st.integers(-3, 3).map(float),
@@ -25,3 +27,16 @@ def normal_logits(rows: int, classes: int, *, seed: int = 0, scale: float = 3.0)
     """Seeded normal logits `[rows, classes]`."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(rows, classes, generator=generator) * scale
+
+
+def shipped(name: str, num_classes: int) -> Policy:
+    """The policy of that name with its default options, and with lists where it needs them."""
+    options = {}
+    if name == "class_prototype":
+        options["lists"] = class_prototypes(normal_logits(50, num_classes), n=num_classes)
+    return build_policy(name, num_classes=num_classes, **options)
+
+
+def noise_for(policy: Policy, logits: Tensor) -> Tensor | None:
+    """Noise that belongs to the row, for a policy that takes any."""
+    return torch.sin(1e3 * logits.clamp(-1e3, 1e3)) if isinstance(policy, NoisyPolicy) else None

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from tests.protection.strategies import shipped
 from torch import Tensor
 
 from stingy_protection import (
@@ -14,7 +15,6 @@ from stingy_protection import (
     PolicyViolation,
     Proposal,
     best_first,
-    build_policy,
     check_policy,
     policy_names,
 )
@@ -154,7 +154,7 @@ SABOTAGES = [
 @pytest.mark.parametrize("num_classes", [2, 3, 10, 100])
 @pytest.mark.parametrize("name", policy_names())
 def test_P9_every_shipped_policy_conforms(name: str, num_classes: int) -> None:
-    check_policy(build_policy(name, num_classes=num_classes))
+    check_policy(shipped(name, num_classes))
 
 
 def test_P9_an_honest_third_party_policy_conforms() -> None:

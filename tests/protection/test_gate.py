@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.protection.strategies import finite_logits, normal_logits
+from tests.protection.strategies import finite_logits, noise_for, normal_logits, shipped
 from torch import Tensor
 
 from stingy_protection import (
@@ -28,7 +28,6 @@ from stingy_protection import (
     Stingy,
     StingySmooth,
     best_first,
-    build_policy,
     policy_names,
     sanitize,
 )
@@ -162,14 +161,18 @@ def test_every_floating_type_is_lifted_to_float32(dtype: torch.dtype) -> None:
 def test_P3_a_row_answers_alike_alone_shuffled_and_beside_others(
     logits: Tensor, name: str, data: st.DataObject
 ) -> None:
-    policy = build_policy(name, num_classes=logits.shape[1])
+    policy = shipped(name, logits.shape[1])
+
+    def ask(rows: Tensor) -> SparseLogits:
+        return sanitize(policy, rows, noise=noise_for(policy, rows))
+
     rows = logits.shape[0]
     order = data.draw(st.permutations(range(rows)))
-    together = sanitize(policy, logits)
-    shuffled = sanitize(policy, logits[order])
-    crowded = sanitize(policy, torch.cat([logits.flip(1), logits]))
+    together = ask(logits)
+    shuffled = ask(logits[order])
+    crowded = ask(torch.cat([logits.flip(1), logits]))
     for place, row in enumerate(order):
-        alone = sanitize(policy, logits[row : row + 1])
+        alone = ask(logits[row : row + 1])
         for other in (
             together.rows(row, row + 1),
             shuffled.rows(place, place + 1),

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -12,13 +13,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from stingy_protection import (
+    ClassPrototype,
+    KeyedNoise,
     Label,
+    ModelGuardW,
     Open,
     Policy,
     PolicyConfigError,
     Proposal,
+    RankedBuckets,
     RankedLabels,
     Reversed,
+    ReverseSigmoid,
     Rounded,
     ScoreForm,
     Stingy,
@@ -29,6 +35,7 @@ from stingy_protection import (
     policy_names,
     registry,
     support_size,
+    write_prototypes,
 )
 
 
@@ -135,9 +142,13 @@ def test_a_malformed_text_tells_its_faults(text: str, faults: int) -> None:
 @pytest.mark.parametrize(
     ("text", "policy"),
     [
+        ("keyed_noise:sigma=2", KeyedNoise(num_classes=10, n=2, sigma=2.0)),
         ("label", Label(num_classes=10)),
+        ("modelguard_w:eps=0.5", ModelGuardW(num_classes=10, eps=0.5)),
         ("open", Open(num_classes=10)),
+        ("ranked_buckets:n=4,buckets=2", RankedBuckets(num_classes=10, n=4, buckets=2)),
         ("ranked_labels:n=4", RankedLabels(num_classes=10, n=4)),
+        ("reverse_sigmoid:beta=0.5", ReverseSigmoid(num_classes=10, beta=0.5)),
         ("reversed", Reversed(num_classes=10)),
         ("rounded:decimals=1", Rounded(num_classes=10, decimals=1)),
         ("stingy", Stingy(num_classes=10, n=2)),
@@ -149,6 +160,24 @@ def test_a_malformed_text_tells_its_faults(text: str, faults: int) -> None:
 def test_every_shipped_policy_is_built_from_its_text(text: str, policy: Policy) -> None:
     name, options = parse_policy(text)
     assert build_policy(name, num_classes=10, **options) == policy
+
+
+def test_canonical_lists_are_read_from_the_file_that_the_text_names(tmp_path: Path) -> None:
+    lists = ((0, 2, 1), (1, 0, 2), (2, 1, 0))
+    write_prototypes(tmp_path / "lists.json", lists)
+    text = f"class_prototype:lists={tmp_path / 'lists.json'},n=2"
+    name, options = parse_policy(text)
+    built = build_policy(name, num_classes=3, **options)
+    assert built == ClassPrototype(num_classes=3, lists=lists, n=2)
+
+
+@pytest.mark.parametrize("content", [None, "no json", "[]", '{"lists": 3}', '{"lists": [[]]}'])
+def test_a_file_that_holds_no_lists_is_a_fault(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "lists.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(PolicyConfigError, match="expected lists"):
+        build_policy("class_prototype", num_classes=3, lists=str(path))
 
 
 def test_an_unknown_policy_is_answered_with_the_known_ones() -> None:

@@ -1,0 +1,123 @@
+"""A finished audit as JSON, CSV or Markdown, for pipelines and pull requests."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+
+from stingy_attacker_eval.findings import Audit, headline, health, verdict
+from stingy_attacker_eval.frontier import Point
+from stingy_attacker_eval.protocol import NO_ENDPOINT
+from stingy_attacker_eval.results import Summary
+from stingy_attacker_eval.wording import cost, percent, signed
+
+SCHEMA = "stingy.audit.outcome/1"
+_KEPT = ("endpoint", "top-1 %", "first five %", "ECE, points", "bytes", "best uplift, points")
+_ATTACKS = (
+    "endpoint",
+    "attack",
+    "student",
+    "queries",
+    "seeds",
+    "accuracy %",
+    "agreement %",
+    "uplift, points",
+)
+
+
+def as_json(audit: Audit) -> str:
+    """The verdicts, the frontier and every summary; report.json has the single runs."""
+    document = {
+        "schema": SCHEMA,
+        "title": audit.document["config"]["title"],
+        "headline": headline(audit),
+        "verdicts": [
+            {
+                "endpoint": item["name"],
+                "defence": item["defence"],
+                "policy": item["policy"],
+                "fingerprint": item["fingerprint"],
+                "best": asdict(audit.best[item["name"]]) if item["name"] in audit.best else None,
+                "sentence": verdict(audit, item).sentence,
+                "remark": verdict(audit, item).remark,
+                "utility": item.get("utility"),
+            }
+            for item in audit.endpoints
+        ],
+        "label_floors": [
+            {
+                "endpoint": floor.endpoint,
+                "gap": floor.gap,
+                "standard_error": floor.error,
+                "holds": floor.holds,
+            }
+            for floor in audit.floors
+        ],
+        "health": [asdict(item) for item in health(audit)],
+        "summary": [asdict(summary) for summary in audit.summaries],
+        "environment": audit.document["environment"],
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def as_csv(audit: Audit) -> str:
+    """One line a summary; numbers unrounded, nothing where there is none."""
+    names = [field.name for field in fields(Summary)]
+    content = io.StringIO()
+    table = csv.DictWriter(content, [*names, "white_box", "best"], lineterminator="\n")
+    table.writeheader()
+    for summary in audit.summaries:
+        is_best = audit.best.get(summary.endpoint) == summary
+        table.writerow(asdict(summary) | {"white_box": summary.white_box, "best": is_best})
+    return content.getvalue()
+
+
+def as_markdown(audit: Audit) -> str:
+    """The headline, a sentence an endpoint, what clients keep, and every attack."""
+    parts = [f"## {_safe(audit.document['config']['title'])}", headline(audit)]
+    found = [verdict(audit, item) for item in audit.endpoints]
+    parts.append(
+        "\n".join(f"- **{_safe(v.title)}**: {_safe(v.sentence)} {v.remark}".rstrip() for v in found)
+    )
+    if audit.points:
+        parts.append(_table(_KEPT, [_kept(point) for point in audit.points]))
+    parts.append(_table(_ATTACKS, [_attack(audit, summary) for summary in audit.summaries]))
+    environment = audit.document["environment"]
+    parts.append(", ".join(f"{name}: {value}" for name, value in environment.items()))
+    return "\n\n".join(parts) + "\n"
+
+
+def _kept(point: Point) -> tuple[str, ...]:
+    kept = point.utility
+    return (
+        point.endpoint,
+        percent(kept.top1),
+        percent(kept.top5),
+        "" if kept.ece is None else percent(kept.ece),
+        cost(kept.answer_bytes),
+        signed(point.best.uplift_mean, point.best.uplift_spread),
+    )
+
+
+def _attack(audit: Audit, s: Summary) -> tuple[str, ...]:
+    is_baseline = s.endpoint == NO_ENDPOINT
+    return (
+        "no API" if is_baseline else s.endpoint,
+        f"**{s.attack}**" if audit.best.get(s.endpoint) == s else s.attack,
+        s.student,
+        cost(s.queries if s.budget is None else s.budget),
+        str(s.n),
+        percent(s.accuracy_mean, s.accuracy_spread) if s.n else "broken attack",
+        "" if s.agreement_mean is None else percent(s.agreement_mean),
+        "" if is_baseline or not s.n else signed(s.uplift_mean, s.uplift_spread),
+    )
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [head, ["---"] * len(head), *([_safe(cell) for cell in line] for line in lines)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _safe(text: str) -> str:
+    return text.replace("|", r"\|").replace("<", "&lt;").replace("\n", " ")

@@ -1,0 +1,129 @@
+"""Honest clients against attackers: one point a policy, and whether any of them costs nothing."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stingy_attacker_eval.results import Summary, best_attacks
+from stingy_attacker_eval.utility import Utility
+from stingy_attacker_eval.wording import percent, signed
+
+_LABELS_ALONE = "label_only"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One endpoint: what its clients keep, and what the best attack got."""
+
+    endpoint: str
+    policy: str
+    utility: Utility
+    best: Summary
+
+
+@dataclass(frozen=True)
+class LabelFloor:
+    """Whether an endpoint's best attack gained more than labels alone would have.
+
+    gap: points between the two; error: one standard error of that gap, None with one seed.
+    """
+
+    endpoint: str
+    best: Summary
+    gap: float
+    error: float | None
+
+    @property
+    def holds(self) -> bool:
+        """No more than labels alone, within one standard error."""
+        return self.error is not None and self.gap <= self.error
+
+    @property
+    def clearly_broken(self) -> bool:
+        """More than labels alone, by over two standard errors: the audit can tell the two apart."""
+        return self.error is not None and self.gap > 2 * self.error
+
+
+def frontier(
+    endpoints: Sequence[Mapping[str, Any]], summaries: Sequence[Summary]
+) -> tuple[Point, ...]:
+    """The points, for endpoints whose report tells what clients keep."""
+    best = best_attacks(summaries)
+    return tuple(
+        Point(item["name"], item["policy"], Utility(**item["utility"]), best[item["name"]])
+        for item in endpoints
+        if item.get("utility") is not None and item["name"] in best
+    )
+
+
+def label_floors(
+    endpoints: Sequence[Mapping[str, Any]], summaries: Sequence[Summary]
+) -> tuple[LabelFloor, ...]:
+    """For every endpoint that gives more than a label, its best attack against labels alone."""
+    best = best_attacks(summaries)
+    found = []
+    for item in endpoints:
+        name = item["name"]
+        if name not in best or not _gives_a_list(item):
+            continue
+        floor = next((s for s in summaries if _is_floor(s, best[name])), None)
+        if floor is None or floor.uplift_mean is None or best[name].uplift_mean is None:
+            continue
+        gap = (best[name].uplift_mean or 0.0) - floor.uplift_mean
+        found.append(LabelFloor(name, best[name], gap, _error(best[name], floor)))
+    return tuple(found)
+
+
+def floor_sentence(floors: Sequence[LabelFloor]) -> str:
+    """The answer to: does any policy give a ranked list and teach no more than labels alone?"""
+    if not floors:
+        return ""
+    if all(floor.error is None for floor in floors):
+        return "One seed: whether a list teaches more than labels alone cannot be told."
+    # Without an endpoint that is known to teach more, holding means nothing.
+    if not any(floor.clearly_broken for floor in floors):
+        return (
+            "Whether a list teaches more than labels alone cannot be told here: on no endpoint did "
+            "the best attack gain more than labels by over two standard errors."
+        )
+    holding = [floor for floor in floors if floor.holds]
+    if holding:
+        names = ", ".join(
+            f"{floor.endpoint} ({signed(floor.gap)}, standard error {percent(floor.error)})"
+            for floor in holding
+        )
+        return (
+            "More than a label leaves, and no attack of this suite gained more from it than from "
+            f"labels alone, within one standard error: {names}."
+        )
+    least = min(floors, key=lambda floor: floor.gap)
+    return (
+        "No policy of this audit gives more than a label without teaching more than labels "
+        f"alone: the closest, {least.endpoint}, taught {signed(least.gap)} points more "
+        f"({least.best.attack})."
+    )
+
+
+def _gives_a_list(endpoint: Mapping[str, Any]) -> bool:
+    kept = endpoint.get("utility")
+    if kept is not None:
+        return bool(kept["top5"] > kept["top1"])
+    return bool(endpoint["support"] > 1)
+
+
+def _is_floor(summary: Summary, best: Summary) -> bool:
+    return (
+        summary.attack == _LABELS_ALONE
+        and summary.endpoint == best.endpoint
+        and summary.student == best.student
+        and summary.budget == best.budget
+    )
+
+
+def _error(best: Summary, floor: Summary) -> float | None:
+    if best is floor:
+        return None if best.uplift_spread is None else best.uplift_spread / math.sqrt(best.n)
+    if best.uplift_spread is None or floor.uplift_spread is None:
+        return None
+    return math.sqrt(best.uplift_spread**2 / best.n + floor.uplift_spread**2 / floor.n)
