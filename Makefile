@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types contracts fix clean
+.PHONY: help demo test check lint types contracts fix bench-training clean
 
 help:
 	@echo "make demo   train, serve, query, steal and report, on handwritten digits"
@@ -33,6 +33,9 @@ types: .venv/installed
 
 contracts: .venv/installed
 	$(BIN)/lint-imports
+
+bench-training: .venv/installed
+	$(BIN)/python benchmarks/training/compare.py
 
 fix: .venv/installed
 	$(BIN)/ruff check --fix

@@ -7,12 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stingy_attacker_eval.attacks import Attack, Batch, Material, Need
+    from stingy_attacker_eval.attacks import Attack, Batch, Material, Means, Need
     from stingy_attacker_eval.data import Dataset, load_dataset
     from stingy_attacker_eval.errors import (
         AnswersError,
         AttackError,
         AuditError,
+        BudgetExhausted,
         DatasetError,
         DemoError,
         EvalError,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from stingy_attacker_eval.protocol import Protocol, load_protocol
     from stingy_attacker_eval.report import write_report
     from stingy_attacker_eval.runner import run_audit
+    from stingy_attacker_eval.session import Session
     from stingy_attacker_eval.transfer import TransferSet, buy
 
 __all__ = [
@@ -32,16 +34,19 @@ __all__ = [
     "AttackError",
     "AuditError",
     "Batch",
+    "BudgetExhausted",
     "Dataset",
     "DatasetError",
     "DemoError",
     "EvalError",
     "HttpOracle",
     "Material",
+    "Means",
     "Need",
     "Oracle",
     "Protocol",
     "ProtocolError",
+    "Session",
     "TransferError",
     "TransferSet",
     "buy",
@@ -52,11 +57,13 @@ __all__ = [
 ]
 
 _HOME = {
-    **dict.fromkeys(("Attack", "Batch", "Material", "Need"), "attacks"),
+    **dict.fromkeys(("Attack", "Batch", "Material", "Means", "Need"), "attacks"),
     **dict.fromkeys(("Dataset", "load_dataset"), "data"),
     **dict.fromkeys((name for name in __all__ if name.endswith("Error")), "errors"),
+    "BudgetExhausted": "errors",
     **dict.fromkeys(("Answers", "HttpOracle", "Oracle"), "oracle"),
     **dict.fromkeys(("Protocol", "load_protocol"), "protocol"),
+    "Session": "session",
     "run_audit": "runner",
     "write_report": "report",
     **dict.fromkeys(("TransferSet", "buy"), "transfer"),

@@ -195,6 +195,10 @@ def _told() -> Iterator[None]:
         for line in getattr(error, "faults", (str(error),)):
             typer.secho(line, fg="red", err=True)
         raise typer.Exit(1) from None
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        typer.secho(f"{error.strerror or type(error).__name__}{where}", fg="red", err=True)
+        raise typer.Exit(1) from None
     except KeyboardInterrupt as stop:
         typer.secho(str(stop) or "stopped; what was finished is kept", fg="red", err=True)
         raise typer.Exit(130) from None

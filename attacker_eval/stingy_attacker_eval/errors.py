@@ -6,6 +6,7 @@ EvalError
   * TransferError     a transfer set that must not be mixed, or could not be finished
   * AnswersError      answers that do not carry what was asked of them
   * AttackError       an attack that broke its contract
+  * BudgetExhausted   an attack that asked for more than it may
   * AuditError        a run folder or a report that cannot be used
   * DemoError         the demo could not be set up, or its server failed
 """
@@ -44,6 +45,10 @@ class AnswersError(EvalError):
 
 class AttackError(EvalError):
     """The attack broke its contract: its loss is not one number a gradient flows from."""
+
+
+class BudgetExhausted(EvalError):
+    """The attack asked for more images than are left to it; nothing of that call was asked."""
 
 
 class AuditError(EvalError):

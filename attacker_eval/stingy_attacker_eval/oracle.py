@@ -1,6 +1,7 @@
 """The endpoint as an attacker sees it; nothing but its answers comes through."""
 
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -53,6 +54,17 @@ class Answers:
     def top1(self) -> NDArray[np.int64]:
         """int64 `[n]`."""
         return np.ascontiguousarray(self.indices[:, 0])
+
+
+def join_answers(parts: Sequence[Answers]) -> Answers:
+    """The answers of several requests to one endpoint, at least one, as one."""
+    scores = [part.scores for part in parts if part.scores is not None]
+    return Answers(
+        np.concatenate([part.indices for part in parts]),
+        np.concatenate(scores) if scores else None,
+        parts[0].num_classes,
+        parts[0].form,
+    )
 
 
 class Oracle(typing.Protocol):

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar, cast
 
 from pydantic import (
     BaseModel,
@@ -13,13 +13,14 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from stingy_attacker_eval.attacks import Attack, build_attacks
 from stingy_attacker_eval.attacks.no_api import NoApi
-from stingy_attacker_eval.data import load_dataset
+from stingy_attacker_eval.data import Dataset, load_dataset
 from stingy_attacker_eval.errors import EvalError, ProtocolError
 from stingy_attacker_eval.students import student_spec
 from stingy_attacker_eval.train import TrainSettings
@@ -34,12 +35,22 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Endpoint(_Part):
-    """One model on the server, and what stands in front of it in the report's words."""
+_Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+
+class Endpoint(_Part):
+    """One model on the server, and what stands in front of it in the report's words.
+
+    students: those of this endpoint alone, beside the protocol's. bundle and policy: how a lab
+    of its own makes this endpoint; a deployed one is what it is.
+    """
+
+    name: _Name
     model: Annotated[str, Field(min_length=1)]
     defence: Annotated[str, Field(min_length=1)]
+    students: tuple[str, ...] = ()
+    bundle: _Name | None = None
+    policy: Annotated[str, Field(min_length=1)] | None = None
 
 
 class AttackEntry(_Part):
@@ -58,8 +69,52 @@ def _entry(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
 
-class Protocol(_Part):
-    """An audit's settings. `budget` counts the images one endpoint may be asked."""
+class _Schedule(_Part):
+    """How a network is trained, on how many of the training images (None: all)."""
+
+    images: Annotated[int, Field(gt=0)] | None = None
+    epochs: Annotated[int, Field(gt=0)]
+    batch: Annotated[int, Field(gt=1)] = 64
+    lr: Annotated[float, Field(gt=0)] = 0.1
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    augment: Annotated[int, Field(ge=0)] = 0
+    flip: bool = False
+    milestones: tuple[Annotated[int, Field(gt=0)], ...] = ()
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.2
+
+    @property
+    def training(self) -> TrainSettings:
+        return TrainSettings(
+            epochs=self.epochs,
+            batch=self.batch,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            augment=self.augment,
+            flip=self.flip,
+            milestones=self.milestones,
+            gamma=self.gamma,
+        )
+
+
+class TeacherEntry(_Schedule):
+    """A teacher for the lab to train: bundles NAME-normal and, unless told not to, NAME-nasty.
+
+    omega and tau: of the nasty loss, as published for that number of classes when absent.
+    """
+
+    name: _Name
+    network: str
+    seed: Annotated[int, Field(ge=0)] = 0
+    nasty: bool = True
+    omega: Annotated[float, Field(ge=0)] | None = None
+    tau: Annotated[float, Field(gt=0)] | None = None
+
+
+class Protocol(_Schedule):
+    """An audit's settings. `budget` counts the images one endpoint may be asked.
+
+    images, epochs and so on are the attacker's; teachers have their own.
+    """
 
     title: Annotated[str, Field(min_length=1)]
     dataset: str
@@ -70,32 +125,28 @@ class Protocol(_Part):
     ]
     students: Annotated[tuple[str, ...], Field(min_length=1)]
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
-    epochs: Annotated[int, Field(gt=0)]
-    batch: Annotated[int, Field(gt=1)] = 64
-    lr: Annotated[float, Field(gt=0)] = 0.1
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    augment: Annotated[int, Field(ge=0)] = 0
-
-    @property
-    def training(self) -> TrainSettings:
-        return TrainSettings(
-            epochs=self.epochs,
-            batch=self.batch,
-            lr=self.lr,
-            weight_decay=self.weight_decay,
-            augment=self.augment,
-        )
+    teachers: tuple[TeacherEntry, ...] = ()
 
     @property
     def variants(self) -> tuple[Attack, ...]:
         """Every attack to run, grids expanded."""
         return tuple(attack for entry in self.attacks for attack in entry.build())
 
+    def students_of(self, endpoint: Endpoint | None) -> tuple[str, ...]:
+        """Who learns from this endpoint; None stands for the baseline, which everyone needs."""
+        asked = self.endpoints if endpoint is None else (endpoint,)
+        own = (name for item in asked for name in item.students)
+        return tuple(dict.fromkeys((*self.students, *own)))
+
+    def load(self) -> Dataset:
+        """The data set as the attacker has it. Raises DatasetError."""
+        return load_dataset(self.dataset).subset(self.images)
+
     @field_validator("dataset")
     @classmethod
-    def _loads(cls, name: str) -> str:
+    def _loads(cls, name: str, info: ValidationInfo) -> str:
         try:
-            load_dataset(name)
+            _context(info)["data"] = load_dataset(name)
         except EvalError as error:
             raise ValueError(str(error)) from None
         return name
@@ -107,6 +158,7 @@ class Protocol(_Part):
         faults = _repeated("endpoint", names)
         if NO_ENDPOINT in names:
             faults.append(f'expected an endpoint name other than "{NO_ENDPOINT}", the baseline\'s')
+        faults += _unknown(name for endpoint in endpoints for name in endpoint.students)
         return _sound(endpoints, faults)
 
     @field_validator("attacks")
@@ -126,35 +178,56 @@ class Protocol(_Part):
     @field_validator("students")
     @classmethod
     def _students(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        faults = _repeated("student", names)
-        for name in names:
-            try:
-                student_spec(name)
-            except EvalError as error:
-                faults.append(str(error))
-        return _sound(names, faults)
+        return _sound(names, [*_repeated("student", names), *_unknown(names)])
 
     @field_validator("seeds")
     @classmethod
     def _seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
         return _sound(seeds, _repeated("seed", seeds))
 
+    @field_validator("teachers")
+    @classmethod
+    def _teachers(cls, teachers: tuple[TeacherEntry, ...]) -> tuple[TeacherEntry, ...]:
+        faults = _repeated("teacher", [teacher.name for teacher in teachers])
+        return _sound(teachers, [*faults, *_unknown(teacher.network for teacher in teachers)])
+
     @model_validator(mode="after")
-    def _affordable(self) -> Self:
-        data = load_dataset(self.dataset)
-        wanted = len(data.train_x) + len(data.test_x)
+    def _fits(self, info: ValidationInfo) -> Self:
+        """What can be said only of all fields together: images, networks, bundles, the budget."""
+        data = _context(info)["data"]
+        sizes = [self.images, *(teacher.images for teacher in self.teachers)]
+        faults = [
+            f"expected at most {len(data.train_x)} images, as {self.dataset} has, got {size}"
+            for size in sizes
+            if size is not None and size > len(data.train_x)
+        ]
+        networks = (*self.students_of(None), *(teacher.network for teacher in self.teachers))
+        for name in dict.fromkeys(networks):
+            try:
+                student_spec(name).check(data.num_classes, data.image_size)
+            except EvalError as error:
+                faults.append(str(error))
+        known = {f"{t.name}-{twin}" for t in self.teachers for twin in ("normal", "nasty")}
+        known -= {f"{teacher.name}-nasty" for teacher in self.teachers if not teacher.nasty}
+        faults += [
+            f"expected a bundle of the teachers for {endpoint.name}, got {endpoint.bundle}"
+            for endpoint in self.endpoints
+            if endpoint.bundle is not None and endpoint.bundle not in known
+        ]
+        owned = self.images or len(data.train_x)
+        wanted = owned + len(data.test_x)
         if self.budget < wanted:
-            raise ValueError(
-                f"expected a budget of at least {wanted} images ({len(data.train_x)} to learn "
+            faults.append(
+                f"expected a budget of at least {wanted} images ({owned} to learn "
                 f"from, {len(data.test_x)} to compare), got {self.budget}"
             )
-        return self
+        return _sound(self, faults)
 
 
 def parse_protocol(text: str) -> Protocol:
     """TOML to a protocol. Raises ProtocolError naming all faults; no query is spent."""
     try:
-        return Protocol.model_validate(tomllib.loads(text))
+        return Protocol.model_validate(tomllib.loads(text), context={})
     except tomllib.TOMLDecodeError as error:
         raise ProtocolError(f"expected TOML, got a file that is not: {error}") from None
     except ValidationError as error:
@@ -176,6 +249,11 @@ def load_protocol(name: str) -> Protocol:
     return parse_protocol(packaged[name].read_text())
 
 
+def _context(info: ValidationInfo) -> dict[str, Dataset]:
+    """Where the data set is between two checks of one protocol: it is read once."""
+    return cast("dict[str, Dataset]", info.context)
+
+
 def _fault(item: dict[str, Any]) -> str:
     place = ".".join(str(part) for part in item["loc"])
     message = str(item["msg"]).removeprefix("Value error, ")
@@ -188,6 +266,16 @@ def _repeated(kind: str, values: Iterable[object]) -> list[str]:
         for v, n in Counter(values).items()
         if n > 1
     ]
+
+
+def _unknown(networks: Iterable[str]) -> list[str]:
+    faults = []
+    for name in dict.fromkeys(networks):
+        try:
+            student_spec(name)
+        except EvalError as error:
+            faults.append(str(error))
+    return faults
 
 
 def _sound(value: T, faults: list[str]) -> T:

@@ -1,15 +1,16 @@
 """A whole audit: buy, learn, compare; what is finished is never done or paid for twice."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
+from torch import nn
 
-from stingy_attacker_eval.attacks import Attack, Material
+from stingy_attacker_eval.attacks import Attack, Material, Need
 from stingy_attacker_eval.attacks.no_api import NoApi
-from stingy_attacker_eval.data import Dataset, load_dataset
+from stingy_attacker_eval.data import Dataset
 from stingy_attacker_eval.environment import default_device, describe_environment
 from stingy_attacker_eval.errors import AuditError
 from stingy_attacker_eval.files import locked, write_json
@@ -18,6 +19,7 @@ from stingy_attacker_eval.progress import Reporter, reporting
 from stingy_attacker_eval.protocol import NO_ENDPOINT, Endpoint, Protocol
 from stingy_attacker_eval.results import Row, baseline_accuracy, best_attacks, summarise
 from stingy_attacker_eval.run_folder import RunFolder
+from stingy_attacker_eval.session import KeptOracle, Session
 from stingy_attacker_eval.students import student_spec
 from stingy_attacker_eval.train import percent_equal, predict, to_device
 from stingy_attacker_eval.transfer import TransferSet, buy, digest_images
@@ -28,17 +30,19 @@ SCHEMA = "stingy.audit/1"
 
 @dataclass(frozen=True)
 class _Bought:
-    """What one endpoint sold: answers to learn from, and answers to compare with."""
+    """What one endpoint sold: answers to learn from, answers to compare with, and what attacks
+    asked for as they ran."""
 
     endpoint: Endpoint
     info: ModelInfo
     transfer: TransferSet
     evaluation: TransferSet
+    kept: KeptOracle
     teacher_accuracy: float
 
     def facts(self) -> dict[str, object]:
         """The endpoint's entry in the report."""
-        queries = self.transfer.queries, self.evaluation.queries
+        queries = self.transfer.queries, self.evaluation.queries, self.kept.asked
         return {
             "name": self.endpoint.name,
             "defence": self.endpoint.defence,
@@ -52,8 +56,11 @@ class _Bought:
             "num_classes": self.info.num_classes,
             "queries_transfer": queries[0],
             "queries_evaluation": queries[1],
+            "queries_attacks": queries[2],
             "queries_spent": sum(queries),
-            "queries_charged": self.transfer.charged + self.evaluation.charged,
+            "queries_charged": (
+                self.transfer.charged + self.evaluation.charged + self.kept.settle()
+            ),
             "teacher_accuracy": self.teacher_accuracy,
         }
 
@@ -63,32 +70,47 @@ class _Job:
     """Everything one trained student needs to know."""
 
     bought: _Bought | None
+    partner: _Bought | None
     attack: Attack
     material: Material
     student: str
     seed: int
 
+    @property
+    def queries_bought(self) -> int:
+        """What the attack learns from of the answers bought once, in images."""
+        if not self.attack.needs & {Need.ANSWERS, Need.SCORES}:
+            return 0
+        return sum(source.transfer.queries for source in (self.bought, self.partner) if source)
+
 
 def run_audit(
-    protocol: Protocol, *, oracles: Mapping[str, Oracle], out: Path, console: Console | None = None
+    protocol: Protocol,
+    *,
+    oracles: Mapping[str, Oracle],
+    out: Path,
+    console: Console | None = None,
+    networks: Mapping[str, nn.Module] | None = None,
 ) -> dict[str, object]:
     """Run the protocol against its endpoints' oracles (by endpoint name) and write OUT.
 
+    networks: the endpoints' teachers, for white-box attacks; without one those are skipped.
     OUT/rows.jsonl grows by a row a run; a second call does only what is missing. Returns what
     OUT/report.json holds. Raises TransferError, AuditError or ProtocolError; Ctrl-C keeps all.
     """
     absent = sorted({endpoint.name for endpoint in protocol.endpoints} - set(oracles))
     if absent:
         raise AuditError(f"expected an oracle for every endpoint, got none for {', '.join(absent)}")
-    data = load_dataset(protocol.dataset)
+    data = protocol.load()
     device = default_device()
+    _check_budget(protocol, data)
     with locked(out), reporting(console or Console()) as reporter:
         folder = RunFolder(out, _config(protocol, data))
         bought = [
             _buy(endpoint, oracles[endpoint.name], protocol, data, out, reporter)
             for endpoint in protocol.endpoints
         ]
-        jobs, skipped = _jobs(protocol, data, bought, device)
+        jobs, skipped = _jobs(protocol, data, bought, device, networks or {})
         rows = _run(jobs, folder, protocol, data, device, reporter)
         summaries = summarise(rows)
         best = {name: summary.attack for name, summary in best_attacks(summaries).items()}
@@ -117,6 +139,23 @@ def _config(protocol: Protocol, data: Dataset) -> dict[str, object]:
     }
 
 
+def _check_budget(protocol: Protocol, data: Dataset) -> None:
+    """Raises AuditError, before a query is spent, when the attacks could ask for more."""
+    runs = len(protocol.students_of(None)) * len(protocol.seeds)
+    extra = sum(
+        attack.budget(len(data.train_x)) * (runs if attack.per_run else 1)
+        for attack in protocol.variants
+        if Need.IMAGES not in attack.needs  # those ask for what the audit has bought already
+    )
+    wanted = len(data.train_x) + len(data.test_x) + extra
+    if protocol.budget < wanted:
+        raise AuditError(
+            f"expected a budget of at least {wanted} images ({len(data.train_x)} to learn from, "
+            f"{len(data.test_x)} to compare, {extra} for attacks that ask as they run), got "
+            f"{protocol.budget}"
+        )
+
+
 def _buy(
     endpoint: Endpoint,
     oracle: Oracle,
@@ -132,6 +171,9 @@ def _buy(
             f"got {info.num_classes}"
         )
     folder = out / "bought" / endpoint.name
+    bought_once = len(data.train_x) + len(data.test_x)
+    kept = KeptOracle(oracle, folder=folder / "asked", budget=protocol.budget - bought_once)
+    kept.settle()  # of a run that was killed, before anything else is asked
     total, done = len(data.train_x) + len(data.test_x), 0
 
     def progress(count: int) -> None:
@@ -149,17 +191,23 @@ def _buy(
         folder=folder / "evaluation",
         progress=progress,
     )
+    kept.add(data.train_x, transfer.answers)
     return _Bought(
         endpoint=endpoint,
         info=info,
         transfer=transfer,
         evaluation=evaluation,
+        kept=kept,
         teacher_accuracy=percent_equal(evaluation.answers.top1, data.test_y),
     )
 
 
 def _jobs(
-    protocol: Protocol, data: Dataset, bought: list[_Bought], device: torch.device
+    protocol: Protocol,
+    data: Dataset,
+    bought: list[_Bought],
+    device: torch.device,
+    networks: Mapping[str, nn.Module],
 ) -> tuple[list[_Job], list[dict[str, str]]]:
     """Baseline first: every uplift is counted from it. Attacks that cannot run are told apart."""
     jobs: list[_Job] = []
@@ -167,36 +215,51 @@ def _jobs(
     images = to_device(data.train_x, device)
     labels = torch.from_numpy(data.train_y).to(device)
 
-    def add(source: _Bought | None, attack: Attack, material: Material) -> None:
+    def add(
+        source: _Bought | None, partner: _Bought | None, attack: Attack, material: Material
+    ) -> None:
         jobs.extend(
-            _Job(source, attack, material, student, seed)
-            for student in protocol.students
+            _Job(source, partner, attack, material, student, seed)
+            for student in protocol.students_of(source.endpoint if source else None)
             for seed in protocol.seeds
         )
 
-    add(None, NoApi(), Material(images, labels=labels))
-    for source in bought:
-        answers = source.transfer.answers
-        has_scores = scores_refusal(answers.form) is None
-        material = Material(
-            images,
-            labels=labels,
-            top1=torch.from_numpy(answers.top1).to(device),
-            logits=dense_logits(answers, device) if has_scores else None,
-        )
+    add(None, None, NoApi(), Material(images, labels=labels))
+    sources = {source.endpoint.name: source for source in bought}
+    materials = {
+        name: _material(source, images, labels, networks.get(name))
+        for name, source in sources.items()
+    }
+    for name, source in sources.items():
         for attack in protocol.variants:
-            refusal = attack.refusal(answers.form)
+            other = attack.partner_name()
+            partner = sources.get(other) if other is not None and other != name else None
+            material = materials[name]
+            if partner is not None:
+                material = replace(material, partner=materials[partner.endpoint.name])
+            refusal = attack.refusal(material)
             if refusal is None:
-                add(source, attack, material)
+                add(source, partner, attack, material)
             else:
-                skipped.append(
-                    {
-                        "endpoint": source.endpoint.name,
-                        "attack": attack.label,
-                        "reason": refusal,
-                    }
-                )
+                skipped.append({"endpoint": name, "attack": attack.label, "reason": refusal})
     return jobs, skipped
+
+
+def _material(
+    source: _Bought, images: torch.Tensor, labels: torch.Tensor, network: nn.Module | None
+) -> Material:
+    """What an attacker of this endpoint has before a run begins."""
+    answers, device = source.transfer.answers, images.device
+    has_scores = scores_refusal(answers.form) is None
+    return Material(
+        images,
+        labels=labels,
+        top1=torch.from_numpy(answers.top1).to(device),
+        logits=dense_logits(answers, device) if has_scores else None,
+        indices=torch.from_numpy(answers.indices).to(device),
+        info=source.info,
+        network=network.to(device).eval() if network is not None else None,
+    )
 
 
 def _run(
@@ -226,10 +289,13 @@ def _train_one(
     """One student from scratch; the same seed starts every attack from the same weights."""
     torch.manual_seed(job.seed)
     student = student_spec(job.student).build(data.num_classes).to(test_images.device)
-    result = job.attack.run(student, job.material, settings=protocol.training, seed=job.seed)
+    source, material, session = job.bought, job.material, None
+    if source is not None and Need.QUERIES in job.attack.needs:
+        session = Session(source.kept, budget=job.attack.budget(len(data.train_x)))
+        material = replace(material, session=session)
+    result = job.attack.run(student, material, settings=protocol.training, seed=job.seed)
     guesses = predict(student, test_images).numpy()
     accuracy = percent_equal(guesses, data.test_y)
-    source = job.bought
     baseline = accuracy if source is None else baseline_accuracy(earlier, job.student)
     if baseline is None:
         raise AuditError(
@@ -242,7 +308,7 @@ def _train_one(
         attack=job.attack.label,
         student=job.student,
         seed=job.seed,
-        queries=source.transfer.queries if source else 0,
+        queries=job.queries_bought + (session.spent if session else 0),
         accuracy=accuracy,
         agreement=percent_equal(guesses, source.evaluation.answers.top1) if source else None,
         teacher_accuracy=source.teacher_accuracy if source else None,

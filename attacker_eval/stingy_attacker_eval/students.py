@@ -1,8 +1,13 @@
-"""Small convolutional networks by name, for RGB images from 8x8 to 32x32."""
+"""Networks by name, for teachers and students alike; a small one of ours for 8x8 to 32x32 images.
+
+A name is all that a protocol, a bundle and a run folder need to build the same network again.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib import import_module
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -46,30 +51,88 @@ def cnn(*, num_classes: int = 10, width: int = 16) -> Cnn:
 
 @dataclass(frozen=True)
 class StudentSpec:
-    """A network by name: the width of its first block decides its size."""
+    """A network by name, as a bundle says it: a factory `module:function` and its arguments."""
 
     name: str
-    width: int
+    factory: str
+    arguments: Mapping[str, int | str] = field(default_factory=dict)
 
-    def build(self, num_classes: int) -> Cnn:
-        return cnn(num_classes=num_classes, width=self.width)
+    @property
+    def width(self) -> object:
+        """Of the first block, where it is an argument: run folders know a small network by it."""
+        return self.arguments.get("width")
+
+    def settings(self, num_classes: int) -> dict[str, int | str]:
+        """The factory's arguments, for that many classes."""
+        return {"num_classes": num_classes, **self.arguments}
+
+    def build(self, num_classes: int) -> nn.Module:
+        """The network, freshly drawn from the global generator, on the CPU.
+
+        Raises EvalError when the package is not installed or has no such network.
+        """
+        package, _, function = self.factory.partition(":")
+        try:
+            make = getattr(import_module(package), function)
+        except ModuleNotFoundError:
+            raise EvalError(
+                f'expected the package {package} for "{self.name}", got none: '
+                f"pip install {package.partition('.')[0]}"
+            ) from None
+        except AttributeError:
+            raise EvalError(f'expected a network out of {package}, got "{function}"') from None
+        try:
+            network = make(**self.settings(num_classes))
+        except Exception as error:  # noqa: BLE001 - another package's factory may raise anything
+            raise EvalError(f"{self.name}: {type(error).__name__}: {error}") from None
+        if not isinstance(network, nn.Module):
+            raise EvalError(f'expected a network from {package}, got "{function}", which is none')
+        return network
+
+    def check(self, num_classes: int, image_size: tuple[int, int]) -> None:
+        """Raises EvalError unless images of (H, W) come out as `[batch, num_classes]`."""
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            network = self.build(num_classes)
+            try:
+                found = network(torch.zeros(2, 3, *image_size))
+            except Exception as error:  # noqa: BLE001 - as above; the first line says what is wrong
+                reason = str(error).partition("\n")[0]
+                raise EvalError(f"{self.name} takes no images of {image_size}: {reason}") from None
+        if not isinstance(found, Tensor) or found.shape != (2, num_classes):
+            raise EvalError(f"expected logits [batch, {num_classes}] from {self.name}, got another")
 
 
-# About 9 k, 26 k and 100 k parameters at 10 classes.
+_ZOO = "stingy_attacker_eval.zoo"
+
+# The first three: about 9 k, 26 k and 100 k parameters at 10 classes.
 STUDENTS: Mapping[str, StudentSpec] = {
     spec.name: spec
     for spec in (
-        StudentSpec("cnn_tiny", 8),
-        StudentSpec("cnn_small", 16),
-        StudentSpec("cnn_large", 32),
+        StudentSpec("cnn_tiny", FACTORY, {"width": 8}),
+        StudentSpec("cnn_small", FACTORY, {"width": 16}),
+        StudentSpec("cnn_large", FACTORY, {"width": 32}),
+        StudentSpec("mobilenetv2", f"{_ZOO}:mobilenetv2"),
+        StudentSpec("resnet8", f"{_ZOO}:resnet8"),
+        StudentSpec("resnet18", f"{_ZOO}:resnet18"),
+        StudentSpec("resnet20", f"{_ZOO}:resnet20"),
+        StudentSpec("resnet34", f"{_ZOO}:resnet34"),
+        StudentSpec("resnet50", f"{_ZOO}:resnet50"),
+        StudentSpec("resnext29", f"{_ZOO}:resnext29"),
+        StudentSpec("shufflenetv2", f"{_ZOO}:shufflenetv2"),
     )
 }
 
 
 def student_spec(name: str) -> StudentSpec:
-    """Raises EvalError naming the known students."""
-    try:
-        return STUDENTS[name]
-    except KeyError:
+    """A network of ours, "torchvision:NAME" or "timm:NAME". Raises EvalError naming ours."""
+    package, _, network = name.partition(":")
+    if package == "torchvision" and network.isidentifier():
+        return StudentSpec(name, f"torchvision.models:{network}")
+    if package == "timm" and network:
+        return StudentSpec(name, "timm:create_model", {"model_name": network})
+    if name not in STUDENTS:
         known = ", ".join(sorted(STUDENTS))
-        raise EvalError(f'expected a student out of {known}, got "{name}"') from None
+        raise EvalError(
+            f'expected a student out of {known}, torchvision:NAME, timm:NAME, got "{name}"'
+        )
+    return STUDENTS[name]

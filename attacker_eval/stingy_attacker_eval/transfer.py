@@ -11,8 +11,8 @@ from zipfile import BadZipFile
 import numpy as np
 
 from stingy_attacker_eval.errors import AnswersError, EvalError, TransferError
-from stingy_attacker_eval.files import locked, write_atomic, write_json
-from stingy_attacker_eval.oracle import Answers, Images, Oracle
+from stingy_attacker_eval.files import finished_first, locked, write_atomic, write_json
+from stingy_attacker_eval.oracle import Answers, Images, Oracle, join_answers
 from stingy_clients import ClientError
 
 _CHUNK = 64
@@ -94,7 +94,7 @@ def buy(
         if meta.charged is None:
             meta = replace(meta, charged=oracle.charged() - meta.charged_before)
             write_json(folder / "meta.json", asdict(meta))
-        answers = _join([_load(folder, images, start, meta) for start in starts])
+        answers = join_answers([_load(folder, images, start, meta) for start in starts])
     return TransferSet(
         digest=meta.digest,
         answers=answers,
@@ -165,13 +165,14 @@ def _buy(
     for start in missing:
         part = images[start : start + meta.chunk]
         try:
-            answers = oracle.ask(part)
-            _check(answers, len(part), meta)
+            with finished_first():
+                answers = oracle.ask(part)
+                _check(answers, len(part), meta)
+                _save(_chunk_path(folder, start, meta), answers)
         except (ClientError, EvalError) as error:
             raise TransferError(f"{_kept(folder, meta)}; the endpoint failed: {error}") from None
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_kept(folder, meta)) from None
-        _save(_chunk_path(folder, start, meta), answers)
         report(len(part))
 
 
@@ -219,13 +220,3 @@ def _load(folder: Path, images: Images, start: int, meta: _Meta) -> Answers:
             "buy them again"
         ) from None
     return answers
-
-
-def _join(parts: list[Answers]) -> Answers:
-    scores = [part.scores for part in parts if part.scores is not None]
-    return Answers(
-        np.concatenate([part.indices for part in parts]),
-        np.concatenate(scores) if scores else None,
-        parts[0].num_classes,
-        parts[0].form,
-    )

@@ -17,7 +17,7 @@ from stingy_protection import Policy, ScoreForm
 from stingy_server import oip_routes, routes
 from stingy_server.budgets import Budgets, model_owner
 from stingy_server.database import Database, StoreUnavailable
-from stingy_server.endpoints import Endpoint, load_endpoints
+from stingy_server.endpoints import Endpoint, load_bundles, start_endpoints
 from stingy_server.errors import (
     BAD_REQUEST,
     INTERNAL,
@@ -36,6 +36,7 @@ from stingy_server.rates import Rates
 from stingy_server.service import Service
 from stingy_server.settings import Settings
 from stingy_server.visit import Visit
+from stingy_server.watch import Watch
 
 log = logging.getLogger("stingy")
 
@@ -54,14 +55,19 @@ def create_app(settings: Settings, *, faults: list[str] | None = None) -> FastAP
         ConfigurationError: listing every fault of settings, bundles and policies.
     """
     found = [*(faults or [])]
-    endpoints = load_endpoints(settings, found)
+    bundles = load_bundles(settings, found)
     rates = _rates(settings, found)
     database = _database(settings, found)
+    endpoints = start_endpoints(bundles, settings, found, secret=database.pepper)
+    if found:
+        database.close()
+        raise ConfigurationError(found)
     budgets = Budgets(database)
     for endpoint in endpoints.values():
         if endpoint.limited:
             owner = model_owner(endpoint.name)
             budgets.set(owner, total=endpoint.budget, day_total=endpoint.budget_per_day)
+    metrics = Metrics()
     service = Service(
         settings=settings,
         database=database,
@@ -69,17 +75,20 @@ def create_app(settings: Settings, *, faults: list[str] | None = None) -> FastAP
         budgets=budgets,
         ledger=Ledger(database),
         rates=rates,
-        metrics=Metrics(),
+        metrics=metrics,
+        watch=Watch(database, state=settings.state, settings=settings.watch, metrics=metrics),
         endpoints=endpoints,
     )
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.note("start")
+        service.watch.start()
         yield
         service.draining = True
         for endpoint in endpoints.values():
             await endpoint.engine.close()
+        service.watch.close()
         try:
             service.note("stop")
         except StoreUnavailable as error:

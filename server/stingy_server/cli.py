@@ -261,6 +261,32 @@ def export(
         rows.writerows([seq, *astuple(entry)] for seq, entry in book.entries(after=after))
 
 
+@keys.command()
+def release(key_id: KeyId, config: Config = None, state: State = None) -> None:
+    """Undo what an alarm of the watch did to a key, within two seconds in every server."""
+    with _opened(config, state) as (_, database):
+        from stingy_server.standings import Standings
+
+        released = Standings(database).release(key_id)
+    if not released:
+        _end([f"expected the id of a key after an alarm, got {key_id}; see: stingy watch"])
+    typer.echo(f"{key_id} is released.")
+
+
+@app.command()
+def watch(
+    once: Annotated[bool, typer.Option("--once", help="Print one table and end.")] = False,
+    config: Config = None,
+    state: State = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show which keys look like they copy the model; the highest score first."""
+    with _opened(config, state) as (_, database):
+        from stingy_server.watch_view import run
+
+        run(database, once=once, as_json=as_json)
+
+
 def _json_lines(book: "Ledger", *, after: int) -> Iterator[str]:
     from dataclasses import asdict
 

@@ -53,6 +53,25 @@ CREATE TABLE ledger (
     latency_us  INTEGER NOT NULL
 ) STRICT;
 
+-- One row for each key that asked; see standings.py.
+CREATE TABLE watch (
+    key       TEXT PRIMARY KEY,
+    updated   REAL NOT NULL,
+    images    INTEGER NOT NULL,
+    bits      REAL NOT NULL,
+    novel     REAL NOT NULL,
+    near      REAL NOT NULL,
+    repeats   REAL NOT NULL,
+    classes   TEXT NOT NULL,
+    distances BLOB NOT NULL,
+    coverage  REAL NOT NULL,
+    normality REAL,
+    burnt     REAL NOT NULL,
+    score     REAL NOT NULL,
+    step      TEXT NOT NULL,
+    since     INTEGER NOT NULL
+) STRICT;
+
 CREATE TRIGGER ledger_keeps BEFORE UPDATE ON ledger
 BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 CREATE TRIGGER ledger_holds BEFORE DELETE ON ledger

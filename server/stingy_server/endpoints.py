@@ -61,8 +61,16 @@ class _Checked:
     settings: ModelSettings
 
 
-def load_endpoints(settings: Settings, faults: list[str]) -> dict[str, Endpoint]:
-    """The endpoints by name, ready to answer; none if there is any fault.
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A bundle whose network has its weights."""
+
+    bundle: "_Checked"
+    network: nn.Module
+
+
+def load_bundles(settings: Settings, faults: list[str]) -> list[Loaded]:
+    """The bundles of the settings, with their networks.
 
     Args:
         faults: what is already known to be wrong with the configuration; all that is wrong with
@@ -76,13 +84,21 @@ def load_endpoints(settings: Settings, faults: list[str]) -> dict[str, Endpoint]
     for name, count in Counter(model.name for model in checked).items():
         if count > 1:
             faults.append(f"models: the name {name} is given to {count} models, expected one")
-    networks = [(model, _network(model, faults)) for model in checked]
-    if faults:
-        return {}
+    networks = [(bundle, _network(bundle, faults)) for bundle in checked]
+    return [Loaded(bundle, network) for bundle, network in networks if network is not None]
+
+
+def start_endpoints(
+    bundles: list[Loaded], settings: Settings, faults: list[str], *, secret: bytes
+) -> dict[str, Endpoint]:
+    """The endpoints by name, each of which has answered one image.
+
+    Args:
+        faults: what keeps an endpoint from answering is added.
+        secret: what a policy's noise is keyed by; the same in every process and after a restart.
+    """
     return {
-        model.name: _endpoint(model, network, settings, faults)
-        for model, network in networks
-        if network is not None
+        loaded.bundle.name: _endpoint(loaded, settings, faults, secret=secret) for loaded in bundles
     }
 
 
@@ -143,15 +159,15 @@ def _network(model: _Checked, faults: list[str]) -> nn.Module | None:
     return network
 
 
-def _endpoint(
-    model: _Checked, network: nn.Module, settings: Settings, faults: list[str]
-) -> Endpoint:
+def _endpoint(loaded: Loaded, settings: Settings, faults: list[str], *, secret: bytes) -> Endpoint:
     """An endpoint that has answered one black image, so that a misfit shows before listening."""
+    model = loaded.bundle
     engine = EmbeddedEngine(
-        network,
+        loaded.network,
         preprocessing=model.manifest.preprocessing,
         policy=model.policy,
         settings=settings,
+        secret=secret,
     )
     try:
         engine.answer(np.zeros((1, *model.manifest.preprocessing.size, 3), np.uint8))

@@ -6,7 +6,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from stingy_protection import Policy, Preprocessing, SparseLogits, sanitize
+from stingy_protection import (
+    NoisyPolicy,
+    Policy,
+    Preprocessing,
+    SparseLogits,
+    keyed_noise,
+    sanitize,
+)
 from stingy_server.batcher import Batcher
 from stingy_server.images import Pixels
 from stingy_server.settings import Settings
@@ -32,11 +39,13 @@ class EmbeddedEngine:
         preprocessing: Preprocessing,
         policy: Policy,
         settings: Settings,
+        secret: bytes,
     ) -> None:
         self.device = _device(settings.device)
         self._dtype = getattr(torch, settings.precision)
         self._network = network.eval().requires_grad_(False).to(self.device)
         self._policy = policy
+        self._secret = secret
         self._mean = torch.tensor(preprocessing.mean, device=self.device).view(1, 3, 1, 1)
         self._std = torch.tensor(preprocessing.std, device=self.device).view(1, 3, 1, 1)
         self._batch_size = settings.batch_size
@@ -76,7 +85,10 @@ class EmbeddedEngine:
             self.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32
         ):
             logits = self._network(inputs)
-        return sanitize(self._policy, logits[: len(images)])
+        noise = None
+        if isinstance(self._policy, NoisyPolicy):  # keyed by the pixels: nothing averages out
+            noise = keyed_noise(self._secret, pixels[: len(images)], self._policy.num_classes)
+        return sanitize(self._policy, logits[: len(images)], noise=noise)
 
 
 def _device(name: str) -> torch.device:

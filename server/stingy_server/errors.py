@@ -27,6 +27,7 @@ class Refusal:
 
 BAD_REQUEST = Refusal("bad_request", 400, "The request could not be understood.")
 UNAUTHENTICATED = Refusal("unauthenticated", 401, "A valid API key is required.")
+SUSPENDED = Refusal("suspended", 403, "This key is suspended; ask whoever gave it to you.")
 NOT_FOUND = Refusal("not_found", 404, "There is nothing under this address.")
 UNKNOWN_MODEL = Refusal("not_found", 404, "No model of this name and version is served here.")
 METHOD_NOT_ALLOWED = Refusal("method_not_allowed", 405, "This address does not take this method.")

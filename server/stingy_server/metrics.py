@@ -4,6 +4,7 @@ Counters say how much was asked and refused; none says what was seen in an image
 """
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -12,6 +13,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from stingy_server.visit import Visit
 
 LATENCY_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+WATCH_STEPS = ("alarm", "labels", "refuse")
+SCORE_BOUNDS = (0.25, 0.5, 0.9, 1.0)
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 
 
@@ -53,6 +56,30 @@ class Metrics:
             multiprocess_mode="livesum",
             registry=self.registry,
         )
+
+        # Every process reads the same rows of all keys: the latest to tell is right.
+        self._watched = Gauge(
+            "stingy_watch_keys",
+            "Keys that an alarm has done something to, by what.",
+            ("step",),
+            multiprocess_mode="mostrecent",
+            registry=self.registry,
+        )
+        self._scores = Gauge(
+            "stingy_watch_scores",
+            "Keys whose score is at most this, 0 to 1; the more, the more like copying.",
+            ("at_most",),
+            multiprocess_mode="mostrecent",
+            registry=self.registry,
+        )
+        self.watched({}, [0] * len(SCORE_BOUNDS))
+
+    def watched(self, steps: Mapping[str, int], scores: Sequence[int]) -> None:
+        """How many keys stand where, of all processes together."""
+        for step in WATCH_STEPS:
+            self._watched.labels(step).set(steps.get(step, 0))
+        for bound, keys in zip(SCORE_BOUNDS, scores, strict=True):
+            self._scores.labels(str(bound)).set(keys)
 
     def count(self, visit: Visit, *, seconds: float) -> None:
         """A request has ended."""

@@ -23,6 +23,7 @@ from stingy_server.errors import (
     INTERNAL,
     REFUSED,
     STORE_UNAVAILABLE,
+    SUSPENDED,
     UNKNOWN_MODEL,
     ServiceError,
 )
@@ -32,10 +33,13 @@ from stingy_server.ledger import Ledger
 from stingy_server.metrics import Metrics
 from stingy_server.rates import Rates
 from stingy_server.settings import FULL_TIER, Settings, Tier
+from stingy_server.standings import Step
 from stingy_server.visit import NOTHING, Visit
+from stingy_server.watch import Watch
 
 log = logging.getLogger("stingy")
 
+LABELS = Tier(classes=1, scores="none")  # no tier sees less
 MOST_BITS = 32.0  # what an answer that withholds nothing is counted for
 
 
@@ -50,6 +54,7 @@ class Service:
     ledger: Ledger
     rates: Rates
     metrics: Metrics
+    watch: Watch
     endpoints: Mapping[str, Endpoint]
     draining: bool = False
 
@@ -78,10 +83,16 @@ class Service:
         """What the caller may see at most.
 
         Raises:
-            ServiceError: refused, for a key of a tier that the settings do not have.
+            ServiceError: refused, for a key of a tier that the settings do not have; suspended,
+                after an alarm.
         """
         if visit.key is None:
             raise ServiceError(REFUSED)
+        step = self.watch.step(visit.key.id)
+        if step is Step.REFUSE:
+            raise ServiceError(SUSPENDED)
+        if step is Step.LABELS:
+            return LABELS
         if visit.key.tier == FULL_TIER:
             return Tier()
         tier = self.settings.tiers.get(visit.key.tier)
@@ -117,6 +128,8 @@ class Service:
         visit.answered = len(images)
         visit.bits = leak_bits(answer)
         visit.event = "answer"
+        if visit.key is not None:
+            self.watch.see(visit.key.id, endpoint.name, images, answer, visit.bits)
         return answer
 
     async def _charge(self, visit: Visit, endpoint: Endpoint, images: int) -> Reservation:

@@ -49,6 +49,31 @@ class Tier(BaseModel):
     scores: Literal["keep", "rank", "none"] = "keep"
 
 
+class WatchSettings(BaseModel):
+    """From which score on a key is in alarm, and what then becomes of its answers.
+
+    `then`: "labels" leaves its top-1 without scores, "refuse" nothing; a list is a ladder, climbed
+    by a step an alarm; "nothing" tells the ledger and the metrics alone.
+    `images_per_s`: how many are looked at, in each process and of all keys together; the others
+    are only counted.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    alarm: float = Field(default=0.9, gt=0.0, le=1.0)
+    then: Literal["nothing", "labels", "refuse"] | tuple[Literal["labels", "refuse"], ...] = (
+        "nothing"
+    )
+    images_per_s: Count = 512
+
+    @property
+    def ladder(self) -> tuple[str, ...]:
+        """The steps one after the other."""
+        if isinstance(self.then, tuple):
+            return self.then
+        return () if self.then == "nothing" else (self.then,)
+
+
 FULL_TIER = "full"
 
 
@@ -68,6 +93,7 @@ class Settings(BaseSettings):
         max_concurrency: requests at once; more are refused with 503.
         header_timeout_s, body_timeout_s: seconds a request's head and body may take to arrive.
         deadline_s: seconds from reservation to answer.
+        watch: which keys look like they copy the model, and what then becomes of their answers.
         workers: processes that serve; they share the state folder.
         rate_store: where rates are counted: memory:// for one process, redis://... for several.
         metrics_port: where Prometheus may ask, apart from the public port; None for nowhere.
@@ -99,6 +125,7 @@ class Settings(BaseSettings):
     deadline_s: float = Field(default=30.0, gt=0.0)
     drain_s: float = Field(default=30.0, gt=0.0)
     first_key_budget: Count = 10_000
+    watch: WatchSettings = WatchSettings()
     workers: Count = 1
     rate_store: str = "memory://"
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
@@ -107,6 +134,7 @@ class Settings(BaseSettings):
         "torchvision.models",
         "timm",
         "stingy_attacker_eval.students",
+        "stingy_attacker_eval.zoo",
     )
 
     @classmethod

@@ -6,21 +6,33 @@ from typing import ClassVar
 
 import pytest
 import torch
+from tests.attacker_eval.attack_lab import material, striped_oracle
 from tests.attacker_eval.fakes import striped
-from torch import Tensor
+from torch import Tensor, nn
 
 from stingy_attacker_eval import attacks
-from stingy_attacker_eval.attacks import Attack, Batch, Material, Need, build_attacks
+from stingy_attacker_eval.attacks import (
+    Attack,
+    Batch,
+    Material,
+    Means,
+    Need,
+    attack_types,
+    build_attacks,
+)
 from stingy_attacker_eval.attacks.label_only import LabelOnly
 from stingy_attacker_eval.attacks.paper_kd import PaperKd
 from stingy_attacker_eval.attacks.soft_label import SoftLabel
-from stingy_attacker_eval.attacks.sweep import Sweep
 from stingy_attacker_eval.errors import AnswersError, AttackError
 from stingy_attacker_eval.students import cnn
 from stingy_attacker_eval.train import TrainResult, TrainSettings, to_device
 
 PIXELS, CLASS_OF = striped(32)
 LABELS = torch.from_numpy(CLASS_OF)
+REQUIRED: dict[str, dict[str, object]] = {
+    "collusion": {"partner": "other"},
+    "sweep": {"tau": [1.0], "alpha": [1.0]},
+}
 LOGITS = torch.full((32, 3), -torch.inf).scatter(1, LABELS[:, None], 0.0)
 MATERIAL = Material(
     to_device(PIXELS, torch.device("cpu")), labels=LABELS, top1=LABELS, logits=LOGITS
@@ -84,7 +96,7 @@ def test_a_loss_that_is_not_one_number_is_the_plugins_fault() -> None:
         def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
             return student_logits.sum(dim=1)
 
-    with pytest.raises(AttackError, match="expected a scalar loss with a gradient from plugin"):
+    with pytest.raises(AttackError, match="plugin: expected a scalar loss with a gradient"):
         run(Vector())
 
 
@@ -98,12 +110,103 @@ def test_a_loss_that_is_not_finite_is_flagged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "refused"), [("log_prob", False), ("prob", False), ("rank", True), ("none", True)]
+    ("policy", "refused"),
+    [
+        ("stingy:n=2", False),
+        ("stingy:n=2,scores=prob", False),
+        ("ranked_labels:n=2", True),
+        ("label", True),
+    ],
 )
-def test_attacks_that_learn_from_scores_refuse_answers_without(form: str, refused: bool) -> None:
-    for attack in (PaperKd(), SoftLabel(), Sweep(tau=1.0, alpha=1.0)):
-        assert (attack.refusal(form) is not None) == refused
-    assert LabelOnly().refusal(form) is None
+def test_attacks_that_learn_from_scores_refuse_answers_without(policy: str, refused: bool) -> None:
+    found = material(striped_oracle(policy))
+    for kind in attack_types().values():
+        if Need.SCORES in kind.needs:
+            (attack,) = build_attacks(kind.name, REQUIRED.get(kind.name, {}))
+            reason = attack.refusal(found) or ""
+            assert ("has none to learn from" in reason) == refused
+    assert LabelOnly().refusal(found) is None
+
+
+def test_every_attack_says_what_it_is_and_needs() -> None:
+    assert len(attack_types()) >= 17
+    for kind in attack_types().values():
+        assert kind.title
+        assert kind.reference
+        assert kind.needs
+        assert "References:" in (kind.__doc__ or "")
+        assert (Need.QUERIES in kind.needs) == (kind.budget is not Attack.budget)
+        assert (Need.SECOND_TIER in kind.needs) == (kind.partner_name is not Attack.partner_name)
+
+
+def test_a_plugin_that_writes_neither_loss_nor_steal_is_refused_where_it_is_written() -> None:
+    with pytest.raises(TypeError, match="expected Idle to write loss or steal"):
+
+        class Idle(Attack):
+            pass
+
+
+def test_steal_cannot_read_what_was_not_declared() -> None:
+    declared = {
+        "images": Need.IMAGES,
+        "labels": Need.LABELS,
+        "top1": Need.ANSWERS,
+        "indices": Need.ANSWERS,
+        "logits": Need.SCORES,
+        "session": Need.QUERIES,
+        "network": Need.WHITE_BOX,
+        "partner": Need.SECOND_TIER,
+    }
+    for wanted, need in declared.items():
+
+        @dataclass(frozen=True, kw_only=True)
+        class Peeks(Plugin):
+            needs: ClassVar[frozenset[Need]] = frozenset({Need.POOL})
+
+            def steal(self, student: nn.Module, means: Means) -> TrainResult:
+                getattr(means, wanted)  # noqa: B023 - run within the loop
+                raise AssertionError
+
+        with pytest.raises(AttackError, match=f"declares the need {need}"):
+            run(Peeks(), material(striped_oracle()))
+
+
+def test_a_pool_has_to_be_declared_too() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Peeks(Plugin):
+        def steal(self, student: nn.Module, means: Means) -> TrainResult:
+            means.pool("synthetic", 1)
+            raise AssertionError
+
+    with pytest.raises(AttackError, match="declares the need pool"):
+        run(Peeks())
+
+
+def test_a_student_that_is_not_finite_is_flagged_whatever_steal_says() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Boasts(Plugin):
+        def steal(self, student: nn.Module, means: Means) -> TrainResult:
+            next(student.parameters()).data.fill_(float("nan"))
+            return TrainResult(True, 0.0, 0.0)
+
+    assert not run(Boasts()).finite
+
+
+def test_a_steal_that_returns_something_else_is_the_plugins_fault() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Vague(Plugin):
+        def steal(self, student: nn.Module, means: Means) -> TrainResult:
+            return None  # type: ignore[return-value]
+
+    with pytest.raises(AttackError, match="expected a TrainResult from plugin"):
+        run(Vague())
+
+
+def test_a_white_box_attack_says_so_in_its_label_whatever_its_settings() -> None:
+    for settings in ({}, {"steps": 7}):
+        (attack,) = build_attacks("dafl", settings)
+        assert attack.label.startswith("dafl[white-box")
+    assert attack.label == "dafl[white-box,steps=7]"
 
 
 def test_a_sweep_expands_into_its_grid() -> None:
@@ -127,7 +230,20 @@ def test_the_label_names_what_is_not_the_default() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("magic", {}, "label_only, no_api, paper_kd, soft_label, sweep"),
+        ("magic", {}, "semi_supervised, skeptical, soft_label, subset_kl, sweep, tail_fill"),
+        ("collusion", {}, "partner"),
+        ("collusion", {"partner": 3}, "expected str for partner, got int"),
+        ("knockoff", {"queries": 0}, "a finite queries above 0"),
+        ("knockoff", {"queries": 2.5}, "expected int for queries, got float"),
+        ("tail_fill", {"fill": "magic"}, 'constant, class_mean, got "magic"'),
+        ("active", {"strategy": "magic"}, 'entropy, k_center, random, got "magic"'),
+        ("active", {"queries": 2, "rounds": 3}, "at most 2 rounds"),
+        ("semi_supervised", {"threshold": 1.5}, "threshold in 0..1"),
+        ("augmentation_union", {"views": 9}, "views in 0..8"),
+        ("augmentation_union", {"views": 0, "mixtures": False}, "got none of them"),
+        ("data_free_soft", {"queries": 100}, "at least 448 queries"),
+        ("data_free_hard", {"queries": 10}, "at least 64 queries"),
+        ("skeptical", {"weight": 2.0}, "weight in 0..1"),
         ("paper_kd", {"tua": 4}, "tua"),
         ("paper_kd", {"tau": 0}, "a finite tau above 0"),
         ("paper_kd", {"tau": "4"}, "a number for tau, got str"),

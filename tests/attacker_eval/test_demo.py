@@ -66,7 +66,7 @@ def test_a_server_that_does_not_start_is_told_with_its_log(tmp_path: Path) -> No
 
 
 def test_E1_an_audit_over_http_spends_what_the_server_counts(tmp_path: Path) -> None:
-    settings = TeacherSettings(width=4, training=TrainSettings(epochs=1, lr=0.05))
+    settings = TeacherSettings(network="cnn_tiny", training=TrainSettings(epochs=1, lr=0.05))
     train_teachers(load_dataset("digits"), out=tmp_path / "bundles", settings=settings)
     port = demo._free_port()
     (tmp_path / "stingy.toml").write_text(demo._SETTINGS.format(port=port))

@@ -1,4 +1,4 @@
-"""The KD loss against numbers worked out by hand."""
+"""The losses against numbers worked out by hand, withheld classes (-inf) included."""
 
 import math
 
@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stingy_attacker_eval.attacks.losses import kd_loss
+from stingy_attacker_eval.attacks.losses import (
+    centred_l1,
+    class_balance,
+    consistency,
+    dafl_generator_loss,
+    disagreement,
+    fill_constant,
+    kd_loss,
+    plackett_luce,
+    subset_kl,
+)
 
 INF = math.inf
 
@@ -70,3 +80,108 @@ def test_a_constant_a_row_changes_nothing_so_log_prob_and_logit_teach_the_same()
     one = kd_loss(student, teacher, None, tau=4.0, alpha=1.0)
     other = kd_loss(student, teacher - 7.5, None, tau=4.0, alpha=1.0)
     torch.testing.assert_close(one, other)
+
+
+def test_subset_kl_against_a_hand_computation() -> None:
+    # On the support at tau 2: teacher [3/4, 1/4], student [1/2, 1/2]; the third logit is ignored.
+    divergence = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
+    teacher = logits([2 * math.log(3), 0.0, -INF])
+    for third in (-3.0, 0.0, 50.0):
+        student = logits([1.0, 1.0, third]).requires_grad_()
+        found = subset_kl(student, teacher, tau=2.0)
+        assert found.item() == pytest.approx(4 * divergence, rel=1e-5)
+        (gradient,) = torch.autograd.grad(found, student)
+        torch.testing.assert_close(gradient, logits([2 * -0.25, 2 * 0.25, 0.0]))
+
+
+def test_subset_kl_on_a_full_support_is_kd_at_alpha_one() -> None:
+    student, teacher = logits([0.3, -0.2, 1.0]), logits([3.0, 1.0, -4.0])
+    torch.testing.assert_close(
+        subset_kl(student, teacher, tau=4.0), kd_loss(student, teacher, None, tau=4.0, alpha=1.0)
+    )
+
+
+def test_plackett_luce_against_a_hand_computation() -> None:
+    # Weights 1, 2, 4: first 4 of 7, then 2 of the 3 that are left.
+    student = logits([0.0, math.log(2), math.log(4)])
+    found = plackett_luce(student, torch.tensor([[2, 1]]))
+    assert found.item() == pytest.approx(-math.log(4 / 7) - math.log(2 / 3), rel=1e-6)
+
+
+def test_plackett_luce_of_one_class_is_the_cross_entropy() -> None:
+    student, top1 = logits([0.3, -1.0, 2.0], [1.0, 0.0, 0.5]), torch.tensor([1, 0])
+    torch.testing.assert_close(
+        plackett_luce(student, top1[:, None]), torch.nn.functional.cross_entropy(student, top1)
+    )
+
+
+def test_plackett_luce_of_a_whole_list_pays_nothing_for_its_last_place() -> None:
+    student = logits([0.0, 0.0])
+    found = plackett_luce(student, torch.tensor([[1, 0]]))
+    assert found.item() == pytest.approx(math.log(2), rel=1e-6)
+
+
+def test_a_withheld_class_is_filled_below_the_smallest_score_of_its_row() -> None:
+    found = fill_constant(logits([5.0, 2.0, -INF], [-INF, -INF, 1.0], [1.0, 2.0, 3.0]), delta=1.5)
+    assert found.tolist() == [[5.0, 2.0, 0.5], [-0.5, -0.5, 1.0], [1.0, 2.0, 3.0]]
+
+
+def test_centred_l1_against_a_hand_computation_and_blind_to_constants() -> None:
+    # Less their means: [1, -1] and [3, -3].
+    found = centred_l1(logits([2.0, 0.0]), logits([6.0, 0.0]))
+    assert found.tolist() == [4.0]
+    assert centred_l1(logits([12.0, 10.0]), logits([6.0, 0.0])).tolist() == [4.0]
+
+
+def test_disagreement_against_a_hand_computation() -> None:
+    # [3/4, 1/4] and [1/4, 3/4]: each class's deviation is 1/4.
+    first, second = logits([math.log(3), 0.0]), logits([0.0, math.log(3)])
+    assert disagreement(first, second).item() == pytest.approx(0.5, rel=1e-6)
+    assert disagreement(first, first).item() == 0.0
+
+
+def test_class_balance_is_lowest_at_an_even_mix_and_survives_a_class_nobody_allows() -> None:
+    even = class_balance(logits([50.0, 0.0], [0.0, 50.0]))
+    assert even.item() == pytest.approx(-math.log(2), rel=1e-5)
+    withheld = logits([1.0, 0.0, -INF], [0.0, 0.0, -INF]).requires_grad_()
+    (gradient,) = torch.autograd.grad(class_balance(withheld), withheld)
+    assert gradient.isfinite().all()
+
+
+def test_dafl_is_its_three_terms() -> None:
+    # Two rows [3/4, 1/4, 0]: certain = -ln 3/4; mean [3/4, 1/4]; |features| average 2.
+    teacher = logits([math.log(3), 0.0, -INF], [math.log(3), 0.0, -INF])
+    features = logits([1.0, -3.0], [2.0, 2.0])
+    expected = (
+        0.5 * -math.log(0.75) + 7.0 * (0.75 * math.log(0.75) + 0.25 * math.log(0.25)) - 0.1 * 2.0
+    )
+    found = dafl_generator_loss(teacher, features, one_hot=0.5, balance=7.0, activation=0.1)
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_consistency_counts_sure_rows_only_and_teaches_the_strong_view_alone() -> None:
+    weak = logits([math.log(9), 0.0], [0.0, 0.0]).requires_grad_()  # 0.9 sure, and 0.5
+    strong = logits([0.0, 0.0], [5.0, 0.0]).requires_grad_()
+    found = consistency(weak, strong, threshold=0.8)
+    assert found.item() == pytest.approx(math.log(2) / 2, rel=1e-6)
+    found.backward()  # type: ignore[no-untyped-call]
+    assert weak.grad is None
+    assert strong.grad is not None
+    assert strong.grad[1].tolist() == [0.0, 0.0]
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10_000), kept=st.integers(1, 6))
+def test_no_loss_is_broken_by_what_was_withheld(seed: int, kept: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    student = (torch.randn(5, 6, generator=generator) * 9).requires_grad_()
+    values, indices = (torch.randn(5, 6, generator=generator) * 9).topk(kept, dim=1)
+    teacher = torch.full((5, 6), -INF).scatter(1, indices, values)
+    for loss in (
+        subset_kl(student, teacher, tau=4.0),
+        plackett_luce(student, indices),
+        centred_l1(student, fill_constant(teacher, delta=1.0)).mean(),
+    ):
+        assert loss.isfinite()
+        (gradient,) = torch.autograd.grad(loss, student)
+        assert gradient.isfinite().all()

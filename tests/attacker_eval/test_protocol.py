@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.attacker_eval.fakes import save_striped
 
+from stingy_attacker_eval import protocol as protocols
+from stingy_attacker_eval.data import Dataset
 from stingy_attacker_eval.errors import ProtocolError
 from stingy_attacker_eval.protocol import load_protocol, parse_protocol
 
@@ -69,7 +72,7 @@ defence = "open"
 """
     found = "\n".join(faults(text))
     for part in (
-        '"digits" or "npz:PATH"',
+        '"npz:PATH" or "folder:PATH", got "cifar"',
         "budget: Input should be greater than 0",
         'got "resnet"',
         'the student "cnn_tiny" once',
@@ -114,3 +117,92 @@ def test_a_data_set_by_path_is_checked_as_the_protocol_loads(tmp_path: Path) -> 
     name = save_striped(tmp_path)
     assert parse_protocol(GOOD.replace("digits", name)).dataset == name
     assert "no file" in faults(GOOD.replace("digits", f"{name}.gone"))[0]
+
+
+PACKAGED = sorted(path.stem for path in (Path(protocols.__file__).parent / "protocols").iterdir())
+
+
+@pytest.fixture
+def any_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever data set is asked for is there: its size and its classes, black images."""
+
+    def stand_in(name: str) -> Dataset:
+        classes = 10 if "cifar10" in name and "cifar100" not in name else 100
+        images, labels = np.zeros((50_000, 32, 32, 3), np.uint8), np.arange(50_000) % classes
+        names = tuple(map(str, range(classes)))
+        tests = 5_000 if "tin100" in name else 10_000
+        return Dataset(name, images, labels, images[:tests], labels[:tests], names)
+
+    monkeypatch.setattr(protocols, "load_dataset", stand_in)
+
+
+@pytest.mark.usefixtures("any_data")
+@pytest.mark.parametrize("name", sorted(set(PACKAGED) - {"digits"}))
+def test_a_packaged_protocol_can_be_run(name: str) -> None:
+    protocol = load_protocol(name)
+    assert all(endpoint.bundle for endpoint in protocol.endpoints)
+    assert ("reduced" in protocol.title) == name.startswith("reduced")
+    if name.startswith("reduced"):
+        assert len(protocol.seeds) >= 3
+        assert protocol.images is not None
+
+
+@pytest.mark.usefixtures("any_data")
+def test_table1_is_the_papers() -> None:
+    protocol = load_protocol("table1")
+    assert [e.name for e in protocol.endpoints] == [
+        f"{teacher}-{defence}"
+        for teacher in ("resnet18", "resnet50", "resnext29")
+        for defence in ("normal", "nasty", "stingy")
+    ]
+    of = {e.name: protocol.students_of(e)[3:] for e in protocol.endpoints}
+    assert of["resnet18-nasty"] == ()
+    assert of["resnet50-nasty"] == ("resnet50",)
+    assert of["resnext29-stingy"] == ("resnext29",)
+    assert {(t.omega, t.tau, t.epochs) for t in protocol.teachers} == {(0.005, 20.0, 200)}
+    assert (protocol.milestones, protocol.gamma) == ((60, 120, 160), 0.2)
+
+
+def test_the_baseline_is_for_every_student_of_any_endpoint() -> None:
+    protocol = parse_protocol(GOOD + 'students = ["cnn_small", "cnn_tiny"]\n')
+    assert protocol.students_of(protocol.endpoints[0]) == ("cnn_tiny", "cnn_small")
+    assert protocol.students_of(None) == ("cnn_tiny", "cnn_small")
+
+
+def test_an_attacker_may_own_a_part_of_the_images_and_pays_for_that_part() -> None:
+    text = GOOD.replace("budget = 1797", "budget = 600\nimages = 100")
+    assert len(parse_protocol(text).load().train_x) == 100
+    assert "at least 600 images (100 to learn from" in faults(text.replace("600", "599"))[0]
+
+
+def test_a_schedule_reaches_the_training() -> None:
+    text = GOOD.replace("epochs = 1", "epochs = 9\nflip = true\nmilestones = [3, 6]\ngamma = 0.1")
+    training = parse_protocol(text).training
+    assert (training.flip, training.milestones, training.gamma) == (True, (3, 6), 0.1)
+
+
+def test_what_does_not_fit_together_is_named_at_once() -> None:
+    text = GOOD.replace(
+        'students = ["cnn_tiny"]', 'students = ["torchvision:vit_b_32"]\nimages = 9999'
+    )
+    text += """
+bundle = "b-nasty"
+[[teachers]]
+name = "b"
+network = "cnn_tiny"
+epochs = 1
+nasty = false
+"""
+    (found,) = faults(text)
+    for part in (
+        "at most 1297 images, as digits has, got 9999",
+        "torchvision:vit_b_32 takes no images of (8, 8)",
+        "a bundle of the teachers for a, got b-nasty",
+        "a budget of at least 10499",
+    ):
+        assert part in found, part
+
+
+def test_a_teacher_of_an_unknown_network_is_refused() -> None:
+    text = GOOD + '[[teachers]]\nname = "b"\nnetwork = "resnet19"\nepochs = 1\n'
+    assert 'got "resnet19"' in faults(text)[0]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from tests.attacker_eval.fakes import CLASSES, striped
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from stingy_attacker_eval.errors import EvalError
@@ -93,6 +93,66 @@ def test_shifts_move_whole_images_by_at_most_the_setting_and_answers_stay_with_t
     assert {tuple(step) for step in seen} == {(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)}
 
 
+def test_a_flip_mirrors_about_half_of_the_images_and_moves_nothing_else() -> None:
+    # Column 2 of 8 is bright: mirrored it is column 5, and rows stay.
+    images = np.zeros((64, 8, 8, 3), np.uint8)
+    images[:, 3, 2] = 255
+    columns = []
+
+    def loss(logits: Tensor, _: Tensor, inputs: Tensor) -> Tensor:
+        for image in inputs:
+            ((row, column),) = (image[0] == 1).nonzero().tolist()
+            assert row == 3
+            columns.append(column)
+        return logits.sum()
+
+    train(
+        cnn(num_classes=3, width=4),
+        to_device(images, torch.device("cpu")),
+        loss,
+        settings=TrainSettings(epochs=4, batch=64, lr=1e-6, flip=True),
+        seed=0,
+    )
+    assert set(columns) == {2, 5}
+    assert 90 < columns.count(5) < 166  # 256 tosses: five standard deviations either way
+
+
+def rates(settings: TrainSettings) -> list[float]:
+    """How far plain SGD moves a weight whose gradient is always 1, step by step."""
+    seen: list[float] = []
+
+    class Line(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(()))
+
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(float(self.weight.detach()))
+            return self.weight.expand(len(images), 1)
+
+    train(
+        Line(),
+        IMAGES,
+        lambda logits, rows, _: logits.mean(),
+        settings=settings,
+        seed=0,
+    )
+    return seen
+
+
+def test_milestones_are_the_published_schedule() -> None:
+    # By hand: v <- 0.9 v + 1, w <- w - lr v; the rate falls to a fifth after the first epoch.
+    settings = TrainSettings(
+        epochs=2, batch=48, lr=0.1, weight_decay=0.0, milestones=(1,), gamma=0.2
+    )
+    expected, weight, speed = [], 0.0, 0.0
+    for step in range(4):
+        expected.append(weight)
+        speed = 0.9 * speed + 1
+        weight -= (0.1 if step < 2 else 0.02) * speed
+    assert rates(settings) == pytest.approx(expected)
+
+
 def order_of(seed: int) -> list[int]:
     """The rows of one epoch in the order they were fed."""
     seen: list[int] = []
@@ -119,7 +179,7 @@ def test_pixels_become_minus_one_to_one() -> None:
     assert found.tolist() == [-1.0, 1.0]
 
 
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize("name", [name for name in STUDENTS if name.startswith("cnn_")])
 @pytest.mark.parametrize("size", [8, 13, 32])
 def test_students_take_images_from_8_to_32_pixels(name: str, size: int) -> None:
     model = student_spec(name).build(7)

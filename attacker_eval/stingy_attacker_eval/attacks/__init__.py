@@ -3,18 +3,52 @@
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 
-from stingy_attacker_eval.attacks.base import Attack, Batch, Material, Need
+from stingy_attacker_eval.attacks.active import Active
+from stingy_attacker_eval.attacks.augmentation_union import AugmentationUnion
+from stingy_attacker_eval.attacks.base import Attack, Batch, Material, Means, Need
+from stingy_attacker_eval.attacks.collusion import Collusion
+from stingy_attacker_eval.attacks.completion import Completion
+from stingy_attacker_eval.attacks.dafl import Dafl
+from stingy_attacker_eval.attacks.data_free_hard import DataFreeHard
+from stingy_attacker_eval.attacks.data_free_soft import DataFreeSoft
+from stingy_attacker_eval.attacks.inversion import Inversion
+from stingy_attacker_eval.attacks.knockoff import Knockoff
 from stingy_attacker_eval.attacks.label_only import LabelOnly
 from stingy_attacker_eval.attacks.no_api import NoApi
 from stingy_attacker_eval.attacks.paper_kd import PaperKd
+from stingy_attacker_eval.attacks.rank_distillation import RankDistillation
+from stingy_attacker_eval.attacks.semi_supervised import SemiSupervised
+from stingy_attacker_eval.attacks.skeptical import Skeptical
 from stingy_attacker_eval.attacks.soft_label import SoftLabel
+from stingy_attacker_eval.attacks.subset_kl import SubsetKl
 from stingy_attacker_eval.attacks.sweep import Sweep
+from stingy_attacker_eval.attacks.tail_fill import TailFill
 from stingy_attacker_eval.errors import AttackError
 
-__all__ = ["Attack", "Batch", "Material", "Need", "attack_types", "build_attacks"]
+__all__ = ["Attack", "Batch", "Material", "Means", "Need", "attack_types", "build_attacks"]
 
 _GROUP = "stingy.attacks"
-_OURS: tuple[type[Attack], ...] = (NoApi, LabelOnly, PaperKd, SoftLabel, Sweep)
+_OURS: tuple[type[Attack], ...] = (
+    NoApi,
+    LabelOnly,
+    PaperKd,
+    SoftLabel,
+    Sweep,
+    SubsetKl,
+    TailFill,
+    Completion,
+    RankDistillation,
+    AugmentationUnion,
+    Inversion,
+    Skeptical,
+    Collusion,
+    Knockoff,
+    Active,
+    SemiSupervised,
+    DataFreeSoft,
+    DataFreeHard,
+    Dafl,
+)
 
 
 def attack_types() -> dict[str, type[Attack]]:

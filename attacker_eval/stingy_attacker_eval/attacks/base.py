@@ -1,85 +1,67 @@
-"""What an attack is: one loss over answers; no plug-in can skip the checks around it."""
+"""What an attack is: one method over what it declared; no plug-in can skip the checks around it."""
 
 import dataclasses
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
-from enum import StrEnum
 from typing import ClassVar, Self, final
 
+import torch
 from torch import Tensor, nn
 
+from stingy_attacker_eval.attacks.means import Batch, Material, Means, Need
 from stingy_attacker_eval.errors import AnswersError, AttackError
 from stingy_attacker_eval.oracle import scores_refusal
-from stingy_attacker_eval.train import TrainResult, TrainSettings, train
+from stingy_attacker_eval.train import TrainResult, TrainSettings
 
-
-class Need(StrEnum):
-    """What an attacker must own to run the attack."""
-
-    ANSWERS = "answers"
-    SCORES = "scores"
-    LABELS = "labels"
-
-
-@dataclass(frozen=True, eq=False)
-class Material:
-    """What the attacker holds, on one device, None where it does not have it.
-
-    images: uint8 `[n, 3, H, W]`; labels: true classes int64 `[n]`; top1: the endpoint's int64
-    `[n]`; logits: the answers as float32 `[n, classes]`, -inf where withheld.
-    """
-
-    images: Tensor
-    labels: Tensor | None = None
-    top1: Tensor | None = None
-    logits: Tensor | None = None
-
-
-class Batch:
-    """The rows of one training step. Reading what the attack did not declare is an error."""
-
-    def __init__(self, material: Material, needs: frozenset[Need], rows: Tensor) -> None:
-        self._material = material
-        self._needs = needs
-        self._rows = rows
-
-    @property
-    def labels(self) -> Tensor:
-        """True classes, int64 `[batch]`; needs Need.LABELS."""
-        return self._take(self._material.labels, Need.LABELS)
-
-    @property
-    def top1(self) -> Tensor:
-        """The endpoint's top-1, int64 `[batch]`; needs Need.ANSWERS."""
-        return self._take(self._material.top1, Need.ANSWERS)
-
-    @property
-    def logits(self) -> Tensor:
-        """The answers, float32 `[batch, classes]`, -inf where withheld; needs Need.SCORES."""
-        return self._take(self._material.logits, Need.SCORES)
-
-    def _take(self, tensor: Tensor | None, need: Need) -> Tensor:
-        if need not in self._needs or tensor is None:
-            raise AttackError(f"expected an attack that declares the need {need}, got one without")
-        return tensor[self._rows]
+__all__ = ["Attack", "Batch", "Material", "Means", "Need", "check_positive", "check_tau_alpha"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attack(ABC):
     """One way to learn from answers: a frozen dataclass whose fields are its settings.
 
-    A plug-in writes `loss` and names itself; `run` does the rest and cannot be overridden.
+    A plug-in names itself and writes one method: `loss`, where a loss over answers bought once is
+    the whole attack, or `steal`, where it is more. `run` does the rest and cannot be overridden.
+
+    per_run: whether each student and seed asks for images of its own, so that nothing it buys
+    serves another run.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     reference: ClassVar[str]
     needs: ClassVar[frozenset[Need]]
+    per_run: ClassVar[bool] = False
 
-    @abstractmethod
+    def __init_subclass__(cls, **options: object) -> None:
+        super().__init_subclass__(**options)
+        if cls.loss is Attack.loss and cls.steal is Attack.steal:
+            raise TypeError(f"expected {cls.__name__} to write loss or steal, got neither")
+
     def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
         """Student logits float32 `[batch, classes]` and what was bought for them, to a scalar."""
+        raise AttackError(f"{self.label} has no loss of its own")
+
+    def steal(self, student: nn.Module, means: Means) -> TrainResult:
+        """Train the student in place on what the attack declared; by default on `loss` alone."""
+        return means.train(
+            student,
+            means.images,
+            lambda student_logits, rows, _: self.loss(student_logits, means.batch(rows)),
+        )
+
+    def budget(self, images: int) -> int:
+        """The most images one run asks for when the attacker owns `images`; 0 without QUERIES."""
+        return 0
+
+    def partner_name(self) -> str | None:
+        """The endpoint of the protocol the second key is for; None without SECOND_TIER."""
+        return None
+
+    def objection(self, material: Material) -> str | None:
+        """Why this attack cannot learn from this endpoint, beyond what its needs say."""
+        return None
 
     @classmethod
     def expand(cls, settings: Mapping[str, object]) -> tuple[Self, ...]:
@@ -87,9 +69,9 @@ class Attack(ABC):
 
         Raises TypeError or ValueError for settings that do not fit.
         """
-        floats = {field.name for field in dataclasses.fields(cls) if field.type in (float, "float")}
-        numbers = {name: _number(name, value) for name, value in settings.items() if name in floats}
-        return (cls(**{**settings, **numbers}),)
+        kinds = {field.name: field.type for field in dataclasses.fields(cls)}
+        fitted = {name: _fitted(name, value, kinds.get(name)) for name, value in settings.items()}
+        return (cls(**fitted),)
 
     @final
     def settings(self) -> dict[str, object]:
@@ -99,8 +81,12 @@ class Attack(ABC):
     @final
     @property
     def label(self) -> str:
-        """The name, with the settings that are not the default: `sweep[tau=4,alpha=0.9]`."""
-        changed = [
+        """The name, with the settings that are not the default: `sweep[tau=4,alpha=0.9]`.
+
+        An attack that sees the network itself says so here, and so in every output.
+        """
+        changed = ["white-box"] if Need.WHITE_BOX in self.needs else []
+        changed += [
             f"{field.name}={value:g}" if isinstance(value, float) else f"{field.name}={value}"
             for field in dataclasses.fields(self)
             if (value := getattr(self, field.name)) != field.default or field.default is MISSING
@@ -108,9 +94,16 @@ class Attack(ABC):
         return f"{self.name}[{','.join(changed)}]" if changed else self.name
 
     @final
-    def refusal(self, form: str) -> str | None:
-        """Why the attack cannot learn from answers of this score form; None when it can."""
-        return scores_refusal(form) if Need.SCORES in self.needs else None
+    def refusal(self, material: Material) -> str | None:
+        """Why the attack cannot run on this; None when it can. Sessions come with the run."""
+        form = material.info.scores if material.info is not None else ""
+        if Need.SCORES in self.needs and scores_refusal(form) is not None:
+            return scores_refusal(form)
+        if Need.WHITE_BOX in self.needs and material.network is None:
+            return "needs the network itself, and the endpoint shows its answers alone"
+        if Need.SECOND_TIER in self.needs and material.partner is None:
+            return f"needs a second tier, and the audit has no endpoint {self.partner_name()}"
+        return self.objection(material)
 
     @final
     def run(
@@ -118,31 +111,33 @@ class Attack(ABC):
     ) -> TrainResult:
         """Train the student in place on what the attack declared it needs, and nothing else.
 
-        Raises AnswersError when the material lacks a need, AttackError when the loss is not one
-        finite-or-not number with a gradient.
+        Raises AnswersError when the material lacks a need, AttackError when the attack breaks
+        its contract, BudgetExhausted when it asks for more than its session allows.
         """
-        held = {
-            Need.ANSWERS: material.top1,
-            Need.SCORES: material.logits,
-            Need.LABELS: material.labels,
-        }
-        lacking = sorted(need for need in self.needs if held[need] is None)
+        lacking = sorted(need for need in self.needs if material.lacks(need))
         if lacking:
             raise AnswersError(f"{self.label} needs {', '.join(lacking)}, and there are none")
+        means = Means(material, self.needs, settings=settings, seed=seed)
+        try:
+            result = self.steal(student, means)
+        except AttackError as error:
+            raise AttackError(f"{self.label}: {error}") from None
+        if not isinstance(result, TrainResult):
+            raise AttackError(f"expected a TrainResult from {self.label}")
+        sound = all(bool(torch.isfinite(weights).all()) for weights in student.parameters())
+        return result if sound else dataclasses.replace(result, finite=False)
 
-        def checked_loss(student_logits: Tensor, rows: Tensor, _: Tensor) -> Tensor:
-            loss = self.loss(student_logits, Batch(material, self.needs, rows))
-            if not isinstance(loss, Tensor) or loss.ndim != 0 or not loss.requires_grad:
-                raise AttackError(f"expected a scalar loss with a gradient from {self.label}")
-            return loss
 
-        return train(student, material.images, checked_loss, settings=settings, seed=seed)
-
-
-def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"expected a number for {name}, got {type(value).__name__}")
-    return float(value)
+def _fitted(name: str, value: object, kind: object) -> object:
+    """A setting from TOML as its field's type; unknown names are the constructor's to refuse."""
+    if kind in (float, "float"):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"expected a number for {name}, got {type(value).__name__}")
+        return float(value)
+    for plain in (bool, int, str):
+        if kind in (plain, plain.__name__) and type(value) is not plain:
+            raise TypeError(f"expected {plain.__name__} for {name}, got {type(value).__name__}")
+    return value
 
 
 def check_tau_alpha(tau: float, alpha: float) -> None:
@@ -152,5 +147,16 @@ def check_tau_alpha(tau: float, alpha: float) -> None:
         faults.append(f"expected a finite tau above 0, got {tau}")
     if not 0 <= alpha <= 1:
         faults.append(f"expected alpha in 0..1, got {alpha}")
+    if faults:
+        raise ValueError("; ".join(faults))
+
+
+def check_positive(**numbers: float) -> None:
+    """Raises ValueError naming every number that is not finite and above 0."""
+    faults = [
+        f"expected a finite {name} above 0, got {number}"
+        for name, number in numbers.items()
+        if not 0 < number < float("inf")
+    ]
     if faults:
         raise ValueError("; ".join(faults))

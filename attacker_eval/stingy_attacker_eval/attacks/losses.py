@@ -1,7 +1,10 @@
 """The losses attacks share; a withheld class (-inf) never makes one non-finite."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional
+
+_NEVER = torch.finfo(torch.float32).min / 4
 
 
 def kd_loss(
@@ -26,3 +29,102 @@ def kd_loss(
     if labels is None:
         raise ValueError(f"expected labels at alpha {alpha}, got none")
     return alpha * distil + (1 - alpha) * functional.cross_entropy(student, labels)
+
+
+def subset_kl(student: Tensor, teacher: Tensor, *, tau: float) -> Tensor:
+    """
+    tau^2 * KL(softmax(teacher/tau) || softmax(student/tau)), both over the teacher's support.
+
+    Shapes as in kd_loss. What was withheld neither costs anything nor is pushed anywhere: the
+    student is renormalised over the classes that were answered.
+    """
+    withheld = teacher.isinf()
+    # A finite stand-in: 0 * -inf would be NaN in the sum.
+    inside = (student / tau).masked_fill(withheld, _NEVER)
+    target = functional.softmax(teacher / tau, dim=1)
+    return (
+        functional.kl_div(functional.log_softmax(inside, dim=1), target, reduction="batchmean")
+        * tau**2
+    )
+
+
+def plackett_luce(student: Tensor, order: Tensor) -> Tensor:
+    """
+    Minus the log-probability of the order under Plackett-Luce, mean over the batch.
+
+    student: logits `[batch, classes]`. order: int64 `[batch, N]`, best first, without repeats;
+    the classes left out lost to all of it, in no order. ListMLE for partial lists: "Listwise
+    Approach to Learning to Rank" (Xia et al., ICML 2008), section 4.3. At N = 1 it is the
+    cross-entropy.
+    """
+    chosen = student.gather(1, order)
+    rest = student.scatter(1, order, _NEVER).logsumexp(dim=1, keepdim=True)
+    # The normaliser of place i holds the classes of places i and later, and the rest.
+    pools = torch.cat([chosen, rest], dim=1).flip(1).logcumsumexp(dim=1).flip(1)[:, :-1]
+    return (pools - chosen).sum(dim=1).mean()
+
+
+def fill_constant(teacher: Tensor, *, delta: float) -> Tensor:
+    """The answers `[batch, classes]`, each withheld class at the row's smallest score - delta."""
+    withheld = teacher.isinf()
+    floor = teacher.masked_fill(withheld, torch.inf).amin(dim=1, keepdim=True)
+    return torch.where(withheld, floor - delta, teacher)
+
+
+def centred_l1(student: Tensor, teacher: Tensor) -> Tensor:
+    """
+    The mean over rows of sum |s - t|, both less their row's mean; `[batch]`.
+
+    teacher must be finite: fill what was withheld first. "Data-Free Model Extraction" (Truong et
+    al., CVPR 2021), section 3.3 and 3.4 (logits from probabilities up to a constant).
+    """
+    gap = (student - student.mean(1, keepdim=True)) - (teacher - teacher.mean(1, keepdim=True))
+    return gap.abs().sum(dim=1)
+
+
+def disagreement(first: Tensor, second: Tensor) -> Tensor:
+    """
+    The mean over the batch of the summed standard deviations of two students' probabilities.
+
+    Logits `[batch, classes]` both. "DisGUIDE" (Rosenthal et al., AAAI 2023), its disagreement
+    loss for an ensemble of two, before the sign. The deviation of two values is |a - b| / 2.
+    """
+    gap = functional.softmax(first, dim=1) - functional.softmax(second, dim=1)
+    return (gap.abs() / 2).sum(dim=1).mean()
+
+
+def class_balance(logits: Tensor) -> Tensor:
+    """
+    sum_k p_k ln p_k of the batch's mean softmax p: lowest when every class is as frequent.
+
+    logits `[batch, classes]`, -inf where withheld. "Data-Free Learning of Student Networks"
+    (Chen et al., ICCV 2019), equation 5 (there to base 10).
+    """
+    mean = functional.softmax(logits, dim=1).mean(dim=0)
+    # A class that no row allows has p = 0, where the gradient of p ln p is not finite.
+    return (mean * mean.clamp_min(1e-8).log()).sum()
+
+
+def dafl_generator_loss(
+    teacher: Tensor, features: Tensor, *, one_hot: float, balance: float, activation: float
+) -> Tensor:
+    """
+    one_hot * CE(teacher, argmax teacher) + balance * class_balance - activation * mean |features|.
+
+    teacher: logits `[batch, classes]`, -inf where withheld; features: `[batch, d]`. "Data-Free
+    Learning of Student Networks" (Chen et al., ICCV 2019), equations 3 to 6.
+    """
+    certain = functional.cross_entropy(teacher, teacher.argmax(dim=1))
+    return one_hot * certain + balance * class_balance(teacher) - activation * features.abs().mean()
+
+
+def consistency(weak: Tensor, strong: Tensor, *, threshold: float) -> Tensor:
+    """
+    CE(strong, argmax weak) over the rows whose weak softmax is at least `threshold`, mean over all.
+
+    Student logits `[batch, classes]` of two views of the same images; weak gets no gradient.
+    "FixMatch" (Sohn et al., NeurIPS 2020), equation 4.
+    """
+    confidence, guess = functional.softmax(weak.detach(), dim=1).max(dim=1)
+    losses = functional.cross_entropy(strong, guess, reduction="none")
+    return (losses * (confidence >= threshold)).mean()

@@ -1,0 +1,61 @@
+"""Distillation on answers completed from each other: what one withholds, others tell."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from stingy_attacker_eval.attacks.base import (
+    Attack,
+    Means,
+    Need,
+    check_positive,
+    check_tau_alpha,
+)
+from stingy_attacker_eval.attacks.completing import low_rank
+from stingy_attacker_eval.attacks.losses import kd_loss
+from stingy_attacker_eval.train import TrainResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion(Attack):
+    """KD on a low-rank completion of all answers, with the bought top-1 as the label.
+
+    The last layer of a network maps d features to K classes, so its logits have rank d + 1 at
+    most. rank: the directions kept; it must be below the number of classes.
+
+    References:
+        "Logits of API-Protected LLMs Leak Proprietary Information" (Finlayson et al., 2024),
+        section 3, on the low-rank image of the last layer.
+    """
+
+    name: ClassVar[str] = "completion"
+    title: ClassVar[str] = "distillation on answers completed from each other"
+    reference: ClassVar[str] = "after Finlayson et al. 2024, section 3"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.ANSWERS, Need.SCORES})
+
+    rank: int = 5
+    iterations: int = 50
+    delta: float = 1.0
+    tau: float = 4.0
+    alpha: float = 0.9
+
+    def __post_init__(self) -> None:
+        check_tau_alpha(self.tau, self.alpha)
+        check_positive(rank=self.rank, iterations=self.iterations, delta=self.delta)
+
+    def steal(self, student: nn.Module, means: Means) -> TrainResult:
+        filled = low_rank(
+            means.logits,
+            means.top1,
+            rank=min(self.rank, means.logits.shape[1] - 1),
+            iterations=self.iterations,
+            delta=self.delta,
+        )
+        return means.train(
+            student,
+            means.images,
+            lambda student_logits, rows, _: kd_loss(
+                student_logits, filled[rows], means.top1[rows], tau=self.tau, alpha=self.alpha
+            ),
+        )

@@ -1,0 +1,87 @@
+"""White box, and no customer can run it: a generator that learns through the teacher itself."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from stingy_attacker_eval.attacks.base import Attack, Material, Means, Need, check_positive
+from stingy_attacker_eval.attacks.data_free import Generator, noise
+from stingy_attacker_eval.attacks.losses import dafl_generator_loss, kd_loss
+from stingy_attacker_eval.attacks.means import timed
+from stingy_attacker_eval.attacks.networks import Tap, last_linear
+from stingy_attacker_eval.attacks.simulate import Options, released, simulation_refusal
+from stingy_attacker_eval.train import TrainResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dafl(Attack):
+    """Data-free distillation through the teacher's gradients and penultimate features.
+
+    The policy stands between the teacher's logits and both losses, as in the paper's Table 2; the
+    features are bare. No question is asked: the network is in process. one_hot, balance and
+    activation are the published weights for CIFAR-10.
+
+    References:
+        "Data-Free Learning of Student Networks" (Chen et al., ICCV 2019), section 3.
+    """
+
+    name: ClassVar[str] = "dafl"
+    title: ClassVar[str] = "white box: a generator taught through the network itself"
+    reference: ClassVar[str] = "Chen et al. 2019, DAFL, section 3"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.WHITE_BOX})
+
+    steps: int = 2000
+    batch: int = 64
+    one_hot: float = 0.05
+    balance: float = 5.0
+    activation: float = 0.01
+    generator_lr: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_positive(steps=self.steps, batch=self.batch, generator_lr=self.generator_lr)
+
+    def objection(self, material: Material) -> str | None:
+        return simulation_refusal(material.info) if material.info is not None else None
+
+    def steal(self, student: nn.Module, means: Means) -> TrainResult:
+        source, info = means.generator(), means.info
+        generator = Generator(info.image_size).to(means.device)
+        generator_steps = torch.optim.Adam(generator.parameters(), lr=self.generator_lr)
+        student_steps = torch.optim.SGD(
+            student.parameters(), lr=means.settings.lr, momentum=0.9, weight_decay=5e-4
+        )
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(student_steps, self.steps)
+        tap = Tap(last_linear(means.network), of_input=True)
+
+        def body() -> float:
+            student.train()
+            last = 0.0
+            for _ in range(self.steps):
+                images = generator(noise(self.batch, source))
+                told = released(means.network(images).float(), info, Options())
+                hard = dafl_generator_loss(
+                    told,
+                    tap.value.float(),
+                    one_hot=self.one_hot,
+                    balance=self.balance,
+                    activation=self.activation,
+                )
+                taught = kd_loss(
+                    student(images.detach()).float(), told.detach(), None, tau=1.0, alpha=1.0
+                )
+                generator_steps.zero_grad(set_to_none=True)
+                student_steps.zero_grad(set_to_none=True)
+                # One pass back for both: the images are cut off from the student above.
+                (hard + taught).backward()  # type: ignore[no-untyped-call]
+                generator_steps.step()
+                student_steps.step()
+                schedule.step()
+                last = float(taught.detach())
+            return last
+
+        try:
+            return timed(body)
+        finally:
+            tap.remove()

@@ -1,0 +1,136 @@
+"""Undoing a known policy: the attacker runs it on networks of its own and learns the way back."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from stingy_attacker_eval.attacks.base import (
+    Attack,
+    Material,
+    Means,
+    Need,
+    check_positive,
+    check_tau_alpha,
+)
+from stingy_attacker_eval.attacks.losses import fill_constant, kd_loss
+from stingy_attacker_eval.attacks.networks import logits_of, renewed
+from stingy_attacker_eval.attacks.simulate import (
+    Options,
+    class_lists,
+    released,
+    simulation_refusal,
+)
+from stingy_attacker_eval.train import TrainResult
+
+_STEPS = 400
+_BATCH = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inversion(Attack):
+    """Two shadow students on own labels, the policy on their logits, and a network that inverts it.
+
+    Each shadow learns half of the images and is asked about the other half, so that its logits
+    are those of images it has not seen. The student then learns what the inverter makes of the
+    answers, with the bought top-1 as the label. beta, gamma, buckets, kept: the policy's options,
+    which the endpoint does not tell.
+
+    Measured on the digits (stingy, N = 2, cnn_tiny, 5 epochs, 3 seeds, deviation over seeds):
+    95.4 +- 0.7 % in 4.6 s a student, soft_label 95.7 +- 0.5 % in 0.5 s: against a policy that only
+    withholds, the inverter is not worth its cost.
+
+    References:
+        "D-DAE" (Chen et al., IEEE S&P 2023), section IV; "ModelGuard" (Tang et al., USENIX
+        Security 2024), its attack D-DAE+.
+    """
+
+    name: ClassVar[str] = "inversion"
+    title: ClassVar[str] = "the known policy, inverted by a network"
+    reference: ClassVar[str] = "Chen et al. 2023, D-DAE, section IV"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.ANSWERS, Need.SCORES, Need.LABELS})
+
+    tau: float = 4.0
+    alpha: float = 0.9
+    beta: float = 0.2
+    gamma: float = 0.2
+    buckets: int = 4
+    kept: int = 2
+
+    def __post_init__(self) -> None:
+        check_tau_alpha(self.tau, self.alpha)
+        check_positive(beta=self.beta, gamma=self.gamma, buckets=self.buckets, kept=self.kept)
+
+    def objection(self, material: Material) -> str | None:
+        if material.info is None:
+            return None
+        return simulation_refusal(material.info)
+
+    def steal(self, student: nn.Module, means: Means) -> TrainResult:
+        shadow = _shadow_logits(student, means)
+        options = Options(
+            beta=self.beta,
+            gamma=self.gamma,
+            buckets=self.buckets,
+            kept=self.kept,
+            lists=class_lists(means.indices, means.info.num_classes),
+        )
+        inverter = _fit_inverter(released(shadow, means.info, options), shadow, means, self.tau)
+        with torch.no_grad():
+            inverted = inverter(means.logits)
+        return means.train(
+            student,
+            means.images,
+            lambda student_logits, rows, _: kd_loss(
+                student_logits, inverted[rows], means.top1[rows], tau=self.tau, alpha=self.alpha
+            ),
+        )
+
+
+def _shadow_logits(student: nn.Module, means: Means) -> Tensor:
+    """Logits `[n, classes]` for the attacker's images, each from a shadow that did not learn it."""
+    order = torch.randperm(len(means.images), generator=means.generator(), device=means.device)
+    half = len(order) // 2
+    logits = torch.zeros(len(order), means.info.num_classes, device=means.device)
+    for learnt, asked in ((order[:half], order[half:]), (order[half:], order[:half])):
+        labels = means.labels[learnt]
+        shadow = renewed(student)
+        means.train(
+            shadow,
+            means.images[learnt],
+            lambda guess, rows, _, labels=labels: functional.cross_entropy(  # type: ignore[misc]
+                guess, labels[rows]
+            ),
+        )
+        logits[asked] = logits_of(shadow, means.images[asked])
+    return logits
+
+
+class _Inverter(nn.Module):
+    """Answers `[n, classes]`, -inf where withheld, to logits: a correction of the filled answer."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Linear(2 * num_classes, 128), nn.ReLU(), nn.Linear(128, num_classes)
+        )
+
+    def forward(self, answers: Tensor) -> Tensor:
+        filled = fill_constant(functional.log_softmax(answers, dim=1), delta=1.0).clamp_min(-30.0)
+        correction: Tensor = self.body(torch.cat([filled / 10, answers.isinf().float()], dim=1))
+        return filled + correction
+
+
+def _fit_inverter(answers: Tensor, logits: Tensor, means: Means, tau: float) -> _Inverter:
+    inverter = _Inverter(logits.shape[1]).to(means.device)
+    optimizer = torch.optim.Adam(inverter.parameters(), lr=3e-3)
+    generator = means.generator()
+    for _ in range(_STEPS):
+        rows = torch.randint(len(logits), (_BATCH,), generator=generator, device=means.device)
+        loss = kd_loss(inverter(answers[rows]), logits[rows], None, tau=tau, alpha=1.0)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return inverter

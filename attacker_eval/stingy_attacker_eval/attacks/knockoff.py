@@ -1,0 +1,48 @@
+"""An attacker without a single image of the task: it asks for others."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from stingy_attacker_eval.attacks.base import Attack, Means, Need, check_positive
+from stingy_attacker_eval.attacks.losses import kd_loss
+from stingy_attacker_eval.pools import SYNTHETIC
+from stingy_attacker_eval.train import TrainResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knockoff(Attack):
+    """The answers to `queries` images out of a pool of another kind, as soft labels at tau 1.
+
+    pool: "synthetic" for drawn shapes, or a data set by name; never the audit's own. Where the
+    endpoint tells no scores, its top-1 is the label.
+
+    References:
+        "Knockoff Nets" (Orekondy et al., CVPR 2019), section 4.
+    """
+
+    name: ClassVar[str] = "knockoff"
+    title: ClassVar[str] = "answers to images that are not of the task"
+    reference: ClassVar[str] = "Orekondy et al. 2019, Knockoff Nets, section 4"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.POOL, Need.QUERIES})
+
+    pool: str = SYNTHETIC
+    queries: int = 5000
+
+    def __post_init__(self) -> None:
+        check_positive(queries=self.queries)
+
+    def budget(self, images: int) -> int:
+        return self.queries
+
+    def steal(self, student: nn.Module, means: Means) -> TrainResult:
+        images = means.pool(self.pool, self.queries)
+        targets = means.targets(means.session.ask(images))
+        return means.train(
+            student,
+            images,
+            lambda student_logits, rows, _: kd_loss(
+                student_logits, targets[rows], None, tau=1.0, alpha=1.0
+            ),
+        )

@@ -1,0 +1,37 @@
+"""Learning the order of the answered classes: for endpoints that tell ranks, or no scores."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from stingy_attacker_eval.attacks.base import Attack, Batch, Material, Need
+from stingy_attacker_eval.attacks.losses import plackett_luce
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankDistillation(Attack):
+    """The likelihood of the answered order under Plackett-Luce; neither scores nor true labels.
+
+    Measured on the digits (stingy, N = 2, cnn_tiny, 5 epochs, 3 seeds, deviation over seeds):
+    93.8 +- 1.0 %, where label_only gets 95.4 +- 0.7: the order of two classes was not worth it.
+
+    References:
+        "Listwise Approach to Learning to Rank: Theory and Algorithm" (Xia et al., ICML 2008),
+        section 4.3 (ListMLE).
+    """
+
+    name: ClassVar[str] = "rank_distillation"
+    title: ClassVar[str] = "the order of the answered classes"
+    reference: ClassVar[str] = "Xia et al. 2008, ListMLE, section 4.3"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.ANSWERS})
+
+    def objection(self, material: Material) -> str | None:
+        if material.indices is not None and material.indices.shape[1] < 2:
+            return "needs ranks, and the endpoint answers one class: that is label_only"
+        if material.info is not None and material.info.scores == "prob":
+            return "needs ranks, and probabilities on a grid tie: their order tells nothing"
+        return None
+
+    def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
+        return plackett_luce(student_logits, batch.indices)

@@ -1,0 +1,78 @@
+"""Few answers bought, everything else learnt from images without one."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from stingy_attacker_eval.attacks.base import Attack, Means, Need, check_positive
+from stingy_attacker_eval.attacks.losses import consistency, kd_loss
+from stingy_attacker_eval.train import TrainResult, normalise
+
+
+@dataclass(frozen=True, kw_only=True)
+class SemiSupervised(Attack):
+    """Buys answers for `queries` of its images and asks the student to agree with itself on all.
+
+    A strong view is the image with noise and a square cut out; what the student is sure of
+    (`threshold`) on the plain image is its label for the strong one. The bought images are the
+    same in every run, so that an audit buys them once.
+
+    References:
+        "FixMatch" (Sohn et al., NeurIPS 2020), section 2; as an attack, "High Accuracy and High
+        Fidelity Extraction of Neural Networks" (Jagielski et al., USENIX Security 2020), section
+        4.
+    """
+
+    name: ClassVar[str] = "semi_supervised"
+    title: ClassVar[str] = "a few answers, and many images without"
+    reference: ClassVar[str] = "Sohn et al. 2020, FixMatch; Jagielski et al. 2020, section 4"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.IMAGES, Need.QUERIES})
+
+    queries: int = 200
+    weight: float = 1.0
+    threshold: float = 0.8
+
+    def __post_init__(self) -> None:
+        check_positive(queries=self.queries, weight=self.weight)
+        if not 0 < self.threshold <= 1:
+            raise ValueError(f"expected a threshold in 0..1, got {self.threshold}")
+
+    def budget(self, images: int) -> int:
+        return min(self.queries, images)
+
+    def steal(self, student: nn.Module, means: Means) -> TrainResult:
+        images, generator = means.images, means.generator()
+        count = self.budget(len(images))
+        order = torch.randperm(len(images), generator=means.generator(seed=0), device=means.device)
+        bought = images[order[:count]]
+        targets = means.targets(means.session.ask(bought))
+
+        def loss(weak: Tensor, rows: Tensor, inputs: Tensor) -> Tensor:
+            size = min(len(rows), count)
+            some = torch.randint(count, (size,), generator=generator, device=means.device)
+            # One pass for both: batch statistics then are those of all images.
+            both = student(torch.cat([normalise(bought[some]), strong_view(inputs, generator)]))
+            labelled, strong = both.float().split([size, len(rows)])
+            supervised = kd_loss(labelled, targets[some], None, tau=1.0, alpha=1.0)
+            return supervised + self.weight * consistency(weak, strong, threshold=self.threshold)
+
+        return means.train(student, images, loss)
+
+
+def strong_view(inputs: Tensor, generator: torch.Generator) -> Tensor:
+    """Images in -1..1 `[n, 3, H, W]` with noise, and a square of a third of the side cut out."""
+    count, _, height, width = inputs.shape
+    device = inputs.device
+    noisy = inputs + 0.2 * torch.randn(inputs.shape, generator=generator, device=device)
+    corner = torch.rand((2, count, 1), generator=generator, device=device)
+    side = max(1, min(height, width) // 3)
+    top = (corner[0] * (height - side + 1)).floor()
+    left = (corner[1] * (width - side + 1)).floor()
+    down, right = torch.arange(height, device=device), torch.arange(width, device=device)
+    rows = (down >= top) & (down < top + side)
+    columns = (right >= left) & (right < left + side)
+    hidden = rows[:, None, :, None] & columns[:, None, None, :]
+    return functional.hardtanh(noisy).masked_fill(hidden, 0.0)

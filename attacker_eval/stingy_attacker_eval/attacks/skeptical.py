@@ -1,0 +1,83 @@
+"""A student that lets a doubtful teacher into its shallow half only."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from stingy_attacker_eval.attacks.base import Attack, Means, Need, check_tau_alpha
+from stingy_attacker_eval.attacks.losses import kd_loss
+from stingy_attacker_eval.attacks.networks import Tap, middle_convolution
+from stingy_attacker_eval.train import TrainResult, normalise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skeptical(Attack):
+    """KD into an exit at the middle convolution; the head learns labels, and from that exit.
+
+    weight: the share of self-distillation in the head's loss; the rest is cross-entropy.
+
+    References:
+        "Analyzing the Confidentiality of Undistillable Teachers in Knowledge Distillation"
+        (Kundu et al., NeurIPS 2021), section 4.
+    """
+
+    name: ClassVar[str] = "skeptical"
+    title: ClassVar[str] = "distillation into a shallow exit, labels for the head"
+    reference: ClassVar[str] = "Kundu et al. 2021, Skeptical Student, section 4"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.ANSWERS, Need.SCORES, Need.LABELS})
+
+    tau: float = 4.0
+    alpha: float = 0.9
+    weight: float = 0.3
+
+    def __post_init__(self) -> None:
+        check_tau_alpha(self.tau, self.alpha)
+        if not 0 <= self.weight <= 1:
+            raise ValueError(f"expected weight in 0..1, got {self.weight}")
+
+    def steal(self, student: nn.Module, means: Means) -> TrainResult:
+        classes = means.logits.shape[1]
+        tap = Tap(middle_convolution(student), of_input=False)
+        with torch.no_grad():
+            student.eval()(normalise(means.images[:1]))
+        both = _WithExit(student, tap, channels=tap.value.shape[1], classes=classes)
+        both.to(means.device)
+
+        def loss(outputs: Tensor, rows: Tensor, _: Tensor) -> Tensor:
+            head, early = torch.split(outputs, classes, dim=1)
+            labels = means.labels[rows]
+            taught = kd_loss(early, means.logits[rows], labels, tau=self.tau, alpha=self.alpha)
+            own = kd_loss(head, early.detach(), None, tau=self.tau, alpha=1.0)
+            return (
+                taught
+                + (1 - self.weight) * functional.cross_entropy(head, labels)
+                + self.weight * own
+            )
+
+        try:
+            return means.train(both, means.images, loss)
+        finally:
+            tap.remove()
+
+
+class _WithExit(nn.Module):
+    """The student's logits and its exit's, side by side `[batch, 2 * classes]`."""
+
+    def __init__(self, student: nn.Module, tap: Tap, *, channels: int, classes: int) -> None:
+        super().__init__()
+        self.student = student
+        self._tap = tap
+        self.exit = nn.Sequential(
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(4 * channels, classes),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        head = self.student(images)
+        return torch.cat([head, self.exit(self._tap.value)], dim=1)

@@ -1,0 +1,62 @@
+"""Distillation with a guess for every withheld class, so that a high temperature teaches again."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from stingy_attacker_eval.attacks.base import (
+    Attack,
+    Means,
+    Need,
+    check_positive,
+    check_tau_alpha,
+)
+from stingy_attacker_eval.attacks.completing import class_means
+from stingy_attacker_eval.attacks.losses import fill_constant, kd_loss
+from stingy_attacker_eval.train import TrainResult
+
+_FILLS = ("constant", "class_mean")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TailFill(Attack):
+    """KD on filled answers, with the bought top-1 as the label; no true label is used.
+
+    fill: "constant" puts a withheld class `delta` below the row's smallest score; "class_mean"
+    puts it where it stood on average in answers of the same top-1.
+
+    References:
+        "Sparse Logit Sampling: Accelerating Knowledge Distillation in LLMs" (Anshumann et al.,
+        2025), on smoothing and the missing mass of top-K targets.
+    """
+
+    name: ClassVar[str] = "tail_fill"
+    title: ClassVar[str] = "distillation with the withheld classes filled in"
+    reference: ClassVar[str] = "after Anshumann et al. 2025, Sparse Logit Sampling"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.ANSWERS, Need.SCORES})
+
+    fill: str = "constant"
+    delta: float = 1.0
+    tau: float = 4.0
+    alpha: float = 0.9
+
+    def __post_init__(self) -> None:
+        check_tau_alpha(self.tau, self.alpha)
+        check_positive(delta=self.delta)
+        if self.fill not in _FILLS:
+            raise ValueError(f'expected fill out of {", ".join(_FILLS)}, got "{self.fill}"')
+
+    def steal(self, student: nn.Module, means: Means) -> TrainResult:
+        filled = (
+            fill_constant(means.logits, delta=self.delta)
+            if self.fill == "constant"
+            else class_means(means.logits, means.top1, delta=self.delta)
+        )
+        return means.train(
+            student,
+            means.images,
+            lambda student_logits, rows, _: kd_loss(
+                student_logits, filled[rows], means.top1[rows], tau=self.tau, alpha=self.alpha
+            ),
+        )

@@ -1,0 +1,74 @@
+"""What the watch costs: microseconds on the way of a request, and of the thread beside it.
+
+python benchmarks/detection/hot_path.py
+"""
+
+import statistics
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from stingy_protection import build_policy, sanitize
+from stingy_server import Database
+from stingy_server.fingerprints import Coder, Memory, sampled
+from stingy_server.metrics import Metrics
+from stingy_server.settings import WatchSettings
+from stingy_server.watch import Watch
+
+REQUESTS = 2000
+
+
+def on_the_way(database: Database, *, side: int, batch: int) -> list[float]:
+    """Microseconds of each request, all of whose images are taken to be looked at."""
+    settings = WatchSettings(images_per_s=REQUESTS * batch)
+    watch = Watch(database, state=Path(), settings=settings, metrics=Metrics())
+    images = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3)).astype(np.uint8)
+    answer = sanitize(build_policy("stingy", num_classes=10), torch.randn(batch, 10))
+    taken = []
+    for _ in range(REQUESTS if batch == 1 else REQUESTS // 20):
+        started = time.perf_counter()
+        watch.step("key")
+        watch.see("key", "model", images, answer, 1.0)
+        taken.append((time.perf_counter() - started) * 1e6)
+    return taken
+
+
+def beside(*, side: int, images: int = 6144) -> float:
+    """Processor microseconds an image, once a key's memory is full."""
+    coder, memory = Coder(b"secret"), Memory()
+    random = np.random.default_rng(0)
+    taken = []
+    for _ in range(images // 512):
+        grids = sampled(random.integers(0, 256, (512, side, side, 3)).astype(np.uint8))
+        started = time.thread_time()
+        memory.look(grids, coder.codes(grids), np.zeros(512, np.int32))
+        taken.append((time.thread_time() - started) / 512 * 1e6)
+    return statistics.median(taken[-4:])
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    table = Table(
+        "pixels", "images a request", "median us a request", "99 %", "beside: us an image"
+    )
+    with tempfile.TemporaryDirectory() as folder, closing(Database(Path(folder))) as database:
+        for side, batch in ((8, 1), (32, 1), (224, 1), (32, 256)):
+            taken = on_the_way(database, side=side, batch=batch)
+            table.add_row(
+                f"{side}x{side}",
+                str(batch),
+                f"{statistics.median(taken):.1f}",
+                f"{statistics.quantiles(taken, n=100)[98]:.1f}",
+                f"{beside(side=side):.0f}" if batch == 1 else "",
+            )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""A small closed-loop client, where wrk cannot tell what must be known: each answer's own status."""
+
+import asyncio
+import statistics
+import time
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Seen:
+    """What came of many requests.
+
+    Attributes:
+        times: milliseconds of every answer, by its status.
+        answered: when each answer with status 200 had come, in seconds of `perf_counter`.
+        silent: refusals that did not say when to return.
+    """
+
+    times: dict[int, list[float]] = field(default_factory=dict)
+    answered: list[float] = field(default_factory=list)
+    silent: int = 0
+
+    def told(self) -> dict[str, object]:
+        return {
+            "by_status": {
+                str(status): {
+                    "count": len(times),
+                    "p50_ms": statistics.median(times),
+                    "p99_ms": percentile(times, 0.99),
+                }
+                for status, times in sorted(self.times.items())
+            },
+            "without_retry_after": self.silent,
+        }
+
+
+def percentile(values: list[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+async def _client(port: int, request: bytes, until: float, patient: bool, seen: Seen) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        while time.perf_counter() < until:
+            started = time.perf_counter()
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            headers = _headers(head)
+            await reader.readexactly(int(headers.get(b"content-length", b"0")))
+            status = int(head[9:12])
+            ended = time.perf_counter()
+            seen.times.setdefault(status, []).append(1000 * (ended - started))
+            if status == 200:
+                seen.answered.append(ended)
+            if status == 503:
+                seen.silent += b"retry-after" not in headers
+                if patient:
+                    wait = float(headers.get(b"retry-after", b"1"))
+                    await asyncio.sleep(max(0.0, min(wait, until - time.perf_counter())))
+            if headers.get(b"connection") == b"close":
+                writer.close()
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    finally:
+        writer.close()
+
+
+def _headers(head: bytes) -> dict[bytes, bytes]:
+    fields = (line.partition(b":") for line in head.split(b"\r\n")[1:] if line)
+    return {name.lower(): value.strip() for name, _, value in fields}
+
+
+async def press(
+    port: int, request: bytes, *, connections: int, seconds: float, patient: bool = True
+) -> Seen:
+    """So many clients at once, each with one request at a time."""
+    seen = Seen()
+    until = time.perf_counter() + seconds
+    clients = (_client(port, request, until, patient, seen) for _ in range(connections))
+    await asyncio.gather(*clients)
+    return seen

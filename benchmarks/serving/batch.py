@@ -1,0 +1,113 @@
+"""Big batches over HTTP beside the bare model: what does the whole way cost in images a second?
+
+    python benchmarks/serving/batch.py [--device cuda]
+
+A ResNet-18 answers requests of 256 images, binary, with everything on. The bare model answers the
+same images from the device's memory, in a process of its own, before and after each.
+"""
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import time
+from pathlib import Path
+
+import torch
+from asking import press
+from launch import fresh
+from load import raw_request
+from results import circumstances
+from running import await_port, running
+from stingy_rows import launch_stingy, own_python
+from torchvision.models import resnet18
+from wire import images, write_binary
+
+from stingy_protection import Preprocessing, write_bundle
+
+BATCH = 256
+CONNECTIONS = 3  # one in the model, one on its way in, one on its way out
+MODEL = "resnet18"
+
+
+def bare(device: str, size: int, seconds: float) -> float:
+    """Images a second of the network alone on float pixels that are already on the device."""
+    torch.set_num_threads(1)
+    network = _network().to(device)
+    pixels = torch.rand(BATCH, 3, size, size, device=device)
+    done = 0
+    with torch.inference_mode():
+        for _ in range(3):
+            network(pixels).cpu()
+        started = time.perf_counter()
+        while (elapsed := time.perf_counter() - started) < seconds:
+            network(pixels).cpu()  # a batch has ended when its logits are here
+            done += BATCH
+    return done / elapsed
+
+
+def _network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return resnet18().eval().requires_grad_(False)
+
+
+def served(device: str, size: int, seconds: float, folder: Path) -> float:
+    """Images a second over HTTP."""
+    write_bundle(
+        fresh(folder) / "bundle",
+        model=_network(),
+        name=MODEL,
+        version="1",
+        factory="torchvision.models:resnet18",
+        arguments={},
+        classes=tuple(f"class {index}" for index in range(1000)),
+        preprocessing=Preprocessing(size=(size, size), mean=(0.5,) * 3, std=(0.5,) * 3),
+        policy="stingy",
+    )
+    launch = launch_stingy(
+        own_python(),
+        folder,
+        bundle=folder / "bundle",
+        device=device,
+        batch_size=BATCH,
+        queue_images=4 * CONNECTIONS * BATCH,
+        max_body_bytes=64 * 2**20,
+    )
+    headers, body = write_binary(images(BATCH, size=size))
+    path = f"/v2/models/{MODEL}/infer"
+    request = raw_request("POST", path, headers | launch.headers, body)
+    with running(launch.command, folder=folder, environment=launch.environment) as server:
+        await_port(server, launch.port, timeout_s=60)
+        for duration in (2.0, seconds):
+            seen = asyncio.run(
+                press(launch.port, request, connections=CONNECTIONS, seconds=duration)
+            )
+    if set(seen.times) != {200}:
+        raise RuntimeError(f"expected answers alone, got status {sorted(seen.times)}")
+    # From answer to answer: what was on its way at both ends counts for nothing.
+    ends = sorted(seen.answered)
+    return BATCH * (len(ends) - 1) / (ends[-1] - ends[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Batches of 256 over HTTP beside the model alone.")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--size", type=int, help="of the images; 224 on a GPU, 32 on a CPU")
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "stingy-bench")
+    asked = parser.parse_args()
+    size = asked.size or (32 if asked.device == "cpu" else 224)
+    context = multiprocessing.get_context("spawn")
+    rounds = []
+    for _ in range(asked.rounds):
+        with context.Pool(1) as alone:
+            ours = alone.apply(bare, (asked.device, size, asked.seconds))
+        theirs = served(asked.device, size, asked.seconds, asked.cache / "runs" / "batch")
+        rounds.append({"bare": ours, "served": theirs, "ratio": theirs / ours})
+    about = {**circumstances(), "device": asked.device, "size": size, "batch": BATCH}
+    print(json.dumps({**about, "rounds": rounds}, indent=1))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

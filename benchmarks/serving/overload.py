@@ -1,0 +1,75 @@
+"""Row H5: ten times the concurrency that the server allows. Excess is told so, and at once.
+
+    python benchmarks/serving/overload.py
+
+First as many connections as are allowed, then ten times as many: once with clients that wait
+as long as `Retry-After` says, once with clients that ask again at once.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+from asking import percentile, press
+from launch import fresh
+from load import raw_request
+from results import circumstances
+from running import await_port, running
+from stingy_rows import launch_stingy, own_python
+from wire import BINARY, check, images
+
+ALLOWED = 16
+TIMES = 10
+MOST_REFUSAL_MS = 100.0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Overload the server (row H5).")
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "stingy-bench")
+    asked = parser.parse_args()
+    folder = fresh(asked.cache / "runs" / "overload")
+    launch = launch_stingy(own_python(), folder, max_concurrency=ALLOWED)
+    headers, body = BINARY.write(images(1))
+    request = raw_request("POST", BINARY.path, headers | launch.headers, body)
+    with running(launch.command, folder=folder, environment=launch.environment) as server:
+        await_port(server, launch.port, timeout_s=60)
+        check(BINARY, launch.port, launch.headers)
+        many = ALLOWED * TIMES
+        loads = {"allowed": (ALLOWED, True), "patient": (many, True), "impatient": (many, False)}
+        found = {
+            name: asyncio.run(
+                press(
+                    launch.port,
+                    request,
+                    connections=connections,
+                    seconds=asked.seconds,
+                    patient=patient,
+                )
+            )
+            for name, (connections, patient) in loads.items()
+        }
+        check(BINARY, launch.port, launch.headers)
+    over = (found["patient"], found["impatient"])
+    holds = {
+        "only 200 and 503": all(set(seen.times) <= {200, 503} for seen in over),
+        "excess was refused": all(503 in seen.times for seen in over),
+        "refusals say when to return": all(seen.silent == 0 for seen in over),
+        "99 % of refusals within 100 ms": all(
+            percentile(seen.times.get(503, [0.0]), 0.99) < MOST_REFUSAL_MS for seen in over
+        ),
+    }
+    document = {
+        **circumstances(),
+        "allowed": ALLOWED,
+        "loads": {name: seen.told() for name, seen in found.items()},
+        "holds": holds,
+    }
+    print(json.dumps(document, indent=1))  # noqa: T201
+    return 0 if all(holds.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""The comparison: Stingy, Stingy without each layer, a bare FastAPI, and five peers, in one run.
+
+    python benchmarks/serving/run.py
+
+Every server is started alone on loopback, answers the same images from the same network, is
+checked to answer right, is warmed up, and then loaded by wrk. Writes a table and all samples.
+"""
+
+import argparse
+import re
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from environments import NotInstalled, install, versions
+from launch import Server, fresh
+from load import raw_request, run, write_requests
+from peers import BARE, PEERS
+from results import Failure, Sample, as_json, circumstances
+from rich.console import Console
+from running import NotStarted, await_port, running
+from stingy_rows import ABLATIONS, STINGY, own_python
+from table import headline, table
+from wire import CHECKED, WrongAnswer, check, images
+
+SERVERS = (STINGY, BARE, *PEERS, *ABLATIONS)
+CONNECTIONS = (1, 16, 64)
+WARM_UP_S = 1.0
+console = Console(stderr=True)
+
+
+def measure(
+    server: Server, python: Path, folder: Path, *, round_: int, seconds: float
+) -> list[Sample]:
+    """Start, check, warm up, load, stop.
+
+    Raises:
+        NotStarted, WrongAnswer: the server is not fit to be measured.
+    """
+    launch = server.launch(python, fresh(folder))
+    with running(launch.command, folder=folder, environment=launch.environment) as process:
+        await_port(process, launch.port, timeout_s=server.start_timeout_s)
+        _await_answers(server, launch.port, launch.headers)
+        requests = []
+        for image in images(CHECKED):
+            headers, body = server.wire.write(image[None])
+            requests.append(raw_request("POST", server.wire.path, headers | launch.headers, body))
+        write_requests(folder / "requests", requests)
+        run(launch.port, folder / "requests", connections=16, seconds=WARM_UP_S)
+        samples = []
+        for connections in CONNECTIONS:
+            before = process.usage()
+            load = run(launch.port, folder / "requests", connections=connections, seconds=seconds)
+            after = process.usage()
+            samples.append(
+                Sample(
+                    server=server.name,
+                    round=round_,
+                    connections=connections,
+                    load=load,
+                    cpu_s=after.cpu_s - before.cpu_s,
+                    rss_mb=after.rss / 2**20,
+                    processes=after.processes,
+                )
+            )
+        return samples
+
+
+def _await_answers(server: Server, port: int, headers: dict[str, str]) -> None:
+    """Right answers; some servers listen before their worker has loaded its model."""
+    tries = round(server.start_timeout_s)
+    for _ in range(tries - 1):
+        with suppress(WrongAnswer):
+            return check(server.wire, port, headers)
+        time.sleep(1)
+    return check(server.wire, port, headers)
+
+
+def compare(
+    servers: list[Server], *, cache: Path, rounds: int, seconds: float
+) -> tuple[list[Sample], list[Failure], dict[str, dict[str, str]]]:
+    """All servers in turn, round after round, each round in another order.
+
+    Returns:
+        Samples, failures, and the versions of what was installed for each peer.
+    """
+    samples: list[Sample] = []
+    failures: list[Failure] = []
+    pythons: dict[str, Path] = {}
+    installed: dict[str, dict[str, str]] = {}
+    for server in servers:
+        try:
+            pythons[server.name] = _python(server, cache, installed)
+        except NotInstalled as error:
+            failures.append(Failure(server.name, 0, str(error)))
+            console.print(f"{server.name}: {error}", style="red")
+    for round_ in range(1, rounds + 1):
+        shift = (round_ - 1) * len(servers) // rounds
+        for server in servers[shift:] + servers[:shift]:
+            if server.name not in pythons:
+                continue
+            folder = cache / "runs" / _folder(server)
+            try:
+                found = measure(
+                    server, pythons[server.name], folder, round_=round_, seconds=seconds
+                )
+            except (NotStarted, WrongAnswer, RuntimeError) as error:
+                failures.append(Failure(server.name, round_, str(error)))
+                console.print(f"round {round_}  {server.name}: {error}", style="red")
+                continue
+            samples += found
+            said = "  ".join(f"c={s.connections}: {s.cpu_ms:.3f} CPU-ms" for s in found)
+            console.print(f"round {round_}  {server.name}: {said}", highlight=False)
+    return samples, failures, installed
+
+
+def _folder(server: Server) -> str:
+    return server.name.lower().replace(" ", "-")
+
+
+def _python(server: Server, cache: Path, installed: dict[str, dict[str, str]]) -> Path:
+    if not server.requirements:
+        return own_python()
+    with console.status(f"installing {server.name}"):
+        python = install(cache / "environments" / _folder(server), server.requirements)
+    names = tuple(re.split(r"[\[=<]", text)[0] for text in server.requirements)
+    installed[server.name] = versions(python, names)
+    return python
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Compare Stingy with other model servers.")
+    default_cache = Path.home() / ".cache" / "stingy-bench"
+    parser.add_argument("--cache", type=Path, default=default_cache, help="peers live here")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each load; default 5")
+    parser.add_argument("--rounds", type=int, default=3, help="of all servers; default 3")
+    parser.add_argument("--only", help="servers whose name contains this, and the bare one")
+    parser.add_argument("--out", type=Path, help="name of the table and the samples")
+    asked = parser.parse_args()
+    cache = asked.cache.resolve()
+    wanted = (asked.only or "").lower()
+    servers = [one for one in SERVERS if wanted in one.name.lower() or one is BARE]
+    about = circumstances()
+    samples, failures, installed = compare(
+        servers, cache=cache, rounds=asked.rounds, seconds=asked.seconds
+    )
+    about |= {"peers": installed, "seconds": asked.seconds, "rounds": asked.rounds}
+    lines = [*headline(about), "", *table(servers, samples, failures, baseline=BARE.name)]
+    out = asked.out or cache / "serving"
+    out.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    out.with_suffix(".json").write_text(as_json(about, samples, failures))
+    print("\n".join(lines))  # noqa: T201
+    console.print(f"written to {out}.md and {out}.json", highlight=False)
+    return 0 if any(sample.server == STINGY.name for sample in samples) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

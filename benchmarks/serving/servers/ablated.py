@@ -1,0 +1,145 @@
+"""Stingy's own server with layers taken out, for the benchmark alone: what does each cost?
+
+    python ablated.py LAYERS SETTINGS.toml
+
+The product has no switch for any of this. A layer is taken out by putting a stand-in where the
+server holds the part; everything else is the server as it ships, started as it starts itself.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fastapi import FastAPI
+from rich.console import Console
+from starlette.types import ASGIApp, Receive, Scope, Send
+from torch import Tensor
+
+from stingy_protection import Policy, SparseLogits
+from stingy_server import app as app_module
+from stingy_server import engine as engine_module
+from stingy_server import serve as serve_module
+from stingy_server import service as service_module
+from stingy_server.budgets import Budget, Reservation
+from stingy_server.keys import Key, Keys
+from stingy_server.service import Service
+from stingy_server.settings import load_settings
+from stingy_server.visit import Visit
+
+
+class OneKey:
+    """Every request has the same key, looked up once."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._all = keys.all()
+
+    def authenticate(self, text: str) -> Key:
+        return self._all[0][0]
+
+    def all(self) -> list[tuple[Key, Budget]]:
+        return self._all
+
+
+class NoBudgets:
+    """Everything is granted."""
+
+    def reserve(self, owners: Sequence[str], images: int) -> Reservation:
+        return Reservation(tuple(owners), images, 0)
+
+    def refund(self, reservation: Reservation) -> None:
+        """Nothing was charged."""
+
+
+class NoLedger:
+    """Nothing is written down, and no pixel is digested."""
+
+    def append(self, entry: object) -> None:
+        """Forget it."""
+
+    def digest(self, images: object) -> str:
+        return ""
+
+
+class NoGuard:
+    """Any request is let in as it is: no key, no limits, no record, no header."""
+
+    def __init__(self, app: ASGIApp, *, service: Service) -> None:
+        self._app = app
+        self._key = service.keys.all()[0][0]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope.setdefault("state", {})["visit"] = Visit("-", time.perf_counter(), key=self._key)
+        await self._app(scope, receive, send)
+
+
+def top_unchecked(policy: Policy, logits: Tensor, **_: object) -> SparseLogits:
+    """The top classes with their raw logits: no inspection, no renormalisation, no grid."""
+    values, indices = logits.topk(policy.support)
+    return SparseLogits(
+        indices=indices.clone(),
+        scores=values.clone(),
+        num_classes=policy.num_classes,
+        form=policy.scores,
+        decimals=policy.decimals,
+    )
+
+
+def without_key(service: Service) -> None:
+    service.keys = OneKey(service.keys)
+
+
+def without_budget(service: Service) -> None:
+    service.budgets = NoBudgets()
+
+
+def without_ledger(service: Service) -> None:
+    service.ledger = NoLedger()
+
+
+def without_metrics(service: Service) -> None:
+    service.metrics.count = lambda *_, **__: None
+
+
+def without_meter(service: Service) -> None:
+    service_module.leak_bits = lambda answer: 0.0
+
+
+def without_gate(service: Service) -> None:
+    engine_module.sanitize = top_unchecked
+
+
+def without_guard(service: Service) -> None:
+    """Nothing more: `Guard` is replaced before the application is built."""
+
+
+LAYERS: dict[str, Callable[[Service], None]] = {
+    "key": without_key,
+    "budget": without_budget,
+    "ledger": without_ledger,
+    "metrics": without_metrics,
+    "meter": without_meter,
+    "gate": without_gate,
+    "guard": without_guard,
+}
+
+
+def main(layers: list[str], config: Path) -> None:
+    if "guard" in layers:
+        app_module.Guard = NoGuard
+    whole = serve_module.create_app
+
+    def ablated(*arguments: object, **options: object) -> FastAPI:
+        app = whole(*arguments, **options)
+        for layer in layers:
+            LAYERS[layer](app.state.service)
+        return app
+
+    serve_module.create_app = ablated
+    settings, faults = load_settings(config)
+    serve_module.serve(settings, faults, console=Console(stderr=True))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1].split(","), Path(sys.argv[2]))

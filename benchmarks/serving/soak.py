@@ -1,0 +1,153 @@
+"""Row H11: does the server grow? Good and bad requests for a long time, watched from outside.
+
+    python benchmarks/serving/soak.py --minutes 60
+
+Load is 70 % of what the server can do. Memory, files and threads are sampled after every slice;
+their slopes are told with their errors, and the exit status is 1 where the row does not hold.
+"""
+
+import argparse
+import json
+import socket
+import statistics
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import load
+from launch import fresh
+from results import circumstances
+from running import Running, await_port, running
+from stingy_rows import launch_stingy, own_python
+from wire import BINARY, CHECKED, check, images
+
+SHARE = 0.7
+CONNECTIONS = 16
+SETTLING = 0.2  # of the samples: caches fill before a slope is taken
+MOST_MB_AN_HOUR = 1.0
+LEAST_MINUTES = 30  # below that, the noise of the resident size is larger than the promise
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The server after one slice of load."""
+
+    minute: float
+    rss_mb: float
+    files: int
+    threads: int
+    rps: float
+    p99_ms: float
+    refused: int
+    broken: int
+
+
+def mixed(headers: dict[str, str]) -> list[bytes]:
+    """Sixteen good requests, and one of each way to be refused that keeps its connection."""
+    requests = []
+    for image in images(CHECKED):
+        own, body = BINARY.write(image[None])
+        requests.append(load.raw_request("POST", BINARY.path, own | headers, body))
+    own, body = BINARY.write(images(1))
+    wrong_key = {"Authorization": "Bearer stingy_wrong"}
+    bad = [
+        ("POST", BINARY.path, own | wrong_key, body),
+        ("POST", BINARY.path, own, body),
+        ("POST", "/v2/models/unknown/infer", own | headers, body),
+        ("POST", BINARY.path, own | headers, body[:-1]),
+        ("POST", BINARY.path, headers, b'{"inputs": []}'),
+        ("POST", BINARY.path, headers, b"\xff" * 5000),
+        ("POST", "/v1/predict/tiny", headers, b"\x89PNG\r\n\x1a\n broken"),
+        ("POST", BINARY.path, own | headers | {"Content-Encoding": "gzip"}, body),
+        ("GET", "/nothing/here", headers, b""),
+        ("DELETE", BINARY.path, headers, b""),
+    ]
+    return requests + [load.raw_request(*parts) for parts in bad]
+
+
+def disturb(port: int, request: bytes) -> None:
+    """Who hangs up: in the head, in the body, and right after asking."""
+    for upto in (20, len(request) - 100, len(request)):
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            connection.sendall(request[:upto])
+
+
+def slope(moments: list[Moment], name: str) -> tuple[float, float]:
+    """Least squares over what came after settling: change an hour, and its standard error."""
+    kept = moments[int(len(moments) * SETTLING) :]
+    hours = [moment.minute / 60 for moment in kept]
+    values = [float(getattr(moment, name)) for moment in kept]
+    if len(kept) < 4:
+        return 0.0, float("inf")
+    fit = statistics.linear_regression(hours, values)
+    spread = sum((hour - statistics.mean(hours)) ** 2 for hour in hours)
+    rest = sum(
+        (value - fit.intercept - fit.slope * hour) ** 2
+        for hour, value in zip(hours, values, strict=True)
+    )
+    return fit.slope, (rest / (len(kept) - 2) / spread) ** 0.5
+
+
+def soak(server: Running, port: int, folder: Path, *, minutes: float) -> list[Moment]:
+    capacity = load.run(port, folder, connections=CONNECTIONS, seconds=5).rps
+    # A connection's turn takes CONNECTIONS / capacity at full load; stretch it to the share.
+    pause_ms = 1000 * CONNECTIONS / capacity * (1 / SHARE - 1)
+    slice_s = min(30.0, max(2.0, 60 * minutes / 20))
+    request = (folder / "0").read_bytes()
+    moments = []
+    started = time.monotonic()
+    while (elapsed := time.monotonic() - started) < 60 * minutes:
+        found = load.run(port, folder, connections=CONNECTIONS, seconds=slice_s, pause_ms=pause_ms)
+        disturb(port, request)
+        time.sleep(0.5)  # what hung up is noticed
+        now = server.usage()
+        moments.append(
+            Moment(
+                minute=elapsed / 60,
+                rss_mb=now.rss / 2**20,
+                files=now.files,
+                threads=now.threads,
+                rps=found.rps,
+                p99_ms=found.p99_ms,
+                refused=found.refused,
+                broken=found.broken,
+            )
+        )
+    return moments
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Soak the server (row H11).")
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "stingy-bench")
+    asked = parser.parse_args()
+    folder = fresh(asked.cache / "runs" / "soak")
+    launch = launch_stingy(own_python(), folder)
+    load.write_requests(folder / "requests", mixed(launch.headers))
+    with running(launch.command, folder=folder, environment=launch.environment) as server:
+        await_port(server, launch.port, timeout_s=60)
+        check(BINARY, launch.port, launch.headers)
+        moments = soak(server, launch.port, folder / "requests", minutes=asked.minutes)
+        check(BINARY, launch.port, launch.headers)
+    slopes = {name: slope(moments, name) for name in ("rss_mb", "files", "threads", "p99_ms")}
+    growth, error = slopes["rss_mb"]
+    flat = all(
+        abs(slopes[name][0]) <= max(1.0, 2 * slopes[name][1]) for name in ("files", "threads")
+    )
+    holds = growth - 2 * error < MOST_MB_AN_HOUR and flat
+    verdict = "holds" if holds else "does not hold"
+    if asked.minutes < LEAST_MINUTES:
+        verdict += f", but {asked.minutes:g} minutes are too few to tell"
+    document = {
+        **circumstances(),
+        "slopes_an_hour": {name: {"slope": a, "error": b} for name, (a, b) in slopes.items()},
+        "verdict": verdict,
+        "moments": [asdict(moment) for moment in moments],
+    }
+    print(json.dumps(document, indent=1))  # noqa: T201
+    return 0 if holds else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""The same audit for machines and for pull requests."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+from tests.attacker_eval.audits import audit_of, endpoint_of, kept, rows_of
+
+from stingy_attacker_eval.findings import Audit
+from stingy_attacker_eval.formats import as_csv, as_json, as_markdown
+
+ROWS = rows_of({"open": {"label_only": 0.1, "sweep[tau=1,alpha=1]": 3.0, "dafl[white-box]": 9.0}})
+
+
+def made(tmp_path: Path, *, with_utility: bool = True) -> Audit:
+    utility = kept() if with_utility else None
+    return audit_of(tmp_path, ROWS, [endpoint_of("open", defence="a|b", utility=utility)])
+
+
+def test_json_holds_verdicts_floors_health_and_summaries(tmp_path: Path) -> None:
+    found = json.loads(as_json(made(tmp_path)))
+    assert found["schema"] == "stingy.audit.outcome/1"
+    (verdict,) = found["verdicts"]
+    assert verdict["best"]["attack"] == "sweep[tau=1,alpha=1]"
+    assert verdict["utility"]["top5"] == 95.0
+    assert found["label_floors"][0]["holds"] is False
+    assert {item["attack"]: item["gains"] for item in found["health"]} == {
+        "no_api": 0,
+        "label_only": 2,
+        "sweep[tau=1,alpha=1]": 3,
+        "dafl[white-box]": 3,
+    }
+    assert len(found["summary"]) == 4
+
+
+def test_csv_has_a_line_a_summary_and_marks_the_best_and_the_white_box(tmp_path: Path) -> None:
+    lines = list(csv.DictReader(io.StringIO(as_csv(made(tmp_path)))))
+    marks = {line["attack"]: (line["best"], line["white_box"]) for line in lines}
+    assert marks["sweep[tau=1,alpha=1]"] == ("True", "False")
+    assert marks["dafl[white-box]"] == ("False", "True")
+    assert lines[0]["agreement_mean"] == ""
+
+
+def test_markdown_says_it_in_tables_that_a_bar_cannot_break(tmp_path: Path) -> None:
+    text = as_markdown(made(tmp_path))
+    assert r"**open (a\|b)**: +3.0 ± 0.3 points" in text
+    assert "| open | 80.0 | 95.0 | 4.0 | 24 | +3.0 ± 0.3 |" in text
+    assert "| open | **sweep[tau=1,alpha=1]** | cnn_tiny | 1,000 | 3 |" in text
+    widths = [line.replace(r"\|", "").count("|") for line in text.splitlines() if line[:1] == "|"]
+    assert set(widths) == {7, 9}
+
+
+def test_without_utility_there_is_no_table_of_it(tmp_path: Path) -> None:
+    assert "top-1 %" not in as_markdown(made(tmp_path, with_utility=False))
