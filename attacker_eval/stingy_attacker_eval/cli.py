@@ -29,6 +29,13 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder for rows, answers and the report.")],
     url: Annotated[str, typer.Option(envvar="STINGY_URL", help="The server's address.")],
     key: Annotated[str, typer.Option(envvar="STINGY_KEY", help="A customer's key.")],
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Runs to do: ENDPOINT/ATTACK/STUDENT/SEED or any of them; * is any text."
+        ),
+    ] = None,
+    shard: Annotated[str, typer.Option(help="i/n: the i-th of n equal parts of the runs.")] = "1/1",
 ) -> None:
     """Buy answers over HTTP, train students on them, write report.json and report.html."""
     with _told():
@@ -38,6 +45,7 @@ def run(
         from stingy_attacker_eval.protocol import load_protocol
         from stingy_attacker_eval.report import read_report, write_report
         from stingy_attacker_eval.runner import run_audit
+        from stingy_attacker_eval.sharding import parse_shard
         from stingy_attacker_eval.table import print_table
         from stingy_clients import Client
 
@@ -48,7 +56,15 @@ def run(
                 endpoint.name: HttpOracle(client, model=endpoint.model)
                 for endpoint in settings.endpoints
             }
-            run_audit(settings, oracles=oracles, out=out, console=console)
+            run_audit(
+                settings,
+                oracles=oracles,
+                out=out,
+                console=console,
+                only=only or (),
+                shard=parse_shard(shard),
+                remaining=client.usage().remaining,
+            )
         print_table(read_report(out), console)
         console.print(f"Report: {write_report(out)}", highlight=False, markup=False)
 

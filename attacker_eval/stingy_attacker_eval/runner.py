@@ -1,6 +1,6 @@
 """A whole audit: buy, learn, compare; what is finished is never done or paid for twice."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -20,9 +20,11 @@ from stingy_attacker_eval.protocol import NO_ENDPOINT, Endpoint, Protocol
 from stingy_attacker_eval.results import Row, baseline_accuracy, best_attacks, summarise
 from stingy_attacker_eval.run_folder import RunFolder
 from stingy_attacker_eval.session import KeptOracle, Session
+from stingy_attacker_eval.sharding import Run, Shard, choose
 from stingy_attacker_eval.students import student_spec
 from stingy_attacker_eval.train import percent_equal, predict, to_device
 from stingy_attacker_eval.transfer import TransferSet, buy, digest_images
+from stingy_attacker_eval.utility import Utility, utility
 from stingy_clients import ModelInfo
 
 SCHEMA = "stingy.audit/1"
@@ -39,6 +41,7 @@ class _Bought:
     evaluation: TransferSet
     kept: KeptOracle
     teacher_accuracy: float
+    utility: Utility
 
     def facts(self) -> dict[str, object]:
         """The endpoint's entry in the report."""
@@ -62,6 +65,7 @@ class _Bought:
                 self.transfer.charged + self.evaluation.charged + self.kept.settle()
             ),
             "teacher_accuracy": self.teacher_accuracy,
+            "utility": asdict(self.utility),
         }
 
 
@@ -75,6 +79,11 @@ class _Job:
     material: Material
     student: str
     seed: int
+
+    @property
+    def run(self) -> Run:
+        endpoint = self.bought.endpoint.name if self.bought else NO_ENDPOINT
+        return Run(endpoint, self.attack.label, self.student, self.seed)
 
     @property
     def queries_bought(self) -> int:
@@ -91,10 +100,15 @@ def run_audit(
     out: Path,
     console: Console | None = None,
     networks: Mapping[str, nn.Module] | None = None,
+    only: Sequence[str] = (),
+    shard: Shard | None = None,
+    remaining: int | None = None,
 ) -> dict[str, object]:
     """Run the protocol against its endpoints' oracles (by endpoint name) and write OUT.
 
     networks: the endpoints' teachers, for white-box attacks; without one those are skipped.
+    only, shard: which of the runs to do now, as `sharding.choose` has it; what other calls did in
+    the same folder is in the report too. remaining: images left to the key, where it has a limit.
     OUT/rows.jsonl grows by a row a run; a second call does only what is missing. Returns what
     OUT/report.json holds. Raises TransferError, AuditError or ProtocolError; Ctrl-C keeps all.
     """
@@ -104,6 +118,8 @@ def run_audit(
     data = protocol.load()
     device = default_device()
     _check_budget(protocol, data)
+    if remaining is not None and not (out / "config.json").exists():
+        _check_remaining(remaining, protocol, data)
     with locked(out), reporting(console or Console()) as reporter:
         folder = RunFolder(out, _config(protocol, data))
         bought = [
@@ -111,6 +127,8 @@ def run_audit(
             for endpoint in protocol.endpoints
         ]
         jobs, skipped = _jobs(protocol, data, bought, device, networks or {})
+        chosen = set(choose([job.run for job in jobs], only=only, shard=shard))
+        jobs = [job for job in jobs if job.run in chosen or folder.get(*job.run.key) is not None]
         rows = _run(jobs, folder, protocol, data, device, reporter)
         summaries = summarise(rows)
         best = {name: summary.attack for name, summary in best_attacks(summaries).items()}
@@ -156,6 +174,16 @@ def _check_budget(protocol: Protocol, data: Dataset) -> None:
         )
 
 
+def _check_remaining(remaining: int, protocol: Protocol, data: Dataset) -> None:
+    """Raises AuditError, before a query is spent, when the key cannot pay for all endpoints."""
+    wanted = len(protocol.endpoints) * (len(data.train_x) + len(data.test_x))
+    if remaining < wanted:
+        raise AuditError(
+            f"expected a key with at least {wanted} images left for {len(protocol.endpoints)} "
+            f"endpoints, got one with {remaining}: nothing was asked"
+        )
+
+
 def _buy(
     endpoint: Endpoint,
     oracle: Oracle,
@@ -192,6 +220,7 @@ def _buy(
         progress=progress,
     )
     kept.add(data.train_x, transfer.answers)
+    answers = evaluation.answers
     return _Bought(
         endpoint=endpoint,
         info=info,
@@ -199,6 +228,7 @@ def _buy(
         evaluation=evaluation,
         kept=kept,
         teacher_accuracy=percent_equal(evaluation.answers.top1, data.test_y),
+        utility=utility(answers.indices, answers.scores, answers.form, data.test_y),
     )
 
 
@@ -273,13 +303,12 @@ def _run(
     test_images = to_device(data.test_x, device)
     rows: list[Row] = []
     for number, job in enumerate(jobs, start=1):
-        endpoint = job.bought.endpoint.name if job.bought else NO_ENDPOINT
-        row = folder.get(endpoint, job.attack.label, job.student, job.seed)
+        row = folder.get(*job.run.key)
         if row is None:
             row = _train_one(job, protocol, data, test_images, rows)
             folder.add(row)
         rows.append(row)
-        reporter.step(number, len(jobs), f"students ({endpoint}, {job.attack.label})")
+        reporter.step(number, len(jobs), f"students ({job.run.endpoint}, {job.attack.label})")
     return rows
 
 

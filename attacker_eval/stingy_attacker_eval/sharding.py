@@ -18,8 +18,12 @@ class Run:
     seed: int
 
     @property
-    def fields(self) -> tuple[str, str, str, str]:
-        return self.endpoint, self.attack, self.student, str(self.seed)
+    def key(self) -> tuple[str, str, str, int]:
+        return self.endpoint, self.attack, self.student, self.seed
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return tuple(str(part) for part in self.key)
 
 
 @dataclass(frozen=True)

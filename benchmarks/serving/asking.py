@@ -1,4 +1,4 @@
-"""A small closed-loop client, where wrk cannot tell what must be known: each answer's own status."""
+"""A small closed-loop client, for what wrk cannot tell: when each answer came, and its status."""
 
 import asyncio
 import statistics

@@ -16,6 +16,7 @@ from stingy_attacker_eval.oracle import Oracle
 from stingy_attacker_eval.protocol import Protocol
 from stingy_attacker_eval.results import Row
 from stingy_attacker_eval.runner import run_audit
+from stingy_attacker_eval.sharding import Shard
 from stingy_attacker_eval.train import TrainResult
 
 
@@ -266,3 +267,32 @@ def test_a_white_box_attack_runs_where_the_network_is_in_process_alone(
     )
     rows: Any = report["rows"]
     assert [(row["attack"], row["queries"]) for row in rows][1:] == [("dafl[white-box,steps=3]", 0)]
+
+
+def test_shards_do_their_part_and_together_everything(tmp_path: Path, dataset: str) -> None:
+    protocol = tiny_protocol(dataset, seeds=(0, 1))
+    whole = audit(protocol, tmp_path / "whole")
+    parts, oracle = tmp_path / "parts", {"stingy": FakeOracle()}
+    first = run_audit(protocol, oracles=oracle, out=parts, shard=Shard(1, 2))
+    assert 0 < len(numbers(first)) < len(numbers(whole))
+    both = run_audit(protocol, oracles=oracle, out=parts, shard=Shard(2, 2))
+    assert numbers(both) == numbers(whole)
+
+
+def test_only_the_chosen_runs_are_done(tmp_path: Path, dataset: str) -> None:
+    oracle = {"stingy": FakeOracle()}
+    report = run_audit(
+        tiny_protocol(dataset), oracles=oracle, out=tmp_path / "o", only=["paper_kd", "no_api"]
+    )
+    assert [row["attack"] for row in numbers(report)] == ["no_api", "paper_kd"]
+
+
+def test_a_key_that_cannot_pay_is_told_before_anything_is_asked(
+    tmp_path: Path, dataset: str
+) -> None:
+    oracle = FakeOracle()
+    with pytest.raises(AuditError, match="nothing was asked"):
+        run_audit(
+            tiny_protocol(dataset), oracles={"stingy": oracle}, out=tmp_path / "o", remaining=10
+        )
+    assert oracle.asked == []
