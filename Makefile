@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types contracts fix bench-training clean
+.PHONY: help demo test check lint types contracts fix bench-serving bench-training clean
 
 help:
 	@echo "make demo   train, serve, query, steal and report, on handwritten digits"
 	@echo "make test   run all tests"
 	@echo "make check  lint, types, import contracts"
+	@echo "make bench-serving, make bench-training   measure, beside the peers"
 
 # Installed again whenever what is to be installed has changed.
 .venv/installed: pyproject.toml constraints.txt
@@ -33,6 +34,9 @@ types: .venv/installed
 
 contracts: .venv/installed
 	$(BIN)/lint-imports
+
+bench-serving: .venv/installed
+	$(BIN)/python benchmarks/serving/run.py
 
 bench-training: .venv/installed
 	$(BIN)/python benchmarks/training/compare.py

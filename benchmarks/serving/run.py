@@ -26,7 +26,7 @@ from wire import CHECKED, WrongAnswer, check, images
 
 SERVERS = (STINGY, BARE, *PEERS, *ABLATIONS)
 CONNECTIONS = (1, 16, 64)
-WARM_UP_S = 1.0
+WARM_UP = 1.0  # of the seconds of one load; a JVM compiles while it is asked
 console = Console(stderr=True)
 
 
@@ -47,7 +47,7 @@ def measure(
             headers, body = server.wire.write(image[None])
             requests.append(raw_request("POST", server.wire.path, headers | launch.headers, body))
         write_requests(folder / "requests", requests)
-        run(launch.port, folder / "requests", connections=16, seconds=WARM_UP_S)
+        run(launch.port, folder / "requests", connections=16, seconds=WARM_UP * seconds)
         samples = []
         for connections in CONNECTIONS:
             before = process.usage()
