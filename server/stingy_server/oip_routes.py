@@ -74,7 +74,8 @@ async def infer(request: Request, model: str, version: str | None = None) -> Res
     service: Service = request.app.state.service
     visit: Visit = request.state.visit
     endpoint = service.endpoint(visit, model, version)
-    seen = View.of(endpoint.policy, service.tier(visit))
+    tier = service.tier(visit)
+    seen = View.of(endpoint.policy, tier)
     asked = oip.parse_request(
         await request.body(),
         request.headers.get(oip.HEADER_LENGTH),
@@ -83,7 +84,7 @@ async def infer(request: Request, model: str, version: str | None = None) -> Res
     if len(asked) > service.settings.max_request_images:
         raise ServiceError(TOO_LARGE)
     images = await _pixels(asked, endpoint, max_pixels=service.settings.max_pixels)
-    answer = await service.answer(visit, endpoint, images)
+    answer = await service.answer(visit, endpoint, images, tier=tier)
     return oip.encode_answer(asked, answer, model=endpoint.name, version=endpoint.manifest.version)
 
 

@@ -27,12 +27,13 @@ async def predict(request: Request, model: str) -> Response:
     service: Service = request.app.state.service
     visit: Visit = request.state.visit
     endpoint = service.endpoint(visit, model)
+    tier = service.tier(visit)
     image = await decode(
         await request.body(),
         endpoint.manifest.preprocessing,
         max_pixels=service.settings.max_pixels,
     )
-    answer = await service.answer(visit, endpoint, image[None])
+    answer = await service.answer(visit, endpoint, image[None], tier=tier)
     return Response(orjson.dumps(_document(endpoint, answer)), media_type=JSON)
 
 

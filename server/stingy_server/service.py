@@ -101,13 +101,16 @@ class Service:
             raise ServiceError(REFUSED)
         return tier
 
-    async def answer(self, visit: Visit, endpoint: Endpoint, images: Pixels) -> SparseLogits:
+    async def answer(
+        self, visit: Visit, endpoint: Endpoint, images: Pixels, *, tier: Tier
+    ) -> SparseLogits:
         """Charge the key for a batch, all or nothing, and answer it as its tier may see it.
 
         Whatever ends without an answer is given back.
 
         Args:
             images: [batch, height, width, 3], of the size the endpoint takes.
+            tier: the caller's, asked for once a request: an alarm meanwhile counts from the next.
 
         Raises:
             ServiceError: rate_limited, budget_exhausted, overloaded, deadline, refused or internal.
@@ -116,20 +119,20 @@ class Service:
             raise ServiceError(DRAINING)
         visit.images = len(images)
         visit.pixels = self.ledger.digest(images)
-        tier = self.tier(visit)
         reservation = await self._charge(visit, endpoint, len(images))
         try:
             async with asyncio.timeout(self.settings.deadline_s):
                 answer = await endpoint.engine.predict(images)
             answer = tightened(answer, tier)
+            bits = leak_bits(answer)
+            if visit.key is not None:
+                self.watch.see(visit.key.id, endpoint.name, images, answer, bits)
         except BaseException as error:  # noqa: BLE001  a cancelled request is given back too
             self._refund(reservation)
             raise _told(error) from None
         visit.answered = len(images)
-        visit.bits = leak_bits(answer)
+        visit.bits = bits
         visit.event = "answer"
-        if visit.key is not None:
-            self.watch.see(visit.key.id, endpoint.name, images, answer, visit.bits)
         return answer
 
     async def _charge(self, visit: Visit, endpoint: Endpoint, images: int) -> Reservation:

@@ -18,6 +18,7 @@ from stingy_protection import ScoreForm, build_policy
 from stingy_server import ModelSettings, Tier, create_app
 from stingy_server.app import summary
 from stingy_server.ledger import Entry, Ledger
+from stingy_server.standings import Step
 from stingy_server.view import View
 
 pytestmark = pytest.mark.anyio
@@ -269,3 +270,28 @@ async def test_H5_too_many_at_once_are_refused(tmp_path: Path) -> None:
         assert statuses[0] == 200
         assert statuses[-1] == 503
         assert {code(r) for r in responses if r.status_code == 503} == {"overloaded"}
+
+
+async def test_an_alarm_during_a_request_counts_from_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
+    async with running(configured) as (client, app):
+        steps = iter([Step.NONE, Step.LABELS])
+        monkeypatch.setattr(app.state.service.watch, "step", lambda key: next(steps))
+        told = [outputs(await infer(client, make_key(configured.state))) for _ in range(2)]
+    assert [set(names) for names in told] == [{"indices", "scores"}, {"indices"}]
+
+
+async def test_Q4_an_answer_that_the_watch_cannot_see_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("the watch has ended")
+
+    configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
+    async with running(configured) as (client, app):
+        monkeypatch.setattr(app.state.service.watch, "see", broken)
+        response = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
+        assert (response.status_code, code(response)) == (500, "internal")
+        assert (await client.get("/v1/usage")).json()["used"] == 0
