@@ -20,23 +20,21 @@ from stingy_server.database import Database, StoreUnavailable
 from stingy_server.endpoints import Endpoint, load_bundles, start_endpoints
 from stingy_server.errors import (
     BAD_REQUEST,
-    INTERNAL,
     METHOD_NOT_ALLOWED,
     NOT_FOUND,
     ConfigurationError,
-    Refusal,
     ServiceError,
-    error_response,
 )
 from stingy_server.guard import Guard
 from stingy_server.keys import Keys
+from stingy_server.lane import Lane
 from stingy_server.ledger import Ledger
 from stingy_server.metrics import Metrics
 from stingy_server.rates import Rates
 from stingy_server.service import Service
 from stingy_server.settings import Settings
-from stingy_server.visit import Visit
 from stingy_server.watch import Watch
+from stingy_server.writes import Writes
 
 log = logging.getLogger("stingy")
 
@@ -74,6 +72,7 @@ def create_app(settings: Settings, *, faults: list[str] | None = None) -> FastAP
         keys=Keys(database),
         budgets=budgets,
         ledger=Ledger(database),
+        writes=Writes(database),
         rates=rates,
         metrics=metrics,
         watch=Watch(database, state=settings.state, settings=settings.watch, metrics=metrics),
@@ -95,12 +94,17 @@ def create_app(settings: Settings, *, faults: list[str] | None = None) -> FastAP
             log.error("%s", error)
         database.close()
 
-    app = FastAPI(title="Stingy", lifespan=lifespan, openapi_url=None, docs_url=None)
+    app = FastAPI(
+        title="Stingy",
+        lifespan=lifespan,
+        openapi_url=None,
+        docs_url=None,
+        redirect_slashes=False,  # a redirect would repeat the Host header
+    )
     app.state.service = service
-    app.add_middleware(Guard, service=service)
-    app.add_exception_handler(ServiceError, _on_service_error)
+    app.add_middleware(Lane, handlers=routes.ASKED | oip_routes.ASKED)
+    app.add_middleware(Guard, service=service)  # around the lane: the last added is outermost
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(Exception, _on_exception)
     app.include_router(routes.router)
     app.include_router(oip_routes.router)
     return app
@@ -159,23 +163,6 @@ def _looseness(policy: Policy) -> tuple[bool, bool, int, int]:
     return policy.hides_nothing, scored, policy.support, policy.decimals
 
 
-async def _on_service_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ServiceError)  # noqa: S101
-    return _refusal(request, error.refusal)
-
-
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
-    return _refusal(request, HTTP_REFUSALS.get(error.status_code, BAD_REQUEST))
-
-
-async def _on_exception(request: Request, error: Exception) -> Response:
-    # The type alone: a message may quote what was computed on.
-    log.error("unexpected %s", type(error).__name__)
-    return _refusal(request, INTERNAL)
-
-
-def _refusal(request: Request, refusal: Refusal) -> Response:
-    visit: Visit = request.scope["state"]["visit"]
-    visit.event = refusal.code
-    return error_response(refusal, visit.request_id)
+    raise ServiceError(HTTP_REFUSALS.get(error.status_code, BAD_REQUEST)) from None

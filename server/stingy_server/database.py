@@ -129,10 +129,11 @@ class Database:
         self.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self.execute("COMMIT")
         except BaseException:
-            self.execute("ROLLBACK")
+            with contextlib.suppress(sqlite3.Error):  # some failures have rolled back already
+                self._connection.execute("ROLLBACK")
             raise
-        self.execute("COMMIT")
 
     def _prepare(self, state: Path) -> None:
         with self.transaction():

@@ -1,6 +1,7 @@
 """The one layer around every route: a key in, a bounded request in, a record before any byte out.
 
-Denies by default: whatever path is asked, known or not, only the two probes need no key.
+Denies by default: whatever path is asked, known or not, only the two probes need no key. Whatever
+is raised behind it ends here, as a refusal with a fixed sentence.
 """
 
 import asyncio
@@ -8,12 +9,12 @@ import logging
 import secrets
 import time
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stingy_server.database import StoreUnavailable
 from stingy_server.errors import (
     BAD_REQUEST,
+    INTERNAL,
     OVERLOADED,
     STORE_UNAVAILABLE,
     TIMED_OUT,
@@ -51,29 +52,30 @@ class Guard:
         visit = Visit(secrets.token_hex(8), time.perf_counter())
         scope.setdefault("state", {})["visit"] = visit
         recorded = _Recorded(self._service, visit, scope, send)
-        probe = scope["path"] in PROBES
         self._in_flight += 1
         self._service.metrics.in_flight.inc()
         try:
-            try:
-                if not probe:
-                    visit.key = self._authenticate(scope)
-                self._check(scope)
-            except ServiceError as error:
-                await recorded.refuse(error.refusal)
-                return
-            await self._app(scope, self._bounded(receive, visit), recorded.send)
+            headers = _headers(scope)
+            if scope["path"] not in PROBES:
+                visit.key = self._authenticate(headers.get(b"authorization", []))
+            self._check(headers)
+            await self._app(scope, self._bounded(receive), recorded.send)
+        except ServiceError as error:
+            await recorded.refuse(error.refusal)
+        except Exception as error:  # noqa: BLE001  nothing of it may leave, in whatever text
+            # The type alone: a message may quote what was computed on.
+            log.error("unexpected %s", type(error).__name__)
+            await recorded.refuse(INTERNAL)
         finally:
             self._in_flight -= 1
             self._service.metrics.in_flight.dec()
 
-    def _authenticate(self, scope: Scope) -> Key:
-        given = Headers(scope=scope).getlist("authorization")
-        scheme, _, text = given[0].partition(" ") if len(given) == 1 else ("", "", "")
-        if scheme.lower() != "bearer" or not 0 < len(text) <= MAX_KEY_LENGTH:
+    def _authenticate(self, given: list[bytes]) -> Key:
+        scheme, _, secret = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
+        if scheme.lower() != b"bearer" or not 0 < len(secret) <= MAX_KEY_LENGTH:
             raise ServiceError(UNAUTHENTICATED)
         try:
-            key = self._service.keys.authenticate(text)
+            key = self._service.keys.authenticate(secret.decode("latin-1"))
         except StoreUnavailable as error:
             log.error("%s", error)
             raise ServiceError(STORE_UNAVAILABLE) from None
@@ -81,19 +83,18 @@ class Guard:
             raise ServiceError(UNAUTHENTICATED)
         return key
 
-    def _check(self, scope: Scope) -> None:
-        headers = Headers(scope=scope)
+    def _check(self, headers: dict[bytes, list[bytes]]) -> None:
         if self._in_flight > self._settings.max_concurrency:
             raise ServiceError(OVERLOADED)
-        if headers.get("content-encoding", "identity").lower() != "identity":
+        if headers.get(b"content-encoding", [b"identity"])[0].lower() != b"identity":
             raise ServiceError(UNSUPPORTED_ENCODING)
-        length = headers.get("content-length", "0")
-        if not (length.isascii() and length.isdigit()):
+        length = headers.get(b"content-length", [b"0"])[0]
+        if not length.isdigit():
             raise ServiceError(BAD_REQUEST)
         if len(length) > 18 or int(length) > self._settings.max_body_bytes:
             raise ServiceError(TOO_LARGE)
 
-    def _bounded(self, receive: Receive, visit: Visit) -> Receive:
+    def _bounded(self, receive: Receive) -> Receive:
         """The body as it really comes: no larger and no slower than allowed, whatever it claims."""
         left = self._settings.max_body_bytes
         until = asyncio.get_running_loop().time() + self._settings.body_timeout_s
@@ -118,6 +119,14 @@ class Guard:
         return bounded
 
 
+def _headers(scope: Scope) -> dict[bytes, list[bytes]]:
+    """The values of each header by its name, which ASGI has in lower case."""
+    headers: dict[bytes, list[bytes]] = {}
+    for name, value in scope["headers"]:
+        headers.setdefault(name, []).append(value)
+    return headers
+
+
 class _Recorded:
     """The way out: the ledger has the request before its first byte leaves, or none leaves."""
 
@@ -126,10 +135,13 @@ class _Recorded:
         self._visit = visit
         self._scope = scope
         self._send = send
+        self._started = False
         self._withheld = False
 
     async def refuse(self, refusal: Refusal) -> None:
-        """Answer with a refusal instead of asking the application."""
+        """Answer with a refusal, unless an answer is on its way."""
+        if self._started:
+            return
         self._visit.event = refusal.code
         response = error_response(refusal, self._visit.request_id)
         await response(self._scope, _nothing, self.send)
@@ -139,8 +151,9 @@ class _Recorded:
             if not self._withheld:
                 await self._send(message)
             return
+        self._started = True
         try:
-            self._record(message["status"])
+            await self._record(message["status"])
         except StoreUnavailable as error:
             log.error("%s", error)
             self._withheld = True
@@ -149,12 +162,13 @@ class _Recorded:
         else:
             await self._plain(message)
 
-    def _record(self, status: int) -> None:
-        visit = self._visit
-        self._service.metrics.count(visit, seconds=time.perf_counter() - visit.started)
+    async def _record(self, status: int) -> None:
+        service, visit = self._service, self._visit
+        service.metrics.count(visit, seconds=time.perf_counter() - visit.started)
         # Only who has a key can make the ledger grow; metadata is no query.
         if visit.key is not None and self._scope["method"] == "POST":
-            self._service.ledger.append(visit.entry(status))
+            entry = visit.entry(status)
+            await service.writes.do(lambda: service.ledger.append(entry))
 
     async def _plain(self, message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -3,6 +3,7 @@
 Counters say how much was asked and refused; none says what was seen in an image.
 """
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -73,6 +74,9 @@ class Metrics:
             registry=self.registry,
         )
         self.watched({}, [0] * len(SCORE_BOUNDS))
+        # Finding a labelled counter costs more than counting; there are few, and none goes away.
+        self._request_of = functools.cache(self._requests.labels)
+        self._answers_of = functools.cache(self._answers)
 
     def watched(self, steps: Mapping[str, int], scores: Sequence[int]) -> None:
         """How many keys stand where, of all processes together."""
@@ -87,11 +91,15 @@ class Metrics:
             self._unauthenticated.inc()
             return
         model = visit.model
-        self._requests.labels(model, visit.event).inc()
+        self._request_of(model, visit.event).inc()
         if visit.answered:
-            self._images.labels(model).inc(visit.answered)
-            self._bits.labels(model).inc(visit.bits)
-            self._seconds.labels(model).observe(seconds)
+            images, bits, latency = self._answers_of(model)
+            images.inc(visit.answered)
+            bits.inc(visit.bits)
+            latency.observe(seconds)
+
+    def _answers(self, model: str) -> tuple[Counter, Counter, Histogram]:
+        return self._images.labels(model), self._bits.labels(model), self._seconds.labels(model)
 
 
 def share_between_processes(folder: Path) -> None:

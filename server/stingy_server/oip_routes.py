@@ -14,8 +14,9 @@ from stingy_server import oip
 from stingy_server.endpoints import Endpoint
 from stingy_server.errors import DRAINING, JSON, TOO_LARGE, ServiceError
 from stingy_server.images import Pixels, decode, fit
+from stingy_server.openapi import asks
 from stingy_server.service import Service
-from stingy_server.view import View
+from stingy_server.view import View, form_seen
 from stingy_server.visit import Visit
 
 router = APIRouter(prefix="/v2")
@@ -68,24 +69,32 @@ async def model_metadata(request: Request, model: str, version: str | None = Non
     return _json(_metadata(endpoint, seen, max_batch=service.settings.max_request_images))
 
 
-@router.post(f"{MODEL}/infer")
-@router.post(f"{VERSION}/infer")
-async def infer(request: Request, model: str, version: str | None = None) -> Response:
+async def infer(request: Request) -> Response:
+    """Classify a batch of images, in JSON or as a binary tensor."""
     service: Service = request.app.state.service
     visit: Visit = request.state.visit
-    endpoint = service.endpoint(visit, model, version)
+    endpoint = service.endpoint(visit, **request.path_params)
     tier = service.tier(visit)
-    seen = View.of(endpoint.policy, tier)
     asked = oip.parse_request(
         await request.body(),
         request.headers.get(oip.HEADER_LENGTH),
-        form=seen.form,
+        form=form_seen(endpoint.policy, tier),
     )
     if len(asked) > service.settings.max_request_images:
         raise ServiceError(TOO_LARGE)
     images = await _pixels(asked, endpoint, max_pixels=service.settings.max_pixels)
     answer = await service.answer(visit, endpoint, images, tier=tier)
     return oip.encode_answer(asked, answer, model=endpoint.name, version=endpoint.manifest.version)
+
+
+ASKED = {f"/v2{MODEL}/infer": infer, f"/v2{VERSION}/infer": infer}
+for path, handler in ASKED.items():
+    router.add_api_route(
+        path.removeprefix("/v2"),
+        handler,
+        methods=["POST"],
+        openapi_extra=asks(path, JSON, oip.BINARY),
+    )
 
 
 async def _pixels(asked: oip.InferRequest, endpoint: Endpoint, *, max_pixels: int) -> Pixels:

@@ -54,7 +54,7 @@ class Rates:
         Raises:
             ServiceError: rate_limited, or store_unavailable.
         """
-        item = self._items.setdefault(rate, parse(rate))
+        item = self._items.get(rate) or self._items.setdefault(rate, parse(rate))
         try:
             granted = await self._limiter.hit(item, key_id, cost=images)
             stats = await self._limiter.get_window_stats(item, key_id)

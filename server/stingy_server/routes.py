@@ -15,18 +15,18 @@ from stingy_server.errors import JSON
 from stingy_server.images import decode
 from stingy_server.keys import Key
 from stingy_server.oip import json_numbers
+from stingy_server.openapi import IMAGE_TYPES, asks
 from stingy_server.service import Service
 from stingy_server.visit import Visit
 
 router = APIRouter()
 
 
-@router.post("/v1/predict/{model}", responses={200: {"model": PredictResponse}})
-async def predict(request: Request, model: str) -> Response:
+async def predict(request: Request) -> Response:
     """Classify one JPEG or PNG, sent as the body."""
     service: Service = request.app.state.service
     visit: Visit = request.state.visit
-    endpoint = service.endpoint(visit, model)
+    endpoint = service.endpoint(visit, request.path_params["model"])
     tier = service.tier(visit)
     image = await decode(
         await request.body(),
@@ -50,6 +50,17 @@ async def usage(request: Request) -> Response:
         "remaining": budget.remaining(today()),
     }
     return Response(orjson.dumps(document), media_type=JSON)
+
+
+ASKED = {"/v1/predict/{model}": predict}
+for path, handler in ASKED.items():
+    router.add_api_route(
+        path,
+        handler,
+        methods=["POST"],
+        openapi_extra=asks(path, *IMAGE_TYPES),
+        responses={200: {"model": PredictResponse}},
+    )
 
 
 def _document(endpoint: Endpoint, answer: SparseLogits) -> dict[str, Any]:

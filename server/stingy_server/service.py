@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from stingy_protection import (
     ProtectionError,
     ScoreForm,
@@ -36,9 +38,11 @@ from stingy_server.settings import FULL_TIER, Settings, Tier
 from stingy_server.standings import Step
 from stingy_server.visit import NOTHING, Visit
 from stingy_server.watch import Watch
+from stingy_server.writes import Writes
 
 log = logging.getLogger("stingy")
 
+FULL = Tier()
 LABELS = Tier(classes=1, scores="none")  # no tier sees less
 MOST_BITS = 32.0  # what an answer that withholds nothing is counted for
 
@@ -52,19 +56,20 @@ class Service:
     keys: Keys
     budgets: Budgets
     ledger: Ledger
+    writes: Writes
     rates: Rates
     metrics: Metrics
     watch: Watch
     endpoints: Mapping[str, Endpoint]
     draining: bool = False
 
-    def endpoint(self, visit: Visit, name: str, version: str | None = None) -> Endpoint:
+    def endpoint(self, visit: Visit, model: str, version: str | None = None) -> Endpoint:
         """The endpoint of this name.
 
         Raises:
             ServiceError: there is none, or not in this version.
         """
-        found = self.endpoints.get(name)
+        found = self.endpoints.get(model)
         if found is None or version not in (None, found.manifest.version):
             raise ServiceError(UNKNOWN_MODEL)
         visit.endpoint = found
@@ -94,7 +99,7 @@ class Service:
         if step is Step.LABELS:
             return LABELS
         if visit.key.tier == FULL_TIER:
-            return Tier()
+            return FULL
         tier = self.settings.tiers.get(visit.key.tier)
         if tier is None:
             log.error("a key has a tier that the settings do not have")
@@ -149,7 +154,7 @@ class Service:
         if endpoint.limited:
             owners.append(model_owner(endpoint.name))
         try:
-            reservation = self.budgets.reserve(owners, images)
+            reservation = await self.writes.do(lambda: self.budgets.reserve(owners, images))
             if reservation is None:
                 raise ServiceError(BUDGET_EXHAUSTED, retry_after=self._next_day(owners, images))
         except StoreUnavailable as error:
@@ -183,8 +188,8 @@ def tightened(answer: SparseLogits, tier: Tier) -> SparseLogits:
 
 def leak_bits(answer: SparseLogits) -> float:
     """How much a batch of answers told: -log2 of the mass each may still hide, summed."""
-    hidden = hidden_mass_bound(answer)
-    return float(hidden.clamp(min=2.0**-MOST_BITS).log2().neg().sum())
+    hidden = hidden_mass_bound(answer).numpy()
+    return float(-np.log2(np.maximum(hidden, 2.0**-MOST_BITS)).sum())
 
 
 def _told(error: BaseException) -> BaseException:

@@ -19,16 +19,21 @@ class View:
 
     @classmethod
     def of(cls, policy: Policy, tier: Tier) -> Self:
-        form, decimals = policy.scores, policy.decimals
-        if tier.scores != "keep" and form is not ScoreForm.NONE:
-            form = ScoreForm(tier.scores)
+        decimals = policy.decimals
         fingerprint = policy.fingerprint
         if tier != Tier():
             named = f"{fingerprint} {tier.model_dump_json()}"
             fingerprint = hashlib.sha256(named.encode()).hexdigest()[:12]
         return cls(
             support=min(tier.classes or policy.support, policy.support),
-            form=form,
+            form=form_seen(policy, tier),
             decimals=decimals if tier.decimals is None else min(tier.decimals, decimals),
             fingerprint=fingerprint,
         )
+
+
+def form_seen(policy: Policy, tier: Tier) -> ScoreForm:
+    """The form in which a tier sees the policy's scores."""
+    if tier.scores == "keep" or policy.scores is ScoreForm.NONE:
+        return policy.scores
+    return ScoreForm(tier.scores)

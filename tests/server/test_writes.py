@@ -1,0 +1,97 @@
+"""Group commit: one transaction a turn, which holds for all in it or for none."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from stingy_server import Budgets, Database
+from stingy_server.database import StoreUnavailable
+from stingy_server.writes import Writes
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    with closing(Database(tmp_path / "state")) as database:
+        Budgets(database).set("key:a", total=10, day_total=None)
+        yield database
+
+
+def used(database: Database) -> int:
+    budget = Budgets(database).get("key:a")
+    assert budget is not None
+    return budget.used
+
+
+async def test_the_writes_of_one_turn_are_one_transaction(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    execute = database.execute
+
+    def noted(sql: str, values: object = ()) -> object:
+        said.append(sql)
+        return execute(sql, values)
+
+    monkeypatch.setattr(database, "execute", noted)
+    books, writes = Budgets(database), Writes(database)
+    granted = await asyncio.gather(
+        *(writes.do(lambda: books.reserve(["key:a"], 4)) for _ in range(3))
+    )
+    assert [reservation is not None for reservation in granted] == [True, True, False]
+    assert (said.count("BEGIN IMMEDIATE"), said.count("COMMIT")) == (1, 1)
+    assert used(database) == 8
+
+
+async def test_a_write_that_fails_fails_its_whole_turn_and_no_other(database: Database) -> None:
+    books, writes = Budgets(database), Writes(database)
+
+    def broken() -> None:
+        raise StoreUnavailable("expected a disk")
+
+    outcomes = await asyncio.gather(
+        writes.do(lambda: books.reserve(["key:a"], 1)), writes.do(broken), return_exceptions=True
+    )
+    assert [type(outcome) for outcome in outcomes] == [StoreUnavailable, StoreUnavailable]
+    assert used(database) == 0
+    assert await writes.do(lambda: books.reserve(["key:a"], 1))
+    assert used(database) == 1
+
+
+async def test_a_fault_of_the_program_leaves_nobody_waiting(database: Database) -> None:
+    writes = Writes(database)
+    with pytest.raises(ZeroDivisionError):
+        await writes.do(lambda: 1 // 0)
+    assert await writes.do(lambda: 7) == 7
+
+
+async def test_who_was_cancelled_writes_nothing(database: Database) -> None:
+    books, writes = Budgets(database), Writes(database)
+    gone = asyncio.ensure_future(writes.do(lambda: books.reserve(["key:a"], 1)))
+    await asyncio.sleep(0)  # it waits for the turn's end
+    gone.cancel()
+    assert await writes.do(lambda: books.reserve(["key:a"], 2))
+    assert used(database) == 2
+
+
+async def test_a_failed_commit_leaves_the_database_usable(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute = database.execute
+
+    def full(sql: str, values: object = ()) -> object:
+        if sql == "COMMIT":
+            raise StoreUnavailable("expected room on the disk")
+        return execute(sql, values)
+
+    books, writes = Budgets(database), Writes(database)
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "execute", full)
+        with pytest.raises(StoreUnavailable):
+            await writes.do(lambda: books.reserve(["key:a"], 1))
+    assert used(database) == 0
+    assert await writes.do(lambda: books.reserve(["key:a"], 1))
