@@ -20,7 +20,7 @@ from stingy_protection.errors import (
     ProtectionError,
 )
 from stingy_protection.gate import sanitize
-from stingy_protection.leak_meter import hidden_mass_bound
+from stingy_protection.leak_meter import hidden_mass_bound, leak_bits
 from stingy_protection.manifest import BundleManifest, Preprocessing
 from stingy_protection.modelguard import ModelGuardW
 from stingy_protection.nasty import nasty_loss
@@ -70,6 +70,7 @@ __all__ = [
     "class_prototypes",
     "hidden_mass_bound",
     "keyed_noise",
+    "leak_bits",
     "nasty_loss",
     "parse_policy",
     "policy_names",

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -68,6 +69,13 @@ class SparseLogits:
             form=self.form,
             decimals=self.decimals,
         )
+
+    def split(self, sizes: Sequence[int]) -> "list[SparseLogits]":
+        """The answers of the first `sizes[0]` rows, of the next `sizes[1]`, and so on."""
+        if len(sizes) == 1:
+            return [self]
+        stops = accumulate(sizes)
+        return [self.rows(stop - size, stop) for size, stop in zip(sizes, stops, strict=True)]
 
     @staticmethod
     def concatenate(answers: Sequence["SparseLogits"]) -> "SparseLogits":

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -10,7 +11,7 @@ from stingy_protection.answers import ScoreForm, SparseLogits
 
 # Two float32 neighbours lie at most this share of their size apart.
 _FLOAT32_STEP = float(np.finfo(np.float32).eps)
-_FARTHEST = 700.0  # the largest power of e in float64; beyond it the bound is rounded up to that
+_LN_2 = math.log(2)
 
 
 def hidden_mass_bound(answer: SparseLogits) -> Tensor:
@@ -33,23 +34,40 @@ def hidden_mass_bound(answer: SparseLogits) -> Tensor:
     Returns:
         float64 `[batch]`; 0 where nothing is withheld.
     """
+    return torch.from_numpy(np.exp2(-_bits(answer)))
+
+
+def leak_bits(answer: SparseLogits, *, most: float = 32.0) -> float:
+    """How much a batch of answers told: -log2 of the bound on each row's hidden mass, summed.
+
+    Args:
+        most: what a row is counted for whose bound is smaller still, or that withholds nothing.
+    """
+    return float(np.minimum(_bits(answer), most).sum())
+
+
+def _bits(answer: SparseLogits) -> npt.NDArray[np.float64]:
+    """-log2 of the bound `[batch]`."""
+    # numpy, and few calls: an answer is small and on the CPU, and is metered at every request.
     num_hidden = answer.num_classes - answer.indices.shape[1]
-    unscored = num_hidden / answer.num_classes
-    if num_hidden == 0 or answer.scores is None or answer.form is ScoreForm.RANK:
-        return torch.full((len(answer),), unscored, dtype=torch.float64)
-    # numpy: an answer is small and on the CPU, and is metered at every request.
-    scores = answer.scores.numpy().astype(np.float64)
-    half_step = 0.5 * 10.0**-answer.decimals + np.abs(scores) * _FLOAT32_STEP
-    highest = (scores + half_step).min(axis=1)
+    if num_hidden == 0:
+        return np.full(len(answer), np.inf)
+    unscored = math.log2(answer.num_classes / num_hidden)
+    if answer.scores is None or answer.form is ScoreForm.RANK:
+        return np.full(len(answer), unscored)
+    scores = answer.scores.numpy()
+    half_grid = 0.5 * 10.0**-answer.decimals
+    # A score widened by half a step grows with the score: the smallest is the smallest widened.
+    smallest = scores.min(axis=1).astype(np.float64)
+    highest = smallest + (half_grid + np.abs(smallest) * _FLOAT32_STEP)
     # log of the smallest Z_A and of the largest e^t, in the units of the form; the probabilities
     # of the support sum to 1 whatever was rounded.
-    log_kept = np.zeros(len(scores))
+    log_kept: npt.NDArray[np.float64] | float = 0.0
     if answer.form is ScoreForm.LOGIT:
-        lowest = scores - half_step
-        top = lowest.max(axis=1)
-        log_kept = top + np.log(np.exp(lowest - top[:, None]).sum(axis=1))
+        lowest = scores - (half_grid + np.abs(scores, dtype=np.float64) * _FLOAT32_STEP)
+        log_kept = np.logaddexp.reduce(lowest, axis=1)
     elif answer.form is ScoreForm.PROB:
         highest = np.log(highest)
     gap = log_kept - highest - math.log(num_hidden)
-    bound = 1 / (1 + np.exp(np.minimum(gap, _FARTHEST)))
-    return torch.from_numpy(np.minimum(bound, unscored))
+    bits: npt.NDArray[np.float64] = np.maximum(np.logaddexp(0.0, gap) / _LN_2, unscored)
+    return bits

@@ -8,7 +8,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,6 @@ Answering = Callable[[Pixels], SparseLogits]
 class _Job:
     images: Pixels
     future: asyncio.Future[SparseLogits]
-    loop: asyncio.AbstractEventLoop
 
 
 class Batcher:
@@ -63,8 +62,7 @@ class Batcher:
         Raises:
             ServiceError: the queue is full, or closing.
         """
-        loop = asyncio.get_running_loop()
-        job = _Job(images, loop.create_future(), loop)
+        job = _Job(images, asyncio.get_running_loop().create_future())
         with self._changed:
             if self._closing:
                 raise ServiceError(DRAINING)
@@ -120,28 +118,27 @@ class Batcher:
         # The thread must outlive anything a network or a policy may raise.
         except Exception as error:  # noqa: BLE001
             if len(jobs) == 1:
-                _settle(jobs[0], error)
+                _hand_over(jobs, [error])
             else:
                 for job in jobs:
                     self._run([job])
-            return
-        start = 0
-        for job in jobs:
-            stop = start + len(job.images)
-            _settle(job, answer if len(jobs) == 1 else answer.rows(start, stop))
-            start = stop
+        else:
+            _hand_over(jobs, answer.split([len(job.images) for job in jobs]))
 
 
-def _settle(job: _Job, outcome: SparseLogits | Exception) -> None:
-    """Hand the outcome to the request, unless its client or its event loop is gone."""
+def _hand_over(jobs: list[_Job], outcomes: Sequence[SparseLogits | Exception]) -> None:
+    """Wake the event loop once for all requests of a pass, unless it is gone."""
+    loop = jobs[0].future.get_loop()
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(_settle, jobs, outcomes)
 
-    def settle() -> None:
+
+def _settle(jobs: list[_Job], outcomes: Sequence[SparseLogits | Exception]) -> None:
+    """Give each request its outcome, unless its client is gone."""
+    for job, outcome in zip(jobs, outcomes, strict=True):
         if job.future.done():
-            return
+            continue
         if isinstance(outcome, Exception):
             job.future.set_exception(outcome)
         else:
             job.future.set_result(outcome)
-
-    if not job.loop.is_closed():
-        job.loop.call_soon_threadsafe(settle)

@@ -6,13 +6,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from stingy_protection import (
     ProtectionError,
     ScoreForm,
     SparseLogits,
-    hidden_mass_bound,
+    leak_bits,
     tighten,
 )
 from stingy_server.budgets import DAY_S, Budgets, Reservation, key_owner, model_owner
@@ -44,7 +42,6 @@ log = logging.getLogger("stingy")
 
 FULL = Tier()
 LABELS = Tier(classes=1, scores="none")  # no tier sees less
-MOST_BITS = 32.0  # what an answer that withholds nothing is counted for
 
 
 @dataclass
@@ -184,12 +181,6 @@ def tightened(answer: SparseLogits, tier: Tier) -> SparseLogits:
     """The answer as a tier may see it."""
     form = None if tier.scores == "keep" else ScoreForm(tier.scores)
     return tighten(answer, classes=tier.classes, decimals=tier.decimals, form=form)
-
-
-def leak_bits(answer: SparseLogits) -> float:
-    """How much a batch of answers told: -log2 of the mass each may still hide, summed."""
-    hidden = hidden_mass_bound(answer).numpy()
-    return float(-np.log2(np.maximum(hidden, 2.0**-MOST_BITS)).sum())
 
 
 def _told(error: BaseException) -> BaseException:

@@ -28,6 +28,15 @@ def test_rows_are_copied_out_in_storage_of_their_own() -> None:
     assert middle.scores.untyped_storage().nbytes() == 8
 
 
+def test_an_answer_is_split_into_parts_of_their_own() -> None:
+    first, rest = answer().split([1, 2])
+    assert torch.equal(first.indices, INDICES[:1])
+    assert torch.equal(rest.indices, INDICES[1:])
+    assert rest.indices.untyped_storage().nbytes() == 2 * 2 * 8
+    whole = answer()
+    assert whole.split([3]) == [whole]
+
+
 def test_rows_of_an_answer_without_scores_have_none() -> None:
     assert answer(scores=None, form=ScoreForm.NONE).rows(0, 2).scores is None
 

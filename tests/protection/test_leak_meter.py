@@ -14,6 +14,7 @@ from stingy_protection import (
     ScoreForm,
     Stingy,
     hidden_mass_bound,
+    leak_bits,
     sanitize,
 )
 
@@ -90,9 +91,10 @@ def test_where_nothing_is_withheld_it_is_zero() -> None:
 
 def test_without_scores_it_is_the_share_of_withheld_classes() -> None:
     logits = normal_logits(2, 10)
-    assert hidden_mass_bound(sanitize(Label(num_classes=10), logits)).tolist() == [0.9] * 2
+    label = sanitize(Label(num_classes=10), logits)
+    assert hidden_mass_bound(label).tolist() == pytest.approx([0.9] * 2)
     ranked = sanitize(RankedLabels(num_classes=10, n=4), logits)
-    assert hidden_mass_bound(ranked).tolist() == [0.6] * 2
+    assert hidden_mass_bound(ranked).tolist() == pytest.approx([0.6] * 2)
 
 
 def test_a_coarser_grid_tells_less() -> None:
@@ -103,3 +105,17 @@ def test_a_coarser_grid_tells_less() -> None:
     ]
     assert bounds == sorted(bounds)
     assert bounds[0] < bounds[-1]
+
+
+@pytest.mark.parametrize("form", list(ScoreForm))
+def test_bits_are_the_logarithm_of_the_bound_and_add_up(form: ScoreForm) -> None:
+    answer = sanitize(Stingy(num_classes=10, n=3, scores=form), normal_logits(4, 10))
+    expected = -hidden_mass_bound(answer).log2().sum().item()
+    assert leak_bits(answer) == pytest.approx(expected)
+    assert sum(leak_bits(part) for part in answer.split([1, 3])) == pytest.approx(expected)
+
+
+def test_what_withholds_nothing_counts_for_the_most() -> None:
+    told = sanitize(Open(num_classes=5), normal_logits(3, 5))
+    assert leak_bits(told) == 3 * 32
+    assert leak_bits(told, most=8) == 3 * 8
