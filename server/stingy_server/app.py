@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from stingy_protection import Policy, ScoreForm
 from stingy_server import oip_routes, routes
@@ -94,7 +95,7 @@ def create_app(settings: Settings, *, faults: list[str] | None = None) -> FastAP
             log.error("%s", error)
         database.close()
 
-    app = FastAPI(
+    app = _Guarded(
         title="Stingy",
         lifespan=lifespan,
         openapi_url=None,
@@ -102,12 +103,19 @@ def create_app(settings: Settings, *, faults: list[str] | None = None) -> FastAP
         redirect_slashes=False,  # a redirect would repeat the Host header
     )
     app.state.service = service
-    app.add_middleware(Lane, handlers=routes.ASKED | oip_routes.ASKED)
-    app.add_middleware(Guard, service=service)  # around the lane: the last added is outermost
     app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(Exception, _on_exception)
     app.include_router(routes.router)
     app.include_router(oip_routes.router)
     return app
+
+
+class _Guarded(FastAPI):
+    """FastAPI with the guard around everything, its own middleware too."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        lane = Lane(super().build_middleware_stack(), handlers=routes.ASKED | oip_routes.ASKED)
+        return Guard(lane, service=self.state.service)
 
 
 def _rates(settings: Settings, faults: list[str]) -> Rates:
@@ -166,3 +174,7 @@ def _looseness(policy: Policy) -> tuple[bool, bool, int, int]:
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
     raise ServiceError(HTTP_REFUSALS.get(error.status_code, BAD_REQUEST)) from None
+
+
+async def _on_exception(request: Request, error: Exception) -> Response:
+    raise error  # the guard refuses; else a page of the framework's own would be on its way
