@@ -4,6 +4,7 @@ Follow one image: `guard` (key, body) - `routes` (decode, reserve) - `engine` (n
 `routes` (encode). Nothing turns back.
 """
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
@@ -18,7 +19,8 @@ from stingy_protection import Policy, ScoreForm
 from stingy_server import oip_routes, routes
 from stingy_server.budgets import Budgets, model_owner
 from stingy_server.database import Database, StoreUnavailable
-from stingy_server.endpoints import Endpoint, load_bundles, start_endpoints
+from stingy_server.deployments import Deployment, Deployments
+from stingy_server.endpoints import Endpoint, Loaded, load_bundles, start_endpoints
 from stingy_server.errors import (
     BAD_REQUEST,
     METHOD_NOT_ALLOWED,
@@ -26,12 +28,14 @@ from stingy_server.errors import (
     ConfigurationError,
     ServiceError,
 )
+from stingy_server.fleet import Fleet, version_faults
 from stingy_server.guard import Guard
 from stingy_server.keys import Keys
 from stingy_server.lane import Lane
 from stingy_server.ledger import Ledger
 from stingy_server.metrics import Metrics
 from stingy_server.rates import Rates
+from stingy_server.rollout import Rollout
 from stingy_server.service import Service
 from stingy_server.settings import Settings
 from stingy_server.watch import Watch
@@ -57,12 +61,15 @@ def create_app(settings: Settings, *, faults: list[str] | None = None) -> FastAP
     bundles = load_bundles(settings, found)
     rates = _rates(settings, found)
     database = _database(settings, found)
+    deployed = Deployments(database).wanted()
+    bundles += _deployed_bundles(deployed, settings, found)
+    found += version_faults([(b.name, b.manifest, b.settings) for b in bundles])
     endpoints = start_endpoints(bundles, settings, found, secret=database.pepper)
     if found:
         database.close()
         raise ConfigurationError(found)
     budgets = Budgets(database)
-    for endpoint in endpoints.values():
+    for endpoint in endpoints:
         if endpoint.limited:
             owner = model_owner(endpoint.name)
             budgets.set(owner, total=endpoint.budget, day_total=endpoint.budget_per_day)
@@ -77,16 +84,18 @@ def create_app(settings: Settings, *, faults: list[str] | None = None) -> FastAP
         rates=rates,
         metrics=metrics,
         watch=Watch(database, state=settings.state, settings=settings.watch, metrics=metrics),
-        endpoints=endpoints,
+        fleet=Fleet(endpoints, secret=database.pepper),
     )
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.note("start")
         service.watch.start()
+        rollout = asyncio.create_task(Rollout(service, deployed).run())
         yield
         service.draining = True
-        for endpoint in endpoints.values():
+        rollout.cancel()
+        for endpoint in service.fleet:
             await endpoint.engine.close()
         service.watch.close()
         try:
@@ -108,6 +117,19 @@ def create_app(settings: Settings, *, faults: list[str] | None = None) -> FastAP
     app.include_router(routes.router)
     app.include_router(oip_routes.router)
     return app
+
+
+def _deployed_bundles(
+    deployed: list[Deployment], settings: Settings, faults: list[str]
+) -> list[Loaded]:
+    """The bundles that were loaded into a running server and are to be served again."""
+    if not deployed:
+        return []
+    models = tuple(deployment.settings for deployment in deployed)
+    told: list[str] = []
+    bundles = load_bundles(settings.model_copy(update={"models": models}), told)
+    faults += [f"{fault} (deployed; see: stingy models unload)" for fault in told]
+    return bundles
 
 
 class _Guarded(FastAPI):
@@ -149,12 +171,18 @@ def summary(service: Service) -> list[str]:
     """One line an endpoint: what it lets out; and a warning where two endpoints let out more."""
     lines = []
     by_weights: dict[str, list[Endpoint]] = {}
-    for endpoint in service.endpoints.values():
+    for endpoint in service.fleet:
         policy, manifest = endpoint.policy, endpoint.manifest
         lines.append(
             f"{endpoint.name} {manifest.version}: {policy.describe()} [{policy.fingerprint}]"
         )
         by_weights.setdefault(manifest.sha256, []).append(endpoint)
+        versions = [each.manifest.version for each in service.fleet.versions(endpoint.name)]
+        if len(versions) > 1 and manifest.version == versions[-1]:
+            lines.append(
+                f"warning: {endpoint.name} is served in the versions {', '.join(versions)}: where "
+                "they differ, both answers together tell more than either"
+            )
     for endpoints in by_weights.values():
         if len({endpoint.policy for endpoint in endpoints}) > 1:
             loosest = max(endpoints, key=lambda endpoint: _looseness(endpoint.policy))

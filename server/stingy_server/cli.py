@@ -1,34 +1,30 @@
-"""The server's part of the `stingy` command: `serve`, `keys` and `ledger`.
+"""The server's part of the `stingy` command: `serve`, `keys`, `ledger` and `watch`.
 
 Heavy imports wait until a command runs, so that `stingy --help` stays fast.
 """
 
-import contextlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stingy_server import models_cli
+from stingy_server.command import AsJson, Config, State, end, opened, table
+
 if TYPE_CHECKING:
-    from stingy_server.database import Database
     from stingy_server.keys import Key
     from stingy_server.ledger import Ledger
-    from stingy_server.settings import Settings
 
 app = typer.Typer()
+app.add_typer(models_cli.app, name="models")
 keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
 app.add_typer(keys, name="keys")
 ledger = typer.Typer(no_args_is_help=True, help="Read the record of who asked how much.")
 app.add_typer(ledger, name="ledger")
 
-State = Annotated[
-    Path | None, typer.Option(help="The state folder; default: as in the settings, .stingy.")
-]
-Config = Annotated[Path | None, typer.Option(help="Settings file; default: stingy.toml, if any.")]
 KeyId = Annotated[str, typer.Argument(metavar="ID", help="As `stingy keys list` shows it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
@@ -80,7 +76,7 @@ def serve(
     try:
         run(settings, faults, console=console)
     except ConfigurationError as error:
-        _end(error.faults)
+        end(error.faults)
 
 
 @keys.command()
@@ -102,13 +98,13 @@ def create(
     """Make a key. It is shown now and never again."""
     from datetime import UTC, datetime, timedelta
 
-    with _opened(config, state, create=True) as (settings, database):
+    with opened(config, state, create=True) as (settings, database):
         from stingy_server.keys import Keys
         from stingy_server.settings import FULL_TIER
 
         known = [FULL_TIER, *settings.tiers]
         if tier not in known:
-            _end([f"expected a tier out of {', '.join(known)}, got {tier}"])
+            end([f"expected a tier out of {', '.join(known)}, got {tier}"])
         try:
             key, text = Keys(database).create(
                 name,
@@ -119,7 +115,7 @@ def create(
                 expires=None if days is None else datetime.now(UTC) + timedelta(days=days),
             )
         except ValueError as error:
-            _end([str(error)])
+            end([str(error)])
     if as_json:
         typer.echo(json.dumps({"id": key.id, "key": text}))
     else:
@@ -132,7 +128,7 @@ def list_keys(config: Config = None, state: State = None, as_json: AsJson = Fals
     """Show the keys with what they have used."""
     from dataclasses import asdict
 
-    with _opened(config, state) as (_, database):
+    with opened(config, state) as (_, database):
         from stingy_server.keys import Keys
 
         found = Keys(database).all()
@@ -142,7 +138,7 @@ def list_keys(config: Config = None, state: State = None, as_json: AsJson = Fals
         ]
         typer.echo(json.dumps(shown))
         return
-    _table(
+    table(
         ("id", "name", "tier", "used", "budget", "created", "state"),
         (
             (
@@ -167,13 +163,13 @@ def usage(
     as_json: AsJson = False,
 ) -> None:
     """Show what one key has used of its budgets."""
-    with _opened(config, state) as (_, database):
+    with opened(config, state) as (_, database):
         from stingy_server.budgets import today
         from stingy_server.keys import Keys
 
         found = {key.id: budget for key, budget in Keys(database).all()}
     if key_id not in found:
-        _end([f"expected the id of a key, got {key_id}; see: stingy keys list"])
+        end([f"expected the id of a key, got {key_id}; see: stingy keys list"])
     budget = found[key_id]
     told = {
         "id": key_id,
@@ -186,18 +182,18 @@ def usage(
     if as_json:
         typer.echo(json.dumps(told))
     else:
-        _table(tuple(told), [tuple("" if v is None else str(v) for v in told.values())])
+        table(tuple(told), [tuple("" if v is None else str(v) for v in told.values())])
 
 
 @keys.command()
 def revoke(key_id: KeyId, config: Config = None, state: State = None) -> None:
     """Make a key invalid at once, in every running server."""
-    with _opened(config, state) as (_, database):
+    with opened(config, state) as (_, database):
         from stingy_server.keys import Keys
 
         revoked = Keys(database).revoke(key_id)
     if not revoked:
-        _end([f"expected the id of a valid key, got {key_id}; see: stingy keys list"])
+        end([f"expected the id of a valid key, got {key_id}; see: stingy keys list"])
     typer.echo(f"{key_id} is revoked.")
 
 
@@ -206,12 +202,12 @@ def rotate(
     key_id: KeyId, config: Config = None, state: State = None, as_json: AsJson = False
 ) -> None:
     """Give a key a new text; the old one is invalid at once, budgets and tier stay."""
-    with _opened(config, state) as (_, database):
+    with opened(config, state) as (_, database):
         from stingy_server.keys import Keys
 
         text = Keys(database).rotate(key_id)
     if text is None:
-        _end([f"expected the id of a valid key, got {key_id}; see: stingy keys list"])
+        end([f"expected the id of a valid key, got {key_id}; see: stingy keys list"])
     if as_json:
         typer.echo(json.dumps({"id": key_id, "key": text}))
     else:
@@ -226,7 +222,7 @@ def tail(
     state: State = None,
 ) -> None:
     """Show the latest entries, one JSON object a line."""
-    with _opened(config, state) as (_, database):
+    with opened(config, state) as (_, database):
         from stingy_server.ledger import Ledger
 
         book = Ledger(database)
@@ -247,8 +243,8 @@ def export(
     from dataclasses import astuple, fields
 
     if form not in ("jsonl", "csv"):
-        _end([f"expected the format jsonl or csv, got {form}"])
-    with _opened(config, state) as (_, database):
+        end([f"expected the format jsonl or csv, got {form}"])
+    with opened(config, state) as (_, database):
         from stingy_server.ledger import Entry, Ledger
 
         book = Ledger(database)
@@ -264,12 +260,12 @@ def export(
 @keys.command()
 def release(key_id: KeyId, config: Config = None, state: State = None) -> None:
     """Undo what an alarm of the watch did to a key, within two seconds in every server."""
-    with _opened(config, state) as (_, database):
+    with opened(config, state) as (_, database):
         from stingy_server.standings import Standings
 
         released = Standings(database).release(key_id)
     if not released:
-        _end([f"expected the id of a key after an alarm, got {key_id}; see: stingy watch"])
+        end([f"expected the id of a key after an alarm, got {key_id}; see: stingy watch"])
     typer.echo(f"{key_id} is released.")
 
 
@@ -281,7 +277,7 @@ def watch(
     as_json: AsJson = False,
 ) -> None:
     """Show which keys look like they copy the model; the highest score first."""
-    with _opened(config, state) as (_, database):
+    with opened(config, state) as (_, database):
         from stingy_server.watch_view import run
 
         run(database, once=once, as_json=as_json)
@@ -303,38 +299,3 @@ def _standing(key: "Key") -> str:
         past = key.expires <= datetime.now(UTC).isoformat()
         return f"{'expired' if past else 'expires'} {key.expires[:10]}"
     return "valid"
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console().print(table)
-
-
-@contextlib.contextmanager
-def _opened(
-    config: Path | None, state: Path | None, *, create: bool = False
-) -> Iterator[tuple["Settings", "Database"]]:
-    """The settings and the state they name; what keeps them from working ends the command."""
-    from stingy_server.database import Database, StoreUnavailable
-    from stingy_server.settings import load_settings
-
-    settings, faults = load_settings(config, state=state)
-    if faults:
-        _end(faults)
-    try:
-        with contextlib.closing(Database(settings.state, create=create)) as database:
-            yield settings, database
-    except StoreUnavailable as error:
-        _end([str(error)])
-
-
-def _end(faults: Sequence[str]) -> NoReturn:
-    for fault in faults:
-        typer.secho(fault, fg="red", err=True)
-    raise typer.Exit(2)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 FILE = "stingy.sqlite3"
-SCHEMA_VERSION = 1
 
-SCHEMA = """
+# What each version of the schema adds to the one before.
+SCHEMA_1 = """
 CREATE TABLE keys (
     id      TEXT PRIMARY KEY,
     name    TEXT NOT NULL,
@@ -79,6 +79,31 @@ BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 """
 
 
+SCHEMA_2 = """
+-- What is served beside the models of the settings, and what each process serves; see
+-- deployments.py.
+CREATE TABLE deployments (
+    name     TEXT NOT NULL,
+    version  TEXT NOT NULL,
+    settings TEXT NOT NULL,
+    PRIMARY KEY (name, version)
+) STRICT;
+
+CREATE TABLE serving (
+    process TEXT NOT NULL,
+    name    TEXT NOT NULL,
+    version TEXT NOT NULL,
+    policy  TEXT NOT NULL,
+    share   REAL,
+    fault   TEXT,
+    seen    REAL NOT NULL,
+    PRIMARY KEY (process, name, version)
+) STRICT;
+"""
+
+SCHEMAS = (SCHEMA_1, SCHEMA_2)
+
+
 class StoreUnavailable(Exception):
     """The state cannot be read or written; whoever asks must refuse."""
 
@@ -138,15 +163,15 @@ class Database:
     def _prepare(self, state: Path) -> None:
         with self.transaction():
             (version,) = self.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                for statement in _statements(SCHEMA):
-                    self.execute(statement)
-                self.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            elif version != SCHEMA_VERSION:
+            if version > len(SCHEMAS):
                 raise StoreUnavailable(
-                    f"expected state of version {SCHEMA_VERSION} in {state}, got {version}: "
-                    "it was written by another release"
+                    f"expected state of version {len(SCHEMAS)} in {state}, got {version}: "
+                    "it was written by a later release"
                 )
+            for schema in SCHEMAS[version:]:
+                for statement in _statements(schema):
+                    self.execute(statement)
+            self.execute(f"PRAGMA user_version = {len(SCHEMAS)}")
 
 
 def _statements(script: str) -> Iterator[str]:

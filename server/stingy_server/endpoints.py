@@ -5,7 +5,6 @@ factory imported, and that from trusted modules alone.
 """
 
 import importlib
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,15 +33,25 @@ DOWNLOADS = frozenset({"weights", "weights_backbone", "pretrained", "checkpoint_
 class Endpoint:
     """One model in service: what it is called, what it may let out, and what answers.
 
-    `budget` and `budget_per_day` are of all keys together, in images.
+    `share` is of the keys that meet this version when they name none; None for all that are left.
     """
 
     name: str
     manifest: BundleManifest
     policy: Policy
     engine: Engine
-    budget: int | None = None
-    budget_per_day: int | None = None
+    settings: ModelSettings
+    share: float | None = None
+
+    @property
+    def budget(self) -> int | None:
+        """Of all keys together, in images."""
+        return self.settings.budget
+
+    @property
+    def budget_per_day(self) -> int | None:
+        """Of all keys together, in images a day."""
+        return self.settings.budget_per_day
 
     @property
     def limited(self) -> bool:
@@ -68,6 +77,19 @@ class Loaded:
     bundle: "_Checked"
     network: nn.Module
 
+    @property
+    def name(self) -> str:
+        """What it is served under."""
+        return self.bundle.name
+
+    @property
+    def manifest(self) -> BundleManifest:
+        return self.bundle.manifest
+
+    @property
+    def settings(self) -> ModelSettings:
+        return self.bundle.settings
+
 
 def load_bundles(settings: Settings, faults: list[str]) -> list[Loaded]:
     """The bundles of the settings, with their networks.
@@ -81,25 +103,20 @@ def load_bundles(settings: Settings, faults: list[str]) -> list[Loaded]:
     checked = [
         found for model in settings.models if (found := _check(model, settings, faults)) is not None
     ]
-    for name, count in Counter(model.name for model in checked).items():
-        if count > 1:
-            faults.append(f"models: the name {name} is given to {count} models, expected one")
     networks = [(bundle, _network(bundle, faults)) for bundle in checked]
     return [Loaded(bundle, network) for bundle, network in networks if network is not None]
 
 
 def start_endpoints(
     bundles: list[Loaded], settings: Settings, faults: list[str], *, secret: bytes
-) -> dict[str, Endpoint]:
-    """The endpoints by name, each of which has answered one image.
+) -> list[Endpoint]:
+    """The endpoints, each of which has answered one image.
 
     Args:
         faults: what keeps an endpoint from answering is added.
         secret: what a policy's noise is keyed by; the same in every process and after a restart.
     """
-    return {
-        loaded.bundle.name: _endpoint(loaded, settings, faults, secret=secret) for loaded in bundles
-    }
+    return [_endpoint(loaded, settings, faults, secret=secret) for loaded in bundles]
 
 
 def _check(model: ModelSettings, settings: Settings, faults: list[str]) -> _Checked | None:
@@ -178,6 +195,6 @@ def _endpoint(loaded: Loaded, settings: Settings, faults: list[str], *, secret: 
         model.manifest,
         model.policy,
         engine,
-        budget=model.settings.budget,
-        budget_per_day=model.settings.budget_per_day,
+        model.settings,
+        share=model.settings.share,
     )

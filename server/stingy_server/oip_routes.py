@@ -66,7 +66,9 @@ async def model_metadata(request: Request, model: str, version: str | None = Non
     service: Service = request.app.state.service
     endpoint = service.endpoint(request.state.visit, model, version)
     seen = View.of(endpoint.policy, service.tier(request.state.visit))
-    return _json(_metadata(endpoint, seen, max_batch=service.settings.max_request_images))
+    versions = [each.manifest.version for each in service.fleet.versions(endpoint.name)]
+    max_batch = service.settings.max_request_images
+    return _json(_metadata(endpoint, seen, versions=versions, max_batch=max_batch))
 
 
 async def infer(request: Request) -> Response:
@@ -106,7 +108,9 @@ async def _pixels(asked: oip.InferRequest, endpoint: Endpoint, *, max_pixels: in
     )
 
 
-def _metadata(endpoint: Endpoint, seen: View, *, max_batch: int) -> dict[str, Any]:
+def _metadata(
+    endpoint: Endpoint, seen: View, *, versions: list[str], max_batch: int
+) -> dict[str, Any]:
     policy, manifest = endpoint.policy, endpoint.manifest
     outputs: list[dict[str, Any]] = [
         {"name": "indices", "datatype": "INT64", "shape": [-1, seen.support]}
@@ -118,7 +122,7 @@ def _metadata(endpoint: Endpoint, seen: View, *, max_batch: int) -> dict[str, An
         ]
     return {
         "name": endpoint.name,
-        "versions": [manifest.version],
+        "versions": versions,
         "platform": "stingy",
         "inputs": [{"name": "image", "datatype": "UINT8", "shape": [-1, -1, -1, 3]}],
         "outputs": outputs,

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stingy_protection import (
@@ -27,6 +26,7 @@ from stingy_server.errors import (
     UNKNOWN_MODEL,
     ServiceError,
 )
+from stingy_server.fleet import Fleet
 from stingy_server.images import Pixels
 from stingy_server.keys import Keys
 from stingy_server.ledger import Ledger
@@ -57,17 +57,18 @@ class Service:
     rates: Rates
     metrics: Metrics
     watch: Watch
-    endpoints: Mapping[str, Endpoint]
+    fleet: Fleet
     draining: bool = False
 
     def endpoint(self, visit: Visit, model: str, version: str | None = None) -> Endpoint:
-        """The endpoint of this name.
+        """The version of this model that was named, or that the caller meets.
 
         Raises:
             ServiceError: there is none, or not in this version.
         """
-        found = self.endpoints.get(model)
-        if found is None or version not in (None, found.manifest.version):
+        caller = NOTHING if visit.key is None else visit.key.id
+        found = self.fleet.find(model, version, caller=caller)
+        if found is None:
             raise ServiceError(UNKNOWN_MODEL)
         visit.endpoint = found
         return found
@@ -148,7 +149,7 @@ class Service:
                 "ratelimit-reset": str(state.reset_s),
             }
         owners = [key_owner(visit.key.id)]
-        if endpoint.limited:
+        if self.fleet.limited(endpoint.name):
             owners.append(model_owner(endpoint.name))
         try:
             reservation = await self.writes.do(lambda: self.budgets.reserve(owners, images))

@@ -27,7 +27,8 @@ Count = Annotated[int, Field(ge=1)]
 class ModelSettings(BaseModel):
     """One endpoint: a bundle, the name it is served under, its policy, and its budget.
 
-    The budgets, in images, are of all keys together.
+    The budgets, in images, are of all keys together, and of all versions of the model. `share`, of
+    a version beside another, is the share of keys that meet it when they name no version.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,6 +38,7 @@ class ModelSettings(BaseModel):
     budget_per_day: Count | None = None
     name: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9._-]*$")
     policy: str | None = None
+    share: float | None = Field(default=None, ge=0.0, le=1.0)
 
 
 class Tier(BaseModel):

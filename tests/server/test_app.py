@@ -416,7 +416,7 @@ def test_P6_every_fault_of_every_model_is_told_before_anything_is_served(tmp_pat
     told = "\n".join(error.value.faults)
     for word in ("port", "changed", "os:system", "absent", "many", "11", "stingi", "allow_open"):
         assert word in told
-    assert "digits is given to 2 models" in told
+    assert "digits 1 is given 2 times" in told
 
 
 def test_M1_a_bundle_that_does_not_fit_its_network_is_refused(tmp_path: Path) -> None:

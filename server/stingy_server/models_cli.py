@@ -1,0 +1,166 @@
+"""`stingy models`: what is in service, and a version more or less; on the host, nowhere else."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stingy_server.command import AsJson, Config, State, end, opened, table
+
+if TYPE_CHECKING:
+    from stingy_server.deployments import Deployments, Report
+    from stingy_server.settings import ModelSettings
+
+app = typer.Typer(no_args_is_help=True, help="What is in service; load and unload versions.")
+
+WAIT_S = 60.0
+
+Name = Annotated[str, typer.Argument(help="The model, as `stingy models list` shows it.")]
+Version = Annotated[str, typer.Argument(help="Its version.")]
+Share = Annotated[float, typer.Argument(min=0.0, max=1.0, help="Of the keys, 0..1.")]
+
+
+@app.command("list")
+def list_models(config: Config = None, state: State = None, as_json: AsJson = False) -> None:
+    """Show what every running server on this state folder serves."""
+    with opened(config, state) as (_, database):
+        from stingy_server.deployments import Deployments
+
+        reports = Deployments(database).told()
+    if as_json:
+        typer.echo(json.dumps([asdict(report) for report in reports]))
+        return
+    if not reports:
+        typer.echo("no server runs on this state folder")
+        return
+    versions = sorted({(report.name, report.version) for report in reports})
+    table(
+        ("model", "version", "share", "processes", "policy"),
+        [_row([r for r in reports if (r.name, r.version) == version]) for version in versions],
+    )
+
+
+@app.command()
+def load(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
+    name: Annotated[str | None, typer.Option(help="Default: the bundle's own.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Default: the bundle's own.")] = None,
+    share: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Share of the keys that meet this version when they name none; "
+            "needed beside another version.",
+        ),
+    ] = None,
+    config: Config = None,
+    state: State = None,
+) -> None:
+    """Serve one more version, in every running server and after a restart."""
+    from pydantic import ValidationError
+
+    from stingy_protection import BundleError, read_manifest
+    from stingy_server.settings import ModelSettings
+
+    try:
+        manifest = read_manifest(bundle)
+        settings = ModelSettings(bundle=bundle.resolve(), name=name, policy=policy, share=share)
+    except BundleError as error:
+        end([f"{bundle}: {fault}" for fault in error.faults])
+    except ValidationError as error:
+        end([f"--{detail['loc'][0]}: {detail['msg']}" for detail in error.errors()])
+    _load(settings, name or manifest.name, manifest.version, config=config, state=state)
+
+
+def _load(
+    settings: "ModelSettings", name: str, version: str, *, config: Path | None, state: Path | None
+) -> None:
+    with opened(config, state) as (_, database):
+        from stingy_server.deployments import Deployment, Deployments
+
+        deployments = Deployments(database)
+        known = {(each.name, each.version) for each in deployments.told()}
+        known |= {(each.name, each.version) for each in deployments.wanted()}
+        if (name, version) in known:
+            end([f"{name} {version} is served already; give the bundle another version"])
+        deployments.ask(Deployment(name, version, settings))
+        reports = _await(deployments, name, version, present=True)
+        faults = sorted({report.fault for report in reports if report.fault is not None})
+        if faults:
+            deployments.withdraw(name, version)
+            end([*faults, f"{name} {version} is not served."])
+    typer.echo(_outcome(f"{name} {version} is served", reports))
+
+
+@app.command()
+def share(
+    name: Name, version: Version, of_keys: Share, config: Config = None, state: State = None
+) -> None:
+    """Let a loaded version meet another share of the keys; 1 is all that name no version."""
+    with opened(config, state) as (_, database):
+        from stingy_server.deployments import Deployment, Deployments
+
+        deployments = Deployments(database)
+        for wanted in deployments.wanted():
+            if (wanted.name, wanted.version) == (name, version):
+                settings = wanted.settings.model_copy(update={"share": of_keys})
+                deployments.ask(Deployment(name, version, settings))
+                typer.echo(f"{name} {version} meets a share of {of_keys:g} within two seconds.")
+                return
+    end([_not_loaded(name, version)])
+
+
+@app.command()
+def unload(name: Name, version: Version, config: Config = None, state: State = None) -> None:
+    """Serve a loaded version no more; requests under way have five seconds to end."""
+    with opened(config, state) as (_, database):
+        from stingy_server.deployments import Deployments
+
+        deployments = Deployments(database)
+        if not deployments.withdraw(name, version):
+            end([_not_loaded(name, version)])
+        reports = _await(deployments, name, version, present=False)
+    typer.echo(_outcome(f"{name} {version} is served no more", reports))
+
+
+def _not_loaded(name: str, version: str) -> str:
+    return (
+        f"expected a version that `stingy models load` brought in, got {name} {version}; "
+        "what the settings name ends with them and a restart"
+    )
+
+
+def _await(deployments: "Deployments", name: str, version: str, *, present: bool) -> list["Report"]:
+    """What each living process says of a version, once all of them have followed."""
+    until = time.monotonic() + WAIT_S
+    while True:
+        told = deployments.told()
+        processes = {report.process for report in told}
+        about = [report for report in told if (report.name, report.version) == (name, version)]
+        behind = processes - {r.process for r in about} if present else {r.process for r in about}
+        if not behind:
+            return about if present else told
+        if time.monotonic() > until:
+            end([f"expected every server to follow within {WAIT_S:g} s, {len(behind)} did not"])
+        time.sleep(0.2)
+
+
+def _outcome(what: str, reports: Sequence["Report"]) -> str:
+    processes = len({report.process for report in reports})
+    if not processes:
+        return f"{what} from the next start; no server runs on this state folder now."
+    return f"{what} in {processes} process{'es' if processes > 1 else ''}."
+
+
+def _row(reports: Sequence["Report"]) -> tuple[str, ...]:
+    """One version over all processes."""
+    first = reports[0]
+    faults = sorted({report.fault for report in reports if report.fault is not None})
+    share = "the rest" if first.share is None else f"{first.share:g}"
+    told = f"not served: {'; '.join(faults)}" if faults else first.policy
+    return first.name, first.version, share, str(len(reports)), told

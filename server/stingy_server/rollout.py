@@ -1,0 +1,155 @@
+"""Bring what is in service in line with what is wanted, once a second, beside the requests.
+
+A version is checked as at the start and has answered an image before it is in service; one that
+fails any check changes nothing for anybody.
+"""
+
+import asyncio
+import logging
+import os
+import secrets
+import time
+from dataclasses import dataclass
+
+from stingy_server.budgets import model_owner
+from stingy_server.database import StoreUnavailable
+from stingy_server.deployments import Deployment, Deployments, Report
+from stingy_server.endpoints import Endpoint, load_bundles, start_endpoints
+from stingy_server.fleet import version_faults
+from stingy_server.service import Service
+from stingy_server.visit import NOTHING, Visit
+
+log = logging.getLogger("stingy")
+
+EVERY_S = 1.0
+GRACE_S = 5.0  # for requests that had found a version before it was taken out
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """A deployment that could not be served, and will not be tried again as it is."""
+
+    deployment: Deployment
+    fault: str
+
+
+class Rollout:
+    """The rollout of one process.
+
+    Args:
+        deployed: the versions that are in service already because they were wanted at the start.
+    """
+
+    def __init__(self, service: Service, deployed: list[Deployment]) -> None:
+        self._service = service
+        self._deployments = Deployments(service.database)
+        self._process = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._served = {(wanted.name, wanted.version): wanted for wanted in deployed}
+        self._failed: dict[tuple[str, str], _Failed] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                await self.round()
+            except StoreUnavailable as error:
+                log.error("the rollout: %s", error)
+            await asyncio.sleep(EVERY_S)
+
+    async def round(self) -> None:
+        """Take in what is wanted, take out what is not, and tell.
+
+        Raises:
+            StoreUnavailable: the state cannot be read or written.
+        """
+        wanted = {(each.name, each.version): each for each in self._deployments.wanted()}
+        for key in [key for key in self._served if key not in wanted]:
+            self._take_out(*key)
+        for key in [key for key in self._failed if key not in wanted]:
+            del self._failed[key]
+        for key, deployment in wanted.items():
+            if key in self._served:
+                self._adjust(deployment)
+            elif key not in self._failed or self._failed[key].deployment != deployment:
+                await self._take_in(deployment)
+        self._deployments.tell(self._process, self._reports())
+
+    async def _take_in(self, deployment: Deployment) -> None:
+        key = (deployment.name, deployment.version)
+        loop = asyncio.get_running_loop()
+        try:
+            endpoint, faults = await loop.run_in_executor(None, self._load, deployment)
+        except Exception as error:  # noqa: BLE001  a model's factory may raise anything
+            endpoint, faults = None, [f"{deployment.name}: failed with {type(error).__name__}"]
+        if endpoint is None or faults:
+            self._failed[key] = _Failed(deployment, "; ".join(faults))
+            return
+        self._failed.pop(key, None)
+        self._served[key] = deployment
+        if endpoint.limited:
+            self._service.budgets.set(
+                model_owner(endpoint.name),
+                total=endpoint.budget,
+                day_total=endpoint.budget_per_day,
+            )
+        self._service.fleet.put(endpoint)
+        self._note("load", endpoint)
+
+    def _load(self, deployment: Deployment) -> tuple[Endpoint | None, list[str]]:
+        """The version, checked and tried; off the event loop."""
+        faults: list[str] = []
+        settings = self._service.settings.model_copy(update={"models": (deployment.settings,)})
+        bundles = load_bundles(settings, faults)
+        together = [(e.name, e.manifest, e.settings) for e in self._service.fleet]
+        together += [(b.name, b.manifest, b.settings) for b in bundles]
+        faults += version_faults(together)
+        secret = self._service.database.pepper
+        endpoints = [] if faults else start_endpoints(bundles, settings, faults, secret=secret)
+        return (endpoints[0] if endpoints else None), faults
+
+    def _adjust(self, deployment: Deployment) -> None:
+        """Follow a share that has changed; nothing else of a version can."""
+        fleet = self._service.fleet
+        found = fleet.find(deployment.name, deployment.version, caller="")
+        if found is not None and found.share != deployment.settings.share:
+            fleet.set_share(found, deployment.settings.share)
+            self._note("share", found)
+
+    def _take_out(self, name: str, version: str) -> None:
+        del self._served[name, version]
+        endpoint = self._service.fleet.take(name, version)
+        if endpoint is not None:
+            self._note("unload", endpoint)
+            task = asyncio.create_task(_close_later(endpoint))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+
+    def _note(self, event: str, endpoint: Endpoint) -> None:
+        visit = Visit(NOTHING, time.perf_counter(), endpoint=endpoint, event=event)
+        self._service.ledger.append(visit.entry(0))
+
+    def _reports(self) -> list[Report]:
+        now = time.time()
+        serving = [
+            Report(
+                self._process,
+                endpoint.name,
+                endpoint.manifest.version,
+                endpoint.policy.describe(),
+                endpoint.share,
+                None,
+                now,
+            )
+            for endpoint in self._service.fleet
+        ]
+        failed = [
+            Report(self._process, name, version, "", None, failure.fault, now)
+            for (name, version), failure in self._failed.items()
+        ]
+        return serving + failed
+
+
+async def _close_later(endpoint: Endpoint) -> None:
+    await asyncio.sleep(GRACE_S)
+    await endpoint.engine.close()

@@ -1,0 +1,120 @@
+"""Versions come and go while the server runs; one that is not fit changes nothing."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from serving import make_bundle, make_settings, png, random_images, running
+from stingy_server import ConfigurationError, ModelSettings, create_app
+from stingy_server.budgets import model_owner
+from stingy_server.deployments import Deployment, Deployments
+from stingy_server.ledger import Ledger
+from stingy_server.rollout import Rollout
+from stingy_server.service import Service
+
+pytestmark = pytest.mark.anyio
+IMAGE = png(random_images(1)[0])
+
+
+@pytest.fixture
+async def running_one(tmp_path: Path) -> AsyncIterator[tuple[httpx.AsyncClient, FastAPI]]:
+    bundle = ModelSettings(bundle=make_bundle(tmp_path / "1"), budget=10)
+    async with running(make_settings(tmp_path / "s", bundle)) as both:
+        yield both
+
+
+def second(folder: Path, *, seed: int = 1, **options: float) -> Deployment:
+    bundle = make_bundle(folder / f"2-{seed}", version="2", seed=seed)
+    return Deployment("digits", "2", ModelSettings(bundle=bundle, **options))  # type: ignore[arg-type]
+
+
+async def test_a_version_is_loaded_shared_and_unloaded(
+    running_one: tuple[httpx.AsyncClient, FastAPI], tmp_path: Path
+) -> None:
+    client, app = running_one
+    service: Service = app.state.service
+    deployments, rollout = Deployments(service.database), Rollout(service, [])
+
+    async def version() -> str:
+        answer = await client.post("/v1/predict/digits", content=IMAGE)
+        return str(answer.json()["version"])
+
+    deployments.ask(second(tmp_path, share=0.0))
+    await rollout.round()
+    assert await version() == "1"
+    assert (await client.get("/v2/models/digits/versions/2/ready")).status_code == 200
+    assert (await client.get("/v2/models/digits")).json()["versions"] == ["1", "2"]
+    deployments.ask(second(tmp_path, share=1.0))
+    await rollout.round()
+    assert await version() == "2"
+    deployments.withdraw("digits", "2")
+    await rollout.round()
+    assert await version() == "1"
+    assert (await client.get("/v2/models/digits/versions/2/ready")).status_code == 404
+    events = [entry.event for _, entry in Ledger(service.database).entries()]
+    assert [e for e in events if e in ("load", "share", "unload")] == ["load", "share", "unload"]
+
+
+async def test_Q1_all_versions_of_a_model_are_charged_to_one_budget(
+    running_one: tuple[httpx.AsyncClient, FastAPI], tmp_path: Path
+) -> None:
+    client, app = running_one
+    service: Service = app.state.service
+    Deployments(service.database).ask(second(tmp_path, share=0.0))
+    await Rollout(service, []).round()
+    path = "/v2/models/digits/versions/{}/infer"
+    ask = {
+        "inputs": [
+            {
+                "name": "image",
+                "datatype": "UINT8",
+                "shape": [1, 8, 8, 3],
+                "data": [0] * 192,
+            }
+        ]
+    }
+    statuses = [
+        (await client.post(path.format(1 + turn % 2), json=ask)).status_code for turn in range(12)
+    ]
+    assert statuses == [200] * 10 + [429] * 2
+    budget = service.budgets.get(model_owner("digits"))
+    assert budget is not None
+    assert budget.used == 10
+
+
+async def test_a_version_that_is_not_fit_changes_nothing_and_says_why(
+    running_one: tuple[httpx.AsyncClient, FastAPI], tmp_path: Path
+) -> None:
+    client, app = running_one
+    service: Service = app.state.service
+    deployments, rollout = Deployments(service.database), Rollout(service, [])
+    deployments.ask(second(tmp_path))  # without a share, beside another
+    deployments.ask(Deployment("bare", "1", ModelSettings(bundle=tmp_path / "1", policy="open")))
+    deployments.ask(Deployment("gone", "1", ModelSettings(bundle=tmp_path / "gone")))
+    await rollout.round()
+    told = {report.name + report.version: report for report in deployments.told()}
+    assert told["digits1"].fault is None
+    assert "share" in str(told["digits2"].fault)
+    assert "allow_open" in str(told["bare1"].fault)
+    assert told["gone1"].fault is not None
+    assert (await client.get("/v2/models/digits")).json()["versions"] == ["1"]
+    assert (await client.get("/v2/models/bare")).status_code == 404
+    deployments.ask(second(tmp_path, share=0.5))  # mended: it is tried again
+    await rollout.round()
+    assert (await client.get("/v2/models/digits")).json()["versions"] == ["1", "2"]
+
+
+async def test_a_loaded_version_is_served_again_after_a_restart(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "1"))
+    async with running(settings) as (_, app):
+        Deployments(app.state.service.database).ask(second(tmp_path, share=0.5))
+    async with running(settings) as (client, app):
+        assert (await client.get("/v2/models/digits")).json()["versions"] == ["1", "2"]
+        Deployments(app.state.service.database).ask(
+            Deployment("gone", "1", ModelSettings(bundle=tmp_path / "gone"))
+        )
+    with pytest.raises(ConfigurationError, match="stingy models unload"):
+        create_app(settings)

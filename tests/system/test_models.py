@@ -1,0 +1,54 @@
+"""`stingy models` against a real server: loaded, listed, refused, unloaded."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import httpx
+
+from serving import STINGY, make_bundle, make_key, png, random_images, served, server_environment
+
+IMAGE = png(random_images(1)[0])
+
+
+def models(*arguments: str | Path, state: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*STINGY, "models", *arguments, "--state", state],
+        env=server_environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_a_version_comes_and_goes_in_a_running_server(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    key = make_key(state)
+    second = make_bundle(tmp_path / "2", version="2", seed=1)
+    with served(make_bundle(tmp_path / "1"), state=state) as (url, _):
+
+        def version(path: str) -> str:
+            headers = {"Authorization": f"Bearer {key}"}
+            answer = httpx.post(f"{url}{path}", content=IMAGE, headers=headers)
+            return str(answer.json().get("version", answer.status_code))
+
+        assert version("/v1/predict/digits") == "1"
+        refused = models("load", second, state=state)
+        assert refused.returncode == 2
+        assert "expected a share" in refused.stderr
+        loaded = models("load", second, "--share", "1", state=state)
+        assert loaded.returncode == 0, loaded.stderr
+        assert "in 1 process." in loaded.stdout
+        assert version("/v1/predict/digits") == "2"
+        twice = models("load", second, "--share", "1", state=state)
+        assert (twice.returncode, "is served already" in twice.stderr) == (2, True)
+        listed = json.loads(models("list", "--json", state=state).stdout)
+        assert [(each["name"], each["version"], each["share"]) for each in listed] == [
+            ("digits", "1", None),
+            ("digits", "2", 1.0),
+        ]
+        assert "the rest" in models("list", state=state).stdout
+        assert models("unload", "digits", "1", state=state).returncode == 2  # of the settings
+        assert models("unload", "digits", "2", state=state).returncode == 0
+        assert version("/v1/predict/digits") == "1"
+    assert "no server runs" in models("load", second, "--share", "1", state=state).stdout
