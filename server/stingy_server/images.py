@@ -1,7 +1,7 @@
 """From bytes to pixels: a JPEG or PNG, or an array, becomes RGB uint8 [height, width, 3].
 
-Size and format are read from the header and judged before anything is decoded. Whatever form
-the same pixels come in, the same array leaves.
+Size and format are read from the header and judged before anything is decoded, and how much work
+a file may make is bounded. Whatever form the same pixels come in, the same array leaves.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from stingy_protection import Preprocessing
 from stingy_server.errors import (
@@ -29,8 +29,16 @@ MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 # What Pillow raises over broken files, as its own documentation and decoders have it.
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError)
 
-# Images of up to this many pixels take less time to decode than to hand to a thread.
+# A few bytes can make a decoder work for minutes: each scan of a JPEG visits every pixel, each
+# chunk or segment is a turn of a loop in Python. Cameras and browsers write some 10 scans.
+MOST_SCANS = 64
+HEADER_READS = 600  # three or four a chunk or segment
+MOST_READS = 50_000  # 40 MB of PNG in the smallest chunks that encoders write
+PngImagePlugin.MAX_TEXT_MEMORY = 4 * 2**20  # of 64 MiB: comments are inflated, and never used
+
+# Images of up to this size take less time to decode than to hand to a thread.
 INLINE_PIXELS = 256 * 256
+INLINE_BYTES = 64 * 1024
 _decoders = ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode")
 
 
@@ -40,10 +48,13 @@ async def decode(data: bytes, preprocessing: Preprocessing, *, max_pixels: int) 
     Raises:
         ServiceError: not a JPEG or PNG by its content, too many pixels, or unreadable.
     """
-    image = _opened(data, max_pixels=max_pixels)
-    if image.width * image.height <= INLINE_PIXELS:
-        return _decoded(image, preprocessing)
     loop = asyncio.get_running_loop()
+    if len(data) > INLINE_BYTES:
+        image = await loop.run_in_executor(_decoders, _opened, data, max_pixels)
+    else:
+        image = _opened(data, max_pixels)
+        if image.width * image.height <= INLINE_PIXELS:
+            return _decoded(image, preprocessing)
     return await loop.run_in_executor(_decoders, _decoded, image, preprocessing)
 
 
@@ -55,13 +66,29 @@ async def fit(images: Pixels, preprocessing: Preprocessing) -> Pixels:
     return await loop.run_in_executor(_decoders, _fitted, images, preprocessing)
 
 
-def _opened(data: bytes, *, max_pixels: int) -> Image.Image:
+class _Bounded(io.BytesIO):
+    """A file that can be read so many times: what a decoder does in Python, it does with reads."""
+
+    reads = HEADER_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads -= 1
+        if self.reads < 0:
+            raise OSError("expected fewer pieces")
+        return super().read(size)
+
+
+def _opened(data: bytes, max_pixels: int) -> Image.Image:
     if not data.startswith(SIGNATURES):
         raise ServiceError(UNSUPPORTED_IMAGE)
+    # In the coded data of a JPEG, FF DA stands for nothing but the start of a scan.
+    if data.startswith(SIGNATURES[0]) and data.count(b"\xff\xda") > MOST_SCANS:
+        raise ServiceError(BAD_IMAGE)
+    file = _Bounded(data)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # our own limit on pixels is checked below
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image = Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError:
         raise ServiceError(IMAGE_TOO_LARGE) from None
     except BROKEN:  # UnidentifiedImageError is an OSError
@@ -71,6 +98,7 @@ def _opened(data: bytes, *, max_pixels: int) -> Image.Image:
     # Deeper grey images would be clipped to 8 bits, silently another picture.
     if image.mode not in MODES or image.width * image.height == 0:
         raise ServiceError(BAD_IMAGE)
+    file.reads = MOST_READS
     return image
 
 

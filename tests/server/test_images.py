@@ -41,14 +41,50 @@ def saved(image: Image.Image, form: str) -> bytes:
     return buffer.getvalue()
 
 
+def chunk(name: bytes, content: bytes = b"") -> bytes:
+    checksum = struct.pack(">I", zlib.crc32(name + content))
+    return struct.pack(">I", len(content)) + name + content + checksum
+
+
 def claiming(width: int, height: int) -> bytes:
     """A PNG whose header claims a size that its few bytes cannot hold."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = b""
-    for name, content in ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(100)))):
-        checksum = zlib.crc32(name + content)
-        chunks += struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
-    return b"\x89PNG\r\n\x1a\n" + chunks
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100)))
+
+
+def stuffed(more: bytes, *, at: int = 33) -> bytes:
+    """A sound PNG with `more` after its header, or elsewhere."""
+    whole = png(PICTURE)
+    return whole[:at] + more + whole[at:]
+
+
+def many_scans(copies: int) -> bytes:
+    """A progressive JPEG of 256 x 256 pixels whose last scan comes again and again."""
+    buffer = io.BytesIO()
+    Image.new("L", (256, 256)).save(buffer, "JPEG", progressive=True)
+    whole = buffer.getvalue()
+    last = whole[whole.rfind(b"\xff\xda") : -2]
+    return whole[:-2] + last * copies + whole[-2:]
+
+
+def commented(times: int) -> bytes:
+    whole = saved(Image.fromarray(PICTURE), "JPEG")
+    return whole[:2] + b"\xff\xfe\x00\x02" * times + whole[2:]
+
+
+MEGABYTE = zlib.compress(bytes(1_000_000), 9)
+# Small files that keep a decoder busy, some for seconds; each could be made forty times as long.
+PATHOLOGICAL = {
+    "scans": many_scans(100_000),
+    "segments": commented(500_000),
+    "padding": b"\xff\xd8" + b"\xff" * 1_000_000,
+    "empty chunks": stuffed(chunk(b"abCd") * 150_000),
+    "empty data": stuffed(chunk(b"IDAT") * 150_000),
+    "data to come": stuffed(chunk(b"IDAT") * 150_000, at=-12),
+    "inflated comments": stuffed(chunk(b"zTXt", b"k\0\0" + MEGABYTE) * 60),
+    "inflated profiles": stuffed(chunk(b"iCCP", b"k\0\0" + MEGABYTE) * 250),
+    "10,000 comments": stuffed(chunk(b"tEXt", b"k\0v") * 10_000),
+}
 
 
 async def test_P5_one_picture_is_one_tensor_in_every_lossless_form() -> None:
@@ -92,6 +128,28 @@ async def test_I2_a_huge_claim_is_refused_before_decoding() -> None:
     assert await refusal_of(claiming(65_535, 65_535)) is IMAGE_TOO_LARGE
     assert await refusal_of(claiming(101, 100)) is IMAGE_TOO_LARGE
     assert time.perf_counter() - start < 0.5
+
+
+@pytest.mark.parametrize("name", PATHOLOGICAL)
+async def test_I4_a_file_that_would_keep_a_decoder_busy_is_refused_soon(name: str) -> None:
+    start = time.process_time()
+    assert await refusal_of(PATHOLOGICAL[name]) is BAD_IMAGE
+    assert time.process_time() - start < 1.0
+    assert (await read(png(PICTURE))).shape == (8, 8, 3)  # and the next one is answered
+
+
+async def test_I4_files_as_they_are_found_are_below_the_limits() -> None:
+    large = Image.fromarray(random_images(1, size=96)[0]).resize((2000, 1500))
+    profile = bytes(range(256)) * 2000
+    for options in ({"progressive": True}, {"progressive": True, "icc_profile": profile}):
+        buffer = io.BytesIO()
+        large.save(buffer, "JPEG", quality=95, exif=bytes(60_000), **options)
+        decoded = await decode(buffer.getvalue(), PREPROCESSING, max_pixels=2**24)
+        assert decoded.shape == (8, 8, 3)
+    buffer = io.BytesIO()
+    large.save(buffer, "PNG", icc_profile=profile, compress_level=0)
+    decoded = await decode(buffer.getvalue(), PREPROCESSING, max_pixels=2**24)
+    assert decoded.shape == (8, 8, 3)
 
 
 async def test_I3_broken_pictures_are_refused() -> None:
