@@ -1,8 +1,12 @@
-"""Run the service: say what is served, listen, drain on the first signal, end with status 0."""
+"""Run the service: say what is served, listen, drain on the first signal, end with status 0.
+
+What it began with holds until it ends: no signal reads settings or bundles again.
+"""
 
 import asyncio
 import contextlib
 import functools
+import resource
 import signal
 import socket
 from collections.abc import Iterator
@@ -25,6 +29,7 @@ def serve(settings: Settings, faults: list[str], *, console: Console) -> None:
     Raises:
         ConfigurationError: listing all that is wrong, before anything listens.
     """
+    _forbid_core_dumps()
     listener = _bind(settings, faults)
     with listener:
         if settings.workers > 1:
@@ -45,7 +50,7 @@ def serve(settings: Settings, faults: list[str], *, console: Console) -> None:
         # The workers load for themselves; nothing of this process's is shared but the socket.
         config = _config(functools.partial(create_app, settings), settings)
         listener.set_inheritable(True)
-        Multiprocess(config, sockets=[listener]).run()
+        _Workers(config, sockets=[listener]).run()
 
 
 def _config(app: "FastAPI | functools.partial[FastAPI]", settings: Settings) -> uvicorn.Config:
@@ -69,7 +74,7 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal)
         yield
 
@@ -79,6 +84,24 @@ class _Server(uvicorn.Server):
             app.state.service.draining = True
         self.force_exit = self.should_exit  # a second signal ends it at once
         self.should_exit = True
+
+
+class _Workers(Multiprocess):
+    """uvicorn's, but a hang-up drains too, where uvicorn would start workers anew."""
+
+    def handle_hup(self) -> None:
+        self.should_exit.set()
+
+
+def _forbid_core_dumps() -> None:
+    """No crash writes the model's memory to a disk, not even where dumps go to a program.
+
+    Linux asks such a program in spite of a limit of 0, but not of 1 (fs/coredump.c), and no file
+    is that small.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    limit = 0 if most == 0 else 1
+    resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
 
 
 def _bind(settings: Settings, faults: list[str]) -> socket.socket:

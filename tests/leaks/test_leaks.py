@@ -1,6 +1,5 @@
 """What leaves beside the answer: nothing, by any door, in any form."""
 
-import base64
 import itertools
 import logging
 from contextlib import closing
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from prometheus_client import generate_latest
 
+from leaking import disguises
 from sample_networks import canaries
 from serving import make_bundle, make_key, make_settings, png, random_images, running
 from stingy_server import Database
@@ -25,16 +25,6 @@ N, K = 3, 10
 def body(images: Any = IMAGES, **rest: Any) -> dict[str, Any]:
     image = {"name": "image", "datatype": "UINT8", "shape": images.shape}
     return {"inputs": [{**image, "data": images.ravel().tolist()}], **rest}
-
-
-def disguises(value: float) -> set[bytes]:
-    """The forms in which a number may be hidden in a stream of bytes."""
-    found = {f"{value:.{digits}f}".encode() for digits in (3, 4, 5)}
-    for kind in ("<f2", ">f2", "<f4", ">f4", "<f8", ">f8"):
-        raw = np.array(value, kind).tobytes()
-        if len(raw) > 2:  # two bytes are met by chance
-            found |= {raw, raw.hex().encode(), base64.b64encode(raw).rstrip(b"=")[:-1]}
-    return found
 
 
 async def everything_seen(tmp_path: Path, caplog: pytest.LogCaptureFixture, **bundle: Any) -> bytes:

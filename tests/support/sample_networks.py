@@ -1,11 +1,15 @@
 """Small networks for tests; importable in tests and, through PYTHONPATH, in a served process."""
 
+import sys
+import time
+
 import torch
 from torch import Tensor, nn
 
 SIZE = 8
 POISON = 255  # a first pixel of this value makes `Fragile` raise
 NOT_A_NUMBER = 254  # and of this value, answer NaN
+THINKING = "thinking"
 
 
 def linear(num_classes: int) -> nn.Module:
@@ -67,6 +71,21 @@ class Canary(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return canaries(len(self.bias)).expand(len(images), -1) + 0 * self.bias
+
+
+class Slow(Canary):
+    """A `Canary` that says on stderr when it has its logits, and then keeps them for a while."""
+
+    def __init__(self, num_classes: int, seconds: float) -> None:
+        super().__init__(num_classes)
+        self.seconds = seconds
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = super().forward(images).clone()
+        sys.stderr.write(f"{THINKING}\n")
+        sys.stderr.flush()
+        time.sleep(self.seconds)
+        return logits
 
 
 def canaries(num_classes: int) -> Tensor:

@@ -1,0 +1,177 @@
+"""How a server ends, well or badly: what is in flight, what is left behind, what a signal changes."""
+
+import json
+import resource
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import pytest
+
+from leaking import disguises
+from sample_networks import THINKING, canaries
+from serving import make_bundle, make_key, png, random_images, served
+from stingy_clients import Client
+from stingy_server import Database, Keys
+from stingy_server.ledger import Ledger
+
+IMAGE = png(random_images(1)[0])
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  what is looked through, not written to
+
+
+def slow_bundle(folder: Path, *, seconds: float) -> Path:
+    return make_bundle(folder, factory="sample_networks:Slow", policy="stingy:n=2", seconds=seconds)
+
+
+class Asking(threading.Thread):
+    """One request in a thread of its own."""
+
+    def __init__(self, url: str, key: str) -> None:
+        super().__init__(daemon=True)
+        self._request = httpx.Request(
+            "POST",
+            f"{url}/v1/predict/digits",
+            content=IMAGE,
+            headers={"Authorization": f"Bearer {key}"},
+        )
+        self.status = 0
+        self.start()
+
+    def run(self) -> None:
+        try:
+            with httpx.Client(timeout=60) as client:
+                self.status = client.send(self._request).status_code
+        except httpx.TransportError:
+            return
+
+
+def await_inference(process: "subprocess.Popen[str]") -> None:
+    assert process.stderr is not None
+    for line in process.stderr:
+        if THINKING in line:
+            return
+    raise AssertionError("the server ended before it answered")
+
+
+@pytest.fixture
+def dumps_allowed() -> Iterator[None]:
+    """Whoever starts the server would let it dump core: what forbids it must be the server."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
+
+
+@pytest.mark.usefixtures("dumps_allowed")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_L12_a_crash_in_mid_inference_leaves_no_number_behind(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    work, temporary = tmp_path / "work", tmp_path / "temporary"
+    work.mkdir()
+    temporary.mkdir()
+    bundle = slow_bundle(tmp_path / "bundle", seconds=4.0)
+    state = tmp_path / "state"
+    key = make_key(state)
+    shared = set(SHARED_MEMORY.glob("*"))
+    with served(bundle, state=state, cwd=work, TMPDIR=str(temporary)) as (url, process):
+        asking = Asking(url, key)
+        await_inference(process)
+        process.send_signal(number)
+        assert process.wait(60) == -number
+        asking.join(60)
+    assert asking.status == 0
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert state / "stingy.sqlite3" in left
+    left += set(SHARED_MEMORY.glob("*")) - shared
+    for path in left:
+        content = path.read_bytes()
+        for value in canaries(10).tolist():
+            assert not any(form in content for form in disguises(value)), path
+
+
+def test_H6_what_is_in_flight_is_answered_and_nothing_new_is_taken(tmp_path: Path) -> None:
+    bundle = slow_bundle(tmp_path / "bundle", seconds=2.0)
+    state = tmp_path / "state"
+    key = make_key(state)
+    with served(bundle, state=state) as (url, process):
+        asking = [Asking(url, key) for _ in range(8)]
+        await_inference(process)
+        time.sleep(1.0)  # all eight have arrived; the first holds the model for another second
+        process.send_signal(signal.SIGTERM)
+        for _ in range(100):
+            if not ready(url):
+                break
+            time.sleep(0.01)
+        else:
+            raise AssertionError("a draining server says that it is ready")
+        late = Asking(url, key)
+        assert process.wait(30) == 0
+        for thread in (*asking, late):
+            thread.join(60)
+    assert [thread.status for thread in asking] == [200] * 8
+    assert late.status in (0, 503)
+    with closing(Database(state)) as database:
+        ((_, budget),) = Keys(database).all()
+        booked = sum(entry.answered for _, entry in Ledger(database).entries())
+    assert budget.used == booked == 8
+
+
+def ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/v2/health/ready").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_H6_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    bundle = slow_bundle(tmp_path / "bundle", seconds=8.0)
+    state = tmp_path / "state"
+    key = make_key(state)
+    with served(bundle, state=state) as (url, process):
+        asking = Asking(url, key)
+        await_inference(process)
+        started = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+        assert time.monotonic() - started < 6
+        asking.join(60)
+    assert asking.status in (0, 500)
+
+
+def test_P8_what_changes_meanwhile_counts_from_the_next_start(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    state, file = tmp_path / "state", tmp_path / "stingy.toml"
+    key = make_key(state)
+
+    def configure(policy: str) -> None:
+        file.write_text(f'[[models]]\nbundle = "bundle"\npolicy = "{policy}"\n')
+
+    def fingerprint(url: str) -> str:
+        with Client(url, key) as client:
+            assert client.predict(IMAGE, model="digits")
+            return client.model("digits").fingerprint
+
+    configure("stingy:n=2")
+    with served("--config", file, state=state) as (url, process):
+        before = fingerprint(url)
+        configure("stingy:n=5")
+        manifest = json.loads((bundle / "model.json").read_text())
+        (bundle / "model.json").write_text(json.dumps(manifest | {"policy": "open"}))
+        assert fingerprint(url) == before
+        process.send_signal(signal.SIGHUP)  # no reload: it drains
+        assert process.wait(30) == 0
+    with served("--config", file, state=state) as (url, _):
+        after = fingerprint(url)
+    with closing(Database(state)) as database:
+        booked = [e.fingerprint for _, e in Ledger(database).entries() if e.event == "answer"]
+    assert booked == [before, before, after]
+    assert before != after
