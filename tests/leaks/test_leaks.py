@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from prometheus_client import generate_latest
 
+from checks import assert_nowhere, assert_plain_headers
 from leaking import disguises
 from sample_networks import canaries
 from serving import make_bundle, make_key, make_settings, png, random_images, running
@@ -75,9 +76,7 @@ async def test_L2_the_withheld_numbers_are_nowhere(
     if scores == "logit":  # the search finds what is there to be found
         assert all(any(form in seen for form in disguises(value)) for value in told)
     logged = (canaries(K) - canaries(K).logsumexp(0)).tolist()
-    for value in [*withheld, *logged]:
-        for form in disguises(value):
-            assert form not in seen, (value, form)
+    assert_nowhere([*withheld, *logged], seen)
 
 
 async def test_L3_logs_and_ledger_of_twins_are_alike(
@@ -199,10 +198,7 @@ async def test_H10_every_answer_carries_the_plain_headers(tmp_path: Path) -> Non
             responses.append(await client.request(method, path))
             responses.append(await client.request(method, path, headers={"Authorization": ""}))
     for response in responses:
-        assert response.headers["cache-control"] == "no-store"
-        assert response.headers["x-content-type-options"] == "nosniff"
-        forbidden = ("server", "x-powered-by", "access-control-allow-origin")
-        assert not any(name in response.headers for name in forbidden)
+        assert_plain_headers(response)
 
 
 async def test_I5_every_picture_takes_the_same_path(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Budgets: exact under many processes, all or nothing over several owners and days."""
 
-import multiprocessing
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from checks import granted_to_processes
 from serving import spend
 from stingy_server import Budgets, Database, Keys, budgets
 from stingy_server.budgets import Reservation, key_owner, today
@@ -35,17 +35,7 @@ def used(books: Budgets, owner: str) -> int:
 
 def test_Q1_four_processes_spend_exactly_the_budget(database: Database, tmp_path: Path) -> None:
     key, _ = Keys(database).create("shared", budget=5000)
-    context = multiprocessing.get_context("spawn")
-    granted: multiprocessing.Queue[int] = context.Queue()
-    processes = [
-        context.Process(target=spend, args=(tmp_path / "state", key.id, 2000, granted))
-        for _ in range(4)
-    ]
-    for process in processes:
-        process.start()
-    total = sum(granted.get(timeout=120) for _ in processes)
-    for process in processes:
-        process.join()
+    total = granted_to_processes(spend, tmp_path / "state", key.id, tries=2000, processes=4)
     assert total == 5000
     assert used(Budgets(database), key_owner(key.id)) == 5000
 

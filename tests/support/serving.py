@@ -102,13 +102,12 @@ async def running(
 
 @contextmanager
 def served(
-    *arguments: str | Path, state: Path, cwd: Path | None = None, **environment: str
+    *arguments: str | Path, state: Path, **environment: str
 ) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     """A real `stingy serve` on a free port: its address and its process."""
     process = subprocess.Popen(
         [*STINGY, "serve", *arguments, "--state", state, "--port", "0"],
         env=server_environment() | environment,
-        cwd=cwd,
         stderr=subprocess.PIPE,
         text=True,
     )

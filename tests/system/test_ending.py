@@ -1,4 +1,4 @@
-"""How a server ends, well or badly: what is in flight, what is left behind, what a signal changes."""
+"""How a server ends, well or badly: what is in flight, left behind, or changed by a signal."""
 
 import json
 import resource
@@ -70,16 +70,17 @@ def dumps_allowed() -> Iterator[None]:
 @pytest.mark.usefixtures("dumps_allowed")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_L12_a_crash_in_mid_inference_leaves_no_number_behind(
-    tmp_path: Path, number: signal.Signals
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     work, temporary = tmp_path / "work", tmp_path / "temporary"
     work.mkdir()
     temporary.mkdir()
+    monkeypatch.chdir(work)  # where Linux puts a core
     bundle = slow_bundle(tmp_path / "bundle", seconds=4.0)
     state = tmp_path / "state"
     key = make_key(state)
     shared = set(SHARED_MEMORY.glob("*"))
-    with served(bundle, state=state, cwd=work, TMPDIR=str(temporary)) as (url, process):
+    with served(bundle, state=state, TMPDIR=str(temporary)) as (url, process):
         asking = Asking(url, key)
         await_inference(process)
         process.send_signal(number)

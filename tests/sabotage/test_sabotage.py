@@ -1,0 +1,142 @@
+"""One broken part a group of promises: the check that the group's tests use must fail on it."""
+
+import logging
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+
+from broken import Boasting, CountingPaths, OpenDoor, same_text, spend_unlocked, unstable_top
+from checks import (
+    assert_closed,
+    assert_n_largest,
+    assert_nowhere,
+    assert_only_jpeg_and_png,
+    assert_plain_headers,
+    compared_secrets,
+    doors,
+    granted_to_processes,
+    labels_told,
+    unpickling,
+)
+from sample_networks import canaries
+from serving import PREPROCESSING, make_bundle, make_settings, png, random_images, running
+from stingy_protection import Policy, RankedLabels, SparseLogits, sanitize
+from stingy_server import Database, Keys, engine, images
+from timing import interleaved, tell_apart
+
+IMAGE = random_images(1)[0]
+N, K = 3, 10
+
+
+def asking(app: httpx.ASGITransport) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=app, base_url="http://stingy")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("door", ["answer", "log"])
+async def test_L_an_engine_that_lets_the_row_out_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, door: str
+) -> None:
+    def leaky(policy: Policy, logits: torch.Tensor, **options: torch.Tensor | None) -> SparseLogits:
+        answer = sanitize(policy, logits, **options)
+        if door == "log":
+            logging.getLogger("stingy").error("answering %s", logits.tolist())
+            return answer
+        values, indices = logits.sort(dim=1, descending=True)
+        return SparseLogits(
+            indices, values, num_classes=K, form=answer.form, decimals=answer.decimals
+        )
+
+    monkeypatch.setattr(engine, "sanitize", leaky)
+    policy = f"stingy:n={N},scores=logit,decimals=6"
+    bundle = make_bundle(tmp_path / "b", factory="sample_networks:Canary", policy=policy, gain=1.0)
+    async with running(make_settings(tmp_path / "s", bundle)) as (client, _):
+        response = await client.post("/v1/predict/digits", content=png(IMAGE))
+    seen = response.content + caplog.text.encode()
+    with pytest.raises(AssertionError):
+        assert_nowhere(canaries(K)[N:].tolist(), seen)
+
+
+def test_P_a_top_n_with_ties_in_any_order_is_caught() -> None:
+    logits = torch.tensor([[2.0, 7.0, 7.0, 1.0]])
+    assert_n_largest(logits, sanitize(RankedLabels(num_classes=4, n=2), logits).indices, 2)
+    with pytest.raises(AssertionError):
+        assert_n_largest(logits, unstable_top(logits, 2), 2)
+
+
+@pytest.mark.anyio
+async def test_A_a_route_without_a_key_is_caught(tmp_path: Path) -> None:
+    async with running(make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))) as (_, app):
+        async with asking(httpx.ASGITransport(app)) as client:
+            await assert_closed(client, doors(app), {})
+        async with asking(httpx.ASGITransport(OpenDoor(app, "/v1/usage"))) as client:
+            with pytest.raises(AssertionError, match="/v1/usage"):
+                await assert_closed(client, doors(app), {})
+
+
+def test_A_a_comparison_that_ends_at_the_first_difference_is_caught() -> None:
+    right = "k" * 43
+    early, late = interleaved(
+        partial(same_text, right, "x" + right[1:]),
+        partial(same_text, right, right[:-1] + "x"),
+        rounds=2000,
+    )
+    assert tell_apart(early, late, share=0.01)
+    for source in ("given == self._secret", "key.digest != digest", "a == 1 == pepper"):
+        assert compared_secrets(source) == [source]
+
+
+def test_Q_a_counter_without_a_lock_is_caught(tmp_path: Path) -> None:
+    with closing(Database(tmp_path / "state")) as database:
+        key, _ = Keys(database).create("shared", budget=200)
+    state = tmp_path / "state"
+    assert granted_to_processes(spend_unlocked, state, key.id, tries=200, processes=2) != 200
+
+
+@pytest.mark.anyio
+async def test_H_a_server_that_names_itself_is_caught(tmp_path: Path) -> None:
+    async with (
+        running(make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))) as (_, app),
+        asking(httpx.ASGITransport(Boasting(app))) as client,
+    ):
+        response = await client.get("/v2/health/live")
+    with pytest.raises(AssertionError):
+        assert_plain_headers(response)
+
+
+@pytest.mark.anyio
+async def test_I_a_reader_of_every_format_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "SIGNATURES", (b"",))
+    monkeypatch.setattr(images, "FORMATS", None)
+    read = partial(images.decode, preprocessing=PREPROCESSING, max_pixels=10_000)
+    with pytest.raises(pytest.fail.Exception):
+        await assert_only_jpeg_and_png(read)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "from joblib import load",
+        "torch.load(file)",
+        "from torch import load",
+    ],
+)
+def test_M_a_loader_of_pickles_is_caught(source: str) -> None:
+    assert unpickling(source) != []
+
+
+@pytest.mark.anyio
+async def test_O_a_label_that_clients_make_up_is_caught(tmp_path: Path) -> None:
+    async with running(make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))) as (_, app):
+        registry = app.state.service.metrics.registry
+        before = len(labels_told(registry))
+        async with asking(httpx.ASGITransport(CountingPaths(app, registry))) as client:
+            for number in range(50):
+                await client.get(f"/{number}")
+        assert before < 10
+        assert len(labels_told(registry)) >= 50

@@ -1,0 +1,93 @@
+"""Parts that break a promise each, so that the check of that promise can be seen to fail."""
+
+import multiprocessing
+import time
+from contextlib import closing
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from torch import Tensor
+
+from stingy_server import Database
+from stingy_server.budgets import key_owner
+
+
+def spend_unlocked(
+    state: Path, key_id: str, tries: int, granted: "multiprocessing.Queue[int]"
+) -> None:
+    """A budget that looks first and counts then, as a counter without a lock does."""
+    count = 0
+    with closing(Database(state, lock_timeout_s=60)) as database:
+        owner = key_owner(key_id)
+        for _ in range(tries):
+            ((total, used),) = database.execute(
+                "SELECT total, used FROM budgets WHERE owner = ?", (owner,)
+            ).fetchall()
+            time.sleep(0.001)
+            if used < total:
+                count += 1
+                database.execute("UPDATE budgets SET used = ? WHERE owner = ?", (used + 1, owner))
+    granted.put(count)
+
+
+def unstable_top(logits: Tensor, n: int) -> Tensor:
+    """The n largest, of equal ones the last: what a partial sort may do."""
+    return (
+        logits.flip(1)
+        .sort(dim=1, descending=True, stable=True)
+        .indices.mul(-1)
+        .add(logits.shape[1] - 1)[:, :n]
+    )
+
+
+class OpenDoor:
+    """An application with one route that asks for no key."""
+
+    def __init__(self, app: ASGIApp, path: str) -> None:
+        self._app = app
+        self._path = path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != self._path:
+            await self._app(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"welcome"})
+
+
+class Boasting:
+    """An application that names its server."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"server", b"stingy/0.1")]
+            await send(message)
+
+        await self._app(scope, receive, named)
+
+
+class CountingPaths:
+    """An application that counts each path it is asked for, as a label of its own."""
+
+    def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
+        self._app = app
+        self._asked = Counter("asked", "requests by path", ["path"], registry=registry)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._asked.labels(scope["path"]).inc()
+        await self._app(scope, receive, send)
+
+
+def same_text(left: str, right: str) -> bool:
+    """Compares as far as both agree: the nearer a guess, the longer it takes."""
+    if len(left) != len(right):
+        return False
+    for one, other in zip(left, right, strict=True):  # noqa: SIM110  as slow as it is meant to be
+        if one != other:
+            return False
+    return True
