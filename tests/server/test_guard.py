@@ -1,0 +1,100 @@
+"""The layer around every route: nothing is inflated, and no request leaves anything behind."""
+
+import gc
+import gzip
+import os
+import sys
+import threading
+import tracemalloc
+import zlib
+from pathlib import Path
+
+import httpx
+import pytest
+
+from serving import make_bundle, make_settings, png, random_images, running
+
+pytestmark = pytest.mark.anyio
+IMAGES = random_images(16)
+PREDICT, INFER = "/v1/predict/digits", "/v2/models/digits/infer"
+MEGABYTES = 64
+
+BOMBS = {
+    "gzip": gzip.compress(bytes(MEGABYTES * 2**20), 9),
+    "deflate": zlib.compress(bytes(MEGABYTES * 2**20), 9),
+    "br": bytes(1000),  # refused by its name: what it holds is never looked at
+    "zstd": bytes(1000),
+}
+
+
+@pytest.mark.parametrize("path", [PREDICT, INFER])
+@pytest.mark.parametrize("encoding", BOMBS)
+async def test_H2_a_compressed_body_is_refused_and_never_inflated(
+    tmp_path: Path, encoding: str, path: str
+) -> None:
+    settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
+    async with running(settings) as (client, _):
+        tracemalloc.start()
+        try:
+            for spelling in (encoding, encoding.upper(), f"identity, {encoding}"):
+                response = await client.post(
+                    path, content=BOMBS[encoding], headers={"Content-Encoding": spelling}
+                )
+                assert response.status_code == 415
+                assert response.json()["error"]["code"] == "unsupported_encoding"
+            twice = [("Content-Encoding", "identity"), ("Content-Encoding", encoding)]
+            response = await client.post(path, content=BOMBS[encoding], headers=twice)
+            assert 400 <= response.status_code < 500
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 2**20
+        assert (await client.get("/v1/usage")).json()["used"] == 0
+
+
+async def mixed(client: httpx.AsyncClient, *, rounds: int) -> int:
+    """Rounds of good requests and of each way to be refused; how many requests that were."""
+    document = {"name": "image", "datatype": "UINT8", "shape": IMAGES.shape}
+    tensor = {"inputs": [{**document, "data": IMAGES.ravel().tolist()}]}
+    wrong = {"Authorization": "Bearer stingy_wrong"}
+    asked = 0
+    for _ in range(rounds):
+        responses = [await client.post(PREDICT, content=png(image)) for image in IMAGES[:4]]
+        responses += [
+            await client.post(INFER, json=tensor),
+            await client.post(INFER, json={"inputs": []}),
+            await client.post(PREDICT, content=b"\x89PNG\r\n\x1a\n broken"),
+            await client.post(PREDICT, content=b"x", headers=wrong),
+            await client.post(PREDICT, content=b"x", headers={"Content-Encoding": "gzip"}),
+            await client.post("/v1/predict/unknown", content=b"x"),
+            await client.get("/nowhere"),
+            await client.delete(PREDICT),
+        ]
+        assert {r.status_code for r in responses} == {200, 400, 401, 404, 405, 415, 422}
+        asked += len(responses)
+    return asked
+
+
+async def blocks(client: httpx.AsyncClient) -> int:
+    """Blocks of memory in use at the quietest of a few moments."""
+    found = []
+    for _ in range(4):
+        await mixed(client, rounds=5)
+        gc.collect()
+        found.append(sys.getallocatedblocks())
+    return min(found)
+
+
+async def test_H11_hundreds_of_requests_leave_nothing_behind(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
+
+    def handles() -> tuple[int, int]:
+        return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+    async with running(settings) as (client, _):
+        await mixed(client, rounds=20)  # what has a fixed size fills
+        before, held = await blocks(client), handles()
+        asked = await mixed(client, rounds=120)
+        after = await blocks(client)
+        assert handles() == held
+    assert after - before < asked / 2
