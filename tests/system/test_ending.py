@@ -96,6 +96,27 @@ def test_L12_a_crash_in_mid_inference_leaves_no_number_behind(
             assert not any(form in content for form in disguises(value)), path
 
 
+def test_Q4_a_client_that_leaves_pays(tmp_path: Path) -> None:
+    bundle = slow_bundle(tmp_path / "bundle", seconds=0.5)
+    state = tmp_path / "state"
+    key = make_key(state)
+    with served(bundle, state=state) as (url, process):
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(
+                f"{url}/v1/predict/digits",
+                content=IMAGE,
+                headers={"Authorization": f"Bearer {key}"},
+                timeout=0.2,
+            )
+        process.terminate()
+        assert process.wait(30) == 0
+    with closing(Database(state)) as database:
+        ((_, budget),) = Keys(database).all()
+        booked = [entry.event for _, entry in Ledger(database).entries()]
+    assert budget.used == 1
+    assert booked == ["start", "answer", "stop"]
+
+
 def test_H6_what_is_in_flight_is_answered_and_nothing_new_is_taken(tmp_path: Path) -> None:
     bundle = slow_bundle(tmp_path / "bundle", seconds=2.0)
     state = tmp_path / "state"

@@ -1,0 +1,143 @@
+"""What is charged, case by case: the table of docs/serve.md, each of its rows tried."""
+
+import re
+import sqlite3
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from starlette.types import Message
+
+from sample_networks import NOT_A_NUMBER, POISON
+from serving import make_bundle, make_key, make_settings, png, random_images, running
+
+pytestmark = pytest.mark.anyio
+PAGE = Path(__file__).parents[2] / "docs" / "serve.md"
+BATCH = 4
+IMAGES = random_images(BATCH)
+PREDICT, INFER = "/v1/predict/digits", "/v2/models/digits/infer"
+Asking = Callable[[httpx.AsyncClient, FastAPI], Awaitable[int]]
+
+
+def document(images: Any = IMAGES) -> dict[str, Any]:
+    image = {"name": "image", "datatype": "UINT8", "shape": images.shape}
+    return {"inputs": [{**image, "data": images.ravel().tolist()}]}
+
+
+def posting(path: str = INFER, **options: Any) -> Asking:
+    async def ask(client: httpx.AsyncClient, app: FastAPI) -> int:
+        return (await client.post(path, **options)).status_code
+
+    return ask
+
+
+def marked(value: int) -> Any:
+    images = IMAGES.copy()
+    images[-1, 0, 0] = np.uint8(value)
+    return images
+
+
+async def beyond_the_rate(client: httpx.AsyncClient, app: FastAPI) -> int:
+    key = make_key(app.state.service.settings.state, rate="2/hour")
+    client.headers["Authorization"] = f"Bearer {key}"
+    return await posting(json=document())(client, app)
+
+
+async def unrecorded(client: httpx.AsyncClient, app: FastAPI) -> int:
+    path = app.state.service.settings.state / "stingy.sqlite3"
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON ledger "
+            "BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+        )
+        return await posting(json=document())(client, app)
+
+
+async def leaving(client: httpx.AsyncClient, app: FastAPI) -> int:
+    """Asks as a server's protocol does whose client is gone once its request has come."""
+    request = client.build_request("POST", PREDICT, content=png(IMAGES[0]))
+    messages = iter([{"type": "http.request", "body": request.content}])
+
+    async def receive() -> Message:
+        return next(messages, {"type": "http.disconnect"})
+
+    async def send(message: Message) -> None:
+        """Nobody is there to send to."""
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": PREDICT,
+        "raw_path": PREDICT.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(name.lower(), value) for name, value in request.headers.raw],
+    }
+    await app(scope, receive, send)
+    return 0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way for a request to end: the docs' row for it, and what it costs in images."""
+
+    row: str
+    ask: Asking
+    status: int
+    charged: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    budget: int = 100
+    network: str = "Fragile"
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+ANSWERED = "answered"
+REFUSED = "refused: key, rate, budget, body, image, tensor, queue"
+FAILED = "the gate refused, the network failed, the deadline passed"
+LEFT = "the client went away before its answer"
+KILLED = "the server was killed"  # test_Q2_what_was_answered_stays_charged_after_a_kill
+UNRECORDED = "the ledger could not be written"
+
+SLOW = {"network": "Slow", "arguments": {"seconds": 0.3}, "settings": {"deadline_s": 0.05}}
+CASES = {
+    "answered": Case(ANSWERED, posting(json=document()), 200, BATCH),
+    "one answered": Case(ANSWERED, posting(PREDICT, content=png(IMAGES[0])), 200, 1),
+    "key": Case(REFUSED, posting(json=document(), headers={"Authorization": "x"}), 401, 0),
+    "rate": Case(REFUSED, beyond_the_rate, 429, 0),
+    "budget": Case(REFUSED, posting(json=document()), 429, 0, budget=BATCH - 1),
+    "body": Case(REFUSED, posting(content=bytes(200)), 413, 0, {"max_body_bytes": 100}),
+    "image": Case(REFUSED, posting(PREDICT, content=b"x"), 415, 0),
+    "tensor": Case(REFUSED, posting(json={"inputs": []}), 400, 0),
+    "queue": Case(REFUSED, posting(json=document()), 503, 0, {"queue_images": BATCH - 1}),
+    "gate": Case(FAILED, posting(json=document(marked(NOT_A_NUMBER))), 500, 0),
+    "network": Case(FAILED, posting(json=document(marked(POISON))), 500, 0),
+    "deadline": Case(FAILED, posting(json=document()), 504, 0, **SLOW),  # type: ignore[arg-type]
+    "client gone": Case(LEFT, leaving, 0, 1),
+    "ledger": Case(UNRECORDED, unrecorded, 503, BATCH),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_Q4_what_is_charged_is_what_the_table_says(tmp_path: Path, name: str) -> None:
+    case = CASES[name]
+    bundle = make_bundle(
+        tmp_path / "b", factory=f"sample_networks:{case.network}", **case.arguments
+    )
+    settings = make_settings(tmp_path / "s", bundle, **case.settings)
+    async with running(settings, budget=case.budget) as (client, app):
+        assert await case.ask(client, app) == case.status
+        used = sum(budget.used for _, budget in app.state.service.keys.all())
+    assert used == case.charged
+
+
+def test_Q4_every_row_of_the_docs_is_tried() -> None:
+    table = PAGE.read_text(encoding="utf-8").partition("| what happened | charged |\n")[2]
+    rows = re.findall(r"^\| (.*?) \| ", table.partition("\n\n")[0], re.MULTILINE)
+    assert rows == [ANSWERED, REFUSED, FAILED, LEFT, KILLED, UNRECORDED]
+    assert {case.row for case in CASES.values()} | {KILLED} == set(rows)
