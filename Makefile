@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types contracts fix bench-serving bench-training clean
+.PHONY: help demo test test-interop check lint types contracts fix lock bench-serving bench-training clean
 
 help:
 	@echo "make demo   train, serve, query, steal and report, on handwritten digits"
 	@echo "make test   run all tests"
 	@echo "make check  lint, types, import contracts"
+	@echo "make lock   pin what a server installs, by hash, in requirements.lock"
 	@echo "make bench-serving, make bench-training   measure, beside the peers"
 
 # Installed again whenever what is to be installed has changed.
@@ -40,6 +41,12 @@ bench-serving: .venv/installed
 
 bench-training: .venv/installed
 	$(BIN)/python benchmarks/training/compare.py
+
+# Every file of every pinned release by its hash: pip install --require-hashes -r requirements.lock
+lock: .venv/installed
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile -q pyproject.toml \
+		--extra server --extra redis -c constraints.txt --generate-hashes --universal \
+		--no-annotate -o requirements.lock
 
 fix: .venv/installed
 	$(BIN)/ruff check --fix

@@ -5,11 +5,13 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from prometheus_client import generate_latest
 
 from stingy_attacker_eval.attacks import attack_types
 from stingy_protection.registry import policy_names
 from stingy_server import Settings, errors
 from stingy_server.errors import Refusal
+from stingy_server.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("stingy_clients", "stingy_protection", "stingy_server", "stingy_attacker_eval")
@@ -37,6 +39,15 @@ def test_M3_every_error_code_is_documented() -> None:
     assert len(refusals) > 10
     for refusal in refusals:
         assert re.search(rf"\| {refusal.status} \|.*`{refusal.code}`", page("query")), refusal.code
+
+
+def test_M3_every_metric_is_documented() -> None:
+    told = generate_latest(Metrics().registry).decode()
+    names = re.findall(r"^# TYPE (\w+) ", told, re.MULTILINE)
+    assert len(names) >= 8
+    for name in names:
+        if not name.endswith("_created"):
+            assert f"| `{name}` |" in page("serve"), name
 
 
 def test_M3_every_policy_is_documented() -> None:

@@ -38,7 +38,7 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_client_is_there_and_nothing_heavy(python: Path) -> None:
+def test_M2_the_client_is_there_and_nothing_heavy(python: Path) -> None:
     listed = run(python, "-m", "pip", "list", "--format=freeze").stdout.lower()
     installed = {line.partition("==")[0] for line in listed.splitlines()}
     assert {"stingy", "httpx", "numpy", "pydantic", "typer"} <= installed
