@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from stingy_clients.answers import Answer, Float32, Int64, ModelInfo, Usage
 from stingy_clients.endpoint import Endpoint
+from stingy_clients.errors import BadInput
 from stingy_clients.flows import Flow, Flows, T
 from stingy_clients.images import Image, Pixels
 
@@ -89,6 +90,8 @@ class AsyncClient:
         return f"AsyncClient({self._endpoint.url!r})"
 
     async def _run(self, flow: Flow[T]) -> T:
+        if self._http.is_closed:
+            raise BadInput("expected an open client, got a closed one: make another")
         try:
             call = next(flow)
             while True:

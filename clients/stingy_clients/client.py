@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from stingy_clients.answers import Answer, Float32, Int64, ModelInfo, Usage
 from stingy_clients.endpoint import Endpoint
+from stingy_clients.errors import BadInput
 from stingy_clients.flows import Flow, Flows, T
 from stingy_clients.images import Image, Pixels
 
@@ -32,7 +33,8 @@ class Client:
     Raises:
         BadInput: url, key or retries cannot be used.
 
-    Every method raises a ClientError: see `stingy_clients.errors` for the tree.
+    Every method raises a ClientError: see `stingy_clients.errors` for the tree. A closed client
+    raises BadInput.
     """
 
     def __init__(
@@ -112,6 +114,8 @@ class Client:
         return f"Client({self._endpoint.url!r})"
 
     def _run(self, flow: Flow[T]) -> T:
+        if self._http.is_closed:
+            raise BadInput("expected an open client, got a closed one: make another")
         try:
             call = next(flow)
             while True:

@@ -191,10 +191,15 @@ def revoke(key_id: KeyId, config: Config = None, state: State = None) -> None:
     with opened(config, state) as (_, database):
         from stingy_server.keys import Keys
 
-        revoked = Keys(database).revoke(key_id)
-    if not revoked:
-        end([f"expected the id of a valid key, got {key_id}; see: stingy keys list"])
-    typer.echo(f"{key_id} is revoked.")
+        book = Keys(database)
+        revoked = book.revoke(key_id)
+        known = {key.id: key for key, _ in book.all()}
+    if revoked:
+        typer.echo(f"{key_id} is revoked.")
+    elif key_id in known:
+        end([f"{key_id} was revoked already, on {(known[key_id].revoked or '')[:10]}"])
+    else:
+        end([f"expected the id of a key, got {key_id}; see: stingy keys list"])
 
 
 @keys.command()

@@ -26,7 +26,7 @@ FLOORS = {"starlette": "1.3.1", "pillow": "12.3", "torch": "2.10"}
 
 def pins() -> dict[str, tuple[Version, list[str]]]:
     """What the lock file names: the version and the hashes of each distribution."""
-    found = {}
+    found: dict[str, tuple[Version, list[str]]] = {}
     for block in re.split(r"\n(?=\S)", LOCK):
         if pinned := re.match(r"([A-Za-z0-9._-]+)==(\S+)", block):
             hashes = re.findall(r"--hash=sha256:([0-9a-f]{64})\b", block)

@@ -1,5 +1,6 @@
 """Both clients against a server that writes the wire by hand."""
 
+import asyncio
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -360,3 +361,21 @@ def test_a_url_may_have_a_path(server: "FakeServer") -> None:
 
 def mock(server: "FakeServer") -> httpx.MockTransport:
     return httpx.MockTransport(server)
+
+
+def test_a_closed_client_says_that_it_is_closed(server: "FakeServer") -> None:
+    transport = httpx.MockTransport(server)
+    with Client("http://stingy.test", "key", transport=transport) as client:
+        pass
+    for ask in (client.usage, client.ready, lambda: client.predict(png(1), model="pets")):
+        with pytest.raises(BadInput, match="expected an open client, got a closed one"):
+            ask()
+
+    async def later() -> None:
+        async with AsyncClient("http://stingy.test", "key", transport=transport) as client:
+            pass
+        await client.usage()
+
+    with pytest.raises(BadInput, match="expected an open client, got a closed one"):
+        asyncio.run(later())
+    assert server.requests == []

@@ -156,7 +156,10 @@ def test_revoked_and_spent_keys_are_refused_by_a_running_server(server: tuple[st
             client.usage()
     again = stingy("keys", "revoke", created["id"], "--state", state)
     assert again.returncode == 2
-    assert "expected the id of a valid key" in again.stderr
+    assert f"{created['id']} was revoked already, on 20" in again.stderr
+    unknown = stingy("keys", "revoke", "none", "--state", state)
+    assert unknown.returncode == 2
+    assert "expected the id of a key, got none" in unknown.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
