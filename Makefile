@@ -24,6 +24,18 @@ demo: .venv/installed
 test: .venv/installed
 	$(BIN)/pytest
 
+# KServe's client brings Kubernetes' along, and wants another python-dateutil than we tested with:
+# it has an environment of its own.
+.venv-interop/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-interop
+	grep -v '^python-dateutil==' constraints.txt > .venv-interop/constraints.txt
+	.venv-interop/bin/python -m pip install --disable-pip-version-check -q \
+		-c .venv-interop/constraints.txt -e '.[dev,interop]'
+	@touch $@
+
+test-interop: .venv-interop/installed
+	.venv-interop/bin/pytest tests/interop
+
 check: lint types contracts
 
 lint: .venv/installed
