@@ -2,7 +2,8 @@
 
     python benchmarks/serving/gate.py [--device cuda]
 
-Both are timed in turn on the same logits [256, 1000]; the gate ends with its answer on the CPU.
+Both are timed in turn on the same logits, [256, 1000] and [1, 1000]; the gate ends with its
+answer on the CPU.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from results import circumstances
 
 from stingy_protection import build_policy, sanitize
 
-ROWS, CLASSES = 256, 1000
+ROWS, CLASSES = (256, 1), 1000
 POLICIES = ("stingy", "label")
 
 
@@ -28,11 +29,13 @@ def _timed(call: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def compare(policy_name: str, device: torch.device, *, repeats: int) -> dict[str, object]:
+def compare(
+    policy_name: str, rows: int, device: torch.device, *, repeats: int
+) -> dict[str, object]:
     """Median and least microseconds of both, and the ratio of the medians."""
     policy = build_policy(policy_name, num_classes=CLASSES)
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(ROWS, CLASSES, generator=generator).to(device)
+    logits = torch.randn(rows, CLASSES, generator=generator).to(device)
     calls: dict[str, Callable[[], object]] = {
         "topk": lambda: torch.topk(logits, policy.support),
         "gate": lambda: sanitize(policy, logits),
@@ -46,6 +49,7 @@ def compare(policy_name: str, device: torch.device, *, repeats: int) -> dict[str
     medians = {name: statistics.median(values) for name, values in times.items()}
     return {
         "policy": policy.describe(),
+        "rows": rows,
         "median_us": medians,
         "least_us": {name: min(values) for name, values in times.items()},
         "ratio": medians["gate"] / medians["topk"],
@@ -59,7 +63,9 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     device = torch.device(asked.device)
-    found = [compare(name, device, repeats=asked.repeats) for name in POLICIES]
+    found = [
+        compare(name, rows, device, repeats=asked.repeats) for rows in ROWS for name in POLICIES
+    ]
     print(json.dumps({**circumstances(), "device": asked.device, "gate": found}, indent=1))  # noqa: T201
 
 

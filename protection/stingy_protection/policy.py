@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stingy_protection.answers import ScoreForm
 from stingy_protection.errors import PolicyConfigError, PolicyViolation
+from stingy_protection.ordering import best_of
 
 MAX_DECIMALS = 6
 
@@ -137,7 +138,8 @@ def best_first(logits: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """The n largest of each row, ties to the lower index, exactly.
 
     `torch.topk` leaves the order of ties open, so one more entry is asked for: where no two
-    neighbours are equal, the choice and its order are unique; the other rows are sorted stably.
+    neighbours are equal, the choice and its order are unique; the others are sorted stably. On
+    the CPU numpy does it instead, which is faster.
 
     Args:
         logits: finite, floating `[batch, classes]`.
@@ -146,6 +148,9 @@ def best_first(logits: Tensor, n: int) -> tuple[Tensor, Tensor]:
     Returns:
         values `[batch, n]` and indices int64 `[batch, n]`.
     """
+    if logits.is_cpu and logits.dtype is torch.float32:
+        best, places = best_of(logits.numpy(), n)
+        return torch.from_numpy(best), torch.from_numpy(places)
     values, indices = torch.topk(logits, min(n + 1, logits.shape[1]), dim=1)
     tied = (values[:, 1:] == values[:, :-1]).any(dim=1)
     if tied.any():
