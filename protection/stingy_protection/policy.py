@@ -148,6 +148,9 @@ def best_first(logits: Tensor, n: int) -> tuple[Tensor, Tensor]:
     Returns:
         values `[batch, n]` and indices int64 `[batch, n]`.
     """
+    if torch.compiler.is_exporting():  # into a graph, which has no branches
+        values, indices = logits.sort(dim=1, descending=True, stable=True)
+        return values[:, :n], indices[:, :n]
     if logits.is_cpu and logits.dtype is torch.float32:
         best, places = best_of(logits.numpy(), n)
         return torch.from_numpy(best), torch.from_numpy(places)

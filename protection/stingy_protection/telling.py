@@ -22,7 +22,7 @@ def told(
     if form is ScoreForm.RANK:
         ranks = np.arange(1, indices.shape[1] + 1, dtype=np.float32)
         return indices, np.tile(ranks, (len(indices), 1))
-    return _listed(indices, _on_grid(_scores(kept, form), decimals))
+    return _listed(indices, on_grid(_scores(kept, form), decimals))
 
 
 def _scores(kept: Floats, form: ScoreForm) -> Floats:
@@ -36,7 +36,7 @@ def _scores(kept: Floats, form: ScoreForm) -> Floats:
     return result
 
 
-def _on_grid(scores: Floats, decimals: int) -> Floats32:
+def on_grid(scores: Floats, decimals: int) -> Floats32:
     """Rounded to the grid, never -0.0, never beyond what float32 reaches."""
     steps = 10.0**decimals
     rounded = scores * steps

@@ -1,4 +1,4 @@
-"""The server's part of the `stingy` command: `serve`, `keys`, `ledger` and `watch`.
+"""The server\'s part of the `stingy` command.
 
 Heavy imports wait until a command runs, so that `stingy --help` stays fast.
 """
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stingy_server import models_cli
+from stingy_server.artefact_cli import bundle
 from stingy_server.command import AsJson, Config, State, end, opened, table
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
 app.add_typer(keys, name="keys")
 ledger = typer.Typer(no_args_is_help=True, help="Read the record of who asked how much.")
 app.add_typer(ledger, name="ledger")
+app.add_typer(bundle, name="bundle")
 
 KeyId = Annotated[str, typer.Argument(metavar="ID", help="As `stingy keys list` shows it.")]
 
