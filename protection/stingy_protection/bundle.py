@@ -73,15 +73,18 @@ def write_bundle(
     return manifest
 
 
-def read_manifest(folder: str | os.PathLike[str]) -> BundleManifest:
-    """Read and check `model.json`; the weights must be there but are not opened.
+def read_manifest(folder: str | os.PathLike[str], *, with_weights: bool = True) -> BundleManifest:
+    """Read and check `model.json`; the weights are not opened.
+
+    Args:
+        with_weights: whether they must be there; they need not where the model runs elsewhere.
 
     Raises:
         BundleError: with every fault found.
     """
     faults = [
         f"expected {name} to be a plain file of the bundle, got none or a link"
-        for name in (MANIFEST_FILE, WEIGHTS_FILE)
+        for name in (MANIFEST_FILE, *([WEIGHTS_FILE] if with_weights else []))
         if not _is_plain(Path(folder) / name)
     ]
     if not _is_plain(Path(folder) / MANIFEST_FILE):
