@@ -1,4 +1,4 @@
-"""The server\'s part of the `stingy` command.
+"""The server's part of the `stingy` command.
 
 Heavy imports wait until a command runs, so that `stingy --help` stays fast.
 """

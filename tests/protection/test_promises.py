@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests.protection.strategies import finite_logits, noise_for, normal_logits, shipped
 
 from stingy_protection import PolicyViolation, ScoreForm, Stingy, policy_names, sanitize
+from stingy_protection.ordering import Floats32, Ints
 from stingy_protection.promises import verified_answer
-from stingy_protection.telling import Floats32, Ints
 
 POLICY = Stingy(num_classes=6, n=3)
 INDICES = np.array([[4, 0, 2], [3, 1, 5]])
@@ -74,7 +74,7 @@ BROKEN: dict[str, Change] = {
     "another shape": lambda i, s: (i, s[:, :2]),
     "one dimension": lambda i, s: (i.ravel(), s.ravel()),
     "another index type": lambda i, s: (i.astype(np.int32), s),
-    "another score type": lambda i, s: (i, s.astype(np.float64)),  # type: ignore[return-value]
+    "another score type": lambda i, s: (i, s.astype(np.float64)),
     "an index beyond the classes": lambda i, s: (np.where(i == 4, 6, i), s),
     "an index below the classes": lambda i, s: (np.where(i == 4, -1, i), s),
     "an index twice": lambda i, s: (np.where(i == 4, 0, i), s),

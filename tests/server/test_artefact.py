@@ -64,7 +64,7 @@ def embedded(home: Path) -> SparseLogits:
     settings = make_settings(home / "state", home / "bundle")
     (endpoint,) = start_endpoints(
         load_bundles(settings, faults), settings, faults, secret=bytes(16)
-    ).values()
+    )
     answer: SparseLogits = endpoint.engine.answer(IMAGES)  # type: ignore[attr-defined]
     return answer
 
