@@ -38,6 +38,7 @@ from stingy_server.rates import Rates
 from stingy_server.rollout import Rollout
 from stingy_server.service import Service
 from stingy_server.settings import Settings
+from stingy_server.tracing import NoTracing, OpenTelemetry, Tracing
 from stingy_server.watch import Watch
 from stingy_server.writes import Writes
 
@@ -60,6 +61,7 @@ def create_app(settings: Settings, *, faults: list[str] | None = None) -> FastAP
     found = [*(faults or [])]
     bundles = load_bundles(settings, found)
     rates = _rates(settings, found)
+    tracing = _tracing(settings, found)
     database = _database(settings, found)
     deployed = Deployments(database).wanted()
     bundles += _deployed_bundles(deployed, settings, found)
@@ -83,6 +85,7 @@ def create_app(settings: Settings, *, faults: list[str] | None = None) -> FastAP
         writes=Writes(database),
         rates=rates,
         metrics=metrics,
+        tracing=tracing,
         watch=Watch(database, state=settings.state, settings=settings.watch, metrics=metrics),
         fleet=Fleet(endpoints, secret=database.pepper),
     )
@@ -98,6 +101,7 @@ def create_app(settings: Settings, *, faults: list[str] | None = None) -> FastAP
         for endpoint in service.fleet:
             await endpoint.engine.close()
         service.watch.close()
+        service.tracing.close()
         try:
             service.note("stop")
         except StoreUnavailable as error:
@@ -151,6 +155,16 @@ def _rates(settings: Settings, faults: list[str]) -> Rates:
     except ConfigurationError as error:
         faults += error.faults
         return Rates("memory://")
+
+
+def _tracing(settings: Settings, faults: list[str]) -> Tracing:
+    if settings.trace_endpoint is None:
+        return NoTracing()
+    try:
+        return OpenTelemetry(settings.trace_endpoint, share=settings.trace_share)
+    except ConfigurationError as error:
+        faults += error.faults
+        return NoTracing()
 
 
 def _database(settings: Settings, faults: list[str]) -> Database:

@@ -169,6 +169,7 @@ class _Recorded:
         if visit.key is not None and self._scope["method"] == "POST":
             entry = visit.entry(status)
             await service.writes.do(lambda: service.ledger.append(entry))
+            service.tracing.tell(visit, status)
 
     async def _plain(self, message: Message) -> None:
         if message["type"] == "http.response.start":

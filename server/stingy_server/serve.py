@@ -18,6 +18,7 @@ from uvicorn.supervisors import Multiprocess
 
 from stingy_server import metrics
 from stingy_server.app import create_app, summary
+from stingy_server.logs import log_config
 from stingy_server.service import Service
 from stingy_server.settings import Settings
 from stingy_server.wire import BoundedConfig
@@ -61,7 +62,7 @@ def _config(app: "FastAPI | functools.partial[FastAPI]", settings: Settings) -> 
         header_timeout_s=settings.header_timeout_s,
         ws="none",
         access_log=False,
-        log_level="warning",
+        log_config=log_config(settings.log_format),
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),

@@ -34,6 +34,7 @@ from stingy_server.metrics import Metrics
 from stingy_server.rates import Rates
 from stingy_server.settings import FULL_TIER, Settings, Tier
 from stingy_server.standings import Step
+from stingy_server.tracing import Tracing
 from stingy_server.visit import NOTHING, Visit
 from stingy_server.watch import Watch
 from stingy_server.writes import Writes
@@ -56,6 +57,7 @@ class Service:
     writes: Writes
     rates: Rates
     metrics: Metrics
+    tracing: Tracing
     watch: Watch
     fleet: Fleet
     draining: bool = False
@@ -124,8 +126,10 @@ class Service:
         visit.pixels = self.ledger.digest(images)
         reservation = await self._charge(visit, endpoint, len(images))
         try:
+            visit.asked = time.perf_counter()
             async with asyncio.timeout(self.settings.deadline_s):
                 answer = await endpoint.engine.predict(images)
+            visit.told = time.perf_counter()
             answer = tightened(answer, tier)
             bits = leak_bits(answer)
             if visit.key is not None:

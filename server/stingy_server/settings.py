@@ -17,6 +17,8 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from stingy_server.logs import LogFormat
+
 ENV_PREFIX = "STINGY_"
 CLIENT_VARIABLES = {"STINGY_URL", "STINGY_KEY"}  # the client's own, not settings of the server
 DEFAULT_FILE = Path("stingy.toml")
@@ -98,6 +100,9 @@ class Settings(BaseSettings):
         watch: which keys look like they copy the model, and what then becomes of their answers.
         workers: processes that serve; they share the state folder.
         rate_store: where rates are counted: memory:// for one process, redis://... for several.
+        log_format: text or json, a line a record.
+        trace_endpoint: where an OpenTelemetry collector takes spans over HTTP; None for nowhere.
+        trace_share: of all requests, how many have spans.
         metrics_port: where Prometheus may ask, apart from the public port; None for nowhere.
         trusted_factories: modules a bundle may name as the home of its network.
         first_key_budget: images the key made at the first start may ask.
@@ -130,6 +135,9 @@ class Settings(BaseSettings):
     watch: WatchSettings = WatchSettings()
     workers: Count = 1
     rate_store: str = "memory://"
+    log_format: LogFormat = "text"
+    trace_endpoint: str | None = Field(default=None, pattern=r"^https?://")
+    trace_share: float = Field(default=0.01, ge=0.0, le=1.0)
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
     metrics_host: str = "127.0.0.1"
     trusted_factories: tuple[str, ...] = (

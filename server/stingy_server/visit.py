@@ -20,6 +20,7 @@ class Visit:
         bits: the leak meter's reading over what was answered.
         event: "answer", or the code of the refusal.
         headers: what the answer tells of the key's rate.
+        asked, told: when the engine was asked and when it had answered, on the clock of `started`.
     """
 
     request_id: str
@@ -32,6 +33,8 @@ class Visit:
     bits: float = 0.0
     event: str = NOTHING
     headers: dict[str, str] = field(default_factory=dict)
+    asked: float | None = None
+    told: float | None = None
 
     @property
     def model(self) -> str:
