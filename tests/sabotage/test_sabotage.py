@@ -105,7 +105,7 @@ async def test_H_a_server_that_names_itself_is_caught(tmp_path: Path) -> None:
     ):
         response = await client.get("/v2/health/live")
     with pytest.raises(AssertionError):
-        assert_plain_headers(response)
+        assert_plain_headers(response.headers)
 
 
 @pytest.mark.anyio

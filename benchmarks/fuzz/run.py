@@ -1,0 +1,115 @@
+"""Row H8: bytes nobody thought of, for a long time. Ends at the first that is not refused well.
+
+    python benchmarks/fuzz/run.py oip --minutes 10      the header and tensors of the protocol
+    python benchmarks/fuzz/run.py image --minutes 10    JPEG and PNG
+    python benchmarks/fuzz/run.py api --minutes 10      a live server, by its OpenAPI document
+    python benchmarks/fuzz/run.py budgets --minutes 10  charges, refunds, restarts in any order
+
+`oip` and `image` need atheris, `api` needs schemathesis: `pip install -e '.[dev,fuzz]'`. What `oip`
+and `image` find, and have learnt so far, is written to the folder given with --out.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
+
+SLOW_S = 5  # one input that takes as long as this is a finding
+MOST_BYTES = 4096
+MOST_MB = 4096
+
+
+def parsers(target: str, *, seconds: float, runs: int, out: Path) -> None:
+    """Hand over to libFuzzer, which ends the process: with 0 where it found nothing."""
+    import atheris
+
+    with atheris.instrument_imports(include=["stingy_server.oip", "stingy_server.images", "PIL"]):
+        import fuzzing
+
+    check, seeds = {
+        "oip": (fuzzing.check_oip, fuzzing.oip_seeds()),
+        "image": (fuzzing.check_image, fuzzing.image_seeds()),
+    }[target]
+    corpus = out / target
+    corpus.mkdir(parents=True, exist_ok=True)
+    for number, seed in enumerate(seeds):
+        (corpus / f"seed{number}").write_bytes(seed)
+    options = [
+        f"-max_total_time={round(seconds)}",
+        f"-timeout={SLOW_S}",
+        f"-max_len={MOST_BYTES}",
+        f"-rss_limit_mb={MOST_MB}",
+        f"-artifact_prefix={out}/",
+        "-seed=1",
+        *([f"-runs={runs}"] if runs else []),
+    ]
+    atheris.Setup([sys.argv[0], *options, str(corpus)], check)
+    atheris.Fuzz()
+
+
+def api(*, seconds: float) -> None:
+    """Rounds of requests to a server of its own, which must live on and have logged no fault."""
+    from fuzzing import check_api
+    from serving import make_bundle, make_key, make_settings, served
+    from stingy_server import create_app
+
+    with tempfile.TemporaryDirectory() as folder:
+        state = Path(folder) / "state"
+        bundle = make_bundle(Path(folder) / "bundle")
+        app = create_app(make_settings(state, bundle))
+        document = app.openapi()
+        app.state.service.database.close()
+        key = make_key(state)
+        with served(bundle, state=state) as (url, process):
+            asked = 0
+
+            def once() -> None:
+                nonlocal asked
+                asked += check_api(document, url, key, examples=100, fresh=True)
+
+            until(seconds, once)
+            assert process.poll() is None  # noqa: S101
+            process.terminate()
+            assert process.stderr is not None  # noqa: S101
+            assert "Traceback" not in process.stderr.read()  # noqa: S101
+        print(f"{asked} requests answered or refused as they should be")  # noqa: T201
+
+
+def budgets(*, seconds: float) -> None:
+    from hypothesis import settings
+    from hypothesis.stateful import run_state_machine_as_test
+    from tests.server.test_budgets import Books
+
+    settled = settings(deadline=None, max_examples=100, stateful_step_count=50, database=None)
+    until(seconds, lambda: run_state_machine_as_test(Books, settings=settled))
+
+
+def until(seconds: float, work: Callable[[], None]) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        work()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Fuzz the server (row H8).")
+    parser.add_argument("target", choices=["oip", "image", "api", "budgets"])
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--runs", type=int, default=0, help="Inputs of oip and image; 0: no limit.")
+    parser.add_argument("--out", type=Path, default=Path.home() / ".cache" / "stingy-fuzz")
+    asked = parser.parse_args()
+    seconds = 60 * asked.minutes
+    if asked.target == "api":
+        api(seconds=seconds)
+    elif asked.target == "budgets":
+        budgets(seconds=seconds)
+    else:
+        parsers(asked.target, seconds=seconds, runs=asked.runs, out=asked.out)
+
+
+if __name__ == "__main__":
+    main()

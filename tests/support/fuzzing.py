@@ -1,0 +1,172 @@
+"""What must hold for any bytes a client may send; run shortly by tests, long by benchmarks/fuzz."""
+
+import asyncio
+import io
+import json
+import zlib
+from typing import Any
+
+import numpy as np
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from checks import assert_plain_headers
+from serving import PREPROCESSING, png, random_images
+from stingy_protection import ScoreForm
+from stingy_server.errors import ServiceError
+from stingy_server.images import decode
+from stingy_server.oip import parse_request
+
+FORMS = tuple(ScoreForm)
+MAX_PIXELS = 256 * 256
+PNG = b"\x89PNG\r\n\x1a\n"
+IMAGES = random_images(2)
+NAMES = {"model": "digits", "version": "1"}
+_loop = asyncio.new_event_loop()
+
+
+def check_oip(data: bytes) -> None:
+    """Any body under any header is an infer request or a refusal, and is no larger than it came.
+
+    Args:
+        data: a byte for the kind of header and the score form, two for its value, and the body.
+    """
+    kind, value, body = data[:1] or b"\0", data[1:3], data[3:]
+    headers = (None, str(int.from_bytes(value, "little")), value.decode("latin-1"))
+    form = FORMS[kind[0] // 3 % len(FORMS)]
+    try:
+        asked = parse_request(body, headers[kind[0] % 3], form=form)
+    except ServiceError:
+        return
+    assert len(asked) >= 1
+    assert asked.outputs
+    assert form is not ScoreForm.NONE or set(asked.outputs) == {"indices"}
+    if isinstance(asked.images, list):
+        assert sum(map(len, asked.images)) <= len(body)
+    else:
+        assert asked.images.dtype == np.uint8
+        assert asked.images.ndim == 4
+        assert asked.images.shape[3] == 3
+        assert asked.images.size <= len(body)
+
+
+def check_image(data: bytes) -> None:
+    """Any bytes are a picture of the size the model takes, or a refusal."""
+    for file in {data, mended(data)}:
+        try:
+            pixels = _loop.run_until_complete(decode(file, PREPROCESSING, max_pixels=MAX_PIXELS))
+        except ServiceError:
+            continue
+        assert pixels.shape == (8, 8, 3)
+
+
+def mended(data: bytes) -> bytes:
+    """A PNG whose checksums are right, so that what is in its chunks is looked at."""
+    if not data.startswith(PNG):
+        return data
+    whole, start = PNG, len(PNG)
+    while start + 8 <= len(data):
+        stop = start + 8 + int.from_bytes(data[start : start + 4], "big")
+        named = data[start + 4 : stop]
+        whole += data[start : start + 4] + named + zlib.crc32(named).to_bytes(4, "big")
+        start = stop + 4
+    return whole
+
+
+def oip_seeds() -> list[bytes]:
+    """Sound requests of each kind, to begin from."""
+    tensor = {"name": "image", "datatype": "UINT8", "shape": IMAGES.shape}
+    wanted = [{"name": "logits", "parameters": {"binary_data": True}}, {"name": "scores"}]
+    plain = {"id": "1", "inputs": [{**tensor, "data": IMAGES.tolist()}], "outputs": wanted}
+    files = b"".join(len(f).to_bytes(4, "little") + f for f in (b"one", b"", b"three"))
+    planes = (IMAGES.transpose(0, 3, 1, 2) / 255).astype("<f4")
+    tails = (
+        (tensor, IMAGES.tobytes()),
+        ({**tensor, "datatype": "BYTES", "shape": [3]}, files),
+        ({**tensor, "datatype": "FP32", "shape": planes.shape}, planes.tobytes()),
+    )
+    seeds = [b"\0\0\0" + json.dumps(plain).encode()]
+    for described, tail in tails:
+        parameters = {"binary_data_size": len(tail)}
+        document = {"inputs": [{**described, "parameters": parameters}]}
+        head = json.dumps({**document, "parameters": {"binary_data_output": True}}).encode()
+        seeds.append(b"\1" + len(head).to_bytes(2, "little") + head + tail)
+    return seeds
+
+
+def image_seeds() -> list[bytes]:
+    """Sound pictures of each kind, to begin from."""
+    picture = Image.fromarray(IMAGES[0])
+    seeds = [png(IMAGES[0]), png(IMAGES[0], compress_level=0)]
+    for form, mode, options in (
+        ("JPEG", "RGB", {"quality": 90}),
+        ("JPEG", "CMYK", {"progressive": True}),
+        ("JPEG", "L", {"comment": b"c", "exif": b"Exif\0\0"}),
+        ("PNG", "P", {"transparency": 0}),
+        ("PNG", "LA", {"dpi": (72, 72)}),
+        ("PNG", "1", {"bits": 1}),
+        ("PNG", "RGBA", {"save_all": True, "append_images": [picture.convert("RGBA")]}),
+    ):
+        buffer = io.BytesIO()
+        picture.convert(mode).save(buffer, form, **options)
+        seeds.append(buffer.getvalue())
+    return seeds
+
+
+BODIES = st.binary(max_size=200) | st.sampled_from(
+    [png(IMAGES[0]), *(seed[3:] for seed in oip_seeds())]
+)
+
+
+def check_api(document: dict[str, Any], url: str, key: str, *, examples: int, fresh: bool) -> int:
+    """Ask a live server whatever its OpenAPI document allows; how many requests that were.
+
+    Args:
+        document: the OpenAPI document; where it describes no body of a POST, any bytes are sent.
+        examples: for each operation, once with names that exist and once with made-up ones.
+        fresh: whether the requests are other ones each time.
+    """
+    from schemathesis import openapi  # not everybody who imports this has it
+    from schemathesis.checks import response_schema_conformance
+
+    asked = 0
+    headers = {"Authorization": f"Bearer {key}"}
+
+    def ask(case: Any, body: bytes | None) -> None:
+        nonlocal asked
+        sent = {} if body is None else {"data": body}
+        response = case.call(base_url=url, headers=headers, timeout=30, **sent)
+        asked += 1
+        assert_answered(
+            response.status_code, response.content, {k: v[0] for k, v in response.headers.items()}
+        )
+        if response.status_code == 200:
+            case.validate_response(response, checks=[response_schema_conformance])
+
+    settled = settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=not fresh,
+        phases=(Phase.generate,),
+        suppress_health_check=list(HealthCheck),
+    )
+    for found in openapi.from_dict(document).get_all_operations():
+        operation: Any = found.ok()  # type: ignore[union-attr]  # the document is our own
+        bodies = st.none() if operation.method == "get" or operation.body else BODIES
+        existing = {name: value for name, value in NAMES.items() if f"{{{name}}}" in operation.path}
+        for names in (None, existing):
+            cases = operation.as_strategy(path_parameters=names)
+            settled(given(case=cases, body=bodies)(ask))()
+    return asked
+
+
+def assert_answered(status: int, body: bytes, headers: dict[str, str]) -> None:
+    """An answer, or a refusal in the one form of all refusals that is not our fault."""
+    assert status == 503 or status < 500, body
+    assert_plain_headers(headers)
+    if status != 200:
+        error = json.loads(body)["error"]
+        assert set(error) == {"code", "message", "request_id"}
+        assert len(body) < 300
