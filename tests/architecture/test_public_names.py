@@ -14,6 +14,7 @@ from stingy_server.errors import Refusal
 from stingy_server.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
+ROWS = {"L": 13, "P": 9, "A": 6, "Q": 9, "H": 12, "I": 5, "M": 3, "O": 4}
 PACKAGES = ("stingy_clients", "stingy_protection", "stingy_server", "stingy_attacker_eval")
 
 
@@ -60,6 +61,13 @@ def test_every_link_in_the_docs_leads_somewhere() -> None:
     for source in pages:
         for target in re.findall(r"\]\(([^)#:]+)[^):]*\)", source.read_text(encoding="utf-8")):
             assert (source.parent / target).exists(), f"{source.name}: {target}"
+
+
+def test_no_row_of_a_group_is_left_out() -> None:
+    rows = re.findall(r"`([A-Z])(\d+)`", (ROOT / "THREAT_MODEL.md").read_text(encoding="utf-8"))
+    for group, last in ROWS.items():
+        named = {int(number) for letter, number in rows if letter == group}
+        assert named == set(range(1, last + 1)), group
 
 
 def test_every_promise_of_the_threat_model_has_a_test() -> None:

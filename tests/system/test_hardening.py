@@ -184,6 +184,42 @@ def test_H4_hostile_heads_are_refused_and_the_connection_ends(
         assert received.count(b"HTTP/1.1") <= 1
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        "http://x/v1/usage",
+        "http://x/v2/health/live?/v1/usage",
+        "//v1/usage",
+        "/v2/health/live/../../../v1/usage",
+        "/v2/health/live;/v1/usage",
+        "/v2/health/live%2f..%2f..%2f..%2fv1%2fusage",
+        "/%76%31/usage",
+        "v1/usage",
+        "*",
+    ],
+)
+def test_A2_no_form_of_the_target_and_no_forwarding_header_opens_a_route(
+    server: tuple[str, str], target: str
+) -> None:
+    lines = (
+        f"GET {target} HTTP/1.1",
+        "Host: x/v2/health/live?",
+        "X-Forwarded-For: 127.0.0.1",
+        "X-Forwarded-Prefix: /v2/health/live",
+        "X-Original-URL: /v2/health/live",
+        "X-HTTP-Method-Override: OPTIONS",
+        "Connection: close",
+    )
+    with connected(server[0]) as connection:
+        connection.sendall("".join(f"{line}\r\n" for line in lines).encode() + b"\r\n")
+        received = until_closed(connection)
+    assert b"budget" not in received
+    if received.startswith(b"HTTP/1.1 200"):
+        assert received.endswith(b'{"live":true}')
+    else:
+        assert received[:12] in (b"HTTP/1.1 401", b"HTTP/1.1 400")
+
+
 @pytest.mark.parametrize("method", ["TRACE", "CONNECT", "BREW"])
 def test_H12_odd_methods_are_refused(server: tuple[str, str], method: str) -> None:
     url, key = server
