@@ -26,10 +26,10 @@ test: .venv/installed
 
 # KServe's client brings Kubernetes' along, and wants another python-dateutil than we tested with:
 # it has an environment of its own.
-.venv-interop/installed: pyproject.toml constraints.txt
+.venv-interop/installed: .venv/installed
 	$(PYTHON) -m venv .venv-interop
 	grep -v '^python-dateutil==' constraints.txt > .venv-interop/constraints.txt
-	.venv-interop/bin/python -m pip install --disable-pip-version-check -q \
+	$(BIN)/uv pip install -q --python .venv-interop/bin/python \
 		-c .venv-interop/constraints.txt -e '.[dev,interop]'
 	@touch $@
 
