@@ -1,9 +1,15 @@
-"""What attacks without any image share: a generator, and a store of what was bought."""
+"""What attacks without any image share: settings, a generator, a store of what was bought."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from stingy_attacker_eval.attacks.base import Means
+from stingy_attacker_eval.attacks.base import Attack, Means, Need, check_positive
+from stingy_attacker_eval.train import TrainResult
 
 NOISE = 64
 
@@ -69,3 +75,55 @@ class Replay:
         device = self._generator.device
         at = int(torch.randint(len(self._images), (), generator=self._generator, device=device))
         return self._images[at], self._targets[at]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFree(Attack):
+    """A generator and a student that ask round by round; at the end the student goes over it all.
+
+    balance keeps the classes the student sees as frequent as each other.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.QUERIES})
+    per_run: ClassVar[bool] = True
+
+    queries: int = 20_000
+    batch: int = 64
+    balance: float = 1.0
+    generator_lr: float = 1e-4
+
+    def __post_init__(self) -> None:
+        check_positive(queries=self.queries, batch=self.batch, generator_lr=self.generator_lr)
+        if not 0 <= self.balance < float("inf"):
+            raise ValueError(f"expected a finite balance of 0 or more, got {self.balance}")
+        if self.queries < self.round_queries:
+            raise ValueError(f"expected at least {self.round_queries} queries, got {self.queries}")
+
+    @property
+    def round_queries(self) -> int:
+        """Questions of one round."""
+        return self.batch
+
+    def budget(self, images: int) -> int:
+        return self.queries
+
+    def steal(self, student: nn.Module, means: Means) -> TrainResult:
+        replay = Replay(means)
+        generator = Generator(means.info.image_size).to(means.device)
+        play = self.rounds(student, generator, means, replay)
+        while means.session.left >= self.round_queries:
+            play()
+        pixels, targets = replay.everything()
+        return means.train(
+            student, pixels, lambda guesses, rows, _: self.taught(guesses, targets[rows])
+        )
+
+    @abstractmethod
+    def rounds(
+        self, student: nn.Module, generator: Generator, means: Means, replay: Replay
+    ) -> Callable[[], None]:
+        """What plays one round: it asks `round_queries` images and adds them to the replay."""
+
+    @abstractmethod
+    def taught(self, guesses: Tensor, targets: Tensor) -> Tensor:
+        """The student's loss `[]` for logits `[batch, classes]` on what the replay holds."""

@@ -1,5 +1,6 @@
 """Stealing from noise alone with labels alone: two students look for what they differ on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -7,15 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stingy_attacker_eval.attacks.base import Attack, Means, Need, check_positive
-from stingy_attacker_eval.attacks.data_free import Generator, Replay, as_pixels, noise
+from stingy_attacker_eval.attacks.base import Means, check_positive
+from stingy_attacker_eval.attacks.data_free import DataFree, Generator, Replay, as_pixels, noise
 from stingy_attacker_eval.attacks.losses import class_balance, disagreement
 from stingy_attacker_eval.attacks.networks import renewed
-from stingy_attacker_eval.train import TrainResult, normalise
+from stingy_attacker_eval.train import normalise
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataFreeHard(Attack):
+class DataFreeHard(DataFree):
     """The generator seeks images two students disagree on, the endpoint's top-1 settles them.
 
     The generator learns through the students, so it costs no question, and no policy that keeps
@@ -29,38 +30,23 @@ class DataFreeHard(Attack):
     name: ClassVar[str] = "data_free_hard"
     title: ClassVar[str] = "noise alone, with labels: two students that disagree"
     reference: ClassVar[str] = "Rosenthal et al. 2023, DisGUIDE, hard-label setting"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.QUERIES})
-    per_run: ClassVar[bool] = True
 
-    queries: int = 20_000
-    batch: int = 64
     generator_steps: int = 1
-    balance: float = 1.0
-    generator_lr: float = 1e-4
 
     def __post_init__(self) -> None:
-        check_positive(
-            queries=self.queries,
-            batch=self.batch,
-            generator_steps=self.generator_steps,
-            generator_lr=self.generator_lr,
-        )
-        if self.queries < self.batch:
-            raise ValueError(f"expected at least {self.batch} queries, got {self.queries}")
-        if not 0 <= self.balance < float("inf"):
-            raise ValueError(f"expected a finite balance of 0 or more, got {self.balance}")
+        super().__post_init__()
+        check_positive(generator_steps=self.generator_steps)
 
-    def budget(self, images: int) -> int:
-        return self.queries
-
-    def steal(self, student: nn.Module, means: Means) -> TrainResult:
-        source, replay = means.generator(), Replay(means)
-        generator = Generator(means.info.image_size).to(means.device)
+    def rounds(
+        self, student: nn.Module, generator: Generator, means: Means, replay: Replay
+    ) -> Callable[[], None]:
+        source = means.generator()
         generator_steps = torch.optim.Adam(generator.parameters(), lr=self.generator_lr)
         students = nn.ModuleList([student, renewed(student)])
         students.train()
         student_steps = torch.optim.SGD(students.parameters(), lr=means.settings.lr, momentum=0.9)
-        while means.session.left >= self.batch:
+
+        def play() -> None:
             for _ in range(self.generator_steps):
                 images = generator(noise(self.batch, source))
                 first, second = (each(images).float() for each in students)
@@ -74,15 +60,12 @@ class DataFreeHard(Attack):
             replay.add(pixels, labels)
             for images, wanted in ((pixels, labels), replay.sample()):
                 inputs = normalise(images)
-                losses = [
-                    functional.cross_entropy(each(inputs).float(), wanted) for each in students
-                ]
+                losses = [self.taught(each(inputs).float(), wanted) for each in students]
                 student_steps.zero_grad(set_to_none=True)
                 torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
                 student_steps.step()
-        pixels, labels = replay.everything()
 
-        def settled(guesses: Tensor, rows: Tensor, _: Tensor) -> Tensor:
-            return functional.cross_entropy(guesses, labels[rows])
+        return play
 
-        return means.train(student, pixels, settled)
+    def taught(self, guesses: Tensor, targets: Tensor) -> Tensor:
+        return functional.cross_entropy(guesses, targets)

@@ -7,21 +7,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from stingy_attacker_eval.attacks.base import Attack, Means, Need, check_positive
-from stingy_attacker_eval.attacks.data_free import Generator, Replay, as_pixels, noise
+from stingy_attacker_eval.attacks.base import Means, check_positive
+from stingy_attacker_eval.attacks.data_free import DataFree, Generator, Replay, as_pixels, noise
 from stingy_attacker_eval.attacks.losses import centred_l1, class_balance, fill_constant, kd_loss
-from stingy_attacker_eval.train import TrainResult, normalise
+from stingy_attacker_eval.train import normalise
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataFreeSoft(Attack):
+class DataFreeSoft(DataFree):
     """A zeroth-order generator against the student, scores filled in where they are withheld.
 
     The endpoint gives no gradient, so that of the gap is estimated from one more question an
-    image, `step` grey levels away: the published 0.001 vanishes on the grid of 8-bit images.
-    `balance` keeps the classes the student sees as frequent as each other. After each step of the
-    generator the student takes `student_steps`; at the end it goes over all it bought. Published
-    runs take 20 million questions for CIFAR-10.
+    image, `step` grey levels away: the published 0.001 vanishes on the grid of 8-bit images. After
+    each step of the generator the student takes `student_steps`. Published runs take 20 million
+    questions for CIFAR-10.
 
     Measured on the digits (4,480 questions, 2 seeds, the data set's chance is 10 %): 22 and 33 %
     from two answered classes, where data_free_hard gets 34 and 36 % from labels alone. On answers
@@ -34,52 +33,35 @@ class DataFreeSoft(Attack):
     name: ClassVar[str] = "data_free_soft"
     title: ClassVar[str] = "noise alone, with scores: a zeroth-order generator"
     reference: ClassVar[str] = "Truong et al. 2021, Data-Free Model Extraction, sections 3.2 to 3.4"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.QUERIES})
-    per_run: ClassVar[bool] = True
 
-    queries: int = 20_000
-    batch: int = 64
     student_steps: int = 5
     step: int = 8
     delta: float = 1.0
-    balance: float = 1.0
     generator_lr: float = 1e-3
 
     def __post_init__(self) -> None:
-        check_positive(
-            queries=self.queries,
-            batch=self.batch,
-            student_steps=self.student_steps,
-            step=self.step,
-            delta=self.delta,
-            generator_lr=self.generator_lr,
-        )
-        if not 0 <= self.balance < float("inf"):
-            raise ValueError(f"expected a finite balance of 0 or more, got {self.balance}")
-        if self.queries < self._round:
-            raise ValueError(f"expected at least {self._round} queries, got {self.queries}")
+        check_positive(student_steps=self.student_steps, step=self.step, delta=self.delta)
+        super().__post_init__()
 
     @property
-    def _round(self) -> int:
+    def round_queries(self) -> int:
         """Questions of one step of the generator and those of the student after it."""
         return self.batch * (2 + self.student_steps)
 
-    def budget(self, images: int) -> int:
-        return self.queries
-
-    def steal(self, student: nn.Module, means: Means) -> TrainResult:
-        source, replay = means.generator(), Replay(means)
-        generator = Generator(means.info.image_size).to(means.device)
+    def rounds(
+        self, student: nn.Module, generator: Generator, means: Means, replay: Replay
+    ) -> Callable[[], None]:
+        source = means.generator()
         generator_steps = torch.optim.Adam(generator.parameters(), lr=self.generator_lr)
         student_steps = torch.optim.SGD(student.parameters(), lr=means.settings.lr, momentum=0.9)
+        student.train()
 
         def ask(pixels: Tensor) -> Tensor:
             answers = fill_constant(means.dense(means.session.ask(pixels)), delta=self.delta)
             replay.add(pixels, answers)
             return answers
 
-        student.train()
-        while means.session.left >= self._round:
+        def play() -> None:
             images = generator(noise(self.batch, source))
             slope = self._slope(student, as_pixels(images), ask, source)
             # The estimate tells a direction at best; its size is set against the balance.
@@ -94,16 +76,15 @@ class DataFreeSoft(Attack):
                 answers = ask(pixels)
                 old_pixels, old_answers = replay.sample()
                 guesses = student(normalise(torch.cat([pixels, old_pixels])))
-                loss = kd_loss(guesses, torch.cat([answers, old_answers]), None, tau=1.0, alpha=1.0)
+                loss = self.taught(guesses, torch.cat([answers, old_answers]))
                 student_steps.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 student_steps.step()
-        pixels, targets = replay.everything()
-        return means.train(
-            student,
-            pixels,
-            lambda guesses, rows, _: kd_loss(guesses, targets[rows], None, tau=1.0, alpha=1.0),
-        )
+
+        return play
+
+    def taught(self, guesses: Tensor, targets: Tensor) -> Tensor:
+        return kd_loss(guesses, targets, None, tau=1.0, alpha=1.0)
 
     def _slope(
         self,
