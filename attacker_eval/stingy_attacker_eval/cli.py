@@ -125,33 +125,46 @@ def lab(
     network: Annotated[
         str | None, typer.Option(help="The teachers' network.  [default: cnn_large]")
     ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="[default: 12]")] = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate.  [default: 0.1]")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="[default: 0]")] = None,
+    omega: Annotated[float | None, typer.Option(min=0, help="Weight of the nasty loss.")] = None,
+    tau: Annotated[float | None, typer.Option(help="Temperature of the nasty loss.")] = None,
 ) -> None:
-    """Train a normal teacher and its nasty twin, or a protocol's teachers, and pack them."""
+    """Train a normal teacher and its nasty twin, or a protocol's teachers, and pack them.
+
+    A teacher that is there already, made in the same way, is kept.
+    """
     with _told():
         from rich.console import Console
 
         from stingy_attacker_eval.data import load_dataset
         from stingy_attacker_eval.errors import EvalError
         from stingy_attacker_eval.lab import (
-            TeacherSettings,
+            teacher_settings,
             train_protocol_teachers,
             train_teachers,
         )
         from stingy_attacker_eval.protocol import load_protocol
 
         console = Console(stderr=True)
+        given = (dataset, network, epochs, lr, seed, omega, tau)
         if protocol is not None:
-            if dataset is not None or network is not None:
-                raise EvalError("expected either a protocol or a data set and network, got both")
+            if any(option is not None for option in given):
+                raise EvalError(
+                    "expected a protocol, or a data set, a network and how to train it, got both"
+                )
             teachers = train_protocol_teachers(load_protocol(protocol), out=out, console=console)
         else:
-            settings = TeacherSettings() if network is None else TeacherSettings(network=network)
+            settings = teacher_settings(
+                network=network, epochs=epochs, lr=lr, seed=seed, omega=omega, tau=tau
+            )
             data = load_dataset(dataset or "digits")
             teachers = train_teachers(data, out=out, settings=settings, console=console)
         for teacher in teachers:
             typer.echo(
                 f"{teacher.name}: {teacher.accuracy:.1f} % in {teacher.seconds:.1f} s, "
-                f"{teacher.bundle}"
+                f"{teacher.bundle}{' (kept)' if teacher.kept else ''}"
             )
 
 

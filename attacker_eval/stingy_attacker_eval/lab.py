@@ -1,8 +1,15 @@
-"""Teachers to steal from, made white-box: a normal one and a nasty one, packed as bundles."""
+"""Teachers to steal from, made white-box: a normal one and a nasty one, packed as bundles.
 
+What is packed says what it was made of, so that no teacher is trained twice.
+"""
+
+import hashlib
 import itertools
+import json
+import os
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,23 +17,37 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stingy_attacker_eval.attacks.networks import logits_of
 from stingy_attacker_eval.data import Dataset, load_dataset
 from stingy_attacker_eval.environment import default_device
 from stingy_attacker_eval.errors import EvalError
+from stingy_attacker_eval.files import digest_json, write_json
 from stingy_attacker_eval.progress import reporting
-from stingy_attacker_eval.protocol import Protocol
+from stingy_attacker_eval.protocol import Endpoint, Protocol, TeacherEntry
 from stingy_attacker_eval.students import StudentSpec, student_spec
 from stingy_attacker_eval.train import (
     LossFn,
     TrainSettings,
     forward,
+    memory_format,
     percent_equal,
     predict,
     to_device,
     train,
 )
-from stingy_protection import Preprocessing, nasty_loss, write_bundle
+from stingy_attacker_eval.transfer import digest_images
+from stingy_protection import (
+    BundleError,
+    Preprocessing,
+    class_prototypes,
+    nasty_loss,
+    read_manifest,
+    verified_weights,
+    write_bundle,
+    write_prototypes,
+)
 
+_TEACHER_FILE = "teacher.json"
 _TRAINING = TrainSettings(epochs=12, batch=64, lr=0.1, augment=1)
 
 
@@ -49,14 +70,45 @@ class TeacherSettings:
     tau: float | None = None
 
 
+def teacher_settings(
+    *,
+    network: str | None = None,
+    epochs: int | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    omega: float | None = None,
+    tau: float | None = None,
+) -> TeacherSettings:
+    """The default settings, but for what is given. Raises EvalError."""
+    if lr is not None and not 0 < lr < float("inf"):
+        raise EvalError(f"expected a learning rate above 0 and finite, got {lr}")
+    usual = TeacherSettings()
+    return replace(
+        usual,
+        network=usual.network if network is None else network,
+        training=replace(
+            usual.training,
+            epochs=usual.training.epochs if epochs is None else epochs,
+            lr=usual.training.lr if lr is None else lr,
+        ),
+        seed=usual.seed if seed is None else seed,
+        omega=omega,
+        tau=tau,
+    )
+
+
 @dataclass(frozen=True)
 class Teacher:
-    """A packed teacher: accuracy in percent of the test images, seconds to train."""
+    """A packed teacher: accuracy in percent of the test images, seconds to train.
+
+    kept: whether it was there already, trained in the same way.
+    """
 
     name: str
     bundle: Path
     accuracy: float
     seconds: float
+    kept: bool = False
 
 
 def train_teachers(
@@ -70,7 +122,9 @@ def train_teachers(
 
     With settings.name the folders are OUT/NAME-normal and OUT/NAME-nasty. Both bundles carry the
     policy "stingy": a bundle is protected unless someone opens it. The nasty loss is that of
-    "Undistillable" (Ma et al., ICLR 2021), equation 2. Raises EvalError.
+    "Undistillable" (Ma et al., ICLR 2021), equation 2. A teacher that OUT holds already, made of
+    the same data by the same settings, is kept; a call that was killed goes on with the next one.
+    Raises EvalError.
     """
     settings = settings or TeacherSettings()
     spec = student_spec(settings.network)
@@ -82,9 +136,18 @@ def train_teachers(
     test_images = to_device(data.test_x, device)
     epochs = itertools.count(1)
     total = (1 + settings.nasty) * settings.training.epochs
+    omega, tau = _nasty_constants(settings, data.num_classes)
+    facts = _facts(settings, spec, data, owned)
 
-    def fit(twin: str, loss_fn: LossFn) -> tuple[nn.Module, Teacher]:
+    def fit(twin: str, loss_fn: LossFn, **more: object) -> tuple[nn.Module, Teacher]:
         name = f"{settings.name}-{twin}" if settings.name else twin
+        digest = digest_json({**facts, **more})
+        found = _kept(out / name, name, digest)
+        if found is not None:
+            reporter.say(f"{name} is trained already and kept")
+            model = _load(out / name, spec, data).to(device)
+            model.to(memory_format=memory_format(images))
+            return model, found
         started = time.perf_counter()
         torch.manual_seed(settings.seed)
         model = spec.build(data.num_classes).to(device)
@@ -103,7 +166,9 @@ def train_teachers(
             )
         accuracy = percent_equal(predict(model, test_images).numpy(), data.test_y)
         seconds = time.perf_counter() - started
-        _pack(out / name, name, model, data, spec)
+        weights = _pack(out / name, name, model, data, spec)
+        told = {"spec": digest, "weights": weights, "accuracy": accuracy, "seconds": seconds}
+        write_json(out / name / _TEACHER_FILE, told)
         return model, Teacher(name, out / name, accuracy, seconds)
 
     def cross_entropy(logits: Tensor, rows: Tensor, _: Tensor) -> Tensor:
@@ -113,14 +178,14 @@ def train_teachers(
         normal, first = fit("normal", cross_entropy)
         if not settings.nasty:
             return (first,)
-        omega, tau = _nasty_constants(settings, data.num_classes)
 
         def nasty(logits: Tensor, rows: Tensor, inputs: Tensor) -> Tensor:
             with torch.no_grad():
                 normal_logits = forward(normal, inputs)
             return nasty_loss(logits, labels[rows], normal_logits, omega=omega, tau=tau)
 
-        return first, fit("nasty", nasty)[1]
+        taught_by = read_manifest(first.bundle).sha256
+        return first, fit("nasty", nasty, omega=omega, tau=tau, normal=taught_by)[1]
 
 
 def train_protocol_teachers(
@@ -129,7 +194,9 @@ def train_protocol_teachers(
     """Every teacher the protocol describes, into OUT, beside OUT/stingy.toml, which serves them.
 
     `stingy serve --config OUT/stingy.toml` then answers as every endpoint of the protocol that
-    names a bundle. Raises EvalError when the protocol describes no teacher.
+    names a bundle. A class_prototype without lists gets those of its teacher, from the images the
+    teacher learnt, by their path as of now: after a move, call this again. Raises EvalError when
+    the protocol describes no teacher.
     """
     if not protocol.teachers:
         raise EvalError("expected a protocol with [[teachers]], got one without")
@@ -147,17 +214,29 @@ def train_protocol_teachers(
             tau=entry.tau,
         )
         found += train_teachers(data, out=out, settings=settings, console=console)
-    (out / "stingy.toml").write_text(serving(protocol))
+    lists = {
+        f"{entry.name}-{twin}": _write_lists(out / f"{entry.name}-{twin}", entry, data)
+        for entry in protocol.teachers
+        for twin in ("normal", "nasty")
+        if any(
+            endpoint.bundle == f"{entry.name}-{twin}" and _lacks_lists(endpoint.policy)
+            for endpoint in protocol.endpoints
+        )
+    }
+    (out / "stingy.toml").write_text(serving(protocol, lists))
     return tuple(found)
 
 
-def serving(protocol: Protocol) -> str:
-    """The server's settings, TOML, for the endpoints that name a bundle; beside the bundles."""
+def serving(protocol: Protocol, lists: Mapping[str, Path]) -> str:
+    """The server's settings, TOML, for the endpoints that name a bundle; beside the bundles.
+
+    lists: by bundle, the file of canonical lists for policies that lack one.
+    """
     factories = {student_spec(teacher.network).factory for teacher in protocol.teachers}
     modules = ", ".join(sorted({f'"{factory.partition(":")[0]}"' for factory in factories}))
     models = "".join(
         f'\n[[models]]\nname = "{endpoint.model}"\nbundle = "{endpoint.bundle}"\n'
-        + (f'policy = "{endpoint.policy}"\n' if endpoint.policy else "")
+        + _policy_line(endpoint, lists)
         for endpoint in protocol.endpoints
         if endpoint.bundle
     )
@@ -169,15 +248,81 @@ def serving(protocol: Protocol) -> str:
 
 def _nasty_constants(settings: TeacherSettings, num_classes: int) -> tuple[float, float]:
     omega, tau = (0.005, 20.0) if num_classes >= 100 else (0.04, 4.0)
-    return (
-        omega if settings.omega is None else settings.omega,
-        tau if settings.tau is None else settings.tau,
-    )
+    omega = omega if settings.omega is None else settings.omega
+    tau = tau if settings.tau is None else settings.tau
+    if not 0 < omega < float("inf") or not 0 < tau < float("inf"):
+        raise EvalError(f"expected omega and tau above 0 and finite, got {omega} and {tau}")
+    return omega, tau
 
 
-def _pack(folder: Path, name: str, model: nn.Module, data: Dataset, spec: StudentSpec) -> None:
+def _facts(
+    settings: TeacherSettings, spec: StudentSpec, data: Dataset, owned: Dataset
+) -> dict[str, object]:
+    """All that decides a teacher's weights and its accuracy, but for what makes it nasty."""
+    labels = hashlib.sha256(owned.train_y.tobytes() + data.test_y.tobytes()).hexdigest()
+    return {
+        "factory": spec.factory,
+        "arguments": spec.settings(data.num_classes),
+        "training": asdict(settings.training),
+        "seed": settings.seed,
+        "classes": data.class_names,
+        "images": [digest_images(owned.train_x), digest_images(data.test_x), labels],
+    }
+
+
+def _kept(folder: Path, name: str, digest: str) -> Teacher | None:
+    """The teacher of this digest that is whole in the folder; None when there is none."""
+    try:
+        told = json.loads((folder / _TEACHER_FILE).read_bytes())
+        manifest = read_manifest(folder)
+        verified_weights(folder, manifest)
+        if (told["spec"], told["weights"], manifest.name) != (digest, manifest.sha256, name):
+            return None
+        return Teacher(name, folder, float(told["accuracy"]), float(told["seconds"]), kept=True)
+    except (OSError, ValueError, KeyError, TypeError, BundleError):
+        return None
+
+
+def _load(folder: Path, spec: StudentSpec, data: Dataset) -> nn.Module:
+    model = spec.build(data.num_classes)
+    model.load_state_dict(verified_weights(folder, read_manifest(folder)))
+    return model.eval()
+
+
+def _lacks_lists(policy: str | None) -> bool:
+    return (policy or "").partition(":")[0] == "class_prototype" and "lists=" not in (policy or "")
+
+
+def _policy_line(endpoint: Endpoint, lists: Mapping[str, Path]) -> str:
+    if endpoint.policy is None:
+        return ""
+    if endpoint.bundle is None or not _lacks_lists(endpoint.policy):
+        return f'policy = "{endpoint.policy}"\n'
+    name, _, options = endpoint.policy.partition(":")
+    given = [f"lists={lists[endpoint.bundle]}", *([options] if options else [])]
+    return f"policy = '{name}:{','.join(given)}'\n"
+
+
+def _write_lists(folder: Path, entry: TeacherEntry, data: Dataset) -> Path:
+    """Every class's canonical list, whole, in a file named for the weights it comes from."""
+    manifest = read_manifest(folder)
+    path = (folder / f"lists-{manifest.sha256[:12]}.json").resolve()
+    if set(",'") & set(str(path)):
+        raise EvalError("expected a folder without commas and quotes, for a policy names its path")
+    if not path.exists():
+        device = default_device()
+        model = _load(folder, student_spec(entry.network), data).to(device)
+        logits = logits_of(model, to_device(data.subset(entry.images).train_x, device))
+        aside = path.with_suffix(".tmp")
+        write_prototypes(aside, class_prototypes(logits, n=data.num_classes))
+        os.replace(aside, path)
+    return path
+
+
+def _pack(folder: Path, name: str, model: nn.Module, data: Dataset, spec: StudentSpec) -> str:
+    """Write the bundle and return its weights' SHA-256."""
     half = (0.5, 0.5, 0.5)  # what train.normalise does
-    write_bundle(
+    manifest = write_bundle(
         folder,
         model=model,
         name=name,
@@ -188,3 +333,4 @@ def _pack(folder: Path, name: str, model: nn.Module, data: Dataset, spec: Studen
         preprocessing=Preprocessing(size=data.image_size, mean=half, std=half),
         policy="stingy",
     )
+    return manifest.sha256

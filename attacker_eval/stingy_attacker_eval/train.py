@@ -50,7 +50,7 @@ class TrainResult:
 def to_device(images: NDArray[np.uint8], device: torch.device) -> Tensor:
     """Images uint8 `[n, H, W, 3]` to one uint8 tensor `[n, 3, H, W]` on the device."""
     tensor = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(device)
-    return tensor.contiguous(memory_format=_memory_format(tensor))
+    return tensor.contiguous(memory_format=memory_format(tensor))
 
 
 def train(
@@ -82,7 +82,7 @@ def train(
         fused=True,
     )
     schedule = _schedule(optimizer, settings, steps)
-    model.to(memory_format=_memory_format(images))
+    model.to(memory_format=memory_format(images))
     model.train()
     started = time.perf_counter()
     loss_value = float("nan")
@@ -164,6 +164,7 @@ def _augmented(images: Tensor, settings: TrainSettings, generator: torch.Generat
     return moved.permute(0, 3, 1, 2)
 
 
-def _memory_format(images: Tensor) -> torch.memory_format:
+def memory_format(images: Tensor) -> torch.memory_format:
+    """What networks for these images `[n, 3, H, W]` are laid out in, and the images themselves."""
     fast = images.device.type == "cuda" or min(images.shape[2:]) >= _LARGE
     return torch.channels_last if fast else torch.contiguous_format

@@ -106,3 +106,25 @@ def test_a_lab_is_told_either_a_protocol_or_a_data_set(tmp_path: Path) -> None:
     result = RUN.invoke(app, ["audit", "lab", *options])
     assert (result.exit_code, list(tmp_path.iterdir())) == (1, [])
     assert "got both" in result.stderr
+
+
+def test_the_lab_takes_how_to_train_and_keeps_what_it_trained(tmp_path: Path) -> None:
+    bundles = tmp_path / "bundles"
+    options = ["--out", str(bundles), "--dataset", save_striped(tmp_path), "--network", "cnn_tiny"]
+    options += ["--epochs", "1", "--lr", "0.05", "--seed", "3", "--omega", "0.01", "--tau", "2"]
+    first = RUN.invoke(app, ["audit", "lab", *options])
+    assert first.exit_code == 0, first.output
+    assert "(kept)" not in first.stdout
+    again = RUN.invoke(app, ["audit", "lab", *options]).stdout.splitlines()
+    assert [line.endswith("(kept)") for line in again] == [True, True]
+    options[-1] = "4"
+    other = RUN.invoke(app, ["audit", "lab", *options]).stdout.splitlines()
+    assert [line.endswith("(kept)") for line in other] == [True, False]
+
+
+def test_a_protocol_says_itself_how_its_teachers_are_trained(tmp_path: Path) -> None:
+    result = RUN.invoke(
+        app, ["audit", "lab", "--out", str(tmp_path), "--protocol", "x.toml", "--epochs", "1"]
+    )
+    assert result.exit_code == 1
+    assert "got both" in result.stderr

@@ -1,18 +1,30 @@
 """The lab's teachers are bundles like any other: readable, protected, loadable by their factory."""
 
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from tests.attacker_eval.fakes import save_striped
 
+from stingy_attacker_eval.attacks.networks import logits_of
 from stingy_attacker_eval.data import load_dataset
 from stingy_attacker_eval.errors import EvalError
 from stingy_attacker_eval.lab import TeacherSettings, train_protocol_teachers, train_teachers
 from stingy_attacker_eval.protocol import parse_protocol
 from stingy_attacker_eval.students import cnn, student_spec
 from stingy_attacker_eval.train import TrainSettings, percent_equal, predict, to_device
-from stingy_protection import read_manifest, verified_weights
+from stingy_protection import (
+    build_policy,
+    class_prototypes,
+    parse_policy,
+    read_manifest,
+    verified_weights,
+)
+from stingy_protection.buckets import ClassPrototype
 from stingy_server import Settings
 from stingy_server.settings import load_settings
 
@@ -114,6 +126,83 @@ def test_a_protocols_teachers_are_trained_and_can_be_served(tmp_path: Path) -> N
     assert "stingy_attacker_eval.zoo" in settings.trusted_factories
 
 
+def test_a_teacher_that_was_trained_in_the_same_way_is_kept(tmp_path: Path) -> None:
+    data = load_dataset(save_striped(tmp_path))
+    console = Console(file=StringIO())
+    settings = replace(SETTINGS, training=replace(SETTINGS.training, epochs=1))
+    first = train_teachers(data, out=tmp_path, settings=settings)
+    second = train_teachers(data, out=tmp_path, settings=settings, console=console)
+    assert [teacher.kept for teacher in first] == [False, False]
+    assert second == tuple(replace(teacher, kept=True) for teacher in first)
+    assert isinstance(console.file, StringIO)
+    assert "nasty is trained already and kept" in console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"seed": 1},
+        {"images": 64},
+        {"network": "cnn_small"},
+        {"training": TrainSettings(epochs=1, batch=64, lr=0.04)},
+    ],
+)
+def test_one_made_in_another_way_is_trained_anew(tmp_path: Path, other: dict[str, Any]) -> None:
+    data = load_dataset(save_striped(tmp_path))
+    settings = replace(SETTINGS, training=replace(SETTINGS.training, epochs=1))
+    train_teachers(data, out=tmp_path, settings=settings)
+    found = train_teachers(data, out=tmp_path, settings=replace(settings, **other))
+    assert [teacher.kept for teacher in found] == [False, False]
+
+
+def test_a_lab_killed_between_two_teachers_trains_the_second_as_it_would_have(
+    tmp_path: Path,
+) -> None:
+    data = load_dataset(save_striped(tmp_path))
+    whole = train_teachers(data, out=tmp_path / "whole", settings=SETTINGS)
+    alone = replace(SETTINGS, nasty=False)
+    train_teachers(data, out=tmp_path / "killed", settings=alone)
+    # Killed while the second was packed: its weights are there, and what describes them is old.
+    (tmp_path / "killed" / "nasty").mkdir()
+    (tmp_path / "killed" / "nasty" / "weights.safetensors").write_bytes(b"half")
+    resumed = train_teachers(data, out=tmp_path / "killed", settings=SETTINGS)
+    assert [teacher.kept for teacher in resumed] == [True, False]
+    digests = [[read_manifest(t.bundle).sha256 for t in found] for found in (whole, resumed)]
+    assert digests[0] == digests[1]
+
+
+def test_a_damaged_teacher_is_trained_again(tmp_path: Path) -> None:
+    data = load_dataset(save_striped(tmp_path))
+    settings = replace(SETTINGS, nasty=False)
+    (teacher,) = train_teachers(data, out=tmp_path, settings=settings)
+    weights = teacher.bundle / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert not train_teachers(data, out=tmp_path, settings=settings)[0].kept
+
+
+def test_canonical_lists_are_made_of_the_teacher_and_served(tmp_path: Path) -> None:
+    text = PROTOCOL.format(dataset=save_striped(tmp_path))
+    protocol = parse_protocol(text.replace('"stingy:n=2"', '"class_prototype:n=2,buckets=1"'))
+    train_protocol_teachers(protocol, out=tmp_path / "bundles")
+    settings, faults = load_settings(tmp_path / "bundles" / "stingy.toml")
+    assert not faults
+    (_, (_, bundle, policy)) = served(settings)
+    assert policy is not None
+    name, options = parse_policy(policy)
+    built = build_policy(name, num_classes=3, **options)
+    assert isinstance(built, ClassPrototype)
+    assert (built.n, built.buckets) == (2, 1)
+    folder = tmp_path / "bundles" / bundle
+    model = cnn(num_classes=3, width=8)
+    model.load_state_dict(verified_weights(folder, read_manifest(folder)))
+    images = to_device(protocol.load().train_x, torch.device("cpu"))
+    assert built.lists == class_prototypes(logits_of(model, images), n=3)
+    # Made once: the teacher is the same.
+    before = Path(options["lists"]).stat().st_mtime_ns
+    train_protocol_teachers(protocol, out=tmp_path / "bundles")
+    assert Path(options["lists"]).stat().st_mtime_ns == before
+
+
 def served(settings: Settings) -> list[tuple[str | None, str, str | None]]:
     return [(model.name, model.bundle.name, model.policy) for model in settings.models]
 
@@ -150,4 +239,15 @@ def test_a_loss_that_is_not_finite_packs_nothing(tmp_path: Path) -> None:
     settings = TeacherSettings(network="cnn_tiny", training=training)
     with pytest.raises(EvalError, match="finite loss of the teacher normal"):
         train_teachers(load_dataset("digits"), out=tmp_path, settings=settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("constants", [{"omega": 0.0}, {"tau": 0.0}, {"tau": float("inf")}])
+def test_nasty_constants_that_cannot_be_are_refused_before_training(
+    tmp_path: Path, constants: dict[str, Any]
+) -> None:
+    with pytest.raises(EvalError, match="omega and tau above 0"):
+        train_teachers(
+            load_dataset("digits"), out=tmp_path, settings=replace(SETTINGS, **constants)
+        )
     assert list(tmp_path.iterdir()) == []
