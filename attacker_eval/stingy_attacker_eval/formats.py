@@ -104,7 +104,7 @@ def _attack(audit: Audit, s: Summary) -> tuple[str, ...]:
     is_baseline = s.endpoint == NO_ENDPOINT
     return (
         "no API" if is_baseline else s.endpoint,
-        f"**{s.attack}**" if audit.best.get(s.endpoint) == s else s.attack,
+        f"**{s.shown}**" if audit.best.get(s.endpoint) == s else s.shown,
         s.student,
         cost(s.queries if s.budget is None else s.budget),
         str(s.n),

@@ -10,6 +10,7 @@ from stingy_attacker_eval.utility import Utility
 from stingy_attacker_eval.wording import percent, signed
 
 _LABELS_ALONE = "label_only"
+_EVERYTHING = "open"
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,16 @@ class LabelFloor:
     """Whether an endpoint's best attack gained more than labels alone would have.
 
     gap: points between the two; error: one standard error of that gap, None with one seed.
+    is_open: whether everything leaves; utility: what its clients keep, None in reports of earlier
+    versions.
     """
 
     endpoint: str
     best: Summary
     gap: float
     error: float | None
+    is_open: bool = False
+    utility: Utility | None = None
 
     @property
     def holds(self) -> bool:
@@ -71,7 +76,9 @@ def label_floors(
         if floor is None or floor.uplift_mean is None or best[name].uplift_mean is None:
             continue
         gap = (best[name].uplift_mean or 0.0) - floor.uplift_mean
-        found.append(LabelFloor(name, best[name], gap, _error(best[name], floor)))
+        kept = None if item.get("utility") is None else Utility(**item["utility"])
+        error, is_open = _error(best[name], floor), item["policy"] == _EVERYTHING
+        found.append(LabelFloor(name, best[name], gap, error, is_open, kept))
     return tuple(found)
 
 
@@ -81,28 +88,38 @@ def floor_sentence(floors: Sequence[LabelFloor]) -> str:
         return ""
     if all(floor.error is None for floor in floors):
         return "One seed: whether a list teaches more than labels alone cannot be told."
-    # Without an endpoint that is known to teach more, holding means nothing.
-    if not any(floor.clearly_broken for floor in floors):
+    # Where what is known to teach more cannot be told from labels, holding means nothing.
+    controls = [floor for floor in floors if floor.is_open] or floors
+    if not any(floor.clearly_broken for floor in controls):
+        where = "not even where everything leaves" if controls[0].is_open else "on no endpoint"
         return (
-            "Whether a list teaches more than labels alone cannot be told here: on no endpoint did "
-            "the best attack gain more than labels by over two standard errors."
+            f"Whether a list teaches more than labels alone cannot be told here: {where} did the "
+            "best attack gain more than labels by over two standard errors."
         )
-    holding = [floor for floor in floors if floor.holds]
+    holding = [floor for floor in floors if floor.holds and not floor.is_open]
+    asked = [floor for floor in floors if not floor.is_open]
     if holding:
-        names = ", ".join(
-            f"{floor.endpoint} ({signed(floor.gap)}, standard error {percent(floor.error)})"
-            for floor in holding
-        )
+        unseen = 2 * max(floor.error or 0.0 for floor in holding)
         return (
             "More than a label leaves, and no attack of this suite gained more from it than from "
-            f"labels alone, within one standard error: {names}."
+            f"labels alone, within one standard error: {', '.join(map(_held, holding))}; that is "
+            f"{len(holding)} of {len(asked)} such endpoints, and up to {percent(unseen)} "
+            "points more (two standard errors) would have passed unseen."
         )
-    least = min(floors, key=lambda floor: floor.gap)
+    least = min(asked or floors, key=lambda floor: floor.gap)
     return (
         "No policy of this audit gives more than a label without teaching more than labels "
         f"alone: the closest, {least.endpoint}, taught {signed(least.gap)} points more "
         f"({least.best.attack})."
     )
+
+
+def _held(floor: LabelFloor) -> str:
+    gap = f"{signed(floor.gap)}, standard error {percent(floor.error)}"
+    if floor.utility is None:
+        return f"{floor.endpoint} ({gap})"
+    kept = f"top-1 {percent(floor.utility.top1)} %, first five {percent(floor.utility.top5)} %"
+    return f"{floor.endpoint} ({kept}; {gap})"
 
 
 def _gives_a_list(endpoint: Mapping[str, Any]) -> bool:

@@ -72,19 +72,18 @@ def _wanted(audit: Audit, watched: Sequence[str]) -> Iterator[tuple[str, str, st
     """Every run the configuration asks for, less those the audit says it could not make."""
     config = audit.document["config"]
     skipped = {(item["endpoint"], item["attack"]) for item in audit.document["skipped"]}
-    own = {item["name"]: item.get("students", ()) for item in config["endpoints"]}
+    own = {item["name"]: item for item in config["endpoints"]}
+    common = tuple(attack for attack in config["attacks"] if attack != "no_api")
     for name in (NO_ENDPOINT, *watched):
-        attacks = ("no_api",) if name == NO_ENDPOINT else _attacks(config)
+        endpoint = own.get(name, {})
+        own_attacks = endpoint.get("attacks", ())
+        attacks = ("no_api",) if name == NO_ENDPOINT else (*common, *own_attacks)
         for attack in attacks:
             if (name, attack) in skipped:
                 continue
-            for student in (*config["students"], *own.get(name, ())):
+            for student in (*config["students"], *endpoint.get("students", ())):
                 for seed in config["seeds"]:
                     yield name, attack, student, seed
-
-
-def _attacks(config: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(attack for attack in config["attacks"] if attack != "no_api")
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, str, str, int]:

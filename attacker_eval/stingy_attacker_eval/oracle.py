@@ -1,5 +1,6 @@
 """The endpoint as an attacker sees it; nothing but its answers comes through."""
 
+import hashlib
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -65,6 +66,11 @@ def join_answers(parts: Sequence[Answers]) -> Answers:
         parts[0].num_classes,
         parts[0].form,
     )
+
+
+def digest_labels(answers: Answers) -> str:
+    """SHA-256, hex, over the top-1 of the answers, in their order."""
+    return hashlib.sha256(answers.top1.tobytes()).hexdigest()
 
 
 class Oracle(typing.Protocol):

@@ -38,21 +38,6 @@ class _Part(BaseModel):
 _Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 
 
-class Endpoint(_Part):
-    """One model on the server, and what stands in front of it in the report's words.
-
-    students: those of this endpoint alone, beside the protocol's. bundle and policy: how a lab
-    of its own makes this endpoint; a deployed one is what it is.
-    """
-
-    name: _Name
-    model: Annotated[str, Field(min_length=1)]
-    defence: Annotated[str, Field(min_length=1)]
-    students: tuple[str, ...] = ()
-    bundle: _Name | None = None
-    policy: Annotated[str, Field(min_length=1)] | None = None
-
-
 class AttackEntry(_Part):
     """An attack by name, with settings where they are not the default."""
 
@@ -67,6 +52,30 @@ class AttackEntry(_Part):
 
 def _entry(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
+
+
+_Attacks = tuple[Annotated[AttackEntry, BeforeValidator(_entry)], ...]
+
+
+class Endpoint(_Part):
+    """One model on the server, and what stands in front of it in the report's words.
+
+    students, attacks: those of this endpoint alone, beside the protocol's. bundle and policy: how
+    a lab of its own makes this endpoint; a deployed one is what it is.
+    """
+
+    name: _Name
+    model: Annotated[str, Field(min_length=1)]
+    defence: Annotated[str, Field(min_length=1)]
+    students: tuple[str, ...] = ()
+    attacks: _Attacks = ()
+    bundle: _Name | None = None
+    policy: Annotated[str, Field(min_length=1)] | None = None
+
+    @property
+    def variants(self) -> tuple[Attack, ...]:
+        """Its own attacks, grids expanded."""
+        return tuple(attack for entry in self.attacks for attack in entry.build())
 
 
 class _Schedule(_Part):
@@ -120,17 +129,19 @@ class Protocol(_Schedule):
     dataset: str
     budget: Annotated[int, Field(gt=0)]
     endpoints: Annotated[tuple[Endpoint, ...], Field(min_length=1)]
-    attacks: Annotated[
-        tuple[Annotated[AttackEntry, BeforeValidator(_entry)], ...], Field(min_length=1)
-    ]
+    attacks: Annotated[_Attacks, Field(min_length=1)]
     students: Annotated[tuple[str, ...], Field(min_length=1)]
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
     teachers: tuple[TeacherEntry, ...] = ()
 
     @property
     def variants(self) -> tuple[Attack, ...]:
-        """Every attack to run, grids expanded."""
+        """The attacks on every endpoint, grids expanded."""
         return tuple(attack for entry in self.attacks for attack in entry.build())
+
+    def variants_of(self, endpoint: Endpoint) -> tuple[Attack, ...]:
+        """Every attack on this endpoint."""
+        return self.variants + endpoint.variants
 
     def students_of(self, endpoint: Endpoint | None) -> tuple[str, ...]:
         """Who learns from this endpoint; None stands for the baseline, which everyone needs."""
@@ -159,21 +170,14 @@ class Protocol(_Schedule):
         if NO_ENDPOINT in names:
             faults.append(f'expected an endpoint name other than "{NO_ENDPOINT}", the baseline\'s')
         faults += _unknown(name for endpoint in endpoints for name in endpoint.students)
+        for endpoint in endpoints:
+            faults += [f"{endpoint.name}: {fault}" for fault in _attack_faults(endpoint.attacks)]
         return _sound(endpoints, faults)
 
     @field_validator("attacks")
     @classmethod
     def _attacks(cls, entries: tuple[AttackEntry, ...]) -> tuple[AttackEntry, ...]:
-        faults, labels = [], []
-        for entry in entries:
-            if entry.name == NoApi.name:
-                faults.append(f"{NoApi.name} is the baseline of every audit, take it off the list")
-                continue
-            try:
-                labels += [attack.label for attack in entry.build()]
-            except EvalError as error:
-                faults.append(str(error))
-        return _sound(entries, faults + _repeated("attack", labels))
+        return _sound(entries, _attack_faults(entries))
 
     @field_validator("students")
     @classmethod
@@ -213,6 +217,13 @@ class Protocol(_Schedule):
             f"expected a bundle of the teachers for {endpoint.name}, got {endpoint.bundle}"
             for endpoint in self.endpoints
             if endpoint.bundle is not None and endpoint.bundle not in known
+        ]
+        common = {attack.label for attack in self.variants}
+        faults += [
+            f'expected the attack "{attack.label}" once for {endpoint.name}, got it twice'
+            for endpoint in self.endpoints
+            for attack in endpoint.variants
+            if attack.label in common
         ]
         owned = self.images or len(data.train_x)
         wanted = owned + len(data.test_x)
@@ -258,6 +269,19 @@ def _fault(item: dict[str, Any]) -> str:
     place = ".".join(str(part) for part in item["loc"])
     message = str(item["msg"]).removeprefix("Value error, ")
     return f"{place}: {message}" if place else message
+
+
+def _attack_faults(entries: Iterable[AttackEntry]) -> list[str]:
+    faults, labels = [], []
+    for entry in entries:
+        if entry.name == NoApi.name:
+            faults.append(f"{NoApi.name} is the baseline of every audit, take it off the list")
+            continue
+        try:
+            labels += [attack.label for attack in entry.build()]
+        except EvalError as error:
+            faults.append(str(error))
+    return faults + _repeated("attack", labels)
 
 
 def _repeated(kind: str, values: Iterable[object]) -> list[str]:

@@ -17,7 +17,8 @@ class Row:
     uplift: percentage points over the no-API baseline of the same student (mean over seeds).
     agreement and teacher_accuracy are None for the baseline, which has no teacher. queries: the
     images whose answers it learnt from. budget: the images it was held to, where the audit tries
-    several budgets.
+    several budgets. trained_on: the endpoint whose student this is, where the attack reads labels
+    alone and both endpoints sold the same; it was not trained again.
     """
 
     endpoint: str
@@ -33,6 +34,7 @@ class Row:
     finite: bool
     seconds: float
     budget: int | None = None
+    trained_on: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,7 @@ class Summary:
 
     n: those seeds; means in percent, spreads are sample standard deviations (None below two).
     queries: the most a run of it used. runs: with those whose loss was not finite; gains: those
-    that ended above the baseline. None in reports of earlier versions.
+    that ended above the baseline. None in reports of earlier versions. trained_on: as in the rows.
     """
 
     endpoint: str
@@ -59,6 +61,14 @@ class Summary:
     budget: int | None = None
     runs: int | None = None
     gains: int | None = None
+    trained_on: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """The attack in a table, with the endpoint it was trained on where that is another."""
+        return (
+            self.attack if self.trained_on is None else f"{self.attack} (as on {self.trained_on})"
+        )
 
     @property
     def white_box(self) -> bool:
@@ -121,6 +131,7 @@ def _summary(rows: Sequence[Row]) -> Summary:
         budget=first.budget,
         runs=len(rows),
         gains=sum(uplift > 0 for uplift in uplifts),
+        trained_on=first.trained_on,
     )
 
 

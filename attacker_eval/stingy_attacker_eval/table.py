@@ -34,7 +34,7 @@ def _table(audit: Audit, student: str) -> Table:
         baseline = s.endpoint == NO_ENDPOINT
         table.add_row(
             "no API" if baseline else s.endpoint,
-            s.attack.replace("[", r"\["),
+            s.shown.replace("[", r"\["),
             percent(s.accuracy_mean, s.accuracy_spread) if s.n else "broken attack",
             "" if s.agreement_mean is None else percent(s.agreement_mean),
             "" if baseline or not s.n else signed(s.uplift_mean, s.uplift_spread),

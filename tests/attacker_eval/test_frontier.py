@@ -36,7 +36,19 @@ def test_a_list_that_teaches_no_more_than_labels_is_named(tmp_path: Path) -> Non
     assert ranks.gap == pytest.approx(0.1)
     # Two standard errors of 0.3 / sqrt(3), added in squares.
     assert ranks.error == pytest.approx((2 * 0.3**2 / 3) ** 0.5)
-    assert "within one standard error: ranks (+0.1, standard error 0.2)" in headline(audit)
+    said = headline(audit)
+    assert (
+        "within one standard error: ranks (+0.1, standard error 0.2); that is 1 of 1 such endpoints"
+        in said
+    )
+    assert "up to 0.5 points more (two standard errors) would have passed unseen" in said
+
+
+def test_what_clients_of_such_a_list_keep_is_said_with_it(tmp_path: Path) -> None:
+    rows = rows_of({"open": CONTROL, "ranks": {"label_only": 0.1}})
+    endpoints = [endpoint_of(name, utility=kept()) for name in ("open", "ranks")]
+    said = headline(audit_of(tmp_path, rows, endpoints))
+    assert "ranks (top-1 80.0 %, first five 95.0 %; +0.0, standard error 0.2)" in said
 
 
 def test_where_nothing_wins_the_report_says_so(tmp_path: Path) -> None:
@@ -52,6 +64,12 @@ def test_an_audit_without_a_leak_it_can_see_decides_nothing(tmp_path: Path) -> N
     audit = audit_of(tmp_path, rows_of({"ranks": {"label_only": 0.1, "soft_label": 0.2}}))
     assert all(floor.holds for floor in audit.floors)
     assert "cannot be told here" in floor_sentence(audit.floors)
+
+
+def test_a_list_that_holds_means_nothing_where_everything_does_too(tmp_path: Path) -> None:
+    uplifts = {"open": {"label_only": 0.1}, "ranks": CONTROL, "label_like": {"label_only": 0.1}}
+    said = floor_sentence(audit_of(tmp_path, rows_of(uplifts)).floors)
+    assert "cannot be told here: not even where everything leaves" in said
 
 
 def test_one_seed_decides_nothing(tmp_path: Path) -> None:

@@ -141,8 +141,9 @@ def any_data(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_packaged_protocol_can_be_run(name: str) -> None:
     protocol = load_protocol(name)
     assert all(endpoint.bundle for endpoint in protocol.endpoints)
-    assert ("reduced" in protocol.title) == name.startswith("reduced")
-    if name.startswith("reduced"):
+    is_reduced = name.startswith(("reduced", "frontier"))
+    assert ("reduced" in protocol.title) == is_reduced
+    if is_reduced:
         assert len(protocol.seeds) >= 3
         assert protocol.images is not None
 
@@ -206,3 +207,31 @@ nasty = false
 def test_a_teacher_of_an_unknown_network_is_refused() -> None:
     text = GOOD + '[[teachers]]\nname = "b"\nnetwork = "resnet19"\nepochs = 1\n'
     assert 'got "resnet19"' in faults(text)[0]
+
+
+@pytest.mark.usefixtures("any_data")
+@pytest.mark.parametrize("data", ["tin100", "cifar10"])
+def test_the_frontier_shares_data_teacher_and_student_with_the_reduced_audit(data: str) -> None:
+    wide, plain = load_protocol(f"frontier_{data}"), load_protocol(f"reduced_{data}")
+    for name in ("dataset", "images", "students", "seeds", "training"):
+        assert getattr(wide, name) == getattr(plain, name)
+    (teacher,), (other,) = wide.teachers, plain.teachers
+    assert teacher.model_copy(update={"nasty": other.nasty}) == other
+    assert [attack.label for attack in wide.variants] == ["label_only"]
+    lists = [endpoint for endpoint in wide.endpoints if endpoint.name != "label"]
+    assert all(endpoint.attacks for endpoint in lists)
+
+
+def test_an_endpoint_has_attacks_of_its_own_beside_those_of_all() -> None:
+    protocol = parse_protocol(GOOD + 'attacks = ["paper_kd", { name = "sweep", tau = [1, 4] }]\n')
+    found = [attack.name for attack in protocol.variants_of(protocol.endpoints[0])]
+    assert found[:2] == ["label_only", "paper_kd"]
+    assert found[2:] == ["sweep"] * 8
+
+
+def test_faults_of_an_endpoints_own_attacks_are_named() -> None:
+    (fault,) = faults(GOOD + 'attacks = ["magic", "no_api", "paper_kd", "paper_kd"]\n')
+    for part in ('got "magic"', "no_api is the baseline", 'the attack "paper_kd" once'):
+        assert part in fault
+    (fault,) = faults(GOOD + 'attacks = ["label_only"]\n')
+    assert 'the attack "label_only" once for a, got it twice' in fault

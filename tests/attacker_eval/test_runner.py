@@ -6,14 +6,20 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 from tests.attacker_eval.fakes import FakeOracle, save_striped, tiny_protocol
 
 from stingy_attacker_eval import runner
 from stingy_attacker_eval.errors import AuditError, TransferError
-from stingy_attacker_eval.oracle import Oracle
-from stingy_attacker_eval.protocol import Protocol
+from stingy_attacker_eval.findings import read_report
+from stingy_attacker_eval.formats import as_markdown
+from stingy_attacker_eval.gating import gate_faults
+from stingy_attacker_eval.learning import learn
+from stingy_attacker_eval.oracle import Answers, Images, Oracle
+from stingy_attacker_eval.protocol import AttackEntry, Protocol
+from stingy_attacker_eval.report import write_report
 from stingy_attacker_eval.results import Row
 from stingy_attacker_eval.runner import run_audit
 from stingy_attacker_eval.sharding import Shard
@@ -79,7 +85,7 @@ def test_a_second_run_asks_nothing_and_trains_nothing(
 ) -> None:
     protocol, out, oracle = tiny_protocol(dataset), tmp_path / "out", FakeOracle()
     first = audit(protocol, out)
-    monkeypatch.setattr(runner, "_train_one", None)
+    monkeypatch.setattr(runner, "learn", None)
     second = audit(protocol, out, stingy=oracle)
     assert oracle.asked == []
     assert second["rows"] == first["rows"]
@@ -89,22 +95,21 @@ def test_a_stopped_run_goes_on_where_it_was_and_no_row_is_run_twice(
     tmp_path: Path, dataset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     protocol, out = tiny_protocol(dataset, seeds=(0, 1)), tmp_path / "out"
-    real, trained = runner._train_one, list[str]()
+    real, trained = learn, list[str]()
 
     def train_three_then_stop(*arguments: Any) -> Any:
         if len(trained) == 3:
             raise KeyboardInterrupt
-        row = real(*arguments)
-        trained.append(row.attack)
-        return row
+        trained.append("one")
+        return real(*arguments)
 
-    monkeypatch.setattr(runner, "_train_one", train_three_then_stop)
+    monkeypatch.setattr(runner, "learn", train_three_then_stop)
     with pytest.raises(KeyboardInterrupt):
         audit(protocol, out)
     rows_path = out / "rows.jsonl"
     assert len(rows_path.read_text().splitlines()) == 3
     rows_path.write_bytes(rows_path.read_bytes() + b'{"endpoint": "stin')  # killed while writing
-    monkeypatch.setattr(runner, "_train_one", real)
+    monkeypatch.setattr(runner, "learn", real)
     resumed = audit(protocol, out)
     assert len(rows_path.read_text().splitlines()) == 6
     assert audit(protocol, out)["rows"] == resumed["rows"]  # the torn line has left nothing
@@ -296,3 +301,68 @@ def test_a_key_that_cannot_pay_is_told_before_anything_is_asked(
             tiny_protocol(dataset), oracles={"stingy": oracle}, out=tmp_path / "o", remaining=10
         )
     assert oracle.asked == []
+
+
+def test_the_same_labels_from_two_endpoints_make_one_student(
+    tmp_path: Path, dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol = tiny_protocol(dataset, endpoints=("open", "stingy"))
+    oracles = {"open": FakeOracle(support=3), "stingy": FakeOracle()}
+    alone = audit(tiny_protocol(dataset), tmp_path / "alone")
+    real, learnt = learn, list[str]()
+
+    def noted(task: Any) -> Any:
+        learnt.append(task.attack.name)
+        return real(task)
+
+    monkeypatch.setattr(runner, "learn", noted)
+    report = audit(protocol, tmp_path / "out", **oracles)
+    # What a loss reads beside the labels differs, so paper_kd is trained for each.
+    assert learnt == ["no_api", "label_only", "paper_kd", "paper_kd"]
+    (shared,) = [row for row in report["rows"] if row["trained_on"] is not None]
+    assert (shared["endpoint"], shared["attack"]) == ("stingy", "label_only")
+    assert (shared["trained_on"], shared["seconds"]) == ("open", 0.0)
+    (trained,) = [r for r in numbers(alone) if r["attack"] == "label_only"]
+    assert {k: v for k, v in shared.items() if k != "seconds"} == trained | {"trained_on": "open"}
+    assert "label_only (as on open)" in as_markdown(read_report(tmp_path / "out"))
+    page = write_report(tmp_path / "out").read_text()
+    assert "label_only (as on open)" in page
+    assert "it was trained once" in page
+
+
+def test_other_labels_make_another_student(tmp_path: Path, dataset: str) -> None:
+    class Contrary(FakeOracle):
+        """Sells one other label."""
+
+        def ask(self, images: Images) -> Answers:
+            answers = super().ask(images)
+            answers.indices[0] = np.roll(answers.indices[0], 1)
+            return answers
+
+    protocol = tiny_protocol(dataset, endpoints=("open", "stingy"), attacks=('"label_only"',))
+    report = audit(protocol, tmp_path / "out", open=FakeOracle(), stingy=Contrary())
+    assert [row["trained_on"] for row in report["rows"]] == [None] * 3
+
+
+def test_an_endpoints_own_attacks_are_run_there_alone(tmp_path: Path, dataset: str) -> None:
+    protocol = tiny_protocol(dataset, endpoints=("open", "stingy"), attacks=('"label_only"',))
+    own = protocol.endpoints[1].model_copy(update={"attacks": (AttackEntry(name="soft_label"),)})
+    protocol = protocol.model_copy(update={"endpoints": (protocol.endpoints[0], own)})
+    oracles = {"open": FakeOracle(support=3), "stingy": FakeOracle()}
+    report = audit(protocol, tmp_path / "out", **oracles)
+    runs = [(row["endpoint"], row["attack"]) for row in report["rows"][1:]]
+    assert runs == [("open", "label_only"), ("stingy", "label_only"), ("stingy", "soft_label")]
+    found = read_report(tmp_path / "out")
+    assert gate_faults(found, max_uplift=100) == ()
+    last = found.document["rows"].pop()
+    assert last["attack"] == "soft_label"
+    (fault,) = gate_faults(found, max_uplift=100)
+    assert "stingy, soft_label" in fault
+
+
+def test_a_folder_from_before_endpoints_had_attacks_goes_on(dataset: str) -> None:
+    protocol = tiny_protocol(dataset)
+    config = runner._config(protocol, protocol.load())
+    assert set(config["endpoints"][0]) == {  # type: ignore[index]
+        *("name", "model", "defence", "students", "bundle", "policy")
+    }

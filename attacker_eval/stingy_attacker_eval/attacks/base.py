@@ -25,7 +25,8 @@ class Attack(ABC):
     the whole attack, or `steal`, where it is more. `run` does the rest and cannot be overridden.
 
     per_run: whether each student and seed asks for images of its own, so that nothing it buys
-    serves another run.
+    serves another run. reads_top1_alone: whether of the answers it uses the top-1 and nothing else,
+    so that endpoints which sell the same labels make the same student.
     """
 
     name: ClassVar[str]
@@ -33,6 +34,7 @@ class Attack(ABC):
     reference: ClassVar[str]
     needs: ClassVar[frozenset[Need]]
     per_run: ClassVar[bool] = False
+    reads_top1_alone: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)

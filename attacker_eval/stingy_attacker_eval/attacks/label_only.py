@@ -21,6 +21,7 @@ class LabelOnly(Attack):
     title: ClassVar[str] = "the bought top-1 as a label"
     reference: ClassVar[str] = "Correia-Silva et al. 2018, Copycat CNN, section III"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.ANSWERS})
+    reads_top1_alone: ClassVar[bool] = True
 
     def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
         return functional.cross_entropy(student_logits, batch.top1)

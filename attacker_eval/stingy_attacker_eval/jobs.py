@@ -1,0 +1,120 @@
+"""Which students an audit trains, and what each of them learns from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from stingy_attacker_eval.attacks import Attack, Material, Need
+from stingy_attacker_eval.attacks.no_api import NoApi
+from stingy_attacker_eval.data import Dataset
+from stingy_attacker_eval.oracle import dense_logits, digest_labels, scores_refusal
+from stingy_attacker_eval.protocol import NO_ENDPOINT, Protocol
+from stingy_attacker_eval.purchase import Bought
+from stingy_attacker_eval.sharding import Run
+from stingy_attacker_eval.train import to_device
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything one trained student needs to know.
+
+    twin: the run whose student this one is as well: the attack reads nothing but labels, and
+    both endpoints sold the same.
+    """
+
+    bought: Bought | None
+    partner: Bought | None
+    attack: Attack
+    material: Material
+    student: str
+    seed: int
+    twin: Run | None = None
+
+    @property
+    def run(self) -> Run:
+        endpoint = self.bought.endpoint.name if self.bought else NO_ENDPOINT
+        return Run(endpoint, self.attack.label, self.student, self.seed)
+
+    @property
+    def queries_bought(self) -> int:
+        """What the attack learns from of the answers bought once, in images."""
+        if not self.attack.needs & {Need.ANSWERS, Need.SCORES}:
+            return 0
+        return sum(source.transfer.queries for source in (self.bought, self.partner) if source)
+
+
+def plan_jobs(
+    protocol: Protocol,
+    data: Dataset,
+    bought: list[Bought],
+    device: torch.device,
+    networks: Mapping[str, nn.Module],
+) -> tuple[list[Job], list[dict[str, str]]]:
+    """Baseline first: every uplift is counted from it. Attacks that cannot run are told apart."""
+    jobs: list[Job] = []
+    skipped: list[dict[str, str]] = []
+    images = to_device(data.train_x, device)
+    labels = torch.from_numpy(data.train_y).to(device)
+
+    def add(
+        source: Bought | None, partner: Bought | None, attack: Attack, material: Material
+    ) -> None:
+        jobs.extend(
+            Job(source, partner, attack, material, student, seed)
+            for student in protocol.students_of(source.endpoint if source else None)
+            for seed in protocol.seeds
+        )
+
+    add(None, None, NoApi(), Material(images, labels=labels))
+    sources = {source.endpoint.name: source for source in bought}
+    materials = {
+        name: _material(source, images, labels, networks.get(name))
+        for name, source in sources.items()
+    }
+    for name, source in sources.items():
+        for attack in protocol.variants_of(source.endpoint):
+            other = attack.partner_name()
+            partner = sources.get(other) if other is not None and other != name else None
+            material = materials[name]
+            if partner is not None:
+                material = replace(material, partner=materials[partner.endpoint.name])
+            refusal = attack.refusal(material)
+            if refusal is None:
+                add(source, partner, attack, material)
+            else:
+                skipped.append({"endpoint": name, "attack": attack.label, "reason": refusal})
+    return jobs, skipped
+
+
+def with_twins(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs, each that would train the student of an earlier one again pointing to that one."""
+    first: dict[tuple[object, ...], Run] = {}
+    found = []
+    for job in jobs:
+        if job.bought is None or not job.attack.reads_top1_alone:
+            found.append(job)
+            continue
+        sold = job.bought.transfer, job.bought.evaluation
+        labels = tuple(digest_labels(part.answers) for part in sold)
+        original = first.setdefault((job.attack.label, job.student, job.seed, labels), job.run)
+        found.append(job if original == job.run else replace(job, twin=original))
+    return found
+
+
+def _material(
+    source: Bought, images: torch.Tensor, labels: torch.Tensor, network: nn.Module | None
+) -> Material:
+    """What an attacker of this endpoint has before a run begins."""
+    answers, device = source.transfer.answers, images.device
+    has_scores = scores_refusal(answers.form) is None
+    return Material(
+        images,
+        labels=labels,
+        top1=torch.from_numpy(answers.top1).to(device),
+        logits=dense_logits(answers, device) if has_scores else None,
+        indices=torch.from_numpy(answers.indices).to(device),
+        info=source.info,
+        network=network.to(device).eval() if network is not None else None,
+    )

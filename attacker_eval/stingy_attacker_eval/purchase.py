@@ -1,0 +1,133 @@
+"""Buying what an audit needs from its endpoints, checked against budget and key beforehand."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from stingy_attacker_eval.attacks import Need
+from stingy_attacker_eval.data import Dataset
+from stingy_attacker_eval.errors import AuditError
+from stingy_attacker_eval.oracle import Oracle
+from stingy_attacker_eval.progress import Reporter
+from stingy_attacker_eval.protocol import Endpoint, Protocol
+from stingy_attacker_eval.session import KeptOracle
+from stingy_attacker_eval.train import percent_equal
+from stingy_attacker_eval.transfer import TransferSet, buy
+from stingy_attacker_eval.utility import Utility, utility
+from stingy_clients import ModelInfo
+
+
+@dataclass(frozen=True)
+class Bought:
+    """What one endpoint sold: answers to learn from, answers to compare with, and what attacks
+    asked for as they ran."""
+
+    endpoint: Endpoint
+    info: ModelInfo
+    transfer: TransferSet
+    evaluation: TransferSet
+    kept: KeptOracle
+    teacher_accuracy: float
+    utility: Utility
+
+    def facts(self) -> dict[str, object]:
+        """The endpoint's entry in the report."""
+        queries = self.transfer.queries, self.evaluation.queries, self.kept.asked
+        return {
+            "name": self.endpoint.name,
+            "defence": self.endpoint.defence,
+            "policy": self.info.policy,
+            "scores": self.info.scores,
+            "decimals": self.info.decimals,
+            "fingerprint": self.info.fingerprint,
+            "model": self.info.name,
+            "version": self.info.version,
+            "support": self.info.support,
+            "num_classes": self.info.num_classes,
+            "queries_transfer": queries[0],
+            "queries_evaluation": queries[1],
+            "queries_attacks": queries[2],
+            "queries_spent": sum(queries),
+            "queries_charged": (
+                self.transfer.charged + self.evaluation.charged + self.kept.settle()
+            ),
+            "teacher_accuracy": self.teacher_accuracy,
+            "utility": asdict(self.utility),
+        }
+
+
+def check_budget(protocol: Protocol, data: Dataset) -> None:
+    """Raises AuditError, before a query is spent, when the attacks could ask for more."""
+    runs = len(protocol.students_of(None)) * len(protocol.seeds)
+    extra = max(
+        sum(
+            attack.budget(len(data.train_x)) * (runs if attack.per_run else 1)
+            for attack in protocol.variants_of(endpoint)
+            if Need.IMAGES not in attack.needs  # those ask for what the audit has bought already
+        )
+        for endpoint in protocol.endpoints
+    )
+    wanted = len(data.train_x) + len(data.test_x) + extra
+    if protocol.budget < wanted:
+        raise AuditError(
+            f"expected a budget of at least {wanted} images ({len(data.train_x)} to learn from, "
+            f"{len(data.test_x)} to compare, {extra} for attacks that ask as they run), got "
+            f"{protocol.budget}"
+        )
+
+
+def check_remaining(remaining: int, protocol: Protocol, data: Dataset) -> None:
+    """Raises AuditError, before a query is spent, when the key cannot pay for all endpoints."""
+    wanted = len(protocol.endpoints) * (len(data.train_x) + len(data.test_x))
+    if remaining < wanted:
+        raise AuditError(
+            f"expected a key with at least {wanted} images left for {len(protocol.endpoints)} "
+            f"endpoints, got one with {remaining}: nothing was asked"
+        )
+
+
+def buy_from(
+    endpoint: Endpoint,
+    oracle: Oracle,
+    protocol: Protocol,
+    data: Dataset,
+    out: Path,
+    reporter: Reporter,
+) -> Bought:
+    info = oracle.describe()
+    if info.num_classes != data.num_classes:
+        raise AuditError(
+            f"expected {data.num_classes} classes from {endpoint.name} as in {data.name}, "
+            f"got {info.num_classes}"
+        )
+    folder = out / "bought" / endpoint.name
+    bought_once = len(data.train_x) + len(data.test_x)
+    kept = KeptOracle(oracle, folder=folder / "asked", budget=protocol.budget - bought_once)
+    kept.settle()  # of a run that was killed, before anything else is asked
+    total, done = len(data.train_x) + len(data.test_x), 0
+
+    def progress(count: int) -> None:
+        nonlocal done
+        done += count
+        reporter.step(done, total, f"buying from {endpoint.name}")
+
+    transfer = buy(
+        oracle, data.train_x, budget=protocol.budget, folder=folder / "transfer", progress=progress
+    )
+    evaluation = buy(
+        oracle,
+        data.test_x,
+        budget=protocol.budget - transfer.queries,
+        folder=folder / "evaluation",
+        progress=progress,
+    )
+    kept.add(data.train_x, transfer.answers)
+    answers = evaluation.answers
+    return Bought(
+        endpoint=endpoint,
+        info=info,
+        transfer=transfer,
+        evaluation=evaluation,
+        kept=kept,
+        teacher_accuracy=percent_equal(evaluation.answers.top1, data.test_y),
+        utility=utility(answers.indices, answers.scores, answers.form, data.test_y),
+    )
