@@ -84,7 +84,7 @@ def draw_budgets(summaries: Sequence[Summary], *, student: str) -> str | None:
         return None
     figure = Figure(figsize=(8.4, 3.6))
     FigureCanvasSVG(figure)
-    base = next((s.accuracy_mean for s in own if s.endpoint == NO_ENDPOINT), None)
+    base = _baseline(own, whole=max(max(line) for line in lines.values()))
     for place, (kind, label) in enumerate(
         (("accuracy_mean", "accuracy, %"), ("agreement_mean", "agreement, %")), start=1
     ):
@@ -100,10 +100,17 @@ def draw_budgets(summaries: Sequence[Summary], *, student: str) -> str | None:
                 linewidth=1.6,
                 label=name,
             )
-        if place == 1 and base is not None:
-            axes.axhline(base, color=INK, linewidth=1, linestyle=(0, (4, 3)), label="no API")
+        if place == 1 and base:
+            axes.plot(
+                list(base),
+                [s.accuracy_mean or 0.0 for s in base.values()],
+                color=INK,
+                linewidth=1,
+                linestyle=(0, (4, 3)),
+                label="no API, as many images",
+            )
         _logarithmic(axes)
-        axes.set_xlabel("queries", color=INK)
+        axes.set_xlabel("images asked about", color=INK)
         axes.set_ylabel(f"{label} ({student})", color=INK)
         _quiet(axes)
         if place == 1:
@@ -113,6 +120,9 @@ def draw_budgets(summaries: Sequence[Summary], *, student: str) -> str | None:
         f"{name} at {budget} queries: {percent(s.accuracy_mean)} % by {s.attack}"
         for name, line in lines.items()
         for budget, s in line.items()
+    ]
+    parts += [
+        f"no API on {images} images: {percent(s.accuracy_mean)} %" for images, s in base.items()
     ]
     return inline(
         figure, f"Accuracy of the student {student} over queries. " + "; ".join(parts) + "."
@@ -132,6 +142,16 @@ def best_by_budget(summaries: Sequence[Summary], endpoint: str) -> dict[int, Sum
         if kept is None or s.uplift_mean > (kept.uplift_mean or 0.0):
             best[budget] = s
     return dict(sorted(best.items()))
+
+
+def _baseline(summaries: Sequence[Summary], *, whole: int) -> dict[int, Summary]:
+    """Training without the API by the number of images; `whole` stands for all."""
+    found = {
+        whole if s.budget is None else s.budget: s
+        for s in summaries
+        if s.endpoint == NO_ENDPOINT and s.accuracy_mean is not None
+    }
+    return dict(sorted(found.items()))
 
 
 def _scatter(axes: "Axes", points: Sequence[Point], name: str) -> None:

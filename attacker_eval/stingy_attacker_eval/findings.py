@@ -77,7 +77,8 @@ class Audit:
 
     def baseline(self, student: str) -> Summary:
         """The no-API baseline of this student."""
-        return next(s for s in self.summaries if s.endpoint == NO_ENDPOINT and s.student == student)
+        wanted = NO_ENDPOINT, student, None
+        return next(s for s in self.summaries if (s.endpoint, s.student, s.budget) == wanted)
 
 
 def read_report(folder: Path) -> Audit:

@@ -106,7 +106,7 @@ def _attack(audit: Audit, s: Summary) -> tuple[str, ...]:
         "no API" if is_baseline else s.endpoint,
         f"**{s.shown}**" if audit.best.get(s.endpoint) == s else s.shown,
         s.student,
-        cost(s.queries if s.budget is None else s.budget),
+        cost(s.queries),
         str(s.n),
         percent(s.accuracy_mean, s.accuracy_spread) if s.n else "broken attack",
         "" if s.agreement_mean is None else percent(s.agreement_mean),

@@ -20,8 +20,8 @@ from stingy_attacker_eval.train import to_device
 class Job:
     """Everything one trained student needs to know.
 
-    twin: the run whose student this one is as well: the attack reads nothing but labels, and
-    both endpoints sold the same.
+    budget: how many of the images it may use, None for all. twin: the run whose student this one
+    is as well: the attack reads nothing but labels, and both endpoints sold the same.
     """
 
     bought: Bought | None
@@ -30,19 +30,21 @@ class Job:
     material: Material
     student: str
     seed: int
+    budget: int | None = None
     twin: Run | None = None
 
     @property
     def run(self) -> Run:
         endpoint = self.bought.endpoint.name if self.bought else NO_ENDPOINT
-        return Run(endpoint, self.attack.label, self.student, self.seed)
+        return Run(endpoint, self.attack.label, self.student, self.seed, self.budget)
 
     @property
     def queries_bought(self) -> int:
         """What the attack learns from of the answers bought once, in images."""
         if not self.attack.needs & {Need.ANSWERS, Need.SCORES}:
             return 0
-        return sum(source.transfer.queries for source in (self.bought, self.partner) if source)
+        sources = [source for source in (self.bought, self.partner) if source]
+        return sum(self.budget or source.transfer.queries for source in sources)
 
 
 def plan_jobs(
@@ -61,8 +63,11 @@ def plan_jobs(
     def add(
         source: Bought | None, partner: Bought | None, attack: Attack, material: Material
     ) -> None:
+        tried = attack.learns_from_answers_alone or source is None
         jobs.extend(
-            Job(source, partner, attack, material, student, seed)
+            Job(source, partner, attack, held, student, seed, budget)
+            for budget in (None, *(protocol.budgets if tried else ()))
+            for held in (material if budget is None else material.first(budget),)
             for student in protocol.students_of(source.endpoint if source else None)
             for seed in protocol.seeds
         )
@@ -98,7 +103,8 @@ def with_twins(jobs: Sequence[Job]) -> list[Job]:
             continue
         sold = job.bought.transfer, job.bought.evaluation
         labels = tuple(digest_labels(part.answers) for part in sold)
-        original = first.setdefault((job.attack.label, job.student, job.seed, labels), job.run)
+        same = job.attack.label, job.student, job.seed, job.budget, labels
+        original = first.setdefault(same, job.run)
         found.append(job if original == job.run else replace(job, twin=original))
     return found
 

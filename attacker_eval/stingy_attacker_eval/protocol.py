@@ -122,7 +122,8 @@ class TeacherEntry(_Schedule):
 class Protocol(_Schedule):
     """An audit's settings. `budget` counts the images one endpoint may be asked.
 
-    images, epochs and so on are the attacker's; teachers have their own.
+    images, epochs and so on are the attacker's; teachers have their own. budgets: fewer images to
+    try as well, for attacks on answers bought once and for the baseline; nothing more is asked.
     """
 
     title: Annotated[str, Field(min_length=1)]
@@ -133,6 +134,7 @@ class Protocol(_Schedule):
     students: Annotated[tuple[str, ...], Field(min_length=1)]
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
     teachers: tuple[TeacherEntry, ...] = ()
+    budgets: tuple[Annotated[int, Field(gt=0)], ...] = ()
 
     @property
     def variants(self) -> tuple[Attack, ...]:
@@ -189,6 +191,11 @@ class Protocol(_Schedule):
     def _seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
         return _sound(seeds, _repeated("seed", seeds))
 
+    @field_validator("budgets")
+    @classmethod
+    def _budgets(cls, budgets: tuple[int, ...]) -> tuple[int, ...]:
+        return _sound(budgets, _repeated("budget", budgets))
+
     @field_validator("teachers")
     @classmethod
     def _teachers(cls, teachers: tuple[TeacherEntry, ...]) -> tuple[TeacherEntry, ...]:
@@ -226,6 +233,11 @@ class Protocol(_Schedule):
             if attack.label in common
         ]
         owned = self.images or len(data.train_x)
+        faults += [
+            f"expected budgets below the {owned} images there are to learn from, got {budget}"
+            for budget in self.budgets
+            if budget >= owned
+        ]
         wanted = owned + len(data.test_x)
         if self.budget < wanted:
             faults.append(

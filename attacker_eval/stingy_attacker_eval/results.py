@@ -14,7 +14,8 @@ WHITE_BOX = "white-box"
 class Row:
     """One student trained once. accuracy, agreement, teacher_accuracy: percent of the test set.
 
-    uplift: percentage points over the no-API baseline of the same student (mean over seeds).
+    uplift: percentage points over the no-API baseline of the same student on as many images (mean
+    over seeds).
     agreement and teacher_accuracy are None for the baseline, which has no teacher. queries: the
     images whose answers it learnt from. budget: the images it was held to, where the audit tries
     several budgets. trained_on: the endpoint whose student this is, where the attack reads labels
@@ -65,10 +66,10 @@ class Summary:
 
     @property
     def shown(self) -> str:
-        """The attack in a table, with the endpoint it was trained on where that is another."""
-        return (
-            self.attack if self.trained_on is None else f"{self.attack} (as on {self.trained_on})"
-        )
+        """The attack in a table, with its budget, and the endpoint of its student if another."""
+        images = "" if self.budget is None else f", {self.budget:,} images"
+        twin = "" if self.trained_on is None else f" (as on {self.trained_on})"
+        return f"{self.attack}{images}{twin}"
 
     @property
     def white_box(self) -> bool:
@@ -84,13 +85,17 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
     return [_summary(group) for group in groups.values()]
 
 
-def baseline_accuracy(rows: Sequence[Row], student: str) -> float | None:
-    """The no-API baseline's mean accuracy for this student; None when none stayed finite."""
+def baseline_accuracy(rows: Sequence[Row], student: str, budget: int | None = None) -> float | None:
+    """The no-API baseline's mean accuracy for this student on as many images.
+
+    None when none stayed finite.
+    """
     return _mean(
         [
             row.accuracy
             for row in rows
-            if row.endpoint == NO_ENDPOINT and row.student == student and row.finite
+            if (row.endpoint, row.student, row.budget) == (NO_ENDPOINT, student, budget)
+            and row.finite
         ]
     )
 
@@ -98,12 +103,15 @@ def baseline_accuracy(rows: Sequence[Row], student: str) -> float | None:
 def best_attacks(summaries: Sequence[Summary]) -> dict[str, Summary]:
     """Per endpoint the attack (and student) with the highest mean uplift, ties to the first.
 
-    Seeds whose loss was not finite do not count, nor do attacks that saw the network itself; an
-    endpoint with nothing left has no entry.
+    Seeds whose loss was not finite do not count, nor do attacks that saw the network itself, nor
+    smaller budgets, whose uplift is counted from a weaker baseline; an endpoint with nothing left
+    has no entry.
     """
     best: dict[str, tuple[float, Summary]] = {}
     for summary in summaries:
-        if summary.endpoint == NO_ENDPOINT or summary.uplift_mean is None or summary.white_box:
+        if summary.endpoint == NO_ENDPOINT or summary.white_box or summary.budget is not None:
+            continue
+        if summary.uplift_mean is None:
             continue
         leader = best.get(summary.endpoint)
         if leader is None or summary.uplift_mean > leader[0]:

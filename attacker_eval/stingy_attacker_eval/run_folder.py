@@ -7,8 +7,9 @@ from pathlib import Path
 from stingy_attacker_eval.errors import AuditError
 from stingy_attacker_eval.files import digest_json, write_atomic, write_json
 from stingy_attacker_eval.results import Row
+from stingy_attacker_eval.sharding import Run
 
-_Key = tuple[str, str, str, int]
+_Key = tuple[str, str, str, int, int | None]
 
 
 class RunFolder:
@@ -23,8 +24,8 @@ class RunFolder:
         self._check_config(config)
         self._rows = {_key(row): row for row in self._read()}
 
-    def get(self, endpoint: str, attack: str, student: str, seed: int) -> Row | None:
-        return self._rows.get((endpoint, attack, student, seed))
+    def get(self, run: Run) -> Row | None:
+        return self._rows.get(run.key)
 
     def add(self, row: Row) -> None:
         """On disk when this returns."""
@@ -64,4 +65,4 @@ class RunFolder:
 
 
 def _key(row: Row) -> _Key:
-    return row.endpoint, row.attack, row.student, row.seed
+    return row.endpoint, row.attack, row.student, row.seed, row.budget

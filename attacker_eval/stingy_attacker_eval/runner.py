@@ -66,7 +66,7 @@ def run_audit(
         ]
         jobs, skipped = plan_jobs(protocol, data, bought, device, networks or {})
         chosen = set(choose([job.run for job in jobs], only=only, shard=shard))
-        jobs = [job for job in jobs if job.run in chosen or folder.get(*job.run.key) is not None]
+        jobs = [job for job in jobs if job.run in chosen or folder.get(job.run) is not None]
         jobs = with_twins(jobs)
         rows = _run(jobs, folder, protocol, data, device, reporter)
         summaries = summarise(rows)
@@ -86,8 +86,9 @@ def run_audit(
 
 def _config(protocol: Protocol, data: Dataset) -> dict[str, object]:
     """All that decides the numbers, but for the endpoints' answers (the transfer sets know)."""
+    left_out = {"attacks", "endpoints"} | (set() if protocol.budgets else {"budgets"})
     return {
-        **protocol.model_dump(mode="json", exclude={"attacks", "endpoints"}),
+        **protocol.model_dump(mode="json", exclude=left_out),
         "attacks": _settings((NoApi(), *protocol.variants)),
         "endpoints": [_endpoint_config(endpoint) for endpoint in protocol.endpoints],
         "student_widths": {name: student_spec(name).width for name in protocol.students},
@@ -117,9 +118,9 @@ def _run(
     test_images = to_device(data.test_x, device)
     rows: list[Row] = []
     for number, job in enumerate(jobs, start=1):
-        row = folder.get(*job.run.key)
+        row = folder.get(job.run)
         if row is None:
-            twin = folder.get(*job.twin.key) if job.twin is not None else None
+            twin = folder.get(job.twin) if job.twin is not None else None
             row = (
                 _row(job, learn(_task(job, protocol, data, test_images)), data, rows)
                 if twin is None
@@ -150,7 +151,7 @@ def _task(job: Job, protocol: Protocol, data: Dataset, test_images: torch.Tensor
 def _row(job: Job, learnt: Learnt, data: Dataset, earlier: list[Row]) -> Row:
     source = job.bought
     accuracy = percent_equal(learnt.guesses, data.test_y)
-    baseline = accuracy if source is None else baseline_accuracy(earlier, job.student)
+    baseline = accuracy if source is None else baseline_accuracy(earlier, job.student, job.budget)
     if baseline is None:
         raise AuditError(
             f"expected a no-API baseline for {job.student}, got one whose loss was never finite: "
@@ -169,6 +170,7 @@ def _row(job: Job, learnt: Learnt, data: Dataset, earlier: list[Row]) -> Row:
         uplift=accuracy - baseline,
         finite=learnt.finite,
         seconds=learnt.seconds,
+        budget=job.budget,
     )
 
 

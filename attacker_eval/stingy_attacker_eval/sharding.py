@@ -10,20 +10,22 @@ from stingy_attacker_eval.protocol import NO_ENDPOINT
 
 @dataclass(frozen=True)
 class Run:
-    """One student to train; the baseline's endpoint is "none"."""
+    """One student to train; the baseline's endpoint is "none", budget None is all images."""
 
     endpoint: str
     attack: str
     student: str
     seed: int
+    budget: int | None = None
 
     @property
-    def key(self) -> tuple[str, str, str, int]:
-        return self.endpoint, self.attack, self.student, self.seed
+    def key(self) -> tuple[str, str, str, int, int | None]:
+        return self.endpoint, self.attack, self.student, self.seed, self.budget
 
     @property
     def fields(self) -> tuple[str, ...]:
-        return tuple(str(part) for part in self.key)
+        """What patterns are held against: a run is chosen with all its budgets."""
+        return self.endpoint, self.attack, self.student, str(self.seed)
 
 
 @dataclass(frozen=True)

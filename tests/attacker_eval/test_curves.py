@@ -1,12 +1,15 @@
 """Pictures of budgets and of the frontier: what is drawn, and what is left out."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from tests.attacker_eval.audits import STUDENT, audit_of, endpoint_of, kept, row, rows_of
 
 from stingy_attacker_eval.curves import best_by_budget, draw_budgets, draw_frontier, letters
 from stingy_attacker_eval.findings import Audit
+from stingy_attacker_eval.gating import gate_faults
 from stingy_attacker_eval.report import render
+from stingy_attacker_eval.results import Row
 
 UPLIFTS = {"open": {"label_only": 0.1, "soft_label": 3.0}}
 
@@ -67,3 +70,22 @@ def test_a_report_without_utility_has_no_frontier(tmp_path: Path) -> None:
 def test_points_have_letters_of_their_own() -> None:
     assert letters(3) == ("A", "B", "C")
     assert len(set(letters(60))) == 60
+
+
+def test_training_without_the_api_is_drawn_on_as_many_images(tmp_path: Path) -> None:
+    rows = list(several_budgets(tmp_path).document["rows"])
+    found = [Row(**item) for item in rows]
+    found += [row("none", "no_api", seed, 40.0, budget=100) for seed in range(3)]
+    curve = draw_budgets(audit_of(tmp_path, found).summaries, student=STUDENT)
+    assert curve is not None
+    assert "no API on 100 images: 40.0 %; no API on 1000 images: 70.0 %" in curve
+
+
+def test_a_smaller_budget_is_never_the_headline(tmp_path: Path) -> None:
+    rows = rows_of(UPLIFTS) + [
+        row("open", "label_only", seed, 60.0, budget=100, uplift=30.0) for seed in range(3)
+    ]
+    audit = audit_of(tmp_path, rows)
+    assert (audit.best["open"].attack, audit.best["open"].budget) == ("soft_label", None)
+    broken = [replace(r, finite=False) if r.budget else r for r in rows]
+    assert gate_faults(audit_of(tmp_path, broken), max_uplift=5) == ()

@@ -235,3 +235,11 @@ def test_faults_of_an_endpoints_own_attacks_are_named() -> None:
         assert part in fault
     (fault,) = faults(GOOD + 'attacks = ["label_only"]\n')
     assert 'the attack "label_only" once for a, got it twice' in fault
+
+
+def test_budgets_are_smaller_than_the_whole_and_each_is_given_once() -> None:
+    assert parse_protocol(GOOD.replace("budget =", "budgets = [10, 100]\nbudget =")).budgets
+    (fault,) = faults(GOOD.replace("budget =", "budgets = [1297]\nbudget ="))
+    assert "below the 1297 images there are to learn from, got 1297" in fault
+    (fault,) = faults(GOOD.replace("budget =", "budgets = [10, 10]\nbudget ="))
+    assert 'the budget "10" once' in fault

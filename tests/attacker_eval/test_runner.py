@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
+from tests.attacker_eval.attack_lab import digits_oracle
 from tests.attacker_eval.fakes import FakeOracle, save_striped, tiny_protocol
 
 from stingy_attacker_eval import runner
@@ -18,7 +20,7 @@ from stingy_attacker_eval.formats import as_markdown
 from stingy_attacker_eval.gating import gate_faults
 from stingy_attacker_eval.learning import learn
 from stingy_attacker_eval.oracle import Answers, Images, Oracle
-from stingy_attacker_eval.protocol import AttackEntry, Protocol
+from stingy_attacker_eval.protocol import AttackEntry, Protocol, parse_protocol
 from stingy_attacker_eval.report import write_report
 from stingy_attacker_eval.results import Row
 from stingy_attacker_eval.runner import run_audit
@@ -366,3 +368,75 @@ def test_a_folder_from_before_endpoints_had_attacks_goes_on(dataset: str) -> Non
     assert set(config["endpoints"][0]) == {  # type: ignore[index]
         *("name", "model", "defence", "students", "bundle", "policy")
     }
+
+
+def test_smaller_budgets_learn_from_the_first_images_and_buy_nothing_more(
+    tmp_path: Path, dataset: str
+) -> None:
+    attacks = ('"label_only"', '"soft_label"', '{ name = "knockoff", queries = 40 }')
+    protocol = tiny_protocol(dataset, attacks=attacks).model_copy(update={"budget": 184})
+    whole = audit(protocol, tmp_path / "whole")
+    oracle = FakeOracle()
+    tried = protocol.model_copy(update={"budgets": (32, 64)})
+    report = audit(tried, tmp_path / "out", stingy=oracle)
+    assert sum(oracle.asked) == 184
+    runs = [
+        (row["attack"].partition("[")[0], row["budget"], row["queries"]) for row in report["rows"]
+    ]
+    assert runs == [
+        *(("no_api", budget, 0) for budget in (None, 32, 64)),
+        *(("label_only", budget, budget or 96) for budget in (None, 32, 64)),
+        *(("soft_label", budget, budget or 96) for budget in (None, 32, 64)),
+        ("knockoff", None, 40),
+    ]
+    # What runs on everything is as it was.
+    assert [row for row in numbers(report) if row["budget"] is None] == numbers(whole)
+    accuracy = {(row["attack"], row["budget"]): row["accuracy"] for row in report["rows"]}
+    for row in report["rows"]:
+        base = accuracy["no_api", row["budget"]]
+        assert row["uplift"] == pytest.approx(row["accuracy"] - base)
+    page = write_report(tmp_path / "out").read_text()
+    assert "soft_label, 32 images" in page
+    assert "no API on 32 images" in page
+
+
+def test_a_student_of_a_smaller_budget_is_that_of_an_audit_with_no_more_images(
+    tmp_path: Path, dataset: str
+) -> None:
+    data = tiny_protocol(dataset).load()
+    few = tmp_path / "few.npz"
+    first: dict[str, Any] = {"train_x": data.train_x[:40], "train_y": data.train_y[:40]}
+    np.savez(few, **first, test_x=data.test_x, test_y=data.test_y)
+    alone = audit(tiny_protocol(f"npz:{few}"), tmp_path / "few")
+    tried = tiny_protocol(dataset).model_copy(update={"budgets": (40,)})
+    report = audit(tried, tmp_path / "out")
+    found = [row | {"budget": None} for row in numbers(report) if row["budget"] == 40]
+    assert found == numbers(alone)
+
+
+def test_budgets_are_done_once_and_a_folder_without_them_is_another(
+    tmp_path: Path, dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol = tiny_protocol(dataset)
+    config = runner._config(protocol, protocol.load())
+    assert "budgets" not in config
+    tried = protocol.model_copy(update={"budgets": (32,)})
+    first = audit(tried, tmp_path / "out")
+    monkeypatch.setattr(runner, "learn", None)
+    assert audit(tried, tmp_path / "out")["rows"] == first["rows"]
+    with pytest.raises(AuditError, match="another configuration"):
+        audit(protocol, tmp_path / "out")
+
+
+def test_more_budget_does_not_hurt_on_the_digits(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    protocol = parse_protocol(
+        'title = "t"\ndataset = "digits"\nbudget = 1797\nstudents = ["cnn_tiny"]\n'
+        "seeds = [0]\nepochs = 4\nbatch = 32\nlr = 0.05\nbudgets = [60, 300]\n"
+        'attacks = ["soft_label"]\n'
+        '[[endpoints]]\nname = "stingy"\nmodel = "pets"\ndefence = "stingy"\n'
+    )
+    rows = audit(protocol, tmp_path / "out", stingy=digits_oracle())["rows"]
+    for attack in ("no_api", "soft_label"):
+        found = {row["budget"]: row["accuracy"] for row in rows if row["attack"] == attack}
+        assert found[60] < found[300] < found[None]

@@ -57,6 +57,13 @@ class Attack(ABC):
         """The most images one run asks for when the attacker owns `images`; 0 without QUERIES."""
         return 0
 
+    @final
+    @property
+    def learns_from_answers_alone(self) -> bool:
+        """Whether all it costs is the answers bought once, so that fewer of them can be tried."""
+        asks = self.needs & {Need.QUERIES, Need.WHITE_BOX}
+        return bool(self.needs & {Need.ANSWERS, Need.SCORES}) and not asks
+
     def partner_name(self) -> str | None:
         """The endpoint of the protocol the second key is for; None without SECOND_TIER."""
         return None

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeVar
 
@@ -63,6 +63,22 @@ class Material:
     session: Session | None = None
     partner: "Material | None" = None
     network: nn.Module | None = None
+
+    def first(self, count: int) -> "Material":
+        """What an attacker has that owns, and asked about, the first `count` images alone."""
+
+        def cut(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[:count]
+
+        return replace(
+            self,
+            images=self.images[:count],
+            labels=cut(self.labels),
+            top1=cut(self.top1),
+            logits=cut(self.logits),
+            indices=cut(self.indices),
+            partner=None if self.partner is None else self.partner.first(count),
+        )
 
     def lacks(self, need: Need) -> bool:
         """Whether the attacker does not have it. Images and pools are there for everyone."""
