@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         ProtocolError,
         TransferError,
     )
+    from stingy_attacker_eval.in_process import in_process_client
     from stingy_attacker_eval.oracle import Answers, HttpOracle, Oracle
     from stingy_attacker_eval.protocol import Protocol, load_protocol
     from stingy_attacker_eval.report import write_report
@@ -50,6 +51,7 @@ __all__ = [
     "TransferError",
     "TransferSet",
     "buy",
+    "in_process_client",
     "load_dataset",
     "load_protocol",
     "run_audit",
@@ -64,6 +66,7 @@ _HOME = {
     **dict.fromkeys(("Answers", "HttpOracle", "Oracle"), "oracle"),
     **dict.fromkeys(("Protocol", "load_protocol"), "protocol"),
     "Session": "session",
+    "in_process_client": "in_process",
     "run_audit": "runner",
     "write_report": "report",
     **dict.fromkeys(("TransferSet", "buy"), "transfer"),
