@@ -35,6 +35,10 @@ def run(
             help="Runs to do: ENDPOINT/ATTACK/STUDENT/SEED or any of them; * is any text."
         ),
     ] = None,
+    bundles: Annotated[
+        Path | None,
+        typer.Option(help="The lab's folder: white-box attacks see the networks in it."),
+    ] = None,
     shard: Annotated[str, typer.Option(help="i/n: the i-th of n equal parts of the runs.")] = "1/1",
 ) -> None:
     """Buy answers over HTTP, train students on them, write report.json and report.html."""
@@ -50,6 +54,11 @@ def run(
         from stingy_clients import Client
 
         settings = load_protocol(protocol)
+        networks = None
+        if bundles is not None:
+            from stingy_attacker_eval.lab import protocol_networks
+
+            networks = protocol_networks(settings, bundles=bundles)
         console = Console()
         with Client(url, key) as client:
             oracles = {
@@ -61,6 +70,7 @@ def run(
                 oracles=oracles,
                 out=out,
                 console=console,
+                networks=networks,
                 only=only or (),
                 shard=parse_shard(shard),
                 remaining=client.usage().remaining,

@@ -47,6 +47,7 @@ from stingy_protection import (
     write_prototypes,
 )
 
+_TWINS = ("normal", "nasty")
 _TEACHER_FILE = "teacher.json"
 _TRAINING = TrainSettings(epochs=12, batch=64, lr=0.1, augment=1)
 
@@ -217,7 +218,7 @@ def train_protocol_teachers(
     lists = {
         f"{entry.name}-{twin}": _write_lists(out / f"{entry.name}-{twin}", entry, data)
         for entry in protocol.teachers
-        for twin in ("normal", "nasty")
+        for twin in _TWINS
         if any(
             endpoint.bundle == f"{entry.name}-{twin}" and _lacks_lists(endpoint.policy)
             for endpoint in protocol.endpoints
@@ -225,6 +226,27 @@ def train_protocol_teachers(
     }
     (out / "stingy.toml").write_text(serving(protocol, lists))
     return tuple(found)
+
+
+def protocol_networks(protocol: Protocol, *, bundles: Path) -> dict[str, nn.Module]:
+    """The network behind every endpoint that names a bundle, by endpoint, for white-box attacks.
+
+    Raises EvalError naming each bundle that is not there or does not fit.
+    """
+    kinds = {f"{t.name}-{twin}": t.network for t in protocol.teachers for twin in _TWINS}
+    data, faults = protocol.load(), []
+    found: dict[str, nn.Module] = {}
+    for endpoint in protocol.endpoints:
+        if endpoint.bundle is None:
+            continue
+        spec = student_spec(kinds[endpoint.bundle])
+        try:
+            found[endpoint.name] = _load(bundles / endpoint.bundle, spec, data)
+        except (BundleError, RuntimeError):  # load_state_dict says RuntimeError
+            faults.append(f"a bundle of {spec.name} for {endpoint.name} at {endpoint.bundle}")
+    if faults:
+        raise EvalError(f"expected {'; '.join(faults)} in {bundles}, got none or another")
+    return found
 
 
 def serving(protocol: Protocol, lists: Mapping[str, Path]) -> str:

@@ -1,5 +1,6 @@
 """The lab's teachers are bundles like any other: readable, protected, loadable by their factory."""
 
+import shutil
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -13,7 +14,12 @@ from tests.attacker_eval.fakes import save_striped
 from stingy_attacker_eval.attacks.networks import logits_of
 from stingy_attacker_eval.data import load_dataset
 from stingy_attacker_eval.errors import EvalError
-from stingy_attacker_eval.lab import TeacherSettings, train_protocol_teachers, train_teachers
+from stingy_attacker_eval.lab import (
+    TeacherSettings,
+    protocol_networks,
+    train_protocol_teachers,
+    train_teachers,
+)
 from stingy_attacker_eval.protocol import parse_protocol
 from stingy_attacker_eval.students import cnn, student_spec
 from stingy_attacker_eval.train import TrainSettings, percent_equal, predict, to_device
@@ -205,6 +211,31 @@ def test_canonical_lists_are_made_of_the_teacher_and_served(tmp_path: Path) -> N
 
 def served(settings: Settings) -> list[tuple[str | None, str, str | None]]:
     return [(model.name, model.bundle.name, model.policy) for model in settings.models]
+
+
+def test_the_networks_behind_a_protocols_endpoints_are_read_from_the_labs_folder(
+    tmp_path: Path,
+) -> None:
+    protocol = parse_protocol(PROTOCOL.format(dataset=save_striped(tmp_path)))
+    train_protocol_teachers(protocol, out=tmp_path / "bundles")
+    networks = protocol_networks(protocol, bundles=tmp_path / "bundles")
+    assert list(networks) == ["nasty", "stingy"]  # of "elsewhere" nobody knows the network
+    assert not networks["nasty"].training
+    weights = tmp_path / "bundles" / "small-nasty" / "weights.safetensors"
+    weights.write_bytes(b"damaged")
+    shutil.rmtree(tmp_path / "bundles" / "plain-normal")
+    with pytest.raises(EvalError) as caught:
+        protocol_networks(protocol, bundles=tmp_path / "bundles")
+    assert "resnet8 for nasty at small-nasty" in str(caught.value)
+    assert "cnn_tiny for stingy at plain-normal" in str(caught.value)
+
+
+def test_a_bundle_of_another_network_is_refused(tmp_path: Path) -> None:
+    text = PROTOCOL.format(dataset=save_striped(tmp_path))
+    train_protocol_teachers(parse_protocol(text), out=tmp_path / "bundles")
+    other = parse_protocol(text.replace('network = "cnn_tiny"', 'network = "cnn_small"'))
+    with pytest.raises(EvalError, match="cnn_small for stingy"):
+        protocol_networks(other, bundles=tmp_path / "bundles")
 
 
 def test_a_protocol_without_teachers_has_none_to_train(tmp_path: Path) -> None:
