@@ -9,6 +9,13 @@ from typing import Annotated
 import typer
 
 
+class Where(StrEnum):
+    """Where students are trained."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
 class Form(StrEnum):
     """How a finished audit is told."""
 
@@ -39,12 +46,19 @@ def run(
         Path | None,
         typer.Option(help="The lab's folder: white-box attacks see the networks in it."),
     ] = None,
+    parallel: Annotated[
+        int, typer.Option(min=1, help="Students at once, each a process; with ray, on each GPU.")
+    ] = 1,
+    where: Annotated[
+        Where, typer.Option("--executor", help="ray: each student a task of Ray, $RAY_ADDRESS's.")
+    ] = Where.LOCAL,
     shard: Annotated[str, typer.Option(help="i/n: the i-th of n equal parts of the runs.")] = "1/1",
 ) -> None:
     """Buy answers over HTTP, train students on them, write report.json and report.html."""
     with _told():
         from rich.console import Console
 
+        from stingy_attacker_eval.executors import in_processes, in_turn, on_ray
         from stingy_attacker_eval.oracle import HttpOracle
         from stingy_attacker_eval.protocol import load_protocol
         from stingy_attacker_eval.report import read_report, write_report
@@ -54,6 +68,9 @@ def run(
         from stingy_clients import Client
 
         settings = load_protocol(protocol)
+        executor = in_turn if parallel == 1 else in_processes(parallel)
+        if where is Where.RAY:
+            executor = on_ray(per_gpu=parallel)
         networks = None
         if bundles is not None:
             from stingy_attacker_eval.lab import protocol_networks
@@ -74,6 +91,7 @@ def run(
                 only=only or (),
                 shard=parse_shard(shard),
                 remaining=client.usage().remaining,
+                executor=executor,
             )
         print_table(read_report(out), console)
         console.print(f"Report: {write_report(out)}", highlight=False, markup=False)

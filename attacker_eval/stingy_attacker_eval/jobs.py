@@ -39,6 +39,11 @@ class Job:
         return Run(endpoint, self.attack.label, self.student, self.seed, self.budget)
 
     @property
+    def asks(self) -> bool:
+        """Whether it asks the endpoint as it runs."""
+        return Need.QUERIES in self.attack.needs
+
+    @property
     def queries_bought(self) -> int:
         """What the attack learns from of the answers bought once, in images."""
         if not self.attack.needs & {Need.ANSWERS, Need.SCORES}:

@@ -1,6 +1,6 @@
 """One student trained by itself: all it needs goes in, all that is known of it comes out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,6 +23,11 @@ class Task:
     seed: int
     settings: TrainSettings
     test_images: Tensor
+
+    def on(self, device: torch.device) -> "Task":
+        """The same on another device, without the session: who asks stays where it is."""
+        material, images = self.material.on(device), self.test_images.to(device)
+        return replace(self, material=material, test_images=images)
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,6 +27,10 @@ class RunFolder:
     def get(self, run: Run) -> Row | None:
         return self._rows.get(run.key)
 
+    def row(self, run: Run) -> Row:
+        """The row of a run that is finished."""
+        return self._rows[run.key]
+
     def add(self, row: Row) -> None:
         """On disk when this returns."""
         with self._rows_path.open("a") as file:

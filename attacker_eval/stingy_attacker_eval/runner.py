@@ -8,14 +8,15 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from stingy_attacker_eval.attacks import Attack, Need
+from stingy_attacker_eval.attacks import Attack
 from stingy_attacker_eval.attacks.no_api import NoApi
 from stingy_attacker_eval.data import Dataset
 from stingy_attacker_eval.environment import default_device, describe_environment
 from stingy_attacker_eval.errors import AuditError
+from stingy_attacker_eval.executors import Executor, in_turn
 from stingy_attacker_eval.files import locked, write_json
 from stingy_attacker_eval.jobs import Job, plan_jobs, with_twins
-from stingy_attacker_eval.learning import Learnt, Task, learn
+from stingy_attacker_eval.learning import Learnt, Task
 from stingy_attacker_eval.oracle import Oracle
 from stingy_attacker_eval.progress import Reporter, reporting
 from stingy_attacker_eval.protocol import NO_ENDPOINT, Endpoint, Protocol
@@ -41,12 +42,14 @@ def run_audit(
     only: Sequence[str] = (),
     shard: Shard | None = None,
     remaining: int | None = None,
+    executor: Executor = in_turn,
 ) -> dict[str, object]:
     """Run the protocol against its endpoints' oracles (by endpoint name) and write OUT.
 
     networks: the endpoints' teachers, for white-box attacks; without one those are skipped.
     only, shard: which of the runs to do now, as `sharding.choose` has it; what other calls did in
     the same folder is in the report too. remaining: images left to the key, where it has a limit.
+    executor: where students are trained, but those that ask as they learn.
     OUT/rows.jsonl grows by a row a run; a second call does only what is missing. Returns what
     OUT/report.json holds. Raises TransferError, AuditError or ProtocolError; Ctrl-C keeps all.
     """
@@ -68,7 +71,7 @@ def run_audit(
         chosen = set(choose([job.run for job in jobs], only=only, shard=shard))
         jobs = [job for job in jobs if job.run in chosen or folder.get(job.run) is not None]
         jobs = with_twins(jobs)
-        rows = _run(jobs, folder, protocol, data, device, reporter)
+        rows = _run(jobs, folder, protocol, data, device, reporter, executor)
         summaries = summarise(rows)
         best = {name: summary.attack for name, summary in best_attacks(summaries).items()}
         report: dict[str, object] = {
@@ -114,27 +117,46 @@ def _run(
     data: Dataset,
     device: torch.device,
     reporter: Reporter,
+    executor: Executor,
 ) -> list[Row]:
+    """Baselines come first, every uplift is counted from them; last, what others' students are."""
     test_images = to_device(data.test_x, device)
-    rows: list[Row] = []
-    for number, job in enumerate(jobs, start=1):
-        row = folder.get(job.run)
-        if row is None:
-            twin = folder.get(job.twin) if job.twin is not None else None
-            row = (
-                _row(job, learn(_task(job, protocol, data, test_images)), data, rows)
-                if twin is None
-                else _row_of_twin(job, twin)
-            )
-            folder.add(row)
-        rows.append(row)
-        reporter.step(number, len(jobs), f"students ({job.run.endpoint}, {job.attack.label})")
-    return rows
+    todo = [job for job in jobs if folder.get(job.run) is None]
+    done = len(jobs) - len(todo)
+
+    def add(job: Job, row: Row) -> None:
+        nonlocal done
+        folder.add(row)
+        done += 1
+        reporter.step(done, len(jobs), f"students ({job.run.endpoint}, {job.attack.label})")
+
+    def train(chosen: list[Job], execute: Executor) -> None:
+        tasks = ((n, _task(job, protocol, data, test_images)) for n, job in enumerate(chosen))
+        held: list[tuple[Job, Learnt]] = []
+        for number, learnt in execute(tasks):
+            held.append((chosen[number], learnt))
+            if chosen[number].bought is None:
+                add(chosen[number], _row(*held.pop(), data, []))
+            # Whatever ends before the last baseline waits for it.
+            baselines = [folder.get(job.run) for job in jobs if job.bought is None]
+            if all(baselines):
+                for job, result in held:
+                    add(job, _row(job, result, data, [row for row in baselines if row]))
+                held.clear()
+
+    planned = {job.run for job in jobs}
+    twins = [(job, job.twin) for job in todo if job.twin is not None and job.twin in planned]
+    alone = [job for job in todo if job.twin not in planned]
+    train([job for job in alone if not job.asks], executor)
+    train([job for job in alone if job.asks], in_turn)
+    for job, twin in twins:
+        add(job, _row_of_twin(job, folder.row(twin)))
+    return [folder.row(job.run) for job in jobs]
 
 
 def _task(job: Job, protocol: Protocol, data: Dataset, test_images: torch.Tensor) -> Task:
     material = job.material
-    if job.bought is not None and Need.QUERIES in job.attack.needs:
+    if job.bought is not None and job.asks:
         session = Session(job.bought.kept, budget=job.attack.budget(len(data.train_x)))
         material = replace(material, session=session)
     return Task(

@@ -13,7 +13,7 @@ from rich.console import Console
 from tests.attacker_eval.attack_lab import digits_oracle
 from tests.attacker_eval.fakes import FakeOracle, save_striped, tiny_protocol
 
-from stingy_attacker_eval import runner
+from stingy_attacker_eval import executors, runner
 from stingy_attacker_eval.errors import AuditError, TransferError
 from stingy_attacker_eval.findings import read_report
 from stingy_attacker_eval.formats import as_markdown
@@ -87,7 +87,7 @@ def test_a_second_run_asks_nothing_and_trains_nothing(
 ) -> None:
     protocol, out, oracle = tiny_protocol(dataset), tmp_path / "out", FakeOracle()
     first = audit(protocol, out)
-    monkeypatch.setattr(runner, "learn", None)
+    monkeypatch.setattr(executors, "learn", None)
     second = audit(protocol, out, stingy=oracle)
     assert oracle.asked == []
     assert second["rows"] == first["rows"]
@@ -105,13 +105,13 @@ def test_a_stopped_run_goes_on_where_it_was_and_no_row_is_run_twice(
         trained.append("one")
         return real(*arguments)
 
-    monkeypatch.setattr(runner, "learn", train_three_then_stop)
+    monkeypatch.setattr(executors, "learn", train_three_then_stop)
     with pytest.raises(KeyboardInterrupt):
         audit(protocol, out)
     rows_path = out / "rows.jsonl"
     assert len(rows_path.read_text().splitlines()) == 3
     rows_path.write_bytes(rows_path.read_bytes() + b'{"endpoint": "stin')  # killed while writing
-    monkeypatch.setattr(runner, "learn", real)
+    monkeypatch.setattr(executors, "learn", real)
     resumed = audit(protocol, out)
     assert len(rows_path.read_text().splitlines()) == 6
     assert audit(protocol, out)["rows"] == resumed["rows"]  # the torn line has left nothing
@@ -317,7 +317,7 @@ def test_the_same_labels_from_two_endpoints_make_one_student(
         learnt.append(task.attack.name)
         return real(task)
 
-    monkeypatch.setattr(runner, "learn", noted)
+    monkeypatch.setattr(executors, "learn", noted)
     report = audit(protocol, tmp_path / "out", **oracles)
     # What a loss reads beside the labels differs, so paper_kd is trained for each.
     assert learnt == ["no_api", "label_only", "paper_kd", "paper_kd"]
@@ -418,7 +418,7 @@ def test_budgets_are_done_once_and_a_folder_without_them_is_another(
     assert "budgets" not in config
     tried = protocol.model_copy(update={"budgets": (32,)})
     first = audit(tried, tmp_path / "out")
-    monkeypatch.setattr(runner, "learn", None)
+    monkeypatch.setattr(executors, "learn", None)
     assert audit(tried, tmp_path / "out")["rows"] == first["rows"]
     with pytest.raises(AuditError, match="another configuration"):
         audit(protocol, tmp_path / "out")

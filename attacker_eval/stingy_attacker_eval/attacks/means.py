@@ -1,5 +1,6 @@
 """What an attacker has; an attack reads what it declared it needs and nothing else."""
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -78,6 +79,24 @@ class Material:
             logits=cut(self.logits),
             indices=cut(self.indices),
             partner=None if self.partner is None else self.partner.first(count),
+        )
+
+    def on(self, device: torch.device) -> "Material":
+        """The same on another device, without sessions."""
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
+        return replace(
+            self,
+            images=self.images.to(device),
+            labels=moved(self.labels),
+            top1=moved(self.top1),
+            logits=moved(self.logits),
+            indices=moved(self.indices),
+            session=None,
+            partner=None if self.partner is None else self.partner.on(device),
+            network=None if self.network is None else copy.deepcopy(self.network).to(device),
         )
 
     def lacks(self, need: Need) -> bool:
