@@ -1,0 +1,25 @@
+# A Ray node that can serve: docker build -f docker/ray.Dockerfile -t stingy-ray .
+# KubeRay starts Ray through a shell and asks its probes by wget, so both are here; Ray runs any
+# code that is sent to it, so a cluster's network is its boundary. TORCH_INDEX: as in
+# server.Dockerfile.
+FROM python:3.12-slim-bookworm AS build
+ARG TORCH_INDEX=""
+COPY constraints.txt /source/constraints.txt
+RUN python -m venv /opt/stingy \
+    && /opt/stingy/bin/pip install --no-cache-dir --no-deps -c /source/constraints.txt \
+        ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch torchvision
+COPY . /source
+RUN /opt/stingy/bin/pip install --no-cache-dir -c /source/constraints.txt '/source[server,redis,ray]'
+
+FROM python:3.12-slim-bookworm
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends wget \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin stingy
+COPY --from=build /opt/stingy /opt/stingy
+ENV PATH=/opt/stingy/bin:/usr/local/bin:/usr/bin:/bin \
+    HOME=/tmp \
+    PYTHONDONTWRITEBYTECODE=1
+USER 10001:10001
+WORKDIR /tmp

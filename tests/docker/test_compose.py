@@ -1,0 +1,137 @@
+"""compose.yaml: valid, one published port, nobody with more rights than needed, no loose ends."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from deployment import DOCKER, EDGE_UID, compose, documents, environment
+from docker_secrets import make
+
+SERVICES: dict[str, dict[str, Any]] = compose()["services"]
+every_service = pytest.mark.parametrize("name", SERVICES)
+
+
+def test_it_is_valid_compose() -> None:
+    pytest.importorskip("check_jsonschema", reason="check-jsonschema is not installed")
+    done = subprocess.run(
+        (
+            *(sys.executable, "-m", "check_jsonschema"),
+            *("--builtin-schema", "vendor.compose-spec", DOCKER / "compose.yaml"),
+        ),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_U1_only_the_edge_publishes_and_only_its_api() -> None:
+    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert published == {"edge": ["127.0.0.1:8080:8080"]}
+    assert not any("network_mode" in service for service in SERVICES.values())
+
+
+def test_U1_every_network_but_the_edges_own_is_shut() -> None:
+    networks = compose()["networks"]
+    members = {
+        network: {name for name, service in SERVICES.items() if network in service["networks"]}
+        for network in networks
+    }
+    opened = [name for name, network in networks.items() if not (network or {}).get("internal")]
+    assert opened == ["front"]
+    assert members == {
+        "front": {"edge"},
+        "models": {"edge", "torchserve"},
+        "data": {"edge", "postgres", "redis"},
+        "watch": {"edge", "prometheus", "grafana"},
+    }
+
+
+@every_service
+def test_U4_no_rights_are_given(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    user, _, _ = service["user"].partition(":")
+    assert int(user) > 0
+    assert service["pids_limit"] > 0
+    assert "mem_limit" in service
+    assert not {"privileged", "cap_add", "devices", "pid", "ipc"} & set(service)
+
+
+@every_service
+def test_an_image_has_a_fixed_version(name: str) -> None:
+    service = SERVICES[name]
+    if "build" in service:
+        assert (DOCKER.parent / service["build"]["dockerfile"]).is_file()
+        assert service["user"] == f"{EDGE_UID}:{EDGE_UID}"
+    else:
+        assert re.search(r":v?\d+\.\d+(\.\d+)?$", service["image"])
+
+
+@every_service
+def test_U4_secrets_come_by_file(name: str) -> None:
+    service = SERVICES[name]
+    for variable, value in service.get("environment", {}).items():
+        if re.search("PASSWORD|KEY|TOKEN|SECRET", variable):
+            assert variable.endswith("FILE")
+            assert value.removeprefix("/run/secrets/") in service["secrets"]
+    for argument in service.get("command", []):
+        if argument.startswith("/run/secrets/"):
+            assert argument.removeprefix("/run/secrets/") in service["secrets"]
+
+
+def test_every_secret_is_made_and_every_file_is_there(tmp_path: Any) -> None:
+    make(tmp_path / "secrets", model="pets")
+    made = {f"secrets/{path.name}" for path in (tmp_path / "secrets").iterdir()}
+    document = compose()
+    assert {secret["file"] for secret in document["secrets"].values()} == made
+    for config in document["configs"].values():
+        assert (DOCKER / config["file"]).is_file()
+    for kind in ("secrets", "configs", "volumes", "networks"):
+        used = set()
+        for service in SERVICES.values():
+            for use in service.get(kind, []):
+                used.add(use["source"] if isinstance(use, dict) else use.partition(":")[0])
+        assert {name for name in used if not name.startswith("$")} == set(document[kind]), kind
+
+
+def test_prometheus_asks_where_the_edge_tells() -> None:
+    (prometheus,) = documents(DOCKER / "prometheus.yaml")
+    (job,) = prometheus["scrape_configs"]
+    ((target,),) = [config["targets"] for config in job["static_configs"]]
+    host, port = target.split(":")
+    assert host in SERVICES
+    assert port == environment(DOCKER / "server.Dockerfile")["STINGY_METRICS_PORT"]
+    assert {"watch"} <= set(SERVICES[host]["networks"]) & set(SERVICES["prometheus"]["networks"])
+
+
+def test_grafana_finds_prometheus_and_the_dashboard() -> None:
+    targets = {config["source"]: config["target"] for config in SERVICES["grafana"]["configs"]}
+    (datasources,) = documents(DOCKER / "grafana" / "datasource.yaml")
+    (datasource,) = datasources["datasources"]
+    assert datasource["url"] == "http://prometheus:9090"
+    assert "prometheus" in SERVICES
+    (providers,) = documents(DOCKER / "grafana" / "provider.yaml")
+    (provider,) = providers["providers"]
+    dashboard = targets["grafana_dashboard"]
+    assert dashboard == f"{provider['options']['path']}/stingy.json"
+    shown = json.loads((DOCKER / "grafana" / "stingy.json").read_text())
+    (variable,) = shown["templating"]["list"]
+    assert variable["query"] == datasource["type"]
+
+
+def test_a_health_check_asks_a_port_that_is_there() -> None:
+    for name, port in (("server", 8080), ("torchserve", 9080)):
+        text = (DOCKER / f"{name}.Dockerfile").read_text()
+        (check,) = re.findall(r"^HEALTHCHECK .*CMD (\[.*\])$", text, re.MULTILINE)
+        program, flag, script = json.loads(check)
+        assert (program, flag) == ("python", "-c")
+        ast.parse(script)
+        assert str(port) in script

@@ -1,0 +1,80 @@
+"""The images: linted, of nobody's root, with no program in them but Python."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from deployment import DOCKER, EDGE_UID, ROOT, environment, instructions, last_stage
+
+DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
+HADOLINT = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which(
+    "hadolint"
+)
+every_dockerfile = pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+
+
+@pytest.mark.skipif(HADOLINT is None, reason="hadolint is not installed")
+@every_dockerfile
+def test_hadolint_finds_nothing(path: Path) -> None:
+    done = subprocess.run(
+        [str(HADOLINT), "--failure-threshold", "style", path], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@every_dockerfile
+def test_U4_the_user_is_not_root(path: Path) -> None:
+    users = [value for name, value in last_stage(path) if name == "USER"]
+    assert users[-1] == f"{EDGE_UID}:{EDGE_UID}"
+
+
+@pytest.mark.parametrize("name", ["server", "torchserve"])
+def test_U4_no_program_is_left_but_python(name: str) -> None:
+    path = DOCKER / f"{name}.Dockerfile"
+    stages = [value for kind, value in instructions(path) if kind == "FROM"]
+    assert stages[-1] == "scratch"
+    assert [value for kind, value in last_stage(path) if kind == "RUN"] == []
+    # The last thing done to what is copied from: nothing can bring a program back.
+    before = instructions(path)[: -len(last_stage(path))]
+    kind, value = before[-1]
+    assert kind == "RUN"
+    assert "rmtree(f'/usr/{name}') for name in ('bin', 'sbin')" in value
+
+
+def test_U4_metrics_have_a_port_of_their_own() -> None:
+    path = DOCKER / "server.Dockerfile"
+    (exposed,) = [value.split() for name, value in last_stage(path) if name == "EXPOSE"]
+    assert exposed == ["8080", environment(path)["STINGY_METRICS_PORT"]]
+
+
+@every_dockerfile
+def test_no_secret_is_built_in(path: Path) -> None:
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    assert {".git", "docker/secrets", "state", ".stingy"} <= set(ignored)
+    named = {value.partition("=")[0] for name, value in instructions(path) if name == "ARG"}
+    assert named == {"TORCH_INDEX"}
+    assert not re.search(r"(?i)password|token|secret", str(environment(path)))
+
+
+@every_dockerfile
+def test_what_is_copied_exists(path: Path) -> None:
+    for name, value in instructions(path):
+        if name == "COPY" and not value.startswith("--from="):
+            assert (ROOT / value.split()[0]).exists(), value
+
+
+@every_dockerfile
+def test_what_is_installed_is_pinned_and_known(path: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    installs = [value for name, value in instructions(path) if "pip install" in value]
+    assert len(installs) == 2
+    assert all("-c /source/constraints.txt" in install for install in installs)
+    (extras,) = re.findall(r"/source\[([\w,]+)\]", installs[1])
+    missing = set(extras.split(",")) - set(project["optional-dependencies"])
+    if missing:
+        pytest.skip(f"the project has no extra {', '.join(sorted(missing))} yet")

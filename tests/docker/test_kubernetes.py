@@ -1,0 +1,156 @@
+"""The manifests: valid, shut, and of one mind with each other and with the image."""
+
+import shutil
+import subprocess
+from typing import Any
+
+import pytest
+
+from deployment import DOCKER, EDGE_UID, KUBERNETES, documents, environment, manifests, pod_specs
+from deployment import yaml as parser
+
+MANIFESTS = manifests()
+PODS = dict(pod_specs())
+FOREIGN = {"InferenceService", "RayService"}  # custom kinds, whose pods are checked instead
+KUBERNETES_VERSION = "1.33"
+every_pod = pytest.mark.parametrize("name", PODS)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, resource in MANIFESTS.items() if resource["kind"] not in FOREIGN]
+)
+def test_a_manifest_is_valid(name: str) -> None:
+    validator = _validator()
+    validator.validate(MANIFESTS[name], KUBERNETES_VERSION, strict=True)
+
+
+@every_pod
+def test_a_pod_is_valid(name: str) -> None:
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": PODS[name]}
+    _validator().validate(pod, KUBERNETES_VERSION, strict=True)
+
+
+@every_pod
+def test_U4_a_pod_has_no_rights(name: str) -> None:
+    spec = PODS[name]
+    assert spec["automountServiceAccountToken"] is False
+    # Links would set STINGY_PORT for a service named stingy; the server refuses unknown settings.
+    assert spec["enableServiceLinks"] is False
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["runAsUser"] == EDGE_UID
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
+    for container in spec["containers"]:
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert "memory" in container["resources"]["limits"]
+        assert not any("hostPort" in port for port in container["ports"])
+
+
+@every_pod
+def test_U4_secrets_come_by_file_and_only_what_must_be_is_writable(name: str) -> None:
+    spec = PODS[name]
+    kinds = {volume["name"]: next(iter(set(volume) - {"name"})) for volume in spec["volumes"]}
+    for container in spec["containers"]:
+        assert not any("valueFrom" in variable for variable in container.get("env", []))
+        for mount in container["volumeMounts"]:
+            assert mount.get("readOnly", False) == (kinds[mount["name"]] == "secret")
+        writable = {mount["mountPath"] for mount in container["volumeMounts"]}
+        assert {"/state", "/tmp"} <= writable  # noqa: S108
+
+
+def test_the_edge_says_what_the_image_does() -> None:
+    (container,) = PODS["edge/deployment.yaml"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {
+        "http": 8080,
+        "metrics": int(environment(DOCKER / "server.Dockerfile")["STINGY_METRICS_PORT"]),
+    }
+    annotations = MANIFESTS["edge/deployment.yaml"]["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["prometheus.io/port"] == str(ports["metrics"])
+
+
+def test_every_selector_finds_the_edge() -> None:
+    deployment = MANIFESTS["edge/deployment.yaml"]
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert deployment["spec"]["selector"]["matchLabels"] == labels
+    assert MANIFESTS["edge/service.yaml"]["spec"]["selector"] == labels
+    assert MANIFESTS["edge/disruption.yaml"]["spec"]["selector"]["matchLabels"] == labels
+    assert MANIFESTS["edge/network.yaml"]["spec"]["podSelector"]["matchLabels"] == labels
+    target = MANIFESTS["edge/autoscaler.yaml"]["spec"]["scaleTargetRef"]
+    assert (target["kind"], target["name"]) == ("Deployment", deployment["metadata"]["name"])
+    # Whoever sets the replicas of a Deployment that is scaled, undoes the scaling at each apply.
+    assert "replicas" not in deployment["spec"]
+
+
+def test_U1_a_network_policy_leaves_nothing_open() -> None:
+    for name in ("edge/network.yaml", "kserve/network.yaml", "kuberay/network.yaml"):
+        spec = MANIFESTS[name]["spec"]
+        assert set(spec["policyTypes"]) == {"Ingress", "Egress"}
+        for rule in spec["ingress"]:
+            assert rule["from"]
+        for rule in spec.get("egress", []):
+            assert rule["to"]
+
+
+def test_U1_the_model_of_kserve_is_asked_by_its_transformer_alone() -> None:
+    service, policy = MANIFESTS["kserve/inferenceservice.yaml"], MANIFESTS["kserve/network.yaml"]
+    name = service["metadata"]["name"]
+    owner = {"serving.kserve.io/inferenceservice": name}
+    assert policy["spec"]["podSelector"]["matchLabels"] == owner | {"component": "predictor"}
+    ((peer,),) = [rule["from"] for rule in policy["spec"]["ingress"]]
+    assert peer["podSelector"]["matchLabels"] == owner | {"component": "transformer"}
+    assert "logger" not in service["spec"]["predictor"]
+    assert "egress" not in policy["spec"]
+
+
+def test_what_kserve_adds_to_the_arguments_does_not_reach_the_server() -> None:
+    (container,) = PODS["kserve/inferenceservice.yaml"]["containers"]
+    assert container["name"] == "kserve-container"
+    (script,) = container["args"]
+    wanted = script.replace("from stingy_clients.cli import main", "").replace(
+        "main()", "print(sys.argv[1:])"
+    )
+    done = subprocess.run(
+        [*container["command"], wanted, "--model_name", "pets", "--predictor_host", "there"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.strip() == "['serve', '--config', '/etc/stingy/stingy.toml']"
+
+
+def test_ray_serves_with_its_fast_ingress_and_not_from_the_head() -> None:
+    spec = MANIFESTS["kuberay/rayservice.yaml"]["spec"]
+    (application,) = parser.safe_load(spec["serveConfigV2"])["applications"]
+    assert application["import_path"].startswith("stingy_server.ray_app:")
+    assert spec["rayClusterConfig"]["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    for name in ("kuberay/rayservice.yaml: head", "kuberay/rayservice.yaml: cpu"):
+        (container,) = PODS[name]["containers"]
+        variables = {variable["name"]: variable["value"] for variable in container["env"]}
+        assert variables["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+
+
+@pytest.mark.parametrize("folder", ["edge", "kserve", "kuberay"])
+def test_a_kustomization_names_every_file(folder: str) -> None:
+    (kustomization,) = documents(KUBERNETES / folder / "kustomization.yaml")
+    there = {path.name for path in (KUBERNETES / folder).iterdir()} - {"kustomization.yaml"}
+    assert set(kustomization["resources"]) == there
+
+
+@pytest.mark.parametrize("folder", ["edge", "kserve", "kuberay"])
+def test_kustomize_builds_it(folder: str) -> None:
+    if (kubectl := shutil.which("kubectl")) is None:
+        pytest.skip("kubectl is not installed")
+    done = subprocess.run(
+        [kubectl, "kustomize", KUBERNETES / folder], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    built = [document for document in parser.safe_load_all(done.stdout) if document]
+    named = [name for name in MANIFESTS if name.startswith(f"{folder}/")]
+    assert len(built) == len(named)
+
+
+def _validator() -> Any:
+    return pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")

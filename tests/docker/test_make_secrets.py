@@ -1,0 +1,80 @@
+"""The secrets of compose.yaml: made once, shut to others, and the right ones."""
+
+import shutil
+import socket
+import subprocess
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from docker_secrets import make
+from stingy_server import ModelSettings, Settings
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    make(tmp_path / "secrets", model="pets")
+    return tmp_path / "secrets"
+
+
+def test_only_the_owner_enters_the_folder(made: Path) -> None:
+    assert made.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in made.iterdir()} == {0o444}
+
+
+def test_the_edge_has_the_passwords_of_the_stores(made: Path) -> None:
+    settings = tomllib.loads((made / "stingy.toml").read_text())
+    password = (made / "postgres_password").read_text()
+    assert len(password) >= 32
+    assert settings["store"] == f"postgresql://stingy:{password}@postgres/stingy"
+    told = (made / "redis.conf").read_text().splitlines()[0].removeprefix("requirepass ")
+    assert settings["rate_store"] == f"redis://:{told}@redis:6379"
+    assert len({password, told, (made / "grafana_password").read_text()}) == 3
+
+
+def test_secrets_are_not_made_twice(made: Path) -> None:
+    before = (made / "postgres_password").read_text()
+    with pytest.raises(FileExistsError):
+        make(made, model="pets")
+    assert (made / "postgres_password").read_text() == before
+
+
+def test_the_server_knows_the_settings(made: Path) -> None:
+    settings = tomllib.loads((made / "stingy.toml").read_text())
+    unknown = set(settings) - set(Settings.model_fields)
+    unknown |= set(settings["models"][0]) - set(ModelSettings.model_fields)
+    if unknown:
+        pytest.skip(f"the server has no setting {', '.join(sorted(unknown))} yet")
+    Settings(**settings)
+
+
+def test_redis_starts_with_them_and_asks_for_the_password(made: Path, tmp_path: Path) -> None:
+    if (redis := shutil.which("redis-server")) is None:
+        pytest.skip("redis-server is not installed")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    password = (made / "redis.conf").read_text().splitlines()[0].removeprefix("requirepass ")
+    with subprocess.Popen(
+        [redis, made / "redis.conf", "--port", str(port), "--bind", "127.0.0.1"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+    ) as process:
+        try:
+            assert _said(port, b"PING\r\n").startswith(b"-NOAUTH")
+            assert _said(port, f"AUTH {password}\r\n".encode()) == b"+OK\r\n"
+        finally:
+            process.terminate()
+
+
+def _said(port: int, words: bytes) -> bytes:
+    for _ in range(600):
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+                connection.sendall(words)
+                return connection.recv(100)
+        except ConnectionRefusedError:
+            time.sleep(0.1)
+    raise AssertionError("redis-server did not start")
