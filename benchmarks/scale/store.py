@@ -1,0 +1,168 @@
+"""How many requests a second the books can carry, in three ways to write them, by many processes.
+
+    python benchmarks/scale/store.py [--seconds 2] [--processes 1 4 16] [--out FILE]
+
+Each request looks its key up, is charged one image of one budget that all processes share (the
+worst case), and leaves an entry in the ledger. *Alone*: a transaction for each charge and each
+entry. *Group*: 16 requests together, as the server does with those of one turn of its loop.
+*Lease*: as group, but a process charges a block of images at once and spends it by itself.
+Every run ends with a check that what the processes granted is what the store has charged.
+PostgreSQL is Debian's, started here; without it SQLite alone is measured.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "serving"))
+
+from books import Books, PostgresBooks, SqliteBooks
+from postgres import postgres, programs
+from proctree import usage
+from results import circumstances
+
+GROUP = 16
+BLOCK = 1000
+BUDGET = 2**40
+KEY = "key:0"
+HEAD = (
+    "| store | way | processes | requests/s | p50 ms | p99 ms | CPU-ms a request: processes | "
+    "store |"
+)
+RULE = "|---|---|---|---|---|---|---|---|"
+Make = Callable[[], Books]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One store, one way, so many processes. Milliseconds are those of one group's writes."""
+
+    store: str
+    way: str
+    processes: int
+    requests_per_s: float
+    p50_ms: float
+    p99_ms: float
+    process_cpu_ms: float
+    store_cpu_ms: float | None
+
+
+def work(make: Make, way: str, start: float, seconds: float, told: Any) -> None:
+    """One process: requests until the time is over; tells their number, times, CPU and images."""
+    group = 1 if way == "alone" else GROUP
+    done = granted = leased = 0
+    times = []
+    with closing(make()) as books:
+        time.sleep(max(0.0, start - time.time()))
+        before = sum(os.times()[:2])
+        while time.time() < start + seconds:
+            began = time.perf_counter()
+            books.look_up(group)
+            if way == "lease":
+                if leased < group:
+                    leased += BLOCK * books.charge(1, BLOCK)
+                leased -= group
+                granted += group
+            else:
+                granted += books.charge(group)
+            books.record(group)
+            times.append(time.perf_counter() - began)
+            done += group
+        told.put((done, times, sum(os.times()[:2]) - before, granted + leased))
+
+
+def measure(
+    store: str, make: Make, way: str, processes: int, seconds: float, *, server: int | None
+) -> Sample:
+    """A run of so many processes on one budget.
+
+    Raises:
+        ArithmeticError: the store charged other than was granted.
+    """
+    context = multiprocessing.get_context("fork")  # importing anew would take longer than the run
+    told = context.Queue()
+    with closing(make()) as books:
+        charged = -books.used()
+    cpu = -usage(server).cpu_s if server else 0.0
+    start = time.time() + 0.5
+    workers = [
+        context.Process(target=work, args=(make, way, start, seconds, told))
+        for _ in range(processes)
+    ]
+    for worker in workers:
+        worker.start()
+    found = [told.get(timeout=seconds + 120) for _ in workers]
+    for worker in workers:
+        worker.join()
+    cpu += usage(server).cpu_s if server else 0.0
+    with closing(make()) as books:
+        charged += books.used()
+    granted = sum(one[3] for one in found)
+    if granted != charged:
+        raise ArithmeticError(f"expected {granted} images charged, got {charged}")
+    done = sum(one[0] for one in found)
+    times = sorted(1000 * each for one in found for each in one[1])
+    return Sample(
+        store=store,
+        way=way,
+        processes=processes,
+        requests_per_s=done / seconds,
+        p50_ms=times[len(times) // 2],
+        p99_ms=times[int(len(times) * 0.99)],
+        process_cpu_ms=1000 * sum(one[2] for one in found) / done,
+        store_cpu_ms=1000 * cpu / done if server else None,
+    )
+
+
+def row(sample: Sample) -> str:
+    store = "-" if sample.store_cpu_ms is None else f"{sample.store_cpu_ms:.3f}"
+    return (
+        f"| {sample.store} | {sample.way} | {sample.processes} | {sample.requests_per_s:.0f} | "
+        f"{sample.p50_ms:.2f} | {sample.p99_ms:.1f} | {sample.process_cpu_ms:.3f} | {store} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--out", type=Path, help="where the samples go, as JSON")
+    options = parser.parse_args()
+    about = circumstances()
+    stores: list[tuple[str, Make, int | None]] = []
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        key = SqliteBooks.prepare(folder, BUDGET)
+        stores.append(("SQLite", partial(SqliteBooks, folder, *key), None))
+        if (found := programs()) is not None:
+            running = stack.enter_context(postgres(found))
+            about["postgresql"] = running.version
+            PostgresBooks.prepare(running.address, KEY, BUDGET)
+            for durable in (True, False):
+                make = partial(PostgresBooks, running.address, KEY, durable=durable)
+                name = f"PostgreSQL, commit {'waits for the disk' if durable else 'does not wait'}"
+                stores.append((name, make, running.pid))
+        samples = [
+            measure(name, make, way, processes, options.seconds, server=pid)
+            for name, make, pid in stores
+            for way in ("alone", "group", "lease")
+            for processes in options.processes
+        ]
+    print("\n".join([json.dumps(about), HEAD, RULE, *map(row, samples)]))  # noqa: T201
+    if options.out:
+        document = {**about, "samples": [asdict(sample) for sample in samples]}
+        options.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
