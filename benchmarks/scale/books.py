@@ -47,6 +47,9 @@ class Books(Protocol):
     def used(self) -> int:
         """Images charged to the key."""
 
+    def entry_bytes(self) -> float:
+        """What an entry of the ledger takes on the disk, its index with it."""
+
     def close(self) -> None: ...
 
 
@@ -86,6 +89,12 @@ class SqliteBooks:
     def used(self) -> int:
         budget = self._budgets.get(self._owner)
         return 0 if budget is None else budget.used
+
+    def entry_bytes(self) -> float:
+        # Beside the ledger there are a key and a budget.
+        (pages,) = self._database.execute("PRAGMA page_count").fetchone()
+        (size,) = self._database.execute("PRAGMA page_size").fetchone()
+        return float(pages * size / self._ledger.last(0))
 
     def close(self) -> None:
         self._database.close()
@@ -169,6 +178,12 @@ class PostgresBooks:
             "SELECT used FROM budgets WHERE owner = %s", (self._key,)
         ).fetchone()
         return int(found[0]) if found else 0
+
+    def entry_bytes(self) -> float:
+        found = self._connection.execute(
+            "SELECT pg_total_relation_size('ledger')::float / COUNT(*) FROM ledger"
+        ).fetchone()
+        return float(found[0]) if found else 0.0
 
     def close(self) -> None:
         self._connection.close()

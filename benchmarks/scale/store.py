@@ -158,6 +158,11 @@ def main() -> None:
             for way in ("alone", "group", "lease")
             for processes in options.processes
         ]
+        sizes = {}
+        for name, make, _ in stores[:2]:
+            with closing(make()) as books:
+                sizes[name.partition(",")[0]] = round(books.entry_bytes())
+        about["bytes_an_entry"] = sizes
     print("\n".join([json.dumps(about), HEAD, RULE, *map(row, samples)]))  # noqa: T201
     if options.out:
         document = {**about, "samples": [asdict(sample) for sample in samples]}
