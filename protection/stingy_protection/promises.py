@@ -59,7 +59,8 @@ def _check_scores(policy: Policy, indices: Ints, scores: Floats32) -> None:
     # Telling what was told already changes nothing, whatever its form; NaN and infinity are on
     # no grid.
     listed, on_grid = told(indices, exact, form=ScoreForm.LOGIT, decimals=policy.decimals)
-    if on_grid is None or not np.array_equal(on_grid, scores):
+    best_first = (scores[:, :1] >= scores).all()
+    if on_grid is None or not best_first or not np.array_equal(on_grid, scores):
         raise PolicyViolation(f"expected falling scores at {policy.decimals} decimals, got others")
     if not np.array_equal(listed, indices):
         raise PolicyViolation("expected equal scores by rising index, got another order")

@@ -24,6 +24,7 @@ from stingy_protection import (
 )
 from stingy_server.engine import EmbeddedEngine, Engine
 from stingy_server.settings import ModelSettings, Settings
+from stingy_server.upstream_start import misplaced_settings, start_upstream
 
 # Arguments by which well-known factories would fetch other weights than the bundle's.
 DOWNLOADS = frozenset({"weights", "weights_backbone", "pretrained", "checkpoint_path"})
@@ -72,10 +73,10 @@ class _Checked:
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A bundle whose network has its weights."""
+    """A bundle whose network has its weights, or runs elsewhere."""
 
     bundle: "_Checked"
-    network: nn.Module
+    network: nn.Module | None
 
     @property
     def name(self) -> str:
@@ -103,8 +104,13 @@ def load_bundles(settings: Settings, faults: list[str]) -> list[Loaded]:
     checked = [
         found for model in settings.models if (found := _check(model, settings, faults)) is not None
     ]
-    networks = [(bundle, _network(bundle, faults)) for bundle in checked]
-    return [Loaded(bundle, network) for bundle, network in networks if network is not None]
+    loaded = []
+    for bundle in checked:
+        embedded = bundle.settings.engine == "embedded"
+        network = _network(bundle, faults) if embedded else None
+        if network is not None or not embedded:
+            loaded.append(Loaded(bundle, network))
+    return loaded
 
 
 def start_endpoints(
@@ -120,8 +126,9 @@ def start_endpoints(
 
 
 def _check(model: ModelSettings, settings: Settings, faults: list[str]) -> _Checked | None:
+    embedded = model.engine == "embedded"
     try:
-        manifest = read_manifest(model.bundle)
+        manifest = read_manifest(model.bundle, with_weights=embedded)
     except BundleError as error:
         faults += [f"{model.bundle}: {fault}" for fault in error.faults]
         return None
@@ -138,6 +145,19 @@ def _check(model: ModelSettings, settings: Settings, faults: list[str]) -> _Chec
                 f"{name}: the policy {policy.describe()} hides nothing; "
                 "set allow_open = true to serve it"
             )
+    faults += [f"{name}: {fault}" for fault in misplaced_settings(model)]
+    weights = _weights(name, model, manifest, settings, faults) if embedded else {}
+    return None if len(faults) > before else _Checked(name, manifest, policy, weights, model)
+
+
+def _weights(
+    name: str,
+    model: ModelSettings,
+    manifest: BundleManifest,
+    settings: Settings,
+    faults: list[str],
+) -> dict[str, Tensor]:
+    """The weights of a network that is to run here, if its factory may."""
     module = manifest.factory.partition(":")[0]
     if not any(f"{module}.".startswith(f"{home}.") for home in settings.trusted_factories):
         faults.append(
@@ -147,10 +167,10 @@ def _check(model: ModelSettings, settings: Settings, faults: list[str]) -> _Chec
     for argument in sorted(DOWNLOADS & set(manifest.arguments)):
         faults.append(f"{name}: the argument {argument} would fetch weights; remove it")
     try:
-        weights = verified_weights(model.bundle, manifest)
+        return verified_weights(model.bundle, manifest)
     except BundleError as error:
         faults += [f"{name}: {fault}" for fault in error.faults]
-    return None if len(faults) > before else _Checked(name, manifest, policy, weights, model)
+        return {}
 
 
 def _network(model: _Checked, faults: list[str]) -> nn.Module | None:
@@ -179,17 +199,31 @@ def _network(model: _Checked, faults: list[str]) -> nn.Module | None:
 def _endpoint(loaded: Loaded, settings: Settings, faults: list[str], *, secret: bytes) -> Endpoint:
     """An endpoint that has answered one black image, so that a misfit shows before listening."""
     model = loaded.bundle
-    engine = EmbeddedEngine(
-        loaded.network,
-        preprocessing=model.manifest.preprocessing,
-        policy=model.policy,
-        settings=settings,
-        secret=secret,
-    )
-    try:
-        engine.answer(np.zeros((1, *model.manifest.preprocessing.size, 3), np.uint8))
-    except (ProtectionError, RuntimeError) as error:
-        faults.append(f"{model.name}: a trial image could not be answered: {error}")
+    black = np.zeros((1, *model.manifest.preprocessing.size, 3), np.uint8)
+    engine: Engine
+    if loaded.network is None:
+        engine = start_upstream(
+            model.name,
+            model.settings,
+            manifest=model.manifest,
+            policy=model.policy,
+            settings=settings,
+            secret=secret,
+            trial=black,
+            faults=faults,
+        )
+    else:
+        engine = EmbeddedEngine(
+            loaded.network,
+            preprocessing=model.manifest.preprocessing,
+            policy=model.policy,
+            settings=settings,
+            secret=secret,
+        )
+        try:
+            engine.answer(black)
+        except (ProtectionError, RuntimeError) as error:
+            faults.append(f"{model.name}: a trial image could not be answered: {error}")
     return Endpoint(
         model.name,
         model.manifest,

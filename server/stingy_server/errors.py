@@ -46,12 +46,14 @@ BUDGET_EXHAUSTED = Refusal("budget_exhausted", 429, "The query budget does not c
 RATE_LIMITED = Refusal("rate_limited", 429, "This key asks faster than it may.")
 REFUSED = Refusal("refused", 500, "The answer was withheld because it failed a safety check.")
 INTERNAL = Refusal("internal", 500, "The request could not be answered.")
+UPSTREAM_FAILED = Refusal("upstream_failed", 502, "The model server gave no valid answer.")
 OVERLOADED = Refusal("overloaded", 503, "The server is busy; try again shortly.", retry_after=1)
 DRAINING = Refusal("draining", 503, "The server is shutting down.", retry_after=5)
 STORE_UNAVAILABLE = Refusal(
     "store_unavailable", 503, "The request could not be accounted for.", retry_after=5
 )
 DEADLINE = Refusal("deadline", 504, "The answer was not ready in time.")
+UPSTREAM_TIMEOUT = Refusal("upstream_timeout", 504, "The model server did not answer in time.")
 
 
 class ServiceError(Exception):

@@ -26,11 +26,30 @@ DEFAULT_FILE = Path("stingy.toml")
 Count = Annotated[int, Field(ge=1)]
 
 
+class TensorSettings(BaseModel):
+    """How a model server elsewhere is asked over the Open Inference Protocol.
+
+    `input`, `datatype`: the tensor it takes: pixels, UINT8 [batch, height, width, 3], or FP32
+    [batch, 3, height, width], as the bundle's preprocessing makes them. `logits`: the output with
+    raw logits, for the gate here; without it the server must answer with `indices` and `scores`
+    under the policy. `binary`: whether tensors travel in binary.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: str = "image"
+    datatype: Literal["UINT8", "FP32"] = "UINT8"
+    logits: str | None = None
+    binary: bool = True
+
+
 class ModelSettings(BaseModel):
-    """One endpoint: a bundle, the name it is served under, its policy, and its budget.
+    """One endpoint: a bundle, the name it is served under, its policy, its budget, its engine.
 
     The budgets, in images, are of all keys together, and of all versions of the model. `share`, of
-    a version beside another, is the share of keys that meet it when they name no version.
+    a version beside another, is the share of keys that meet it when they name no version. Where
+    the model runs elsewhere, `url` is the full address of its predictions, `key_file` TorchServe's,
+    `tensors` an OIP server's, and `timeout_s` the seconds until it is given up.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,6 +57,11 @@ class ModelSettings(BaseModel):
     bundle: Path
     budget: Count | None = None
     budget_per_day: Count | None = None
+    engine: Literal["embedded", "torchserve", "oip"] = "embedded"
+    url: str | None = Field(default=None, pattern=r"^https?://[^\s/@]+/[^\s?#]+$")
+    key_file: Path | None = None
+    tensors: TensorSettings | None = None
+    timeout_s: float = Field(default=10.0, gt=0.0)
     name: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9._-]*$")
     policy: str | None = None
     share: float | None = Field(default=None, ge=0.0, le=1.0)
@@ -210,8 +234,9 @@ def _relative_to(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
         found["state"] = folder / found["state"]
     models = found.get("models")
     for model in models if isinstance(models, list) else []:
-        if isinstance(model, dict) and isinstance(model.get("bundle"), str):
-            model["bundle"] = folder / model["bundle"]
+        for name in ("bundle", "key_file"):
+            if isinstance(model, dict) and isinstance(model.get(name), str):
+                model[name] = folder / model[name]
     return found
 
 

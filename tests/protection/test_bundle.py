@@ -167,6 +167,14 @@ def test_a_damaged_manifest_is_refused(
         read_manifest(tmp_path)
 
 
+def test_a_manifest_may_be_read_where_the_weights_are_not(tmp_path: Path) -> None:
+    written = write(tmp_path)
+    (tmp_path / "weights.safetensors").unlink()
+    assert read_manifest(tmp_path, with_weights=False) == written
+    with pytest.raises(BundleError, match=r"weights\.safetensors"):
+        read_manifest(tmp_path)
+
+
 def test_every_fault_of_a_manifest_is_told(tmp_path: Path) -> None:
     write(tmp_path)
     raw = json.loads((tmp_path / "model.json").read_text())

@@ -82,6 +82,7 @@ BROKEN: dict[str, Change] = {
     "NaN": lambda i, s: (i, np.where(s == s.min(), np.float32(np.nan), s)),
     "infinity": lambda i, s: (i, np.where(s == s.min(), np.float32(-np.inf), s)),
     "off the grid": lambda i, s: (i, s - np.float32(0.0004)),
+    "the best last": lambda i, s: (i[:, [1, 2, 0]], s[:, [1, 2, 0]]),
     "entries out of order": lambda i, s: (i[:, [0, 2, 1]], s[:, [0, 2, 1]]),
     "equal scores out of order": lambda i, s: (np.where(i == 1, 5, np.where(i == 5, 1, i)), s),
 }

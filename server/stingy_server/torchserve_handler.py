@@ -1,0 +1,135 @@
+"""TorchServe's worker: images in, what the gate let out; nothing else is ever answered.
+
+Whatever goes wrong with a request is answered with a fixed sentence, and with it alone.
+"""
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import torch
+from starlette.responses import Response
+
+from stingy_protection import NoisyPolicy, ProtectionError, ScoreForm, read_manifest
+from stingy_server import oip
+from stingy_server.endpoints import load_bundles, start_endpoints
+from stingy_server.errors import (
+    BAD_REQUEST,
+    INTERNAL,
+    NOT_FOUND,
+    REFUSED,
+    TOO_LARGE,
+    ConfigurationError,
+    ServiceError,
+    error_response,
+)
+from stingy_server.images import SIGNATURES, Pixels, decode, fit
+from stingy_server.settings import ModelSettings, Settings
+from stingy_server.torchserve_archive import MARK_HEADER, mark
+
+log = logging.getLogger("stingy")
+
+# How TorchServe marks what came over its routes /explanations and, of management, describe.
+OTHER_QUESTIONS = ("explain", "describe")
+
+
+class Handler:
+    """What TorchServe calls: `initialize` once in a worker, `handle` for what it gathered."""
+
+    def initialize(self, context: Any) -> None:
+        """Load the archive's bundle as a server would.
+
+        Raises:
+            ConfigurationError: it cannot be served; the worker then answers nothing.
+        """
+        properties = context.system_properties
+        folder = Path(properties["model_dir"])
+        on_gpu = torch.cuda.is_available() and properties.get("gpu_id") is not None
+        if on_gpu:
+            torch.cuda.set_device(int(properties["gpu_id"]))
+        module = read_manifest(folder).factory.partition(":")[0]
+        self._settings = Settings(
+            models=(ModelSettings(bundle=folder),),
+            device="cuda" if on_gpu else "cpu",
+            # Both were decided by whoever made the archive.
+            trusted_factories=(module,),
+            allow_open=True,
+            **(context.model_yaml_config or {}).get("stingy", {}),
+        )
+        faults: list[str] = []
+        endpoints = start_endpoints(
+            load_bundles(self._settings, faults), self._settings, faults, secret=b""
+        )
+        if any(isinstance(endpoint.policy, NoisyPolicy) for endpoint in endpoints.values()):
+            faults.append("expected a policy without keyed noise: a worker has no secret")
+        if faults:
+            raise ConfigurationError(faults)
+        (self._endpoint,) = endpoints.values()
+        self._mark = mark(self._endpoint.manifest, self._endpoint.policy)
+        self._loop = asyncio.new_event_loop()
+
+    def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
+        """The answers to requests that came together; each is answered or fails on its own."""
+
+        async def together() -> list[bytes]:
+            replies = (self._reply(row, context, index) for index, row in enumerate(data))
+            return list(await asyncio.gather(*replies))
+
+        return self._loop.run_until_complete(together())
+
+    async def _reply(self, row: dict[str, Any], context: Any, index: int) -> bytes:
+        headers = {
+            name.lower(): value for name, value in context.get_all_request_header(index).items()
+        }
+        try:
+            response = await self._answered(row, headers)
+        except ServiceError as error:
+            response = error_response(error.refusal, context.get_request_id(index))
+        # What a network raises may quote its input, and TorchServe would log it.
+        except Exception as error:  # noqa: BLE001
+            log.error("no answer: %s", type(error).__name__)
+            refusal = REFUSED if isinstance(error, ProtectionError) else INTERNAL
+            response = error_response(refusal, context.get_request_id(index))
+        else:
+            context.set_response_header(index, MARK_HEADER, self._mark)
+        context.set_response_status(code=response.status_code, idx=index)
+        for name in ("content-type", oip.HEADER_LENGTH):
+            if name in response.headers:
+                context.set_response_header(index, name, response.headers[name])
+        return bytes(response.body)
+
+    async def _answered(self, row: dict[str, Any], headers: dict[str, Any]) -> Response:
+        # TorchServe says "False" of what came over /predictions.
+        if any(headers.get(question, "False") != "False" for question in OTHER_QUESTIONS):
+            raise ServiceError(NOT_FOUND)
+        endpoint = self._endpoint
+        body = row.get("body", row.get("data"))
+        if isinstance(body, dict):  # TorchServe reads JSON unless its configuration says otherwise
+            body = orjson.dumps(body)
+        if not isinstance(body, bytes | bytearray):
+            raise ServiceError(BAD_REQUEST)
+        asked = _asked(bytes(body), headers.get(oip.HEADER_LENGTH.lower()), endpoint.policy.scores)
+        if len(asked) > self._settings.max_request_images:
+            raise ServiceError(TOO_LARGE)
+        answer = await endpoint.engine.predict(await self._pixels(asked.images))
+        return oip.encode_answer(
+            asked, answer, model=endpoint.name, version=endpoint.manifest.version
+        )
+
+    async def _pixels(self, images: Pixels | list[bytes]) -> Pixels:
+        preprocessing = self._endpoint.manifest.preprocessing
+        if isinstance(images, np.ndarray):
+            return await fit(images, preprocessing)
+        most = self._settings.max_pixels
+        return np.stack([await decode(file, preprocessing, max_pixels=most) for file in images])
+
+
+def _asked(body: bytes, header_length: str | None, form: ScoreForm) -> oip.InferRequest:
+    """A file is a question for all that the policy tells of it, in JSON."""
+    if not body.startswith(SIGNATURES):
+        return oip.parse_request(body, header_length, form=form)
+    outputs = ["indices"] if form is ScoreForm.NONE else ["indices", "scores"]
+    return oip.InferRequest(None, [body], dict.fromkeys(outputs, False))

@@ -1,0 +1,112 @@
+"""HTTP to a model server that is not believed: pooled, timed, bounded; only a plain 200 passes.
+
+Redirects are not followed, proxies of the environment not used, compressed answers not inflated.
+"""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+
+import aiohttp
+from multidict import CIMultiDictProxy
+
+from stingy_server.errors import UPSTREAM_FAILED, UPSTREAM_TIMEOUT, Refusal
+
+# Less than the 5 s after which uvicorn, and so MLServer, drops an idle connection: a request
+# must not set out on a connection that is being closed.
+KEEPALIVE_S = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class Reply:
+    """What came with a 200."""
+
+    headers: CIMultiDictProxy[str]
+    body: bytes
+
+
+class UpstreamError(Exception):
+    """No valid answer from the model server; the text is ours, for the log, never for a client."""
+
+    def __init__(self, reason: str, *, refusal: Refusal = UPSTREAM_FAILED) -> None:
+        super().__init__(reason)
+        self.refusal = refusal
+
+
+class Upstream:
+    """The connections to one address of a model server.
+
+    Args:
+        url: where every request goes.
+        timeout_s: seconds from the first byte sent, or a connection asked for, to the last read.
+        connections: how many there may be at once.
+        key_file: TorchServe's, which changes with every start of it.
+    """
+
+    def __init__(
+        self, url: str, *, timeout_s: float, connections: int, key_file: Path | None = None
+    ) -> None:
+        self._url = url
+        self._timeout_s = timeout_s
+        self._connections = connections
+        self._key_file = key_file
+        self._session: aiohttp.ClientSession | None = None
+
+    async def post(self, body: bytes, headers: Mapping[str, str], *, max_bytes: int) -> Reply:
+        """The answer to a request; of a longer one than `max_bytes` no more than that is read.
+
+        Raises:
+            UpstreamError: there is none, or not in time, or not with the status 200.
+        """
+        if self._key_file is not None:
+            headers = {**headers, "Authorization": f"Bearer {_inference_key(self._key_file)}"}
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._exchange(body, headers, max_bytes)
+        except TimeoutError:
+            raise UpstreamError("no answer in time", refusal=UPSTREAM_TIMEOUT) from None
+        except aiohttp.ClientError as error:
+            raise UpstreamError(f"the exchange failed: {type(error).__name__}") from None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def _exchange(self, body: bytes, headers: Mapping[str, str], max_bytes: int) -> Reply:
+        if self._session is None:  # made within the event loop that its connections belong to
+            self._session = self._opened()
+        request = self._session.post(self._url, data=body, headers=headers, allow_redirects=False)
+        async with request as response:
+            if response.status != HTTPStatus.OK:
+                raise UpstreamError(f"expected the status 200, got {response.status}")
+            read = bytearray()
+            async for piece in response.content.iter_any():
+                read += piece
+                if len(read) > max_bytes:
+                    raise UpstreamError(f"expected at most {max_bytes} bytes, got more")
+            return Reply(response.headers, bytes(read))
+
+    def _opened(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=KEEPALIVE_S),
+            timeout=aiohttp.ClientTimeout(total=None),  # one clock for all of it, in `post`
+            headers={"Accept-Encoding": "identity"},
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+        )
+
+
+def _inference_key(key_file: Path) -> str:
+    """The token for predictions in the file that TorchServe writes at its start."""
+    try:
+        key = json.loads(key_file.read_bytes())["inference"]["key"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UpstreamError("expected a readable key file of TorchServe") from None
+    if not (isinstance(key, str) and key.isascii() and key.isprintable()):
+        raise UpstreamError("expected a key of printable characters in TorchServe's key file")
+    return key

@@ -1,0 +1,94 @@
+"""From settings to a model server that has answered within the policy, before anybody can ask."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from stingy_protection import BundleManifest, Policy
+from stingy_server.images import Pixels
+from stingy_server.settings import ModelSettings, Settings, TensorSettings
+from stingy_server.torchserve_archive import MARK_HEADER, mark
+from stingy_server.upstream import Upstream, UpstreamError
+from stingy_server.upstream_engine import UpstreamEngine, Wire
+
+
+def misplaced_settings(model: ModelSettings) -> Iterator[str]:
+    """What the engine of a model needs and has not, or has and does not take."""
+    if (model.url is None) != (model.engine == "embedded"):
+        given = "none" if model.url is None else "one"
+        wanted = "no url" if model.engine == "embedded" else "a url"
+        yield f"expected {wanted} for the engine {model.engine}, got {given}"
+    if model.key_file is not None and model.engine != "torchserve":
+        yield f"expected no key_file for the engine {model.engine}, got one"
+    if model.tensors is not None and model.engine != "oip":
+        yield f"expected no tensors for the engine {model.engine}, got some"
+
+
+def start_upstream(
+    name: str,
+    model: ModelSettings,
+    *,
+    manifest: BundleManifest,
+    policy: Policy,
+    settings: Settings,
+    secret: bytes,
+    trial: Pixels,
+    faults: list[str],
+) -> UpstreamEngine:
+    """An engine whose upstream was asked a trial image.
+
+    Args:
+        model: without misplaced settings.
+        trial: [1, height, width, 3].
+        faults: why the upstream cannot be used is added.
+    """
+    wire = Wire(model.tensors or TensorSettings())
+    if model.engine == "torchserve":
+        wire = Wire(TensorSettings(), mark=(MARK_HEADER, mark(manifest, policy)))
+    make = partial(_engine, name, model, wire, manifest, policy, settings, secret)
+    try:
+        _try_out(make, trial)
+    except UpstreamError as error:
+        faults.append(f"{name}: the upstream failed on a trial image: {error}")
+    return make()
+
+
+def _engine(
+    name: str,
+    model: ModelSettings,
+    wire: Wire,
+    manifest: BundleManifest,
+    policy: Policy,
+    settings: Settings,
+    secret: bytes,
+) -> UpstreamEngine:
+    upstream = Upstream(
+        model.url or "",
+        timeout_s=model.timeout_s,
+        connections=settings.max_concurrency,
+        key_file=model.key_file,
+    )
+    return UpstreamEngine(
+        name,
+        upstream,
+        wire,
+        manifest=manifest,
+        policy=policy,
+        batch_size=settings.batch_size,
+        secret=secret,
+    )
+
+
+def _try_out(make: Callable[[], UpstreamEngine], images: Pixels) -> None:
+    async def ask() -> None:
+        engine = make()
+        try:
+            await engine.ask(images)
+        finally:
+            await engine.close()
+
+    # A loop of its own in a thread of its own: start-up may itself run within a loop, and
+    # connections belong to the loop they were made in.
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        thread.submit(asyncio.run, ask()).result()

@@ -1,0 +1,100 @@
+"""Model servers that behave badly, on raw sockets: what they send is up to the byte the test's."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+Behaviour = Callable[[socket.socket, bytes], None]
+"""What is done with a connection once its first request, head and body, has been read."""
+
+
+@contextmanager
+def upstream(behaviour: Behaviour, *, port: int = 0) -> Iterator[str]:
+    """The address of a server that treats every connection so."""
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        threading.Thread(target=_accept, args=(listener, behaviour), daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v2/models/digits"
+        listener.shutdown(socket.SHUT_RDWR)  # closing alone would not wake who accepts
+
+
+def _accept(listener: socket.socket, behaviour: Behaviour) -> None:
+    with suppress(OSError):  # the test is over
+        while True:
+            connection, _ = listener.accept()
+            threading.Thread(target=_serve, args=(connection, behaviour), daemon=True).start()
+
+
+def _serve(connection: socket.socket, behaviour: Behaviour) -> None:
+    with connection, suppress(OSError):
+        while request := _request(connection):
+            behaviour(connection, request)
+
+
+def _request(connection: socket.socket) -> bytes:
+    """One request as it came; nothing where the client is gone."""
+    read = b""
+    while b"\r\n\r\n" not in read:
+        piece = connection.recv(65536)
+        if not piece:
+            return b""
+        read += piece
+    head, _, body = read.partition(b"\r\n\r\n")
+    length = next(
+        int(line.partition(b":")[2])
+        for line in head.split(b"\r\n")
+        if line.lower().startswith(b"content-length:")
+    )
+    while len(body) < length:
+        body += connection.recv(65536)
+    return head + b"\r\n\r\n" + body
+
+
+def says(body: bytes, *headers: str, status: str = "200 OK") -> Behaviour:
+    """Answers every request with this."""
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers, "", ""]
+
+    def behaviour(connection: socket.socket, request: bytes) -> None:
+        connection.sendall("\r\n".join(lines).encode() + body)
+
+    return behaviour
+
+
+def document(*outputs: dict[str, object]) -> bytes:
+    """An inference response in JSON."""
+    return json.dumps({"model_name": "digits", "outputs": outputs}).encode()
+
+
+def tensor(name: str, datatype: str, shape: list[int], data: object) -> dict[str, object]:
+    return {"name": name, "datatype": datatype, "shape": shape, "data": data}
+
+
+def hangs(connection: socket.socket, request: bytes) -> None:
+    time.sleep(60)
+
+
+def hangs_up(connection: socket.socket, request: bytes) -> None:
+    connection.shutdown(socket.SHUT_RDWR)
+
+
+def resets_half_way(connection: socket.socket, request: bytes) -> None:
+    connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{"outputs"')
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    connection.close()
+
+
+def trickles(connection: socket.socket, request: bytes) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+    while True:
+        connection.sendall(b" ")
+        time.sleep(0.05)
+
+
+def floods(connection: socket.socket, request: bytes) -> None:
+    """A gigabyte, if anybody reads it."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    chunk = b"100000\r\n" + b" " * 2**20 + b"\r\n"
+    for _ in range(1024):
+        connection.sendall(chunk)
