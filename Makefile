@@ -3,11 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-interop check lint types contracts fix lock bench-serving bench-training clean
+.PHONY: help demo test test-integration test-interop check lint types contracts fix lock \
+	bench-serving bench-training clean
 
 help:
 	@echo "make demo   train, serve, query, steal and report, on handwritten digits"
 	@echo "make test   run all tests"
+	@echo "make test-integration  the tests that start TorchServe (needs Java 17) and MLServer"
 	@echo "make check  lint, types, import contracts"
 	@echo "make lock   pin what a server installs, by hash, in requirements.lock"
 	@echo "make bench-serving, make bench-training   measure, beside the peers"
@@ -35,6 +37,22 @@ test: .venv/installed
 
 test-interop: .venv-interop/installed
 	.venv-interop/bin/pytest tests/interop
+
+# MLServer asks for an older FastAPI, so it has an environment of its own; what it does not ask
+# for itself, PyTorch above all, it sees in .venv.
+.integration/mlserver/installed: .venv/installed
+	$(PYTHON) -m venv .integration/mlserver
+	.integration/mlserver/bin/python -m pip install --disable-pip-version-check -q mlserver==1.7.1
+	$(BIN)/python -c 'import site; print(f"import site; site.addsitedir({site.getsitepackages()[0]!r})")' \
+		> "$$(.integration/mlserver/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/outer.pth"
+	@touch $@
+
+.venv/torchserve: .venv/installed
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[torchserve]'
+	@touch $@
+
+test-integration: .venv/torchserve .integration/mlserver/installed
+	$(BIN)/pytest -m integration
 
 check: lint types contracts
 

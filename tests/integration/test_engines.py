@@ -1,0 +1,89 @@
+"""Whatever runs the model, an audit buys the same transfer set: byte for byte."""
+
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model_servers import mlserver, needs_mlserver, needs_torchserve, torchserve
+from serving import make_bundle, make_key, served
+from stingy_attacker_eval.data import load_dataset
+from stingy_attacker_eval.oracle import HttpOracle
+from stingy_attacker_eval.transfer import buy
+from stingy_clients import Client
+from stingy_server import Database, Keys
+
+pytestmark = pytest.mark.integration
+COUNT = 100
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(
+        tmp_path_factory.mktemp("bundles") / "digits",
+        factory="sample_networks:convolutional",
+        policy="stingy:n=3",
+        gain=3.0,
+    )
+
+
+@pytest.fixture(scope="module")
+def embedded(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    return bought(tmp_path_factory.mktemp("embedded"), bundle)
+
+
+def bought(folder: Path, bundle: Path, **model: object) -> dict[str, bytes]:
+    """The files of a transfer set of digits, bought from an edge with this engine."""
+    settings = [f"{name} = {value}" for name, value in model.items()]
+    (folder / "stingy.toml").write_text(
+        "\n".join(["[[models]]", f'bundle = "{bundle}"', *settings]), "utf-8"
+    )
+    state = folder / "state"
+    key = make_key(state, budget=1000)
+    images = load_dataset("digits").test_x[:COUNT]
+    with (
+        served("--config", folder / "stingy.toml", state=state, OMP_NUM_THREADS="1") as (url, _),
+        Client(url, key) as client,
+    ):
+        oracle = HttpOracle(client, model="digits")
+        transfer = buy(oracle, images, budget=COUNT, folder=folder / "bought")
+        assert len(transfer.answers) == transfer.charged == COUNT
+        alone = oracle.ask(images[:1])  # a request of one is another shape of batch
+        assert np.array_equal(alone.indices, transfer.answers.indices[:1])
+    with closing(Database(state)) as database:
+        ((_, budget),) = Keys(database).all()
+        assert budget.used == COUNT + 1
+    files = [*sorted((folder / "bought").glob("*.npz")), folder / "bought" / "meta.json"]
+    assert len(files) == 3
+    return {file.name: file.read_bytes() for file in files}
+
+
+@needs_torchserve()
+def test_torchserve_answers_as_the_embedded_engine(
+    tmp_path: Path, bundle: Path, embedded: dict[str, bytes]
+) -> None:
+    with torchserve(bundle) as server:
+        got = bought(
+            tmp_path,
+            bundle,
+            engine='"torchserve"',
+            url=f'"{server.url}/predictions/digits"',
+            key_file=f'"{server.key_file}"',
+        )
+    assert got == embedded
+
+
+@needs_mlserver()
+def test_mlserver_and_the_gate_here_answer_as_the_embedded_engine(
+    tmp_path: Path, bundle: Path, embedded: dict[str, bytes]
+) -> None:
+    with mlserver(bundle) as url:
+        got = bought(
+            tmp_path,
+            bundle,
+            engine='"oip"',
+            url=f'"{url}/infer"',
+            tensors='{ datatype = "FP32", logits = "logits", binary = false }',
+        )
+    assert got == embedded

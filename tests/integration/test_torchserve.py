@@ -1,0 +1,216 @@
+"""A real TorchServe: what it tells whoever reaches it directly, and the edge before it."""
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from model_servers import TorchServe, needs_torchserve, torchserve
+from sample_networks import POISON
+from serving import (
+    make_bundle,
+    make_settings,
+    png,
+    random_images,
+    running,
+)
+from stingy_server import ConfigurationError, ModelSettings, Settings, create_app
+
+pytestmark = [pytest.mark.integration, pytest.mark.anyio, needs_torchserve()]
+IMAGES = random_images(4)
+N = 3
+BINARY = "application/octet-stream"
+HEADER_LENGTH = "Inference-Header-Content-Length"
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("bundles")
+    return {
+        "digits": make_bundle(folder / "digits", policy=f"stingy:n={N}"),
+        "fragile": make_bundle(
+            folder / "fragile", name="fragile", factory="sample_networks:Fragile", policy="label"
+        ),
+    }
+
+
+@pytest.fixture(scope="module")
+def server(bundles: dict[str, Path]) -> Iterator[TorchServe]:
+    with torchserve(*bundles.values()) as server:
+        yield server
+
+
+def behind(server: TorchServe, bundle: Path, state: Path, *, policy: str | None = None) -> Settings:
+    """Settings of an edge before it."""
+    model = ModelSettings(
+        bundle=bundle,
+        policy=policy,
+        engine="torchserve",
+        url=f"{server.url}/predictions/{bundle.name}",
+        key_file=server.key_file,
+    )
+    return make_settings(state, model)
+
+
+def question(**rest: Any) -> dict[str, Any]:
+    image = {"name": "image", "datatype": "UINT8", "shape": IMAGES.shape}
+    return {"inputs": [{**image, "data": IMAGES.ravel().tolist()}], **rest}
+
+
+def binary_question(*outputs: str) -> tuple[bytes, dict[str, str]]:
+    image = {"name": "image", "datatype": "UINT8", "shape": IMAGES.shape}
+    asked = {
+        "inputs": [{**image, "parameters": {"binary_data_size": IMAGES.nbytes}}],
+        "outputs": [{"name": name, "parameters": {"binary_data": True}} for name in outputs],
+    }
+    head = json.dumps(asked).encode()
+    return head + IMAGES.tobytes(), {HEADER_LENGTH: str(len(head)), "Content-Type": BINARY}
+
+
+ROUTES = (
+    "/predictions/digits",
+    "/predictions/digits/1",
+    "/v1/models/digits:predict",
+    "/v2/models/digits/infer",
+)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_U2_asked_directly_it_tells_at_most_n_values_of_a_file(
+    server: TorchServe, route: str
+) -> None:
+    told = httpx.post(
+        server.url + route,
+        content=png(IMAGES[0]),
+        headers=server.token() | {"Content-Type": "image/png"},
+    )
+    assert told.status_code == 200, told.text
+    assert {output["name"]: len(output["data"]) for output in told.json()["outputs"]} == {
+        "indices": N,
+        "scores": N,
+    }
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_U2_asked_directly_it_tells_at_most_n_values_of_a_tensor(
+    server: TorchServe, route: str
+) -> None:
+    told = httpx.post(server.url + route, json=question(), headers=server.token())
+    assert told.status_code == 200, told.text
+    assert [output["shape"] for output in told.json()["outputs"]] == [[4, N], [4, N]]
+
+    body, headers = binary_question("logits")
+    told = httpx.post(server.url + route, content=body, headers=server.token() | headers)
+    assert told.status_code == 200, told.text
+    dense = np.frombuffer(told.content[int(told.headers[HEADER_LENGTH]) :], "<f4")
+    assert np.isfinite(dense.reshape(4, 10)).sum(axis=1).tolist() == [N] * 4
+
+
+def test_U2_its_own_description_names_no_other_route(server: TorchServe) -> None:
+    described = httpx.options(server.url, headers=server.token()).json()["paths"]
+    model_routes = {route.format(model_name="digits", model_version="1") for route in described}
+    others = {"/", "/api-description", "/metrics", "/ping"}
+    assert model_routes - others == set(ROUTES)
+
+
+@pytest.mark.parametrize(
+    "route",
+    ["/explanations/digits", "/explanations/digits/1", "/v1/models/digits:explain"],
+)
+def test_U2_explanations_are_refused(server: TorchServe, route: str) -> None:
+    told = httpx.post(server.url + route, content=png(IMAGES[0]), headers=server.token())
+    assert told.status_code == 404
+    assert told.json()["error"]["code"] == "not_found"
+
+
+def test_U2_a_description_by_the_worker_is_refused(server: TorchServe) -> None:
+    address = f"{server.management}/models/digits?customized=true"
+    (told,) = httpx.get(address, headers=server.token("management")).json()
+    assert told["customizedMetadata"]["error"]["code"] == "not_found"
+
+
+def test_U1_no_key_no_answer_and_no_model_can_be_added(server: TorchServe) -> None:
+    assert httpx.post(server.url + ROUTES[0], content=png(IMAGES[0])).status_code == 400
+    for method, address in [
+        ("POST", f"{server.management}/models?url=digits.mar"),
+        ("DELETE", f"{server.management}/models/digits"),
+    ]:
+        told = httpx.request(method, address, headers=server.token("management"))
+        assert told.status_code == 405
+    assert server.key_file.stat().st_mode & 0o077 == 0
+
+
+def test_U1_it_listens_on_loopback_alone(server: TorchServe) -> None:
+    for port in range(server.port, server.port + 5):
+        with socket.create_connection(("127.0.0.1", port), timeout=5):
+            pass
+        with pytest.raises(ConnectionRefusedError):  # who listens everywhere listens here as well
+            socket.create_connection(("127.0.0.2", port), timeout=5)
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "status", "code"),
+    [
+        (b"\x89PNG\r\n\x1a\n", {"Content-Type": "image/png"}, 422, "bad_image"),
+        (b"{", {"Content-Type": "application/json"}, 400, "bad_request"),
+        (b"[]", {"Content-Type": "application/json"}, 400, "bad_request"),
+        (b"x", {"Content-Type": BINARY, HEADER_LENGTH: "7"}, 400, "bad_request"),
+        (b"x", {"Content-Type": "text/plain"}, 400, "bad_request"),
+    ],
+)
+def test_what_it_cannot_read_it_refuses_in_a_sentence(
+    server: TorchServe, content: bytes, headers: dict[str, str], status: int, code: str
+) -> None:
+    told = httpx.post(server.url + ROUTES[0], content=content, headers=server.token() | headers)
+    assert told.status_code == status
+    assert told.json()["error"]["code"] == code
+
+
+def test_L4_a_network_that_fails_tells_nothing_neither_here_nor_in_the_log(
+    server: TorchServe,
+) -> None:
+    image = IMAGES[0].copy()
+    image[0, 0] = POISON
+    told = httpx.post(
+        f"{server.url}/predictions/fragile",
+        content=png(image),
+        headers=server.token() | {"Content-Type": "image/png"},
+    )
+    assert told.status_code == 500
+    assert told.json()["error"]["code"] == "internal"
+    assert "no answer: RuntimeError" in server.log()
+    assert "cannot answer" not in server.log()
+
+
+async def test_an_edge_before_it_answers_charges_and_refunds(
+    server: TorchServe, bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    settings = behind(server, bundles["digits"], tmp_path / "state")
+    try:
+        async with running(settings) as (client, _):
+            told = await client.post("/v2/models/digits/infer", json=question())
+            assert [output["shape"] for output in told.json()["outputs"]] == [[4, N], [4, N]]
+            server.restart()  # with another key
+            told = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
+            assert told.status_code == 200
+            server.stop()
+            told = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
+            assert told.status_code == 502
+            assert told.json()["error"]["code"] == "upstream_failed"
+            assert (await client.get("/v1/usage")).json()["used"] == 5
+    finally:
+        server.restart()
+
+
+def test_an_edge_with_another_policy_than_the_archive_does_not_start(
+    server: TorchServe, bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    for policy in ("stingy:n=2", "stingy:n=4", "label"):
+        settings = behind(server, bundles["digits"], tmp_path / "state", policy=policy)
+        with pytest.raises(ConfigurationError, match="bundle and policy"):
+            create_app(settings)
