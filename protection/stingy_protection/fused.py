@@ -1,18 +1,18 @@
 """The gate as a part of the network. Invariant: no output but what the policy lets out."""
 
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from stingy_protection.answers import ScoreForm, SparseLogits
 from stingy_protection.errors import LogitsRejected, PolicyConfigError, PolicyViolation
-from stingy_protection.gate import check_entries
 from stingy_protection.manifest import Preprocessing
 from stingy_protection.policy import NoisyPolicy, Policy
-from stingy_protection.telling import LARGEST, on_grid
+from stingy_protection.promises import verified_answer
+from stingy_protection.telling import LARGEST
 
 REFUSED = -1  # the index that fills a row whose logits were not finite
 
@@ -101,9 +101,7 @@ class FusedClassifier(nn.Module):
         return told
 
 
-def received(
-    policy: Policy, outputs: Sequence[npt.NDArray[np.generic]], *, rows: int
-) -> SparseLogits:
+def received(policy: Policy, outputs: Sequence[npt.NDArray[Any]], *, rows: int) -> SparseLogits:
     """What a fused program returned, as an answer, if it keeps the promises of its policy.
 
     Args:
@@ -116,25 +114,8 @@ def received(
         PolicyViolation: a promise is broken.
     """
     told = policy.scores is not ScoreForm.NONE
-    if [output.dtype for output in outputs] != [np.int64, np.float32][: 1 + told]:
-        raise PolicyViolation("expected indices int64 and scores float32, got others")
-    shape = outputs[0].shape
-    if len(shape) != 2 or shape[0] != rows or not 1 <= shape[1] <= policy.support:
-        raise PolicyViolation(f"expected indices [{rows}, 1..{policy.support}], got others")
-    if told and outputs[1].shape != shape:
-        raise PolicyViolation("expected one score for every index, got another shape")
-    indices = np.array(outputs[0], np.int64)
-    if (indices == REFUSED).any():
+    if len(outputs) != 1 + told or len(outputs[0]) != rows:
+        raise PolicyViolation(f"expected {1 + told} outputs of {rows} rows, got others")
+    if (outputs[0] == REFUSED).any():
         raise LogitsRejected("expected finite logits, got NaN or infinity")
-    scores = np.array(outputs[1], np.float32) if told else None
-    exact = np.zeros((1, 1)) if scores is None else scores.astype(np.float64)
-    check_entries(indices, exact, policy.num_classes)
-    if scores is not None and (on_grid(exact, policy.decimals) != scores).any():
-        raise PolicyViolation("expected scores on the grid, got others")
-    return SparseLogits(
-        indices=torch.from_numpy(indices),
-        scores=None if scores is None else torch.from_numpy(scores),
-        num_classes=policy.num_classes,
-        form=policy.scores,
-        decimals=policy.decimals,
-    )
+    return verified_answer(policy, outputs[0], outputs[1] if told else None)

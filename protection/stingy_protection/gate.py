@@ -41,7 +41,7 @@ def sanitize(policy: Policy, logits: Tensor, *, noise: Tensor | None = None) -> 
         _check_form(policy, proposal, logits)
         indices = proposal.indices.cpu().numpy().copy()
         kept = proposal.logits.to("cpu", torch.float32).numpy().astype(np.float64)
-        check_entries(indices, kept, policy.num_classes)
+        _check_entries(indices, kept, policy.num_classes)
         if policy.keeps_top1 and (indices[:, 0] != top1).any():
             raise PolicyViolation("expected the top-1 class first, got another")
         indices, scores = told(indices, kept, form=policy.scores, decimals=policy.decimals)
@@ -134,7 +134,7 @@ def _check_form(policy: Policy, proposal: Proposal, logits: Tensor) -> None:
         raise PolicyViolation("expected the proposal on the device of the logits, got another")
 
 
-def check_entries(indices: Ints, kept: Floats, num_classes: int) -> None:
+def _check_entries(indices: Ints, kept: Floats, num_classes: int) -> None:
     """Range, uniqueness, finiteness."""
     if indices.view(np.uint64).max() >= num_classes:  # as such, what is negative is large
         raise PolicyViolation(f"expected indices 0..{num_classes - 1}, got one out of range")

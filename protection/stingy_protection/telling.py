@@ -3,7 +3,10 @@
 import numpy as np
 
 from stingy_protection.answers import ScoreForm
-from stingy_protection.ordering import Floats, Floats32, Ints, ordered
+from stingy_protection.ordering import Floats as Floats
+from stingy_protection.ordering import Floats32 as Floats32
+from stingy_protection.ordering import Ints as Ints
+from stingy_protection.ordering import ordered
 
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -22,7 +25,7 @@ def told(
     if form is ScoreForm.RANK:
         ranks = np.arange(1, indices.shape[1] + 1, dtype=np.float32)
         return indices, np.tile(ranks, (len(indices), 1))
-    return _listed(indices, on_grid(_scores(kept, form), decimals))
+    return _listed(indices, _on_grid(_scores(kept, form), decimals))
 
 
 def _scores(kept: Floats, form: ScoreForm) -> Floats:
@@ -36,7 +39,7 @@ def _scores(kept: Floats, form: ScoreForm) -> Floats:
     return result
 
 
-def on_grid(scores: Floats, decimals: int) -> Floats32:
+def _on_grid(scores: Floats, decimals: int) -> Floats32:
     """Rounded to the grid, never -0.0, never beyond what float32 reaches."""
     steps = 10.0**decimals
     rounded = scores * steps

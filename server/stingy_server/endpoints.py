@@ -23,6 +23,7 @@ from stingy_protection import (
     verified_weights,
 )
 from stingy_server.engine import EmbeddedEngine, Engine
+from stingy_server.runtimes import Network, RuntimeUnfit, chosen_runtime
 from stingy_server.settings import ModelSettings, Settings
 from stingy_server.upstream_start import misplaced_settings, start_upstream
 
@@ -196,34 +197,43 @@ def _network(model: _Checked, faults: list[str]) -> nn.Module | None:
     return network
 
 
-def _endpoint(loaded: Loaded, settings: Settings, faults: list[str], *, secret: bytes) -> Endpoint:
-    """An endpoint that has answered one black image, so that a misfit shows before listening."""
+def _engine(loaded: Loaded, settings: Settings, faults: list[str], *, secret: bytes) -> Engine:
+    """The engine that the settings ask for; what keeps it from its work is a fault."""
     model = loaded.bundle
-    black = np.zeros((1, *model.manifest.preprocessing.size, 3), np.uint8)
-    engine: Engine
+    preprocessing, policy = model.manifest.preprocessing, model.policy
+    trial = np.zeros((1, *preprocessing.size, 3), np.uint8)
     if loaded.network is None:
-        engine = start_upstream(
+        return start_upstream(
             model.name,
             model.settings,
             manifest=model.manifest,
-            policy=model.policy,
+            policy=policy,
             settings=settings,
             secret=secret,
-            trial=black,
+            trial=trial,
             faults=faults,
         )
-    else:
-        engine = EmbeddedEngine(
-            loaded.network,
-            preprocessing=model.manifest.preprocessing,
-            policy=model.policy,
-            settings=settings,
-            secret=secret,
+    network: Network = loaded.network
+    try:
+        _, network = chosen_runtime(
+            loaded.network, preprocessing=preprocessing, policy=policy, settings=settings
         )
-        try:
-            engine.answer(black)
-        except (ProtectionError, RuntimeError) as error:
-            faults.append(f"{model.name}: a trial image could not be answered: {error}")
+    except RuntimeUnfit as error:
+        faults.append(f"{model.name}: not run by {settings.runtime}: {error}")
+    engine = EmbeddedEngine(
+        network, preprocessing=preprocessing, policy=policy, settings=settings, secret=secret
+    )
+    try:
+        engine.answer(trial)
+    except (ProtectionError, RuntimeError) as error:
+        faults.append(f"{model.name}: a trial image could not be answered: {error}")
+    return engine
+
+
+def _endpoint(loaded: Loaded, settings: Settings, faults: list[str], *, secret: bytes) -> Endpoint:
+    """An endpoint that has answered one black image, so that a misfit shows before listening."""
+    model = loaded.bundle
+    engine = _engine(loaded, settings, faults, secret=secret)
     return Endpoint(
         model.name,
         model.manifest,

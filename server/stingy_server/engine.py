@@ -4,7 +4,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import nn
 
 from stingy_protection import (
     NoisyPolicy,
@@ -16,6 +15,7 @@ from stingy_protection import (
 )
 from stingy_server.batcher import Batcher
 from stingy_server.images import Pixels
+from stingy_server.runtimes import Network, device_of
 from stingy_server.settings import Settings
 
 
@@ -30,20 +30,25 @@ class Engine(Protocol):
 
 
 class EmbeddedEngine:
-    """A PyTorch network in this process, with its policy, behind one model thread."""
+    """A network in this process, with its policy, behind one model thread.
+
+    Args:
+        network: of `chosen_runtime`, from inputs float32 [batch, 3, height, width] to logits
+            [batch, classes], both on the settings' device.
+    """
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Network,
         *,
         preprocessing: Preprocessing,
         policy: Policy,
         settings: Settings,
         secret: bytes,
     ) -> None:
-        self.device = _device(settings.device)
+        self.device = device_of(settings)
         self._dtype = getattr(torch, settings.precision)
-        self._network = network.eval().requires_grad_(False).to(self.device)
+        self._network = network
         self._policy = policy
         self._secret = secret
         self._mean = torch.tensor(preprocessing.mean, device=self.device).view(1, 3, 1, 1)
@@ -89,9 +94,3 @@ class EmbeddedEngine:
         if isinstance(self._policy, NoisyPolicy):  # keyed by the pixels: nothing averages out
             noise = keyed_noise(self._secret, pixels[: len(images)], self._policy.num_classes)
         return sanitize(self._policy, logits[: len(images)], noise=noise)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)

@@ -113,6 +113,7 @@ class Settings(BaseSettings):
         tiers: what the keys of a tier may see at most; the tier "full" sees the policy's answer.
         state: the folder of keys, budgets and the pepper.
         allow_open: whether a policy that lets all logits out may be served at all.
+        runtime: what runs the network on the CPU; "auto" measures and takes the fastest.
         strict: run every forward pass at one padded batch shape, so that no batch mate can
             move an answer even by one step of the grid.
         batch_size: images in one forward pass.
@@ -142,6 +143,7 @@ class Settings(BaseSettings):
     allow_open: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
+    runtime: Literal["auto", "torch", "onnxruntime", "openvino"] = "torch"
     strict: bool = False
     batch_size: Count = 64
     max_delay_ms: float = Field(default=0.0, ge=0.0, le=1000.0)

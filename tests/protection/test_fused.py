@@ -97,7 +97,7 @@ def test_a_policy_with_noise_cannot_be_fused() -> None:
 
 
 INDICES = np.array([[3, 1], [0, 2]])
-SCORES = np.array([[-0.5, -1.0], [-0.4, -1.5]], np.float32)
+SCORES = np.array([[-0.5, -0.9], [-0.2, -1.7]], np.float32)
 Change = Callable[[], list[np.ndarray[tuple[int, ...], np.dtype[np.generic]]]]
 SABOTAGES: dict[str, Change] = {
     "no scores": lambda: [INDICES],
