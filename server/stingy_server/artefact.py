@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from stingy_protection import (
     BundleError,
@@ -27,7 +28,6 @@ from stingy_protection import (
 )
 from stingy_protection.fused import FusedClassifier, FusedGate, received
 from stingy_protection.manifest import MANIFEST_FILE, parse_manifest
-from stingy_server.endpoints import Loaded
 from stingy_server.formats import NotExportable, as_onnx, as_pt2, exported, onnx_session
 
 Format = Literal["onnx", "pt2"]
@@ -65,8 +65,10 @@ class Artefact:
         return _built(self.manifest)
 
 
-def write_artefact(folder: Path, loaded: Loaded, *, format: Format) -> Artefact:
-    """Fuse a bundle's network with its policy and write the program and its manifest.
+def write_artefact(
+    folder: Path, network: nn.Module, *, manifest: BundleManifest, policy: Policy, format: Format
+) -> Artefact:
+    """Fuse a bundle's network with a policy and write the program and its manifest.
 
     The fused gate is asked `TRIALS` rows of logits first, many of them tied, and must tell what
     `sanitize` tells.
@@ -75,11 +77,10 @@ def write_artefact(folder: Path, loaded: Loaded, *, format: Format) -> Artefact:
         PolicyConfigError: the policy cannot be fused.
         NotExportable: the network or the policy has no such form.
     """
-    manifest, policy = loaded.bundle.manifest, loaded.bundle.policy
     text = _as_text(policy)
     _try_gate(policy, format=format)
     fused = FusedClassifier(
-        loaded.network.requires_grad_(False), preprocessing=manifest.preprocessing, policy=policy
+        network.requires_grad_(False), preprocessing=manifest.preprocessing, policy=policy
     )
     # Two rows: of one, an exporter may think that it is always one.
     example = torch.zeros(2, *manifest.preprocessing.size, 3, dtype=torch.uint8)
@@ -152,8 +153,8 @@ def open_artefact(
     What the program returns is checked against the policy, as the gate would.
 
     Raises:
-        BundleError: the artefact is not in order, or of the format pt2: torch unpickles those.
-        ImportError: ONNX Runtime is not installed.
+        BundleError: the artefact is not in order, ONNX Runtime is not installed, or the format is
+            pt2, which torch unpickles.
     """
     artefact = read_artefact(folder)
     if artefact.format != "onnx":
@@ -161,6 +162,8 @@ def open_artefact(
     policy = artefact.policy
     try:
         session = onnx_session(verified_program(folder, artefact), threads=threads)
+    except ImportError:
+        raise BundleError(("expected ONNX Runtime: pip install 'stingy[onnx]'",)) from None
     except ValueError as error:
         raise BundleError((str(error),)) from None
 
@@ -172,7 +175,7 @@ def open_artefact(
 
 
 def _program(
-    module: torch.nn.Module, example: torch.Tensor, outputs: Sequence[str], *, format: Format
+    module: nn.Module, example: torch.Tensor, outputs: Sequence[str], *, format: Format
 ) -> bytes:
     program = exported(module, example)
     return as_pt2(program) if format == "pt2" else as_onnx(program, image=IMAGE, outputs=outputs)

@@ -41,6 +41,7 @@ def export(
     if layout == "triton" and form != "onnx":
         _end("expected --format onnx for --layout triton, got pt2")
     from rich.console import Console
+    from torch import nn
 
     from stingy_protection import PolicyConfigError
     from stingy_server.artefact import write_artefact
@@ -54,11 +55,13 @@ def export(
     loaded = load_bundles(settings, faults)
     if faults:
         _end(*faults)
-    bundled = loaded[0]
-    folder = triton_folder(out, bundled.bundle.manifest) if layout == "triton" else out
+    network, manifest, fused = loaded[0].network, loaded[0].manifest, loaded[0].bundle.policy
+    if not isinstance(network, nn.Module):
+        _end("expected a bundle, got an artefact")
+    folder = triton_folder(out, manifest) if layout == "triton" else out
     try:
         with Console(stderr=True).status("exporting"):
-            artefact = write_artefact(folder, bundled, format=form)
+            artefact = write_artefact(folder, network, manifest=manifest, policy=fused, format=form)
     except PolicyConfigError as error:
         _end(*error.faults)
     except NotExportable as error:

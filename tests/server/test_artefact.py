@@ -12,12 +12,14 @@ import pytest
 import torch
 import tritonclient
 from google.protobuf import text_format
+from torch import nn
 from typer.testing import CliRunner
 
 from sample_networks import canaries
 from serving import make_bundle, make_settings, random_images
 from stingy_protection import BundleError, LogitsRejected, SparseLogits
 from stingy_protection.fused import received
+from stingy_server import ModelSettings
 from stingy_server.artefact import (
     Artefact,
     Format,
@@ -27,7 +29,8 @@ from stingy_server.artefact import (
     write_artefact,
 )
 from stingy_server.cli import app
-from stingy_server.endpoints import Loaded, load_bundles, start_endpoints
+from stingy_server.endpoints import Endpoint, Loaded, load_bundles, start_endpoints
+from stingy_server.engine import EmbeddedEngine
 from stingy_server.formats import NotExportable, onnx_session
 
 torch.set_num_threads(1)
@@ -40,6 +43,14 @@ def load(folder: Path, bundle: Path) -> Loaded:
     (loaded,) = load_bundles(make_settings(folder, bundle), faults)
     assert faults == []
     return loaded
+
+
+def write(folder: Path, loaded: Loaded, *, format: Format) -> Artefact:
+    assert isinstance(loaded.network, nn.Module)
+    policy = loaded.bundle.policy
+    return write_artefact(
+        folder, loaded.network, manifest=loaded.manifest, policy=policy, format=format
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,18 +66,24 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     formats: tuple[Format, ...] = ("onnx", "pt2")
     for form in formats:
-        write_artefact(home / form, load(home / "state", bundle), format=form)
+        write(home / form, load(home / "state", bundle), format=form)
     return home
 
 
-def embedded(home: Path) -> SparseLogits:
+def start(folder: Path, model: Path | ModelSettings, **options: Any) -> Endpoint:
     faults: list[str] = []
-    settings = make_settings(home / "state", home / "bundle")
+    settings = make_settings(folder, model, **options)
     (endpoint,) = start_endpoints(
         load_bundles(settings, faults), settings, faults, secret=bytes(16)
     )
-    answer: SparseLogits = endpoint.engine.answer(IMAGES)  # type: ignore[attr-defined]
-    return answer
+    assert faults == []
+    return endpoint
+
+
+def embedded(home: Path) -> SparseLogits:
+    engine = start(home / "state", home / "bundle").engine
+    assert isinstance(engine, EmbeddedEngine)
+    return engine.answer(IMAGES)
 
 
 def run(home: Path, form: str) -> SparseLogits:
@@ -90,6 +107,42 @@ def test_an_artefact_answers_a_thousand_images_as_the_embedded_engine(
     assert (steps > 0).float().mean() <= 0.01
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize("options", [{}, {"strict": True, "batch_size": 8}], ids=str)
+async def test_an_artefact_is_served_like_a_bundle(home: Path, options: dict[str, Any]) -> None:
+    endpoint = start(home / "state", home / "onnx", **options)
+    answer = await endpoint.engine.predict(IMAGES[:21])
+    alone = await endpoint.engine.predict(IMAGES[20:21])
+    await endpoint.engine.close()
+    expected = run(home, "onnx")
+    assert torch.equal(answer.indices, expected.indices[:21])
+    assert torch.equal(alone.indices, expected.indices[20:21])
+    assert endpoint.policy.describe().startswith("stingy: top 3 of 20")
+
+
+@pytest.mark.parametrize(
+    ("policy", "allow_open", "said"),
+    [("stingy:n=5", True, "fused in"), ("label", True, "fused in"), (None, False, "allow_open")],
+)
+def test_L4_whoever_serves_an_artefact_cannot_replace_its_policy(
+    home: Path, tmp_path: Path, policy: str | None, allow_open: bool, said: str
+) -> None:
+    folder = home / "onnx"
+    if policy is None:
+        folder = tmp_path / "open"
+        code, output = invoke(
+            *("export", home / "bundle", "--fuse", "--policy", "open", "--allow-open"),
+            *("--out", folder, "--config", trusting(tmp_path)),
+        )
+        assert code == 0, output
+    faults: list[str] = []
+    model = ModelSettings(bundle=folder, policy=policy)
+    settings = make_settings(tmp_path / "s", model, allow_open=allow_open)
+    assert load_bundles(settings, faults) == []
+    assert len(faults) == 1
+    assert said in faults[0]
+
+
 def test_L4_the_onnx_graph_has_two_outputs_of_n_columns(home: Path) -> None:
     graph = onnx.load(str(home / "onnx" / "model.onnx")).graph
     assert [value.name for value in graph.input] == ["image"]
@@ -104,7 +157,7 @@ def test_L4_canary_logits_do_not_leave_the_program(tmp_path: Path) -> None:
     bundle = make_bundle(
         tmp_path / "b", factory="sample_networks:Canary", policy="stingy:n=2,scores=logit", gain=1.0
     )
-    artefact = write_artefact(tmp_path / "a", load(tmp_path / "s", bundle), format="onnx")
+    artefact = write(tmp_path / "a", load(tmp_path / "s", bundle), format="onnx")
     outputs = onnx_session(verified_program(tmp_path / "a", artefact), threads=1).run(
         None, {"image": IMAGES[:5]}
     )
@@ -117,9 +170,10 @@ def test_L4_canary_logits_do_not_leave_the_program(tmp_path: Path) -> None:
 def test_P2_logits_that_are_not_finite_are_refused_by_the_program(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", policy="stingy:n=2", gain=1.0)
     loaded = load(tmp_path / "s", bundle)
+    assert isinstance(loaded.network, nn.Module)
     with torch.no_grad():
         next(loaded.network.parameters()).fill_(torch.inf)
-    write_artefact(tmp_path / "a", loaded, format="onnx")
+    write(tmp_path / "a", loaded, format="onnx")
     with pytest.raises(LogitsRejected):
         open_artefact(tmp_path / "a")(IMAGES[:2])
 
@@ -165,7 +219,7 @@ def test_L4_a_manifest_that_says_other_than_what_was_fused_is_refused(
 def test_a_network_that_branches_on_values_is_refused_by_name(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", factory="sample_networks:Fragile", policy="stingy:n=2")
     with pytest.raises(NotExportable, match=r"torch\.export"):
-        write_artefact(tmp_path / "a", load(tmp_path / "s", bundle), format="pt2")
+        write(tmp_path / "a", load(tmp_path / "s", bundle), format="pt2")
 
 
 def invoke(*arguments: str | Path) -> tuple[int, str]:
