@@ -106,7 +106,12 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.ERROR)
     try:
         # Over a module that it cannot trace, torch prints the whole graph.
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        nowhere = io.StringIO()
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(nowhere),
+            contextlib.redirect_stderr(nowhere),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -26,7 +26,16 @@ from stingy_protection.fused import FusedClassifier, FusedGate, received
 torch.set_num_threads(1)
 CLASSES = 12
 TIED = torch.cat([normal_logits(200, CLASSES), normal_logits(200, CLASSES, seed=1).round()])
-FUSABLE = ("label", "open", "ranked_buckets", "ranked_labels", "reversed", "rounded", "stingy")
+FUSABLE = (
+    "label",
+    "open",
+    "ranked_buckets",
+    "ranked_labels",
+    "reverse_sigmoid",
+    "reversed",
+    "rounded",
+    "stingy",
+)
 
 
 def export(module: nn.Module, example: Tensor) -> ExportedProgram:
