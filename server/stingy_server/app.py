@@ -20,7 +20,7 @@ from stingy_server import oip_routes, routes
 from stingy_server.budgets import Budgets, model_owner
 from stingy_server.database import Database, StoreUnavailable
 from stingy_server.deployments import Deployment, Deployments
-from stingy_server.endpoints import Endpoint, Loaded, load_bundles, start_endpoints
+from stingy_server.endpoints import Endpoint, start_endpoints
 from stingy_server.errors import (
     BAD_REQUEST,
     METHOD_NOT_ALLOWED,
@@ -33,6 +33,7 @@ from stingy_server.guard import Guard
 from stingy_server.keys import Keys
 from stingy_server.lane import Lane
 from stingy_server.ledger import Ledger
+from stingy_server.loading import Loaded, load_bundles
 from stingy_server.metrics import Metrics
 from stingy_server.rates import Rates
 from stingy_server.rollout import Rollout
@@ -59,14 +60,16 @@ def create_app(settings: Settings, *, faults: list[str] | None = None) -> FastAP
         ConfigurationError: listing every fault of settings, bundles and policies.
     """
     found = [*(faults or [])]
-    bundles = load_bundles(settings, found)
+    models = load_bundles(settings, found)
+    found += version_faults(models)
     rates = _rates(settings, found)
     tracing = _tracing(settings, found)
     database = _database(settings, found)
     deployed = Deployments(database).wanted()
-    bundles += _deployed_bundles(deployed, settings, found)
-    found += version_faults([(b.name, b.manifest, b.settings) for b in bundles])
-    endpoints = start_endpoints(bundles, settings, found, secret=database.pepper)
+    if deployed:
+        models += _deployed_models(deployed, settings, found)
+        found += version_faults(models)
+    endpoints = start_endpoints(models, settings, found, secret=database.pepper)
     if found:
         database.close()
         raise ConfigurationError(found)
@@ -123,17 +126,15 @@ def create_app(settings: Settings, *, faults: list[str] | None = None) -> FastAP
     return app
 
 
-def _deployed_bundles(
+def _deployed_models(
     deployed: list[Deployment], settings: Settings, faults: list[str]
 ) -> list[Loaded]:
     """The bundles that were loaded into a running server and are to be served again."""
-    if not deployed:
-        return []
-    models = tuple(deployment.settings for deployment in deployed)
+    wanted = tuple(deployment.settings for deployment in deployed)
     told: list[str] = []
-    bundles = load_bundles(settings.model_copy(update={"models": models}), told)
+    models = load_bundles(settings.model_copy(update={"models": wanted}), told)
     faults += [f"{fault} (deployed; see: stingy models unload)" for fault in told]
-    return bundles
+    return models
 
 
 class _Guarded(FastAPI):

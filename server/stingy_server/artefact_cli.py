@@ -2,13 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal
 
 import typer
 
-bundle = typer.Typer(no_args_is_help=True, help="Look at bundles, and export them.")
+from stingy_server.command import AsJson, end
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+bundle = typer.Typer(no_args_is_help=True, help="Look at bundles, and export them.")
 
 
 @bundle.command()
@@ -37,35 +37,35 @@ def export(
 ) -> None:
     """Write a bundle's network as one program that tells indices and scores and no logits."""
     if not fuse:
-        _end("expected --fuse: without the policy in it, the program would tell every logit")
+        end(["expected --fuse: without the policy in it, the program would tell every logit"])
     if layout == "triton" and form != "onnx":
-        _end("expected --format onnx for --layout triton, got pt2")
+        end(["expected --format onnx for --layout triton, got pt2"])
     from rich.console import Console
     from torch import nn
 
     from stingy_protection import PolicyConfigError
     from stingy_server.artefact import write_artefact
     from stingy_server.artefact_triton import triton_folder, write_config
-    from stingy_server.endpoints import load_bundles
     from stingy_server.formats import NotExportable
+    from stingy_server.loading import load_bundles
     from stingy_server.settings import load_settings
 
     given = [{"bundle": source, "policy": policy}]
     settings, faults = load_settings(config, models=given, allow_open=allow_open)
     loaded = load_bundles(settings, faults)
     if faults:
-        _end(*faults)
-    network, manifest, fused = loaded[0].network, loaded[0].manifest, loaded[0].bundle.policy
+        end(faults)
+    network, manifest, fused = loaded[0].network, loaded[0].manifest, loaded[0].policy
     if not isinstance(network, nn.Module):
-        _end("expected a bundle, got an artefact")
+        end(["expected a bundle, got an artefact"])
     folder = triton_folder(out, manifest) if layout == "triton" else out
     try:
         with Console(stderr=True).status("exporting"):
             artefact = write_artefact(folder, network, manifest=manifest, policy=fused, format=form)
     except PolicyConfigError as error:
-        _end(*error.faults)
+        end(error.faults)
     except NotExportable as error:
-        _end(str(error))
+        end([str(error)])
     if layout == "triton":
         write_config(folder.parent, artefact, batch_size=settings.batch_size)
     typer.echo(f"{folder / artefact.file}: {artefact.policy.describe()} [{artefact.fingerprint}]")
@@ -95,7 +95,7 @@ def show(
             manifest, form = read_manifest(folder), "weights"
             verified_weights(folder, manifest)
     except BundleError as error:
-        _end(*error.faults)
+        end(error.faults)
     name, options = parse_policy(manifest.policy)
     policy = build_policy(name, num_classes=len(manifest.classes), **options)
     told = {
@@ -114,9 +114,3 @@ def show(
         return
     for key, value in told.items():
         typer.echo(f"{key:12}{value}")
-
-
-def _end(*faults: str) -> NoReturn:
-    for fault in faults:
-        typer.secho(fault, fg="red", err=True)
-    raise typer.Exit(2)

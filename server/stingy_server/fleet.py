@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from stingy_protection import BundleManifest
 from stingy_server.endpoints import Endpoint
+from stingy_server.loading import Loaded
 from stingy_server.settings import ModelSettings
 
 
@@ -84,14 +85,12 @@ class Fleet:
         return int.from_bytes(digest.digest()) / 2**64
 
 
-def version_faults(
-    models: Sequence[tuple[str, BundleManifest, ModelSettings]],
-) -> list[str]:
+def version_faults(models: Sequence[Loaded | Endpoint]) -> list[str]:
     """What keeps these models from being served side by side."""
     faults = []
     by_name: dict[str, list[tuple[BundleManifest, ModelSettings]]] = defaultdict(list)
-    for name, manifest, settings in models:
-        by_name[name].append((manifest, settings))
+    for model in models:
+        by_name[model.name].append((model.manifest, model.settings))
     for name, versions in by_name.items():
         numbers = [manifest.version for manifest, _ in versions]
         for number in sorted({number for number in numbers if numbers.count(number) > 1}):

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from stingy_server.budgets import model_owner
 from stingy_server.database import StoreUnavailable
 from stingy_server.deployments import Deployment, Deployments, Report
-from stingy_server.endpoints import Endpoint, load_bundles, start_endpoints
+from stingy_server.endpoints import Endpoint, start_endpoints
 from stingy_server.fleet import version_faults
+from stingy_server.loading import load_bundles
 from stingy_server.service import Service
 from stingy_server.visit import NOTHING, Visit
 
@@ -100,12 +101,10 @@ class Rollout:
         """The version, checked and tried; off the event loop."""
         faults: list[str] = []
         settings = self._service.settings.model_copy(update={"models": (deployment.settings,)})
-        bundles = load_bundles(settings, faults)
-        together = [(e.name, e.manifest, e.settings) for e in self._service.fleet]
-        together += [(b.name, b.manifest, b.settings) for b in bundles]
-        faults += version_faults(together)
+        models = load_bundles(settings, faults)
+        faults += version_faults([*self._service.fleet, *models])
         secret = self._service.database.pepper
-        endpoints = [] if faults else start_endpoints(bundles, settings, faults, secret=secret)
+        endpoints = [] if faults else start_endpoints(models, settings, faults, secret=secret)
         return (endpoints[0] if endpoints else None), faults
 
     def _adjust(self, deployment: Deployment) -> None:

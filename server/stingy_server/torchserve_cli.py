@@ -3,11 +3,12 @@
 Heavy imports wait until a command runs, so that `stingy --help` stays fast.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
+
+from stingy_server.command import Config, end
 
 app = typer.Typer()
 torchserve = typer.Typer(no_args_is_help=True, help="Make TorchServe serve behind the gate.")
@@ -21,16 +22,14 @@ def archive(
     policy: Annotated[
         str | None, typer.Option(help="Such as stingy:n=3; default: the bundle's own.")
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="Settings file; default: stingy.toml, if any.")
-    ] = None,
+    config: Config = None,
     allow_open: Annotated[
         bool | None, typer.Option("--allow-open", help="Permit a policy that hides nothing.")
     ] = None,
 ) -> None:
     """Pack a bundle as a .mar whose handler answers through the gate."""
     from stingy_protection import BundleError
-    from stingy_server.endpoints import load_bundles
+    from stingy_server.loading import load_bundles
     from stingy_server.settings import load_settings
     from stingy_server.torchserve_archive import write_archive
 
@@ -38,8 +37,8 @@ def archive(
     settings, faults = load_settings(config, models=[model], allow_open=allow_open)
     loaded = load_bundles(settings, faults)
     if faults:
-        _end(faults)
-    (checked,) = (one.bundle for one in loaded)
+        end(faults)
+    (checked,) = loaded
     try:
         path = write_archive(
             export_path,
@@ -50,7 +49,7 @@ def archive(
             settings=settings,
         )
     except BundleError as error:
-        _end(error.faults)
+        end(error.faults)
     typer.echo(f"{path}: {checked.policy.describe()} [{checked.policy.fingerprint}]")
 
 
@@ -69,12 +68,6 @@ def config(
     try:
         archives = read_archives(model_store)
     except BundleError as error:
-        _end(error.faults)
+        end(error.faults)
     out.write_text(configuration(model_store, archives, port=port), encoding="utf-8")
     typer.echo(f"torchserve --foreground --ncs --ts-config {out}")
-
-
-def _end(faults: Sequence[str]) -> NoReturn:
-    for fault in faults:
-        typer.secho(fault, fg="red", err=True)
-    raise typer.Exit(2)

@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from stingy_protection import NoisyPolicy, ProtectionError, ScoreForm, read_manifest
 from stingy_server import oip
-from stingy_server.endpoints import load_bundles, start_endpoints
+from stingy_server.endpoints import start_endpoints
 from stingy_server.errors import (
     BAD_REQUEST,
     INTERNAL,
@@ -27,6 +27,7 @@ from stingy_server.errors import (
     error_response,
 )
 from stingy_server.images import SIGNATURES, Pixels, decode, fit
+from stingy_server.loading import load_bundles
 from stingy_server.settings import ModelSettings, Settings
 from stingy_server.torchserve_archive import MARK_HEADER, mark
 
@@ -63,11 +64,11 @@ class Handler:
         endpoints = start_endpoints(
             load_bundles(self._settings, faults), self._settings, faults, secret=b""
         )
-        if any(isinstance(endpoint.policy, NoisyPolicy) for endpoint in endpoints.values()):
+        if any(isinstance(endpoint.policy, NoisyPolicy) for endpoint in endpoints):
             faults.append("expected a policy without keyed noise: a worker has no secret")
         if faults:
             raise ConfigurationError(faults)
-        (self._endpoint,) = endpoints.values()
+        (self._endpoint,) = endpoints
         self._mark = mark(self._endpoint.manifest, self._endpoint.policy)
         self._loop = asyncio.new_event_loop()
 

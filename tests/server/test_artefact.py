@@ -29,9 +29,10 @@ from stingy_server.artefact import (
     write_artefact,
 )
 from stingy_server.cli import app
-from stingy_server.endpoints import Endpoint, Loaded, load_bundles, start_endpoints
+from stingy_server.endpoints import Endpoint, start_endpoints
 from stingy_server.engine import EmbeddedEngine
 from stingy_server.formats import NotExportable, onnx_session
+from stingy_server.loading import Loaded, load_bundles
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.timeout(600)
@@ -47,7 +48,7 @@ def load(folder: Path, bundle: Path) -> Loaded:
 
 def write(folder: Path, loaded: Loaded, *, format: Format) -> Artefact:
     assert isinstance(loaded.network, nn.Module)
-    policy = loaded.bundle.policy
+    policy = loaded.policy
     return write_artefact(
         folder, loaded.network, manifest=loaded.manifest, policy=policy, format=format
     )

@@ -11,7 +11,8 @@ import torch
 from serving import make_bundle, make_settings, random_images
 from stingy_protection import SparseLogits, read_manifest, sanitize, verified_weights
 from stingy_server import Settings
-from stingy_server.endpoints import Endpoint, load_bundles, start_endpoints
+from stingy_server.endpoints import Endpoint, start_endpoints
+from stingy_server.loading import load_bundles
 
 pytestmark = pytest.mark.anyio
 IMAGES = random_images(20)

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from serving import make_bundle, make_settings
 from stingy_server import ConfigurationError, ModelSettings, create_app
-from stingy_server.endpoints import Endpoint, load_bundles, start_endpoints
+from stingy_server.endpoints import Endpoint, start_endpoints
 from stingy_server.fleet import Fleet
+from stingy_server.loading import load_bundles
 
 CALLERS = [f"{number:08x}" for number in range(2000)]
 

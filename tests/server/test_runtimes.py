@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from serving import PREPROCESSING, make_bundle, make_settings, random_images
 from stingy_protection import Policy, build_policy
 from stingy_server import Settings, runtimes
-from stingy_server.endpoints import Endpoint, load_bundles, start_endpoints
+from stingy_server.endpoints import Endpoint, start_endpoints
+from stingy_server.loading import load_bundles
 from stingy_server.runtimes import RuntimeUnfit, chosen_runtime
 
 torch.set_num_threads(1)
