@@ -1,6 +1,7 @@
 """Parts that break a promise each, so that the check of that promise can be seen to fail."""
 
 import multiprocessing
+import os
 import time
 from contextlib import closing
 from pathlib import Path
@@ -16,8 +17,14 @@ from stingy_server.budgets import key_owner
 def spend_unlocked(
     state: Path, key_id: str, tries: int, granted: "multiprocessing.Queue[int]"
 ) -> None:
-    """A budget that looks first and counts then, as a counter without a lock does."""
+    """A budget that looks first and counts then, as a counter without a lock does.
+
+    It begins when another process has begun: one after the other, they would count right.
+    """
     count = 0
+    (state / f"began-{os.getpid()}").touch()
+    while len(list(state.glob("began-*"))) < 2:
+        time.sleep(0.01)
     with closing(Database(state, lock_timeout_s=60)) as database:
         owner = key_owner(key_id)
         for _ in range(tries):
