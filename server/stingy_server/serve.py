@@ -66,6 +66,8 @@ def _config(app: "FastAPI | functools.partial[FastAPI]", settings: Settings) -> 
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+        # A worker says nothing until PyTorch is loaded, which takes a while on a busy machine.
+        timeout_worker_healthcheck=60,
     )
 
 
