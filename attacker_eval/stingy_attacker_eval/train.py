@@ -159,8 +159,11 @@ def _augmented(images: Tensor, settings: TrainSettings, generator: torch.Generat
     if settings.flip:
         mirrored = torch.randint(0, 2, (count, 1), generator=generator, device=device).bool()
         columns = torch.where(mirrored, columns.flip(1), columns)
-    which = torch.arange(count, device=device)[:, None, None]
-    moved = images.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]]
+    # One gather of whole pixels from a flat list is faster than indexing in three ways.
+    first = torch.arange(count, device=device)[:, None] * images.shape[2]
+    places = (first + rows)[:, :, None] * images.shape[3] + columns[:, None, :]
+    pixels_flat = images.permute(0, 2, 3, 1).reshape(-1, images.shape[1])
+    moved = pixels_flat.index_select(0, places.view(-1)).view(count, height, width, -1)
     return moved.permute(0, 3, 1, 2)
 
 
