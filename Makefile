@@ -48,7 +48,7 @@ test-interop: .venv-interop/installed
 	@touch $@
 
 .venv/torchserve: .venv/installed
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[torchserve]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[torchserve]' grpcio
 	@touch $@
 
 test-integration: .venv/torchserve .integration/mlserver/installed

@@ -1,30 +1,66 @@
-"""An MLServer runtime that tells the raw logits of a bundle: for the edge, and for nobody else."""
+"""MLServer runtimes for a bundle: `Gated` tells what its policy lets out, `Logits` all there is."""
 
 from importlib import import_module
 
+import numpy as np
 import torch
 from mlserver import MLModel
 from mlserver.codecs import NumpyCodec
 from mlserver.types import InferenceRequest, InferenceResponse
 
-from stingy_protection import read_manifest, verified_weights
+from stingy_protection import (
+    build_policy,
+    parse_policy,
+    read_manifest,
+    sanitize,
+    verified_weights,
+)
 
 
 class Logits(MLModel):
-    """Takes `image` FP32 [batch, 3, height, width], tells `logits` FP32 [batch, classes]."""
+    """Takes `image` FP32 [batch, 3, height, width], tells `logits` FP32 [batch, classes].
+
+    For the edge alone: whoever else reaches it has the raw logits.
+    """
 
     async def load(self) -> bool:
         bundle = self.settings.parameters.uri
-        manifest = read_manifest(bundle)
-        module, _, attribute = manifest.factory.partition(":")
-        self.network = getattr(import_module(module), attribute)(**manifest.arguments)
-        self.network.load_state_dict(verified_weights(bundle, manifest))
+        self.manifest = read_manifest(bundle)
+        module, _, attribute = self.manifest.factory.partition(":")
+        self.network = getattr(import_module(module), attribute)(**self.manifest.arguments)
+        self.network.load_state_dict(verified_weights(bundle, self.manifest))
         self.network.eval()
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         inputs = NumpyCodec.decode_input(payload.inputs[0])
+        return self.response(logits=self.logits(torch.from_numpy(inputs)).numpy())
+
+    def logits(self, inputs: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
-            logits = self.network(torch.from_numpy(inputs))
-        output = NumpyCodec.encode_output("logits", logits.numpy())
-        return InferenceResponse(model_name=self.name, outputs=[output])
+            return self.network(inputs)
+
+    def response(self, **outputs: np.ndarray) -> InferenceResponse:
+        encoded = [NumpyCodec.encode_output(name, values) for name, values in outputs.items()]
+        return InferenceResponse(model_name=self.name, outputs=encoded)
+
+
+class Gated(Logits):
+    """Takes `image` UINT8 [batch, height, width, 3], tells `indices` and `scores` [batch, N]."""
+
+    async def load(self) -> bool:
+        await super().load()
+        name, options = parse_policy(self.manifest.policy)
+        self.policy = build_policy(name, num_classes=len(self.manifest.classes), **options)
+        return True
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        pixels = torch.from_numpy(NumpyCodec.decode_input(payload.inputs[0]))
+        image = self.manifest.preprocessing
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (image.mean, image.std))
+        inputs = (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
+        answer = sanitize(self.policy, self.logits(inputs))
+        outputs = {"indices": answer.indices.numpy()}
+        if answer.scores is not None:
+            outputs["scores"] = answer.scores.numpy()
+        return self.response(**outputs)

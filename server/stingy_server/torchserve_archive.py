@@ -31,6 +31,7 @@ class GatedHandler(Handler):
 FRAME_BYTES = 64 * 1024
 # TorchServe's own default: room for an image file sent straight to a worker.
 LEAST_REQUEST_BYTES = 6_553_500
+QUEUED_REQUESTS = 1024  # more than an edge has connections, unless told otherwise
 TOKEN_MINUTES = 10 * 365 * 24 * 60
 
 
@@ -167,6 +168,7 @@ def configuration(store: Path, archives: Sequence[Archive], *, port: int) -> str
         "model_store": store.resolve(),
         "load_models": ",".join(archive.file for archive in archives),
         "decode_input_request": "false",
+        "job_queue_size": QUEUED_REQUESTS,
         "max_request_size": max(largest + FRAME_BYTES, LEAST_REQUEST_BYTES),
         "max_response_size": answers * 32 + FRAME_BYTES,
     }

@@ -97,6 +97,10 @@ class Handler:
         else:
             context.set_response_header(index, MARK_HEADER, self._mark)
         context.set_response_status(code=response.status_code, idx=index)
+        # It came by gRPC. Without this a stream is never at its end, and TorchServe loses the
+        # worker; with it an answer by HTTP would not end.
+        if not headers.keys() & set(OTHER_QUESTIONS):
+            context.set_response_header(index, "ts_stream_next", "false")
         for name in ("content-type", oip.HEADER_LENGTH):
             if name in response.headers:
                 context.set_response_header(index, name, response.headers[name])

@@ -75,15 +75,16 @@ def test_torchserve_answers_as_the_embedded_engine(
 
 
 @needs_mlserver()
-def test_mlserver_and_the_gate_here_answer_as_the_embedded_engine(
-    tmp_path: Path, bundle: Path, embedded: dict[str, bytes]
+@pytest.mark.parametrize(
+    ("runtime", "tensors"),
+    [
+        ("Gated", "{ binary = false }"),
+        ("Logits", '{ datatype = "FP32", logits = "logits", binary = false }'),
+    ],
+)
+def test_mlserver_answers_as_the_embedded_engine(
+    tmp_path: Path, bundle: Path, embedded: dict[str, bytes], runtime: str, tensors: str
 ) -> None:
-    with mlserver(bundle) as url:
-        got = bought(
-            tmp_path,
-            bundle,
-            engine='"oip"',
-            url=f'"{url}/infer"',
-            tensors='{ datatype = "FP32", logits = "logits", binary = false }',
-        )
+    with mlserver(bundle, runtime=runtime) as url:
+        got = bought(tmp_path, bundle, engine='"oip"', url=f'"{url}/infer"', tensors=tensors)
     assert got == embedded

@@ -111,6 +111,32 @@ def test_U2_asked_directly_it_tells_at_most_n_values_of_a_tensor(
     assert np.isfinite(dense.reshape(4, 10)).sum(axis=1).tolist() == [N] * 4
 
 
+def field(number: int, content: bytes) -> bytes:
+    """A field of a protocol buffer; its content has less than 16,384 bytes."""
+    length = len(content)
+    size = bytes([length]) if length < 128 else bytes([length & 127 | 128, length >> 7])
+    return bytes([number << 3 | 2]) + size + content
+
+
+def test_U2_asked_by_grpc_it_tells_at_most_n_values_too(server: TorchServe) -> None:
+    grpc = pytest.importorskip("grpc", reason="needs grpcio: make test-integration")
+    image = field(1, b"data") + field(2, png(IMAGES[0]))
+    asked = field(1, b"digits") + field(3, image)
+    metadata = [(name.lower(), value) for name, value in server.token().items()]
+    service = "/org.pytorch.serve.grpc.inference.InferenceAPIsService/"
+    with grpc.insecure_channel(f"127.0.0.1:{server.port + 3}") as channel:
+        told = [channel.unary_unary(service + "Predictions")(asked, metadata=metadata, timeout=30)]
+        stream = channel.unary_stream(service + "StreamPredictions")
+        told += stream(asked, metadata=metadata, timeout=30)
+        with pytest.raises(grpc.RpcError, match="PERMISSION_DENIED"):
+            channel.unary_unary(service + "Predictions")(asked, timeout=30)
+    assert len(told) == 2
+    for message in told:
+        document = json.loads(message[message.index(b"{") :])
+        assert [output["shape"] for output in document["outputs"]] == [[1, N], [1, N]]
+    assert "NullPointerException" not in server.log()
+
+
 def test_U2_its_own_description_names_no_other_route(server: TorchServe) -> None:
     described = httpx.options(server.url, headers=server.token()).json()["paths"]
     model_routes = {route.format(model_name="digits", model_version="1") for route in described}

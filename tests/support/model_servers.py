@@ -144,14 +144,18 @@ def torchserve(*bundles: Path) -> Iterator[TorchServe]:
 
 
 @contextmanager
-def mlserver(bundle: Path) -> Iterator[str]:
-    """The address of an MLServer that tells the raw logits of a bundle."""
+def mlserver(bundle: Path, *, runtime: str) -> Iterator[str]:
+    """The address of a bundle in MLServer, behind a runtime of docs/mlserver."""
     folder = Path(tempfile.mkdtemp(prefix="ml"))
     shutil.copy(RUNTIME / "runtime.py", folder)
     port = _free_ports(3)
     for name, changes in {
         "settings.json": {"http_port": port, "grpc_port": port + 1, "metrics_port": port + 2},
-        "model-settings.json": {"name": "digits", "parameters": {"uri": str(bundle)}},
+        "model-settings.json": {
+            "name": "digits",
+            "implementation": f"runtime.{runtime}",
+            "parameters": {"uri": str(bundle)},
+        },
     }.items():
         document = json.loads((RUNTIME / name).read_text("utf-8"))
         (folder / name).write_text(json.dumps(document | changes), "utf-8")
@@ -193,7 +197,7 @@ def _await(
         try:
             if ready():
                 return
-        except httpx.TransportError:
+        except (httpx.TransportError, ValueError):  # not there yet, or a key file half written
             pass
         time.sleep(0.5)
     raise AssertionError("the model server did not start:\n" + log())
