@@ -20,6 +20,7 @@ from serving import (
     running,
 )
 from stingy_server import ConfigurationError, ModelSettings, Settings, create_app
+from stingy_server.torchserve_handler import Handler
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio, needs_torchserve()]
 IMAGES = random_images(4)
@@ -211,6 +212,38 @@ def test_L4_a_network_that_fails_tells_nothing_neither_here_nor_in_the_log(
     assert told.json()["error"]["code"] == "internal"
     assert "no answer: RuntimeError" in server.log()
     assert "cannot answer" not in server.log()
+
+
+# The import of ts leaves a file open, and a worker its event loop, to the end of the process.
+in_this_process = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@in_this_process
+def test_requests_that_torchserve_gathers_are_answered_each_on_its_own(
+    bundles: dict[str, Path],
+) -> None:
+    from ts.context import Context, RequestProcessor
+
+    good, bad = IMAGES[:2].copy()
+    bad[0, 0] = POISON
+    context = Context("fragile", str(bundles["fragile"]), {}, 3, None, "0.12.0")
+    handler = Handler()
+    handler.initialize(context)
+    context.request_processor = [RequestProcessor({"explain": "False"}) for _ in range(3)]
+    context.request_ids = {0: "a", 1: "b", 2: "c"}
+    replies = handler.handle([{"body": png(good)}, {"body": png(bad)}, {"body": b"x"}], context)
+    assert [context.get_response_status(index)[0] for index in range(3)] == [200, 500, 400]
+    assert [sorted(json.loads(reply)) for reply in replies[1:]] == [["error"], ["error"]]
+    assert json.loads(replies[0])["outputs"][0]["shape"] == [1, 1]
+
+
+@in_this_process
+def test_a_worker_whose_policy_needs_a_secret_does_not_load(tmp_path: Path) -> None:
+    from ts.context import Context
+
+    bundle = make_bundle(tmp_path / "b", policy="keyed_noise")
+    with pytest.raises(ConfigurationError, match="without keyed noise"):
+        Handler().initialize(Context("digits", str(bundle), {}, 1, None, "0.12.0"))
 
 
 async def test_an_edge_before_it_answers_charges_and_refunds(
