@@ -7,6 +7,7 @@ a file may make is bounded. Whatever form the same pixels come in, the same arra
 import asyncio
 import io
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -37,25 +38,35 @@ MOST_READS = 50_000  # 40 MB of PNG in the smallest chunks that encoders write
 PngImagePlugin.MAX_TEXT_MEMORY = 4 * 2**20  # of 64 MiB: comments are inflated, and never used
 
 # Images of up to this size take less time to decode than to hand to a thread.
-INLINE_PIXELS = 256 * 256
-INLINE_BYTES = 64 * 1024
+INLINE_PIXELS = INLINE_BYTES = 256 * 256
 _decoders = ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode")
 
 
-async def decode(data: bytes, preprocessing: Preprocessing, *, max_pixels: int) -> Pixels:
-    """One encoded image as the pixels the model takes, [height, width, 3].
+async def decode(
+    files: Sequence[bytes], preprocessing: Preprocessing, *, max_pixels: int
+) -> Pixels:
+    """Encoded images as the pixels the model takes, [batch, height, width, 3].
+
+    Args:
+        max_pixels: of all of them together, so that a request's work is bounded.
 
     Raises:
         ServiceError: not a JPEG or PNG by its content, too many pixels, or unreadable.
     """
     loop = asyncio.get_running_loop()
-    if len(data) > INLINE_BYTES:
-        image = await loop.run_in_executor(_decoders, _opened, data, max_pixels)
-    else:
-        image = _opened(data, max_pixels)
-        if image.width * image.height <= INLINE_PIXELS:
-            return _decoded(image, preprocessing)
-    return await loop.run_in_executor(_decoders, _decoded, image, preprocessing)
+    decoded = []
+    for data in files:
+        if len(data) > INLINE_BYTES:
+            image = await loop.run_in_executor(_decoders, _opened, data, max_pixels)
+        else:
+            image = _opened(data, max_pixels)
+        pixels = image.width * image.height
+        max_pixels -= pixels
+        if max(pixels, len(data)) <= INLINE_PIXELS:
+            decoded.append(_decoded(image, preprocessing))
+        else:
+            decoded.append(await loop.run_in_executor(_decoders, _decoded, image, preprocessing))
+    return np.stack(decoded)
 
 
 async def fit(images: Pixels, preprocessing: Preprocessing) -> Pixels:

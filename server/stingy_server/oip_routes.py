@@ -103,9 +103,7 @@ async def _pixels(asked: oip.InferRequest, endpoint: Endpoint, *, max_pixels: in
     preprocessing = endpoint.manifest.preprocessing
     if isinstance(asked.images, np.ndarray):
         return await fit(asked.images, preprocessing)
-    return np.stack(
-        [await decode(file, preprocessing, max_pixels=max_pixels) for file in asked.images]
-    )
+    return await decode(asked.images, preprocessing, max_pixels=max_pixels)
 
 
 def _metadata(

@@ -28,12 +28,12 @@ async def predict(request: Request) -> Response:
     visit: Visit = request.state.visit
     endpoint = service.endpoint(visit, request.path_params["model"])
     tier = service.tier(visit)
-    image = await decode(
-        await request.body(),
+    images = await decode(
+        [await request.body()],
         endpoint.manifest.preprocessing,
         max_pixels=service.settings.max_pixels,
     )
-    answer = await service.answer(visit, endpoint, image[None], tier=tier)
+    answer = await service.answer(visit, endpoint, images, tier=tier)
     return Response(orjson.dumps(_document(endpoint, answer)), media_type=JSON)
 
 

@@ -129,7 +129,7 @@ class Handler:
         if isinstance(images, np.ndarray):
             return await fit(images, preprocessing)
         most = self._settings.max_pixels
-        return np.stack([await decode(file, preprocessing, max_pixels=most) for file in images])
+        return await decode(images, preprocessing, max_pixels=most)
 
 
 def _asked(body: bytes, header_length: str | None, form: ScoreForm) -> oip.InferRequest:

@@ -27,7 +27,8 @@ LIMIT = 10_000
 
 
 async def read(data: bytes, preprocessing: Preprocessing = PREPROCESSING) -> Pixels:
-    return await decode(data, preprocessing, max_pixels=LIMIT)
+    (pixels,) = await decode([data], preprocessing, max_pixels=LIMIT)
+    return np.asarray(pixels)
 
 
 async def refusal_of(data: bytes) -> Refusal:
@@ -142,11 +143,11 @@ async def test_I4_files_as_they_are_found_are_below_the_limits() -> None:
     for options in ({"progressive": True}, {"progressive": True, "icc_profile": profile}):
         buffer = io.BytesIO()
         large.save(buffer, "JPEG", quality=95, exif=bytes(60_000), **options)
-        decoded = await decode(buffer.getvalue(), PREPROCESSING, max_pixels=2**24)
+        (decoded,) = await decode([buffer.getvalue()], PREPROCESSING, max_pixels=2**24)
         assert decoded.shape == (8, 8, 3)
     buffer = io.BytesIO()
     large.save(buffer, "PNG", icc_profile=profile, compress_level=0)
-    decoded = await decode(buffer.getvalue(), PREPROCESSING, max_pixels=2**24)
+    (decoded,) = await decode([buffer.getvalue()], PREPROCESSING, max_pixels=2**24)
     assert decoded.shape == (8, 8, 3)
 
 
@@ -165,3 +166,11 @@ async def test_every_prefix_of_a_picture_gets_a_verdict() -> None:
     for whole in (png(PICTURE), saved(Image.fromarray(PICTURE), "JPEG")):
         for length in range(0, len(whole) - 30, 7):
             assert await refusal_of(whole[:length]) in (BAD_IMAGE, UNSUPPORTED_IMAGE)
+
+
+async def test_I2_the_pictures_of_a_request_share_one_limit() -> None:
+    files = [png(PICTURE)] * 3  # 64 pixels each
+    assert len(await decode(files, PREPROCESSING, max_pixels=3 * 64)) == 3
+    with pytest.raises(ServiceError) as error:
+        await decode(files, PREPROCESSING, max_pixels=3 * 64 - 1)
+    assert error.value.refusal is IMAGE_TOO_LARGE

@@ -55,10 +55,10 @@ def check_image(data: bytes) -> None:
     """Any bytes are a picture of the size the model takes, or a refusal."""
     for file in {data, mended(data)}:
         try:
-            pixels = _loop.run_until_complete(decode(file, PREPROCESSING, max_pixels=MAX_PIXELS))
+            pixels = _loop.run_until_complete(decode([file], PREPROCESSING, max_pixels=MAX_PIXELS))
         except ServiceError:
             continue
-        assert pixels.shape == (8, 8, 3)
+        assert pixels.shape == (1, 8, 8, 3)
 
 
 def mended(data: bytes) -> bytes:
