@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -18,19 +19,8 @@ from stingy_server.standings import Standing, Standings, Step
 
 EVERY_S = 1.0
 
-COLUMNS = (
-    "id",
-    "name",
-    "score",
-    "step",
-    "near-duplicates",
-    "coverage",
-    "normality",
-    "leak bits",
-    "images",
-    "budget today",
-    "seen",
-)
+# Short enough for a terminal of 80 columns; names may be cut, nothing else.
+COLUMNS = ("id", "name", "score", "step", "near", "cover", "norm", "bits", "images", "today", "ago")
 COLOURS = {Step.NONE: "", Step.ALARM: "yellow", Step.LABELS: "yellow", Step.REFUSE: "red"}
 
 
@@ -53,7 +43,9 @@ def document(standing: Standing) -> dict[str, Any]:
 def table(standings: Sequence[Standing], keys: Sequence[Key]) -> Table:
     """The rows for people; names come from whoever made the keys and are no markup."""
     names = {key.id: key.name for key in keys}
-    shown = Table(*COLUMNS)
+    shown = Table(box=box.SIMPLE, padding=0, pad_edge=False)
+    for column in COLUMNS:
+        shown.add_column(column, no_wrap=True, min_width=None if column == "name" else len(column))
     for standing in standings:
         normality = "" if standing.normality is None else f"{standing.normality:.2f}"
         shown.add_row(
@@ -61,13 +53,13 @@ def table(standings: Sequence[Standing], keys: Sequence[Key]) -> Table:
             Text(names.get(standing.key, "")),
             f"{standing.score:.2f}",
             Text(standing.step, style=COLOURS[Step(standing.step)]),
-            f"{standing.near_share:.1%}",
+            f"{standing.near_share:.0%}",
             f"{standing.coverage:.2f}",
             normality,
             f"{standing.bits:,.0f}",
             f"{standing.images:,}",
-            f"{standing.burnt:.1%}",
-            f"{max(0.0, time.time() - standing.updated):.0f} s ago",
+            f"{standing.burnt:.0%}",
+            f"{max(0.0, time.time() - standing.updated):.0f} s",
         )
     return shown
 

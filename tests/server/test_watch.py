@@ -387,7 +387,7 @@ def test_stingy_watch_and_keys_release(database: Database, tmp_path: Path) -> No
     assert (row["id"], row["step"], row["score"], row["images"]) == ("abcd", "refuse", 1.0, 300)
     shown = CliRunner().invoke(cli, ["watch", "--once", *state], env={"COLUMNS": "200"})
     assert "abcd" in shown.stdout
-    assert "66.7%" in shown.stdout
+    assert "67%" in shown.stdout
     assert CliRunner().invoke(cli, ["keys", "release", "abcd", *state]).exit_code == 0
     assert CliRunner().invoke(cli, ["keys", "release", "abcd", *state]).exit_code == 2
 
