@@ -14,12 +14,12 @@ from stingy_server import oip
 from stingy_server.endpoints import Endpoint
 from stingy_server.errors import DRAINING, JSON, TOO_LARGE, ServiceError
 from stingy_server.images import Pixels, decode, fit
-from stingy_server.openapi import asks
+from stingy_server.openapi import REFUSED, asks
 from stingy_server.service import Service
 from stingy_server.view import View, form_seen
 from stingy_server.visit import Visit
 
-router = APIRouter(prefix="/v2")
+router = APIRouter(prefix="/v2", responses=REFUSED)
 
 MODEL = "/models/{model}"
 VERSION = "/models/{model}/versions/{version}"

@@ -1,9 +1,31 @@
-"""What the OpenAPI document says of requests whose bodies are bytes, which FastAPI cannot see."""
+"""What the OpenAPI document says that FastAPI cannot see: bodies of bytes, and our refusals."""
 
 import re
 from typing import Any
 
+from pydantic import BaseModel
+
 IMAGE_TYPES = ("image/png", "image/jpeg")
+
+
+class Reason(BaseModel):
+    """Why a request was refused."""
+
+    code: str
+    message: str
+    request_id: str
+
+
+class Refused(BaseModel):
+    """The one body of every answer that is none."""
+
+    error: Reason
+
+
+# In place of FastAPI's own form of errors, which is never sent.
+REFUSED: dict[int | str, dict[str, Any]] = {
+    "default": {"model": Refused, "description": "A refusal."}
+}
 
 
 def asks(path: str, *media_types: str) -> dict[str, Any]:

@@ -15,11 +15,11 @@ from stingy_server.errors import JSON
 from stingy_server.images import decode
 from stingy_server.keys import Key
 from stingy_server.oip import json_numbers
-from stingy_server.openapi import IMAGE_TYPES, asks
+from stingy_server.openapi import IMAGE_TYPES, REFUSED, asks
 from stingy_server.service import Service
 from stingy_server.visit import Visit
 
-router = APIRouter()
+router = APIRouter(responses=REFUSED)
 
 
 async def predict(request: Request) -> Response:

@@ -34,3 +34,16 @@ async def test_what_only_looks_like_its_paths_is_not_its_own(tmp_path: Path) -> 
     async with running(settings) as (client, _):
         for path in ("/v1/predict/digits/", "/v1/predict/a/b", "/v1/predict/", "/x/v1/predict/a"):
             assert (await client.post(path, content=b"x")).status_code in (404, 405)
+
+
+async def test_the_document_tells_the_form_of_refusals_that_is_sent(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
+    async with running(settings) as (client, app):
+        document = app.openapi()
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                assert "422" not in operation["responses"]
+                told = operation["responses"]["default"]["content"]["application/json"]
+                assert told["schema"]["$ref"].endswith("/Refused")
+        sent = (await client.post("/v1/predict/digits", content=b"x")).json()["error"]
+        assert set(sent) == set(document["components"]["schemas"]["Reason"]["properties"])
