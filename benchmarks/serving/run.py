@@ -17,14 +17,15 @@ from environments import NotInstalled, install, versions
 from launch import Server, fresh
 from load import raw_request, run, write_requests
 from peers import BARE, PEERS
-from results import Failure, Sample, as_json, circumstances
 from rich.console import Console
 from running import NotStarted, await_port, running
-from stingy_rows import ABLATIONS, STINGY, own_python
+from stingy_rows import ABLATIONS, ON_ONNX, STINGY, own_python
 from table import headline, table
 from wire import CHECKED, WrongAnswer, check, images
 
-SERVERS = (STINGY, BARE, *PEERS, *ABLATIONS)
+from results import Failure, Sample, as_json, circumstances
+
+SERVERS = (STINGY, ON_ONNX, BARE, *PEERS, *ABLATIONS)
 CONNECTIONS = (1, 16, 64)
 WARM_UP = 1.0  # of the seconds of one load; a JVM compiles while it is asked
 console = Console(stderr=True)

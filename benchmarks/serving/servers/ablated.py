@@ -61,6 +61,13 @@ class NoLedger:
         return ""
 
 
+class NoWrites:
+    """Nothing is left to be written together, so there is no transaction either."""
+
+    async def do(self, write: Callable[[], object]) -> object:
+        return write()
+
+
 class NoGuard:
     """Any request is let in as it is: no key, no limits, no record, no header."""
 
@@ -134,6 +141,8 @@ def main(layers: list[str], config: Path) -> None:
         app = whole(*arguments, **options)
         for layer in layers:
             LAYERS[layer](app.state.service)
+        if {"budget", "ledger"} <= set(layers):
+            app.state.service.writes = NoWrites()
         return app
 
     serve_module.create_app = ablated
