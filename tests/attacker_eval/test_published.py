@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stingy_attacker_eval.results import Row, Summary, best_attacks, summarise
+from stingy_attacker_eval.results import Row, best_attacks, summarise
 from stingy_attacker_eval.wording import signed
 
 ROOT = Path(__file__).parents[2]
@@ -14,23 +14,23 @@ RESULTS = ROOT / "attacker_eval" / "results"
 FOLDERS = sorted(path.parent.name for path in RESULTS.glob("*/rows.jsonl"))
 
 
-def summaries(folder: str) -> list[Summary]:
+def rows(folder: str) -> list[Row]:
     lines = (RESULTS / folder / "rows.jsonl").read_text().splitlines()
-    return summarise([Row(**json.loads(line)) for line in lines])
+    return [Row(**json.loads(line)) for line in lines]
 
 
 def published(folder: str) -> dict[str, list[str]]:
     """The README's table after the link to this report: by endpoint, its cells."""
     text = (ROOT / "README.md").read_text()
     table = text.partition(f"results/{folder}/report.html")[2].partition("\n\n")[2]
-    rows = [line.split("|")[1:-1] for line in table.partition("\n\n")[0].splitlines()[2:]]
-    named = {re.findall(r"\*(\w+)\*", row[0])[0]: row[1:] for row in rows}
+    lines = [line.split("|")[1:-1] for line in table.partition("\n\n")[0].splitlines()[2:]]
+    named = {re.findall(r"\*(\w+)\*", line[0])[0]: line[1:] for line in lines}
     return {name: [cell.strip() for cell in cells] for name, cells in named.items()}
 
 
 @pytest.mark.parametrize("folder", ["reduced_cifar10", "reduced_tin100"])
 def test_the_readme_tells_what_the_rows_say(folder: str) -> None:
-    found = summaries(folder)
+    found = summarise(rows(folder))
     by_attack = {(each.endpoint, each.attack): each for each in found}
     best = best_attacks(found)
     told = published(folder)
@@ -46,9 +46,8 @@ def test_the_readme_tells_what_the_rows_say(folder: str) -> None:
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_a_committed_report_is_whole(folder: str) -> None:
     document = json.loads((RESULTS / folder / "report.json").read_text())
-    rows = [json.loads(line) for line in (RESULTS / folder / "rows.jsonl").open()]
-    assert len(rows) == len(document["rows"])
-    assert all(row["finite"] for row in rows)
+    assert len(rows(folder)) == len(document["rows"])
+    assert all(row.finite for row in rows(folder))
     for endpoint in document["endpoints"]:
         assert endpoint["queries_spent"] == endpoint["queries_charged"]
     page = (RESULTS / folder / "report.html").read_text()
