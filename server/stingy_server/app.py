@@ -97,15 +97,17 @@ def create_app(settings: Settings, *, faults: list[str] | None = None) -> FastAP
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.note("start")
         service.watch.start()
-        rollout = asyncio.create_task(Rollout(service, deployed).run())
+        rollout = Rollout(service, deployed)
+        rolling = asyncio.create_task(rollout.run())
         yield
         service.draining = True
-        rollout.cancel()
+        rolling.cancel()
         for endpoint in service.fleet:
             await endpoint.engine.close()
         service.watch.close()
         service.tracing.close()
         try:
+            rollout.close()
             service.note("stop")
         except StoreUnavailable as error:
             log.error("%s", error)

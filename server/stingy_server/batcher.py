@@ -112,9 +112,10 @@ class Batcher:
                 return
 
     def _run(self, jobs: list[_Job]) -> None:
-        images = jobs[0].images if len(jobs) == 1 else np.concatenate([job.images for job in jobs])
         try:
-            answer = self._answer(images)
+            alone = len(jobs) == 1
+            images = jobs[0].images if alone else np.concatenate([job.images for job in jobs])
+            answers = self._answer(images).split([len(job.images) for job in jobs])
         # The thread must outlive anything a network or a policy may raise.
         except Exception as error:  # noqa: BLE001
             if len(jobs) == 1:
@@ -123,7 +124,7 @@ class Batcher:
                 for job in jobs:
                     self._run([job])
         else:
-            _hand_over(jobs, answer.split([len(job.images) for job in jobs]))
+            _hand_over(jobs, answers)
 
 
 def _hand_over(jobs: list[_Job], outcomes: Sequence[SparseLogits | Exception]) -> None:

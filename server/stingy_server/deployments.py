@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass
 from stingy_server.database import Database
 from stingy_server.settings import ModelSettings
 
-ALIVE_S = 5.0  # a process that has told nothing for so long is gone
+ALIVE_S = 60.0  # a process that has told nothing for so long is gone; loading takes a while
 
 
 @dataclass(frozen=True)

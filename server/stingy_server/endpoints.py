@@ -110,4 +110,6 @@ def _tried(
         engine.answer(trial)
     except (ProtectionError, RuntimeError) as error:
         faults.append(f"{model.name}: a trial image could not be answered: {error}")
+    except Exception as error:  # noqa: BLE001  a network or a runtime may raise anything
+        faults.append(f"{model.name}: a trial image ended in {type(error).__name__}")
     return engine

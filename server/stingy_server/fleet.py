@@ -77,7 +77,8 @@ class Fleet:
 
     def set_share(self, endpoint: Endpoint, share: float | None) -> None:
         """Let a version in service meet another share of the keys."""
-        self.put(replace(endpoint, share=share))
+        settings = endpoint.settings.model_copy(update={"share": share})
+        self.put(replace(endpoint, share=share, settings=settings))
 
     def _place(self, name: str, caller: str) -> float:
         """Where a caller stands, in 0..1; the same every time, and for nobody to choose."""

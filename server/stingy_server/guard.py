@@ -164,12 +164,12 @@ class _Recorded:
 
     async def _record(self, status: int) -> None:
         service, visit = self._service, self._visit
-        service.metrics.count(visit, seconds=time.perf_counter() - visit.started)
         # Only who has a key can make the ledger grow; metadata is no query.
         if visit.key is not None and self._scope["method"] == "POST":
             entry = visit.entry(status)
             await service.writes.do(lambda: service.ledger.append(entry))
             service.tracing.tell(visit, status)
+        service.metrics.count(visit, seconds=time.perf_counter() - visit.started)
 
     async def _plain(self, message: Message) -> None:
         if message["type"] == "http.response.start":

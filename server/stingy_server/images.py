@@ -37,6 +37,9 @@ HEADER_READS = 600  # three or four a chunk or segment
 MOST_READS = 50_000  # 40 MB of PNG in the smallest chunks that encoders write
 PngImagePlugin.MAX_TEXT_MEMORY = 4 * 2**20  # of 64 MiB: comments are inflated, and never used
 
+# A picture of one row, scaled until that row is as high as the model's input, would take gigabytes.
+MOST_STRETCHED = 64  # times the pixels of the model's input
+
 # Images of up to this size take less time to decode than to hand to a thread.
 INLINE_PIXELS = INLINE_BYTES = 256 * 256
 _decoders = ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode")
@@ -55,6 +58,7 @@ async def decode(
     """
     loop = asyncio.get_running_loop()
     decoded = []
+    inline = INLINE_PIXELS  # of all files together: many small ones hold up the loop as well
     for data in files:
         if len(data) > INLINE_BYTES:
             image = await loop.run_in_executor(_decoders, _opened, data, max_pixels)
@@ -62,7 +66,8 @@ async def decode(
             image = _opened(data, max_pixels)
         pixels = image.width * image.height
         max_pixels -= pixels
-        if max(pixels, len(data)) <= INLINE_PIXELS:
+        inline -= max(pixels, len(data))
+        if inline >= 0:
             decoded.append(_decoded(image, preprocessing))
         else:
             decoded.append(await loop.run_in_executor(_decoders, _decoded, image, preprocessing))
@@ -134,6 +139,8 @@ def _resized(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
             max(width, round(image.width * scale)),
             max(height, round(image.height * scale)),
         )
+        if scaled[0] * scaled[1] > MOST_STRETCHED * width * height:
+            raise ServiceError(IMAGE_TOO_LARGE)
         image = _bilinear(image, scaled)
         left, top = (image.width - width) // 2, (image.height - height) // 2
         image = image.crop((left, top, left + width, top + height))

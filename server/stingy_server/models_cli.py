@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="What is in service; load and unload versions.")
 
-WAIT_S = 60.0
+WAIT_S = 90.0  # longer than a process that was killed counts as alive
 
 Name = Annotated[str, typer.Argument(help="The model, as `stingy models list` shows it.")]
 Version = Annotated[str, typer.Argument(help="Its version.")]
@@ -89,7 +89,11 @@ def _load(
         if (name, version) in known:
             end([f"{name} {version} is served already; give the bundle another version"])
         deployments.ask(Deployment(name, version, settings))
-        reports = _await(deployments, name, version, present=True)
+        try:
+            reports = _await(deployments, name, version, present=True)
+        except BaseException:  # given up: nobody is to find it at the next start
+            deployments.withdraw(name, version)
+            raise
         faults = sorted({report.fault for report in reports if report.fault is not None})
         if faults:
             deployments.withdraw(name, version)
@@ -106,6 +110,12 @@ def share(
         from stingy_server.deployments import Deployment, Deployments
 
         deployments = Deployments(database)
+        shares = _shares(deployments, name)
+        others = sum(each or 0.0 for number, each in shares.items() if number != version)
+        if others + of_keys > 1:
+            end([f"expected shares of at most 1 together, got {others + of_keys:g}"])
+        if shares.get(version, of_keys) is None:
+            end([f"{name} {version} is what the rest of the keys meets; give another a share"])
         for wanted in deployments.wanted():
             if (wanted.name, wanted.version) == (name, version):
                 settings = wanted.settings.model_copy(update={"share": of_keys})
@@ -122,10 +132,19 @@ def unload(name: Name, version: Version, config: Config = None, state: State = N
         from stingy_server.deployments import Deployments
 
         deployments = Deployments(database)
+        shares = _shares(deployments, name)
+        if len(shares) > 1 and shares.get(version, 0.0) is None:
+            end([f"{name} {version} is what the rest of the keys meets; unload the others first"])
         if not deployments.withdraw(name, version):
             end([_not_loaded(name, version)])
         reports = _await(deployments, name, version, present=False)
     typer.echo(_outcome(f"{name} {version} is served no more", reports))
+
+
+def _shares(deployments: "Deployments", name: str) -> dict[str, float | None]:
+    """The share of each version of a model that is in service."""
+    told = deployments.told()
+    return {each.version: each.share for each in told if each.name == name and each.fault is None}
 
 
 def _not_loaded(name: str, version: str) -> str:

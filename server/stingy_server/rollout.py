@@ -11,7 +11,6 @@ import secrets
 import time
 from dataclasses import dataclass
 
-from stingy_server.budgets import model_owner
 from stingy_server.database import StoreUnavailable
 from stingy_server.deployments import Deployment, Deployments, Report
 from stingy_server.endpoints import Endpoint, start_endpoints
@@ -56,7 +55,17 @@ class Rollout:
                 await self.round()
             except StoreUnavailable as error:
                 log.error("the rollout: %s", error)
+            except Exception as error:  # noqa: BLE001  a row of a later release may be anything
+                log.error("the rollout: %s", type(error).__name__)
             await asyncio.sleep(EVERY_S)
+
+    def close(self) -> None:
+        """This process serves nothing any more.
+
+        Raises:
+            StoreUnavailable: nobody can be told.
+        """
+        self._deployments.tell(self._process, [])
 
     async def round(self) -> None:
         """Take in what is wanted, take out what is not, and tell.
@@ -69,6 +78,7 @@ class Rollout:
             self._take_out(*key)
         for key in [key for key in self._failed if key not in wanted]:
             del self._failed[key]
+        self._deployments.tell(self._process, self._reports())  # alive, and about to load
         for key, deployment in wanted.items():
             if key in self._served:
                 self._adjust(deployment)
@@ -83,19 +93,17 @@ class Rollout:
             endpoint, faults = await loop.run_in_executor(None, self._load, deployment)
         except Exception as error:  # noqa: BLE001  a model's factory may raise anything
             endpoint, faults = None, [f"{deployment.name}: failed with {type(error).__name__}"]
+        if endpoint is not None and (endpoint.name, endpoint.manifest.version) != key:
+            faults.append(f"expected {' '.join(key)} in the bundle, got another name or version")
         if endpoint is None or faults:
             self._failed[key] = _Failed(deployment, "; ".join(faults))
+            if endpoint is not None:
+                await endpoint.engine.close()
             return
+        self._note("load", endpoint)  # before it answers anybody; if this fails, all is tried again
         self._failed.pop(key, None)
         self._served[key] = deployment
-        if endpoint.limited:
-            self._service.budgets.set(
-                model_owner(endpoint.name),
-                total=endpoint.budget,
-                day_total=endpoint.budget_per_day,
-            )
         self._service.fleet.put(endpoint)
-        self._note("load", endpoint)
 
     def _load(self, deployment: Deployment) -> tuple[Endpoint | None, list[str]]:
         """The version, checked and tried; off the event loop."""
@@ -119,10 +127,10 @@ class Rollout:
         del self._served[name, version]
         endpoint = self._service.fleet.take(name, version)
         if endpoint is not None:
-            self._note("unload", endpoint)
             task = asyncio.create_task(_close_later(endpoint))
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
+            self._note("unload", endpoint)
 
     def _note(self, event: str, endpoint: Endpoint) -> None:
         visit = Visit(NOTHING, time.perf_counter(), endpoint=endpoint, event=event)
@@ -142,9 +150,11 @@ class Rollout:
             )
             for endpoint in self._service.fleet
         ]
+        known = {(report.name, report.version) for report in serving}
         failed = [
-            Report(self._process, name, version, "", None, failure.fault, now)
-            for (name, version), failure in self._failed.items()
+            Report(self._process, *key, "", None, failure.fault, now)
+            for key, failure in self._failed.items()
+            if key not in known
         ]
         return serving + failed
 

@@ -26,6 +26,7 @@ from sample_networks import canaries
 from serving import PREPROCESSING, make_bundle, make_settings, png, random_images, running
 from stingy_protection import Policy, RankedLabels, SparseLogits, sanitize
 from stingy_server import Database, Keys, engine, images
+from stingy_server.images import Pixels
 from timing import interleaved, tell_apart
 
 IMAGE = random_images(1)[0]
@@ -112,7 +113,10 @@ async def test_H_a_server_that_names_itself_is_caught(tmp_path: Path) -> None:
 async def test_I_a_reader_of_every_format_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "SIGNATURES", (b"",))
     monkeypatch.setattr(images, "FORMATS", None)
-    read = partial(images.decode, preprocessing=PREPROCESSING, max_pixels=10_000)
+
+    async def read(data: bytes) -> Pixels:
+        return await images.decode([data], PREPROCESSING, max_pixels=10_000)
+
     with pytest.raises(pytest.fail.Exception):
         await assert_only_jpeg_and_png(read)
 

@@ -2,8 +2,10 @@
 
 import io
 import struct
+import threading
 import time
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 from checks import assert_only_jpeg_and_png
 from serving import PREPROCESSING, png, random_images
 from stingy_protection import Preprocessing
+from stingy_server import images
 from stingy_server.errors import (
     BAD_IMAGE,
     IMAGE_TOO_LARGE,
@@ -174,3 +177,31 @@ async def test_I2_the_pictures_of_a_request_share_one_limit() -> None:
     with pytest.raises(ServiceError) as error:
         await decode(files, PREPROCESSING, max_pixels=3 * 64 - 1)
     assert error.value.refusal is IMAGE_TOO_LARGE
+
+
+@pytest.mark.parametrize("size", [(65_000, 1), (1, 65_000)])
+async def test_I2_a_line_is_not_stretched_into_gigabytes(size: tuple[int, int]) -> None:
+    shorter = replace(PREPROCESSING, resize_shorter=256)
+    line = saved(Image.new("RGB", size), "PNG")
+    with pytest.raises(ServiceError) as error:
+        await decode([line], shorter, max_pixels=2**24)
+    assert error.value.refusal is IMAGE_TOO_LARGE
+    with pytest.raises(ServiceError) as error:
+        await fit(np.zeros((1, *size, 3), np.uint8), shorter)
+    assert error.value.refusal is IMAGE_TOO_LARGE
+
+
+async def test_many_small_pictures_do_not_hold_up_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    inline: list[bool] = []
+    decoded = images._decoded
+
+    def noted(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
+        inline.append(threading.current_thread() is threading.main_thread())
+        return decoded(image, preprocessing)
+
+    monkeypatch.setattr(images, "_decoded", noted)
+    monkeypatch.setattr(images, "INLINE_PIXELS", 1000)
+    small = png(PICTURE)
+    await decode([small] * 10, PREPROCESSING, max_pixels=LIMIT)
+    together = 1000 // max(64, len(small))
+    assert inline == [True] * together + [False] * (10 - together)

@@ -107,6 +107,32 @@ async def test_a_version_that_is_not_fit_changes_nothing_and_says_why(
     assert (await client.get("/v2/models/digits")).json()["versions"] == ["1", "2"]
 
 
+async def test_a_bundle_that_is_not_what_was_asked_for_is_not_served(
+    running_one: tuple[httpx.AsyncClient, FastAPI], tmp_path: Path
+) -> None:
+    client, app = running_one
+    service: Service = app.state.service
+    deployments, rollout = Deployments(service.database), Rollout(service, [])
+    deployments.ask(Deployment("digits", "9", second(tmp_path, share=0.5).settings))
+    for _ in range(2):
+        await rollout.round()
+    told = {report.version: report.fault for report in deployments.told()}
+    assert told["1"] is None
+    assert "expected digits 9 in the bundle" in str(told["9"])
+    assert (await client.get("/v2/models/digits")).json()["versions"] == ["1"]
+
+
+async def test_a_server_that_has_stopped_is_not_waited_for(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "1"))
+    async with running(settings) as (_, app):
+        rollout = Rollout(app.state.service, [])
+        await rollout.round()
+        assert Deployments(app.state.service.database).told()
+        rollout.close()
+        ours = {report.process for report in Deployments(app.state.service.database).told()}
+        assert rollout._process not in ours
+
+
 async def test_a_loaded_version_is_served_again_after_a_restart(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "1"))
     async with running(settings) as (_, app):

@@ -294,7 +294,7 @@ async def test_raw_logits_pass_the_gate_here(tmp_path: Path, policy: str) -> Non
         async with running(settings) as (client, app):
             answered = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
             secret = app.state.service.database.pepper
-            gate = app.state.service.endpoints["digits"].policy
+            gate = next(iter(app.state.service.fleet)).policy
     pixels, logits = torch.from_numpy(IMAGES[:1].copy()), torch.from_numpy(LOGITS)
     noise = keyed_noise(secret, pixels, 10) if policy == "keyed_noise" else None
     expected = sanitize(gate, logits, noise=noise)
