@@ -20,7 +20,7 @@ from stingy_server import oip_routes, routes
 from stingy_server.budgets import Budgets, model_owner
 from stingy_server.database import Database, StoreUnavailable
 from stingy_server.deployments import Deployment, Deployments
-from stingy_server.endpoints import Endpoint, start_endpoints
+from stingy_server.endpoints import Elsewhere, Endpoint, start_endpoints
 from stingy_server.errors import (
     BAD_REQUEST,
     METHOD_NOT_ALLOWED,
@@ -48,28 +48,35 @@ log = logging.getLogger("stingy")
 HTTP_REFUSALS = {404: NOT_FOUND, 405: METHOD_NOT_ALLOWED}
 
 
-def create_app(settings: Settings, *, faults: list[str] | None = None) -> FastAPI:
+def create_app(
+    settings: Settings, *, faults: list[str] | None = None, elsewhere: Elsewhere | None = None
+) -> FastAPI:
     """The whole service as an ASGI application.
 
     Args:
         settings: what to serve and how.
         faults: what is already known to be wrong with the configuration, to be told with the
             rest.
+        elsewhere: where other processes run the models: their engines. Then what is served is
+            what the settings say, and nothing is loaded while it runs.
 
     Raises:
         ConfigurationError: listing every fault of settings, bundles and policies.
     """
     found = [*(faults or [])]
-    models = load_bundles(settings, found)
+    models = load_bundles(settings, found, with_networks=elsewhere is None)
     found += version_faults(models)
+    found += rate_store_faults(settings)
     rates = _rates(settings, found)
     tracing = _tracing(settings, found)
     database = _database(settings, found)
-    deployed = Deployments(database).wanted()
+    deployed = Deployments(database).wanted() if elsewhere is None else []
     if deployed:
         models += _deployed_models(deployed, settings, found)
         found += version_faults(models)
-    endpoints = start_endpoints(models, settings, found, secret=database.pepper)
+    endpoints = start_endpoints(
+        models, settings, found, secret=database.pepper, elsewhere=elsewhere
+    )
     if found:
         database.close()
         raise ConfigurationError(found)
@@ -97,17 +104,20 @@ def create_app(settings: Settings, *, faults: list[str] | None = None) -> FastAP
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.note("start")
         service.watch.start()
-        rollout = Rollout(service, deployed)
-        rolling = asyncio.create_task(rollout.run())
+        # What runs elsewhere changes there, and not by what the state wants.
+        rollout = Rollout(service, deployed) if elsewhere is None else None
+        rolling = None if rollout is None else asyncio.create_task(rollout.run())
         yield
         service.draining = True
-        rolling.cancel()
+        if rolling is not None:
+            rolling.cancel()
         for endpoint in service.fleet:
             await endpoint.engine.close()
         service.watch.close()
         service.tracing.close()
         try:
-            rollout.close()
+            if rollout is not None:
+                rollout.close()
             service.note("stop")
         except StoreUnavailable as error:
             log.error("%s", error)
@@ -147,12 +157,17 @@ class _Guarded(FastAPI):
         return Guard(lane, service=self.state.service)
 
 
-def _rates(settings: Settings, faults: list[str]) -> Rates:
+def rate_store_faults(settings: Settings) -> list[str]:
+    """What keeps rates from being counted once for all workers."""
     if settings.workers > 1 and settings.rate_store.startswith("memory:"):
-        faults.append(
+        return [
             "rate_store: expected a store that several workers share, such as redis://..., "
             "got the memory of each"
-        )
+        ]
+    return []
+
+
+def _rates(settings: Settings, faults: list[str]) -> Rates:
     try:
         return Rates(settings.rate_store)
     except ConfigurationError as error:

@@ -1,6 +1,8 @@
 """From loaded models to endpoints in service, each of which has answered one image."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from torch import nn
@@ -12,6 +14,9 @@ from stingy_server.loading import Loaded
 from stingy_server.runtimes import Network, RuntimeUnfit, chosen_runtime
 from stingy_server.settings import ModelSettings, Settings
 from stingy_server.upstream_start import start_upstream
+
+# The engine of a model that would run in this process, where other processes run it.
+Elsewhere: TypeAlias = Callable[[Loaded], Engine]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +50,15 @@ class Endpoint:
 
 
 def start_endpoints(
-    models: list[Loaded], settings: Settings, faults: list[str], *, secret: bytes
+    models: list[Loaded],
+    settings: Settings,
+    faults: list[str],
+    *,
+    secret: bytes,
+    elsewhere: Elsewhere | None = None,
 ) -> list[Endpoint]:
     """The endpoints, each of which was asked one black image, so that a misfit shows before
-    listening.
+    listening; but for those elsewhere, which were asked there.
 
     Args:
         faults: what keeps an endpoint from answering is added.
@@ -59,7 +69,9 @@ def start_endpoints(
             model.name,
             model.manifest,
             model.policy,
-            _engine(model, settings, faults, secret=secret),
+            elsewhere(model)
+            if elsewhere is not None and model.settings.engine == "embedded"
+            else _engine(model, settings, faults, secret=secret),
             model.settings,
             share=model.settings.share,
         )

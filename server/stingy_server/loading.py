@@ -49,34 +49,47 @@ class Loaded:
 
 @dataclass(frozen=True, eq=False)
 class _Checked:
-    """A bundle that has passed every check that needs no factory; `weights` of a network here."""
+    """A bundle that has passed every check that needs no factory; `weights` of a network here.
+
+    `here`: whether this process is to run it.
+    """
 
     name: str
     manifest: BundleManifest
     policy: Policy
     settings: ModelSettings
+    here: bool
     weights: dict[str, Tensor] | None = None
     program: Answering | None = None
 
 
-def load_bundles(settings: Settings, faults: list[str]) -> list[Loaded]:
+def load_bundles(
+    settings: Settings, faults: list[str], *, with_networks: bool = True
+) -> list[Loaded]:
     """The bundles and artefacts of the settings, with their networks.
 
     Args:
         faults: what is already known to be wrong with the configuration; all that is wrong with
             the models is added.
+        with_networks: False where other processes run them: then no weights are read here.
     """
     if not settings.models and not faults:
         faults.append("models: expected at least one bundle to serve, got none")
-    checks = (_check(model, settings, faults) for model in settings.models)
+    checks = (
+        _check(model, settings, faults, here=with_networks and model.engine == "embedded")
+        for model in settings.models
+    )
     checked = [found for found in checks if found is not None]
     loaded = [_loaded(model, faults) for model in checked]
     return [model for model in loaded if model is not None]
 
 
-def _check(model: ModelSettings, settings: Settings, faults: list[str]) -> _Checked | None:
+def _check(
+    model: ModelSettings, settings: Settings, faults: list[str], *, here: bool
+) -> _Checked | None:
     before = len(faults)
-    found = (_artefact if is_artefact(model.bundle) else _bundle)(model, settings, faults)
+    read = _artefact if is_artefact(model.bundle) else _bundle
+    found = read(model, settings, faults, here=here)
     if found is None:
         return None
     faults += [f"{found.name}: {fault}" for fault in misplaced_settings(model)]
@@ -88,12 +101,14 @@ def _check(model: ModelSettings, settings: Settings, faults: list[str]) -> _Chec
     return None if len(faults) > before else found
 
 
-def _artefact(model: ModelSettings, settings: Settings, faults: list[str]) -> _Checked | None:
+def _artefact(
+    model: ModelSettings, settings: Settings, faults: list[str], *, here: bool
+) -> _Checked | None:
     """Its factory is never called, and its policy is what was fused in."""
     try:
         artefact = read_artefact(model.bundle)
         program = None
-        if model.engine == "embedded":
+        if here:
             program = open_artefact(model.bundle, threads=torch.get_num_threads())
     except BundleError as error:
         faults += [f"{model.bundle}: {fault}" for fault in error.faults]
@@ -101,13 +116,14 @@ def _artefact(model: ModelSettings, settings: Settings, faults: list[str]) -> _C
     name = model.name or artefact.manifest.name
     if model.policy is not None:
         faults.append(f"{name}: the artefact has its policy fused in: expected none, got one")
-    return _Checked(name, artefact.manifest, artefact.policy, model, program=program)
+    return _Checked(name, artefact.manifest, artefact.policy, model, here, program=program)
 
 
-def _bundle(model: ModelSettings, settings: Settings, faults: list[str]) -> _Checked | None:
-    embedded = model.engine == "embedded"
+def _bundle(
+    model: ModelSettings, settings: Settings, faults: list[str], *, here: bool
+) -> _Checked | None:
     try:
-        manifest = read_manifest(model.bundle, with_weights=embedded)
+        manifest = read_manifest(model.bundle, with_weights=here)
     except BundleError as error:
         faults += [f"{model.bundle}: {fault}" for fault in error.faults]
         return None
@@ -118,8 +134,10 @@ def _bundle(model: ModelSettings, settings: Settings, faults: list[str]) -> _Che
         policy = build_policy(policy_name, num_classes=len(manifest.classes), **options)
     except PolicyConfigError as error:
         faults += [f"{name}: {fault}" for fault in error.faults]
-    weights = _weights(name, model, manifest, settings, faults) if embedded else None
-    return None if policy is None else _Checked(name, manifest, policy, model, weights=weights)
+    weights = _weights(name, model, manifest, settings, faults) if here else None
+    if policy is None:
+        return None
+    return _Checked(name, manifest, policy, model, here, weights=weights)
 
 
 def _weights(
@@ -147,7 +165,7 @@ def _weights(
 
 def _loaded(model: _Checked, faults: list[str]) -> Loaded | None:
     network = model.program if model.weights is None else _network(model, model.weights, faults)
-    if network is None and model.settings.engine == "embedded":
+    if network is None and model.here:
         return None
     return Loaded(model.name, model.manifest, model.policy, model.settings, network)
 

@@ -30,7 +30,7 @@ def serve(settings: Settings, faults: list[str], *, console: Console) -> None:
     Raises:
         ConfigurationError: listing all that is wrong, before anything listens.
     """
-    _forbid_core_dumps()
+    forbid_core_dumps()
     listener = _bind(settings, faults)
     with listener:
         if settings.workers > 1:
@@ -96,7 +96,7 @@ class _Workers(Multiprocess):
         self.should_exit.set()
 
 
-def _forbid_core_dumps() -> None:
+def forbid_core_dumps() -> None:
     """No crash writes the model's memory to a disk, not even where dumps go to a program.
 
     Linux asks such a program in spite of a limit of 0, but not of 1 (fs/coredump.c), and no file

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -43,13 +43,53 @@ class TensorSettings(BaseModel):
     binary: bool = True
 
 
+class ReplicaSettings(BaseModel):
+    """How many replicas of a kind Ray keeps, by their load, and what each of them reserves.
+
+    `max_replicas` is `min_replicas` where it is not given. Of a GPU a replica may reserve a part.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_replicas: Count = 1
+    max_replicas: Count | None = None
+    num_cpus: float = Field(default=1.0, ge=0.0)
+    num_gpus: float = Field(default=0.0, ge=0.0)
+
+    @property
+    def most(self) -> int:
+        return self.max_replicas or self.min_replicas
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "ReplicaSettings":
+        if self.most < self.min_replicas:
+            raise ValueError(
+                f"expected max_replicas of {self.min_replicas} or more, got {self.most}"
+            )
+        return self
+
+
+class RaySettings(BaseModel):
+    """What Ray Serve runs: replicas of the edge, and of each model that would run in its process.
+
+    `max_queued`: how many requests an edge replica may have waiting for a model; more are refused.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    edge: ReplicaSettings = ReplicaSettings()
+    model: ReplicaSettings = ReplicaSettings()
+    max_queued: Count = 128
+
+
 class ModelSettings(BaseModel):
     """One endpoint: a bundle, the name it is served under, its policy, its budget, its engine.
 
     The budgets, in images, are of all keys together, and of all versions of the model. `share`, of
     a version beside another, is the share of keys that meet it when they name no version. Where
     the model runs elsewhere, `url` is the full address of its predictions, `key_file` TorchServe's,
-    `tensors` an OIP server's, and `timeout_s` the seconds until it is given up.
+    `tensors` an OIP server's, and `timeout_s` the seconds until it is given up. `replicas` are
+    those of this model on Ray.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,6 +105,7 @@ class ModelSettings(BaseModel):
     name: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9._-]*$")
     policy: str | None = None
     share: float | None = Field(default=None, ge=0.0, le=1.0)
+    replicas: ReplicaSettings | None = None
 
 
 class Tier(BaseModel):
@@ -131,6 +172,7 @@ class Settings(BaseSettings):
         metrics_port: where Prometheus may ask, apart from the public port; None for nowhere.
         trusted_factories: modules a bundle may name as the home of its network.
         first_key_budget: images the key made at the first start may ask.
+        ray: what is run on Ray Serve, by `stingy_server.ray_app`.
     """
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
@@ -160,6 +202,7 @@ class Settings(BaseSettings):
     first_key_budget: Count = 10_000
     watch: WatchSettings = WatchSettings()
     workers: Count = 1
+    ray: RaySettings = RaySettings()
     rate_store: str = "memory://"
     log_format: LogFormat = "text"
     trace_endpoint: str | None = Field(default=None, pattern=r"^https?://")
