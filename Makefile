@@ -9,7 +9,7 @@ BIN := .venv/bin
 help:
 	@echo "make demo   train, serve, query, steal and report, on handwritten digits"
 	@echo "make test   run all tests"
-	@echo "make test-integration  the tests that start TorchServe (needs Java 17) and MLServer"
+	@echo "make test-integration  the tests that start TorchServe (needs Java 17), MLServer, Ray"
 	@echo "make check  lint, types, import contracts"
 	@echo "make lock   pin what a server installs, by hash, in requirements.lock"
 	@echo "make bench-serving, make bench-training   measure, beside the peers"
@@ -51,7 +51,11 @@ test-interop: .venv-interop/installed
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[torchserve]' grpcio
 	@touch $@
 
-test-integration: .venv/torchserve .integration/mlserver/installed
+.venv/ray: .venv/installed
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[ray]'
+	@touch $@
+
+test-integration: .venv/torchserve .venv/ray .integration/mlserver/installed
 	$(BIN)/pytest -m integration
 
 check: lint types contracts

@@ -3,19 +3,14 @@
 from contextlib import closing
 from pathlib import Path
 
-import numpy as np
 import pytest
 
+from buying import COUNT, bought_digits
 from model_servers import mlserver, needs_mlserver, needs_torchserve, torchserve
 from serving import make_bundle, make_key, served
-from stingy_attacker_eval.data import load_dataset
-from stingy_attacker_eval.oracle import HttpOracle
-from stingy_attacker_eval.transfer import buy
-from stingy_clients import Client
 from stingy_server import Database, Keys
 
 pytestmark = pytest.mark.integration
-COUNT = 100
 
 
 @pytest.fixture(scope="module")
@@ -41,22 +36,12 @@ def bought(folder: Path, bundle: Path, **model: object) -> dict[str, bytes]:
     )
     state = folder / "state"
     key = make_key(state, budget=1000)
-    images = load_dataset("digits").test_x[:COUNT]
-    with (
-        served("--config", folder / "stingy.toml", state=state, OMP_NUM_THREADS="1") as (url, _),
-        Client(url, key) as client,
-    ):
-        oracle = HttpOracle(client, model="digits")
-        transfer = buy(oracle, images, budget=COUNT, folder=folder / "bought")
-        assert len(transfer.answers) == transfer.charged == COUNT
-        alone = oracle.ask(images[:1])  # a request of one is another shape of batch
-        assert np.array_equal(alone.indices, transfer.answers.indices[:1])
+    with served("--config", folder / "stingy.toml", state=state, OMP_NUM_THREADS="1") as (url, _):
+        files = bought_digits(url, key, folder / "bought")
     with closing(Database(state)) as database:
         ((_, budget),) = Keys(database).all()
         assert budget.used == COUNT + 1
-    files = [*sorted((folder / "bought").glob("*.npz")), folder / "bought" / "meta.json"]
-    assert len(files) == 3
-    return {file.name: file.read_bytes() for file in files}
+    return files
 
 
 @needs_torchserve()

@@ -95,7 +95,7 @@ class TorchServe:
                 stdout=log,
                 stderr=log,
             )
-        _await(self.process, self._answers, self.log)
+        await_ready(self.process, self._answers, self.log)
 
     def stop(self) -> None:
         # TorchServe leaves workers behind on SIGTERM to the wrapper; its own stop ends them.
@@ -129,7 +129,7 @@ def torchserve(*bundles: Path) -> Iterator[TorchServe]:
     folder = Path(tempfile.mkdtemp(prefix="ts"))  # short: the path of a socket has 108 bytes
     for bundle in bundles:
         stingy("torchserve", "archive", bundle, "--export-path", folder / "store")
-    port = _free_ports(6)
+    port = free_ports(6)
     stingy(
         *("torchserve", "config", "--model-store", folder / "store"),
         *("--port", str(port), "--out", folder / "config.properties"),
@@ -148,7 +148,7 @@ def mlserver(bundle: Path, *, runtime: str) -> Iterator[str]:
     """The address of a bundle in MLServer, behind a runtime of docs/mlserver."""
     folder = Path(tempfile.mkdtemp(prefix="ml"))
     shutil.copy(RUNTIME / "runtime.py", folder)
-    port = _free_ports(3)
+    port = free_ports(3)
     for name, changes in {
         "settings.json": {"http_port": port, "grpc_port": port + 1, "metrics_port": port + 2},
         "model-settings.json": {
@@ -169,7 +169,7 @@ def mlserver(bundle: Path, *, runtime: str) -> Iterator[str]:
             stderr=log,
         )
     try:
-        _await(
+        await_ready(
             process,
             lambda: httpx.get(f"{url}/ready").status_code == 200,
             lambda: (folder / "log").read_text("utf-8", errors="replace"),
@@ -189,7 +189,7 @@ def stingy(*arguments: str | Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def _await(
+def await_ready(
     process: "subprocess.Popen[bytes]", ready: Callable[[], bool], log: Callable[[], str]
 ) -> None:
     deadline = time.monotonic() + START_S
@@ -203,7 +203,7 @@ def _await(
     raise AssertionError("the model server did not start:\n" + log())
 
 
-def _free_ports(count: int) -> int:
+def free_ports(count: int) -> int:
     """The first of so many ports in a row that are free."""
     for first in range(19000 + os.getpid() % 1000 * 10, 60000, count):
         try:

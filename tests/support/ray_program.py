@@ -1,4 +1,7 @@
-"""`python ray_program.py PORT STINGY_TOML`: our application on a Ray of its own, until a signal."""
+"""`python ray_program.py PORT STINGY_TOML`: our application on a Ray of its own, until a signal.
+
+A line on its standard input puts what the file then says into service, as `serve deploy` would.
+"""
 
 import sys
 from pathlib import Path
@@ -11,4 +14,8 @@ from stingy_server.ray_app import Arguments, app
 if __name__ == "__main__":
     ray.init(num_cpus=4, include_dashboard=False, object_store_memory=100 * 2**20)
     serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})
-    serve.run(app(Arguments(config=Path(sys.argv[2]))), blocking=True)
+    while True:
+        serve.run(app(Arguments(config=Path(sys.argv[2]))))
+        sys.stdout.write("deployed\n")
+        sys.stdout.flush()
+        sys.stdin.readline()

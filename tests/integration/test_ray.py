@@ -1,0 +1,228 @@
+"""A real Ray Serve: two edge replicas and two of the model, over one state folder."""
+
+import os
+import signal
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import pytest
+
+from buying import COUNT, bought_digits
+from ray_servers import RayServe, needs_ray, on_ray
+from serving import make_bundle, make_key, png, random_images, served
+from stingy_clients import ApiError, Client, ClientError, Unavailable
+from stingy_server import Database, Keys
+from stingy_server.database import FILE
+
+pytestmark = [pytest.mark.integration, needs_ray()]
+IMAGES = random_images(64)
+DEADLINE_S = 5
+SETTINGS = f"""
+state = "state"
+trusted_factories = ["sample_networks"]
+rate_store = "redis://127.0.0.1:1"  # nobody is there
+batch_size = 4
+deadline_s = {DEADLINE_S}
+[ray]
+max_queued = 4
+edge = {{ min_replicas = 2, num_cpus = 0.1 }}
+model = {{ min_replicas = 2, num_cpus = 0.1 }}
+[[models]]
+bundle = "digits"
+[[models]]
+bundle = "slow"
+replicas = {{ num_cpus = 0.1 }}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ray")
+    make_bundle(
+        folder / "digits",
+        factory="sample_networks:convolutional",
+        policy="stingy:n=3",
+        gain=3.0,
+    )
+    make_bundle(folder / "slow", name="slow", factory="sample_networks:Slow", seconds=0.5)
+    (folder / "stingy.toml").write_text(SETTINGS, "utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[RayServe]:
+    with on_ray(folder) as server:
+        yield server
+
+
+def key(folder: Path, **options: object) -> str:
+    return make_key(folder / "state", **options)  # type: ignore[arg-type]
+
+
+def charged(url: str, key: str) -> int:
+    with Client(url, key) as client:
+        return client.usage().used
+
+
+def ask(url: str, key: str, *, tries: int) -> Counter[str]:
+    """What became of so many questions of one image, one after the other, none asked again."""
+    became: Counter[str] = Counter()
+    with Client(url, key, retries=0) as client:
+        for number in range(tries):
+            try:
+                client.predict(IMAGES[number % len(IMAGES)], model="digits")
+                became["answered"] += 1
+            except ApiError as error:
+                became[error.code] += 1
+            except ClientError:  # from HAProxy, or from nobody
+                became["no answer"] += 1
+    return became
+
+
+def ask_while(server: RayServe, key: str, *, killing: str) -> tuple[Counter[str], Counter[str]]:
+    """What became of questions on eight connections: one replica is killed, and afterwards."""
+    with ThreadPoolExecutor(8) as threads:
+        asking = [threads.submit(ask, server.url, key, tries=50) for _ in range(8)]
+        time.sleep(0.5)
+        assert len(server.replicas(killing)) == 2
+        server.kill(killing)
+        during = sum((one.result() for one in asking), Counter())
+    return during, ask(server.url, key, tries=50)
+
+
+def test_the_replicas_are_those_of_the_settings(server: RayServe) -> None:
+    assert [len(server.replicas(name)) for name in ("edge", "digits@1", "slow@1")] == [2, 2, 1]
+
+
+def test_a_transfer_set_is_that_of_the_embedded_engine(
+    server: RayServe, folder: Path, tmp_path: Path
+) -> None:
+    text = key(folder, budget=COUNT + 1)
+    on_ray = bought_digits(server.url, text, tmp_path / "ray")
+    assert charged(server.url, text) == COUNT + 1
+    with served(
+        "--config",
+        folder / "stingy.toml",
+        state=tmp_path / "state",
+        OMP_NUM_THREADS="1",
+    ) as (url, _):
+        embedded = bought_digits(url, make_key(tmp_path / "state"), tmp_path / "embedded")
+    assert on_ray == embedded
+
+
+def test_U3_a_model_replica_that_dies_under_load_costs_nobody_an_answer_or_a_charge(
+    server: RayServe, folder: Path
+) -> None:
+    text = key(folder, budget=440)
+    during, after = ask_while(server, text, killing="digits@1")
+    failed = during.total() - during["answered"]
+    assert failed <= 8, during  # at most what was in flight
+    assert after["answered"] + after["budget_exhausted"] == 50, after
+    assert during["answered"] + after["answered"] == 440 == charged(server.url, text)
+
+
+def test_U3_an_edge_replica_that_dies_under_load_gives_no_image_away(
+    server: RayServe, folder: Path
+) -> None:
+    text = key(folder)
+    during, after = ask_while(server, text, killing="edge")
+    assert after["answered"] == 50, after
+    answered = during["answered"] + after["answered"]
+    assert answered <= charged(server.url, text) <= 450
+    assert answered >= 200
+
+
+def test_a_full_queue_is_503_and_what_is_not_answered_is_not_charged(
+    server: RayServe, folder: Path
+) -> None:
+    text = key(folder)
+
+    def one(_: int) -> str:
+        with Client(server.url, text, retries=0) as client:
+            try:
+                client.predict(IMAGES[0], model="slow")
+            except Unavailable as error:
+                return f"{error.code}, try again in {error.retry_after:g} s"
+        return "answered"
+
+    with ThreadPoolExecutor(40) as threads:
+        became = Counter(threads.map(one, range(40)))
+    assert set(became) == {"answered", "overloaded, try again in 1 s"}, became
+    assert became["answered"] == charged(server.url, text)
+
+
+def test_a_replica_that_hangs_is_504_in_time_and_not_charged(
+    server: RayServe, folder: Path
+) -> None:
+    text = key(folder)
+    (hanging,) = server.replicas("slow@1")
+    os.kill(hanging, signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        with Client(server.url, text, retries=0) as client, pytest.raises(ApiError) as error:
+            client.predict(IMAGES[0], model="slow")
+        assert (error.value.status, error.value.code) == (504, "deadline")
+        assert DEADLINE_S <= time.monotonic() - started < DEADLINE_S + 3
+    finally:
+        os.kill(hanging, signal.SIGCONT)
+    assert charged(server.url, text) == 0
+    with Client(server.url, text) as client:
+        client.predict(IMAGES[0], model="slow")
+
+
+def test_Q_without_the_state_nothing_is_answered_and_afterwards_it_is(
+    server: RayServe, folder: Path
+) -> None:
+    text = key(folder)
+    with closing(sqlite3.connect(folder / "state" / FILE, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        became = ask(server.url, text, tries=1)
+    assert became == {"store_unavailable": 1}
+    assert ask(server.url, text, tries=4) == {"answered": 4}
+
+
+def test_Q_without_the_store_of_rates_a_key_with_a_rate_is_refused(
+    server: RayServe, folder: Path
+) -> None:
+    assert ask(server.url, key(folder, rate="600/minute"), tries=2) == {"store_unavailable": 2}
+
+
+def test_A_no_key_no_answer_and_what_ray_tells_is_the_route_alone(server: RayServe) -> None:
+    for method, path in [("POST", "/v1/predict/digits"), ("GET", "/v1/usage"), ("GET", "/docs")]:
+        told = httpx.request(method, server.url + path, content=png(IMAGES[0]))
+        assert (told.status_code, told.json()["error"]["code"]) == (401, "unauthenticated")
+    assert httpx.get(f"{server.url}/-/routes").json() == {"/": "default"}
+
+
+def test_an_upgrade_goes_on_under_load_and_every_answer_is_within_one_policy_or_the_other(
+    server: RayServe, folder: Path
+) -> None:
+    """The last test: afterwards another policy is served."""
+    text = key(folder)
+    settings = SETTINGS.replace('bundle = "digits"', 'bundle = "digits"\npolicy = "stingy:n=2"')
+    (folder / "stingy.toml").write_text(settings, "utf-8")
+    became: Counter[str] = Counter()
+    server.deploy()
+    until = time.monotonic() + 60
+    in_a_row = 0
+    with Client(server.url, text, retries=0) as client:
+        while in_a_row < 50 and time.monotonic() < until:
+            try:
+                told = str(len(client.predict(IMAGES[0], model="digits").classes))
+            except ApiError as error:
+                told = error.code
+            except ClientError:  # from HAProxy, or from nobody
+                told = "no answer"
+            became[told] += 1
+            in_a_row = in_a_row + 1 if told == "2" else 0
+    assert in_a_row == 50, became
+    assert set(became) <= {"3", "2", "overloaded"}, became
+    assert became["2"] + became["3"] == charged(server.url, text)
+    with closing(Database(folder / "state")) as database:
+        assert len(Keys(database).all()) > 5

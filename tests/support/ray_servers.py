@@ -1,0 +1,92 @@
+"""A real Ray Serve for the integration tests, with HAProxy before it, on ports of its own."""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from model_servers import await_ready, free_ports
+from serving import SUPPORT, server_environment
+
+PROGRAM = SUPPORT / "ray_program.py"
+
+
+def needs_ray() -> pytest.MarkDecorator:
+    missing = importlib.util.find_spec("ray") is None or importlib.util.find_spec("grpc") is None
+    return pytest.mark.skipif(missing, reason="needs ray[serve]: make test-integration")
+
+
+@dataclass
+class RayServe:
+    """Our application on Ray, and the folder that names its processes."""
+
+    folder: Path
+    url: str
+    process: "subprocess.Popen[bytes]"
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text("utf-8", errors="replace")
+
+    def replicas(self, deployment: str) -> list[int]:
+        """The processes of a deployment, such as `edge` or `digits@1`."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                title = (process / "cmdline").read_bytes().rstrip(b"\0 ").decode()
+                ours = str(self.folder).encode() in (process / "environ").read_bytes()
+            except OSError:  # it has ended
+                continue
+            if ours and title.startswith("ray::ServeReplica") and title.endswith(f":{deployment}"):
+                found.append(int(process.name))
+        return sorted(found)
+
+    def kill(self, deployment: str) -> None:
+        """End one replica as a crash would."""
+        os.kill(self.replicas(deployment)[0], signal.SIGKILL)
+
+    def deploy(self) -> None:
+        """Put what the settings file says now into service, without waiting for it."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"\n")
+        self.process.stdin.flush()
+
+
+@contextmanager
+def on_ray(folder: Path) -> Iterator[RayServe]:
+    """The application that `stingy.toml` in this folder describes."""
+    port, metrics_port, stats_port, *_ = range(first := free_ports(4), first + 4)
+    environment = server_environment() | {
+        "OMP_NUM_THREADS": "1",
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+    }
+    url = f"http://127.0.0.1:{port}"
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, PROGRAM, str(port), folder / "stingy.toml"],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+        )
+    server = RayServe(folder, url, process)
+    try:
+        await_ready(process, lambda: "deployed\n" in server.log(), server.log)
+        yield server
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
