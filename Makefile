@@ -79,7 +79,7 @@ bench-training: .venv/installed
 # Every file of every pinned release by its hash: pip install --require-hashes -r requirements.lock
 lock: .venv/installed
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile -q pyproject.toml \
-		--extra server --extra redis -c constraints.txt --generate-hashes --universal \
+		--extra server --extra redis --extra postgres -c constraints.txt --generate-hashes --universal \
 		--no-annotate -o requirements.lock
 
 fix: .venv/installed

@@ -9,7 +9,7 @@ RUN python -m venv /opt/stingy \
     && /opt/stingy/bin/pip install --no-cache-dir --no-deps -c /source/constraints.txt \
         ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch torchvision
 COPY . /source
-RUN /opt/stingy/bin/pip install --no-cache-dir -c /source/constraints.txt '/source[server,redis,ray]'
+RUN /opt/stingy/bin/pip install --no-cache-dir -c /source/constraints.txt '/source[server,redis,postgres,ray]'
 
 FROM python:3.12-slim-bookworm
 # hadolint ignore=DL3008

@@ -1,7 +1,13 @@
 """What all tests share."""
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from postgres import Running
 
 # The tests' networks are tiny: more threads than one only get in each other's way.
 torch.set_num_threads(1)
@@ -10,3 +16,27 @@ torch.set_num_threads(1)
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> "Iterator[Running]":
+    """A PostgreSQL, started at the first use."""
+    pytest.importorskip("psycopg")
+    from postgres import postgres, programs
+
+    if (folder := programs()) is None:
+        pytest.skip("PostgreSQL is not installed")
+    with postgres(folder, fsync="off") as running:
+        yield running
+
+
+@pytest.fixture
+def address(postgres_server: "Running") -> str:
+    """Of an empty database in PostgreSQL."""
+    return postgres_server.new_database()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store(request: pytest.FixtureRequest) -> str | None:
+    """Each kind of store: None, for the file in the state folder, or an address."""
+    return None if request.param == "sqlite" else str(request.getfixturevalue("address"))

@@ -27,7 +27,7 @@ REQUESTS = 2000
 def on_the_way(database: Database, *, side: int, batch: int) -> list[float]:
     """Microseconds of each request, all of whose images are taken to be looked at."""
     settings = WatchSettings(images_per_s=REQUESTS * batch)
-    watch = Watch(database, state=Path(), settings=settings, metrics=Metrics())
+    watch = Watch(database, settings=settings, metrics=Metrics())
     images = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3)).astype(np.uint8)
     answer = sanitize(build_policy("stingy", num_classes=10), torch.randn(batch, 10))
     taken = []

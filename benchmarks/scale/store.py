@@ -25,16 +25,17 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "serving"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "support"))
 
-from books import Books, PostgresBooks, SqliteBooks
-from postgres import postgres, programs
+from books import Books
 from proctree import usage
 from results import circumstances
+
+from postgres import postgres, programs
 
 GROUP = 16
 BLOCK = 1000
 BUDGET = 2**40
-KEY = "key:0"
 HEAD = (
     "| store | way | processes | requests/s | p50 ms | p99 ms | CPU-ms a request: processes | "
     "store |"
@@ -142,14 +143,15 @@ def main() -> None:
     stores: list[tuple[str, Make, int | None]] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        key = SqliteBooks.prepare(folder, BUDGET)
-        stores.append(("SQLite", partial(SqliteBooks, folder, *key), None))
+        key = Books.prepare(folder, BUDGET)
+        stores.append(("SQLite", partial(Books, folder, *key), None))
         if (found := programs()) is not None:
             running = stack.enter_context(postgres(found))
-            about["postgresql"] = running.version
-            PostgresBooks.prepare(running.address, KEY, BUDGET)
+            about["postgresql"] = (running.data / "PG_VERSION").read_text().strip()
+            store = running.address()
+            key = Books.prepare(folder, BUDGET, store=store)
             for durable in (True, False):
-                make = partial(PostgresBooks, running.address, KEY, durable=durable)
+                make = partial(Books, folder, *key, store=store, durable=durable)
                 name = f"PostgreSQL, commit {'waits for the disk' if durable else 'does not wait'}"
                 stores.append((name, make, running.pid))
         samples = [

@@ -41,7 +41,7 @@ from stingy_server.service import Service
 from stingy_server.settings import Settings
 from stingy_server.tracing import NoTracing, OpenTelemetry, Tracing
 from stingy_server.watch import Watch
-from stingy_server.writes import Writes
+from stingy_server.writes import Alone, Writes
 
 log = logging.getLogger("stingy")
 
@@ -93,10 +93,11 @@ def create_app(
         budgets=budgets,
         ledger=Ledger(database),
         writes=Writes(database),
+        alone=Alone(database),
         rates=rates,
         metrics=metrics,
         tracing=tracing,
-        watch=Watch(database, state=settings.state, settings=settings.watch, metrics=metrics),
+        watch=Watch(database, settings=settings.watch, metrics=metrics),
         fleet=Fleet(endpoints, secret=database.pepper),
     )
 
@@ -115,6 +116,8 @@ def create_app(
             await endpoint.engine.close()
         service.watch.close()
         service.tracing.close()
+        service.writes.close()
+        service.alone.close()
         try:
             if rollout is not None:
                 rollout.close()
@@ -190,7 +193,7 @@ def _database(settings: Settings, faults: list[str]) -> Database:
     if faults and not settings.state.exists():
         raise ConfigurationError(faults)
     try:
-        database = Database(settings.state)
+        database = Database(settings.state, store=settings.store)
     except StoreUnavailable as error:
         raise ConfigurationError([*faults, str(error)]) from None
     if faults:
@@ -202,6 +205,12 @@ def _database(settings: Settings, faults: list[str]) -> Database:
 def summary(service: Service) -> list[str]:
     """One line an endpoint: what it lets out; and a warning where two endpoints let out more."""
     lines = []
+    settings = service.settings
+    if settings.store is not None and settings.rate_store.startswith("memory:"):
+        lines.append(
+            "warning: this process counts rates for itself: where several servers share the store, "
+            "a key gets its rate of each; give a rate_store such as redis://..."
+        )
     by_weights: dict[str, list[Endpoint]] = {}
     for endpoint in service.fleet:
         policy, manifest = endpoint.policy, endpoint.manifest

@@ -41,7 +41,9 @@ def opened(
     if faults:
         end(faults)
     try:
-        with contextlib.closing(Database(settings.state, create=create)) as database:
+        with contextlib.closing(
+            Database(settings.state, store=settings.store, create=create)
+        ) as database:
             yield settings, database
     except StoreUnavailable as error:
         end([str(error)])

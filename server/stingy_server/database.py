@@ -1,4 +1,4 @@
-"""The one file of state, `stingy.sqlite3`, that any number of processes of a host may share.
+"""The state: a file that the processes of one host share, or a PostgreSQL that several hosts share.
 
 Every failure of it is a `StoreUnavailable`, and whoever meets one must refuse.
 """
@@ -7,181 +7,210 @@ import contextlib
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from stingy_server.schema import SCHEMAS
 
 FILE = "stingy.sqlite3"
-
-# What each version of the schema adds to the one before.
-SCHEMA_1 = """
-CREATE TABLE keys (
-    id      TEXT PRIMARY KEY,
-    name    TEXT NOT NULL,
-    tier    TEXT NOT NULL,
-    rate    TEXT,
-    digest  BLOB NOT NULL UNIQUE,
-    created TEXT NOT NULL,
-    expires TEXT,
-    revoked TEXT
-) STRICT;
-
--- One row for each key ("key:ID") and each model ("model:NAME"); NULL is no limit.
-CREATE TABLE budgets (
-    owner     TEXT PRIMARY KEY,
-    total     INTEGER,
-    used      INTEGER NOT NULL DEFAULT 0 CHECK (used >= 0),
-    day_total INTEGER,
-    day       INTEGER NOT NULL DEFAULT 0,
-    day_used  INTEGER NOT NULL DEFAULT 0 CHECK (day_used >= 0)
-) STRICT;
-
-CREATE TABLE ledger (
-    seq         INTEGER PRIMARY KEY AUTOINCREMENT,
-    time        TEXT NOT NULL,
-    request     TEXT NOT NULL,
-    key         TEXT NOT NULL,
-    model       TEXT NOT NULL,
-    version     TEXT NOT NULL,
-    fingerprint TEXT NOT NULL,
-    pixels      TEXT,
-    images      INTEGER NOT NULL,
-    answered    INTEGER NOT NULL,
-    bits        REAL NOT NULL,
-    status      INTEGER NOT NULL,
-    event       TEXT NOT NULL,
-    latency_us  INTEGER NOT NULL
-) STRICT;
-
--- One row for each key that asked; see standings.py.
-CREATE TABLE watch (
-    key       TEXT PRIMARY KEY,
-    updated   REAL NOT NULL,
-    images    INTEGER NOT NULL,
-    bits      REAL NOT NULL,
-    novel     REAL NOT NULL,
-    near      REAL NOT NULL,
-    repeats   REAL NOT NULL,
-    classes   TEXT NOT NULL,
-    distances BLOB NOT NULL,
-    coverage  REAL NOT NULL,
-    normality REAL,
-    burnt     REAL NOT NULL,
-    score     REAL NOT NULL,
-    step      TEXT NOT NULL,
-    since     INTEGER NOT NULL
-) STRICT;
-
-CREATE TRIGGER ledger_keeps BEFORE UPDATE ON ledger
-BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
-CREATE TRIGGER ledger_holds BEFORE DELETE ON ledger
-BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
-"""
-
-
-SCHEMA_2 = """
--- What is served beside the models of the settings, and what each process serves; see
--- deployments.py.
-CREATE TABLE deployments (
-    name     TEXT NOT NULL,
-    version  TEXT NOT NULL,
-    settings TEXT NOT NULL,
-    PRIMARY KEY (name, version)
-) STRICT;
-
-CREATE TABLE serving (
-    process TEXT NOT NULL,
-    name    TEXT NOT NULL,
-    version TEXT NOT NULL,
-    policy  TEXT NOT NULL,
-    share   REAL,
-    fault   TEXT,
-    seen    REAL NOT NULL,
-    PRIMARY KEY (process, name, version)
-) STRICT;
-"""
-
-SCHEMAS = (SCHEMA_1, SCHEMA_2)
+PEPPER = "pepper"
 
 
 class StoreUnavailable(Exception):
     """The state cannot be read or written; whoever asks must refuse."""
 
 
+class Cursor(Protocol):
+    """What a statement found or changed."""
+
+    @property
+    def rowcount(self) -> int: ...
+
+    def fetchone(self) -> Any: ...
+
+    def fetchall(self) -> list[Any]: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+class Store(Protocol):
+    """What SQLite and PostgreSQL do each in their own way; statements are written as for SQLite."""
+
+    begin: str
+    append_only: str  # what makes the ledger so
+
+    def execute(self, statement: str, values: Any = ()) -> Cursor: ...
+
+    def run(self, script: str) -> None:
+        """Many statements, inside the transaction that is open."""
+
+    def version(self, pepper: bytes) -> int:
+        """Of the schema; 0 where there is none yet."""
+
+    def set_version(self, version: int, pepper: bytes) -> None: ...
+
+    def hold(self, names: Iterable[str]) -> None:
+        """Wait until no other transaction holds one of them, and keep them until this one ends."""
+
+    def rollback(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Database:
-    """The state under one folder, and the pepper its digests are made under.
+    """The state, and the pepper its digests are made under.
+
+    In a file it belongs to the thread that opens it; over a network (`remote`) any thread may use
+    it, and an event loop must not.
+
+    Args:
+        state: the folder with the pepper, and with the file where there is no `store`.
+        store: the address of a PostgreSQL, as `postgresql://USER:PASSWORD@HOST/NAME`.
+        create: whether a folder that is not there yet is made.
+        lock_timeout_s: how long a write waits for another.
 
     Raises:
-        StoreUnavailable: from every method, when the file is missing, locked, full or broken.
+        StoreUnavailable: from every method, when the store is missing, locked, full or broken.
     """
 
-    def __init__(self, state: Path, *, create: bool = True, lock_timeout_s: float = 2.0) -> None:
-        if not create and not (state / FILE).is_file():
+    def __init__(
+        self,
+        state: Path,
+        *,
+        store: str | None = None,
+        create: bool = True,
+        lock_timeout_s: float = 2.0,
+    ) -> None:
+        self._opened = (state, store)
+        self.remote = store is not None
+        if not create and not (state / (PEPPER if self.remote else FILE)).is_file():
             raise StoreUnavailable(f"expected a state folder at {state}, got none")
         try:
             state.mkdir(parents=True, exist_ok=True, mode=0o700)
-            (state / FILE).touch(mode=0o600)
-            self.pepper = _pepper(state / "pepper")
-            # Autocommit: each statement is a transaction of its own unless one is opened.
-            self._connection = sqlite3.connect(
-                state / FILE, timeout=lock_timeout_s, isolation_level=None
-            )
+            self.pepper = _pepper(state / PEPPER)
+            self._store: Store
+            if store is None:
+                self._store = _Sqlite(state / FILE, lock_timeout_s=lock_timeout_s)
+            else:
+                # Here and not above: psycopg is an extra.
+                from stingy_server.postgres import Postgres
+
+                self._store = Postgres(store, lock_timeout_s=lock_timeout_s)
+        except ImportError:
+            raise StoreUnavailable(
+                "store: expected psycopg, got none: pip install 'stingy[postgres]'"
+            ) from None
         except (OSError, sqlite3.Error) as error:
             raise StoreUnavailable(
                 f"expected a writable state folder at {state}, got {type(error).__name__}"
             ) from None
         try:
-            self.execute("PRAGMA journal_mode = WAL")
-            self.execute("PRAGMA synchronous = NORMAL")
             self._prepare(state)
         except StoreUnavailable:
             self.close()
             raise
 
-    def close(self) -> None:
-        self._connection.close()
+    def again(self) -> "Database":
+        """The same state opened once more, for another thread."""
+        state, store = self._opened
+        return Database(state, store=store, create=False)
 
-    def execute(self, statement: str, values: Any = ()) -> sqlite3.Cursor:
+    def close(self) -> None:
+        self._store.close()
+
+    def execute(self, statement: str, values: Any = ()) -> Cursor:
         """One statement; its own transaction outside of `transaction`."""
-        try:
-            return self._connection.execute(statement, values)
-        except sqlite3.Error as error:
-            raise StoreUnavailable(f"the state failed: {type(error).__name__}") from None
+        return self._store.execute(statement, values)
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All statements inside hold, or none; nobody else writes meanwhile."""
-        self.execute("BEGIN IMMEDIATE")
+    def transaction(self, *, over: Iterable[str] = ()) -> Iterator[None]:
+        """All statements inside hold, or none.
+
+        A file has one writer at a time. PostgreSQL has many, of which no two are over the same
+        name; one that writes rows whose order others may cross, or what it has read, names them.
+
+        Args:
+            over: such as "key:1", or "keys" for a whole table.
+        """
+        self.execute(self._store.begin)
         try:
+            self._store.hold(over)
             yield
             self.execute("COMMIT")
         except BaseException:
-            with contextlib.suppress(sqlite3.Error):  # some failures have rolled back already
-                self._connection.execute("ROLLBACK")
+            self._store.rollback()
             raise
 
     def _prepare(self, state: Path) -> None:
-        with self.transaction():
-            (version,) = self.execute("PRAGMA user_version").fetchone()
+        with self.transaction(over=("schema",)):
+            version = self._store.version(self.pepper)
             if version > len(SCHEMAS):
                 raise StoreUnavailable(
                     f"expected state of version {len(SCHEMAS)} in {state}, got {version}: "
                     "it was written by a later release"
                 )
             for schema in SCHEMAS[version:]:
-                for statement in _statements(schema):
-                    self.execute(statement)
-            self.execute(f"PRAGMA user_version = {len(SCHEMAS)}")
+                self._store.run(schema)
+            if version == 0:
+                self._store.run(self._store.append_only)
+            if version < len(SCHEMAS):
+                self._store.set_version(len(SCHEMAS), self.pepper)
 
 
-def _statements(script: str) -> Iterator[str]:
-    """The statements of a script, one by one: sqlite3's own executescript would commit."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
+class _Sqlite:
+    """One file, which any number of processes of a host may share."""
+
+    begin = "BEGIN IMMEDIATE"
+    append_only = """
+CREATE TRIGGER ledger_keeps BEFORE UPDATE ON ledger
+BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+CREATE TRIGGER ledger_holds BEFORE DELETE ON ledger
+BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+"""
+
+    def __init__(self, path: Path, *, lock_timeout_s: float) -> None:
+        path.touch(mode=0o600)
+        # Autocommit: each statement is a transaction of its own unless one is opened.
+        self._connection = sqlite3.connect(path, timeout=lock_timeout_s, isolation_level=None)
+        try:
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+        except sqlite3.Error:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def execute(self, statement: str, values: Any = ()) -> Cursor:
+        try:
+            return self._connection.execute(statement, values)
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"the state failed: {type(error).__name__}") from None
+
+    def run(self, script: str) -> None:
+        # One by one: sqlite3's own executescript would commit.
+        statement = ""
+        for line in script.splitlines(keepends=True):
+            statement += line
+            if sqlite3.complete_statement(statement):
+                self.execute(statement)
+                statement = ""
+
+    def version(self, pepper: bytes) -> int:
+        (version,) = self.execute("PRAGMA user_version").fetchone()
+        return int(version)
+
+    def set_version(self, version: int, pepper: bytes) -> None:
+        self.execute(f"PRAGMA user_version = {version}")
+
+    def hold(self, names: Iterable[str]) -> None:
+        """Whoever writes a file holds all of it."""
+
+    def rollback(self) -> None:
+        with contextlib.suppress(sqlite3.Error):  # some failures have rolled back already
+            self._connection.execute("ROLLBACK")
 
 
 def _pepper(path: Path) -> bytes:

@@ -49,7 +49,8 @@ class Deployments:
     def ask(self, wanted: Deployment) -> None:
         """Want a version, or want it with other settings."""
         self._database.execute(
-            "INSERT OR REPLACE INTO deployments (name, version, settings) VALUES (?, ?, ?)",
+            "INSERT INTO deployments (name, version, settings) VALUES (?, ?, ?) "
+            "ON CONFLICT (name, version) DO UPDATE SET settings = excluded.settings",
             (wanted.name, wanted.version, wanted.settings.model_dump_json()),
         )
 

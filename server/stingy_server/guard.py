@@ -57,11 +57,14 @@ class Guard:
         try:
             headers = _headers(scope)
             if scope["path"] not in PROBES:
-                visit.key = self._authenticate(headers.get(b"authorization", []))
+                visit.key = await self._authenticate(headers.get(b"authorization", []))
             self._check(headers)
             await self._app(scope, self._bounded(receive), recorded.send)
         except ServiceError as error:
             await recorded.refuse(error.refusal)
+        except StoreUnavailable as error:
+            log.error("%s", error)
+            await recorded.refuse(STORE_UNAVAILABLE)
         except Exception as error:  # noqa: BLE001  nothing of it may leave, in whatever text
             # The type alone: a message may quote what was computed on.
             log.error("unexpected %s", type(error).__name__)
@@ -70,15 +73,12 @@ class Guard:
             self._in_flight -= 1
             self._service.metrics.in_flight.dec()
 
-    def _authenticate(self, given: list[bytes]) -> Key:
+    async def _authenticate(self, given: list[bytes]) -> Key:
         scheme, _, secret = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
         if scheme.lower() != b"bearer" or not 0 < len(secret) <= MAX_KEY_LENGTH:
             raise ServiceError(UNAUTHENTICATED)
-        try:
-            key = self._service.keys.authenticate(secret.decode("latin-1"))
-        except StoreUnavailable as error:
-            log.error("%s", error)
-            raise ServiceError(STORE_UNAVAILABLE) from None
+        service, text = self._service, secret.decode("latin-1")
+        key = await service.alone.do(lambda: service.keys.authenticate(text))
         if key is None:
             raise ServiceError(UNAUTHENTICATED)
         return key

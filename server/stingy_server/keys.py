@@ -73,13 +73,25 @@ class Keys:
         until = None if expires is None else stamp(expires)
         key = Key(key_id, name, tier, rate, stamp(), until, None)
         with self._database.transaction():
-            self._database.execute(
-                "INSERT INTO keys (id, name, tier, rate, digest, created, expires) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (key.id, name, tier, rate, self._digest(text), key.created, key.expires),
-            )
-            self._budgets.set(key_owner(key.id), total=budget, day_total=per_day)
+            self._add(key, text, budget, per_day)
         return key, text
+
+    def create_first(self, *, budget: int) -> str | None:
+        """The text of a key, where there is none yet; of several who ask at once, one gets it."""
+        key_id, text = _new_text()
+        with self._database.transaction(over=("keys",)):
+            if self._database.execute("SELECT id FROM keys LIMIT 1").fetchone() is not None:
+                return None
+            self._add(Key(key_id, "first", "full", None, stamp(), None, None), text, budget, None)
+        return text
+
+    def _add(self, key: Key, text: str, budget: int | None, per_day: int | None) -> None:
+        self._database.execute(
+            "INSERT INTO keys (id, name, tier, rate, digest, created, expires) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (key.id, key.name, key.tier, key.rate, self._digest(text), key.created, key.expires),
+        )
+        self._budgets.set(key_owner(key.id), total=budget, day_total=per_day)
 
     def rotate(self, key_id: str) -> str | None:
         """A new text for a valid key, whose old one ends here; None where there is none."""

@@ -38,6 +38,7 @@ class Entry:
     latency_us: int
 
 
+PAGE = 1000  # entries read at once: all of them may be more than the memory holds
 _values = attrgetter(*(field.name for field in fields(Entry)))  # astuple would copy deeply
 COLUMNS = ", ".join(field.name for field in fields(Entry))
 # The columns are the fields of the class above; nothing of a request is in the statements.
@@ -57,14 +58,22 @@ class Ledger:
     def append(self, entry: Entry) -> None:
         self._database.execute(INSERT, _values(entry))
 
-    def entries(self, *, after: int = 0, limit: int = -1) -> Iterator[tuple[int, Entry]]:
-        """Entries with their numbers, oldest first, beyond the number `after`."""
-        rows = self._database.execute(
-            f"SELECT seq, {COLUMNS} FROM ledger WHERE seq > ? ORDER BY seq LIMIT ?",  # noqa: S608
-            (after, limit),
-        )
-        for seq, *values in rows:
-            yield seq, Entry(*values)
+    def entries(self, *, after: int = 0) -> Iterator[tuple[int, Entry]]:
+        """Entries with their numbers, oldest first, beyond the number `after`.
+
+        In PostgreSQL an entry that is being written may come to have a lower number than one that
+        was read.
+        """
+        while True:
+            rows = self._database.execute(
+                f"SELECT seq, {COLUMNS} FROM ledger WHERE seq > ? ORDER BY seq LIMIT ?",  # noqa: S608
+                (after, PAGE),
+            ).fetchall()
+            for seq, *values in rows:
+                yield seq, Entry(*values)
+            if len(rows) < PAGE:
+                return
+            after = rows[-1][0]
 
     def last(self, count: int) -> int:
         """The number after which the last `count` entries come."""

@@ -73,18 +73,22 @@ class Rollout:
         Raises:
             StoreUnavailable: the state cannot be read or written.
         """
-        wanted = {(each.name, each.version): each for each in self._deployments.wanted()}
+        alone = self._service.alone
+        found = await alone.do(self._deployments.wanted)
+        wanted = {(each.name, each.version): each for each in found}
         for key in [key for key in self._served if key not in wanted]:
-            self._take_out(*key)
+            await self._take_out(*key)
         for key in [key for key in self._failed if key not in wanted]:
             del self._failed[key]
-        self._deployments.tell(self._process, self._reports())  # alive, and about to load
+        alive = self._reports()  # and about to load
+        await alone.do(lambda: self._deployments.tell(self._process, alive))
         for key, deployment in wanted.items():
             if key in self._served:
-                self._adjust(deployment)
+                await self._adjust(deployment)
             elif key not in self._failed or self._failed[key].deployment != deployment:
                 await self._take_in(deployment)
-        self._deployments.tell(self._process, self._reports())
+        reports = self._reports()
+        await alone.do(lambda: self._deployments.tell(self._process, reports))
 
     async def _take_in(self, deployment: Deployment) -> None:
         key = (deployment.name, deployment.version)
@@ -100,7 +104,7 @@ class Rollout:
             if endpoint is not None:
                 await endpoint.engine.close()
             return
-        self._note("load", endpoint)  # before it answers anybody; if this fails, all is tried again
+        await self._note("load", endpoint)  # before it answers anybody; if this fails, all is tried again
         self._failed.pop(key, None)
         self._served[key] = deployment
         self._service.fleet.put(endpoint)
@@ -115,26 +119,27 @@ class Rollout:
         endpoints = [] if faults else start_endpoints(models, settings, faults, secret=secret)
         return (endpoints[0] if endpoints else None), faults
 
-    def _adjust(self, deployment: Deployment) -> None:
+    async def _adjust(self, deployment: Deployment) -> None:
         """Follow a share that has changed; nothing else of a version can."""
         fleet = self._service.fleet
         found = fleet.find(deployment.name, deployment.version, caller="")
         if found is not None and found.share != deployment.settings.share:
             fleet.set_share(found, deployment.settings.share)
-            self._note("share", found)
+            await self._note("share", found)
 
-    def _take_out(self, name: str, version: str) -> None:
+    async def _take_out(self, name: str, version: str) -> None:
         del self._served[name, version]
         endpoint = self._service.fleet.take(name, version)
         if endpoint is not None:
             task = asyncio.create_task(_close_later(endpoint))
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
-            self._note("unload", endpoint)
+            await self._note("unload", endpoint)
 
-    def _note(self, event: str, endpoint: Endpoint) -> None:
+    async def _note(self, event: str, endpoint: Endpoint) -> None:
         visit = Visit(NOTHING, time.perf_counter(), endpoint=endpoint, event=event)
-        self._service.ledger.append(visit.entry(0))
+        entry = visit.entry(0)
+        await self._service.alone.do(lambda: self._service.ledger.append(entry))
 
     def _reports(self) -> list[Report]:
         now = time.time()

@@ -42,7 +42,7 @@ async def usage(request: Request) -> Response:
     """What the caller's key may ask, and has asked."""
     service: Service = request.app.state.service
     key: Key = request.state.visit.key
-    budget = service.keys.budget(key)
+    budget = await service.alone.do(lambda: service.keys.budget(key))
     document = {
         "key": key.id,
         "budget": budget.total,

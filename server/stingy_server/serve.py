@@ -38,8 +38,7 @@ def serve(settings: Settings, faults: list[str], *, console: Console) -> None:
         with console.status("loading"):
             app = create_app(settings, faults=faults)
         service: Service = app.state.service
-        if not service.keys.all():
-            _make_first_key(service, console)
+        _make_first_key(service, console)
         listener.listen(2048)  # who connects from here on waits a moment, and is not refused
         _tell(service, listener, console)
         if settings.metrics_port is not None:
@@ -131,9 +130,10 @@ def _tell(service: Service, listener: socket.socket, console: Console) -> None:
 
 def _make_first_key(service: Service, console: Console) -> None:
     budget = service.settings.first_key_budget
-    _, text = service.keys.create("first", budget=budget)
-    console.print(
-        f"no keys yet: made one for {budget} images, shown this once:\n{text}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    text = service.keys.create_first(budget=budget)
+    if text is not None:
+        console.print(
+            f"no keys yet: made one for {budget} images, shown this once:\n{text}",
+            highlight=False,
+            soft_wrap=True,
+        )

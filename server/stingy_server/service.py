@@ -13,7 +13,7 @@ from stingy_protection import (
     tighten,
 )
 from stingy_server.budgets import DAY_S, Budgets, Reservation, key_owner, model_owner
-from stingy_server.database import Database, StoreUnavailable
+from stingy_server.database import Database
 from stingy_server.endpoints import Endpoint
 from stingy_server.errors import (
     BUDGET_EXHAUSTED,
@@ -21,7 +21,6 @@ from stingy_server.errors import (
     DRAINING,
     INTERNAL,
     REFUSED,
-    STORE_UNAVAILABLE,
     SUSPENDED,
     UNKNOWN_MODEL,
     ServiceError,
@@ -37,7 +36,7 @@ from stingy_server.standings import Step
 from stingy_server.tracing import Tracing
 from stingy_server.visit import NOTHING, Visit
 from stingy_server.watch import Watch
-from stingy_server.writes import Writes
+from stingy_server.writes import Alone, Writes
 
 log = logging.getLogger("stingy")
 
@@ -55,6 +54,7 @@ class Service:
     budgets: Budgets
     ledger: Ledger
     writes: Writes
+    alone: Alone
     rates: Rates
     metrics: Metrics
     tracing: Tracing
@@ -155,13 +155,12 @@ class Service:
         owners = [key_owner(visit.key.id)]
         if self.fleet.limited(endpoint.name):
             owners.append(model_owner(endpoint.name))
-        try:
-            reservation = await self.writes.do(lambda: self.budgets.reserve(owners, images))
-            if reservation is None:
-                raise ServiceError(BUDGET_EXHAUSTED, retry_after=self._next_day(owners, images))
-        except StoreUnavailable as error:
-            log.error("%s", error)
-            raise ServiceError(STORE_UNAVAILABLE) from None
+        reservation = await self.writes.do(
+            lambda: self.budgets.reserve(owners, images), over=owners
+        )
+        if reservation is None:
+            wait = await self.alone.do(lambda: self._next_day(owners, images))
+            raise ServiceError(BUDGET_EXHAUSTED, retry_after=wait)
         return reservation
 
     def _next_day(self, owners: list[str], images: int) -> int | None:
@@ -175,11 +174,15 @@ class Service:
         return max(1, DAY_S - int(time.time() % DAY_S))
 
     def _refund(self, reservation: Reservation) -> None:
-        try:
-            self.budgets.refund(reservation)
-        except StoreUnavailable as error:
-            # The charge stands: better one image too many charged than one too few.
-            log.error("%s", error)
+        # Nobody waits for it here, but the entry in the ledger is written after it.
+        given = self.writes.put(lambda: self.budgets.refund(reservation), over=reservation.owners)
+        given.add_done_callback(_refunded)
+
+
+def _refunded(given: asyncio.Future[None]) -> None:
+    if (error := given.exception()) is not None:
+        # The charge stands: better one image too many charged than one too few.
+        log.error("not given back: %s", error)
 
 
 def tightened(answer: SparseLogits, tier: Tier) -> SparseLogits:

@@ -153,6 +153,7 @@ class Settings(BaseSettings):
         models: the endpoints. `name` and `policy` default to the bundle's own.
         tiers: what the keys of a tier may see at most; the tier "full" sees the policy's answer.
         state: the folder of keys, budgets and the pepper.
+        store: where keys, budgets and ledger are instead, for several hosts: a PostgreSQL.
         allow_open: whether a policy that lets all logits out may be served at all.
         runtime: what runs the network on the CPU; "auto" measures and takes the fastest.
         strict: run every forward pass at one padded batch shape, so that no batch mate can
@@ -180,6 +181,7 @@ class Settings(BaseSettings):
     models: tuple[ModelSettings, ...] = ()
     tiers: dict[str, Tier] = {}
     state: Path = Path(".stingy")
+    store: str | None = Field(default=None, pattern=r"^postgres(ql)?://", repr=False)
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65535)
     allow_open: bool = False

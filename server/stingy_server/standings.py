@@ -102,7 +102,11 @@ COLUMNS = ", ".join(column.name for column in fields(Standing))
 PLACES = ", ".join("?" * len(fields(Standing)))
 # The columns are the fields of the class above; nothing of a request is in the statements.
 SELECT = f"SELECT {COLUMNS} FROM watch"  # noqa: S608
-WRITE = f"INSERT OR REPLACE INTO watch ({COLUMNS}) VALUES ({PLACES})"  # noqa: S608
+GIVEN = ", ".join(f"excluded.{column.name}" for column in fields(Standing))
+WRITE = (
+    f"INSERT INTO watch ({COLUMNS}) VALUES ({PLACES}) "  # noqa: S608
+    f"ON CONFLICT (key) DO UPDATE SET ({COLUMNS}) = ({GIVEN})"
+)
 
 
 class Standings:
@@ -142,7 +146,7 @@ class Standings:
 
     def add(self, key: str, gained: Gained, *, alarm: float, ladder: Sequence[Step]) -> Standing:
         """Count what was seen; at `alarm` or above take a step, which the ledger is told."""
-        with self._database.transaction():
+        with self._database.transaction(over=(f"watch:{key}",)):
             before = self.get(key)
             after = climbed(
                 merged(before, gained, burnt=self._burnt(key)), alarm=alarm, ladder=ladder
@@ -155,7 +159,7 @@ class Standings:
 
     def release(self, key: str) -> bool:
         """Undo what an alarm did and begin to count anew; False where there is nothing to undo."""
-        with self._database.transaction():
+        with self._database.transaction(over=(f"watch:{key}",)):
             found = self.get(key)
             if found.step == Step.NONE:
                 return False

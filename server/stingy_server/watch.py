@@ -9,7 +9,6 @@ import random
 import threading
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -42,17 +41,15 @@ class Watch:
     """The watch of one process over all its keys.
 
     Args:
-        state: the folder of the database, which the thread opens for itself.
+        database: which the thread opens once more for itself.
 
     Raises:
         StoreUnavailable: the steps that keys have taken cannot be read.
     """
 
-    def __init__(
-        self, database: Database, *, state: Path, settings: WatchSettings, metrics: Metrics
-    ) -> None:
+    def __init__(self, database: Database, *, settings: WatchSettings, metrics: Metrics) -> None:
         self._settings = settings
-        self._state = state
+        self._database = database
         self._metrics = metrics
         self._coder = Coder(database.pepper)
         self._memories: OrderedDict[str, Memory] = OrderedDict()
@@ -170,7 +167,7 @@ class Watch:
 
     def _run(self) -> None:
         try:
-            database = Database(self._state, create=False)
+            database = self._database.again()
             try:
                 closing = False
                 while not closing:

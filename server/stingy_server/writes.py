@@ -1,15 +1,26 @@
-"""Group commit: what the requests of one turn of the event loop write is one transaction.
+"""How an event loop asks the store: what the requests of one turn write is one transaction.
 
-Nobody goes on before the transaction holds, and if it fails it fails for everyone in it.
+Nobody goes on before the transaction holds, and if it fails it fails for everyone in it. A store
+over a network is asked in a thread; what comes meanwhile waits, and goes together then.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from stingy_server.database import Database
 
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    call: Callable[[], Any]
+    over: Collection[str]
+    done: asyncio.Future[Any]
 
 
 class Writes:
@@ -21,32 +32,90 @@ class Writes:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._waiting: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
+        self._waiting: list[_Asked] = []
+        self._busy = False
+        self._thread = ThreadPoolExecutor(1) if database.remote else None
 
-    async def do(self, write: Callable[[], Result]) -> Result:
+    async def do(self, call: Callable[[], Result], *, over: Collection[str] = ()) -> Result:
         """The result of a write, once it is committed.
+
+        Args:
+            over: what it charges, as in `Database.transaction`.
 
         Raises:
             StoreUnavailable: nothing was written.
         """
-        loop = asyncio.get_running_loop()
-        done = loop.create_future()
-        if not self._waiting:
-            loop.call_soon(self._commit)
-        self._waiting.append((write, done))
-        result: Result = await done
-        return result
+        return await self.put(call, over=over)
 
-    def _commit(self) -> None:
+    def put(
+        self, call: Callable[[], Result], *, over: Collection[str] = ()
+    ) -> asyncio.Future[Result]:
+        """The same for who need not wait; what is put first is written first."""
+        loop = asyncio.get_running_loop()
+        if not self._waiting and not self._busy:
+            loop.call_soon(self._begin)
+        done: asyncio.Future[Result] = loop.create_future()
+        self._waiting.append(_Asked(call, over, done))
+        return done
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._thread.shutdown()
+
+    def _begin(self) -> None:
         # Whoever was cancelled meanwhile writes nothing.
-        waiting = [(write, done) for write, done in self._waiting if not done.done()]
+        waiting = [asked for asked in self._waiting if not asked.done.done()]
         self._waiting.clear()
-        try:
-            with self._database.transaction():
-                results = [write() for write, _ in waiting]
-        except Exception as error:  # noqa: BLE001  whatever it was, nobody may wait for ever
-            for _, done in waiting:
-                done.set_exception(error)
+        if self._thread is None:
+            _tell(waiting, self._tried(waiting))
             return
-        for (_, done), result in zip(waiting, results, strict=True):
-            done.set_result(result)
+        self._busy = True
+        loop = asyncio.get_running_loop()
+        tried = loop.run_in_executor(self._thread, self._tried, waiting)
+        tried.add_done_callback(partial(self._end, waiting))
+
+    def _end(
+        self, waiting: Sequence[_Asked], tried: asyncio.Future[Sequence[Any] | Exception]
+    ) -> None:
+        self._busy = False
+        _tell(waiting, tried.result())
+        if self._waiting:
+            self._begin()
+
+    def _tried(self, waiting: Sequence[_Asked]) -> Sequence[Any] | Exception:
+        try:
+            return self._results(waiting)
+        except Exception as error:  # noqa: BLE001  whatever it was, nobody may wait for ever
+            return error
+
+    def _results(self, waiting: Sequence[_Asked]) -> Sequence[Any]:
+        with self._database.transaction(over=(name for asked in waiting for name in asked.over)):
+            return [asked.call() for asked in waiting]
+
+
+class Alone(Writes):
+    """What is no part of a common transaction: at once in a file, else in a thread of its own.
+
+    Where one finds the store gone, those that wait behind it do not try again.
+    """
+
+    async def do(self, call: Callable[[], Result], *, over: Collection[str] = ()) -> Result:
+        """The result of a call that reads, or that is a transaction by itself.
+
+        Raises:
+            StoreUnavailable: from the call.
+        """
+        return call() if self._thread is None else await self.put(call)
+
+    def _results(self, waiting: Sequence[_Asked]) -> Sequence[Any]:
+        return [asked.call() for asked in waiting]
+
+
+def _tell(waiting: Sequence[_Asked], tried: Sequence[Any] | Exception) -> None:
+    for place, asked in enumerate(waiting):
+        if asked.done.done():  # cancelled while it was written
+            continue
+        if isinstance(tried, Exception):
+            asked.done.set_exception(tried)
+        else:
+            asked.done.set_result(tried[place])

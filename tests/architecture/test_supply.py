@@ -18,6 +18,7 @@ DEPLOYED = [
         *PROJECT["dependencies"],
         *PROJECT["optional-dependencies"]["server"],
         *PROJECT["optional-dependencies"]["redis"],
+        *PROJECT["optional-dependencies"]["postgres"],
     )
 ]
 # The first releases without the holes that requirements.md names for each.

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,10 +11,12 @@ import pytest
 
 from stingy_server import Database, Keys, StoreUnavailable
 
+file_alone = pytest.mark.parametrize("store", [None])
+
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    with closing(Database(tmp_path / "state")) as database:
+def database(tmp_path: Path, store: str | None) -> Iterator[Database]:
+    with closing(Database(tmp_path / "state", store=store)) as database:
         yield database
 
 
@@ -22,9 +25,9 @@ def keys(database: Database) -> Keys:
     return Keys(database)
 
 
-def test_a_key_opens_until_it_is_revoked_in_any_process(keys: Keys, tmp_path: Path) -> None:
+def test_a_key_opens_until_it_is_revoked_in_any_process(database: Database, keys: Keys) -> None:
     key, text = keys.create("k", budget=1)
-    with closing(Database(tmp_path / "state")) as other:
+    with closing(database.again()) as other:
         elsewhere = Keys(other)
         assert elsewhere.authenticate(text) == key
         assert keys.revoke(key.id)
@@ -65,6 +68,7 @@ def test_A6_anything_else_is_no_key(keys: Keys, text: str) -> None:
     assert keys.authenticate(text) is None
 
 
+@file_alone
 def test_A4_the_key_is_nowhere_on_disk(keys: Keys, tmp_path: Path) -> None:
     key, text = keys.create("k", budget=1)
     secret = text.split("_", 2)[2].encode()
@@ -75,6 +79,7 @@ def test_A4_the_key_is_nowhere_on_disk(keys: Keys, tmp_path: Path) -> None:
     assert secret.decode() not in repr(key)
 
 
+@file_alone
 def test_A3_a_locked_state_refuses(keys: Keys, tmp_path: Path) -> None:
     _, text = keys.create("k", budget=5)
     path = tmp_path / "state" / "stingy.sqlite3"
@@ -103,7 +108,23 @@ def test_Q5_a_broken_or_missing_state_is_refused_at_once(tmp_path: Path) -> None
         Database(state)
 
 
-def test_the_state_of_another_release_is_not_touched(database: Database, tmp_path: Path) -> None:
-    database.execute("PRAGMA user_version = 99")
+def test_the_state_of_another_release_is_not_touched(database: Database) -> None:
+    later = "UPDATE stingy SET version = 99" if database.remote else "PRAGMA user_version = 99"
+    database.execute(later)
     with pytest.raises(StoreUnavailable, match="99"):
-        Database(tmp_path / "state")
+        database.again()
+
+
+def test_of_several_first_starts_one_makes_the_first_key(
+    database: Database, store: str | None, tmp_path: Path
+) -> None:
+    def start(_: int) -> str | None:
+        with closing(Database(tmp_path / "state", store=store, lock_timeout_s=60)) as own:
+            return Keys(own).create_first(budget=3)
+
+    with ThreadPoolExecutor(8) as threads:
+        texts = [text for text in threads.map(start, range(8)) if text is not None]
+    assert len(texts) == 1
+    ((key, budget),) = Keys(database).all()
+    assert Keys(database).authenticate(texts[0]) == key
+    assert budget.total == 3

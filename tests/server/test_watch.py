@@ -205,16 +205,16 @@ def test_no_alarm_ever_loosens(step: Step, ladder: list[Step], images: int) -> N
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    with closing(Database(tmp_path / "state")) as database:
+def database(tmp_path: Path, store: str | None) -> Iterator[Database]:
+    with closing(Database(tmp_path / "state", store=store)) as database:
         yield database
 
 
 CLEAR = Gained(images=300, novel=300, near=200)
 
 
-def test_two_processes_alarm_once_and_the_ledger_has_it(database: Database, tmp_path: Path) -> None:
-    with closing(Database(tmp_path / "state")) as other:
+def test_two_processes_alarm_once_and_the_ledger_has_it(database: Database) -> None:
+    with closing(database.again()) as other:
         for each in (database, other, database):
             Standings(each).add("k", CLEAR, alarm=0.9, ladder=[Step.LABELS])
     assert Standings(database).get("k").images == 900
@@ -349,7 +349,7 @@ async def test_a_watch_that_failed_lets_nobody_pass(tmp_path: Path) -> None:
 
 
 def test_what_waits_to_be_looked_at_is_bounded(database: Database, tmp_path: Path) -> None:
-    watch = Watch(database, state=tmp_path / "state", settings=WatchSettings(), metrics=Metrics())
+    watch = Watch(database, settings=WatchSettings(), metrics=Metrics())
     answer = _answer(256)
     for number in range(10):
         watch.see(f"k{number % 2}", "m", random_images(256, seed=number), answer, 1.0)
@@ -363,7 +363,7 @@ def test_the_keys_unheard_of_for_longest_are_forgotten(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stingy_server.watch.KEYS", 2)
-    watch = Watch(database, state=tmp_path / "state", settings=WatchSettings(), metrics=Metrics())
+    watch = Watch(database, settings=WatchSettings(), metrics=Metrics())
     for key in ("a", "b", "a", "c"):
         watch.see(key, "m", random_images(1), _answer(1), 1.0)
         watch.round(database)
@@ -379,9 +379,13 @@ def _answer(count: int) -> Any:
     return sanitize(build_policy("stingy", num_classes=10), torch.randn(count, 10))
 
 
-def test_stingy_watch_and_keys_release(database: Database, tmp_path: Path) -> None:
+def test_stingy_watch_and_keys_release(
+    database: Database, store: str | None, tmp_path: Path
+) -> None:
     Standings(database).add("abcd", CLEAR, alarm=0.9, ladder=[Step.REFUSE])
-    state = ["--state", str(tmp_path / "state")]
+    config = tmp_path / "stingy.toml"
+    config.write_text("" if store is None else f'store = "{store}"')
+    state = ["--state", str(tmp_path / "state"), "--config", str(config)]
     told = CliRunner().invoke(cli, ["watch", "--once", "--json", *state])
     (row,) = json.loads(told.stdout)
     assert (row["id"], row["step"], row["score"], row["images"]) == ("abcd", "refuse", 1.0, 300)

@@ -77,8 +77,10 @@ def make_settings(state: Path, *models: ModelSettings | Path, **options: Any) ->
     )
 
 
-def make_key(state: Path, *, budget: int = 1_000_000, **options: Any) -> str:
-    with closing(Database(state)) as database:
+def make_key(
+    state: Path, *, store: str | None = None, budget: int = 1_000_000, **options: Any
+) -> str:
+    with closing(Database(state, store=store)) as database:
         return Keys(database).create("test", budget=budget, **options)[1]
 
 
@@ -88,7 +90,7 @@ async def running(
 ) -> AsyncIterator[tuple[httpx.AsyncClient, FastAPI]]:
     """The application in this process, and a client of it that has a key."""
     app = create_app(settings)
-    key = make_key(settings.state, budget=budget)
+    key = make_key(settings.state, store=settings.store, budget=budget)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(
@@ -146,9 +148,16 @@ def png(image: Pixels, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def spend(state: Path, key_id: str, tries: int, granted: "multiprocessing.Queue[int]") -> None:
+def spend(
+    state: Path,
+    key_id: str,
+    tries: int,
+    granted: "multiprocessing.Queue[int]",
+    *,
+    store: str | None = None,
+) -> None:
     """What one of many processes on one budget does; told how often it was granted an image."""
-    with closing(Database(state, lock_timeout_s=60)) as database:
+    with closing(Database(state, store=store, lock_timeout_s=60)) as database:
         budgets = Budgets(database)
         owners = [key_owner(key_id)]
         granted.put(sum(budgets.reserve(owners, 1) is not None for _ in range(tries)))

@@ -1,0 +1,106 @@
+"""A PostgreSQL of one's own, on a free port of loopback, gone when the block ends."""
+
+import contextlib
+import glob
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+DEBIAN = "/usr/lib/postgresql/*/bin"
+
+
+@dataclass(frozen=True)
+class Running:
+    """Where it listens, and the folders of its programs and of its data."""
+
+    port: int
+    programs: Path
+    data: Path
+
+    @property
+    def pid(self) -> int:
+        """Of its first process."""
+        return int((self.data / "postmaster.pid").read_text().split()[0])
+
+    def address(self, database: str = "postgres") -> str:
+        return f"postgresql://stingy@127.0.0.1:{self.port}/{database}"
+
+    def new_database(self) -> str:
+        """The address of an empty one."""
+        name = f"d{secrets.token_hex(6)}"
+        with psycopg.connect(self.address(), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}".encode())
+        return self.address(name)
+
+    def stop(self) -> None:
+        """As a reboot would: nobody is waited for."""
+        self._control("stop", "--mode", "immediate")
+
+    def start(self) -> None:
+        self._control("start", "--log", self.data.parent / "log")
+
+    def _control(self, *words: str | Path) -> None:
+        subprocess.run(
+            [self.programs / "pg_ctl", "--pgdata", self.data, "--wait", *words],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            cwd=self.data.parent,
+            **_user(),
+        )
+
+
+def programs() -> Path | None:
+    """The folder of `initdb` and `postgres`, or None where PostgreSQL is not installed."""
+    return next((Path(found) for found in sorted(glob.glob(DEBIAN), reverse=True)), None)
+
+
+def _user() -> dict[str, Any]:
+    """It refuses to run as root."""
+    return {} if os.getuid() else {"user": "postgres", "group": "postgres", "extra_groups": []}
+
+
+@contextlib.contextmanager
+def postgres(folder: Path, **options: str) -> Iterator[Running]:
+    """A fresh cluster with the defaults, but for these settings and the number of connections."""
+    home = Path(tempfile.mkdtemp(prefix="stingy-postgres-"))
+    try:
+        if _user():
+            shutil.chown(home, "postgres", "postgres")
+        data = home / "data"
+        subprocess.run(
+            [folder / "initdb", "--pgdata", data, "--auth", "trust", "--username", "stingy"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            cwd=home,
+            **_user(),
+        )
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        settings = {
+            "port": port,
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": home,
+            "max_connections": 200,
+            **options,
+        }
+        with (data / "postgresql.conf").open("a") as file:
+            file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
+        running = Running(port, folder, data)
+        running.start()
+        try:
+            yield running
+        finally:
+            with contextlib.suppress(subprocess.CalledProcessError):  # stopped already
+                running.stop()
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
