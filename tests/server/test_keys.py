@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -118,12 +119,15 @@ def test_the_state_of_another_release_is_not_touched(database: Database) -> None
 def test_of_several_first_starts_one_makes_the_first_key(
     database: Database, store: str | None, tmp_path: Path
 ) -> None:
+    together = Barrier(4)
+
     def start(_: int) -> str | None:
         with closing(Database(tmp_path / "state", store=store, lock_timeout_s=60)) as own:
+            together.wait(timeout=60)
             return Keys(own).create_first(budget=3)
 
-    with ThreadPoolExecutor(8) as threads:
-        texts = [text for text in threads.map(start, range(8)) if text is not None]
+    with ThreadPoolExecutor(4) as threads:
+        texts = [text for text in threads.map(start, range(4)) if text is not None]
     assert len(texts) == 1
     ((key, budget),) = Keys(database).all()
     assert Keys(database).authenticate(texts[0]) == key
