@@ -105,6 +105,8 @@ class Database:
             raise StoreUnavailable(
                 f"expected a writable state folder at {state}, got {type(error).__name__}"
             ) from None
+        # One statement; its own transaction outside of `transaction`.
+        self.execute = self._store.execute
         try:
             self._prepare(state)
         except StoreUnavailable:
@@ -118,10 +120,6 @@ class Database:
 
     def close(self) -> None:
         self._store.close()
-
-    def execute(self, statement: str, values: Any = ()) -> Cursor:
-        """One statement; its own transaction outside of `transaction`."""
-        return self._store.execute(statement, values)
 
     @contextlib.contextmanager
     def transaction(self, *, over: Iterable[str] = ()) -> Iterator[None]:
