@@ -17,13 +17,12 @@ from environments import NotInstalled, install, versions
 from launch import Server, fresh
 from load import raw_request, run, write_requests
 from peers import BARE, PEERS
+from results import Failure, Sample, as_json, circumstances
 from rich.console import Console
 from running import NotStarted, await_port, running
 from stingy_rows import ABLATIONS, ON_ONNX, STINGY, own_python
 from table import headline, table
 from wire import CHECKED, WrongAnswer, check, images
-
-from results import Failure, Sample, as_json, circumstances
 
 SERVERS = (STINGY, ON_ONNX, BARE, *PEERS, *ABLATIONS)
 CONNECTIONS = (1, 16, 64)
