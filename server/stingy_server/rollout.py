@@ -104,7 +104,8 @@ class Rollout:
             if endpoint is not None:
                 await endpoint.engine.close()
             return
-        await self._note("load", endpoint)  # before it answers anybody; if this fails, all is tried again
+        # Before it answers anybody: if this fails, all is tried again.
+        await self._note("load", endpoint)
         self._failed.pop(key, None)
         self._served[key] = deployment
         self._service.fleet.put(endpoint)
