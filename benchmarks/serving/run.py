@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from engine_rows import ENGINES
 from environments import NotInstalled, install, versions
 from launch import Server, fresh
 from load import raw_request, run, write_requests
@@ -20,11 +21,11 @@ from peers import BARE, PEERS
 from results import Failure, Sample, as_json, circumstances
 from rich.console import Console
 from running import NotStarted, await_port, running
-from stingy_rows import ABLATIONS, ON_ONNX, STINGY, own_python
+from stingy_rows import ABLATIONS, STINGY, own_python
 from table import headline, table
 from wire import CHECKED, WrongAnswer, check, images
 
-SERVERS = (STINGY, ON_ONNX, BARE, *PEERS, *ABLATIONS)
+SERVERS = (STINGY, BARE, *PEERS, *ABLATIONS, *ENGINES)
 CONNECTIONS = (1, 16, 64)
 WARM_UP = 1.0  # of the seconds of one load; a JVM compiles while it is asked
 console = Console(stderr=True)

@@ -95,9 +95,6 @@ def own_python() -> Path:
 
 
 STINGY = _row("Stingy", FULL, group="stingy")
-ON_ONNX = _row(
-    "Stingy on ONNX Runtime", f"{FULL}; runtime = onnxruntime", "stingy", runtime="onnxruntime"
-)
 ABLATIONS = (
     _row("Stingy without key", "key not looked up", layers="key"),
     _row("Stingy without rate", "key has no rate", rate=None),

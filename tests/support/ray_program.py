@@ -12,7 +12,7 @@ from ray import serve
 from stingy_server.ray_app import Arguments, app
 
 if __name__ == "__main__":
-    ray.init(num_cpus=4, include_dashboard=False, object_store_memory=100 * 2**20)
+    ray.init("local", num_cpus=4, include_dashboard=False, object_store_memory=100 * 2**20)
     serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})
     while True:
         serve.run(app(Arguments(config=Path(sys.argv[2]))))
