@@ -128,7 +128,8 @@ class Edge:
 
     def __init__(self, settings: Settings, models: dict[str, DeploymentHandle]) -> None:
         forbid_core_dumps()
-        _demand_one_host()
+        if settings.store is None:
+            _demand_one_host()
         self._settings = settings
         self._models = models
 
@@ -149,5 +150,5 @@ def _demand_one_host() -> None:
     hosts = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     if len(hosts) > 1:
         raise ConfigurationError(
-            [f"state: expected a store that {len(hosts)} hosts share, got SQLite"]
+            [f"state: expected a PostgreSQL store that {len(hosts)} hosts share, got SQLite; set store"]
         )
