@@ -150,5 +150,5 @@ def _demand_one_host() -> None:
     hosts = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     if len(hosts) > 1:
         raise ConfigurationError(
-            [f"state: expected a PostgreSQL store that {len(hosts)} hosts share, got SQLite; set store"]
+            [f"store: expected a PostgreSQL that {len(hosts)} hosts share, got none"]
         )
