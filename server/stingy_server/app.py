@@ -132,6 +132,8 @@ def create_app(
         openapi_url=None,
         docs_url=None,
         redirect_slashes=False,  # a redirect would repeat the Host header
+        # FastAPI's own tells a collector the paths and the errors; ours is in tracing.py.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.service = service
     app.add_exception_handler(HTTPException, _on_http_exception)

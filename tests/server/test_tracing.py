@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from serving import make_bundle, make_key, make_settings, png, random_images, running
+from serving import make_bundle, make_key, make_settings, png, random_images, running, served
 from stingy_server import ConfigurationError, create_app
 
 pytestmark = pytest.mark.anyio
@@ -90,3 +91,19 @@ def test_a_missing_extra_is_a_fault_of_the_settings(
     )
     with pytest.raises(ConfigurationError, match="otel"):
         create_app(settings)
+
+
+async def test_o2_the_framework_tells_no_collector_what_a_client_sent(
+    tmp_path: Path, collector: Collector
+) -> None:
+    environment = {
+        "FASTAPI_OTEL_AUTO_CONFIGURE": "true",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_port}",
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+    }
+    bundle = make_bundle(tmp_path / "b")
+    with served(bundle, state=tmp_path / "s", **environment) as (address, process):
+        httpx.get(f"{address}/made/up/by/a/client?and=more")
+        process.terminate()
+        process.wait(60)
+    assert collector.bodies == []
