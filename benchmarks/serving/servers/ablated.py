@@ -8,7 +8,7 @@ server holds the part; everything else is the server as it ships, started as it 
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -64,8 +64,11 @@ class NoLedger:
 class NoWrites:
     """Nothing is left to be written together, so there is no transaction either."""
 
-    async def do(self, write: Callable[[], object]) -> object:
+    async def do(self, write: Callable[[], object], *, over: Collection[str] = ()) -> object:
         return write()
+
+    def close(self) -> None:
+        """Nothing waits."""
 
 
 class NoGuard:
@@ -132,20 +135,24 @@ LAYERS: dict[str, Callable[[Service], None]] = {
 }
 
 
-def main(layers: list[str], config: Path) -> None:
+def take_out(layers: list[str], build: Callable[..., FastAPI]) -> Callable[..., FastAPI]:
+    """`build`, whose applications lack these layers."""
     if "guard" in layers:
         app_module.Guard = NoGuard
-    whole = serve_module.create_app
 
     def ablated(*arguments: object, **options: object) -> FastAPI:
-        app = whole(*arguments, **options)
+        app = build(*arguments, **options)
         for layer in layers:
             LAYERS[layer](app.state.service)
         if {"budget", "ledger"} <= set(layers):
             app.state.service.writes = NoWrites()
         return app
 
-    serve_module.create_app = ablated
+    return ablated
+
+
+def main(layers: list[str], config: Path) -> None:
+    serve_module.create_app = take_out(layers, serve_module.create_app)
     settings, faults = load_settings(config)
     serve_module.serve(settings, faults, console=Console(stderr=True))
 

@@ -1,0 +1,169 @@
+"""Where the edge's time goes: processor time of one request, without a layer each, and by function.
+
+    python benchmarks/serving/edge.py
+
+The application is called in process, sixteen requests at once, with an engine that has its answer
+at once: no socket, no model, no load on the machine but this. Every variant runs in a process of
+its own, in turn; the product has no switch for any of it (see `servers/ablated.py`).
+"""
+
+import argparse
+import asyncio
+import cProfile
+import json
+import pstats
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from fastapi import FastAPI
+from launch import SERVERS
+from results import ROOT, circumstances
+from servers.ablated import LAYERS, take_out
+from stingy_rows import RATE, launch_stingy, own_python
+from wire import BINARY, images
+
+from stingy_protection import SparseLogits
+from stingy_server import create_app
+from stingy_server.service import Service
+from stingy_server.settings import load_settings
+
+EVERYTHING, NOTHING = "everything on", "without any"
+AT_ONCE = 16
+SHOWN = 25  # functions of the profile
+
+
+class Instant:
+    """An engine that has its answer already."""
+
+    def __init__(self, answer: SparseLogits) -> None:
+        self._answer = answer
+
+    async def predict(self, _: object) -> SparseLogits:
+        return self._answer
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def application(folder: Path, layers: list[str]) -> tuple[FastAPI, dict[str, str]]:
+    """The server's application as it ships, less these layers, and the headers of a caller."""
+    launch = launch_stingy(own_python(), folder, rate=None if "rate" in layers else RATE)
+    sys.path.append(str(SERVERS))  # the network's factory
+    settings, faults = load_settings(folder / "stingy.toml")
+    build = take_out([layer for layer in layers if layer != "rate"], create_app)
+    app = build(settings, faults=faults)
+    service: Service = app.state.service
+    (endpoint,) = service.fleet
+    answer = endpoint.engine.answer(images(1))
+    service.fleet.put(replace(endpoint, engine=Instant(answer)))
+    return app, launch.headers
+
+
+def asker(app: FastAPI, caller: dict[str, str]) -> Callable[[], Awaitable[int]]:
+    """What asks the application for one image and tells the status."""
+    told, body = BINARY.write(images(1))
+    told |= {"Host": "bench", "Content-Length": str(len(body)), **caller}
+    scope: dict[str, Any] = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": BINARY.path,
+        "query_string": b"",
+        "headers": [(name.lower().encode(), value.encode()) for name, value in told.items()],
+    }
+
+    async def ask() -> int:
+        statuses = []
+        coming = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> dict[str, Any]:
+            return coming.pop()
+
+        async def send(message: Any) -> None:
+            statuses.append(message.get("status"))
+
+        await app({**scope, "state": {}}, receive, send)  # type: ignore[arg-type]
+        return int(statuses[0])
+
+    return ask
+
+
+async def measure(ask: Callable[[], Awaitable[int]], turns: int) -> float:
+    """Microseconds of processor time a request."""
+    started = time.process_time()
+    for _ in range(turns):
+        statuses = await asyncio.gather(*(ask() for _ in range(AT_ONCE)))
+        if set(statuses) != {200}:
+            raise RuntimeError(f"expected answers alone, got status {sorted(set(statuses))}")
+    return (time.process_time() - started) * 1e6 / (turns * AT_ONCE)
+
+
+def alone(layers: list[str], turns: int, *, profiled: bool) -> None:
+    """Print this process's measurement of one variant."""
+    with tempfile.TemporaryDirectory() as folder:
+        app, caller = application(Path(folder), layers)
+        ask = asker(app, caller)
+
+        async def run() -> float:
+            async with app.router.lifespan_context(app):
+                await measure(ask, max(1, turns // 4))  # warm-up
+                if not profiled:
+                    return await measure(ask, turns)
+                with cProfile.Profile() as profile:
+                    taken = await measure(ask, turns)
+                pstats.Stats(profile).sort_stats("tottime").print_stats(SHOWN)
+                return taken
+
+        taken = uvloop.run(run())
+        print(taken)  # noqa: T201
+
+
+def variants() -> dict[str, list[str]]:
+    # The gate is in the engine, which is a stand-in here.
+    layers = ["rate", *(layer for layer in LAYERS if layer != "gate")]
+    single = {f"without {layer}": [layer] for layer in layers}
+    return {EVERYTHING: []} | single | {NOTHING: layers}
+
+
+def child(layers: list[str], turns: int, *more: str) -> str:
+    """What another process prints of one variant."""
+    command = [sys.executable, __file__, "--turns", str(turns), *more]
+    command += ["--alone", ",".join(layers)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
+    return said.stdout
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Where the edge's processor time goes.")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=200, help=f"of {AT_ONCE} requests each")
+    parser.add_argument("--profile", action="store_true", help="print the costliest functions too")
+    parser.add_argument("--alone", help="one variant, in this process")
+    asked = parser.parse_args()
+    if asked.alone is not None:
+        layers = [layer for layer in asked.alone.split(",") if layer]
+        alone(layers, asked.turns, profiled=asked.profile)
+        return
+    about = circumstances()
+    taken: dict[str, list[float]] = {name: [] for name in variants()}
+    for _ in range(asked.rounds):
+        for name, layers in variants().items():
+            taken[name].append(float(child(layers, asked.turns)))
+    least = {name: round(min(times)) for name, times in taken.items()}
+    medians = {name: round(statistics.median(times)) for name, times in taken.items()}
+    document = {**about, "least_us": least, "median_us": medians}
+    print(json.dumps(document, indent=1))  # noqa: T201
+    if asked.profile:
+        print(child([], asked.turns, "--profile").replace(f"{ROOT}/", ""))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
