@@ -1,7 +1,11 @@
 """Buying what an audit needs from its endpoints, checked against budget and key beforehand."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import torch
+from torch import nn
 
 from stingy_attacker_eval.attacks import Need
 from stingy_attacker_eval.data import Dataset
@@ -10,10 +14,12 @@ from stingy_attacker_eval.oracle import Oracle
 from stingy_attacker_eval.progress import Reporter
 from stingy_attacker_eval.protocol import Endpoint, Protocol
 from stingy_attacker_eval.session import KeptOracle
-from stingy_attacker_eval.train import percent_equal
+from stingy_attacker_eval.train import percent_equal, predict, to_device
 from stingy_attacker_eval.transfer import TransferSet, buy
 from stingy_attacker_eval.utility import Utility, utility
 from stingy_clients import ModelInfo
+
+_ALIKE = 99.0  # percent
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,31 @@ def check_remaining(remaining: int, protocol: Protocol, data: Dataset) -> None:
         raise AuditError(
             f"expected a key with at least {wanted} images left for {len(protocol.endpoints)} "
             f"endpoints, got one with {remaining}: nothing was asked"
+        )
+
+
+def check_networks(
+    bought: Sequence[Bought],
+    networks: Mapping[str, nn.Module],
+    data: Dataset,
+    device: torch.device,
+) -> None:
+    """Raises AuditError naming each endpoint that answers other labels than its network has.
+
+    networks: by endpoint, what white-box attacks are to see; another batch may move a label or so.
+    """
+    images = to_device(data.test_x, device)
+    faults = []
+    for item in bought:
+        if (network := networks.get(item.endpoint.name)) is None:
+            continue
+        labels = predict(network.to(device), images).numpy()
+        alike = percent_equal(labels, item.evaluation.answers.top1)
+        if alike < _ALIKE:
+            faults.append(f"{item.endpoint.name}, where {alike:.1f} % of the labels are alike")
+    if faults:
+        raise AuditError(
+            f"expected networks that the endpoints serve, got others for {'; '.join(faults)}"
         )
 
 

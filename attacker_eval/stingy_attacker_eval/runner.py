@@ -20,7 +20,12 @@ from stingy_attacker_eval.learning import Learnt, Task
 from stingy_attacker_eval.oracle import Oracle
 from stingy_attacker_eval.progress import Reporter, reporting
 from stingy_attacker_eval.protocol import NO_ENDPOINT, Endpoint, Protocol
-from stingy_attacker_eval.purchase import buy_from, check_budget, check_remaining
+from stingy_attacker_eval.purchase import (
+    buy_from,
+    check_budget,
+    check_networks,
+    check_remaining,
+)
 from stingy_attacker_eval.results import Row, baseline_accuracy, best_attacks, summarise
 from stingy_attacker_eval.run_folder import RunFolder
 from stingy_attacker_eval.session import Session
@@ -67,6 +72,7 @@ def run_audit(
             buy_from(endpoint, oracles[endpoint.name], protocol, data, out, reporter)
             for endpoint in protocol.endpoints
         ]
+        check_networks(bought, networks or {}, data, device)
         jobs, skipped = plan_jobs(protocol, data, bought, device, networks or {})
         chosen = set(choose([job.run for job in jobs], only=only, shard=shard))
         jobs = [job for job in jobs if job.run in chosen or folder.get(job.run) is not None]

@@ -1,0 +1,11 @@
+"""What the tests of audits share."""
+
+from pathlib import Path
+
+import pytest
+from tests.attacker_eval.fakes import save_striped
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> str:
+    return save_striped(tmp_path)
