@@ -7,8 +7,10 @@ count are kept by one.
 
 import logging
 import multiprocessing
+import os
 import pickle
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -42,7 +44,7 @@ def in_processes(count: int) -> Executor:
     def execute(tasks: Iterable[tuple[int, Task]]) -> Iterator[tuple[int, Learnt]]:
         context = multiprocessing.get_context("spawn")  # CUDA and threads do not survive a fork
         others = set(multiprocessing.active_children())
-        pool = ProcessPoolExecutor(count, mp_context=context, initializer=_ignore_interrupts)
+        pool = ProcessPoolExecutor(count, mp_context=context, initializer=_end_with_the_starter)
         running: dict[Future[Learnt], int] = {}
         source = iter(tasks)
         try:
@@ -118,6 +120,14 @@ def _packed(task: Task) -> tuple[bytes, int]:
     return pickle.dumps(task.on(torch.device("cpu"))), torch.get_num_threads()
 
 
-def _ignore_interrupts() -> None:
-    """Ctrl-C is the starting process's to hear; it ends this one."""
+def _end_with_the_starter() -> None:
+    """In another process: Ctrl-C is the starter's to hear, and a starter that is killed ends it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_await_the_starters_end, daemon=True).start()
+
+
+def _await_the_starters_end() -> None:
+    starter = multiprocessing.parent_process()
+    assert starter is not None  # noqa: S101 - this is never run in the starter itself
+    starter.join()
+    os._exit(1)

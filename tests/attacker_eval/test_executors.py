@@ -148,6 +148,27 @@ def test_an_attacks_error_comes_back_as_it_is_and_no_process_is_left(tmp_path: P
     assert time.monotonic() - started < 50  # the other one was not waited for
 
 
+def test_a_killed_audit_leaves_no_student_behind(tmp_path: Path) -> None:
+    audit = multiprocessing.get_context("spawn").Process(target=_wait_for_many, args=[tmp_path])
+    audit.start()
+    (name,) = _until(lambda: [path.name for path in tmp_path.iterdir()])
+    audit.kill()
+    audit.join()
+    assert _until(lambda: not Path("/proc", name).exists())
+
+
+def _wait_for_many(folder: Path) -> None:
+    list(in_processes(1)([(0, task(Waits(folder=str(folder), count=9)))]))
+
+
+def _until(found: Callable[[], Any]) -> Any:
+    for _ in range(300):
+        if seen := found():
+            return seen
+        time.sleep(0.1)
+    raise AssertionError("waited for 30 seconds")
+
+
 def test_less_than_one_at_once_is_refused() -> None:
     with pytest.raises(AuditError, match="one student or more"):
         in_processes(0)
