@@ -114,6 +114,7 @@ def create_app(
             rolling.cancel()
         for endpoint in service.fleet:
             await endpoint.engine.close()
+        await service.writes.flush()
         service.watch.close()
         service.tracing.close()
         service.writes.close()

@@ -1,7 +1,8 @@
 """The one layer around every route: a key in, a bounded request in, a record before any byte out.
 
 Denies by default: whatever path is asked, known or not, only the two probes need no key. Whatever
-is raised behind it ends here, as a refusal with a fixed sentence.
+is raised behind it ends here, as a refusal with a fixed sentence. Whatever ends without an answer
+is given back.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import logging
 import secrets
 import time
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stingy_server.database import StoreUnavailable
@@ -31,6 +33,7 @@ from stingy_server.visit import Visit
 
 log = logging.getLogger("stingy")
 
+CANCELLED = "cancelled"  # an event: nobody waits for an answer any more
 PROBES = frozenset({"/v2/health/live", "/v2/health/ready"})
 MAX_KEY_LENGTH = 256
 HYGIENE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
@@ -65,11 +68,14 @@ class Guard:
         except StoreUnavailable as error:
             log.error("%s", error)
             await recorded.refuse(STORE_UNAVAILABLE)
+        except ClientDisconnect:
+            pass  # before its body had come; there is nobody to refuse
         except Exception as error:  # noqa: BLE001  nothing of it may leave, in whatever text
             # The type alone: a message may quote what was computed on.
             log.error("unexpected %s", type(error).__name__)
             await recorded.refuse(INTERNAL)
         finally:
+            recorded.cut_off()
             self._in_flight -= 1
             self._service.metrics.in_flight.dec()
 
@@ -137,14 +143,28 @@ class _Recorded:
         self._send = send
         self._started = False
         self._withheld = False
+        self._ended = False
 
     async def refuse(self, refusal: Refusal) -> None:
         """Answer with a refusal, unless an answer is on its way."""
         if self._started:
             return
+        self._service.give_back(self._visit)
         self._visit.event = refusal.code
         response = error_response(refusal, self._visit.request_id)
         await response(self._scope, _nothing, self.send)
+
+    def cut_off(self) -> None:
+        """What ends without a record, because the server stops or the client has left, has one."""
+        if self._ended:
+            return
+        self._service.give_back(self._visit)
+        self._visit.event = CANCELLED
+        if self._is_booked:
+            entry = self._visit.entry(0)
+            booked = self._service.writes.put(lambda: self._service.ledger.append(entry))
+            booked.add_done_callback(_booked)
+        self._count(0)
 
     async def send(self, message: Message) -> None:
         if message["type"] != "http.response.start":
@@ -156,18 +176,27 @@ class _Recorded:
             await self._record(message["status"])
         except StoreUnavailable as error:
             log.error("%s", error)
-            self._withheld = True
+            self._withheld = self._ended = True
             response = error_response(STORE_UNAVAILABLE, self._visit.request_id)
             await response(self._scope, _nothing, self._plain)
         else:
             await self._plain(message)
 
     async def _record(self, status: int) -> None:
-        service, visit = self._service, self._visit
+        if self._is_booked:
+            entry = self._visit.entry(status)
+            await self._service.writes.do(lambda: self._service.ledger.append(entry))
+        self._ended = True
+        self._count(status)
+
+    @property
+    def _is_booked(self) -> bool:
         # Only who has a key can make the ledger grow; metadata is no query.
-        if visit.key is not None and self._scope["method"] == "POST":
-            entry = visit.entry(status)
-            await service.writes.do(lambda: service.ledger.append(entry))
+        return self._visit.key is not None and self._scope["method"] == "POST"
+
+    def _count(self, status: int) -> None:
+        service, visit = self._service, self._visit
+        if self._is_booked:
             service.tracing.tell(visit, status)
         service.metrics.count(visit, seconds=time.perf_counter() - visit.started)
 
@@ -180,6 +209,11 @@ class _Recorded:
                 *((name.encode(), value.encode()) for name, value in told.items()),
             ]
         await self._send(message)
+
+
+def _booked(booked: asyncio.Future[None]) -> None:
+    if (error := booked.exception()) is not None:
+        log.error("not booked: %s", error)
 
 
 async def _nothing() -> Message:

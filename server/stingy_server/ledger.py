@@ -20,7 +20,7 @@ class Entry:
         pixels: keyed digest of the images after decoding, hex; equal pixels, equal digest.
         images, answered: asked and answered, in images.
         bits: the leak meter's reading, summed over the answered images.
-        event: "answer", the code of a refusal, "start" or "stop".
+        event: "answer", the code of a refusal, "cancelled", "start" or "stop".
     """
 
     time: str

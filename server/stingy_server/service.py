@@ -12,7 +12,7 @@ from stingy_protection import (
     leak_bits,
     tighten,
 )
-from stingy_server.budgets import DAY_S, Budgets, Reservation, key_owner, model_owner
+from stingy_server.budgets import DAY_S, Budgets, key_owner, model_owner
 from stingy_server.database import Database
 from stingy_server.endpoints import Endpoint
 from stingy_server.errors import (
@@ -111,7 +111,7 @@ class Service:
     ) -> SparseLogits:
         """Charge the key for a batch, all or nothing, and answer it as its tier may see it.
 
-        Whatever ends without an answer is given back.
+        Whatever ends without an answer is given back by the guard.
 
         Args:
             images: [batch, height, width, 3], of the size the endpoint takes.
@@ -124,7 +124,7 @@ class Service:
             raise ServiceError(DRAINING)
         visit.images = len(images)
         visit.pixels = self.ledger.digest(images)
-        reservation = await self._charge(visit, endpoint, len(images))
+        await self._charge(visit, endpoint, len(images))
         try:
             visit.asked = time.perf_counter()
             async with asyncio.timeout(self.settings.deadline_s):
@@ -134,15 +134,14 @@ class Service:
             bits = leak_bits(answer)
             if visit.key is not None:
                 self.watch.see(visit.key.id, endpoint.name, images, answer, bits)
-        except BaseException as error:  # noqa: BLE001  a cancelled request is given back too
-            self._refund(reservation)
+        except Exception as error:  # noqa: BLE001  nothing of it may leave, in whatever text
             raise _told(error) from None
         visit.answered = len(images)
         visit.bits = bits
         visit.event = "answer"
         return answer
 
-    async def _charge(self, visit: Visit, endpoint: Endpoint, images: int) -> Reservation:
+    async def _charge(self, visit: Visit, endpoint: Endpoint, images: int) -> None:
         if visit.key is None:
             raise ServiceError(REFUSED)
         if visit.key.rate is not None:
@@ -155,13 +154,12 @@ class Service:
         owners = [key_owner(visit.key.id)]
         if self.fleet.limited(endpoint.name):
             owners.append(model_owner(endpoint.name))
-        reservation = await self.writes.do(
+        visit.charged = await self.writes.do(
             lambda: self.budgets.reserve(owners, images), over=owners
         )
-        if reservation is None:
+        if visit.charged is None:
             wait = await self.alone.do(lambda: self._next_day(owners, images))
             raise ServiceError(BUDGET_EXHAUSTED, retry_after=wait)
-        return reservation
 
     def _next_day(self, owners: list[str], images: int) -> int | None:
         """Seconds until a day's budget opens again; None where waiting does not help."""
@@ -173,10 +171,13 @@ class Service:
                 return None
         return max(1, DAY_S - int(time.time() % DAY_S))
 
-    def _refund(self, reservation: Reservation) -> None:
-        # Nobody waits for it here, but the entry in the ledger is written after it.
-        given = self.writes.put(lambda: self.budgets.refund(reservation), over=reservation.owners)
-        given.add_done_callback(_refunded)
+    def give_back(self, visit: Visit) -> None:
+        """Refund what was charged, if anything was, and forget what was to be answered."""
+        if (charged := visit.charged) is not None:
+            # Nobody waits for it here, but the entry in the ledger is written after it.
+            given = self.writes.put(lambda: self.budgets.refund(charged), over=charged.owners)
+            given.add_done_callback(_refunded)
+        visit.charged, visit.answered, visit.bits = None, 0, 0.0
 
 
 def _refunded(given: asyncio.Future[None]) -> None:
@@ -191,9 +192,9 @@ def tightened(answer: SparseLogits, tier: Tier) -> SparseLogits:
     return tighten(answer, classes=tier.classes, decimals=tier.decimals, form=form)
 
 
-def _told(error: BaseException) -> BaseException:
+def _told(error: Exception) -> ServiceError:
     """What may be told of a failure between reservation and answer."""
-    if isinstance(error, ServiceError) or not isinstance(error, Exception):
+    if isinstance(error, ServiceError):
         return error
     if isinstance(error, TimeoutError):
         return ServiceError(DEADLINE)

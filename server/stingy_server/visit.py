@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass, field
 
+from stingy_server.budgets import Reservation
 from stingy_server.endpoints import Endpoint
 from stingy_server.keys import Key, stamp
 from stingy_server.ledger import Entry
@@ -18,7 +19,8 @@ class Visit:
         images, answered: asked and answered, in images.
         pixels: keyed digest of what was asked.
         bits: the leak meter's reading over what was answered.
-        event: "answer", or the code of the refusal.
+        event: "answer", the code of the refusal, or "cancelled".
+        charged: what is to be given back if no answer comes of it.
         headers: what the answer tells of the key's rate.
         asked, told: when the engine was asked and when it had answered, on the clock of `started`.
     """
@@ -32,6 +34,7 @@ class Visit:
     pixels: str | None = None
     bits: float = 0.0
     event: str = NOTHING
+    charged: Reservation | None = None
     headers: dict[str, str] = field(default_factory=dict)
     asked: float | None = None
     told: float | None = None

@@ -1,7 +1,8 @@
 """How an event loop asks the store: what the requests of one turn write is one transaction.
 
 Nobody goes on before the transaction holds, and if it fails it fails for everyone in it. A store
-over a network is asked in a thread; what comes meanwhile waits, and goes together then.
+over a network is asked in a thread; what comes meanwhile waits, and goes together then. Who is
+cancelled has written nothing, or is told what was written first.
 """
 
 import asyncio
@@ -14,11 +15,22 @@ from stingy_server.database import Database
 
 Result = TypeVar("Result")
 
+SETTLING_S = 0.01
+
 
 class _Asked(NamedTuple):  # made for every write: a frozen dataclass would cost a microsecond
     call: Callable[[], Any]
     over: Collection[str]
     done: asyncio.Future[Any]
+
+
+class _Done(asyncio.Future[Any]):
+    """What a thread will have written: once it is begun, nobody can cancel it."""
+
+    begun = False
+
+    def cancel(self, msg: Any = None) -> bool:
+        return not self.begun and super().cancel(msg)
 
 
 class Writes:
@@ -37,13 +49,25 @@ class Writes:
     async def do(self, call: Callable[[], Result], *, over: Collection[str] = ()) -> Result:
         """The result of a write, once it is committed.
 
+        One that is begun is not given up: a task that is cancelled meanwhile has the result, and
+        is cancelled where it waits next.
+
         Args:
             over: what it charges, as in `Database.transaction`.
 
         Raises:
             StoreUnavailable: nothing was written.
         """
-        return await self.put(call, over=over)
+        done = self.put(call, over=over)
+        try:
+            return await done
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or done.cancelled():
+                raise
+            task.uncancel()  # once for once: a timeout counts who cancels
+            task.cancel()
+            return done.result()
 
     def put(
         self, call: Callable[[], Result], *, over: Collection[str] = ()
@@ -52,9 +76,16 @@ class Writes:
         loop = asyncio.get_running_loop()
         if not self._waiting and not self._busy:
             loop.call_soon(self._begin)
-        done: asyncio.Future[Result] = loop.create_future()
+        done: asyncio.Future[Result]
+        done = loop.create_future() if self._thread is None else _Done(loop=loop)
         self._waiting.append(_Asked(call, over, done))
         return done
+
+    async def flush(self) -> None:
+        """Wait until all is written that was put, or is about to be by who has been cancelled."""
+        await asyncio.sleep(SETTLING_S)
+        while self._waiting or self._busy:
+            await asyncio.sleep(SETTLING_S)
 
     def close(self) -> None:
         if self._thread is not None:
@@ -68,6 +99,8 @@ class Writes:
             _tell(waiting, self._tried(waiting))
             return
         self._busy = True
+        for asked in waiting:
+            asked.done.begun = True  # type: ignore[attr-defined]  a `_Done`
         loop = asyncio.get_running_loop()
         tried = loop.run_in_executor(self._thread, self._tried, waiting)
         tried.add_done_callback(partial(self._end, waiting))
@@ -111,8 +144,6 @@ class Alone(Writes):
 
 def _tell(waiting: Sequence[_Asked], tried: Sequence[Any] | Exception) -> None:
     for place, asked in enumerate(waiting):
-        if asked.done.done():  # cancelled while it was written
-            continue
         if isinstance(tried, Exception):
             asked.done.set_exception(tried)
         else:

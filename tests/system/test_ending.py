@@ -197,3 +197,23 @@ def test_P8_what_changes_meanwhile_counts_from_the_next_start(tmp_path: Path) ->
         booked = [e.fingerprint for _, e in Ledger(database).entries() if e.event == "answer"]
     assert booked == [before, before, after]
     assert before != after
+
+
+def test_Q4_O1_what_a_drain_cuts_off_is_given_back_and_booked(tmp_path: Path) -> None:
+    bundle = slow_bundle(tmp_path / "bundle", seconds=4.0)
+    state = tmp_path / "state"
+    key = make_key(state)
+    with served(bundle, state=state, STINGY_DRAIN_S="1") as (url, process):
+        asking = [Asking(url, key) for _ in range(3)]
+        await_inference(process)
+        time.sleep(1.0)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        for thread in asking:
+            thread.join(60)
+    assert not any(thread.status == 200 for thread in asking)
+    with closing(Database(state)) as database:
+        ((_, budget),) = Keys(database).all()
+        booked = [(entry.event, entry.answered) for _, entry in Ledger(database).entries()]
+    assert budget.used == 0
+    assert booked == [("start", 0), *[("cancelled", 0)] * 3, ("stop", 0)]
