@@ -84,7 +84,7 @@ async def infer(request: Request) -> Response:
     )
     if len(asked) > service.settings.max_request_images:
         raise ServiceError(TOO_LARGE)
-    images = await _pixels(asked, endpoint, max_pixels=service.settings.max_pixels)
+    images = _pixels(asked, endpoint, max_pixels=service.settings.max_pixels)
     answer = await service.answer(visit, endpoint, images, tier=tier)
     return oip.encode_answer(asked, answer, model=endpoint.name, version=endpoint.manifest.version)
 

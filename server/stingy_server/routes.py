@@ -28,7 +28,7 @@ async def predict(request: Request) -> Response:
     visit: Visit = request.state.visit
     endpoint = service.endpoint(visit, request.path_params["model"])
     tier = service.tier(visit)
-    images = await decode(
+    images = decode(
         [await request.body()],
         endpoint.manifest.preprocessing,
         max_pixels=service.settings.max_pixels,

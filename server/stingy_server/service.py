@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass
 
 from stingy_protection import (
@@ -107,19 +108,29 @@ class Service:
         return tier
 
     async def answer(
-        self, visit: Visit, endpoint: Endpoint, images: Pixels, *, tier: Tier
+        self, visit: Visit, endpoint: Endpoint, images: Awaitable[Pixels], *, tier: Tier
     ) -> SparseLogits:
-        """Charge the key for a batch, all or nothing, and answer it as its tier may see it.
+        """Charge the key for a batch, all or nothing, and answer it as its tier may see it; in
+        time, from its decoding on.
 
         Whatever ends without an answer is given back by the guard.
 
         Args:
-            images: [batch, height, width, 3], of the size the endpoint takes.
+            images: to be [batch, height, width, 3], of the size the endpoint takes.
             tier: the caller's, asked for once a request: an alarm meanwhile counts from the next.
 
         Raises:
             ServiceError: rate_limited, budget_exhausted, overloaded, deadline, refused or internal.
         """
+        try:
+            async with asyncio.timeout(self.settings.deadline_s):
+                return await self._answer(visit, endpoint, await images, tier)
+        except TimeoutError:
+            raise ServiceError(DEADLINE) from None
+
+    async def _answer(
+        self, visit: Visit, endpoint: Endpoint, images: Pixels, tier: Tier
+    ) -> SparseLogits:
         if self.draining:
             raise ServiceError(DRAINING)
         visit.images = len(images)
@@ -127,8 +138,7 @@ class Service:
         await self._charge(visit, endpoint, len(images))
         try:
             visit.asked = time.perf_counter()
-            async with asyncio.timeout(self.settings.deadline_s):
-                answer = await endpoint.engine.predict(images)
+            answer = await endpoint.engine.predict(images)
             visit.told = time.perf_counter()
             answer = tightened(answer, tier)
             bits = leak_bits(answer)

@@ -163,7 +163,7 @@ class Settings(BaseSettings):
         queue_images, queue_bytes: what may wait or run at once; more is refused with 503.
         max_concurrency: requests at once; more are refused with 503.
         header_timeout_s, body_timeout_s: seconds a request's head and body may take to arrive.
-        deadline_s: seconds from reservation to answer.
+        deadline_s: seconds from a request's body to its answer.
         watch: which keys look like they copy the model, and what then becomes of their answers.
         workers: processes that serve; they share the state folder.
         rate_store: where rates are counted: memory:// for one process, redis://... for several.

@@ -83,9 +83,10 @@ class Writes:
 
     async def flush(self) -> None:
         """Wait until all is written that was put, or is about to be by who has been cancelled."""
-        await asyncio.sleep(SETTLING_S)
-        while self._waiting or self._busy:
+        idle = 0
+        while idle < 2:  # who has just been told of one write may be about to ask for another
             await asyncio.sleep(SETTLING_S)
+            idle = 0 if self._waiting or self._busy else idle + 1
 
     def close(self) -> None:
         if self._thread is not None:

@@ -1,7 +1,9 @@
 """What is charged, case by case: the table of docs/serve.md, each of its rows tried."""
 
+import asyncio
 import re
 import sqlite3
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ from starlette.types import Message
 
 from sample_networks import NOT_A_NUMBER, POISON
 from serving import make_bundle, make_key, make_settings, png, random_images, running
+from stingy_server import images
 
 pytestmark = pytest.mark.anyio
 PAGE = Path(__file__).parents[2] / "docs" / "serve.md"
@@ -25,9 +28,9 @@ PREDICT, INFER = "/v1/predict/digits", "/v2/models/digits/infer"
 Asking = Callable[[httpx.AsyncClient, FastAPI], Awaitable[int]]
 
 
-def document(images: Any = IMAGES) -> dict[str, Any]:
-    image = {"name": "image", "datatype": "UINT8", "shape": images.shape}
-    return {"inputs": [{**image, "data": images.ravel().tolist()}]}
+def document(pixels: Any = IMAGES) -> dict[str, Any]:
+    image = {"name": "image", "datatype": "UINT8", "shape": pixels.shape}
+    return {"inputs": [{**image, "data": pixels.ravel().tolist()}]}
 
 
 def posting(path: str = INFER, **options: Any) -> Asking:
@@ -38,9 +41,9 @@ def posting(path: str = INFER, **options: Any) -> Asking:
 
 
 def marked(value: int) -> Any:
-    images = IMAGES.copy()
-    images[-1, 0, 0] = np.uint8(value)
-    return images
+    pixels = IMAGES.copy()
+    pixels[-1, 0, 0] = np.uint8(value)
+    return pixels
 
 
 async def beyond_the_rate(client: httpx.AsyncClient, app: FastAPI) -> int:
@@ -83,6 +86,29 @@ async def leaving(client: httpx.AsyncClient, app: FastAPI) -> int:
     return 0
 
 
+async def cut_off(client: httpx.AsyncClient, app: FastAPI) -> int:
+    """Asks a server that gives up waiting for its network, as when a drain runs out of time."""
+    asking = asyncio.ensure_future(leaving(client, app))
+    await asyncio.sleep(0.1)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    await app.state.service.writes.flush()
+    return 0
+
+
+async def undecoded(client: httpx.AsyncClient, app: FastAPI) -> int:
+    """Asks while other pictures keep the decoders busy."""
+    over = threading.Event()
+    try:
+        for _ in range(2):
+            images._decoders.submit(over.wait, 30)
+        picture = png(random_images(1, size=300)[0])
+        return (await client.post(PREDICT, content=picture, timeout=20)).status_code
+    finally:
+        over.set()
+
+
 @dataclass(frozen=True)
 class Case:
     """One way for a request to end: the docs' row for it, and what it costs in images."""
@@ -101,6 +127,7 @@ ANSWERED = "answered"
 REFUSED = "refused: key, rate, budget, body, image, tensor, queue"
 FAILED = "the gate refused, the network failed, the deadline passed"
 LEFT = "the client went away before its answer"
+CUT_OFF = "the server stopped, and its drain ran out of time"
 KILLED = "the server was killed"  # test_Q2_what_was_answered_stays_charged_after_a_kill
 UNRECORDED = "the ledger could not be written"
 
@@ -118,6 +145,8 @@ CASES = {
     "gate": Case(FAILED, posting(json=document(marked(NOT_A_NUMBER))), 500, 0),
     "network": Case(FAILED, posting(json=document(marked(POISON))), 500, 0),
     "deadline": Case(FAILED, posting(json=document()), 504, 0, **SLOW),  # type: ignore[arg-type]
+    "decoding": Case(FAILED, undecoded, 504, 0, {"deadline_s": 0.05}),
+    "cut off": Case(CUT_OFF, cut_off, 0, 0, **{**SLOW, "settings": {}}),  # type: ignore[arg-type]
     "client gone": Case(LEFT, leaving, 0, 1),
     "ledger": Case(UNRECORDED, unrecorded, 503, BATCH),
 }
@@ -139,5 +168,5 @@ async def test_Q4_what_is_charged_is_what_the_table_says(tmp_path: Path, name: s
 def test_Q4_every_row_of_the_docs_is_tried() -> None:
     table = PAGE.read_text(encoding="utf-8").partition("| what happened | charged |\n")[2]
     rows = re.findall(r"^\| (.*?) \| ", table.partition("\n\n")[0], re.MULTILINE)
-    assert rows == [ANSWERED, REFUSED, FAILED, LEFT, KILLED, UNRECORDED]
+    assert rows == [ANSWERED, REFUSED, FAILED, LEFT, CUT_OFF, KILLED, UNRECORDED]
     assert {case.row for case in CASES.values()} | {KILLED} == set(rows)

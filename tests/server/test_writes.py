@@ -79,6 +79,31 @@ async def test_who_was_cancelled_writes_nothing(database: Database) -> None:
     assert used(database) == 2
 
 
+async def test_who_is_cancelled_while_it_is_written_is_told_first(database: Database) -> None:
+    books, writes = Budgets(database), Writes(database)
+    told: list[object] = []
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(None) as limit:
+            # It cancels once the write has been begun, and before its task has been woken.
+            asyncio.get_running_loop().call_soon(limit.reschedule, 0)
+            told.append(await writes.do(lambda: books.reserve(["key:a"], 1)))
+            await asyncio.sleep(60)
+    assert len(told) == used(database) == 1
+
+
+async def test_who_waits_for_all_writes_waits_for_those_they_lead_to(database: Database) -> None:
+    books, writes = Budgets(database), Writes(database)
+
+    async def twice() -> None:
+        for _ in range(2):
+            await writes.do(lambda: books.reserve(["key:a"], 1))
+
+    asking = asyncio.ensure_future(twice())
+    await writes.flush()
+    assert used(database) == 2
+    await asking
+
+
 async def test_a_failed_commit_leaves_the_database_usable(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
