@@ -3,6 +3,8 @@
 import contextlib
 import io
 import logging
+import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,6 +14,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 MOST_ROWS = 2**16  # of a batch, in an exported program
+EXPORTERS = ("onnx_ir", "onnxscript", "torch")  # the names they log under
+_exporting = threading.Lock()  # torch's exporter keeps what it does in globals
 
 
 class NotExportable(Exception):
@@ -99,20 +103,32 @@ def _stable_sort(self: Any, stable: bool = True, dim: int = -1, descending: bool
     return op.TopK(self, size, axis=dim, largest=int(descending), sorted=1)
 
 
+class _Unheard:
+    """A stream without what the thread that made this writes to it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._thread = threading.get_ident()
+
+    def write(self, text: str) -> int:
+        if threading.get_ident() == self._thread:
+            return len(text)
+        return int(self._stream.write(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Exporting says much that is of no use to who serves a model."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
+    """Exporting says much that is of no use to who serves a model; others go on speaking."""
+    loggers = [logging.getLogger(name) for name in EXPORTERS]
+    with _exporting, warnings.catch_warnings(), contextlib.ExitStack() as stack:
+        warnings.simplefilter("ignore")
         # Over a module that it cannot trace, torch prints the whole graph.
-        nowhere = io.StringIO()
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(nowhere),
-            contextlib.redirect_stderr(nowhere),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
+        stack.enter_context(contextlib.redirect_stdout(_Unheard(sys.stdout)))
+        stack.enter_context(contextlib.redirect_stderr(_Unheard(sys.stderr)))
+        for logger in loggers:
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.CRITICAL)
+        yield
