@@ -4,11 +4,12 @@ Only the network is handed over; the policy stays with the gate in this process.
 taken only where it answers trial images as torch does, within what P5 promises without `strict`.
 """
 
+import contextlib
 import importlib.util
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import torch
@@ -70,22 +71,25 @@ def device_of(settings: Settings) -> torch.device:
 def _fastest(
     network: nn.Module, inputs: Tensor, policy: Policy, batch_size: int
 ) -> tuple[str, Network]:
-    candidates: dict[str, Network] = {"torch": network}
+    batch = inputs.repeat(math.ceil(batch_size / len(inputs)), 1, 1, 1)[:batch_size]
+    candidates: dict[str, Network] = {}
+    times: dict[str, tuple[float, float]] = {}
     for name in RUNTIMES:
         if importlib.util.find_spec(name) is None:
             continue
         try:
-            candidates[name] = _fit(name, network, inputs, policy)
+            run = _fit(name, network, inputs, policy)
+            times[name] = _both_timed(run, inputs[:1], batch)
         except RuntimeUnfit as error:
             log.warning("runtime: not %s: %s", name, error)
-    if len(candidates) == 1:
+        else:
+            candidates[name] = run
+    if not candidates:
         log.warning("runtime: nothing beside torch is installed and fit; taking torch")
         return "torch", network
-    batch = inputs.repeat(math.ceil(batch_size / len(inputs)), 1, 1, 1)[:batch_size]
-    times = {
-        name: (_timed(run, inputs[:1]), _timed(run, batch)) for name, run in candidates.items()
-    }
-    alone, together = times["torch"]
+    alone, together = _both_timed(network, inputs[:1], batch)
+    candidates = {"torch": network, **candidates}
+    times = {"torch": (alone, together), **times}
 
     def cost(name: str) -> float:
         return times[name][0] / alone + times[name][1] / together
@@ -100,18 +104,32 @@ def _fit(name: str, network: nn.Module, inputs: Tensor, policy: Policy) -> Netwo
     """The network in this runtime, once it has answered as torch does.
 
     Raises:
-        RuntimeUnfit: it cannot be loaded there, or answers otherwise.
+        RuntimeUnfit: it cannot be loaded there, raises, or answers otherwise.
     """
-    try:
-        program = as_onnx(exported(network, inputs[:2]), image=INPUT, outputs=(OUTPUT,))
-        run = {"onnxruntime": _onnxruntime, "openvino": _openvino}[name](program)
-    except ImportError:
-        raise RuntimeUnfit(f"it is not installed: pip install 'stingy[{_extra(name)}]'") from None
-    except (NotExportable, ValueError) as error:
-        raise RuntimeUnfit(str(error)) from None
-    if not _answer_alike(run, network, inputs, policy):
-        raise RuntimeUnfit("its answers are not torch's")
+    with _third_party():
+        try:
+            program = as_onnx(exported(network, inputs[:2]), image=INPUT, outputs=(OUTPUT,))
+            run = {"onnxruntime": _onnxruntime, "openvino": _openvino}[name](program)
+        except ImportError:
+            fix = f"pip install 'stingy[{_extra(name)}]'"
+            raise RuntimeUnfit(f"it is not installed: {fix}") from None
+        except (NotExportable, ValueError) as error:
+            raise RuntimeUnfit(str(error)) from None
+        if not _answer_alike(run, network, inputs, policy):
+            raise RuntimeUnfit("its answers are not torch's")
     return run
+
+
+@contextlib.contextmanager
+def _third_party() -> Iterator[None]:
+    """A runtime may raise anything: whatever it is, the runtime is unfit."""
+    try:
+        yield
+    except RuntimeUnfit:
+        raise
+    except Exception as error:  # noqa: BLE001  as above; its text may quote what it computed on
+        failure = type(error).__name__
+        raise RuntimeUnfit(f"expected answers to trial images, got {failure}") from None
 
 
 def _onnxruntime(program: bytes) -> Network:
@@ -176,6 +194,16 @@ def _answer_alike(run: Network, network: Network, inputs: Tensor, policy: Policy
                 return False
             moved += int((steps > 0.5).any(dim=1).sum())
     return moved <= MOST_MOVED * len(inputs)
+
+
+def _both_timed(run: Network, one: Tensor, batch: Tensor) -> tuple[float, float]:
+    """Seconds of one image and of a batch.
+
+    Raises:
+        RuntimeUnfit: the runtime raises.
+    """
+    with _third_party():
+        return _timed(run, one), _timed(run, batch)
 
 
 @torch.inference_mode()

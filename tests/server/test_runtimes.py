@@ -147,6 +147,46 @@ def test_a_named_runtime_that_cannot_run_the_network_is_a_fault(tmp_path: Path) 
     assert faults[0].startswith("digits: not run by onnxruntime")
 
 
+def failing(inputs: Tensor) -> Tensor:
+    raise MemoryError("expected more memory")
+
+
+def failing_on_a_batch(inputs: Tensor) -> Tensor:
+    return failing(inputs) if len(inputs) == 4 else THERE(inputs)
+
+
+THERE = linear()
+
+
+@pytest.mark.parametrize("run", [failing, failing_on_a_batch])
+def test_P6_a_runtime_that_raises_is_not_taken_and_the_log_says_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, run: Any
+) -> None:
+    monkeypatch.setattr(runtimes, "RUNTIMES", ("onnxruntime",))
+    monkeypatch.setattr(runtimes, "_onnxruntime", lambda _: run)
+    with caplog.at_level(logging.WARNING, logger="stingy"):
+        assert choose(THERE, runtime="auto") == ("torch", THERE)
+    assert "not onnxruntime: expected" in caplog.text
+    assert "got MemoryError" in caplog.text
+
+
+def test_P6_a_named_runtime_that_raises_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtimes, "_onnxruntime", lambda _: failing)
+    with pytest.raises(RuntimeUnfit, match="got MemoryError"):
+        choose(THERE, runtime="onnxruntime")
+
+
+def test_P6_a_runtime_that_cannot_be_started_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(program: bytes) -> Any:
+        raise KeyError("a plug-in of the runtime")
+
+    monkeypatch.setattr(runtimes, "RUNTIMES", ("onnxruntime",))
+    monkeypatch.setattr(runtimes, "_onnxruntime", broken)
+    assert choose(THERE, runtime="auto") == ("torch", THERE)
+
+
 @pytest.mark.parametrize("error", [0.002, 10.0])
 def test_P5_a_runtime_that_answers_otherwise_is_not_taken(
     monkeypatch: pytest.MonkeyPatch, error: float
