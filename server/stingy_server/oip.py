@@ -20,22 +20,20 @@ from stingy_server.images import Pixels
 HEADER_LENGTH = "Inference-Header-Content-Length"
 BINARY = "application/octet-stream"
 
-Size = Field(ge=0, le=2**40)
-
 
 class _Message(BaseModel):
     model_config = ConfigDict(strict=True)
 
 
 class _TensorParameters(_Message):
-    binary_data_size: int | None = Size
+    binary_data_size: int | None = Field(default=None, ge=0, le=2**40)
 
 
 class _Input(_Message):
     name: Literal["image"]
     datatype: Literal["UINT8", "FP32", "BYTES"]
     shape: list[int] = Field(min_length=1, max_length=4)
-    parameters: _TensorParameters = _TensorParameters(binary_data_size=None)
+    parameters: _TensorParameters = _TensorParameters()
     data: Any = None
 
 

@@ -115,7 +115,7 @@ async def test_L9_no_knob_of_a_request_touches_the_answer(tmp_path: Path) -> Non
         single = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
         for name, value in {**knobs, "policy": "open"}.items():
             asked = body(**{name: value}, parameters={name: value})
-            asked["inputs"][0][name] = value
+            asked["inputs"][0] |= {name: value, "parameters": {name: value}}
             turned = await client.post("/v2/models/digits/infer", json=asked, params={name: "1"})
             assert turned.json() == plain
             again = await client.post(

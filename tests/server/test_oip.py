@@ -46,6 +46,22 @@ def test_binary_data_is_read_as_it_is() -> None:
     assert np.array_equal(parse(*binary(IMAGES.tobytes())).images, IMAGES)
 
 
+PARAMETERS: list[dict[str, Any]] = [
+    {},
+    {"content_type": "np"},
+    {"binary_data_size": None, "headers": {"x": [1]}},
+]
+
+
+@pytest.mark.parametrize("parameters", PARAMETERS)
+def test_L9_parameters_that_mean_nothing_here_change_nothing(parameters: dict[str, Any]) -> None:
+    told = message({"data": IMAGES.tolist(), "parameters": parameters}, parameters=parameters)
+    assert np.array_equal(parse(told).images, IMAGES)
+    document, raw = binary(IMAGES.tobytes())
+    document["inputs"][0]["parameters"] = {**parameters, **document["inputs"][0]["parameters"]}
+    assert np.array_equal(parse(document, raw).images, IMAGES)
+
+
 def test_P5_floating_pixels_are_the_same_pixels() -> None:
     planes = (IMAGES.transpose(0, 3, 1, 2) / 255).astype("<f4")
     shape = list(planes.shape)
@@ -72,6 +88,16 @@ REFUSED: list[tuple[str, Any, Any]] = [
     ("another type", BAD_REQUEST, message({"datatype": "INT64", "data": [1]})),
     ("neither data nor binary", BAD_REQUEST, message({"data": None})),
     ("a size that is text", BAD_REQUEST, message({"parameters": {"binary_data_size": "1"}})),
+    (
+        "a size beside data",
+        BAD_REQUEST,
+        message({"data": [1], "parameters": {"binary_data_size": 1}}),
+    ),
+    (
+        "a size of 0 beside data",
+        BAD_REQUEST,
+        message({"data": [1], "parameters": {"binary_data_size": 0}}),
+    ),
     ("an unknown output", BAD_REQUEST, message(outputs=[{"name": "features"}])),
     ("dense in JSON", BAD_REQUEST, message(outputs=[{"name": "logits"}])),
     ("an output twice", BAD_REQUEST, message(outputs=[{"name": "scores"}] * 2)),
@@ -88,6 +114,18 @@ REFUSED: list[tuple[str, Any, Any]] = [
     ("an overflowing shape", BAD_TENSOR, message({"shape": [2**62, 2**62, 4, 3], "data": [1]})),
     ("not RGB", BAD_TENSOR, message({"shape": [2, 4, 5, 1], "data": [1] * 40})),
     ("files in JSON", BAD_TENSOR, message({"datatype": "BYTES", "shape": [1], "data": ["aGk="]})),
+    (
+        "files in JSON that say so",
+        BAD_TENSOR,
+        message(
+            {
+                "datatype": "BYTES",
+                "shape": [1],
+                "parameters": {"content_type": "base64"},
+                "data": ["aGk="],
+            }
+        ),
+    ),
     (
         "above 1",
         BAD_TENSOR,
