@@ -29,12 +29,15 @@ def archive(
 ) -> None:
     """Pack a bundle as a .mar whose handler answers through the gate."""
     from stingy_protection import BundleError
+    from stingy_server.artefact import is_artefact
     from stingy_server.loading import load_bundles
     from stingy_server.settings import load_settings
     from stingy_server.torchserve_archive import write_archive
 
     model = {"bundle": bundle, "policy": policy}
     settings, faults = load_settings(config, models=[model], allow_open=allow_open)
+    if is_artefact(bundle):
+        end([*faults, f"{bundle}: expected a bundle, got an artefact; pack what it was made from"])
     loaded = load_bundles(settings, faults)
     if faults:
         end(faults)

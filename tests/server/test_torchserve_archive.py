@@ -7,7 +7,10 @@ from zipfile import ZipFile
 import pytest
 from typer.testing import CliRunner, Result
 
+import sample_networks
 from serving import make_bundle
+from stingy_protection import build_policy, read_manifest
+from stingy_server.artefact import write_artefact
 from stingy_server.torchserve_cli import app
 
 
@@ -88,6 +91,21 @@ def test_a_policy_that_must_not_be_packed_is_refused(
     done = archive(make_bundle(tmp_path / "b"), "--policy", policy)
     assert done.exit_code == 2
     assert fault in done.output
+    assert not Path("store").exists()
+
+
+@pytest.mark.parametrize("options", [(), ("--policy", "stingy:n=3")])
+def test_P6_an_artefact_is_no_bundle_and_is_refused(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    bundle = make_bundle(tmp_path / "b")
+    manifest = read_manifest(bundle)
+    policy = build_policy("stingy", num_classes=10)
+    network = sample_networks.linear(10)
+    write_artefact(tmp_path / "a", network, manifest=manifest, policy=policy, format="pt2")
+    done = archive(tmp_path / "a", *options)
+    assert done.exit_code == 2
+    assert "a: expected a bundle, got an artefact" in done.output
     assert not Path("store").exists()
 
 
