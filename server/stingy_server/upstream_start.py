@@ -43,6 +43,11 @@ def start_upstream(
         trial: [1, height, width, 3].
         faults: why the upstream cannot be used is added.
     """
+    if settings.strict:
+        faults.append(
+            f"{name}: strict cannot be kept by the engine {model.engine}: expected strict = false "
+            "here, got true; what the batches are is the model server's to say"
+        )
     wire = Wire(model.tensors or TensorSettings())
     if model.engine == "torchserve":
         wire = Wire(TensorSettings(), mark=(MARK_HEADER, mark(manifest, policy)))

@@ -10,7 +10,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -322,6 +322,21 @@ async def test_the_input_is_the_one_the_embedded_network_gets(tmp_path: Path) ->
             await client.post("/v1/predict/digits", content=png(IMAGES[0]))
     sent = np.frombuffer(switched.requests[-1][-8 * 8 * 3 * 4 :], "<f4").reshape(3, 8, 8)
     assert np.array_equal(sent, IMAGES[0].transpose(2, 0, 1).astype(np.float32) / 255)
+
+
+@pytest.mark.parametrize("engine", ["oip", "torchserve"])
+async def test_P5_P6_strict_that_an_engine_cannot_keep_is_a_fault(
+    tmp_path: Path, engine: Literal["oip", "torchserve"]
+) -> None:
+    bundle = make_bundle(tmp_path / "bundle", policy="stingy:n=2")
+    with upstream(says(GOOD)) as url:
+        model = ModelSettings(bundle=bundle, engine=engine, url=url, timeout_s=1.0)
+        with pytest.raises(ConfigurationError) as error:
+            create_app(make_settings(tmp_path / "state", model, strict=True))
+    assert any(
+        fault.startswith(f"digits: strict cannot be kept by the engine {engine}:")
+        for fault in error.value.faults
+    )
 
 
 async def test_a_large_request_goes_in_passes(tmp_path: Path) -> None:
