@@ -101,7 +101,7 @@ class Writes:
             return
         self._busy = True
         for asked in waiting:
-            asked.done.begun = True  # type: ignore[attr-defined]  a `_Done`
+            asked.done.begun = True  # type: ignore[attr-defined]
         loop = asyncio.get_running_loop()
         tried = loop.run_in_executor(self._thread, self._tried, waiting)
         tried.add_done_callback(partial(self._end, waiting))

@@ -27,7 +27,7 @@ class Asking:
 
     def __init__(self, app: FastAPI, key: str, messages: Sequence[Message] = WHOLE) -> None:
         self._messages = iter(messages)
-        self._status = 0
+        self._begun = self._status = 0
         self._before = books(app)
         self._app = app
         headers = {"authorization": f"Bearer {key}"}
@@ -45,7 +45,8 @@ class Asking:
     async def _receive(self) -> Message:
         for message in self._messages:
             return message
-        return await asyncio.get_running_loop().create_future()
+        never: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        return await never
 
     async def _send(self, message: Message) -> None:
         if message["type"] == "http.response.body":

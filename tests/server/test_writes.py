@@ -82,12 +82,16 @@ async def test_who_was_cancelled_writes_nothing(database: Database) -> None:
 async def test_who_is_cancelled_while_it_is_written_is_told_first(database: Database) -> None:
     books, writes = Budgets(database), Writes(database)
     told: list[object] = []
-    with pytest.raises(TimeoutError):
+
+    async def limited() -> None:
         async with asyncio.timeout(None) as limit:
             # It cancels once the write has been begun, and before its task has been woken.
             asyncio.get_running_loop().call_soon(limit.reschedule, 0)
             told.append(await writes.do(lambda: books.reserve(["key:a"], 1)))
             await asyncio.sleep(60)
+
+    with pytest.raises(TimeoutError):
+        await limited()
     assert len(told) == used(database) == 1
 
 
