@@ -7,7 +7,7 @@ Follow one image: `guard` (key, body) - `routes` (decode, reserve) - `engine` (n
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -15,12 +15,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from stingy_protection import Policy, ScoreForm
 from stingy_server import oip_routes, routes
 from stingy_server.budgets import Budgets, model_owner
 from stingy_server.database import Database, StoreUnavailable
 from stingy_server.deployments import Deployment, Deployments
-from stingy_server.endpoints import Elsewhere, Endpoint, start_endpoints
+from stingy_server.endpoints import Elsewhere, close_endpoints, start_endpoints
 from stingy_server.errors import (
     BAD_REQUEST,
     METHOD_NOT_ALLOWED,
@@ -28,15 +27,15 @@ from stingy_server.errors import (
     ConfigurationError,
     ServiceError,
 )
-from stingy_server.fleet import Fleet, version_faults
+from stingy_server.fleet import Fleet, overlaps, version_faults
 from stingy_server.guard import Guard
 from stingy_server.keys import Keys
 from stingy_server.lane import Lane
 from stingy_server.ledger import Ledger
-from stingy_server.loading import Loaded, load_bundles
+from stingy_server.loading import Loaded, identity, load_bundles
 from stingy_server.metrics import Metrics
 from stingy_server.rates import Rates
-from stingy_server.rollout import Rollout
+from stingy_server.rollout import Rollout, bundle_faults
 from stingy_server.service import Service
 from stingy_server.settings import Settings
 from stingy_server.tracing import NoTracing, OpenTelemetry, Tracing
@@ -49,7 +48,11 @@ HTTP_REFUSALS = {404: NOT_FOUND, 405: METHOD_NOT_ALLOWED}
 
 
 def create_app(
-    settings: Settings, *, faults: list[str] | None = None, elsewhere: Elsewhere | None = None
+    settings: Settings,
+    *,
+    faults: list[str] | None = None,
+    elsewhere: Elsewhere | None = None,
+    expected: Mapping[tuple[str, str], str] | None = None,
 ) -> FastAPI:
     """The whole service as an ASGI application.
 
@@ -59,47 +62,56 @@ def create_app(
             rest.
         elsewhere: where other processes run the models: their engines. Then what is served is
             what the settings say, and nothing is loaded while it runs.
+        expected: where other processes serve the same settings: the `identity` of each model
+            that they began with, by name and version.
 
     Raises:
         ConfigurationError: listing every fault of settings, bundles and policies.
+        StoreUnavailable: the state cannot be read or written. What was started is ended.
     """
     found = [*(faults or [])]
     models = load_bundles(settings, found, with_networks=elsewhere is None)
     found += version_faults(models)
+    if expected is not None:
+        found += _changes(models, expected)
     found += rate_store_faults(settings)
     rates = _rates(settings, found)
-    tracing = _tracing(settings, found)
-    database = _database(settings, found)
-    deployed = Deployments(database).wanted() if elsewhere is None else []
-    if deployed:
-        models += _deployed_models(deployed, settings, found)
-        found += version_faults(models)
-    endpoints = start_endpoints(
-        models, settings, found, secret=database.pepper, elsewhere=elsewhere
-    )
-    if found:
-        database.close()
-        raise ConfigurationError(found)
-    budgets = Budgets(database)
-    for endpoint in endpoints:
-        if endpoint.limited:
-            owner = model_owner(endpoint.name)
-            budgets.set(owner, total=endpoint.budget, day_total=endpoint.budget_per_day)
-    metrics = Metrics()
-    service = Service(
-        settings=settings,
-        database=database,
-        keys=Keys(database),
-        budgets=budgets,
-        ledger=Ledger(database),
-        writes=Writes(database),
-        alone=Alone(database),
-        rates=rates,
-        metrics=metrics,
-        tracing=tracing,
-        watch=Watch(database, settings=settings.watch, metrics=metrics),
-        fleet=Fleet(endpoints, secret=database.pepper),
-    )
+    with contextlib.ExitStack() as started:
+        tracing = _tracing(settings, found)
+        started.callback(tracing.close)
+        database = _database(settings, found)
+        started.callback(database.close)
+        deployed = Deployments(database).wanted() if elsewhere is None else []
+        if deployed:
+            models += _deployed_models(deployed, settings, found)
+            found += version_faults(models)
+        endpoints = start_endpoints(
+            models, settings, found, secret=database.pepper, elsewhere=elsewhere
+        )
+        if found:
+            raise ConfigurationError(found)
+        started.callback(close_endpoints, endpoints)
+        budgets = Budgets(database)
+        for endpoint in endpoints:
+            if endpoint.limited:
+                owner = model_owner(endpoint.name)
+                budgets.set(owner, total=endpoint.budget, day_total=endpoint.budget_per_day)
+        metrics = Metrics()
+        service = Service(
+            settings=settings,
+            database=database,
+            keys=Keys(database),
+            budgets=budgets,
+            ledger=Ledger(database),
+            writes=Writes(database),
+            alone=Alone(database),
+            rates=rates,
+            metrics=metrics,
+            tracing=tracing,
+            watch=Watch(database, settings=settings.watch, metrics=metrics),
+            fleet=Fleet(endpoints, secret=database.pepper),
+        )
+        started.pop_all()  # the lifespan ends them
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -144,6 +156,16 @@ def create_app(
     return app
 
 
+def _changes(models: list[Loaded], expected: Mapping[tuple[str, str], str]) -> list[str]:
+    """What is not as it was when the other processes began."""
+    return [
+        f"{model.name}: the bundle changed since the start: restart to serve it"
+        for model in models
+        if identity(model.manifest, model.policy)
+        != expected.get((model.name, model.manifest.version))
+    ]
+
+
 def _deployed_models(
     deployed: list[Deployment], settings: Settings, faults: list[str]
 ) -> list[Loaded]:
@@ -151,6 +173,7 @@ def _deployed_models(
     wanted = tuple(deployment.settings for deployment in deployed)
     told: list[str] = []
     models = load_bundles(settings.model_copy(update={"models": wanted}), told)
+    told += bundle_faults(deployed, models)
     faults += [f"{fault} (deployed; see: stingy models unload)" for fault in told]
     return models
 
@@ -214,33 +237,12 @@ def summary(service: Service) -> list[str]:
             "warning: this process counts rates for itself: where several servers share the store, "
             "a key gets its rate of each; give a rate_store such as redis://..."
         )
-    by_weights: dict[str, list[Endpoint]] = {}
     for endpoint in service.fleet:
         policy, manifest = endpoint.policy, endpoint.manifest
         lines.append(
             f"{endpoint.name} {manifest.version}: {policy.describe()} [{policy.fingerprint}]"
         )
-        by_weights.setdefault(manifest.sha256, []).append(endpoint)
-        versions = [each.manifest.version for each in service.fleet.versions(endpoint.name)]
-        if len(versions) > 1 and manifest.version == versions[-1]:
-            lines.append(
-                f"warning: {endpoint.name} is served in the versions {', '.join(versions)}: where "
-                "they differ, both answers together tell more than either"
-            )
-    for endpoints in by_weights.values():
-        if len({endpoint.policy for endpoint in endpoints}) > 1:
-            loosest = max(endpoints, key=lambda endpoint: _looseness(endpoint.policy))
-            names = ", ".join(endpoint.name for endpoint in endpoints)
-            lines.append(
-                f"warning: {names} serve the same weights: together they are at least as open as "
-                f"{loosest.name}"
-            )
-    return lines
-
-
-def _looseness(policy: Policy) -> tuple[bool, bool, int, int]:
-    scored = policy.scores not in (ScoreForm.RANK, ScoreForm.NONE)
-    return policy.hides_nothing, scored, policy.support, policy.decimals
+    return lines + [f"warning: {overlap.text}" for overlap in overlaps(service.fleet)]
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

@@ -46,12 +46,14 @@ class Artefact:
             that of the program.
         format: what the program is written in.
         fingerprint: of the policy.
+        weights: the SHA-256 of the bundle's weights.
         outputs: the names of what the program returns.
     """
 
     manifest: BundleManifest
     format: Format
     fingerprint: str
+    weights: str
     outputs: tuple[str, ...]
 
     @property
@@ -86,12 +88,13 @@ def write_artefact(
     example = torch.zeros(2, *manifest.preprocessing.size, 3, dtype=torch.uint8)
     program = _program(fused, example, fused.gate.outputs, format=format)
     frozen = replace(manifest, policy=text, sha256=hashlib.sha256(program).hexdigest())
-    artefact = Artefact(frozen, format, policy.fingerprint, fused.gate.outputs)
+    artefact = Artefact(frozen, format, policy.fingerprint, manifest.sha256, fused.gate.outputs)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / artefact.file).write_bytes(program)
     told = {
         "format": format,
         "fingerprint": artefact.fingerprint,
+        "weights": artefact.weights,
         "input": IMAGE,
         "outputs": list(artefact.outputs),
     }
@@ -119,6 +122,7 @@ def read_artefact(folder: str | os.PathLike[str]) -> Artefact:
         raw = json.loads((Path(folder) / MANIFEST_FILE).read_bytes())
         told = raw.pop("artefact")
         form, fingerprint, outputs = told["format"], told["fingerprint"], tuple(told["outputs"])
+        weights = told.get("weights")
     except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError):
         raise BundleError((f"expected {MANIFEST_FILE} of an artefact, got another",)) from None
     manifest = parse_manifest(json.dumps(raw))
@@ -127,7 +131,10 @@ def read_artefact(folder: str | os.PathLike[str]) -> Artefact:
         raise BundleError(("expected the format onnx or pt2 and its outputs, got others",))
     if fingerprint != policy.fingerprint:
         raise BundleError(("expected the policy that was fused in, got another",))
-    return Artefact(manifest, form, fingerprint, outputs)
+    # Else two policies over one model could not be named.
+    if not (isinstance(weights, str) and len(weights) == len(manifest.sha256)):
+        raise BundleError(("expected the sha256 of the bundle's weights, got none; export again",))
+    return Artefact(manifest, form, fingerprint, weights, outputs)
 
 
 def verified_program(folder: str | os.PathLike[str], artefact: Artefact) -> bytes:

@@ -16,16 +16,24 @@ ALIVE_S = 60.0  # a process that has told nothing for so long is gone; loading t
 
 @dataclass(frozen=True)
 class Deployment:
-    """A version that is to be served until it is withdrawn, over restarts too."""
+    """A version that is to be served until it is withdrawn, over restarts too.
+
+    `bundle` is the `identity` of the one that was there when it was asked for, and no other is
+    served in its place; None where an earlier release did not note it.
+    """
 
     name: str
     version: str
     settings: ModelSettings
+    bundle: str | None = None
 
 
 @dataclass(frozen=True)
 class Report:
-    """One version in one process; `fault` says why it is not in service there."""
+    """One version in one process; `fault` says why it is not in service there.
+
+    `warnings`: what it and others let out together, a line each.
+    """
 
     process: str
     name: str
@@ -34,6 +42,7 @@ class Report:
     share: float | None
     fault: str | None
     seen: float
+    warnings: str = ""
 
 
 class Deployments:
@@ -49,9 +58,10 @@ class Deployments:
     def ask(self, wanted: Deployment) -> None:
         """Want a version, or want it with other settings."""
         self._database.execute(
-            "INSERT INTO deployments (name, version, settings) VALUES (?, ?, ?) "
-            "ON CONFLICT (name, version) DO UPDATE SET settings = excluded.settings",
-            (wanted.name, wanted.version, wanted.settings.model_dump_json()),
+            "INSERT INTO deployments (name, version, settings, bundle) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (name, version) DO UPDATE "
+            "SET settings = excluded.settings, bundle = excluded.bundle",
+            (wanted.name, wanted.version, wanted.settings.model_dump_json(), wanted.bundle),
         )
 
     def withdraw(self, name: str, version: str) -> bool:
@@ -63,11 +73,11 @@ class Deployments:
 
     def wanted(self) -> list[Deployment]:
         rows = self._database.execute(
-            "SELECT name, version, settings FROM deployments ORDER BY name, version"
+            "SELECT name, version, settings, bundle FROM deployments ORDER BY name, version"
         )
         return [
-            Deployment(name, version, ModelSettings.model_validate_json(settings))
-            for name, version, settings in rows
+            Deployment(name, version, ModelSettings.model_validate_json(settings), bundle)
+            for name, version, settings, bundle in rows
         ]
 
     def tell(self, process: str, reports: Sequence[Report]) -> None:
@@ -79,15 +89,16 @@ class Deployments:
             )
             for report in reports:
                 self._database.execute(
-                    "INSERT INTO serving (process, name, version, policy, share, fault, seen) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO serving "
+                    "(process, name, version, policy, share, fault, seen, warnings) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                     astuple(report),
                 )
 
     def told(self) -> list[Report]:
         """What the living processes said last."""
         rows = self._database.execute(
-            "SELECT process, name, version, policy, share, fault, seen FROM serving "
+            "SELECT process, name, version, policy, share, fault, seen, warnings FROM serving "
             "WHERE seen >= ? ORDER BY name, version, process",
             (time.time() - ALIVE_S,),
         )

@@ -1,6 +1,8 @@
 """From loaded models to endpoints in service, each of which has answered one image."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -23,6 +25,7 @@ Elsewhere: TypeAlias = Callable[[Loaded], Engine]
 class Endpoint:
     """One model in service: what it is called, what it may let out, and what answers.
 
+    `weights` is the SHA-256 of those it answers with, in whatever form.
     `share` is of the keys that meet this version when they name none; None for all that are left.
     """
 
@@ -31,6 +34,7 @@ class Endpoint:
     policy: Policy
     engine: Engine
     settings: ModelSettings
+    weights: str
     share: float | None = None
 
     @property
@@ -58,25 +62,49 @@ def start_endpoints(
     elsewhere: Elsewhere | None = None,
 ) -> list[Endpoint]:
     """The endpoints, each of which was asked one black image, so that a misfit shows before
-    listening; but for those elsewhere, which were asked there.
+    listening; but for those elsewhere, which were asked there. Where there are faults, what was
+    started is ended, and there is none.
 
     Args:
         faults: what keeps an endpoint from answering is added.
         secret: what a policy's noise is keyed by; the same in every process and after a restart.
     """
-    return [
-        Endpoint(
-            model.name,
-            model.manifest,
-            model.policy,
-            elsewhere(model)
-            if elsewhere is not None and model.settings.engine == "embedded"
-            else _engine(model, settings, faults, secret=secret),
-            model.settings,
-            share=model.settings.share,
-        )
-        for model in models
-    ]
+    started: list[Endpoint] = []
+    try:
+        for model in models:
+            there = elsewhere if model.settings.engine == "embedded" else None
+            started.append(
+                Endpoint(
+                    model.name,
+                    model.manifest,
+                    model.policy,
+                    _engine(model, settings, faults, secret=secret)
+                    if there is None
+                    else there(model),
+                    model.settings,
+                    model.weights,
+                    share=model.settings.share,
+                )
+            )
+    except BaseException:
+        close_endpoints(started)
+        raise
+    if not faults:
+        return started
+    close_endpoints(started)
+    return []
+
+
+def close_endpoints(endpoints: Iterable[Endpoint]) -> None:
+    """End the engines of endpoints that never were in service."""
+
+    async def close() -> None:
+        for endpoint in endpoints:
+            await endpoint.engine.close()
+
+    # In a thread of its own: start-up may itself run within a loop.
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        thread.submit(asyncio.run, close()).result()
 
 
 def _engine(model: Loaded, settings: Settings, faults: list[str], *, secret: bytes) -> Engine:

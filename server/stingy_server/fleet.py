@@ -7,9 +7,9 @@ of keys that meet a canary is the canary's `share`.
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from stingy_protection import BundleManifest
+from stingy_protection import BundleManifest, Policy, ScoreForm
 from stingy_server.endpoints import Endpoint
 from stingy_server.loading import Loaded
 from stingy_server.settings import ModelSettings
@@ -84,6 +84,51 @@ class Fleet:
         """Where a caller stands, in 0..1; the same every time, and for nobody to choose."""
         digest = hashlib.blake2b(f"{name} {caller}".encode(), digest_size=8, key=self._secret)
         return int.from_bytes(digest.digest()) / 2**64
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Endpoints that together let out more than each of them; `text` says so."""
+
+    endpoints: tuple[Endpoint, ...]
+    text: str
+
+
+def overlaps(endpoints: Iterable[Endpoint]) -> list[Overlap]:
+    """The versions of one model, and two policies over the same weights."""
+    by_name: dict[str, list[Endpoint]] = defaultdict(list)
+    by_weights: dict[str, list[Endpoint]] = defaultdict(list)
+    for endpoint in endpoints:
+        by_name[endpoint.name].append(endpoint)
+        by_weights[endpoint.weights].append(endpoint)
+    found = []
+    for name, versions in by_name.items():
+        if len(versions) > 1:
+            numbers = ", ".join(version.manifest.version for version in versions)
+            text = (
+                f"{name} is served in the versions {numbers}: where they differ, both answers "
+                "together tell more than either"
+            )
+            found.append(Overlap(tuple(versions), text))
+    for shared in by_weights.values():
+        if len({endpoint.policy for endpoint in shared}) > 1:
+            loosest = max(shared, key=lambda endpoint: _looseness(endpoint.policy))
+            names = ", ".join(_named(endpoint) for endpoint in shared)
+            text = (
+                f"{names} serve the same weights: together they are at least as open as "
+                f"{_named(loosest)}"
+            )
+            found.append(Overlap(tuple(shared), text))
+    return found
+
+
+def _named(endpoint: Endpoint) -> str:
+    return f"{endpoint.name} {endpoint.manifest.version}"
+
+
+def _looseness(policy: Policy) -> tuple[bool, bool, int, int]:
+    scored = policy.scores not in (ScoreForm.RANK, ScoreForm.NONE)
+    return policy.hides_nothing, scored, policy.support, policy.decimals
 
 
 def version_faults(models: Sequence[Loaded | Endpoint]) -> list[str]:

@@ -4,8 +4,10 @@ The order is fixed: manifest, policy, hash of the weights, and only then is a te
 factory imported, and that from trusted modules alone.
 """
 
+import hashlib
 import importlib
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -36,6 +38,7 @@ class Loaded:
 
     Attributes:
         name: what it is served under.
+        weights: the SHA-256 of the weights it answers with, also of an artefact's.
         network: with its weights; or an artefact's program, gate and all; or None where it runs
             elsewhere.
     """
@@ -44,12 +47,13 @@ class Loaded:
     manifest: BundleManifest
     policy: Policy
     settings: ModelSettings
+    weights: str
     network: nn.Module | Answering | None
 
 
 @dataclass(frozen=True, eq=False)
 class _Checked:
-    """A bundle that has passed every check that needs no factory; `weights` of a network here.
+    """A bundle that has passed every check that needs no factory; `state` of a network here.
 
     `here`: whether this process is to run it.
     """
@@ -58,9 +62,16 @@ class _Checked:
     manifest: BundleManifest
     policy: Policy
     settings: ModelSettings
+    weights: str
     here: bool
-    weights: dict[str, Tensor] | None = None
+    state: dict[str, Tensor] | None = None
     program: Answering | None = None
+
+
+def identity(manifest: BundleManifest, policy: Policy) -> str:
+    """64 hex digits that change with the weights, any word of the manifest, or the policy."""
+    told = [asdict(manifest), policy.fingerprint]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def load_bundles(
@@ -116,7 +127,8 @@ def _artefact(
     name = model.name or artefact.manifest.name
     if model.policy is not None:
         faults.append(f"{name}: the artefact has its policy fused in: expected none, got one")
-    return _Checked(name, artefact.manifest, artefact.policy, model, here, program=program)
+    manifest, policy = artefact.manifest, artefact.policy
+    return _Checked(name, manifest, policy, model, artefact.weights, here, program=program)
 
 
 def _bundle(
@@ -134,13 +146,13 @@ def _bundle(
         policy = build_policy(policy_name, num_classes=len(manifest.classes), **options)
     except PolicyConfigError as error:
         faults += [f"{name}: {fault}" for fault in error.faults]
-    weights = _weights(name, model, manifest, settings, faults) if here else None
+    state = _state(name, model, manifest, settings, faults) if here else None
     if policy is None:
         return None
-    return _Checked(name, manifest, policy, model, here, weights=weights)
+    return _Checked(name, manifest, policy, model, manifest.sha256, here, state=state)
 
 
-def _weights(
+def _state(
     name: str,
     model: ModelSettings,
     manifest: BundleManifest,
@@ -164,13 +176,13 @@ def _weights(
 
 
 def _loaded(model: _Checked, faults: list[str]) -> Loaded | None:
-    network = model.program if model.weights is None else _network(model, model.weights, faults)
+    network = model.program if model.state is None else _network(model, model.state, faults)
     if network is None and model.here:
         return None
-    return Loaded(model.name, model.manifest, model.policy, model.settings, network)
+    return Loaded(model.name, model.manifest, model.policy, model.settings, model.weights, network)
 
 
-def _network(model: _Checked, weights: dict[str, Tensor], faults: list[str]) -> nn.Module | None:
+def _network(model: _Checked, state: dict[str, Tensor], faults: list[str]) -> nn.Module | None:
     """The bundle's network with its weights, or None and a fault."""
     module, _, attribute = model.manifest.factory.partition(":")
     try:
@@ -186,7 +198,7 @@ def _network(model: _Checked, weights: dict[str, Tensor], faults: list[str]) -> 
         )
         return None
     try:
-        network.load_state_dict(weights)
+        network.load_state_dict(state)
     except RuntimeError:
         faults.append(f"{model.name}: the weights do not fit {model.manifest.factory}")
         return None

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,8 +12,8 @@ import typer
 from stingy_server.command import AsJson, Config, State, end, opened, table
 
 if TYPE_CHECKING:
-    from stingy_server.deployments import Deployments, Report
-    from stingy_server.settings import ModelSettings
+    from stingy_server.deployments import Deployment, Deployments, Report
+    from stingy_server.settings import ModelSettings, Settings
 
 app = typer.Typer(no_args_is_help=True, help="What is in service; load and unload versions.")
 
@@ -64,41 +64,53 @@ def load(
     """Serve one more version, in every running server and after a restart."""
     from pydantic import ValidationError
 
-    from stingy_protection import BundleError, read_manifest
     from stingy_server.settings import ModelSettings
 
     try:
-        manifest = read_manifest(bundle)
-        settings = ModelSettings(bundle=bundle.resolve(), name=name, policy=policy, share=share)
-    except BundleError as error:
-        end([f"{bundle}: {fault}" for fault in error.faults])
+        model = ModelSettings(bundle=bundle.resolve(), name=name, policy=policy, share=share)
     except ValidationError as error:
         end([f"--{detail['loc'][0]}: {detail['msg']}" for detail in error.errors()])
-    _load(settings, name or manifest.name, manifest.version, config=config, state=state)
+    with opened(config, state) as (settings, database):
+        from stingy_server.deployments import Deployments
+
+        _load(_meant(model, settings), Deployments(database))
 
 
-def _load(
-    settings: "ModelSettings", name: str, version: str, *, config: Path | None, state: Path | None
-) -> None:
-    with opened(config, state) as (_, database):
-        from stingy_server.deployments import Deployment, Deployments
+def _meant(model: "ModelSettings", settings: "Settings") -> "Deployment":
+    """The bundle that is there now, and no later one."""
+    from stingy_server.deployments import Deployment
+    from stingy_server.loading import identity, load_bundles
 
-        deployments = Deployments(database)
-        known = {(each.name, each.version) for each in deployments.told()}
-        known |= {(each.name, each.version) for each in deployments.wanted()}
-        if (name, version) in known:
-            end([f"{name} {version} is served already; give the bundle another version"])
-        deployments.ask(Deployment(name, version, settings))
-        try:
-            reports = _await(deployments, name, version, present=True)
-        except BaseException:  # given up: nobody is to find it at the next start
-            deployments.withdraw(name, version)
-            raise
-        faults = sorted({report.fault for report in reports if report.fault is not None})
-        if faults:
-            deployments.withdraw(name, version)
-            end([*faults, f"{name} {version} is not served."])
+    # Whether an open policy is allowed is for the servers to say, whose flags are not known here.
+    alone = settings.model_copy(update={"models": (model,), "allow_open": True})
+    faults: list[str] = []
+    found = load_bundles(alone, faults, with_networks=False)
+    if faults:
+        end(faults)
+    (loaded,) = found
+    bundle = identity(loaded.manifest, loaded.policy)
+    return Deployment(loaded.name, loaded.manifest.version, model, bundle)
+
+
+def _load(wanted: "Deployment", deployments: "Deployments") -> None:
+    name, version = wanted.name, wanted.version
+    known = {(each.name, each.version) for each in deployments.told()}
+    known |= {(each.name, each.version) for each in deployments.wanted()}
+    if (name, version) in known:
+        end([f"{name} {version} is served already; give the bundle another version"])
+    deployments.ask(wanted)
+    try:
+        reports = _await(deployments, name, version, present=True)
+    except BaseException:  # given up: nobody is to find it at the next start
+        deployments.withdraw(name, version)
+        raise
+    faults = sorted({report.fault for report in reports if report.fault is not None})
+    if faults:
+        deployments.withdraw(name, version)
+        end([*faults, f"{name} {version} is not served."])
     typer.echo(_outcome(f"{name} {version} is served", reports))
+    for warning in sorted({line for report in reports for line in report.warnings.splitlines()}):
+        typer.echo(f"warning: {warning}", err=True)
 
 
 @app.command()
@@ -107,7 +119,7 @@ def share(
 ) -> None:
     """Let a loaded version meet another share of the keys; 1 is all that name no version."""
     with opened(config, state) as (_, database):
-        from stingy_server.deployments import Deployment, Deployments
+        from stingy_server.deployments import Deployments
 
         deployments = Deployments(database)
         shares = _shares(deployments, name)
@@ -119,7 +131,7 @@ def share(
         for wanted in deployments.wanted():
             if (wanted.name, wanted.version) == (name, version):
                 settings = wanted.settings.model_copy(update={"share": of_keys})
-                deployments.ask(Deployment(name, version, settings))
+                deployments.ask(replace(wanted, settings=settings))
                 typer.echo(f"{name} {version} meets a share of {of_keys:g} within two seconds.")
                 return
     end([_not_loaded(name, version)])

@@ -9,13 +9,14 @@ import logging
 import os
 import secrets
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from stingy_server.database import StoreUnavailable
 from stingy_server.deployments import Deployment, Deployments, Report
 from stingy_server.endpoints import Endpoint, start_endpoints
-from stingy_server.fleet import version_faults
-from stingy_server.loading import load_bundles
+from stingy_server.fleet import overlaps, version_faults
+from stingy_server.loading import Loaded, identity, load_bundles
 from stingy_server.service import Service
 from stingy_server.visit import NOTHING, Visit
 
@@ -109,12 +110,15 @@ class Rollout:
         self._failed.pop(key, None)
         self._served[key] = deployment
         self._service.fleet.put(endpoint)
+        for text in self._warnings(endpoint):
+            log.warning("%s", text)
 
     def _load(self, deployment: Deployment) -> tuple[Endpoint | None, list[str]]:
         """The version, checked and tried; off the event loop."""
         faults: list[str] = []
         settings = self._service.settings.model_copy(update={"models": (deployment.settings,)})
         models = load_bundles(settings, faults)
+        faults += bundle_faults([deployment], models)
         faults += version_faults([*self._service.fleet, *models])
         secret = self._service.database.pepper
         endpoints = [] if faults else start_endpoints(models, settings, faults, secret=secret)
@@ -142,6 +146,11 @@ class Rollout:
         entry = visit.entry(0)
         await self._service.alone.do(lambda: self._service.ledger.append(entry))
 
+    def _warnings(self, endpoint: Endpoint) -> list[str]:
+        """What a version and others let out together."""
+        found = overlaps(self._service.fleet)
+        return [overlap.text for overlap in found if endpoint in overlap.endpoints]
+
     def _reports(self) -> list[Report]:
         now = time.time()
         serving = [
@@ -153,6 +162,7 @@ class Rollout:
                 endpoint.share,
                 None,
                 now,
+                "\n".join(self._warnings(endpoint)),
             )
             for endpoint in self._service.fleet
         ]
@@ -163,6 +173,18 @@ class Rollout:
             if key not in known
         ]
         return serving + failed
+
+
+def bundle_faults(deployed: Iterable[Deployment], models: Iterable[Loaded]) -> list[str]:
+    """Which deployments are of another bundle than the one that is there now."""
+    meant = {(each.name, each.version): each.bundle for each in deployed}
+    return [
+        f"{model.name} {model.manifest.version}: expected the bundle that was loaded, got another; "
+        "unload it, and load it under another version"
+        for model in models
+        if meant.get((model.name, model.manifest.version))
+        not in (None, identity(model.manifest, model.policy))
+    ]
 
 
 async def _close_later(endpoint: Endpoint) -> None:

@@ -85,4 +85,10 @@ CREATE TABLE serving (
 ) STRICT;
 """
 
-SCHEMAS = (SCHEMA_1, SCHEMA_2)
+SCHEMA_3 = """
+-- Which bundle was meant, as `identity` tells them apart; what is to be said of a version.
+ALTER TABLE deployments ADD COLUMN bundle TEXT;
+ALTER TABLE serving ADD COLUMN warnings TEXT NOT NULL DEFAULT '';
+"""
+
+SCHEMAS = (SCHEMA_1, SCHEMA_2, SCHEMA_3)

@@ -3,25 +3,31 @@
 What it began with holds until it ends: no signal reads settings or bundles again.
 """
 
-import asyncio
-import contextlib
 import functools
+import logging
 import resource
-import signal
 import socket
-from collections.abc import Iterator
+import sys
+from collections.abc import Mapping
 
 import uvicorn
 from fastapi import FastAPI
 from rich.console import Console
-from uvicorn.supervisors import Multiprocess
 
 from stingy_server import metrics
 from stingy_server.app import create_app, summary
+from stingy_server.database import StoreUnavailable
+from stingy_server.errors import ConfigurationError
+from stingy_server.loading import identity
 from stingy_server.logs import log_config
+from stingy_server.processes import DrainingServer, Workers
 from stingy_server.service import Service
 from stingy_server.settings import Settings
 from stingy_server.wire import BoundedConfig
+
+log = logging.getLogger("stingy")
+
+UNABLE = 1  # the status of a server, or of a worker, that could not go on
 
 
 def serve(settings: Settings, faults: list[str], *, console: Console) -> None:
@@ -45,12 +51,29 @@ def serve(settings: Settings, faults: list[str], *, console: Console) -> None:
             registry = service.metrics.registry if settings.workers == 1 else None
             metrics.listen(settings.metrics_host, settings.metrics_port, registry=registry)
         if settings.workers == 1:
-            _Server(_config(app, settings)).run(sockets=[listener])
+            DrainingServer(_config(app, settings)).run(sockets=[listener])
             return
-        # The workers load for themselves; nothing of this process's is shared but the socket.
-        config = _config(functools.partial(create_app, settings), settings)
-        listener.set_inheritable(True)
-        _Workers(config, sockets=[listener]).run()
+        # The workers load for themselves, and serve only what was found here.
+        found = {
+            (endpoint.name, endpoint.manifest.version): identity(endpoint.manifest, endpoint.policy)
+            for endpoint in service.fleet
+        }
+        config = _config(functools.partial(_worker_app, settings, found), settings)
+        if not Workers(config, listener=listener).run():
+            sys.exit(UNABLE)
+
+
+def _worker_app(settings: Settings, expected: Mapping[tuple[str, str], str]) -> FastAPI:
+    """The application of a worker; one that would serve something else than the others ends."""
+    try:
+        return create_app(settings, expected=expected)
+    except ConfigurationError as error:
+        faults = error.faults
+    except StoreUnavailable as error:
+        faults = (str(error),)
+    for fault in faults:
+        log.error("this worker does not serve: %s", fault)
+    sys.exit(UNABLE)
 
 
 def _config(app: "FastAPI | functools.partial[FastAPI]", settings: Settings) -> uvicorn.Config:
@@ -65,34 +88,7 @@ def _config(app: "FastAPI | functools.partial[FastAPI]", settings: Settings) -> 
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
-        # A worker says nothing until PyTorch is loaded, which takes a while on a busy machine.
-        timeout_worker_healthcheck=60,
     )
-
-
-class _Server(uvicorn.Server):
-    """uvicorn, but a drained server has ended well: the signal is not raised again."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self._on_signal)
-        yield
-
-    def _on_signal(self) -> None:
-        app = self.config.loaded_app
-        with contextlib.suppress(AttributeError):
-            app.state.service.draining = True
-        self.force_exit = self.should_exit  # a second signal ends it at once
-        self.should_exit = True
-
-
-class _Workers(Multiprocess):
-    """uvicorn's, but a hang-up drains too, where uvicorn would start workers anew."""
-
-    def handle_hup(self) -> None:
-        self.should_exit.set()
 
 
 def forbid_core_dumps() -> None:

@@ -1,0 +1,194 @@
+"""Several processes behind one address: what a replacement serves, and how all of them end."""
+
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import pytest
+
+from serving import make_bundle, make_key, png, random_images, served
+from stingy_server import Database, Keys
+from stingy_server.ledger import Ledger
+
+pytestmark = pytest.mark.timeout(300)
+IMAGE = png(random_images(1)[0])
+# Several processes need a store of rates; a key without a rate never asks it.
+OPTIONS = ("--workers", "2")
+NOWHERE = {"STINGY_RATE_STORE": "redis://127.0.0.1:1"}
+
+
+class Said(threading.Thread):
+    """What a server says on stderr, as it says it."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        super().__init__(daemon=True)
+        self._process = process
+        self.text = ""
+        self.start()
+
+    def run(self) -> None:
+        assert self._process.stderr is not None
+        for line in iter(self._process.stderr.readline, ""):
+            self.text += line
+
+
+def until(true: Callable[[], bool], *, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.05)
+
+
+def workers(process: "subprocess.Popen[str]") -> list[int]:
+    """The processes that serve, the oldest first."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(child) for child in children if b"spawn_main" in _command(child)]
+
+
+def _command(pid: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def starts(state: Path) -> int:
+    """How many processes have begun to serve."""
+    with closing(Database(state)) as database:
+        return sum(entry.event == "start" for _, entry in Ledger(database).entries())
+
+
+def ask(url: str, key: str) -> httpx.Response:
+    """Over a connection of its own: whichever worker is free takes it."""
+    return httpx.post(
+        f"{url}/v1/predict/digits",
+        content=IMAGE,
+        headers={"Authorization": f"Bearer {key}"},
+        timeout=60,
+    )
+
+
+def classes(url: str, key: str) -> int:
+    return len(ask(url, key).json()["answers"][0]["classes"])
+
+
+class Asking(threading.Thread):
+    def __init__(self, url: str, key: str) -> None:
+        super().__init__(daemon=True)
+        self._asked = (url, key)
+        self.status = 0
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.status = ask(*self._asked).status_code
+        except httpx.TransportError:
+            return
+
+
+def test_P8_a_replacement_serves_what_was_served_at_the_start_or_nothing(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b", policy="stingy:n=2")
+    manifest = (bundle / "model.json").read_text()
+    state = tmp_path / "state"
+    key = make_key(state)
+    with served(bundle, *OPTIONS, state=state, **NOWHERE) as (url, process):
+        said = Said(process)
+        until(lambda: starts(state) == 2)
+        (bundle / "model.json").write_text(manifest.replace("stingy:n=2", "stingy:n=5"))
+        os.kill(workers(process)[0], signal.SIGKILL)
+        until(lambda: "the bundle changed since the start" in said.text)
+        assert {classes(url, key) for _ in range(20)} == {2}  # the other one goes on
+        time.sleep(3)
+        assert process.poll() is None
+        assert said.text.count("changed since the start") <= 3  # tried again, but not hotly
+        (bundle / "model.json").write_text(manifest)
+        until(lambda: starts(state) == 3)
+        assert len(workers(process)) == 2
+        assert {classes(url, key) for _ in range(20)} == {2}
+    assert process.returncode == 0
+
+
+def test_H7_a_server_none_of_whose_workers_can_be_replaced_ends_with_a_fault(
+    tmp_path: Path,
+) -> None:
+    bundle = make_bundle(tmp_path / "b")
+    state = tmp_path / "state"
+    make_key(state)
+    with served(bundle, *OPTIONS, state=state, **NOWHERE) as (_, process):
+        said = Said(process)
+        until(lambda: starts(state) == 2)
+        shutil.rmtree(bundle)
+        for worker in workers(process):
+            os.kill(worker, signal.SIGKILL)
+        assert process.wait(60) == 1
+    assert "Traceback" not in said.text
+    assert "expected model.json to be a plain file of the bundle" in said.text
+
+
+def test_H6_workers_answer_what_is_in_flight_though_the_signal_reaches_all(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    key = make_key(state)
+    slow = make_bundle(tmp_path / "b", factory="sample_networks:Slow", seconds=2.0)
+    with served(slow, *OPTIONS, state=state, **NOWHERE) as (url, process):
+        Said(process)
+        until(lambda: starts(state) == 2)
+        asking = [Asking(url, key) for _ in range(8)]
+        time.sleep(1.0)
+        for pid in (*workers(process), process.pid):  # as Ctrl-C and systemd do
+            os.kill(pid, signal.SIGTERM)
+        time.sleep(0.6)
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{url}/v2/health/ready", timeout=1)
+        for thread in asking:
+            thread.join(60)
+        assert process.wait(30) == 0
+    assert [thread.status for thread in asking] == [200] * 8
+    with closing(Database(state)) as database:
+        ((_, budget),) = Keys(database).all()
+        booked = sum(entry.answered for _, entry in Ledger(database).entries())
+        stops = sum(entry.event == "stop" for _, entry in Ledger(database).entries())
+    assert (budget.used, booked, stops) == (8, 8, 2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_H6_a_second_signal_ends_all_workers_at_once(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    state = tmp_path / "state"
+    key = make_key(state)
+    slow = make_bundle(tmp_path / "b", factory="sample_networks:Slow", seconds=5.0)
+    with served(slow, *OPTIONS, state=state, **NOWHERE) as (url, process):
+        Said(process)
+        until(lambda: starts(state) == 2)
+        asking = Asking(url, key)
+        time.sleep(1.0)
+        serving = workers(process)
+        process.send_signal(number)
+        time.sleep(0.8)
+        assert process.poll() is None
+        process.send_signal(number)
+        second = time.monotonic()
+        process.wait(30)
+        assert time.monotonic() - second < 2
+        asking.join(60)
+    assert asking.status == 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in serving)
+
+
+def test_H6_workers_do_not_outlive_a_parent_that_was_killed(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b")
+    state = tmp_path / "state"
+    make_key(state)
+    with served(bundle, *OPTIONS, state=state, **NOWHERE) as (_, process):
+        Said(process)
+        until(lambda: starts(state) == 2)
+        serving = workers(process)
+        process.kill()
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in serving))
