@@ -6,11 +6,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from serving import make_bundle, make_settings
+from stingy_protection import build_policy
 from stingy_server import ConfigurationError, ModelSettings, create_app
+from stingy_server.app import summary
+from stingy_server.artefact import write_artefact
 from stingy_server.endpoints import Endpoint, start_endpoints
-from stingy_server.fleet import Fleet
+from stingy_server.fleet import Fleet, overlaps
 from stingy_server.loading import load_bundles
 
 CALLERS = [f"{number:08x}" for number in range(2000)]
@@ -93,3 +97,28 @@ def test_versions_that_cannot_stand_side_by_side_are_refused(tmp_path: Path) -> 
         "digits: expected one budget for all versions",
         "alone: expected a share for every version but one",
     ]
+
+
+def test_P7_an_artefact_and_its_bundle_are_named_by_the_looser(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b", policy="label")
+    faults: list[str] = []
+    (loaded,) = load_bundles(make_settings(tmp_path / "s", bundle), faults)
+    assert isinstance(loaded.network, nn.Module)
+    policy = build_policy("stingy", num_classes=10, n=5)
+    write_artefact(
+        tmp_path / "a", loaded.network, manifest=loaded.manifest, policy=policy, format="onnx"
+    )
+    artefact = ModelSettings(bundle=tmp_path / "a", name="fused")
+    service = create_app(make_settings(tmp_path / "s", bundle, artefact)).state.service
+    (warning,) = [line for line in summary(service) if "warning" in line]
+    assert "digits 1, fused 1 serve the same weights" in warning
+    assert warning.endswith("at least as open as fused 1")
+    service.database.close()
+
+
+def test_P7_one_policy_or_other_weights_are_nothing_to_warn_of(endpoint: Endpoint) -> None:
+    assert overlaps([endpoint, replace(endpoint, name="twin")]) == []
+    wide = replace(endpoint, name="wide", policy=build_policy("open", num_classes=10))
+    assert overlaps([endpoint, replace(wide, weights="0" * 64)]) == []
+    (found,) = overlaps([endpoint, wide])
+    assert found.endpoints == (endpoint, wide)

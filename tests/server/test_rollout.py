@@ -1,6 +1,7 @@
 """Versions come and go while the server runs; one that is not fit changes nothing."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -12,11 +13,13 @@ from stingy_server import ConfigurationError, ModelSettings, create_app
 from stingy_server.budgets import model_owner
 from stingy_server.deployments import Deployment, Deployments
 from stingy_server.ledger import Ledger
+from stingy_server.loading import identity, load_bundles
 from stingy_server.rollout import Rollout
 from stingy_server.service import Service
 
 pytestmark = pytest.mark.anyio
 IMAGE = png(random_images(1)[0])
+WIDE = "stingy:n=5"
 
 
 @pytest.fixture
@@ -144,3 +147,57 @@ async def test_a_loaded_version_is_served_again_after_a_restart(tmp_path: Path) 
         )
     with pytest.raises(ConfigurationError, match="stingy models unload"):
         create_app(settings)
+
+
+def meant(folder: Path, wanted: Deployment) -> Deployment:
+    """As the command asks: with the bundle that is there."""
+    faults: list[str] = []
+    (found,) = load_bundles(make_settings(folder / "meant", wanted.settings), faults)
+    return replace(wanted, bundle=identity(found.manifest, found.policy))
+
+
+async def test_P8_a_version_is_of_the_bundle_that_was_there_when_it_was_loaded(
+    running_one: tuple[httpx.AsyncClient, FastAPI], tmp_path: Path
+) -> None:
+    client, app = running_one
+    service: Service = app.state.service
+    deployments, rollout = Deployments(service.database), Rollout(service, [])
+    wanted = meant(tmp_path, second(tmp_path, share=0.5))
+    make_bundle(wanted.settings.bundle, version="2", seed=1, policy="stingy:n=5")
+    deployments.ask(wanted)
+    await rollout.round()
+    told = {report.version: report.fault for report in deployments.told()}
+    assert "expected the bundle that was loaded, got another" in str(told["2"])
+    assert (await client.get("/v2/models/digits")).json()["versions"] == ["1"]
+    make_bundle(wanted.settings.bundle, version="2", seed=1)  # as it was
+    await Rollout(service, []).round()
+    assert (await client.get("/v2/models/digits")).json()["versions"] == ["1", "2"]
+
+
+async def test_P8_a_loaded_version_is_that_bundle_after_a_restart_too(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "1"))
+    wanted = meant(tmp_path, second(tmp_path, share=0.5))
+    async with running(settings) as (_, app):
+        Deployments(app.state.service.database).ask(wanted)
+    async with running(settings) as (client, _):
+        assert (await client.get("/v2/models/digits")).json()["versions"] == ["1", "2"]
+    make_bundle(wanted.settings.bundle, version="2", seed=2)
+    with pytest.raises(ConfigurationError, match="digits 2: expected the bundle that was loaded"):
+        create_app(settings)
+
+
+async def test_P7_a_version_that_comes_with_another_policy_over_the_same_weights_is_named(
+    running_one: tuple[httpx.AsyncClient, FastAPI],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    _, app = running_one
+    service: Service = app.state.service
+    deployments, rollout = Deployments(service.database), Rollout(service, [])
+    bundle = tmp_path / "1"
+    deployments.ask(Deployment("wide", "1", ModelSettings(bundle=bundle, name="wide", policy=WIDE)))
+    await rollout.round()
+    (report,) = [report for report in deployments.told() if report.name == "wide"]
+    said = "digits 1, wide 1 serve the same weights: together they are at least as open as wide 1"
+    assert report.warnings == said
+    assert [record.message for record in caplog.records] == [said]

@@ -39,6 +39,7 @@ def test_a_version_comes_and_goes_in_a_running_server(tmp_path: Path) -> None:
         loaded = models("load", second, "--share", "1", state=state)
         assert loaded.returncode == 0, loaded.stderr
         assert "in 1 process." in loaded.stdout
+        assert "digits is served in the versions 1, 2" in loaded.stderr
         assert version("/v1/predict/digits") == "2"
         twice = models("load", second, "--share", "1", state=state)
         assert (twice.returncode, "is served already" in twice.stderr) == (2, True)
@@ -52,3 +53,16 @@ def test_a_version_comes_and_goes_in_a_running_server(tmp_path: Path) -> None:
         assert models("unload", "digits", "2", state=state).returncode == 0
         assert version("/v1/predict/digits") == "1"
     assert "no server runs" in models("load", second, "--share", "1", state=state).stdout
+
+
+def test_P7_a_second_policy_over_the_same_weights_is_named_when_it_is_loaded(
+    tmp_path: Path,
+) -> None:
+    state = tmp_path / "state"
+    bundle = make_bundle(tmp_path / "1", policy="label")
+    with served(bundle, state=state):
+        loaded = models("load", bundle, "--name", "wide", "--policy", "stingy:n=5", state=state)
+        assert loaded.returncode == 0, loaded.stderr
+        assert "same weights: together they are at least as open as wide 1" in loaded.stderr
+        twin = models("load", bundle, "--name", "twin", "--policy", "open", state=state)
+        assert (twin.returncode, "allow_open" in twin.stderr) == (2, True)

@@ -163,7 +163,7 @@ def test_H6_a_second_signal_ends_all_workers_at_once(
 ) -> None:
     state = tmp_path / "state"
     key = make_key(state)
-    slow = make_bundle(tmp_path / "b", factory="sample_networks:Slow", seconds=5.0)
+    slow = make_bundle(tmp_path / "b", factory="sample_networks:Slow", seconds=6.0)
     with served(slow, *OPTIONS, state=state, **NOWHERE) as (url, process):
         Said(process)
         until(lambda: starts(state) == 2)
@@ -176,7 +176,7 @@ def test_H6_a_second_signal_ends_all_workers_at_once(
         process.send_signal(number)
         second = time.monotonic()
         process.wait(30)
-        assert time.monotonic() - second < 2
+        assert time.monotonic() - second < 4  # it takes PyTorch two to unload on a busy machine
         asking.join(60)
     assert asking.status == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in serving)
