@@ -188,8 +188,10 @@ def _network(model: _Checked, state: dict[str, Tensor], faults: list[str]) -> nn
     try:
         factory: Any = getattr(importlib.import_module(module), attribute)
         network = factory(**model.manifest.arguments)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        faults.append(f"{model.name}: {model.manifest.factory} failed: {error}")
+    # A factory is anybody's code, and may raise anything.
+    except Exception as error:  # noqa: BLE001
+        told = f"{type(error).__name__}: {error}"
+        faults.append(f"{model.name}: {model.manifest.factory} failed: {told}")
         return None
     if not isinstance(network, nn.Module):
         faults.append(
@@ -199,7 +201,7 @@ def _network(model: _Checked, state: dict[str, Tensor], faults: list[str]) -> nn
         return None
     try:
         network.load_state_dict(state)
-    except RuntimeError:
+    except Exception:  # noqa: BLE001  a module may load its weights in a way of its own
         faults.append(f"{model.name}: the weights do not fit {model.manifest.factory}")
         return None
     return network

@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
+import sample_networks
 from checks import assert_closed, doors
 from sample_networks import NOT_A_NUMBER, POISON
 from serving import make_bundle, make_key, make_settings, png, random_images, running
@@ -395,6 +396,22 @@ def test_P6_every_fault_of_every_model_is_told_before_anything_is_served(tmp_pat
     for word in ("port", "changed", "os:system", "absent", "many", "11", "stingi", "allow_open"):
         assert word in told
     assert "digits 1 is given 2 times" in told
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyError, RecursionError, AssertionError])
+def test_P6_a_factory_that_raises_whatever_it_is_is_a_fault_of_its_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
+
+    def broken(num_classes: int) -> None:
+        raise error("from a factory")
+
+    monkeypatch.setattr(sample_networks, "linear", broken)
+    with pytest.raises(ConfigurationError) as raised:
+        create_app(settings)
+    (fault,) = raised.value.faults
+    assert fault.startswith(f"digits: sample_networks:linear failed: {error.__name__}")
 
 
 def test_M1_a_bundle_that_does_not_fit_its_network_is_refused(tmp_path: Path) -> None:
