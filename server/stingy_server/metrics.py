@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from stingy_server.visit import Visit
 
@@ -108,6 +108,11 @@ def share_between_processes(folder: Path) -> None:
     for left_over in folder.glob("*.db"):
         left_over.unlink()
     os.environ[MULTIPROCESS_DIR] = str(folder)
+
+
+def forget_work_of(pid: int) -> None:
+    """What a process that has ended was working on is worked on no more; its counts stay."""
+    mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 def listen(host: str, port: int, *, registry: CollectorRegistry | None) -> None:

@@ -19,6 +19,8 @@ from types import FrameType
 
 import uvicorn
 
+from stingy_server.metrics import forget_work_of
+
 log = logging.getLogger("stingy")
 
 TICK_S = 0.1
@@ -98,6 +100,7 @@ class Workers:
                 place.failures = 0
         elif worker.ready:
             log.error("worker %s ended with %s and is replaced", worker.pid, worker.exitcode)
+            forget_work_of(worker.pid)
             place.worker = None
         else:
             place.failures += 1
@@ -139,7 +142,8 @@ class _Worker:
         self.ready = False
 
     @property
-    def pid(self) -> int | None:
+    def pid(self) -> int:
+        assert self._process.pid is not None  # noqa: S101  it was started
         return self._process.pid
 
     @property

@@ -4,6 +4,7 @@ import io
 import multiprocessing
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -100,6 +101,12 @@ async def running(
         ) as client,
     ):
         yield client, app
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serving import (
     STINGY,
+    free_port,
     make_bundle,
     make_key,
     png,
@@ -241,19 +242,13 @@ def test_H12_a_connection_goes_on_after_each_refusal(server: tuple[str, str]) ->
             assert answer(connection)[0] == 200
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[str]:
     """The address of a Redis of our own."""
     program = shutil.which("redis-server")
     if program is None:
         pytest.skip("needs redis-server (apt-get install redis-server)")
-    port = _free_port()
+    port = free_port()
     process = subprocess.Popen(
         [program, "--port", str(port), "--save", "", "--dir", tmp_path, "--bind", "127.0.0.1"],
         stdout=subprocess.DEVNULL,
@@ -272,7 +267,7 @@ def redis(tmp_path: Path) -> Iterator[str]:
 def test_several_workers_share_one_budget_one_rate_and_their_counters(
     tmp_path: Path, bundle: Path, redis: str
 ) -> None:
-    state, metrics_port = tmp_path / "state", _free_port()
+    state, metrics_port = tmp_path / "state", free_port()
     budgeted = make_key(state, budget=150)
     rated = make_key(state, rate="60/hour")
     options = ("--workers", "2", "--metrics-port", str(metrics_port))

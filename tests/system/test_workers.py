@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serving import make_bundle, make_key, png, random_images, served
+from serving import free_port, make_bundle, make_key, png, random_images, served
 from stingy_server import Database, Keys
 from stingy_server.ledger import Ledger
 
@@ -21,6 +21,7 @@ pytestmark = pytest.mark.timeout(300)
 IMAGE = png(random_images(1)[0])
 # Several processes need a store of rates; a key without a rate never asks it.
 OPTIONS = ("--workers", "2")
+IN_FLIGHT = "stingy_requests_in_flight "
 NOWHERE = {"STINGY_RATE_STORE": "redis://127.0.0.1:1"}
 
 
@@ -130,6 +131,26 @@ def test_H7_a_server_none_of_whose_workers_can_be_replaced_ends_with_a_fault(
         assert process.wait(60) == 1
     assert "Traceback" not in said.text
     assert "expected model.json to be a plain file of the bundle" in said.text
+
+
+def test_Q8_a_killed_worker_works_on_nothing_any_more(tmp_path: Path) -> None:
+    state, port = tmp_path / "state", free_port()
+    key = make_key(state)
+    slow = make_bundle(tmp_path / "b", factory="sample_networks:Slow", seconds=5.0)
+    options = (*OPTIONS, "--metrics-port", str(port))
+
+    def in_flight() -> float:
+        page = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        return sum(float(row.split()[1]) for row in page.splitlines() if row.startswith(IN_FLIGHT))
+
+    with served(slow, *options, state=state, **NOWHERE) as (url, process):
+        Said(process)
+        until(lambda: starts(state) == 2)
+        Asking(url, key)
+        until(lambda: in_flight() == 1)
+        for worker in workers(process):
+            os.kill(worker, signal.SIGKILL)
+        until(lambda: in_flight() == 0)
 
 
 def test_H6_workers_answer_what_is_in_flight_though_the_signal_reaches_all(tmp_path: Path) -> None:
