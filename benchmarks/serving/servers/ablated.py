@@ -67,6 +67,9 @@ class NoWrites:
     async def do(self, write: Callable[[], object], *, over: Collection[str] = ()) -> object:
         return write()
 
+    async def flush(self) -> None:
+        """Nothing waits."""
+
     def close(self) -> None:
         """Nothing waits."""
 
