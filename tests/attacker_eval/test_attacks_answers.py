@@ -135,6 +135,24 @@ def test_ranks_order_the_students_second_choices_better_than_labels_do() -> None
     assert second_choices(RankDistillation()) > second_choices(LabelOnly()) + 0.05
 
 
+def test_of_a_long_list_the_first_places_are_read() -> None:
+    def learnt(attack: Attack, policy: str) -> Tensor:
+        torch.manual_seed(0)
+        student = cnn(num_classes=3, width=4)
+        run(attack, material(striped_oracle(policy)), student=student)
+        return torch.cat([weights.detach().flatten() for weights in student.parameters()])
+
+    first_two = learnt(RankDistillation(n=2), "ranked_labels:n=3")
+    assert torch.equal(first_two, learnt(RankDistillation(), "ranked_labels:n=2"))
+    assert not torch.equal(first_two, learnt(RankDistillation(), "ranked_labels:n=3"))
+
+
+@pytest.mark.parametrize("n", [1, 0, 2.5, True])
+def test_fewer_than_two_places_are_no_order(n: object) -> None:
+    with pytest.raises(ValueError, match="expected n to be 2 or more"):
+        RankDistillation.expand({"n": n})
+
+
 @pytest.mark.parametrize(
     ("policy", "reason"),
     [("label", "answers one class"), ("rounded", "probabilities on a grid tie")],

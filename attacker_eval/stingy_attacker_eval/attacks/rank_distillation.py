@@ -13,6 +13,10 @@ from stingy_attacker_eval.attacks.losses import plackett_luce
 class RankDistillation(Attack):
     """The likelihood of the answered order under Plackett-Luce; neither scores nor true labels.
 
+    n: how many of the answered classes are read, the best first; None is all. The order of the
+    hindmost is noise, and each place weighs as much as the first: on 100 classes of Tiny-ImageNet
+    all of them made a student 10 points worse, and 10 of them 2 points better.
+
     Measured on the digits (stingy, N = 2, cnn_tiny, 5 epochs, 3 seeds, deviation over seeds):
     93.8 +- 1.0 %, where label_only gets 95.4 +- 0.7: the order of two classes was not worth it.
 
@@ -26,6 +30,12 @@ class RankDistillation(Attack):
     reference: ClassVar[str] = "Xia et al. 2008, ListMLE, section 4.3"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.ANSWERS})
 
+    n: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.n is not None and (type(self.n) is not int or self.n < 2):
+            raise ValueError(f"expected n to be 2 or more, or none, got {self.n!r}")
+
     def objection(self, material: Material) -> str | None:
         if material.indices is not None and material.indices.shape[1] < 2:
             return "needs ranks, and the endpoint answers one class: that is label_only"
@@ -34,4 +44,4 @@ class RankDistillation(Attack):
         return None
 
     def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
-        return plackett_luce(student_logits, batch.indices)
+        return plackett_luce(student_logits, batch.indices[:, : self.n])
