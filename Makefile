@@ -11,7 +11,7 @@ help:
 	@echo "make test   run all tests"
 	@echo "make test-integration  the tests that start TorchServe (needs Java 17), MLServer, Ray"
 	@echo "make check  lint, types, import contracts"
-	@echo "make lock   pin what a server installs, by hash, in requirements.lock"
+	@echo "make lock   pin what servers and images install, by hash, in *.lock"
 	@echo "make bench-serving, make bench-training   measure, beside the peers"
 
 # Installed again whenever what is to be installed has changed.
@@ -77,10 +77,19 @@ bench-training: .venv/installed
 	$(BIN)/python benchmarks/training/compare.py
 
 # Every file of every pinned release by its hash: pip install --require-hashes -r requirements.lock
+# What only an image needs is in docker/*.lock: what Stingy is built with, and what TorchServe and
+# Ray need beside requirements.lock.
+COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile -q --generate-hashes \
+	--universal --no-annotate --python-version 3.11 -c constraints.txt
+
 lock: .venv/installed
-	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile -q pyproject.toml \
-		--extra server --extra redis --extra postgres -c constraints.txt --generate-hashes --universal \
-		--no-annotate -o requirements.lock
+	$(COMPILE) pyproject.toml --extra server --extra redis --extra postgres -o requirements.lock
+	echo hatchling | $(COMPILE) - -o docker/build.lock
+	for extra in torchserve ray; do \
+		$(COMPILE) pyproject.toml --extra $$extra -c requirements.lock \
+			$$(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' requirements.lock) \
+			-o docker/$$extra.lock; \
+	done
 
 fix: .venv/installed
 	$(BIN)/ruff check --fix

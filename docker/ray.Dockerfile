@@ -4,12 +4,13 @@
 # server.Dockerfile.
 FROM python:3.12-slim-bookworm AS build
 ARG TORCH_INDEX=""
-COPY constraints.txt /source/constraints.txt
-RUN python -m venv /opt/stingy \
-    && /opt/stingy/bin/pip install --no-cache-dir --no-deps -c /source/constraints.txt \
-        ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch torchvision
+COPY requirements.lock /source/requirements.lock
+COPY docker/build.lock /source/docker/build.lock
+COPY docker/ray.lock /source/docker/ray.lock
+COPY docker/install.py /source/docker/install.py
+RUN ["python", "/source/docker/install.py", "requirements.lock", "docker/ray.lock"]
 COPY . /source
-RUN /opt/stingy/bin/pip install --no-cache-dir -c /source/constraints.txt '/source[server,redis,postgres,ray]'
+RUN ["python", "/source/docker/install.py"]
 
 FROM python:3.12-slim-bookworm
 # hadolint ignore=DL3008

@@ -1,15 +1,15 @@
 # The server, from the root of the repository: docker build -f docker/server.Dockerfile -t stingy .
-# It has PyTorch as the package index has it, which on x86-64 is the one for CUDA. For the CPU
-# alone, several GB less: --build-arg TORCH_INDEX=ADDRESS, as PyTorch's own install page names it.
+# Every file that is installed is known by its hash. It has PyTorch as the package index has it,
+# which is the one for CUDA. For the CPU alone, several GB less: --build-arg TORCH_INDEX=ADDRESS, as
+# PyTorch's own install page names it; those two files, of the same version, have no hash here.
 FROM python:3.12-slim-bookworm AS build
 ARG TORCH_INDEX=""
-COPY constraints.txt /source/constraints.txt
-# Nothing but these two packages ever comes from another index.
-RUN python -m venv /opt/stingy \
-    && /opt/stingy/bin/pip install --no-cache-dir --no-deps -c /source/constraints.txt \
-        ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch torchvision
+COPY requirements.lock /source/requirements.lock
+COPY docker/build.lock /source/docker/build.lock
+COPY docker/install.py /source/docker/install.py
+RUN ["python", "/source/docker/install.py", "requirements.lock"]
 COPY . /source
-RUN /opt/stingy/bin/pip install --no-cache-dir -c /source/constraints.txt '/source[server,redis,postgres]'
+RUN ["python", "/source/docker/install.py"]
 
 FROM python:3.12-slim-bookworm AS root
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin stingy \

@@ -3,12 +3,13 @@
 # server.Dockerfile. TorchServe has had no security patches since 2025: never publish its ports.
 FROM python:3.11-slim-bookworm AS build
 ARG TORCH_INDEX=""
-COPY constraints.txt /source/constraints.txt
-RUN python -m venv /opt/stingy \
-    && /opt/stingy/bin/pip install --no-cache-dir --no-deps -c /source/constraints.txt \
-        ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch torchvision
+COPY requirements.lock /source/requirements.lock
+COPY docker/build.lock /source/docker/build.lock
+COPY docker/torchserve.lock /source/docker/torchserve.lock
+COPY docker/install.py /source/docker/install.py
+RUN ["python", "/source/docker/install.py", "requirements.lock", "docker/torchserve.lock"]
 COPY . /source
-RUN /opt/stingy/bin/pip install --no-cache-dir -c /source/constraints.txt '/source[torchserve]'
+RUN ["python", "/source/docker/install.py"]
 
 FROM python:3.11-slim-bookworm AS root
 # hadolint ignore=DL3008

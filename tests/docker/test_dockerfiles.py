@@ -4,7 +4,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -66,15 +65,3 @@ def test_what_is_copied_exists(path: Path) -> None:
     for name, value in instructions(path):
         if name == "COPY" and not value.startswith("--from="):
             assert (ROOT / value.split()[0]).exists(), value
-
-
-@every_dockerfile
-def test_what_is_installed_is_pinned_and_known(path: Path) -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    installs = [value for name, value in instructions(path) if "pip install" in value]
-    assert len(installs) == 2
-    assert all("-c /source/constraints.txt" in install for install in installs)
-    (extras,) = re.findall(r"/source\[([\w,]+)\]", installs[1])
-    missing = set(extras.split(",")) - set(project["optional-dependencies"])
-    if missing:
-        pytest.skip(f"the project has no extra {', '.join(sorted(missing))} yet")
