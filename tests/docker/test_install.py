@@ -24,7 +24,7 @@ every_image = pytest.mark.parametrize("name", NEEDED)
 
 def pins(lock: str) -> dict[str, str]:
     """The version of every distribution in a lock; each must have hashes."""
-    found = {}
+    found: dict[str, str] = {}
     for block in re.split(r"\n(?=\S)", lock):
         if pinned := re.match(r"([\w.-]+)==([\w.+!-]+)", block):
             assert re.search(r"--hash=sha256:[0-9a-f]{64}\b", block), pinned[0]
@@ -68,7 +68,7 @@ def test_M2_a_lock_names_no_host_and_has_the_versions_that_are_tested(path: Path
     assert "://" not in lock
     assert not re.search(r"^-", lock, re.MULTILINE)
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    tested = {canonicalize_name(line.split("==")[0]): line for line in lines if "==" in line}
+    tested = {str(canonicalize_name(line.split("==")[0])): line for line in lines if "==" in line}
     for name, version in pins(lock).items():
         assert tested.get(name, f"=={version}").endswith(f"=={version}"), name
 

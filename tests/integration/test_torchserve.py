@@ -81,6 +81,7 @@ ROUTES = (
 )
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("route", ROUTES)
 def test_U2_asked_directly_it_tells_at_most_n_values_of_a_file(
     server: TorchServe, route: str
@@ -97,6 +98,7 @@ def test_U2_asked_directly_it_tells_at_most_n_values_of_a_file(
     }
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("route", ROUTES)
 def test_U2_asked_directly_it_tells_at_most_n_values_of_a_tensor(
     server: TorchServe, route: str
@@ -246,14 +248,22 @@ def test_a_worker_whose_policy_needs_a_secret_does_not_load(tmp_path: Path) -> N
         Handler().initialize(Context("digits", str(bundle), {}, 1, None, "0.12.0"))
 
 
-async def test_an_edge_before_it_answers_charges_and_refunds(
+@pytest.mark.smoke
+async def test_an_edge_before_it_answers_and_charges(
+    server: TorchServe, bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    async with running(behind(server, bundles["digits"], tmp_path / "state")) as (client, _):
+        told = await client.post("/v2/models/digits/infer", json=question())
+        assert [output["shape"] for output in told.json()["outputs"]] == [[4, N], [4, N]]
+        assert (await client.get("/v1/usage")).json()["used"] == 4
+
+
+async def test_an_edge_goes_on_after_a_restart_and_refunds_what_is_not_answered(
     server: TorchServe, bundles: dict[str, Path], tmp_path: Path
 ) -> None:
     settings = behind(server, bundles["digits"], tmp_path / "state")
     try:
         async with running(settings) as (client, _):
-            told = await client.post("/v2/models/digits/infer", json=question())
-            assert [output["shape"] for output in told.json()["outputs"]] == [[4, N], [4, N]]
             server.restart()  # with another key
             told = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
             assert told.status_code == 200
@@ -261,7 +271,7 @@ async def test_an_edge_before_it_answers_charges_and_refunds(
             told = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
             assert told.status_code == 502
             assert told.json()["error"]["code"] == "upstream_failed"
-            assert (await client.get("/v1/usage")).json()["used"] == 5
+            assert (await client.get("/v1/usage")).json()["used"] == 1
     finally:
         server.restart()
 

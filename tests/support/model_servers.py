@@ -128,7 +128,7 @@ def torchserve(*bundles: Path) -> Iterator[TorchServe]:
     """TorchServe with these bundles, packed and configured by our own commands."""
     folder = Path(tempfile.mkdtemp(prefix="ts"))  # short: the path of a socket has 108 bytes
     for bundle in bundles:
-        stingy("torchserve", "archive", bundle, "--export-path", folder / "store")
+        stingy("torchserve", "archive", bundle, "--export-path", folder / "store", "--allow-open")
     port = free_ports(6)
     stingy(
         *("torchserve", "config", "--model-store", folder / "store"),
@@ -144,22 +144,23 @@ def torchserve(*bundles: Path) -> Iterator[TorchServe]:
 
 
 @contextmanager
-def mlserver(bundle: Path, *, runtime: str) -> Iterator[str]:
-    """The address of a bundle in MLServer, behind a runtime of docs/mlserver."""
+def mlserver(*bundles: Path, runtime: str) -> Iterator[str]:
+    """The address of MLServer with these bundles, behind a runtime of docs/mlserver."""
     folder = Path(tempfile.mkdtemp(prefix="ml"))
     shutil.copy(RUNTIME / "runtime.py", folder)
     port = free_ports(3)
-    for name, changes in {
-        "settings.json": {"http_port": port, "grpc_port": port + 1, "metrics_port": port + 2},
-        "model-settings.json": {
-            "name": "digits",
-            "implementation": f"runtime.{runtime}",
-            "parameters": {"uri": str(bundle)},
-        },
-    }.items():
-        document = json.loads((RUNTIME / name).read_text("utf-8"))
-        (folder / name).write_text(json.dumps(document | changes), "utf-8")
-    url = f"http://127.0.0.1:{port}/v2/models/digits"
+    ports = {"http_port": port, "grpc_port": port + 1, "metrics_port": port + 2}
+    copy_settings("settings.json", folder, **ports)
+    for bundle in bundles:
+        (folder / bundle.name).mkdir()
+        copy_settings(
+            "model-settings.json",
+            folder / bundle.name,
+            name=bundle.name,
+            implementation=f"runtime.{runtime}",
+            parameters={"uri": str(bundle)},
+        )
+    url = f"http://127.0.0.1:{port}"
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [MLSERVER, "start", "."],
@@ -171,7 +172,7 @@ def mlserver(bundle: Path, *, runtime: str) -> Iterator[str]:
     try:
         await_ready(
             process,
-            lambda: httpx.get(f"{url}/ready").status_code == 200,
+            lambda: httpx.get(f"{url}/v2/health/ready").status_code == 200,
             lambda: (folder / "log").read_text("utf-8", errors="replace"),
         )
         yield url
@@ -179,6 +180,12 @@ def mlserver(bundle: Path, *, runtime: str) -> Iterator[str]:
         process.terminate()
         process.wait(30)
         shutil.rmtree(folder)
+
+
+def copy_settings(name: str, folder: Path, /, **changes: object) -> None:
+    """A file of docs/mlserver, with other values."""
+    document = json.loads((RUNTIME / name).read_text("utf-8"))
+    (folder / name).write_text(json.dumps(document | changes), "utf-8")
 
 
 def stingy(*arguments: str | Path) -> None:

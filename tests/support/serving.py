@@ -139,7 +139,7 @@ def server_environment() -> dict[str, str]:
     return {
         **os.environ,
         "PYTHONPATH": str(SUPPORT),
-        "STINGY_TRUSTED_FACTORIES": '["sample_networks"]',
+        "STINGY_TRUSTED_FACTORIES": '["sample_networks", "stingy_attacker_eval.students"]',
         "COLUMNS": "200",
     }
 
