@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-integration test-interop check lint types contracts fix lock \
+.PHONY: help demo test test-integration test-smoke test-interop check lint types contracts fix lock \
 	bench-serving bench-training clean
 
 help:
 	@echo "make demo   train, serve, query, steal and report, on handwritten digits"
 	@echo "make test   run all tests"
 	@echo "make test-integration  the tests that start TorchServe (needs Java 17), MLServer, Ray"
+	@echo "make test-smoke  of those, the few that CI runs: TorchServe"
 	@echo "make check  lint, types, import contracts"
 	@echo "make lock   pin what servers and images install, by hash, in *.lock"
 	@echo "make bench-serving, make bench-training   measure, beside the peers"
@@ -54,6 +55,10 @@ test-interop: .venv-interop/installed
 .venv/ray: .venv/installed
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[ray]'
 	@touch $@
+
+# The part that has time in CI: TorchServe, asked directly and through the edge.
+test-smoke: .venv/torchserve
+	$(BIN)/pytest -m "integration and smoke"
 
 test-integration: .venv/torchserve .venv/ray .integration/mlserver/installed
 	$(BIN)/pytest -m integration

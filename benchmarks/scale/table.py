@@ -1,0 +1,138 @@
+"""What so many requests a second need, from what was measured: the table of docs/scale.md.
+
+    python benchmarks/scale/table.py
+
+The measurements are read from the tables of docs/scale.md and docs/speed.md, so that a page whose
+measurements are replaced is wrong until this has been run again; a test holds the two together.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+DOCS = Path(__file__).parents[2] / "docs"
+RATES = (10, 1_000, 100_000)
+FILLED = 0.7  # of a core's time
+DAY_S = 86_400
+POSTGRES = "PostgreSQL, commit waits for the disk"
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A row of store.py: requests a second, and CPU milliseconds of a request."""
+
+    requests_per_s: float
+    process_ms: float
+    store_ms: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """CPU milliseconds a request, bytes an entry of the ledger, and `store.py` by store and way.
+
+    edge_ms: of the whole server with SQLite and a tiny network in it.
+    """
+
+    edge_ms: float
+    model_ms: float
+    entry_bytes: dict[str, int]
+    stores: dict[tuple[str, str], list[Carried]]
+
+    def most(self, store: str, way: str) -> Carried:
+        """Where the books carried most, by however many processes."""
+        return max(self.stores[store, way], key=lambda row: row.requests_per_s)
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|\n ").split("|")]
+
+
+def measured(scale: str, speed: str) -> Measured:
+    """What the two pages say was measured.
+
+    Raises:
+        ValueError: a page has not the one row that is looked for.
+    """
+    (edge,) = re.findall(r"^\| Stingy \| binary \| 16 \|.*$", speed, re.MULTILINE)
+    (model,) = re.findall(r"^\| a ResNet-18 alone.*\| (\d+) \|", scale, re.MULTILINE)
+    (entries,) = re.findall(r"(\d+) bytes in SQLite and (\d+) in PostgreSQL", scale)
+    stores: dict[tuple[str, str], list[Carried]] = {}
+    for line in re.findall(r"^\| (?:SQLite|PostgreSQL).*\| \d+ \| \d+ \|.*$", scale, re.MULTILINE):
+        store, way, _, rate, _, _, process, own = cells(line)
+        row = Carried(float(rate), float(process), 0.0 if own == "-" else float(own))
+        stores.setdefault((store, way), []).append(row)
+    return Measured(
+        edge_ms=float(cells(edge)[6].split()[0]),
+        model_ms=float(model),
+        entry_bytes=dict(zip(("SQLite", "PostgreSQL"), map(int, entries), strict=True)),
+        stores=stores,
+    )
+
+
+def table(found: Measured) -> str:
+    """The table, in Markdown."""
+    group = {store: found.most(store, "group") for store in ("SQLite", POSTGRES)}
+    remote_ms = found.edge_ms - group["SQLite"].process_ms + group[POSTGRES].process_ms
+    rows = [["requests/s", *(f"{rate:,}" for rate in RATES)], ["---"] * (len(RATES) + 1)]
+    for name, ms in (("SQLite", found.edge_ms), ("PostgreSQL", remote_ms)):
+        told = [f"{cores(rate, ms)}, {processes(rate, ms)}" for rate in RATES]
+        rows.append([f"edge with {name}: cores, and processes ({ms:.2f} ms)", *told])
+    rows.append(
+        [f"model: cores, if a ResNet-18 on processors ({found.model_ms:g} ms)"]
+        + [cores(rate, found.model_ms) for rate in RATES]
+    )
+    for way in ("alone", "group", "lease"):
+        ms = found.most(POSTGRES, way).store_ms
+        rows.append(
+            [f"PostgreSQL: cores, {way} ({ms:.3f} ms)", *(cores(rate, ms) for rate in RATES)]
+        )
+    for store, best in group.items():
+        most = best.requests_per_s
+        rows.append(
+            [f"of the {most:,.0f}/s that one shared budget carried in {store}, in groups"]
+            + [share(rate / most) for rate in RATES]
+        )
+    for store, size in found.entry_bytes.items():
+        rows.append(
+            [f"ledger a day, {store} ({size} bytes an entry)"]
+            + [size_told(rate * DAY_S * size) for rate in RATES]
+        )
+    return "\n".join(f"| {' | '.join(row)} |".replace(" --- ", "---") for row in rows)
+
+
+def needed(rate: float, ms: float) -> float:
+    """Cores for so many requests a second of so many CPU milliseconds."""
+    return rate * ms / 1000 / FILLED
+
+
+def processes(rate: float, ms: float) -> str:
+    """Processes of the server, each of which runs its Python on one core."""
+    return f"{math.ceil(needed(rate, ms)):,}"
+
+
+def cores(rate: float, ms: float) -> str:
+    return rounded(needed(rate, ms))
+
+
+def share(part: float) -> str:
+    return f"{rounded(100 * part)} %" if part <= 1 else f"impossible: {rounded(part)} times"
+
+
+def size_told(count: float) -> str:
+    return f"{rounded(count / 1e9)} GB" if count < 1e12 else f"{rounded(count / 1e12)} TB"
+
+
+def rounded(value: float) -> str:
+    """Two figures, and no more than was measured."""
+    digits = 1 - math.floor(math.log10(value))
+    return f"{round(value, digits):,.{max(0, digits)}f}"
+
+
+def main() -> None:
+    pages = [(DOCS / name).read_text(encoding="utf-8") for name in ("scale.md", "speed.md")]
+    print(table(measured(*pages)))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
