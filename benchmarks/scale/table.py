@@ -74,23 +74,25 @@ def table(found: Measured) -> str:
     """The table, in Markdown."""
     group = {store: found.most(store, "group") for store in ("SQLite", POSTGRES)}
     remote_ms = found.edge_ms - group["SQLite"].process_ms + group[POSTGRES].process_ms
-    rows = [["requests/s", *(f"{rate:,}" for rate in RATES)], ["---"] * (len(RATES) + 1)]
+    rows = [["requests/s", *(f"{rate:,}" for rate in RATES)]]
     for name, ms in (("SQLite", found.edge_ms), ("PostgreSQL", remote_ms)):
         told = [f"{cores(rate, ms)}, {processes(rate, ms)}" for rate in RATES]
-        rows.append([f"edge with {name}: cores, and processes ({ms:.2f} ms)", *told])
+        rows.append([f"edge with {name}: cores, and processes ({ms:.3f} ms)", *told])
     rows.append(
         [f"model: cores, if a ResNet-18 on processors ({found.model_ms:g} ms)"]
         + [cores(rate, found.model_ms) for rate in RATES]
     )
-    for way in ("alone", "group", "lease"):
+    for way, told_as in (("alone", "alone"), ("group", "in groups"), ("lease", "with leases")):
         ms = found.most(POSTGRES, way).store_ms
         rows.append(
-            [f"PostgreSQL: cores, {way} ({ms:.3f} ms)", *(cores(rate, ms) for rate in RATES)]
+            [f"PostgreSQL: cores, {told_as} ({ms:.3f} ms)", *(cores(rate, ms) for rate in RATES)]
         )
     for store, best in group.items():
         most = best.requests_per_s
         rows.append(
-            [f"of the {most:,.0f}/s that one shared budget carried in {store}, in groups"]
+            [
+                f"of the {most:,.0f} that one shared budget carried in {store.split(',')[0]}, in groups"
+            ]
             + [share(rate / most) for rate in RATES]
         )
     for store, size in found.entry_bytes.items():
@@ -98,7 +100,8 @@ def table(found: Measured) -> str:
             [f"ledger a day, {store} ({size} bytes an entry)"]
             + [size_told(rate * DAY_S * size) for rate in RATES]
         )
-    return "\n".join(f"| {' | '.join(row)} |".replace(" --- ", "---") for row in rows)
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
 
 
 def needed(rate: float, ms: float) -> float:
