@@ -58,7 +58,7 @@ test-interop: .venv-interop/installed
 
 # The part that has time in CI: TorchServe, asked directly and through the edge.
 test-smoke: .venv/torchserve
-	$(BIN)/pytest -m "integration and smoke"
+	$(BIN)/pytest -m "integration and smoke" tests/integration
 
 test-integration: .venv/torchserve .venv/ray .integration/mlserver/installed
 	$(BIN)/pytest -m integration

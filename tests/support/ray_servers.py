@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -64,7 +65,8 @@ def on_ray(folder: Path) -> Iterator[RayServe]:
     port, metrics_port, stats_port, *_ = range(first := free_ports(4), first + 4)
     environment = server_environment() | {
         "OMP_NUM_THREADS": "1",
-        "RAY_AUTH_MODE": "disabled",
+        "RAY_AUTH_MODE": "token",  # it listens on all interfaces
+        "RAY_AUTH_TOKEN": secrets.token_hex(),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
