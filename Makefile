@@ -56,12 +56,16 @@ test-interop: .venv-interop/installed
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[ray]'
 	@touch $@
 
+.venv/openvino: .venv/installed
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[openvino]'
+	@touch $@
+
 # The part that has time in CI: TorchServe, asked directly and through the edge.
 test-smoke: .venv/torchserve
 	$(BIN)/pytest -m "integration and smoke" tests/integration
 
-test-integration: .venv/torchserve .venv/ray .integration/mlserver/installed
-	$(BIN)/pytest -m integration
+test-integration: .venv/torchserve .venv/ray .venv/openvino .integration/mlserver/installed
+	$(BIN)/pytest -m integration tests/integration
 
 check: lint types contracts
 

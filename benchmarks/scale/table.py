@@ -88,11 +88,9 @@ def table(found: Measured) -> str:
             [f"PostgreSQL: cores, {told_as} ({ms:.3f} ms)", *(cores(rate, ms) for rate in RATES)]
         )
     for store, best in group.items():
-        most = best.requests_per_s
+        most, name = best.requests_per_s, store.partition(",")[0]
         rows.append(
-            [
-                f"of the {most:,.0f} that one shared budget carried in {store.split(',')[0]}, in groups"
-            ]
+            [f"of the {most:,.0f} that one shared budget carried in {name}, in groups"]
             + [share(rate / most) for rate in RATES]
         )
     for store, size in found.entry_bytes.items():

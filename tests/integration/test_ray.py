@@ -13,9 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from buying import COUNT, bought_digits
 from ray_servers import RayServe, needs_ray, on_ray
-from serving import make_bundle, make_key, png, random_images, served
+from serving import make_bundle, make_key, png, random_images
 from stingy_clients import ApiError, Client, ClientError, Unavailable
 from stingy_server import Database, Keys
 from stingy_server.database import FILE
@@ -98,22 +97,6 @@ def ask_while(server: RayServe, key: str, *, killing: str) -> tuple[Counter[str]
 
 def test_the_replicas_are_those_of_the_settings(server: RayServe) -> None:
     assert [len(server.replicas(name)) for name in ("edge", "digits@1", "slow@1")] == [2, 2, 1]
-
-
-def test_a_transfer_set_is_that_of_the_embedded_engine(
-    server: RayServe, folder: Path, tmp_path: Path
-) -> None:
-    text = key(folder, budget=COUNT + 1)
-    on_ray = bought_digits(server.url, text, tmp_path / "ray")
-    assert charged(server.url, text) == COUNT + 1
-    with served(
-        "--config",
-        folder / "stingy.toml",
-        state=tmp_path / "state",
-        OMP_NUM_THREADS="1",
-    ) as (url, _):
-        embedded = bought_digits(url, make_key(tmp_path / "state"), tmp_path / "embedded")
-    assert on_ray == embedded
 
 
 def test_U3_a_model_replica_that_dies_under_load_costs_nobody_an_answer_or_a_charge(

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -37,6 +38,8 @@ class RayServe:
 
     def replicas(self, deployment: str) -> list[int]:
         """The processes of a deployment, such as `edge` or `digits@1`."""
+        # A replica that is busy has what it does behind its name.
+        named = re.compile(rf"ray::ServeReplica\S*:{re.escape(deployment)}(?![\w@])")
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             try:
@@ -44,7 +47,7 @@ class RayServe:
                 ours = str(self.folder).encode() in (process / "environ").read_bytes()
             except OSError:  # it has ended
                 continue
-            if ours and title.startswith("ray::ServeReplica") and title.endswith(f":{deployment}"):
+            if ours and named.match(title):
                 found.append(int(process.name))
         return sorted(found)
 
