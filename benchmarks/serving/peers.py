@@ -4,6 +4,7 @@ Where a peer has several settings that trade latency for batches, it waits at mo
 """
 
 import json
+import secrets
 import subprocess
 from pathlib import Path
 
@@ -102,7 +103,8 @@ def _bentoml(python: Path, folder: Path) -> Launch:
 RAY_ENVIRONMENT = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-    "RAY_AUTH_MODE": "disabled",
+    "RAY_AUTH_MODE": "token",  # it listens on all interfaces
+    "RAY_AUTH_TOKEN": secrets.token_hex(),
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
