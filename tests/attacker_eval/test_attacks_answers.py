@@ -155,7 +155,7 @@ def test_fewer_than_two_places_are_no_order(n: object) -> None:
 
 @pytest.mark.parametrize(
     ("policy", "reason"),
-    [("label", "answers one class"), ("rounded", "probabilities on a grid tie")],
+    [("label", "answers one class"), ("rounded", "name the first n")],
 )
 def test_rank_distillation_refuses_answers_without_an_order(policy: str, reason: str) -> None:
     assert reason in (RankDistillation().refusal(material(striped_oracle(policy))) or "")
@@ -166,6 +166,7 @@ def test_rank_distillation_takes_ranks_and_scores() -> None:
         found = material(striped_oracle(policy))
         assert RankDistillation().refusal(found) is None
         assert run(RankDistillation(), found).finite
+    assert RankDistillation(n=2).refusal(material(striped_oracle("rounded"))) is None
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,9 @@ class RankDistillation(Attack):
     def objection(self, material: Material) -> str | None:
         if material.indices is not None and material.indices.shape[1] < 2:
             return "needs ranks, and the endpoint answers one class: that is label_only"
-        if material.info is not None and material.info.scores == "prob":
-            return "needs ranks, and probabilities on a grid tie: their order tells nothing"
+        probabilities = material.info is not None and material.info.scores == "prob"
+        if probabilities and self.n is None:
+            return "needs ranks, and probabilities on a grid tie: of them, name the first n"
         return None
 
     def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
