@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from stingy_attacker_eval.results import Summary, best_attacks
 from stingy_attacker_eval.utility import Utility
@@ -65,14 +65,21 @@ def frontier(
 def label_floors(
     endpoints: Sequence[Mapping[str, Any]], summaries: Sequence[Summary]
 ) -> tuple[LabelFloor, ...]:
-    """For every endpoint that gives more than a label, its best attack against labels alone."""
+    """For every endpoint that gives more than a label, its best attack against labels alone.
+
+    Labels alone are `label_only` on the endpoint itself or, where it gained more, the best attack
+    on an endpoint that sold the very same labels and nothing else.
+    """
     best = best_attacks(summaries)
     found = []
     for item in endpoints:
         name = item["name"]
         if name not in best or not _gives_a_list(item):
             continue
-        floor = next((s for s in summaries if _is_floor(s, best[name])), None)
+        alone = [s for s in summaries if _is_labels_alone(s, best[name])]
+        bare = [best.get(other) for other in _label_endpoints(item, endpoints)]
+        alone += [other for other in bare if _is_comparable(other, best[name])]
+        floor = max(alone, key=lambda s: s.uplift_mean or 0.0, default=None)
         if floor is None or floor.uplift_mean is None or best[name].uplift_mean is None:
             continue
         gap = (best[name].uplift_mean or 0.0) - floor.uplift_mean
@@ -129,12 +136,28 @@ def _gives_a_list(endpoint: Mapping[str, Any]) -> bool:
     return bool(endpoint["support"] > 1)
 
 
-def _is_floor(summary: Summary, best: Summary) -> bool:
+def _label_endpoints(
+    endpoint: Mapping[str, Any], endpoints: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """Who sold the same labels as this endpoint, and one class an answer."""
+    labels = endpoint.get("labels")  # None in reports of earlier versions
+    return [
+        other["name"]
+        for other in endpoints
+        if labels is not None and other.get("labels") == labels and other["support"] == 1
+    ]
+
+
+def _is_labels_alone(summary: Summary, best: Summary) -> bool:
+    own = summary.attack == _LABELS_ALONE and summary.endpoint == best.endpoint
+    return own and _is_comparable(summary, best)
+
+
+def _is_comparable(summary: Summary | None, best: Summary) -> TypeGuard[Summary]:
     return (
-        summary.attack == _LABELS_ALONE
-        and summary.endpoint == best.endpoint
-        and summary.student == best.student
-        and summary.budget == best.budget
+        summary is not None
+        and summary.uplift_mean is not None
+        and (summary.student, summary.budget) == (best.student, best.budget)
     )
 
 

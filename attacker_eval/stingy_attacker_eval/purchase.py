@@ -10,7 +10,7 @@ from torch import nn
 from stingy_attacker_eval.attacks import Need
 from stingy_attacker_eval.data import Dataset
 from stingy_attacker_eval.errors import AuditError
-from stingy_attacker_eval.oracle import Oracle
+from stingy_attacker_eval.oracle import Oracle, digest_labels
 from stingy_attacker_eval.progress import Reporter
 from stingy_attacker_eval.protocol import Endpoint, Protocol
 from stingy_attacker_eval.session import KeptOracle
@@ -48,6 +48,7 @@ class Bought:
             "model": self.info.name,
             "version": self.info.version,
             "support": self.info.support,
+            "labels": digest_labels(self.transfer.answers),
             "num_classes": self.info.num_classes,
             "queries_transfer": queries[0],
             "queries_evaluation": queries[1],

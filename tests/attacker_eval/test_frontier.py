@@ -51,6 +51,23 @@ def test_what_clients_of_such_a_list_keep_is_said_with_it(tmp_path: Path) -> Non
     assert "ranks (top-1 80.0 %, first five 95.0 %; +0.0, standard error 0.2)" in said
 
 
+def test_labels_alone_are_the_best_attack_on_who_sells_nothing_else(tmp_path: Path) -> None:
+    uplifts = {"one": {"label_only": 0.1, "sweep": 2.0}, "list": {"label_only": 0.1, "sweep": 2.1}}
+    rows = rows_of(uplifts)
+
+    def gap(**one: str) -> float:
+        endpoints = [
+            endpoint_of("one", support=1, **one),
+            endpoint_of("list", utility=kept(), labels="a"),
+        ]
+        (floor,) = label_floors(endpoints, audit_of(tmp_path, rows, endpoints).summaries)
+        return floor.gap
+
+    assert gap(labels="a") == pytest.approx(0.1)
+    assert gap(labels="b") == pytest.approx(2.0)  # of another teacher
+    assert gap() == pytest.approx(2.0)
+
+
 def test_where_nothing_wins_the_report_says_so(tmp_path: Path) -> None:
     audit = audit_of(
         tmp_path, rows_of({"open": CONTROL, "ranks": {"label_only": 0.1, "soft_label": 0.9}})
