@@ -13,7 +13,16 @@ from stingy_attacker_eval.results import Summary
 from stingy_attacker_eval.wording import cost, percent, signed
 
 SCHEMA = "stingy.audit.outcome/1"
-_KEPT = ("endpoint", "top-1 %", "first five %", "ECE, points", "bytes", "best uplift, points")
+_KEPT = (
+    "endpoint",
+    "top-1 %",
+    "first five %",
+    "ECE, points",
+    "bytes",
+    "best attack",
+    "uplift",
+    "over labels alone",
+)
 _ATTACKS = (
     "endpoint",
     "attack",
@@ -81,22 +90,25 @@ def as_markdown(audit: Audit) -> str:
         "\n".join(f"- **{_safe(v.title)}**: {_safe(v.sentence)} {v.remark}".rstrip() for v in found)
     )
     if audit.points:
-        parts.append(_table(_KEPT, [_kept(point) for point in audit.points]))
+        parts.append(_table(_KEPT, [_kept(audit, point) for point in audit.points]))
     parts.append(_table(_ATTACKS, [_attack(audit, summary) for summary in audit.summaries]))
     environment = audit.document["environment"]
     parts.append(", ".join(f"{name}: {value}" for name, value in environment.items()))
     return "\n\n".join(parts) + "\n"
 
 
-def _kept(point: Point) -> tuple[str, ...]:
+def _kept(audit: Audit, point: Point) -> tuple[str, ...]:
     kept = point.utility
+    floor = next((each for each in audit.floors if each.endpoint == point.endpoint), None)
     return (
         point.endpoint,
         percent(kept.top1),
         percent(kept.top5),
         "" if kept.ece is None else percent(kept.ece),
         cost(kept.answer_bytes),
+        point.best.shown,
         signed(point.best.uplift_mean, point.best.uplift_spread),
+        "" if floor is None else floor.told,
     )
 
 

@@ -49,6 +49,13 @@ class LabelFloor:
         """More than labels alone, by over two standard errors: the audit can tell the two apart."""
         return self.error is not None and self.gap > 2 * self.error
 
+    @property
+    def told(self) -> str:
+        """`+1.0 (error 0.1)`, in points."""
+        if self.error is None:
+            return signed(self.gap)
+        return f"{signed(self.gap)} (error {percent(self.error)})"
+
 
 def frontier(
     endpoints: Sequence[Mapping[str, Any]], summaries: Sequence[Summary]
