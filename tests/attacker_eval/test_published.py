@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from stingy_attacker_eval.findings import read_report
+from stingy_attacker_eval.formats import as_markdown
 from stingy_attacker_eval.results import Row, best_attacks, summarise
 from stingy_attacker_eval.wording import signed
 
@@ -54,3 +56,9 @@ def test_a_committed_report_is_whole(folder: str) -> None:
     assert document["config"]["title"] in page
     assert "reduced" in document["config"]["title"]
     assert not re.search(r"(src|href)=\"https?:", page)  # opens without a network
+
+
+def test_the_page_of_policies_has_the_frontier_as_it_is_printed() -> None:
+    printed = as_markdown(read_report(RESULTS / "frontier_tin100"))
+    table = printed[printed.index("| endpoint |") :].partition("\n\n")[0]
+    assert table in (ROOT / "docs" / "policies.md").read_text()
