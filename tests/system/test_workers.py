@@ -16,6 +16,7 @@ import pytest
 from serving import free_port, make_bundle, make_key, png, random_images, served
 from stingy_server import Database, Keys
 from stingy_server.ledger import Ledger
+from stingy_server.processes import HEARTBEAT_S
 
 pytestmark = pytest.mark.timeout(300)
 IMAGE = png(random_images(1)[0])
@@ -66,6 +67,12 @@ def starts(state: Path) -> int:
         return sum(entry.event == "start" for _, entry in Ledger(database).entries())
 
 
+def await_workers(state: Path, count: int) -> None:
+    """Until so many serve, and their parent knows it: else one that is killed could not start."""
+    until(lambda: starts(state) == count)
+    time.sleep(4 * HEARTBEAT_S)
+
+
 def ask(url: str, key: str) -> httpx.Response:
     """Over a connection of its own: whichever worker is free takes it."""
     return httpx.post(
@@ -101,7 +108,7 @@ def test_P8_a_replacement_serves_what_was_served_at_the_start_or_nothing(tmp_pat
     key = make_key(state)
     with served(bundle, *OPTIONS, state=state, **NOWHERE) as (url, process):
         said = Said(process)
-        until(lambda: starts(state) == 2)
+        await_workers(state, 2)
         (bundle / "model.json").write_text(manifest.replace("stingy:n=2", "stingy:n=5"))
         os.kill(workers(process)[0], signal.SIGKILL)
         until(lambda: "the bundle changed since the start" in said.text)
@@ -124,7 +131,7 @@ def test_H7_a_server_none_of_whose_workers_can_be_replaced_ends_with_a_fault(
     make_key(state)
     with served(bundle, *OPTIONS, state=state, **NOWHERE) as (_, process):
         said = Said(process)
-        until(lambda: starts(state) == 2)
+        await_workers(state, 2)
         shutil.rmtree(bundle)
         for worker in workers(process):
             os.kill(worker, signal.SIGKILL)
@@ -145,7 +152,7 @@ def test_Q8_a_killed_worker_works_on_nothing_any_more(tmp_path: Path) -> None:
 
     with served(slow, *options, state=state, **NOWHERE) as (url, process):
         Said(process)
-        until(lambda: starts(state) == 2)
+        await_workers(state, 2)
         Asking(url, key)
         until(lambda: in_flight() == 1)
         for worker in workers(process):
@@ -159,7 +166,7 @@ def test_H6_workers_answer_what_is_in_flight_though_the_signal_reaches_all(tmp_p
     slow = make_bundle(tmp_path / "b", factory="sample_networks:Slow", seconds=2.0)
     with served(slow, *OPTIONS, state=state, **NOWHERE) as (url, process):
         Said(process)
-        until(lambda: starts(state) == 2)
+        await_workers(state, 2)
         asking = [Asking(url, key) for _ in range(8)]
         time.sleep(1.0)
         for pid in (*workers(process), process.pid):  # as Ctrl-C and systemd do
@@ -184,7 +191,7 @@ def test_H6_a_second_signal_ends_all_workers_at_once(tmp_path: Path) -> None:
     slow = make_bundle(tmp_path / "b", factory="sample_networks:Slow", seconds=6.0)
     with served(slow, *OPTIONS, state=state, **NOWHERE) as (url, process):
         Said(process)
-        until(lambda: starts(state) == 2)
+        await_workers(state, 2)
         asking = Asking(url, key)
         time.sleep(1.0)
         serving = workers(process)
@@ -206,7 +213,7 @@ def test_H6_workers_do_not_outlive_a_parent_that_was_killed(tmp_path: Path) -> N
     make_key(state)
     with served(bundle, *OPTIONS, state=state, **NOWHERE) as (_, process):
         Said(process)
-        until(lambda: starts(state) == 2)
+        await_workers(state, 2)
         serving = workers(process)
         process.kill()
         until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in serving))
