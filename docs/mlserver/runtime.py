@@ -29,12 +29,12 @@ class Logits(MLModel):
         module, _, attribute = self.manifest.factory.partition(":")
         self.network = getattr(import_module(module), attribute)(**self.manifest.arguments)
         self.network.load_state_dict(verified_weights(bundle, self.manifest))
-        self.network.eval()
+        # The layout that Stingy's own engine computes in: another one rounds otherwise.
+        self.network.eval().to(memory_format=torch.channels_last)
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         inputs = torch.from_numpy(NumpyCodec.decode_input(payload.inputs[0]))
-        # The layout that Stingy's own engine computes in: another one rounds otherwise.
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         return self.response(logits=self.logits(inputs).numpy())
 

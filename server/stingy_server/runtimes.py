@@ -44,7 +44,9 @@ def chosen_runtime(
         RuntimeUnfit: the named runtime is not to be had. "auto" takes torch then, and says so.
     """
     device = device_of(settings)
-    network = network.eval().requires_grad_(False).to(device)
+    network = network.eval().requires_grad_(False)
+    # As the pixels come: else every pass would bring its weights into their layout anew.
+    network = network.to(device).to(memory_format=torch.channels_last)
     if settings.runtime == "torch":
         return "torch", network
     if settings.precision != "float32" or device.type != "cpu":
