@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from stingy_server.database import StoreUnavailable
 from stingy_server.errors import (
     BAD_REQUEST,
+    DRAINING,
     INTERNAL,
     OVERLOADED,
     STORE_UNAVAILABLE,
@@ -70,6 +71,10 @@ class Guard:
             await recorded.refuse(STORE_UNAVAILABLE)
         except ClientDisconnect:
             pass  # before its body had come; there is nobody to refuse
+        except asyncio.CancelledError:
+            if not self._service.draining:
+                raise
+            await recorded.refuse(DRAINING)  # its time to drain is over, and the client still there
         except Exception as error:  # noqa: BLE001  nothing of it may leave, in whatever text
             # The type alone: a message may quote what was computed on.
             log.error("unexpected %s", type(error).__name__)
