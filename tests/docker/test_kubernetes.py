@@ -132,6 +132,13 @@ def test_ray_serves_with_its_fast_ingress_and_not_from_the_head() -> None:
         assert variables["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
 
 
+def test_ray_runs_no_code_of_who_has_no_token() -> None:
+    cluster = MANIFESTS["kuberay/rayservice.yaml"]["spec"]["rayClusterConfig"]
+    assert cluster["authOptions"] == {"mode": "token"}
+    # Older ones have no such mode, and the operator refuses it for them.
+    assert tuple(map(int, cluster["rayVersion"].split("."))) >= (2, 52, 0)
+
+
 @pytest.mark.parametrize("folder", ["edge", "kserve", "kuberay"])
 def test_a_kustomization_names_every_file(folder: str) -> None:
     (kustomization,) = documents(KUBERNETES / folder / "kustomization.yaml")
