@@ -14,11 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
 from stingy_protection import ScoreForm, SparseLogits
-from stingy_server.errors import BAD_REQUEST, BAD_TENSOR, JSON, ServiceError
+from stingy_server.errors import BAD_REQUEST, BAD_TENSOR, JSON, TOO_LARGE, ServiceError
 from stingy_server.images import Pixels
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 BINARY = "application/octet-stream"
+MAX_JSON_BYTES = 8 * 2**20  # reading it holds up everybody; what is larger travels in binary
 
 
 class _Message(BaseModel):
@@ -65,11 +66,10 @@ class InferRequest:
     images: Pixels | list[bytes]
     outputs: dict[str, bool]
 
-    def __len__(self) -> int:
-        return len(self.images)
 
-
-def parse_request(body: bytes, header_length: str | None, *, form: ScoreForm) -> InferRequest:
+def parse_request(
+    body: bytes, header_length: str | None, *, form: ScoreForm, max_images: int
+) -> InferRequest:
     """Read an infer request.
 
     Args:
@@ -78,14 +78,19 @@ def parse_request(body: bytes, header_length: str | None, *, form: ScoreForm) ->
         form: the policy's score form; without scores there are only `indices` to ask for.
 
     Raises:
-        ServiceError: bad_request where the message is off, bad_tensor where its tensor is.
+        ServiceError: bad_request where the message is off, bad_tensor where its tensor is;
+            too_large for more images or more JSON than allowed.
     """
     split = len(body) if header_length is None else _length(header_length, len(body))
+    if split > MAX_JSON_BYTES:
+        raise ServiceError(TOO_LARGE)
     try:
         request = _Request.model_validate(orjson.loads(body[:split]))
     except (orjson.JSONDecodeError, ValidationError):
         raise ServiceError(BAD_REQUEST) from None
     tensor = request.inputs[0]
+    if tensor.shape[0] > max_images:
+        raise ServiceError(TOO_LARGE)
     images = _images(tensor, body[split:])
     return InferRequest(request.id, images, _outputs(request, form))
 
@@ -160,12 +165,29 @@ def _from_bytes(binary: bytes, dtype: np.dtype[Any], shape: list[int]) -> npt.ND
 
 def _from_json(data: Any, shape: list[int], *, kinds: str) -> npt.NDArray[Any]:
     try:
-        values = np.asarray(data)
-    except (ValueError, OverflowError, TypeError):
+        values = numbers(data, _count(shape))
+    except ValueError:
         raise ServiceError(BAD_TENSOR) from None
-    if values.dtype.kind not in kinds or values.size != _count(shape):
+    if values.dtype.kind not in kinds:
         raise ServiceError(BAD_TENSOR)
     return values.reshape(shape)
+
+
+def numbers(data: Any, count: int) -> npt.NDArray[Any]:
+    """The numbers of a JSON list, nested or not, as a flat array.
+
+    Raises:
+        ValueError: it has another number of them, or something else in it.
+    """
+    # Asked what is in there, numpy would make as many strings as there are places, all of them as
+    # long as the longest.
+    leaves = np.asarray(data, dtype=object)
+    if leaves.size != count:
+        raise ValueError(f"expected {count} numbers, got {leaves.size}")
+    flat = leaves.ravel().tolist()
+    if not set(map(type, flat)) <= {int, float}:
+        raise ValueError("expected numbers alone, got something else")
+    return np.asarray(flat)
 
 
 def _count(shape: list[int]) -> int:

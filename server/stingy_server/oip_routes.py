@@ -12,7 +12,7 @@ from starlette.responses import Response
 from stingy_protection import ScoreForm
 from stingy_server import oip
 from stingy_server.endpoints import Endpoint
-from stingy_server.errors import DRAINING, JSON, TOO_LARGE, ServiceError
+from stingy_server.errors import DRAINING, JSON, ServiceError
 from stingy_server.images import Pixels, decode, fit
 from stingy_server.openapi import REFUSED, asks
 from stingy_server.service import Service
@@ -81,9 +81,8 @@ async def infer(request: Request) -> Response:
         await request.body(),
         request.headers.get(oip.HEADER_LENGTH),
         form=form_seen(endpoint.policy, tier),
+        max_images=service.settings.max_request_images,
     )
-    if len(asked) > service.settings.max_request_images:
-        raise ServiceError(TOO_LARGE)
     images = _pixels(asked, endpoint, max_pixels=service.settings.max_pixels)
     answer = await service.answer(visit, endpoint, images, tier=tier)
     return oip.encode_answer(asked, answer, model=endpoint.name, version=endpoint.manifest.version)

@@ -21,7 +21,6 @@ from stingy_server.errors import (
     INTERNAL,
     NOT_FOUND,
     REFUSED,
-    TOO_LARGE,
     ConfigurationError,
     ServiceError,
     error_response,
@@ -116,9 +115,12 @@ class Handler:
             body = orjson.dumps(body)
         if not isinstance(body, bytes | bytearray):
             raise ServiceError(BAD_REQUEST)
-        asked = _asked(bytes(body), headers.get(oip.HEADER_LENGTH.lower()), endpoint.policy.scores)
-        if len(asked) > self._settings.max_request_images:
-            raise ServiceError(TOO_LARGE)
+        asked = _asked(
+            bytes(body),
+            headers.get(oip.HEADER_LENGTH.lower()),
+            form=endpoint.policy.scores,
+            max_images=self._settings.max_request_images,
+        )
         answer = await endpoint.engine.predict(await self._pixels(asked.images))
         return oip.encode_answer(
             asked, answer, model=endpoint.name, version=endpoint.manifest.version
@@ -132,9 +134,11 @@ class Handler:
         return await decode(images, preprocessing, max_pixels=most)
 
 
-def _asked(body: bytes, header_length: str | None, form: ScoreForm) -> oip.InferRequest:
+def _asked(
+    body: bytes, header_length: str | None, *, form: ScoreForm, max_images: int
+) -> oip.InferRequest:
     """A file is a question for all that the policy tells of it, in JSON."""
     if not body.startswith(SIGNATURES):
-        return oip.parse_request(body, header_length, form=form)
+        return oip.parse_request(body, header_length, form=form, max_images=max_images)
     outputs = ["indices"] if form is ScoreForm.NONE else ["indices", "scores"]
     return oip.InferRequest(None, [body], dict.fromkeys(outputs, False))

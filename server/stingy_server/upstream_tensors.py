@@ -13,7 +13,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stingy_server.errors import JSON
-from stingy_server.oip import BINARY, HEADER_LENGTH
+from stingy_server.oip import BINARY, HEADER_LENGTH, numbers
 from stingy_server.upstream import Reply, UpstreamError
 
 Array = npt.NDArray[Any]
@@ -104,7 +104,7 @@ def decode_reply(reply: Reply, datatypes: Mapping[str, str], *, rows: int) -> di
         size = None if output.parameters is None else output.parameters.binary_data_size
         stop = start + (size or 0)
         values = (
-            _from_json(output.data, datatype)
+            _from_json(output.data, rows * shape[1], datatype)
             if size is None
             else _from_bytes(reply.body[start:stop], datatype, size)
         )
@@ -134,10 +134,10 @@ def _from_bytes(content: bytes, datatype: str, size: int) -> Array:
     return np.frombuffer(content, dtype)
 
 
-def _from_json(data: Any, datatype: str) -> Array:
+def _from_json(data: Any, count: int, datatype: str) -> Array:
     try:
-        values = np.asarray(data)
-    except (ValueError, OverflowError, TypeError):
+        values = numbers(data, count)
+    except ValueError:
         raise UpstreamError("expected numbers, got something else") from None
     if values.dtype.kind not in KINDS[datatype]:
         raise UpstreamError("expected numbers, got something else")

@@ -1,6 +1,7 @@
 """The OIP codec: what is well formed is read exactly, everything else is refused by its code."""
 
 import json
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stingy_protection import ScoreForm, SparseLogits
-from stingy_server.errors import BAD_REQUEST, BAD_TENSOR, ServiceError
-from stingy_server.oip import HEADER_LENGTH, InferRequest, encode_answer, parse_request
+from stingy_server.errors import BAD_REQUEST, BAD_TENSOR, TOO_LARGE, ServiceError
+from stingy_server.oip import (
+    HEADER_LENGTH,
+    MAX_JSON_BYTES,
+    InferRequest,
+    encode_answer,
+    parse_request,
+)
 
 IMAGES = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
+
+
+MOST_IMAGES = 8
 
 
 def message(tensor: dict[str, Any] | None = None, **rest: Any) -> dict[str, Any]:
@@ -26,7 +36,8 @@ def parse(
     document: Any, tail: bytes = b"", *, form: ScoreForm = ScoreForm.LOG_PROB
 ) -> InferRequest:
     head = document if isinstance(document, bytes) else json.dumps(document).encode()
-    return parse_request(head + tail, str(len(head)) if tail else None, form=form)
+    length = str(len(head)) if tail else None
+    return parse_request(head + tail, length, form=form, max_images=MOST_IMAGES)
 
 
 def binary(raw: bytes, **tensor: Any) -> tuple[dict[str, Any], bytes]:
@@ -111,7 +122,7 @@ REFUSED: list[tuple[str, Any, Any]] = [
     ("huge integers", BAD_TENSOR, message({"data": [10**30] * 120})),
     ("a zero dimension", BAD_TENSOR, message({"shape": [0, 4, 5, 3], "data": []})),
     ("a negative dimension", BAD_TENSOR, message({"shape": [-2, 4, -5, 3], "data": [1]})),
-    ("an overflowing shape", BAD_TENSOR, message({"shape": [2**62, 2**62, 4, 3], "data": [1]})),
+    ("an overflowing shape", BAD_TENSOR, message({"shape": [2, 2**62, 2**62, 3], "data": [1]})),
     ("not RGB", BAD_TENSOR, message({"shape": [2, 4, 5, 1], "data": [1] * 40})),
     ("files in JSON", BAD_TENSOR, message({"datatype": "BYTES", "shape": [1], "data": ["aGk="]})),
     (
@@ -163,10 +174,52 @@ def test_a_misfit_of_binary_and_shape_is_refused(tensor: dict[str, Any], raw: by
     assert error.value.refusal is BAD_TENSOR
 
 
+MANY = MOST_IMAGES + 1
+
+
+@pytest.mark.parametrize(
+    ("document", "raw"),
+    [
+        (message({"shape": [MANY, 1, 1, 3], "data": [0] * 3 * MANY}), b""),
+        binary(bytes(3 * MANY), shape=[MANY, 1, 1, 3]),
+        binary(files(*[b""] * MANY), datatype="BYTES", shape=[MANY]),
+        (b" " * MAX_JSON_BYTES + b"{}", b""),
+    ],
+    ids=["JSON", "binary", "files", "much JSON"],
+)
+def test_more_images_or_json_than_allowed_are_refused(document: Any, raw: bytes) -> None:
+    with pytest.raises(ServiceError) as error:
+        parse(document, raw)
+    assert error.value.refusal is TOO_LARGE
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        ["x" * 50_000, *[""] * 10_000],
+        [[["x" * 50_000]], *[[[""]]] * 10_000],
+        [[0]] * 10_000,
+        [{}] * 10_000,
+    ],
+    ids=["strings", "nested strings", "lists", "objects"],
+)
+def test_H1_json_that_is_no_picture_takes_no_more_memory_than_it_has_bytes(data: Any) -> None:
+    document = json.dumps(message({"data": data})).encode()
+    tracemalloc.start()
+    try:
+        with pytest.raises(ServiceError) as error:
+            parse(document)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert error.value.refusal is BAD_TENSOR
+    assert most < 40 * len(document)
+
+
 @pytest.mark.parametrize("header", ["", "-1", "1e2", "\u0661", "9" * 50, "100000"])
 def test_a_hostile_header_length_is_refused(header: str) -> None:
     with pytest.raises(ServiceError) as error:
-        parse_request(json.dumps(message()).encode(), header, form=ScoreForm.LOG_PROB)
+        parse_request(json.dumps(message()).encode(), header, form=ScoreForm.LOG_PROB, max_images=9)
     assert error.value.refusal is BAD_REQUEST
 
 
@@ -174,7 +227,7 @@ def test_a_hostile_header_length_is_refused(header: str) -> None:
 @settings(deadline=None)
 def test_H8_whatever_bytes_come_the_answer_is_a_refusal(body: bytes, header: str | None) -> None:
     with pytest.raises(ServiceError):
-        parse_request(body, header, form=ScoreForm.LOG_PROB)
+        parse_request(body, header, form=ScoreForm.LOG_PROB, max_images=9)
 
 
 def test_no_scores_can_be_asked_of_a_policy_without() -> None:
