@@ -15,6 +15,7 @@ from stingy_server.schema import SCHEMAS
 
 FILE = "stingy.sqlite3"
 PEPPER = "pepper"
+PEPPER_BYTES = range(16, 65)  # fewer are no secret, and BLAKE2 takes no more
 
 
 class StoreUnavailable(Exception):
@@ -89,6 +90,12 @@ class Database:
         try:
             state.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.pepper = _pepper(state / PEPPER)
+            if len(self.pepper) not in PEPPER_BYTES:
+                least, most = PEPPER_BYTES.start, PEPPER_BYTES.stop - 1
+                raise StoreUnavailable(
+                    f"expected a pepper of {least} to {most} bytes in {state}, "
+                    f"got {len(self.pepper)}"
+                )
             self._store: Store
             if store is None:
                 self._store = _Sqlite(state / FILE, lock_timeout_s=lock_timeout_s)

@@ -6,9 +6,11 @@ is given back.
 """
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
+from collections.abc import Iterator
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -30,6 +32,7 @@ from stingy_server.errors import (
 )
 from stingy_server.keys import Key
 from stingy_server.service import Service
+from stingy_server.settings import Settings
 from stingy_server.visit import Visit
 
 log = logging.getLogger("stingy")
@@ -56,31 +59,55 @@ class Guard:
         visit = Visit(secrets.token_hex(8), time.perf_counter())
         scope.setdefault("state", {})["visit"] = visit
         recorded = _Recorded(self._service, visit, scope, send)
-        self._in_flight += 1
-        self._service.metrics.in_flight.inc()
         try:
-            headers = _headers(scope)
-            if scope["path"] not in PROBES:
-                visit.key = await self._authenticate(headers.get(b"authorization", []))
-            self._check(headers)
-            await self._app(scope, self._bounded(receive), recorded.send)
-        except ServiceError as error:
-            await recorded.refuse(error.refusal)
-        except StoreUnavailable as error:
-            log.error("%s", error)
-            await recorded.refuse(STORE_UNAVAILABLE)
+            await self._answered_or_refused(scope, receive, recorded)
         except ClientDisconnect:
             pass  # before its body had come; there is nobody to refuse
         except asyncio.CancelledError:
             if not self._service.draining:
                 raise
             await recorded.refuse(DRAINING)  # its time to drain is over, and the client still there
+        finally:
+            recorded.cut_off()
+
+    async def _answered_or_refused(
+        self, scope: Scope, receive: Receive, recorded: "_Recorded"
+    ) -> None:
+        headers = _headers(scope)
+        try:
+            probe = scope["path"] in PROBES
+            if not probe:
+                recorded.visit.key = await self._authenticate(headers.get(b"authorization", []))
+            _check(headers, self._settings)
+            with contextlib.nullcontext() if probe else self._place():
+                await self._app(scope, self._bounded(receive), recorded.send)
+        except ServiceError as error:
+            await recorded.refuse(error.refusal)
+        except StoreUnavailable as error:
+            log.error("%s", error)
+            await recorded.refuse(STORE_UNAVAILABLE)
+        except ClientDisconnect:
+            raise
         except Exception as error:  # noqa: BLE001  nothing of it may leave, in whatever text
             # The type alone: a message may quote what was computed on.
             log.error("unexpected %s", type(error).__name__)
             await recorded.refuse(INTERNAL)
+
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[None]:
+        """One of the few places where requests are worked on; without a key nobody takes one.
+
+        What comes before a drain has its place until the end of it, however slow its body is.
+        """
+        if self._service.draining:
+            raise ServiceError(DRAINING)
+        if self._in_flight >= self._settings.max_concurrency:
+            raise ServiceError(OVERLOADED)
+        self._in_flight += 1
+        self._service.metrics.in_flight.inc()
+        try:
+            yield
         finally:
-            recorded.cut_off()
             self._in_flight -= 1
             self._service.metrics.in_flight.dec()
 
@@ -93,17 +120,6 @@ class Guard:
         if key is None:
             raise ServiceError(UNAUTHENTICATED)
         return key
-
-    def _check(self, headers: dict[bytes, list[bytes]]) -> None:
-        if self._in_flight > self._settings.max_concurrency:
-            raise ServiceError(OVERLOADED)
-        if headers.get(b"content-encoding", [b"identity"])[0].lower() != b"identity":
-            raise ServiceError(UNSUPPORTED_ENCODING)
-        length = headers.get(b"content-length", [b"0"])[0]
-        if not length.isdigit():
-            raise ServiceError(BAD_REQUEST)
-        if len(length) > 18 or int(length) > self._settings.max_body_bytes:
-            raise ServiceError(TOO_LARGE)
 
     def _bounded(self, receive: Receive) -> Receive:
         """The body as it really comes: no larger and no slower than allowed, whatever it claims."""
@@ -130,6 +146,16 @@ class Guard:
         return bounded
 
 
+def _check(headers: dict[bytes, list[bytes]], settings: Settings) -> None:
+    if headers.get(b"content-encoding", [b"identity"])[0].lower() != b"identity":
+        raise ServiceError(UNSUPPORTED_ENCODING)
+    length = headers.get(b"content-length", [b"0"])[0]
+    if not length.isdigit():
+        raise ServiceError(BAD_REQUEST)
+    if len(length) > 18 or int(length) > settings.max_body_bytes:
+        raise ServiceError(TOO_LARGE)
+
+
 def _headers(scope: Scope) -> dict[bytes, list[bytes]]:
     """The values of each header by its name, which ASGI has in lower case."""
     headers: dict[bytes, list[bytes]] = {}
@@ -142,8 +168,8 @@ class _Recorded:
     """The way out: the ledger has the request before its first byte leaves, or none leaves."""
 
     def __init__(self, service: Service, visit: Visit, scope: Scope, send: Send) -> None:
+        self.visit = visit
         self._service = service
-        self._visit = visit
         self._scope = scope
         self._send = send
         self._started = False
@@ -154,19 +180,19 @@ class _Recorded:
         """Answer with a refusal, unless an answer is on its way."""
         if self._started:
             return
-        self._service.give_back(self._visit)
-        self._visit.event = refusal.code
-        response = error_response(refusal, self._visit.request_id)
+        self._service.give_back(self.visit)
+        self.visit.event = refusal.code
+        response = error_response(refusal, self.visit.request_id)
         await response(self._scope, _nothing, self.send)
 
     def cut_off(self) -> None:
         """What ends without a record, because the server stops or the client has left, has one."""
         if self._ended:
             return
-        self._service.give_back(self._visit)
-        self._visit.event = CANCELLED
+        self._service.give_back(self.visit)
+        self.visit.event = CANCELLED
         if self._is_booked:
-            entry = self._visit.entry(0)
+            entry = self.visit.entry(0)
             booked = self._service.writes.put(lambda: self._service.ledger.append(entry))
             booked.add_done_callback(_booked)
         self._count(0)
@@ -176,20 +202,27 @@ class _Recorded:
             if not self._withheld:
                 await self._send(message)
             return
-        self._started = True
         try:
             await self._record(message["status"])
         except StoreUnavailable as error:
             log.error("%s", error)
-            self._withheld = self._ended = True
-            response = error_response(STORE_UNAVAILABLE, self._visit.request_id)
-            await response(self._scope, _nothing, self._plain)
+            await self._withhold()
         else:
+            self._started = True
             await self._plain(message)
+
+    async def _withhold(self) -> None:
+        """Refuse in place of an answer that cannot be booked; the charge stands."""
+        self._started = self._withheld = self._ended = True
+        visit = self.visit
+        visit.event, visit.answered, visit.bits = STORE_UNAVAILABLE.code, 0, 0.0
+        self._count(STORE_UNAVAILABLE.status)
+        response = error_response(STORE_UNAVAILABLE, visit.request_id)
+        await response(self._scope, _nothing, self._plain)
 
     async def _record(self, status: int) -> None:
         if self._is_booked:
-            entry = self._visit.entry(status)
+            entry = self.visit.entry(status)
             await self._service.writes.do(lambda: self._service.ledger.append(entry))
         self._ended = True
         self._count(status)
@@ -197,17 +230,17 @@ class _Recorded:
     @property
     def _is_booked(self) -> bool:
         # Only who has a key can make the ledger grow; metadata is no query.
-        return self._visit.key is not None and self._scope["method"] == "POST"
+        return self.visit.key is not None and self._scope["method"] == "POST"
 
     def _count(self, status: int) -> None:
-        service, visit = self._service, self._visit
+        service, visit = self._service, self.visit
         if self._is_booked:
             service.tracing.tell(visit, status)
         service.metrics.count(visit, seconds=time.perf_counter() - visit.started)
 
     async def _plain(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            told = {"x-request-id": self._visit.request_id, **self._visit.headers}
+            told = {"x-request-id": self.visit.request_id, **self.visit.headers}
             message["headers"] = [
                 *message["headers"],
                 *HYGIENE,

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from stingy_protection import ScoreForm
 from stingy_server import oip
 from stingy_server.endpoints import Endpoint
-from stingy_server.errors import DRAINING, JSON, ServiceError
+from stingy_server.errors import DRAINING, INTERNAL, JSON, ServiceError
 from stingy_server.images import Pixels, decode, fit
 from stingy_server.openapi import REFUSED, asks
 from stingy_server.service import Service
@@ -47,8 +47,11 @@ async def live() -> Response:
 
 @router.get("/health/ready")
 async def ready(request: Request) -> Response:
-    if request.app.state.service.draining:
+    service: Service = request.app.state.service
+    if service.draining:
         raise ServiceError(DRAINING)
+    if service.watch.failed:  # nobody is answered unwatched
+        raise ServiceError(INTERNAL)
     return _json({"ready": True})
 
 
@@ -57,7 +60,7 @@ async def ready(request: Request) -> Response:
 async def model_ready(request: Request, model: str, version: str | None = None) -> Response:
     service: Service = request.app.state.service
     endpoint = service.endpoint(request.state.visit, model, version)
-    return _json({"name": endpoint.name, "ready": not service.draining})
+    return _json({"name": endpoint.name, "ready": not (service.draining or service.watch.failed)})
 
 
 @router.get(MODEL)

@@ -19,7 +19,6 @@ from stingy_server.endpoints import Endpoint
 from stingy_server.errors import (
     BUDGET_EXHAUSTED,
     DEADLINE,
-    DRAINING,
     INTERNAL,
     REFUSED,
     SUSPENDED,
@@ -131,8 +130,6 @@ class Service:
     async def _answer(
         self, visit: Visit, endpoint: Endpoint, images: Pixels, tier: Tier
     ) -> SparseLogits:
-        if self.draining:
-            raise ServiceError(DRAINING)
         visit.images = len(images)
         visit.pixels = self.ledger.digest(images)
         await self._charge(visit, endpoint, len(images))
@@ -167,6 +164,9 @@ class Service:
         visit.charged = await self.writes.do(
             lambda: self.budgets.reserve(owners, images), over=owners
         )
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            await asyncio.sleep(0)  # cut off meanwhile: it ends here, before anything else does
         if visit.charged is None:
             wait = await self.alone.do(lambda: self._next_day(owners, images))
             raise ServiceError(BUDGET_EXHAUSTED, retry_after=wait)

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -162,7 +162,8 @@ class Settings(BaseSettings):
         max_delay_ms: how long a forward pass may wait for company.
         queue_images, queue_bytes: what may wait or run at once; more is refused with 503.
         max_concurrency: requests at once; more are refused with 503.
-        header_timeout_s, body_timeout_s: seconds a request's head and body may take to arrive.
+        header_timeout_s, body_timeout_s: seconds a request's head and body may take to arrive;
+            the latter also those that a client may leave an answer untaken.
         deadline_s: seconds from a request's body to its answer.
         watch: which keys look like they copy the model, and what then becomes of their answers.
         workers: processes that serve; they share the state folder.
@@ -217,6 +218,15 @@ class Settings(BaseSettings):
         "stingy_attacker_eval.students",
         "stingy_attacker_eval.zoo",
     )
+
+    @field_validator("tiers")
+    @classmethod
+    def _leave_full_alone(cls, tiers: dict[str, Tier]) -> dict[str, Tier]:
+        if FULL_TIER in tiers:
+            raise ValueError(
+                f"expected other names than {FULL_TIER}: it sees what the policy lets out"
+            )
+        return tiers
 
     @classmethod
     def settings_customise_sources(

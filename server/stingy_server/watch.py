@@ -4,11 +4,12 @@ A request pays for a copy of a few samples; a thread looks at them once a second
 row a key, and learns from the other processes' rows what an alarm has done to which key.
 """
 
+import contextlib
 import logging
 import random
 import threading
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,9 @@ class Watch:
     Args:
         database: which the thread opens once more for itself.
 
+    Attributes:
+        failed: whether the thread has ended before its time.
+
     Raises:
         StoreUnavailable: the steps that keys have taken cannot be read.
     """
@@ -61,7 +65,7 @@ class Watch:
         self._room = settings.images_per_s
         self._steps = Standings(database).steps()
         self._closing = threading.Event()
-        self._broken = False
+        self.failed = False
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -81,7 +85,7 @@ class Watch:
         Raises:
             ServiceError: internal, where the watch has failed: nobody is answered unwatched.
         """
-        if self._broken:
+        if self.failed:
             raise ServiceError(INTERNAL)
         return self._steps.get(key, Step.NONE)
 
@@ -166,22 +170,29 @@ class Watch:
         ]
 
     def _run(self) -> None:
-        try:
-            database = self._database.again()
-            try:
-                closing = False
-                while not closing:
-                    # When it looks is left to chance a little, so that nobody can ask around it.
-                    pause = EVERY_S * random.uniform(1, 1.5)  # noqa: S311
-                    closing = self._closing.wait(pause)
-                    self._round_or_log(database)
-            finally:
-                database.close()
-        finally:
-            self._broken = not self._closing.is_set()
+        with contextlib.ExitStack() as ending:
+            ending.callback(self._ended)
+            database: Database | None = None
+            last = False
+            while not last:
+                with _told():
+                    if database is None:
+                        database = self._database.again()
+                        ending.callback(database.close)
+                # When it looks is left to chance a little, so that nobody can ask around it.
+                last = self._closing.wait(EVERY_S * random.uniform(1, 1.5))  # noqa: S311
+                with _told():
+                    if database is not None:
+                        self.round(database)
 
-    def _round_or_log(self, database: Database) -> None:
-        try:
-            self.round(database)
-        except StoreUnavailable as error:
-            log.error("the watch: %s", error)
+    def _ended(self) -> None:
+        self.failed = not self._closing.is_set()
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """A store that is gone for a while is tried again."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        log.error("the watch: %s", error)

@@ -1,6 +1,7 @@
-"""The HTTP protocol of uvicorn, with limits on heads: how slow, how large, how many fields.
+"""The HTTP protocol of uvicorn, with limits on heads: how slow, how large, how many fields; and on
+how long an answer may lie untaken.
 
-uvicorn itself waits for a request's head for ever.
+uvicorn itself waits for ever, for a request's head as for who does not read.
 """
 
 import asyncio
@@ -14,11 +15,15 @@ MAX_HEADERS = 100
 
 
 class BoundedConfig(uvicorn.Config):
-    """uvicorn's configuration, and the seconds that the head of a request may take."""
+    """uvicorn's configuration, and the seconds that the head of a request may take to arrive, and
+    an answer to be taken."""
 
-    def __init__(self, app: Any, *, header_timeout_s: float, **options: Any) -> None:
+    def __init__(
+        self, app: Any, *, header_timeout_s: float, answer_timeout_s: float, **options: Any
+    ) -> None:
         super().__init__(app, http=BoundedProtocol, **options)
         self.header_timeout_s = header_timeout_s
+        self.answer_timeout_s = answer_timeout_s
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -30,6 +35,8 @@ class BoundedProtocol(HttpToolsProtocol):
     _head_fields = 0
     _head_timer: asyncio.TimerHandle | None = None
     _unfinished_bytes = 0
+    _began = False
+    _reader_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -37,10 +44,30 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_has_come()
+        self._answer_is_taken()
         super().connection_lost(exc)
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._await_reader()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._answer_is_taken()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._await_reader()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._await_reader()
+
     def on_message_begin(self) -> None:
-        self._head_bytes = self._head_fields = 0
+        self._head_bytes = self._head_fields = self._unfinished_bytes = 0
+        self._began = True
         if self._head_timer is None:
             self._await_head()
         super().on_message_begin()
@@ -59,8 +86,10 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:
+        self._began = False
         super().data_received(data)
-        if self._head_timer is not None:  # all that has come so far belongs to a head
+        # All of it belongs to a head that began before: what came with its beginning may not.
+        if self._head_timer is not None and not self._began:
             self._unfinished_bytes += len(data)
             if self._unfinished_bytes > MAX_HEAD_BYTES:
                 self.transport.abort()
@@ -78,6 +107,18 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_timer.cancel()
             self._head_timer = None
         self._unfinished_bytes = 0
+
+    def _await_reader(self) -> None:
+        """What is to be closed stays open until all is taken, and so does what is not read."""
+        if self._reader_timer is None:
+            self._reader_timer = self.loop.call_later(
+                self.config.answer_timeout_s, self.transport.abort
+            )
+
+    def _answer_is_taken(self) -> None:
+        if self._reader_timer is not None:
+            self._reader_timer.cancel()
+            self._reader_timer = None
 
     def _give_up(self) -> None:
         self._head_timer = None

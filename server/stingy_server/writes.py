@@ -63,8 +63,8 @@ class Writes:
             return await done
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if task is None or done.cancelled():
-                raise
+            if task is None or done.cancelled() or done.exception() is not None:
+                raise  # nothing was written
             task.uncancel()  # once for once: a timeout counts who cancels
             task.cancel()
             return done.result()

@@ -367,6 +367,7 @@ async def test_a_draining_server_is_not_ready_and_takes_no_more(tmp_path: Path) 
         assert (await client.get("/v2/health/live")).status_code == 200
         assert code(await client.get("/v2/health/ready")) == (503, "draining")
         assert code(await infer(client, IMAGES)) == (503, "draining")
+        app.state.service.draining = False
         assert await used(client) == 0
 
 

@@ -20,6 +20,7 @@ WHOLE = ({"type": "http.request", "body": BODY},)
 HALF = ({"type": "http.request", "body": BODY[:9], "more_body": True},)
 GONE = ({"type": "http.disconnect"},)
 ANSWERED, CUT_OFF = (200, 1, "answer", 1), (0, 0, "cancelled", 0)
+DRAINED = (503, 0, "draining", 0)
 
 
 class Asking:
@@ -78,6 +79,7 @@ def settings_of(tmp_path: Path, **options: Any) -> Settings:
     return make_settings(tmp_path / "s", make_bundle(tmp_path / "b"), **options)
 
 
+@pytest.mark.parametrize("draining", [False, True])
 @pytest.mark.parametrize(
     ("write", "begun", "expected"),
     [
@@ -94,6 +96,7 @@ async def test_Q4_O1_a_request_cut_off_at_a_write_is_given_back_or_answered(
     write: int,
     begun: bool,
     expected: tuple[int, int, str, int],
+    draining: bool,
 ) -> None:
     settings = settings_of(tmp_path, store=store)
     async with running(settings) as (_, app):
@@ -104,6 +107,7 @@ async def test_Q4_O1_a_request_cut_off_at_a_write_is_given_back_or_answered(
         def watched(call: Any, **options: Any) -> Any:
             nonlocal left
             left -= 1
+            app.state.service.draining |= draining and left == 0
             done = put(call, **options)
             if left == 0 and begun:  # after the loop has begun the write, which was asked first
                 asyncio.get_running_loop().call_soon(asking.task.cancel)
@@ -112,7 +116,7 @@ async def test_Q4_O1_a_request_cut_off_at_a_write_is_given_back_or_answered(
             return done
 
         monkeypatch.setattr(writes, "put", watched)
-        assert await asking.outcome() == expected
+        assert await asking.outcome() == (DRAINED if draining and expected == CUT_OFF else expected)
         assert left < 0 or write == 2
 
 

@@ -109,6 +109,14 @@ def test_Q5_a_broken_or_missing_state_is_refused_at_once(tmp_path: Path) -> None
         Database(state)
 
 
+@pytest.mark.parametrize("size", [0, 15, 65])
+def test_A4_a_pepper_that_is_no_secret_is_refused(tmp_path: Path, size: int) -> None:
+    (tmp_path / "pepper").write_bytes(bytes(size))
+    with pytest.raises(StoreUnavailable, match=f"16 to 64 bytes .* got {size}"):
+        Database(tmp_path)
+    assert not (tmp_path / "stingy.sqlite3").exists()
+
+
 def test_the_state_of_another_release_is_not_touched(database: Database) -> None:
     later = "UPDATE stingy SET version = 99" if database.remote else "PRAGMA user_version = 99"
     database.execute(later)

@@ -217,7 +217,7 @@ async def test_O1_every_request_has_one_entry_and_no_output_in_it(tmp_path: Path
 
 async def test_O4_a_ledger_that_cannot_be_written_lets_nothing_out(tmp_path: Path) -> None:
     configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
-    async with running(configured) as (client, _):
+    async with running(configured) as (client, app):
         path = configured.state / "stingy.sqlite3"
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute(
@@ -228,6 +228,10 @@ async def test_O4_a_ledger_that_cannot_be_written_lets_nothing_out(tmp_path: Pat
             assert (response.status_code, code(response)) == (503, "store_unavailable")
             assert "class" not in response.text
             other.execute("DROP TRIGGER full")
+        told = app.state.service.metrics.registry.get_sample_value
+        refused = {"model": "digits", "event": "store_unavailable"}
+        assert told("stingy_requests_total", refused) == 1
+        assert told("stingy_images_answered_total", {"model": "digits"}) is None
         again = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
         assert again.status_code == 200
 

@@ -70,3 +70,13 @@ def test_the_clients_own_variables_are_no_settings(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("STINGY_URL", "http://localhost")
     monkeypatch.setenv("STINGY_KEY", "k")
     assert load_settings()[1] == []
+
+
+def test_a_tier_that_would_be_ignored_is_a_fault(tmp_path: Path) -> None:
+    file = tmp_path / "stingy.toml"
+    file.write_text("[tiers.full]\nclasses = 1\n")
+    settings, faults = load_settings(file)
+    assert settings.tiers == {}
+    (fault,) = faults
+    assert "tiers" in fault
+    assert "expected other names than full" in fault

@@ -1,6 +1,7 @@
 """The watch: what looks alike is found, evidence becomes a score, an alarm becomes a step."""
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 from serving import make_bundle, make_key, make_settings, png, random_images, running
 from stingy_server import Database, Settings
 from stingy_server.cli import app as cli
+from stingy_server.database import StoreUnavailable
 from stingy_server.fingerprints import REMEMBERED, Coder, Looks, Memory, sampled
 from stingy_server.images import Pixels
 from stingy_server.ledger import Ledger
@@ -344,8 +346,33 @@ async def test_nothing_of_an_image_is_in_the_row(tmp_path: Path) -> None:
 async def test_a_watch_that_failed_lets_nobody_pass(tmp_path: Path) -> None:
     chosen = configured(tmp_path)
     async with running(chosen) as (client, app):
-        app.state.service.watch._broken = True
+        assert (await client.get("/v2/health/ready")).status_code == 200
+        app.state.service.watch.failed = True
         assert (await ask(client, make_key(chosen.state), customer())).status_code == 500
+        assert (await client.get("/v2/health/ready")).status_code == 500
+
+
+def test_a_watch_that_finds_the_store_gone_at_its_start_tries_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again, opened = Database.again, threading.Event()
+    failures = [StoreUnavailable("expected a store")]
+
+    def late(database: Database) -> Database:
+        if failures:
+            raise failures.pop()
+        opened.set()
+        return again(database)
+
+    monkeypatch.setattr(Database, "again", late)
+    monkeypatch.setattr("stingy_server.watch.EVERY_S", 0.01)
+    watch = Watch(database, settings=WatchSettings(), metrics=Metrics())
+    watch.see("k", "m", random_images(1), _answer(1), 1.0)
+    watch.start()
+    assert opened.wait(10)
+    watch.close()
+    assert not watch.failed
+    assert [row.images for row in Standings(database).all()] == [1]
 
 
 def test_what_waits_to_be_looked_at_is_bounded(database: Database, tmp_path: Path) -> None:

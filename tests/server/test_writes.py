@@ -1,6 +1,7 @@
 """Group commit: one transaction a turn, which holds for all in it or for none."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
@@ -93,6 +94,22 @@ async def test_who_is_cancelled_while_it_is_written_is_told_first(database: Data
     with pytest.raises(TimeoutError):
         await limited()
     assert len(told) == used(database) == 1
+
+
+async def test_who_is_cancelled_while_a_write_fails_is_cancelled(
+    database: Database, store: str | None
+) -> None:
+    if store is None:
+        pytest.skip("a file is written within a turn, in which nobody is cancelled")
+
+    def slow_and_broken() -> None:
+        time.sleep(0.2)
+        raise StoreUnavailable("expected a network")
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await Writes(database).do(slow_and_broken)
+    await asyncio.sleep(0)  # and nothing of it comes later
 
 
 async def test_who_waits_for_all_writes_waits_for_those_they_lead_to(database: Database) -> None:

@@ -169,6 +169,26 @@ def test_H6_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     assert asking.status in (0, 503)
 
 
+def test_H6_what_had_come_in_part_before_the_signal_is_answered(
+    tmp_path: Path,
+) -> None:
+    state = tmp_path / "state"
+    key = make_key(state)
+    with served(make_bundle(tmp_path / "bundle"), state=state) as (url, process):
+        body = IMAGE
+
+        def slowly() -> Iterator[bytes]:
+            yield body[:9]
+            process.send_signal(signal.SIGTERM)
+            time.sleep(1.0)
+            yield body[9:]
+
+        asked = {"Authorization": f"Bearer {key}", "Content-Length": str(len(body))}
+        answered = httpx.post(f"{url}/v1/predict/digits", content=slowly(), headers=asked)
+        assert answered.status_code == 200
+        assert process.wait(30) == 0
+
+
 def test_P8_what_changes_meanwhile_counts_from_the_next_start(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle")
     state, file = tmp_path / "state", tmp_path / "stingy.toml"

@@ -56,6 +56,25 @@ def connected(url: str) -> Iterator[socket.socket]:
         yield connection
 
 
+@contextmanager
+def deaf(url: str) -> Iterator[socket.socket]:
+    """A connection whose client has room for a few answers, and reads none."""
+    address = httpx.URL(url)
+    assert address.port is not None
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(15)
+        connection.connect((address.host, address.port))
+        yield connection
+
+
+ASKED = 15_000  # of which the buffers of both sides have room for some 8,000 answers
+
+
+def ask_much(connection: socket.socket) -> None:
+    connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * ASKED)
+
+
 def head(key: str, *more: str) -> bytes:
     lines = ["POST /v1/predict/digits HTTP/1.1", "Host: x", f"Authorization: Bearer {key}", *more]
     return "".join(f"{line}\r\n" for line in lines).encode()
@@ -135,6 +154,34 @@ def _ignore(work: Callable[..., float], connection: socket.socket) -> None:
         work(connection, bytes(1000), every_s=0.05)
     except (OSError, AssertionError):
         return
+
+
+def test_H12_many_requests_sent_at_once_are_all_answered(server: tuple[str, str]) -> None:
+    with connected(server[0]) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 2000)
+        received = b""
+        while received.count(b"HTTP/1.1 401") < 2000:
+            received += (more := connection.recv(65_536))
+            assert more, "closed before all were answered"
+
+
+def test_H3_who_never_reads_is_cut_off(server: tuple[str, str]) -> None:
+    with deaf(server[0]) as connection:
+        ask_much(connection)
+        time.sleep(6)  # until it is stuck, and two more
+        assert 0 < until_closed(connection).count(b"HTTP/1.1 401") < ASKED
+
+
+def test_H5_who_never_reads_takes_no_place_without_a_key(bundle: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    key = make_key(state)
+    with served(bundle, state=state, STINGY_MAX_CONCURRENCY="1") as (url, _), ExitStack() as stuck:
+        for _ in range(2):
+            ask_much(stuck.enter_context(deaf(url)))
+        time.sleep(5)  # until they are stuck
+        asked = {"Authorization": f"Bearer {key}"}
+        assert httpx.get(f"{url}/v1/usage", headers=asked).status_code == 200
+        assert httpx.get(f"{url}/v2/health/live").status_code == 200
 
 
 def test_H3_slow_senders_do_not_slow_an_honest_client(server: tuple[str, str]) -> None:
