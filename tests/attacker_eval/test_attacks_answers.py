@@ -16,7 +16,7 @@ from tests.attacker_eval.attack_lab import (
 from torch import Tensor
 from torch.nn import functional
 
-from stingy_attacker_eval.attacks import Attack
+from stingy_attacker_eval.attacks import Attack, Batch, Material
 from stingy_attacker_eval.attacks.collusion import Collusion, ranked_below, united
 from stingy_attacker_eval.attacks.completing import class_means, low_rank
 from stingy_attacker_eval.attacks.completion import Completion
@@ -145,6 +145,28 @@ def test_of_a_long_list_the_first_places_are_read() -> None:
     first_two = learnt(RankDistillation(n=2), "ranked_labels:n=3")
     assert torch.equal(first_two, learnt(RankDistillation(), "ranked_labels:n=2"))
     assert not torch.equal(first_two, learnt(RankDistillation(), "ranked_labels:n=3"))
+
+
+def test_of_equal_scores_no_order_is_learnt_but_who_is_first() -> None:
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    scores = torch.tensor([[-1.0, -1.0, -1.0, -2.0], [-1.0, -2.0, -2.0, -3.0]])
+    order = torch.tensor([[3, 0, 1, 2], [0, 1, 2, 3]])
+
+    def batch(order: Tensor, *, told: bool = True) -> Batch:
+        logits = torch.zeros(2, 4).scatter(1, order, scores) if told else None
+        held = Material(images, top1=order[:, 0], logits=logits, indices=order)
+        return Batch(held, RankDistillation.needs, torch.arange(2))
+
+    assert batch(order).places.tolist() == [[0, 1, 1, 3], [0, 1, 1, 3]]
+    assert batch(order, told=False).places.tolist() == [[0, 1, 2, 3]] * 2
+    student = torch.tensor([[0.1, 0.9, -0.4, 2.0], [1.0, 0.3, -0.8, 0.5]])
+    swapped = order[:, [0, 2, 1, 3]]
+    for attack in (RankDistillation(), RankDistillation(n=2), RankDistillation(n=3)):
+        torch.testing.assert_close(
+            attack.loss(student, batch(order)), attack.loss(student, batch(swapped))
+        )
+    first = RankDistillation(n=2).loss(student, batch(order))  # the tie reaches past the second
+    torch.testing.assert_close(first, functional.cross_entropy(student, order[:, 0]))
 
 
 @pytest.mark.parametrize("n", [1, 0, 2.5, True])

@@ -121,6 +121,39 @@ def test_plackett_luce_of_a_whole_list_pays_nothing_for_its_last_place() -> None
     assert found.item() == pytest.approx(math.log(2), rel=1e-6)
 
 
+def test_tied_classes_share_the_pool_of_their_first_place() -> None:
+    # Weights 1, 2, 4, 8: first 8 of 15; then 2 and 4, tied, each of the 7 that are left.
+    student = logits([0.0, math.log(2), math.log(4), math.log(8)])
+    tied = torch.tensor([[0, 1, 1]])
+    expected = -math.log(8 / 15) - math.log(2 / 7) - math.log(4 / 7)
+    for order in ([3, 1, 2], [3, 2, 1]):  # whichever the list has first
+        found = plackett_luce(student, torch.tensor([order]), tied)
+        assert found.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_tie_that_reaches_past_the_places_read_is_not_read() -> None:
+    student = logits([0.0, math.log(2), math.log(4), math.log(8)])
+    order, tied = torch.tensor([[3, 1, 2]]), torch.tensor([[0, 1, 1]])
+    found = plackett_luce(student, order, tied, n=2)
+    assert found.item() == pytest.approx(-math.log(8 / 15), rel=1e-6)
+    assert torch.equal(
+        plackett_luce(student, order, tied, n=3), plackett_luce(student, order, tied)
+    )
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10_000), kept=st.integers(1, 6), n=st.integers(1, 6))
+def test_plackett_luce_without_ties_reads_places_as_they_are_listed(
+    seed: int, kept: int, n: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    student = torch.randn(5, 6, generator=generator)
+    order = torch.randn(5, 6, generator=generator).topk(kept, dim=1).indices
+    places = torch.arange(kept).repeat(5, 1)
+    first = order[:, :n]
+    assert torch.equal(plackett_luce(student, order, places, n=n), plackett_luce(student, first))
+
+
 def test_a_withheld_class_is_filled_below_the_smallest_score_of_its_row() -> None:
     found = fill_constant(logits([5.0, 2.0, -INF], [-INF, -INF, 1.0], [1.0, 2.0, 3.0]), delta=1.5)
     assert found.tolist() == [[5.0, 2.0, 0.5], [-0.5, -0.5, 1.0], [1.0, 2.0, 3.0]]

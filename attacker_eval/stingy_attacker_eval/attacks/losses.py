@@ -48,7 +48,9 @@ def subset_kl(student: Tensor, teacher: Tensor, *, tau: float) -> Tensor:
     )
 
 
-def plackett_luce(student: Tensor, order: Tensor) -> Tensor:
+def plackett_luce(
+    student: Tensor, order: Tensor, places: Tensor | None = None, *, n: int | None = None
+) -> Tensor:
     """
     Minus the log-probability of the order under Plackett-Luce, mean over the batch.
 
@@ -56,12 +58,22 @@ def plackett_luce(student: Tensor, order: Tensor) -> Tensor:
     the classes left out lost to all of it, in no order. ListMLE for partial lists: "Listwise
     Approach to Learning to Rank" (Xia et al., ICML 2008), section 4.3. At N = 1 it is the
     cross-entropy.
+
+    places: int64 `[batch, N]`, the first of the places that a class's tie takes; None where none
+    tie. Tied classes share that place's normaliser: "Covariance Analysis of Censored Survival
+    Data" (Breslow, Biometrics 1974), whose partial likelihood has the form of this one.
+    n: how many places are read, None for all; a tie that reaches past them is not, for nothing
+    tells which of its classes came among the first n.
     """
+    if places is None:
+        places = torch.arange(order.shape[1], device=order.device).repeat(len(order), 1)
+    read = torch.searchsorted(places, places, right=True)[:, :n] <= (n or order.shape[1])
+    order, places = order[:, :n], places[:, :n]
     chosen = student.gather(1, order)
     rest = student.scatter(1, order, _NEVER).logsumexp(dim=1, keepdim=True)
     # The normaliser of place i holds the classes of places i and later, and the rest.
     pools = torch.cat([chosen, rest], dim=1).flip(1).logcumsumexp(dim=1).flip(1)[:, :-1]
-    return (pools - chosen).sum(dim=1).mean()
+    return ((pools.gather(1, places) - chosen) * read).sum(dim=1).mean()
 
 
 def fill_constant(teacher: Tensor, *, delta: float) -> Tensor:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from stingy_attacker_eval.errors import AnswersError, AttackError
 from stingy_attacker_eval.oracle import Answers, dense_logits, scores_refusal
@@ -134,6 +135,21 @@ class Batch:
     def indices(self) -> Tensor:
         """The answered classes, int64 `[batch, N]`, best first; needs Need.ANSWERS."""
         return self._take(self._material.indices, Need.ANSWERS)
+
+    @property
+    def places(self) -> Tensor:
+        """The place of each answered class, int64 `[batch, N]`, 0 for the best; needs Need.ANSWERS.
+
+        Classes of one score share the first of their places, for a list has them by index. The
+        top-1 has its place alone: it is listed first even among its equals.
+        """
+        order = self.indices
+        places = torch.arange(order.shape[1], device=order.device).repeat(len(order), 1)
+        if self._material.logits is None or order.shape[1] < 2:
+            return places
+        scores = self._material.logits[self._rows].gather(1, order)
+        tied = functional.pad(scores[:, 2:] == scores[:, 1:-1], (2, 0))
+        return places.masked_fill(tied, 0).cummax(dim=1).values
 
     @property
     def logits(self) -> Tensor:

@@ -13,6 +13,8 @@ from stingy_attacker_eval.attacks.losses import plackett_luce
 class RankDistillation(Attack):
     """The likelihood of the answered order under Plackett-Luce; neither scores nor true labels.
 
+    Of scores it is told who ties, and learns no order there: on a grid that would be the index's.
+
     n: how many of the answered classes are read, the best first; None is all. The order of the
     hindmost is noise, and each place weighs as much as the first: on 100 classes of Tiny-ImageNet
     all of them made a student 10 points worse, and 10 of them 2 points better.
@@ -22,7 +24,8 @@ class RankDistillation(Attack):
 
     References:
         "Listwise Approach to Learning to Rank: Theory and Algorithm" (Xia et al., ICML 2008),
-        section 4.3 (ListMLE).
+        section 4.3 (ListMLE); ties as in "Covariance Analysis of Censored Survival Data"
+        (Breslow, Biometrics 1974).
     """
 
     name: ClassVar[str] = "rank_distillation"
@@ -41,8 +44,8 @@ class RankDistillation(Attack):
             return "needs ranks, and the endpoint answers one class: that is label_only"
         probabilities = material.info is not None and material.info.scores == "prob"
         if probabilities and self.n is None:
-            return "needs ranks, and probabilities on a grid tie: of them, name the first n"
+            return "needs ranks, and most probabilities on a grid tie: of them, name the first n"
         return None
 
     def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
-        return plackett_luce(student_logits, batch.indices[:, : self.n])
+        return plackett_luce(student_logits, batch.indices, batch.places, n=self.n)
