@@ -1,13 +1,13 @@
 """What a finished audit says, in numbers and sentences; every sentence is computed."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from stingy_attacker_eval.comparing import Difference, difference
 from stingy_attacker_eval.errors import AuditError
 from stingy_attacker_eval.frontier import (
     LabelFloor,
@@ -73,7 +73,7 @@ class Audit:
     @cached_property
     def floors(self) -> tuple[LabelFloor, ...]:
         """Of endpoints that give more than a label."""
-        return label_floors(self.endpoints, self.summaries)
+        return label_floors(self.endpoints, self.summaries, self.document["rows"])
 
     def baseline(self, student: str) -> Summary:
         """The no-API baseline of this student."""
@@ -133,7 +133,7 @@ def verdict(audit: Audit, endpoint: Mapping[str, Any]) -> Verdict:
         ),
         key=lambda s: s.uplift_mean or 0.0,
     )
-    remark = _remark(best, base)
+    remark = _remark(difference(best, base, audit.document["rows"]))
     if weakest != best:
         remark += (
             f" The weakest attack, {weakest.attack}, would have said {signed(weakest.uplift_mean)}."
@@ -158,12 +158,11 @@ def _queries(best: Summary, endpoint: Mapping[str, Any]) -> int:
     return bought if best.queries is None else best.queries
 
 
-def _remark(best: Summary, base: Summary) -> str:
-    if best.accuracy_spread is None or base.accuracy_spread is None or best.uplift_mean is None:
+def _remark(uplift: Difference) -> str:
+    if uplift.error is None:
         return "One seed: nothing is known about the spread."
-    spread = math.hypot(best.accuracy_spread, base.accuracy_spread)
-    if abs(best.uplift_mean) <= spread:
-        return "Within the spread of the seeds: no uplift could be measured."
-    if best.uplift_mean > 0:
-        return "More than the spread of the seeds."
+    if not uplift.is_clear:
+        return f"Within two standard errors ({uplift.reliability}): no uplift could be measured."
+    if uplift.mean > 0:
+        return f"More than two standard errors ({uplift.reliability})."
     return "No attack of this suite reached what training without the API gives."

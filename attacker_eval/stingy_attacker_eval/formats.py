@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 
 from stingy_attacker_eval.findings import Audit, headline, health, verdict
-from stingy_attacker_eval.frontier import Point
+from stingy_attacker_eval.frontier import Outcome, Point
 from stingy_attacker_eval.protocol import NO_ENDPOINT
 from stingy_attacker_eval.results import Summary
 from stingy_attacker_eval.wording import cost, percent, signed
@@ -57,9 +57,13 @@ def as_json(audit: Audit) -> str:
         "label_floors": [
             {
                 "endpoint": floor.endpoint,
-                "gap": floor.gap,
-                "standard_error": floor.error,
-                "holds": floor.holds,
+                "over": floor.floor.attack,
+                "on": floor.floor.endpoint,
+                "gap": floor.gap.mean,
+                "standard_error": floor.gap.error,
+                "seeds": floor.gap.n,
+                "outcome": floor.outcome,
+                "holds": floor.outcome is Outcome.NO_MORE,
             }
             for floor in audit.floors
         ],

@@ -72,6 +72,11 @@ class Summary:
         return f"{self.attack}{images}{twin}"
 
     @property
+    def attack_name(self) -> str:
+        """The attack without its settings."""
+        return self.attack.partition("[")[0]
+
+    @property
     def white_box(self) -> bool:
         """Whether the attack saw the network itself; its label says so."""
         return WHITE_BOX in self.attack.partition("[")[2].rstrip("]").split(",")

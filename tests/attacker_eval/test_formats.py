@@ -24,7 +24,9 @@ def test_json_holds_verdicts_floors_health_and_summaries(tmp_path: Path) -> None
     (verdict,) = found["verdicts"]
     assert verdict["best"]["attack"] == "sweep[tau=1,alpha=1]"
     assert verdict["utility"]["top5"] == 95.0
-    assert found["label_floors"][0]["holds"] is False
+    (floor,) = found["label_floors"]
+    assert (floor["holds"], floor["over"], floor["on"]) == (False, "label_only", "open")
+    assert floor["outcome"] == "labels beside the true label were not tried"
     assert {item["attack"]: item["gains"] for item in found["health"]} == {
         "no_api": 0,
         "label_only": 2,
@@ -46,8 +48,8 @@ def test_markdown_says_it_in_tables_that_a_bar_cannot_break(tmp_path: Path) -> N
     text = as_markdown(made(tmp_path))
     assert r"**open (a\|b)**: +3.0 ± 0.3 points" in text
     assert (
-        "| open | 80.0 | 95.0 | 4.0 | 24 | sweep[tau=1,alpha=1] | +3.0 ± 0.3 | +2.9 (error 0.2) |"
-        in text
+        "| open | 80.0 | 95.0 | 4.0 | 24 | sweep[tau=1,alpha=1] | +3.0 ± 0.3 "
+        "| labels beside the true label were not tried |" in text
     )
     assert "| open | **sweep[tau=1,alpha=1]** | cnn_tiny | 1,000 | 3 |" in text
     widths = [line.replace(r"\|", "").count("|") for line in text.splitlines() if line[:1] == "|"]

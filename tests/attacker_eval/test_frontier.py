@@ -6,7 +6,8 @@ import pytest
 from tests.attacker_eval.audits import audit_of, endpoint_of, kept, row, rows_of
 
 from stingy_attacker_eval.findings import headline
-from stingy_attacker_eval.frontier import floor_sentence, frontier, label_floors
+from stingy_attacker_eval.frontier import Outcome, floor_sentence, frontier
+from stingy_attacker_eval.protocol import NO_ENDPOINT
 
 CONTROL = {"label_only": 0.1, "soft_label": 3.0}
 
@@ -22,7 +23,7 @@ def test_a_white_box_attack_is_never_the_best(tmp_path: Path) -> None:
     audit = audit_of(tmp_path, rows_of({"stingy": {"label_only": 0.1, "dafl[white-box]": 8.0}}))
     assert audit.best["stingy"].attack == "label_only"
     assert "dafl" not in headline(audit)
-    assert not any(floor.gap for floor in audit.floors)
+    assert not any(floor.gap.mean for floor in audit.floors)
 
 
 def test_a_list_that_teaches_no_more_than_labels_is_named(tmp_path: Path) -> None:
@@ -30,42 +31,42 @@ def test_a_list_that_teaches_no_more_than_labels_is_named(tmp_path: Path) -> Non
         tmp_path,
         rows_of({"open": CONTROL, "ranks": {"label_only": 0.1, "rank_distillation": 0.2}}),
     )
-    held = {floor.endpoint: floor.holds for floor in audit.floors}
-    assert held == {"open": False, "ranks": True}
+    held = {floor.endpoint: floor.outcome for floor in audit.floors}
+    assert held == {"open": Outcome.MORE, "ranks": Outcome.NO_MORE}
     ranks = audit.floors[1]
-    assert ranks.gap == pytest.approx(0.1)
-    # Two standard errors of 0.3 / sqrt(3), added in squares.
-    assert ranks.error == pytest.approx((2 * 0.3**2 / 3) ** 0.5)
+    assert ranks.gap.mean == pytest.approx(0.1)
+    # Seed by seed the two are -0.2, 0.1 and 0.4 apart: deviation 0.3, of three.
+    assert ranks.gap.error == pytest.approx(0.3 / 3**0.5)
     said = headline(audit)
-    assert (
-        "within one standard error: ranks (+0.1, standard error 0.2); that is 1 of 1 such endpoints"
-        in said
-    )
-    assert "up to 0.5 points more (two standard errors) would have passed unseen" in said
+    assert "within one standard error: ranks (+0.1 (error 0.17, n = 3) over label_only)" in said
+    assert "that is 1 of 1 such endpoints, and up to 0.3 points more (two standard errors)" in said
 
 
 def test_what_clients_of_such_a_list_keep_is_said_with_it(tmp_path: Path) -> None:
     rows = rows_of({"open": CONTROL, "ranks": {"label_only": 0.1}})
     endpoints = [endpoint_of(name, utility=kept()) for name in ("open", "ranks")]
     said = headline(audit_of(tmp_path, rows, endpoints))
-    assert "ranks (top-1 80.0 %, first five 95.0 %; +0.0, standard error 0.2)" in said
+    assert "ranks (top-1 80.0 %, first five 95.0 %; +0.0 (error 0.17, n = 3) over label" in said
 
 
 def test_labels_alone_are_the_best_attack_on_who_sells_nothing_else(tmp_path: Path) -> None:
-    uplifts = {"one": {"label_only": 0.1, "sweep": 2.0}, "list": {"label_only": 0.1, "sweep": 2.1}}
+    uplifts = {
+        name: {"label_only": 0.1, "sweep[tau=1,alpha=0.5]": uplift}
+        for name, uplift in (("one", 2.0), ("list", 2.1))
+    }
     rows = rows_of(uplifts)
 
-    def gap(**one: str) -> float:
+    def told(**one: str) -> str:
         endpoints = [
             endpoint_of("one", support=1, **one),
             endpoint_of("list", utility=kept(), labels="a"),
         ]
-        (floor,) = label_floors(endpoints, audit_of(tmp_path, rows, endpoints).summaries)
-        return floor.gap
+        (floor,) = audit_of(tmp_path, rows, endpoints).floors
+        return floor.told
 
-    assert gap(labels="a") == pytest.approx(0.1)
-    assert gap(labels="b") == pytest.approx(2.0)  # of another teacher
-    assert gap() == pytest.approx(2.0)
+    assert told(labels="a") == "+0.1 (error 0.00, n = 3) over sweep[tau=1,alpha=0.5] on one"
+    assert told(labels="b") == "labels beside the true label were not tried"  # of another teacher
+    assert told() == "labels beside the true label were not tried"
 
 
 def test_where_nothing_wins_the_report_says_so(tmp_path: Path) -> None:
@@ -79,7 +80,7 @@ def test_where_nothing_wins_the_report_says_so(tmp_path: Path) -> None:
 
 def test_an_audit_without_a_leak_it_can_see_decides_nothing(tmp_path: Path) -> None:
     audit = audit_of(tmp_path, rows_of({"ranks": {"label_only": 0.1, "soft_label": 0.2}}))
-    assert all(floor.holds for floor in audit.floors)
+    assert all(floor.outcome is Outcome.NO_MORE for floor in audit.floors)
     assert "cannot be told here" in floor_sentence(audit.floors)
 
 
@@ -92,7 +93,7 @@ def test_a_list_that_holds_means_nothing_where_everything_does_too(tmp_path: Pat
 def test_one_seed_decides_nothing(tmp_path: Path) -> None:
     rows = [r for r in rows_of({"open": CONTROL}) if r.seed == 0]
     audit = audit_of(tmp_path, rows, config={"seeds": [0]})
-    assert audit.floors[0].error is None
+    assert audit.floors[0].told == "+3.3 (one seed) over no_api"
     assert "One seed" in floor_sentence(audit.floors)
 
 
@@ -103,7 +104,7 @@ def test_a_label_endpoint_and_one_whose_list_helps_nobody_are_not_asked(tmp_path
         endpoint_of("useless", utility=kept(top1=80.0, top5=80.0)),
         endpoint_of("list", utility=kept()),
     ]
-    floors = label_floors(endpoints, audit_of(tmp_path, rows, endpoints).summaries)
+    floors = audit_of(tmp_path, rows, endpoints).floors
     assert [floor.endpoint for floor in floors] == ["list"]
 
 
@@ -115,4 +116,49 @@ def test_without_labels_alone_there_is_nothing_to_compare_with(tmp_path: Path) -
 def test_labels_are_compared_at_the_budget_of_the_best_attack(tmp_path: Path) -> None:
     rows = [row("open", "label_only", seed, 60.0, budget=100) for seed in range(3)]
     rows += rows_of({"open": CONTROL})
-    assert audit_of(tmp_path, rows).floors[0].gap == pytest.approx(2.9)
+    assert audit_of(tmp_path, rows).floors[0].gap.mean == pytest.approx(2.9)
+
+
+def test_what_the_attacker_owns_already_is_part_of_the_floor(tmp_path: Path) -> None:
+    audit = audit_of(tmp_path, rows_of({"ranks": {"label_only": -1.0, "soft_label": 1.0}}))
+    assert audit.floors[0].floor.attack == "no_api"
+    assert audit.floors[0].gap.mean == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("attack", ["paper_kd", "a_plug_in_that_is_not_installed"])
+def test_true_labels_are_never_held_against_labels_without(tmp_path: Path, attack: str) -> None:
+    uplifts = {"open": CONTROL, "ranks": {"label_only": 0.1, attack: 0.9}}
+    audit = audit_of(tmp_path, rows_of(uplifts))
+    assert [floor.outcome for floor in audit.floors] == [Outcome.MORE, Outcome.UNTRIED]
+    said = floor_sentence(audit.floors)
+    assert "No policy of this audit gives more than a label without" in said
+    assert "the closest, open" in said
+    assert said.endswith(
+        "Not compared with labels alone: ranks, where the best attack may use true labels, and "
+        "labels beside the true label were not tried."
+    )
+
+
+def test_between_one_and_two_standard_errors_nothing_is_claimed(tmp_path: Path) -> None:
+    # The error of soft_label less label_only is 0.3 of a point, as they fare with the seeds.
+    uplifts = {"open": CONTROL, "ranks": {"label_only": 0.1, "soft_label": 0.55}}
+    audit = audit_of(tmp_path, rows_of(uplifts))
+    assert audit.floors[1].outcome is Outcome.UNCLEAR
+    said = floor_sentence(audit.floors)
+    assert "so not to be told apart: ranks (+0.5 (error 0.30, n = 3) over label_only)" in said
+    assert "without teaching more" not in said
+
+
+def test_what_a_seed_does_to_both_is_no_error_of_their_difference(tmp_path: Path) -> None:
+    shifts = (-2.0, 0.0, 2.0)
+    noise = (0.1, -0.1, 0.0)
+    rows = [row(NO_ENDPOINT, "no_api", seed, 69.0 + shifts[seed]) for seed in range(3)]
+    rows += [row("ranks", "label_only", seed, 70.0 + shifts[seed]) for seed in range(3)]
+    rows += [
+        row("ranks", "soft_label", seed, 74.0 + shifts[seed] + noise[seed]) for seed in range(3)
+    ]
+    assert audit_of(tmp_path, rows).floors[0].gap.error == pytest.approx(0.1 / 3**0.5)
+    # One seed is missing on one side: two means apart.
+    assert audit_of(tmp_path, rows[:-1]).floors[0].gap.error == pytest.approx(
+        (1.8**2 / 2 / 2 + 2.0**2 / 3) ** 0.5
+    )

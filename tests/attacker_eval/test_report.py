@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from tests.attacker_eval.audits import audit_of, rows_of
+from tests.attacker_eval.audits import audit_of, row, rows_of
 
 from stingy_attacker_eval.errors import AuditError
 from stingy_attacker_eval.files import write_json
@@ -49,7 +49,7 @@ def summary(
 def document(*summaries: dict[str, Any]) -> dict[str, Any]:
     rows = [
         {"endpoint": s["endpoint"], "attack": s["attack"], "student": "cnn_tiny", "seed": 0}
-        | {"finite": s["all_finite"]}
+        | {"finite": s["all_finite"], "accuracy": s["accuracy_mean"]}
         for s in summaries
     ]
     return {
@@ -95,7 +95,7 @@ def test_the_verdict_is_the_best_attacks_uplift_with_spread_and_price(tmp_path: 
     assert "soft_label" in text
     assert "1,297 queries" in text
     assert "without the API it reaches 90.0 ± 0.5 %" in text
-    assert "More than the spread of the seeds." in text
+    assert "More than two standard errors (error 0.41, n = 3)." in text
     assert "The weakest attack, paper_kd, would have said \N{MINUS SIGN}8.0." in text
 
 
@@ -103,6 +103,8 @@ def test_the_verdict_is_the_best_attacks_uplift_with_spread_and_price(tmp_path: 
     ("accuracy", "spread", "remark"),
     [
         (90.6, 0.5, "no uplift could be measured"),
+        (90.6, 0.3, "Within two standard errors (error 0.34, n = 3)"),
+        (91.0, 0.5, "More than two standard errors (error 0.41, n = 3)"),
         (85.0, 0.5, "No attack of this suite reached what training without the API gives"),
         (93.0, None, "One seed"),
     ],
@@ -111,6 +113,19 @@ def test_the_remark_follows_the_spread(
     tmp_path: Path, accuracy: float, spread: float | None, remark: str
 ) -> None:
     assert remark in sentences(tmp_path, summary("soft_label", accuracy, spread=spread))
+
+
+def test_many_seeds_measure_what_few_cannot(tmp_path: Path) -> None:
+    def remark(seeds: int) -> str:
+        rows = [row(NO_ENDPOINT, "no_api", n, 70.0 + 0.3 * (-1) ** n) for n in range(seeds)]
+        rows += [row("open", "soft_label", n, 70.4 + 0.3 * (-1) ** (n // 2)) for n in range(seeds)]
+        audit = audit_of(tmp_path, rows)
+        return verdict(audit, audit.endpoints[0]).remark
+
+    assert remark(20) == "More than two standard errors (error 0.10, n = 20)."
+    assert (
+        remark(4) == "Within two standard errors (error 0.24, n = 4): no uplift could be measured."
+    )
 
 
 def test_the_price_is_that_of_the_best_attack_where_the_report_tells_it(tmp_path: Path) -> None:
