@@ -182,11 +182,14 @@ def test_class_balance_is_lowest_at_an_even_mix_and_survives_a_class_nobody_allo
 
 
 def test_dafl_is_its_three_terms() -> None:
-    # Two rows [3/4, 1/4, 0]: certain = -ln 3/4; mean [3/4, 1/4]; |features| average 2.
+    # Two rows [3/4, 1/4, 0]: certain = -ln 3/4; mean [3/4, 1/4]; |features| average 2. The
+    # published code has cross-entropy in nats and the balance to base 10, and its weights for that.
     teacher = logits([math.log(3), 0.0, -INF], [math.log(3), 0.0, -INF])
     features = logits([1.0, -3.0], [2.0, 2.0])
     expected = (
-        0.5 * -math.log(0.75) + 7.0 * (0.75 * math.log(0.75) + 0.25 * math.log(0.25)) - 0.1 * 2.0
+        0.5 * -math.log(0.75)
+        + 7.0 * (0.75 * math.log10(0.75) + 0.25 * math.log10(0.25))
+        - 0.1 * 2.0
     )
     found = dafl_generator_loss(teacher, features, one_hot=0.5, balance=7.0, activation=0.1)
     assert found.item() == pytest.approx(expected, rel=1e-5)

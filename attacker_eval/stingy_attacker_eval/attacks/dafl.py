@@ -21,7 +21,7 @@ class Dafl(Attack):
 
     The policy stands between the teacher's logits and both losses, as in the paper's Table 2; the
     features are bare. No question is asked: the network is in process. one_hot, balance and
-    activation are the published weights for CIFAR-10.
+    activation are the published weights for CIFAR-10, of the published code's terms.
 
     References:
         "Data-Free Learning of Student Networks" (Chen et al., ICCV 2019), section 3.

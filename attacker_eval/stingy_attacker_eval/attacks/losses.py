@@ -1,5 +1,7 @@
 """The losses attacks share; a withheld class (-inf) never makes one non-finite."""
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -110,7 +112,7 @@ def class_balance(logits: Tensor) -> Tensor:
     sum_k p_k ln p_k of the batch's mean softmax p: lowest when every class is as frequent.
 
     logits `[batch, classes]`, -inf where withheld. "Data-Free Learning of Student Networks"
-    (Chen et al., ICCV 2019), equation 5 (there to base 10).
+    (Chen et al., ICCV 2019), equation 5, in nats: the published code takes base 10.
     """
     mean = functional.softmax(logits, dim=1).mean(dim=0)
     # A class that no row allows has p = 0, where the gradient of p ln p is not finite.
@@ -121,13 +123,16 @@ def dafl_generator_loss(
     teacher: Tensor, features: Tensor, *, one_hot: float, balance: float, activation: float
 ) -> Tensor:
     """
-    one_hot * CE(teacher, argmax teacher) + balance * class_balance - activation * mean |features|.
+    one_hot * CE(teacher, argmax teacher) + balance * class_balance to base 10
+    - activation * mean |features|.
 
     teacher: logits `[batch, classes]`, -inf where withheld; features: `[batch, d]`. "Data-Free
-    Learning of Student Networks" (Chen et al., ICCV 2019), equations 3 to 6.
+    Learning of Student Networks" (Chen et al., ICCV 2019), equations 3 to 6; base 10 is that of
+    the published code, whose weights are to be had with it alone.
     """
     certain = functional.cross_entropy(teacher, teacher.argmax(dim=1))
-    return one_hot * certain + balance * class_balance(teacher) - activation * features.abs().mean()
+    even = class_balance(teacher) / math.log(10)
+    return one_hot * certain + balance * even - activation * features.abs().mean()
 
 
 def consistency(weak: Tensor, strong: Tensor, *, threshold: float) -> Tensor:
