@@ -21,6 +21,7 @@ from stingy_attacker_eval.results import Summary, best_attacks
 from stingy_attacker_eval.wording import cost, endpoint_title, percent, signed
 
 _SCHEMA = "stingy.audit/1"
+_PARTS = {"config", "environment", "endpoints", "rows", "summary", "skipped"}
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def read_report(folder: Path) -> Audit:
     path = folder / "report.json"
     try:
         document = json.loads(path.read_bytes())
-        if document["schema"] != _SCHEMA:
+        if document["schema"] != _SCHEMA or _PARTS - document.keys():
             raise ValueError
         return Audit(document, tuple(Summary(**item) for item in document["summary"]))
     except FileNotFoundError:
@@ -98,7 +99,7 @@ def read_report(folder: Path) -> Audit:
 def headline(audit: Audit) -> str:
     """The most that any attack got out of any endpoint, and whether a list costs anything."""
     if not audit.best:
-        return "No attack of this suite could be run to a finite loss."
+        return unanswered(audit)
     best = max(audit.best.values(), key=lambda summary: summary.uplift_mean or 0.0)
     endpoint = next(item for item in audit.endpoints if item["name"] == best.endpoint)
     sentence = (
@@ -115,7 +116,7 @@ def verdict(audit: Audit, endpoint: Mapping[str, Any]) -> Verdict:
     title = endpoint_title(endpoint["name"], endpoint["defence"])
     best = audit.best.get(endpoint["name"])
     if best is None or best.uplift_mean is None:
-        return Verdict(title, "No attack of this suite could be run to a finite loss.", "")
+        return Verdict(title, unanswered(audit, endpoint["name"]), "")
     base = audit.baseline(best.student)
     sentence = (
         f"{signed(best.uplift_mean, best.uplift_spread)} points of uplift over training without "
@@ -139,6 +140,25 @@ def verdict(audit: Audit, endpoint: Mapping[str, Any]) -> Verdict:
             f" The weakest attack, {weakest.attack}, would have said {signed(weakest.uplift_mean)}."
         )
     return Verdict(title, sentence, remark)
+
+
+def unanswered(audit: Audit, endpoint: str | None = None) -> str:
+    """Why no best attack is known, of one endpoint or of all."""
+    own = [
+        s
+        for s in audit.summaries
+        if s.budget is None and s.endpoint != NO_ENDPOINT and endpoint in (None, s.endpoint)
+    ]
+    if not own:
+        skipped = [
+            item["attack"]
+            for item in audit.document["skipped"]
+            if endpoint in (None, item["endpoint"])
+        ]
+        return f"Not run; skipped: {', '.join(skipped)}." if skipped else "Not run."
+    if all(s.white_box for s in own):
+        return "White-box only: no attack that a customer can make was run."
+    return "Broken: no attack of this suite could be run to a finite loss."
 
 
 def health(audit: Audit) -> tuple[Health, ...]:

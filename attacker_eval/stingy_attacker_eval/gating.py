@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from stingy_attacker_eval.findings import Audit
+from stingy_attacker_eval.findings import Audit, unanswered
 from stingy_attacker_eval.protocol import NO_ENDPOINT
 from stingy_attacker_eval.wording import endpoint_title, signed
 
@@ -56,7 +56,7 @@ def _unsound(audit: Audit, watched: Sequence[str]) -> Iterator[str]:
         yield f"expected finite losses, {len(broken)} of {len(wanted)} runs broke: {_some(broken)}"
     for name in watched:
         if name not in audit.best:
-            yield f"{_title(audit, name)}: no attack of the suite was run to a finite loss"
+            yield f"{_title(audit, name)}: {unanswered(audit, name)}"
 
 
 def _exceeding(audit: Audit, watched: Sequence[str], max_uplift: float) -> Iterator[str]:

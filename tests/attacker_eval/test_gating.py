@@ -59,7 +59,13 @@ def test_a_broken_run_fails_the_baseline_among_them(tmp_path: Path, number: int)
 def test_broken_attacks_alone_fail(tmp_path: Path) -> None:
     rows = [replace(r, finite=r.endpoint == "none") for r in rows_of({"open": {"label_only": 0.1}})]
     faults = gate_faults(audit_of(tmp_path, rows), max_uplift=9.0)
-    assert faults[-1] == "open: no attack of the suite was run to a finite loss"
+    assert faults[-1] == ("open: Broken: no attack of this suite could be run to a finite loss.")
+
+
+def test_what_was_not_run_is_not_called_broken(tmp_path: Path) -> None:
+    endpoints = [endpoint_of("open"), endpoint_of("shut")]
+    audit = audit_of(tmp_path, rows_of({"open": {"label_only": 0.1}}), endpoints)
+    assert gate_faults(audit, max_uplift=9.0)[-1] == "shut: Not run."
 
 
 def test_no_seeds_fail(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from tests.attacker_eval.audits import audit_of, row, rows_of
+from tests.attacker_eval.audits import audit_of, endpoint_of, row, rows_of
 
 from stingy_attacker_eval.errors import AuditError
 from stingy_attacker_eval.files import write_json
@@ -23,6 +23,7 @@ from stingy_attacker_eval.report import (
     shorten,
     write_report,
 )
+from stingy_attacker_eval.results import Row
 from stingy_attacker_eval.table import print_table
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -197,6 +198,30 @@ def test_a_broken_attack_is_called_broken_and_never_a_protection(tmp_path: Path)
     page = render(read_report(tmp_path))
     assert "broken attack" in page
     assert "a broken attack, not a protected model" in page
+
+
+def test_an_endpoint_without_a_best_attack_says_why(tmp_path: Path) -> None:
+    def said(endpoint: str, *rows: Row) -> str:
+        endpoints = [endpoint_of(name) for name in ("a", "b")]
+        audit = audit_of(tmp_path, [row(NO_ENDPOINT, "no_api", 0, 70.0), *rows], endpoints)
+        audit.document["skipped"].append({"endpoint": "b", "attack": "soft_label", "reason": "x"})
+        assert not audit.best
+        return verdict(audit, endpoints[endpoint == "b"]).sentence
+
+    white = row("a", "dafl[white-box]", 0, 71.0)
+    assert said("a") == "Not run."
+    assert said("b") == "Not run; skipped: soft_label."
+    assert said("a", row("a", "label_only", 0, 70.0, budget=9)) == "Not run."  # for the curve alone
+    assert said("a", white).startswith("White-box only: ")
+    assert said("a", white, row("a", "label_only", 0, 70.0, finite=False)).startswith("Broken: ")
+
+
+@pytest.mark.parametrize("part", ["endpoints", "rows", "summary", "config"])
+def test_a_report_without_a_part_is_none(tmp_path: Path, part: str) -> None:
+    whole = document(summary("soft_label", 92.0))
+    write_json(tmp_path / "report.json", {name: whole[name] for name in whole if name != part})
+    with pytest.raises(AuditError, match=r"expected a stingy\.audit/1 document at"):
+        read_report(tmp_path)
 
 
 def test_the_page_needs_no_network_and_runs_nothing(tmp_path: Path) -> None:
