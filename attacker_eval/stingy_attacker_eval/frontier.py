@@ -107,7 +107,8 @@ def label_floors(
         owned = [
             s for s in summaries if s.endpoint == NO_ENDPOINT and _is_comparable(s, best[name])
         ]
-        floor = max(bought + owned, key=lambda s: s.uplift_mean or 0.0)
+        # Of equals its own: endpoints that sold the same labels share a student.
+        floor = max(bought + owned, key=lambda s: (s.uplift_mean or 0.0, s.endpoint == name))
         gap = difference(best[name], floor, rows)
         tried = any(_may_use_true_labels(s, known) for s in bought)
         comparable = tried or not _may_use_true_labels(best[name], known)

@@ -29,7 +29,9 @@ from stingy_attacker_eval.attacks.simulate import Options, class_lists, released
 from stingy_attacker_eval.attacks.skeptical import Skeptical
 from stingy_attacker_eval.attacks.soft_label import SoftLabel
 from stingy_attacker_eval.attacks.subset_kl import SubsetKl
+from stingy_attacker_eval.attacks.sweep import Sweep
 from stingy_attacker_eval.attacks.tail_fill import TailFill
+from stingy_attacker_eval.attacks.two_labels import TwoLabels
 from stingy_attacker_eval.oracle import dense_logits
 from stingy_attacker_eval.students import cnn
 from stingy_attacker_eval.train import TrainSettings, normalise, to_device
@@ -115,6 +117,20 @@ def test_class_means_against_a_hand_computation() -> None:
 def test_a_class_never_answered_is_put_below_all() -> None:
     found = class_means(torch.tensor([[5.0, 3.0, -INF]]), torch.tensor([0]), delta=1.0)
     assert found.tolist() == [[5.0, 3.0, 2.0]]
+
+
+def test_two_labels_are_what_half_and_half_makes_of_a_list_of_one() -> None:
+    labels, top1 = torch.tensor([2, 1]), torch.tensor([0, 1])
+    sold = torch.full((2, 3), -INF).scatter(1, top1[:, None], 0.0)
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    held = Material(images, labels=labels, top1=top1, logits=sold, indices=top1[:, None])
+    student = torch.tensor([[0.3, -1.0, 2.0], [1.0, 0.0, 0.5]])
+
+    def loss(attack: Attack) -> Tensor:
+        return attack.loss(student, Batch(held, attack.needs, torch.arange(2)))
+
+    torch.testing.assert_close(loss(TwoLabels()), loss(Sweep(tau=1.0, alpha=0.5)))
+    assert not torch.isclose(loss(TwoLabels()), loss(LabelOnly()))
 
 
 def test_ranks_order_the_students_second_choices_better_than_labels_do() -> None:

@@ -69,6 +69,13 @@ def test_labels_alone_are_the_best_attack_on_who_sells_nothing_else(tmp_path: Pa
     assert told() == "labels beside the true label were not tried"
 
 
+def test_a_shared_student_is_compared_with_itself_at_home(tmp_path: Path) -> None:
+    rows = rows_of({name: {"two_labels": 0.5} for name in ("one", "list")})
+    endpoints = [endpoint_of("one", support=1, labels="a"), endpoint_of("list", labels="a")]
+    (floor,) = audit_of(tmp_path, rows, endpoints).floors
+    assert floor.told == "+0.0 (error 0.17, n = 3) over two_labels"
+
+
 def test_where_nothing_wins_the_report_says_so(tmp_path: Path) -> None:
     audit = audit_of(
         tmp_path, rows_of({"open": CONTROL, "ranks": {"label_only": 0.1, "soft_label": 0.9}})
@@ -137,6 +144,13 @@ def test_true_labels_are_never_held_against_labels_without(tmp_path: Path, attac
         "Not compared with labels alone: ranks, where the best attack may use true labels, and "
         "labels beside the true label were not tried."
     )
+
+
+def test_true_labels_are_held_against_labels_learnt_beside_them(tmp_path: Path) -> None:
+    uplifts = {"open": CONTROL, "ranks": {"label_only": 0.1, "two_labels": 0.5, "paper_kd": 2.9}}
+    floor = audit_of(tmp_path, rows_of(uplifts)).floors[1]
+    assert (floor.outcome, floor.floor.attack) == (Outcome.MORE, "two_labels")
+    assert floor.gap.mean == pytest.approx(2.4)
 
 
 def test_between_one_and_two_standard_errors_nothing_is_claimed(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from stingy_attacker_eval.attacks.soft_label import SoftLabel
 from stingy_attacker_eval.attacks.subset_kl import SubsetKl
 from stingy_attacker_eval.attacks.sweep import Sweep
 from stingy_attacker_eval.attacks.tail_fill import TailFill
+from stingy_attacker_eval.attacks.two_labels import TwoLabels
 from stingy_attacker_eval.errors import AttackError
 
 __all__ = ["Attack", "Batch", "Material", "Means", "Need", "attack_types", "build_attacks"]
@@ -31,6 +32,7 @@ _GROUP = "stingy.attacks"
 _OURS: tuple[type[Attack], ...] = (
     NoApi,
     LabelOnly,
+    TwoLabels,
     PaperKd,
     SoftLabel,
     Sweep,
