@@ -73,6 +73,25 @@ def digest_labels(answers: Answers) -> str:
     return hashlib.sha256(answers.top1.tobytes()).hexdigest()
 
 
+def digest_answers(answers: Answers) -> str:
+    """SHA-256, hex, over classes and scores, in their order."""
+    scores = b"" if answers.scores is None else answers.scores.tobytes()
+    return hashlib.sha256(answers.indices.tobytes() + scores).hexdigest()
+
+
+def identity(info: ModelInfo) -> dict[str, object]:
+    """What answers that may be mixed, or compared, have in common."""
+    return {
+        "model": info.name,
+        "version": info.version,
+        "policy": info.policy,
+        "fingerprint": info.fingerprint,
+        "labels": list(info.labels),
+        "support": info.support,
+        "scores": info.scores,
+    }
+
+
 class Oracle(typing.Protocol):
     """Anything that answers images: in practice a client of a running endpoint."""
 

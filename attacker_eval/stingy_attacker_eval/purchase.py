@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -10,12 +9,13 @@ from torch import nn
 from stingy_attacker_eval.attacks import Need
 from stingy_attacker_eval.data import Dataset
 from stingy_attacker_eval.errors import AuditError
-from stingy_attacker_eval.oracle import Oracle, digest_labels
+from stingy_attacker_eval.oracle import Oracle, digest_answers, digest_labels, identity
 from stingy_attacker_eval.progress import Reporter
 from stingy_attacker_eval.protocol import Endpoint, Protocol
+from stingy_attacker_eval.run_folder import RunFolder
 from stingy_attacker_eval.session import KeptOracle
 from stingy_attacker_eval.train import percent_equal, predict, to_device
-from stingy_attacker_eval.transfer import TransferSet, buy
+from stingy_attacker_eval.transfer import TransferSet, buy, is_bought
 from stingy_attacker_eval.utility import Utility, utility
 from stingy_clients import ModelInfo
 
@@ -34,6 +34,11 @@ class Bought:
     kept: KeptOracle
     teacher_accuracy: float
     utility: Utility
+
+    def source(self) -> dict[str, object]:
+        """What identifies the answers that students learn from and are compared with."""
+        sold = {"transfer": self.transfer.answers, "evaluation": self.evaluation.answers}
+        return identity(self.info) | {name: digest_answers(part) for name, part in sold.items()}
 
     def facts(self) -> dict[str, object]:
         """The endpoint's entry in the report."""
@@ -122,16 +127,23 @@ def buy_from(
     oracle: Oracle,
     protocol: Protocol,
     data: Dataset,
-    out: Path,
+    rows: RunFolder,
     reporter: Reporter,
 ) -> Bought:
+    """Everything bought once, in the folder of the rows, which are then of these answers alone.
+
+    Raises AuditError, before a query is spent where it can be told, when the rows are of others;
+    TransferError as `buy` does.
+    """
     info = oracle.describe()
     if info.num_classes != data.num_classes:
         raise AuditError(
             f"expected {data.num_classes} classes from {endpoint.name} as in {data.name}, "
             f"got {info.num_classes}"
         )
-    folder = out / "bought" / endpoint.name
+    folder = rows.path / "bought" / endpoint.name
+    parts = folder / "transfer", folder / "evaluation"
+    rows.check_source(endpoint.name, identity(info), bought=all(map(is_bought, parts)))
     bought_once = len(data.train_x) + len(data.test_x)
     kept = KeptOracle(oracle, folder=folder / "asked", budget=protocol.budget - bought_once)
     kept.settle()  # of a run that was killed, before anything else is asked
@@ -142,19 +154,17 @@ def buy_from(
         done += count
         reporter.step(done, total, f"buying from {endpoint.name}")
 
-    transfer = buy(
-        oracle, data.train_x, budget=protocol.budget, folder=folder / "transfer", progress=progress
-    )
+    transfer = buy(oracle, data.train_x, budget=protocol.budget, folder=parts[0], progress=progress)
     evaluation = buy(
         oracle,
         data.test_x,
         budget=protocol.budget - transfer.queries,
-        folder=folder / "evaluation",
+        folder=parts[1],
         progress=progress,
     )
     kept.add(data.train_x, transfer.answers)
     answers = evaluation.answers
-    return Bought(
+    bought = Bought(
         endpoint=endpoint,
         info=info,
         transfer=transfer,
@@ -163,3 +173,5 @@ def buy_from(
         teacher_accuracy=percent_equal(evaluation.answers.top1, data.test_y),
         utility=utility(answers.indices, answers.scores, answers.form, data.test_y),
     )
+    rows.bind(endpoint.name, bought.source())
+    return bought

@@ -1,6 +1,7 @@
-"""The rows of one audit on disk: each is written once, at once, and survives a kill."""
+"""The rows of one audit on disk: written once, at once, and bound to what they were learnt from."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,16 +14,20 @@ _Key = tuple[str, str, str, int, int | None]
 
 
 class RunFolder:
-    """OUT/config.json and OUT/rows.jsonl; the caller holds the folder's lock.
+    """OUT/config.json, OUT/rows.jsonl and OUT/learnt_from.json; the caller holds the folder's lock.
 
+    learnt_from.json says by endpoint which answers its rows are learnt from; folders of earlier
+    versions are without.
     Raises AuditError when the folder belongs to another configuration or is damaged.
     """
 
     def __init__(self, folder: Path, config: dict[str, object]) -> None:
         self.path = folder
         self._rows_path = folder / "rows.jsonl"
+        self._sources_path = folder / "learnt_from.json"
         self._check_config(config)
         self._rows = {_key(row): row for row in self._read()}
+        self._sources = self._read_sources()
 
     def get(self, run: Run) -> Row | None:
         return self._rows.get(run.key)
@@ -36,6 +41,34 @@ class RunFolder:
         with self._rows_path.open("a") as file:
             file.write(json.dumps(asdict(row), allow_nan=False) + "\n")
         self._rows[_key(row)] = row
+
+    def check_source(self, endpoint: str, source: Mapping[str, object], *, bought: bool) -> None:
+        """Raises AuditError when rows of the endpoint are learnt from others than this, or may be.
+
+        source: as much as is known of it. bought: whether its answers are all there already; of
+        rows without a record that alone tells that they were learnt from these.
+        """
+        known = self._sources.get(endpoint)
+        if known is not None:
+            changed = [name for name, value in source.items() if known.get(name) != value]
+            if changed:
+                raise AuditError(
+                    f"expected {endpoint} to be what the rows in {self.path} are learnt from, got "
+                    f"another {', '.join(changed)}: choose a new folder with --out"
+                )
+        elif not bought and any(row.endpoint == endpoint for row in self._rows.values()):
+            raise AuditError(
+                f"expected the answers that the rows of {endpoint} in {self.path} are learnt from, "
+                "got rows alone, which answers bought now may not belong to: choose a new folder "
+                "with --out"
+            )
+
+    def bind(self, endpoint: str, source: Mapping[str, object]) -> None:
+        """From now on the endpoint's rows are of these answers, all bought, and of no others."""
+        self.check_source(endpoint, source, bought=True)
+        if endpoint not in self._sources:
+            self._sources[endpoint] = dict(source)
+            write_json(self._sources_path, self._sources)
 
     def _check_config(self, config: dict[str, object]) -> None:
         path = self.path / "config.json"
@@ -65,6 +98,19 @@ class RunFolder:
         except (ValueError, TypeError):
             raise AuditError(
                 f"expected rows of an audit in {self._rows_path}, got others"
+            ) from None
+
+    def _read_sources(self) -> dict[str, dict[str, object]]:
+        if not self._sources_path.exists():
+            return {}
+        try:
+            return {
+                name: dict(source)
+                for name, source in json.loads(self._sources_path.read_bytes()).items()
+            }
+        except (ValueError, TypeError, AttributeError):
+            raise AuditError(
+                f"expected what rows are learnt from in {self._sources_path}, got another document"
             ) from None
 
 

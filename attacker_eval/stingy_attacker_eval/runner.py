@@ -69,7 +69,7 @@ def run_audit(
     with locked(out), reporting(console or Console()) as reporter:
         folder = RunFolder(out, _config(protocol, data))
         bought = [
-            buy_from(endpoint, oracles[endpoint.name], protocol, data, out, reporter)
+            buy_from(endpoint, oracles[endpoint.name], protocol, data, folder, reporter)
             for endpoint in protocol.endpoints
         ]
         check_networks(bought, networks or {}, data, device)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stingy_attacker_eval.errors import AnswersError, BudgetExhausted, TransferError
 from stingy_attacker_eval.files import write_json
-from stingy_attacker_eval.oracle import Answers, Images, Oracle, join_answers
+from stingy_attacker_eval.oracle import Answers, Images, Oracle, identity, join_answers
 from stingy_clients import ClientError, ModelInfo
 
 _DIGEST = 16
@@ -182,7 +182,7 @@ class KeptOracle:
                 self._charged_before = found["charged_before"]
             except (ValueError, KeyError, TypeError):
                 raise TransferError(f"expected a ledger of ours at {path}, got another") from None
-            if endpoint != self._identity():
+            if endpoint != identity(self._info):
                 raise TransferError(
                     f"expected the answers in {self._folder} to be of the same endpoint, got "
                     "those of another: answers are never mixed, choose a new folder"
@@ -212,21 +212,9 @@ class KeptOracle:
         self._asked = len(records)
         self._remember([digest.tobytes() for digest in records["digest"]], answers)
 
-    def _identity(self) -> dict[str, object]:
-        info = self._info
-        return {
-            "model": info.name,
-            "version": info.version,
-            "policy": info.policy,
-            "fingerprint": info.fingerprint,
-            "labels": list(info.labels),
-            "support": info.support,
-            "scores": info.scores,
-        }
-
     def _write_ledger(self) -> None:
         ledger = {
-            "endpoint": self._identity(),
+            "endpoint": identity(self._info),
             "charged": self._charged,
             "charged_before": self._charged_before,
         }

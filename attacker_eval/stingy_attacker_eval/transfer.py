@@ -106,6 +106,15 @@ def buy(
     )
 
 
+def is_bought(folder: Path) -> bool:
+    """Whether the folder holds a purchase that was finished; what it holds is not checked."""
+    path = folder / "meta.json"
+    try:
+        return path.exists() and json.loads(path.read_bytes())["charged"] is not None
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
 def _open(folder: Path, images: Images, oracle: Oracle) -> _Meta:
     """The folder's meta, checked against what is asked for now, or a new one."""
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or not len(images):

@@ -1,6 +1,7 @@
 """A whole audit on a fake endpoint: what it writes, what it never does twice, what it refuses."""
 
 import json
+import shutil
 from dataclasses import asdict
 from io import StringIO
 from pathlib import Path
@@ -26,6 +27,15 @@ from stingy_attacker_eval.results import Row
 from stingy_attacker_eval.runner import run_audit
 from stingy_attacker_eval.sharding import Shard
 from stingy_attacker_eval.train import TrainResult
+
+
+class Contrary(FakeOracle):
+    """Sells one other label."""
+
+    def ask(self, images: Images) -> Answers:
+        answers = super().ask(images)
+        answers.indices[0] = np.roll(answers.indices[0], 1)
+        return answers
 
 
 def test_an_audit_runs_to_its_end_and_writes_what_it_returns(tmp_path: Path, dataset: str) -> None:
@@ -102,6 +112,50 @@ def test_another_configuration_in_the_same_folder_is_refused(tmp_path: Path, dat
     with pytest.raises(AuditError, match="another configuration: choose a new folder"):
         audit(tiny_protocol(dataset, lr=0.01), out, stingy=oracle)
     assert oracle.asked == []
+
+
+def test_rows_are_not_compared_with_answers_they_were_not_learnt_from(
+    tmp_path: Path, dataset: str
+) -> None:
+    out, protocol = tmp_path / "out", tiny_protocol(dataset)
+    audit(protocol, out)
+    before = (out / "report.json").read_bytes()
+    shutil.rmtree(out / "bought")
+    other = FakeOracle(fingerprint="b" * 12)
+    with pytest.raises(AuditError, match="another fingerprint: choose a new folder with --out"):
+        audit(protocol, out, stingy=other)
+    assert other.asked == []
+    # The same description, another teacher behind it: only its answers tell.
+    with pytest.raises(AuditError, match="another transfer, evaluation: choose a new folder"):
+        audit(protocol, out, stingy=Contrary())
+    assert (out / "report.json").read_bytes() == before
+    shutil.rmtree(out / "bought")
+    assert audit(protocol, out)["rows"] == json.loads(before)["rows"]
+
+
+def test_rows_of_before_their_answers_were_noted_go_on_with_those_alone(
+    tmp_path: Path, dataset: str
+) -> None:
+    out, protocol, oracle = tmp_path / "out", tiny_protocol(dataset), FakeOracle()
+    rows = audit(protocol, out)["rows"]
+    (out / "learnt_from.json").unlink()
+    assert audit(protocol, out, stingy=oracle)["rows"] == rows
+    (out / "learnt_from.json").unlink()
+    shutil.rmtree(out / "bought")
+    with pytest.raises(AuditError, match="got rows alone"):
+        audit(protocol, out, stingy=oracle)
+    assert oracle.asked == []
+    # The baseline is learnt from no answers.
+    (out / "rows.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    assert numbers({"rows": audit(protocol, out)["rows"]}) == numbers({"rows": rows})
+
+
+def test_a_damaged_note_of_the_answers_is_named(tmp_path: Path, dataset: str) -> None:
+    out, protocol = tmp_path / "out", tiny_protocol(dataset)
+    audit(protocol, out)
+    (out / "learnt_from.json").write_text("[]")
+    with pytest.raises(AuditError, match=r"learnt from in .*learnt_from\.json, got another"):
+        audit(protocol, out)
 
 
 def test_foreign_rows_are_refused(tmp_path: Path, dataset: str) -> None:
@@ -218,14 +272,6 @@ def test_the_same_labels_from_two_endpoints_make_one_student(
 
 
 def test_other_labels_make_another_student(tmp_path: Path, dataset: str) -> None:
-    class Contrary(FakeOracle):
-        """Sells one other label."""
-
-        def ask(self, images: Images) -> Answers:
-            answers = super().ask(images)
-            answers.indices[0] = np.roll(answers.indices[0], 1)
-            return answers
-
     protocol = tiny_protocol(dataset, endpoints=("open", "stingy"), attacks=('"label_only"',))
     report = audit(protocol, tmp_path / "out", open=FakeOracle(), stingy=Contrary())
     assert [row["trained_on"] for row in report["rows"]] == [None] * 3
