@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stingy_attacker_eval.errors import AnswersError, BudgetExhausted, TransferError
-from stingy_attacker_eval.files import write_json
+from stingy_attacker_eval.files import finished_first, write_json
 from stingy_attacker_eval.oracle import Answers, Images, Oracle, identity, join_answers
 from stingy_clients import ClientError, ModelInfo
 
@@ -146,15 +146,19 @@ class KeptOracle:
         if self._charged_before is None:
             self._charged_before = self._oracle.charged()
             self._write_ledger()
-        answers = _as_described(self._oracle.ask(images), len(images), self._info)
-        records = np.zeros(len(images), self._record)
+        with finished_first():
+            answers = _as_described(self._oracle.ask(images), len(images), self._info)
+            self._save(digests, answers)
+
+    def _save(self, digests: Sequence[bytes], answers: Answers) -> None:
+        records = np.zeros(len(answers), self._record)
         records["digest"] = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, _DIGEST)
         records["indices"] = answers.indices
         if answers.scores is not None:
             records["scores"] = answers.scores
         with (self._folder / "answers.bin").open("ab") as file:
             file.write(records.tobytes())
-        self._asked += len(images)
+        self._asked += len(answers)
         self._remember(digests, answers)
 
     def _remember(self, digests: Sequence[bytes], answers: Answers) -> None:

@@ -1,5 +1,6 @@
 """An endpoint of ours without a server, and a data set that is learnt in two epochs."""
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import StringIO
@@ -60,6 +61,16 @@ class FakeOracle:
 
     def charged(self) -> int:
         return 100 + sum(self.asked)
+
+
+class Interrupted(FakeOracle):
+    """Ctrl-C is pressed during the first request, after it was charged."""
+
+    def ask(self, images: Images) -> Answers:
+        answers = super().ask(images)
+        if len(self.asked) == 1:
+            signal.raise_signal(signal.SIGINT)
+        return answers
 
 
 def striped(

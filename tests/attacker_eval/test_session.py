@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.attacker_eval.fakes import FakeOracle, striped
+from tests.attacker_eval.fakes import FakeOracle, Interrupted, striped
 
 from stingy_attacker_eval.errors import AnswersError, BudgetExhausted, TransferError
 from stingy_attacker_eval.session import KeptOracle, Session
@@ -87,6 +87,16 @@ def test_the_audits_own_budget_holds_over_all_sessions(tmp_path: Path) -> None:
     Session(kept, budget=80).ask(IMAGES[:80])
     with pytest.raises(BudgetExhausted, match="at most 20 images more for this endpoint"):
         Session(kept, budget=80).ask(IMAGES[70:])
+
+
+def test_ctrl_c_waits_for_the_request_in_flight_and_its_answers_are_kept(tmp_path: Path) -> None:
+    oracle = Interrupted()
+    kept = KeptOracle(oracle, folder=tmp_path, budget=150)
+    with pytest.raises(KeyboardInterrupt):
+        kept.ask(PIXELS[:40])
+    assert (kept.asked, kept.settle()) == (40, 40)
+    KeptOracle(oracle, folder=tmp_path, budget=150).ask(PIXELS[:40])
+    assert oracle.asked == [40]
 
 
 def test_a_record_half_written_at_a_kill_is_bought_again(tmp_path: Path) -> None:

@@ -1,18 +1,16 @@
 """What was paid for stays, is bought once, and is never mixed."""
 
 import json
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.attacker_eval.fakes import FakeOracle, striped
+from tests.attacker_eval.fakes import FakeOracle, Interrupted, striped
 
 from stingy_attacker_eval.errors import AuditError, TransferError
 from stingy_attacker_eval.files import locked
-from stingy_attacker_eval.oracle import Answers, Images
 from stingy_attacker_eval.transfer import buy
 from stingy_clients import ModelInfo
 
@@ -149,13 +147,6 @@ def test_two_processes_cannot_buy_into_one_folder(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_waits_for_the_request_in_flight_and_loses_nothing(tmp_path: Path) -> None:
-    class Interrupted(FakeOracle):
-        def ask(self, images: Images) -> Answers:
-            answers = super().ask(images)
-            if len(self.asked) == 1:
-                signal.raise_signal(signal.SIGINT)  # after it was charged
-            return answers
-
     oracle = Interrupted()
     with pytest.raises(KeyboardInterrupt, match="64 of 150"):
         buy(oracle, IMAGES, budget=150, folder=tmp_path)
