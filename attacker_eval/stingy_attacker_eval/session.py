@@ -112,7 +112,7 @@ class KeptOracle:
         return self._oracle.charged()
 
     def settle(self) -> int:
-        """Images the endpoint charged for what was `asked`; call it when nothing is under way."""
+        """Images the endpoint charged for what was `asked`; call it before others use the key."""
         if self._charged_before is not None:
             self._charged += self._oracle.charged() - self._charged_before
             self._charged_before = None

@@ -51,6 +51,19 @@ def test_E1_what_attacks_ask_as_they_run_is_spent_charged_and_in_their_rows(
     assert sum(oracle.asked) == protocol.budget
 
 
+def test_E1_endpoints_that_share_a_key_are_each_charged_what_they_were_asked(
+    tmp_path: Path, dataset: str
+) -> None:
+    attacks = ('{ name = "knockoff", queries = 40 }', '{ name = "data_free_hard", queries = 64 }')
+    protocol = tiny_protocol(dataset, endpoints=("open", "stingy"), attacks=attacks, seeds=(0, 1))
+    protocol = protocol.model_copy(update={"budget": 144 + 40 + 2 * 64})
+    key: list[int] = []
+    oracles = {name: FakeOracle(asked=key) for name in ("open", "stingy")}
+    report = audit(protocol, tmp_path / "out", **oracles)
+    assert [item["queries_charged"] for item in report["endpoints"]] == [protocol.budget] * 2
+    assert sum(key) == 2 * protocol.budget
+
+
 def test_E3_attacks_that_could_ask_beyond_the_budget_are_refused_before_a_query(
     tmp_path: Path, dataset: str
 ) -> None:
