@@ -146,7 +146,6 @@ def buy_from(
     rows.check_source(endpoint.name, identity(info), bought=all(map(is_bought, parts)))
     bought_once = len(data.train_x) + len(data.test_x)
     kept = KeptOracle(oracle, folder=folder / "asked", budget=protocol.budget - bought_once)
-    kept.settle()  # of a run that was killed, before anything else is asked
     total, done = len(data.train_x) + len(data.test_x), 0
 
     def progress(count: int) -> None:

@@ -149,9 +149,6 @@ def _run(
                 for job, result in held:
                     add(job, _row(job, result, data, [row for row in baselines if row]))
                 held.clear()
-            source = chosen[number].bought
-            if source is not None and chosen[number].asks:
-                source.kept.settle()  # before another endpoint asks with the same key
 
     planned = {job.run for job in jobs}
     twins = [(job, job.twin) for job in todo if job.twin is not None and job.twin in planned]

@@ -97,6 +97,7 @@ class KeptOracle:
             ]
         )
         self._open()
+        self.settle()  # of a request that was lost, before anything else is asked
 
     @property
     def asked(self) -> int:
@@ -114,7 +115,8 @@ class KeptOracle:
     def settle(self) -> int:
         """Images the endpoint charged for what was `asked`; call it before others use the key."""
         if self._charged_before is not None:
-            self._charged += self._oracle.charged() - self._charged_before
+            # Less than before: the key is another, and the former one's last request failed.
+            self._charged += max(0, self._oracle.charged() - self._charged_before)
             self._charged_before = None
             self._write_ledger()
         return self._charged
@@ -149,6 +151,7 @@ class KeptOracle:
         with finished_first():
             answers = _as_described(self._oracle.ask(images), len(images), self._info)
             self._save(digests, answers)
+            self.settle()  # at once: other endpoints may be asked with the same key
 
     def _save(self, digests: Sequence[bytes], answers: Answers) -> None:
         records = np.zeros(len(answers), self._record)

@@ -25,8 +25,8 @@ Progress = Callable[[int], None]
 class TransferSet:
     """Answers for images known by their digest, with where they came from.
 
-    queries: images really asked. charged: what the endpoint itself counted for the key from the
-    first purchase to the last.
+    queries: images really asked. charged: what the endpoint itself counted for them, added up
+    request by request, so that another key may go on where one ran out.
     """
 
     digest: str
@@ -40,7 +40,10 @@ class TransferSet:
 
 @dataclass(frozen=True)
 class _Meta:
-    """meta.json: whatever differs in here (but for the counts) must not be mixed."""
+    """meta.json: whatever differs in here (but for the counts) must not be mixed.
+
+    charged_before: the key's count when charged_so_far was added up. charged: once all is bought.
+    """
 
     digest: str
     images: int
@@ -54,6 +57,7 @@ class _Meta:
     scores: str
     charged_before: int
     charged: int | None = None
+    charged_so_far: int = 0
     schema: str = "stingy.transfer/1"
 
 
@@ -90,9 +94,9 @@ def buy(
         write_json(folder / "meta.json", asdict(meta))
         report = progress or (lambda count: None)
         report(meta.images - wanted)
-        _buy(oracle, images, missing, folder, meta, report)
+        meta = _buy(oracle, images, missing, folder, meta, report)
         if meta.charged is None:
-            meta = replace(meta, charged=oracle.charged() - meta.charged_before)
+            meta = replace(meta, charged=meta.charged_so_far)
             write_json(folder / "meta.json", asdict(meta))
         answers = join_answers([_load(folder, images, start, meta) for start in starts])
     return TransferSet(
@@ -146,7 +150,11 @@ def _open(folder: Path, images: Images, oracle: Oracle) -> _Meta:
         ) from None
     # The chunk size belongs to the files that are there, whatever the server allows today.
     wanted = replace(
-        wanted, chunk=found.chunk, charged_before=found.charged_before, charged=found.charged
+        wanted,
+        chunk=found.chunk,
+        charged_before=found.charged_before,
+        charged=found.charged,
+        charged_so_far=found.charged_so_far,
     )
     changed = [f.name for f in fields(_Meta) if getattr(wanted, f.name) != getattr(found, f.name)]
     if changed:
@@ -154,7 +162,14 @@ def _open(folder: Path, images: Images, oracle: Oracle) -> _Meta:
             f"expected the transfer set in {folder} to be of the same endpoint and images, got "
             f"another {', '.join(changed)}: answers are never mixed, choose a new folder"
         )
-    return found
+    return found if found.charged is not None else _counted(found, oracle)
+
+
+def _counted(meta: _Meta, oracle: Oracle) -> _Meta:
+    """With what the key was charged since; counted less than before, it is another key."""
+    now = oracle.charged()
+    since = max(0, now - meta.charged_before)
+    return replace(meta, charged_before=now, charged_so_far=meta.charged_so_far + since)
 
 
 def _buy(
@@ -164,7 +179,8 @@ def _buy(
     folder: Path,
     meta: _Meta,
     report: Progress,
-) -> None:
+) -> _Meta:
+    """Returns the meta with what was charged; whatever stops it, the folder's has it too."""
     # A request may carry fewer images than the chunks on disk were cut to.
     if missing and oracle.describe().max_batch < meta.chunk:
         raise TransferError(
@@ -178,11 +194,14 @@ def _buy(
                 answers = oracle.ask(part)
                 _check(answers, len(part), meta)
                 _save(_chunk_path(folder, start, meta), answers)
+                meta = _counted(meta, oracle)
+                write_json(folder / "meta.json", asdict(meta))
         except (ClientError, EvalError) as error:
             raise TransferError(f"{_kept(folder, meta)}; the endpoint failed: {error}") from None
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_kept(folder, meta)) from None
         report(len(part))
+    return meta
 
 
 def _kept(folder: Path, meta: _Meta) -> str:

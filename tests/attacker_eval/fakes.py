@@ -63,6 +63,13 @@ class FakeOracle:
         return 100 + sum(self.asked)
 
 
+class NewKey(FakeOracle):
+    """Asked with a key that was never used."""
+
+    def charged(self) -> int:
+        return sum(self.asked)
+
+
 class Interrupted(FakeOracle):
     """Ctrl-C is pressed during the first request, after it was charged."""
 

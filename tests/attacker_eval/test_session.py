@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.attacker_eval.fakes import FakeOracle, Interrupted, striped
+from tests.attacker_eval.fakes import FakeOracle, Interrupted, NewKey, striped
 
 from stingy_attacker_eval.errors import AnswersError, BudgetExhausted, TransferError
 from stingy_attacker_eval.session import KeptOracle, Session
 from stingy_attacker_eval.train import to_device
-from stingy_clients import ModelInfo
+from stingy_clients import ModelInfo, TransportError
 
 PIXELS, LABELS = striped(150)
 IMAGES = to_device(PIXELS, torch.device("cpu"))
@@ -111,10 +111,23 @@ def test_a_record_half_written_at_a_kill_is_bought_again(tmp_path: Path) -> None
 
 
 def test_what_a_killed_process_was_charged_is_settled_by_the_next(tmp_path: Path) -> None:
-    oracle = FakeOracle()
-    KeptOracle(oracle, folder=tmp_path, budget=150).ask(PIXELS[:30])  # killed before settling
-    oracle.asked.append(5)  # sent by it too, its answer lost
+    oracle = FakeOracle(fails_after=1)
+    kept = KeptOracle(oracle, folder=tmp_path, budget=150)
+    kept.ask(PIXELS[:30])
+    with pytest.raises(TransportError):
+        kept.ask(PIXELS[:35])
+    oracle.asked.append(5)  # charged, the answer lost
     assert KeptOracle(oracle, folder=tmp_path, budget=150).settle() == 35
+
+
+def test_another_key_goes_on_and_the_charges_of_both_add_up(tmp_path: Path) -> None:
+    first = KeptOracle(FakeOracle(fails_after=1), folder=tmp_path, budget=150)
+    first.ask(PIXELS[:30])
+    with pytest.raises(TransportError):
+        first.ask(PIXELS[:40])
+    second = KeptOracle(NewKey(), folder=tmp_path, budget=150)
+    second.ask(PIXELS[:40])
+    assert second.asked == second.settle() == 40
 
 
 @pytest.mark.parametrize("other", [FakeOracle(fingerprint="b" * 12), FakeOracle(form="prob")])

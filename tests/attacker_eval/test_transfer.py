@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.attacker_eval.fakes import FakeOracle, Interrupted, striped
+from tests.attacker_eval.fakes import FakeOracle, Interrupted, NewKey, striped
 
 from stingy_attacker_eval.errors import AuditError, TransferError
 from stingy_attacker_eval.files import locked
@@ -51,6 +51,25 @@ def test_after_a_failure_what_was_bought_is_kept_and_the_rest_is_bought(tmp_path
     found = buy(oracle, IMAGES, budget=22, folder=tmp_path)
     assert oracle.asked == [22]
     assert len(found.answers) == 150
+
+
+def test_another_key_goes_on_and_the_charges_of_both_add_up(tmp_path: Path) -> None:
+    with pytest.raises(TransferError, match="128 of 150 images were bought"):
+        buy(FakeOracle(fails_after=2), IMAGES, budget=150, folder=tmp_path)
+    found = buy(NewKey(), IMAGES, budget=22, folder=tmp_path)
+    assert (found.queries, found.charged) == (150, 150)
+
+
+def test_a_folder_begun_before_charges_were_added_up_goes_on(tmp_path: Path) -> None:
+    oracle = FakeOracle(fails_after=2)
+    with pytest.raises(TransferError):
+        buy(oracle, IMAGES, budget=150, folder=tmp_path)
+    path = tmp_path / "meta.json"
+    meta = json.loads(path.read_bytes()) | {"charged_before": 100}
+    del meta["charged_so_far"]
+    path.write_text(json.dumps(meta))
+    oracle.fails_after = None
+    assert buy(oracle, IMAGES, budget=22, folder=tmp_path).charged == 150
 
 
 def test_ctrl_c_keeps_what_was_bought_and_says_how_much(tmp_path: Path) -> None:
