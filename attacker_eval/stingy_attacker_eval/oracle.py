@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stingy_attacker_eval.errors import AnswersError
+from stingy_attacker_eval.errors import AnswersError, TransferError
 from stingy_clients import Client, ModelInfo
 
 Images = NDArray[np.uint8]
@@ -125,6 +125,32 @@ class HttpOracle:
 
     def charged(self) -> int:
         return self._client.usage().used
+
+
+class SteadyOracle:
+    """An oracle as long as it is what it was at first; another model or policy is refused."""
+
+    def __init__(self, oracle: Oracle) -> None:
+        self._oracle = oracle
+        self._info = oracle.describe()
+
+    def describe(self) -> ModelInfo:
+        return self._info
+
+    def ask(self, images: Images) -> Answers:
+        """Raises TransferError instead of answers that may not be mixed with those before."""
+        answers = self._oracle.ask(images)
+        expected, got = identity(self._info), identity(self._oracle.describe())
+        changed = [name for name in expected if expected[name] != got[name]]
+        if changed:
+            raise TransferError(
+                f"expected {self._info.name} as it was when this run began, got another "
+                f"{', '.join(changed)}: answers are never mixed, choose a new folder"
+            )
+        return answers
+
+    def charged(self) -> int:
+        return self._oracle.charged()
 
 
 def scores_refusal(form: str) -> str | None:

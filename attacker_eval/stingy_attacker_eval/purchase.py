@@ -9,7 +9,13 @@ from torch import nn
 from stingy_attacker_eval.attacks import Need
 from stingy_attacker_eval.data import Dataset
 from stingy_attacker_eval.errors import AuditError
-from stingy_attacker_eval.oracle import Oracle, digest_answers, digest_labels, identity
+from stingy_attacker_eval.oracle import (
+    Oracle,
+    SteadyOracle,
+    digest_answers,
+    digest_labels,
+    identity,
+)
 from stingy_attacker_eval.progress import Reporter
 from stingy_attacker_eval.protocol import Endpoint, Protocol
 from stingy_attacker_eval.run_folder import RunFolder
@@ -135,6 +141,7 @@ def buy_from(
     Raises AuditError, before a query is spent where it can be told, when the rows are of others;
     TransferError as `buy` does.
     """
+    oracle = SteadyOracle(oracle)
     info = oracle.describe()
     if info.num_classes != data.num_classes:
         raise AuditError(

@@ -12,6 +12,7 @@ from tests.attacker_eval.fakes import FakeOracle, audit, numbers, tiny_protocol
 from stingy_attacker_eval.errors import AuditError, TransferError
 from stingy_attacker_eval.runner import run_audit
 from stingy_attacker_eval.students import cnn
+from stingy_clients import ModelInfo
 from stingy_protection import build_policy
 
 
@@ -85,6 +86,26 @@ def test_an_attack_killed_while_it_asked_buys_nothing_twice(tmp_path: Path, data
     (endpoint,) = report["endpoints"]
     assert endpoint["queries_spent"] == endpoint["queries_charged"] == sum(oracle.asked) == 272
     assert numbers(report) == numbers(audit(protocol, tmp_path / "fresh"))
+
+
+@pytest.mark.parametrize("request_number", [1, 3, 4, 6])
+def test_a_model_swapped_while_it_is_asked_is_never_mixed_in(
+    tmp_path: Path, dataset: str, request_number: int
+) -> None:
+    class Swapped(FakeOracle):
+        def describe(self) -> ModelInfo:
+            changes = {"version": "2", "fingerprint": "b" * 12}
+            swapped = len(self.asked) >= request_number
+            return super().describe().model_copy(update=changes if swapped else {})
+
+    protocol = tiny_protocol(dataset, attacks=('{ name = "knockoff", queries = 40 }',))
+    protocol = protocol.model_copy(update={"budget": 184})
+    with pytest.raises(TransferError, match="another version, fingerprint: answers are never"):
+        audit(protocol, tmp_path / "out", stingy=Swapped(max_batch=32))
+    # Three requests to learn from, two to compare with, two of the attack; the last is not kept.
+    oracle = FakeOracle(max_batch=32)
+    audit(protocol, tmp_path / "out", stingy=oracle)
+    assert len(oracle.asked) == 7 - (request_number - 1)
 
 
 def test_two_tiers_collude_and_both_purchases_count(tmp_path: Path, dataset: str) -> None:
