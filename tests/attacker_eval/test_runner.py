@@ -184,12 +184,16 @@ def test_a_broken_attack_is_flagged_and_never_the_best(
 
 
 def test_attacks_that_need_scores_are_skipped_with_the_reason(tmp_path: Path, dataset: str) -> None:
+    asking = '{ name = "data_free_soft", queries = 448 }'
+    protocol = tiny_protocol(dataset, attacks=('"label_only"', '"paper_kd"', asking))
+    protocol = protocol.model_copy(update={"budget": 144 + 448})
     oracle = FakeOracle(form="none", support=1)
-    report = audit(tiny_protocol(dataset), tmp_path / "out", stingy=oracle)
-    (skipped,) = report["skipped"]
-    assert (skipped["endpoint"], skipped["attack"]) == ("stingy", "paper_kd")
-    assert 'score form "none"' in skipped["reason"]
+    report = audit(protocol, tmp_path / "out", stingy=oracle)
+    skipped = report["skipped"]
+    assert [item["attack"].partition("[")[0] for item in skipped] == ["paper_kd", "data_free_soft"]
+    assert all('score form "none"' in item["reason"] for item in skipped)
     assert {row["attack"] for row in report["rows"]} == {"no_api", "label_only"}
+    assert sum(oracle.asked) == 144
 
 
 def test_the_baseline_is_run_once_for_all_endpoints(tmp_path: Path, dataset: str) -> None:

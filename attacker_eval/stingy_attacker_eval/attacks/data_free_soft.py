@@ -7,9 +7,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from stingy_attacker_eval.attacks.base import Means, check_positive
+from stingy_attacker_eval.attacks.base import Material, Means, check_positive
 from stingy_attacker_eval.attacks.data_free import DataFree, Generator, Replay, as_pixels, noise
 from stingy_attacker_eval.attacks.losses import centred_l1, class_balance, fill_constant, kd_loss
+from stingy_attacker_eval.oracle import scores_refusal
 from stingy_attacker_eval.train import normalise
 
 
@@ -47,6 +48,9 @@ class DataFreeSoft(DataFree):
     def round_queries(self) -> int:
         """Questions of one step of the generator and those of the student after it."""
         return self.batch * (2 + self.student_steps)
+
+    def objection(self, material: Material) -> str | None:
+        return scores_refusal(material.info.scores) if material.info is not None else None
 
     def rounds(
         self, student: nn.Module, generator: Generator, means: Means, replay: Replay
