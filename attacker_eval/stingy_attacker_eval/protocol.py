@@ -22,6 +22,7 @@ from stingy_attacker_eval.attacks import Attack, build_attacks
 from stingy_attacker_eval.attacks.no_api import NoApi
 from stingy_attacker_eval.data import Dataset, load_dataset
 from stingy_attacker_eval.errors import EvalError, ProtocolError
+from stingy_attacker_eval.pools import load_pool
 from stingy_attacker_eval.students import student_spec
 from stingy_attacker_eval.train import TrainSettings
 
@@ -232,6 +233,8 @@ class Protocol(_Schedule):
             for attack in endpoint.variants
             if attack.label in common
         ]
+        attacks = [*self.variants, *(own for each in self.endpoints for own in each.variants)]
+        faults += _unmet(attacks, [endpoint.name for endpoint in self.endpoints], data.image_size)
         owned = self.images or len(data.train_x)
         faults += [
             f"expected budgets below the {owned} images there are to learn from, got {budget}"
@@ -294,6 +297,23 @@ def _attack_faults(entries: Iterable[AttackEntry]) -> list[str]:
         except EvalError as error:
             faults.append(str(error))
     return faults + _repeated("attack", labels)
+
+
+def _unmet(attacks: Iterable[Attack], names: list[str], size: tuple[int, int]) -> list[str]:
+    """What attacks name and the audit does not have: another endpoint, or a pool of images."""
+    faults = []
+    for attack in attacks:
+        partner, pool = attack.partner_name(), attack.pool_name()
+        if partner is not None and partner not in names:
+            faults.append(
+                f'expected a partner out of {", ".join(names)} for {attack.name}, got "{partner}"'
+            )
+        try:
+            if pool is not None:
+                load_pool(pool, count=1, size=size)
+        except EvalError as error:
+            faults.append(f"{attack.label}: {error}")
+    return faults
 
 
 def _repeated(kind: str, values: Iterable[object]) -> list[str]:

@@ -137,6 +137,7 @@ def test_every_attack_says_what_it_is_and_needs() -> None:
         assert "References:" in (kind.__doc__ or "")
         assert (Need.QUERIES in kind.needs) == (kind.budget is not Attack.budget)
         assert (Need.SECOND_TIER in kind.needs) == (kind.partner_name is not Attack.partner_name)
+        assert (Need.POOL in kind.needs) == (kind.pool_name is not Attack.pool_name)
 
 
 def test_a_plugin_that_writes_neither_loss_nor_steal_is_refused_where_it_is_written() -> None:

@@ -237,6 +237,17 @@ def test_faults_of_an_endpoints_own_attacks_are_named() -> None:
     assert 'the attack "label_only" once for a, got it twice' in fault
 
 
+def test_whom_attacks_collude_with_and_where_their_images_are_from_is_checked_before_a_query() -> (
+    None
+):
+    own = GOOD + 'attacks = [{ name = "collusion", partner = "b" }, { name = "knockoff" }]\n'
+    (fault,) = faults(own)
+    assert fault == 'expected a partner out of a for collusion, got "b"'
+    parse_protocol(own + '[[endpoints]]\nname = "b"\nmodel = "b"\ndefence = "open"\n')
+    (fault,) = faults(GOOD + 'attacks = [{ name = "knockoff", pool = "nosuch" }]\n')
+    assert fault.startswith("knockoff[pool=nosuch]: expected the data set")
+
+
 def test_budgets_are_smaller_than_the_whole_and_each_is_given_once() -> None:
     assert parse_protocol(GOOD.replace("budget =", "budgets = [10, 100]\nbudget =")).budgets
     (fault,) = faults(GOOD.replace("budget =", "budgets = [1297]\nbudget ="))

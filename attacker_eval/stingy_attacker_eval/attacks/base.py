@@ -68,6 +68,10 @@ class Attack(ABC):
         """The endpoint of the protocol the second key is for; None without SECOND_TIER."""
         return None
 
+    def pool_name(self) -> str | None:
+        """Where its other images are from, as `pools.load_pool` knows it; None without POOL."""
+        return None
+
     def objection(self, material: Material) -> str | None:
         """Why this attack cannot learn from this endpoint, beyond what its needs say."""
         return None

@@ -33,6 +33,9 @@ class Knockoff(Attack):
     def __post_init__(self) -> None:
         check_positive(queries=self.queries)
 
+    def pool_name(self) -> str | None:
+        return self.pool
+
     def budget(self, images: int) -> int:
         return self.queries
 
