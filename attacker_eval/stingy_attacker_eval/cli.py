@@ -129,14 +129,14 @@ def gate(
 ) -> None:
     """Exit with 1, and say why, when an endpoint teaches too much or a run is missing or broke."""
     with _told():
-        from stingy_attacker_eval.errors import AuditError
+        from stingy_attacker_eval.errors import GateError
         from stingy_attacker_eval.findings import read_report
         from stingy_attacker_eval.gating import gate_faults, gate_lines
 
         audit, watched = read_report(folder), tuple(endpoint or ())
         faults = gate_faults(audit, max_uplift=max_uplift, endpoints=watched)
         if faults:
-            raise AuditError(*faults)
+            raise GateError(*faults)
         for line in gate_lines(audit, endpoints=watched):
             typer.echo(line)
 

@@ -8,6 +8,7 @@ EvalError
   * AttackError       an attack that broke its contract
   * BudgetExhausted   an attack that asked for more than it may
   * AuditError        a run folder or a report that cannot be used
+  * GateError         an audit that does not pass; names every reason
   * DemoError         the demo could not be set up, or its server failed
 """
 
@@ -53,6 +54,10 @@ class BudgetExhausted(EvalError):
 
 class AuditError(EvalError):
     """The run folder or the report cannot be used."""
+
+
+class GateError(_FaultsError):
+    """The audit does not pass."""
 
 
 class DemoError(EvalError):

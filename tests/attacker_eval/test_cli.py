@@ -97,6 +97,8 @@ def test_the_gate_exits_with_0_or_with_1_and_the_reason(tmp_path: Path) -> None:
     assert failed.stderr == (
         "open: label_only gained +1.0 ± 0.3 points with cnn_tiny, more than 0.5\n"
     )
+    both = RUN.invoke(app, [*gate, "-1"]).stderr.splitlines()
+    assert [line.partition(":")[0] for line in both] == ["open", "shut"]
     assert RUN.invoke(app, [*gate, "0.5", "--endpoint", "shut"]).exit_code == 0
     assert RUN.invoke(app, ["audit", "gate", str(tmp_path / "no"), "--max-uplift", "1"]).exit_code
 
