@@ -266,7 +266,10 @@ def load_protocol(name: str) -> Protocol:
         source = Path(name)
         if not source.is_file():
             raise ProtocolError(f"expected a protocol file, got none at {name}")
-        return parse_protocol(source.read_text())
+        try:
+            return parse_protocol(source.read_text(encoding="utf-8"))
+        except UnicodeDecodeError:
+            raise ProtocolError(f"expected TOML in UTF-8, got another file at {name}") from None
     folder = files("stingy_attacker_eval") / "protocols"
     packaged = {item.name.removesuffix(".toml"): item for item in folder.iterdir()}
     if name not in packaged:

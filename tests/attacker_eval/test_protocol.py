@@ -107,6 +107,13 @@ def test_what_is_not_toml_is_refused() -> None:
     assert "expected TOML" in faults("title = ")[0]
 
 
+def test_what_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ProtocolError, match=r"expected TOML in UTF-8, got another .*mine\.toml"):
+        load_protocol(str(path))
+
+
 @pytest.mark.parametrize("name", ["nothing", "absent.toml"])
 def test_an_unknown_protocol_is_refused(name: str) -> None:
     with pytest.raises(ProtocolError, match="expected a protocol"):
