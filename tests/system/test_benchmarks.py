@@ -1,5 +1,6 @@
 """The benchmark's servers without a layer still answer, so that their rows are of something."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -20,3 +21,18 @@ def test_the_edge_is_measured_with_and_without_its_layers(layers: str) -> None:
         text=True,
     )
     assert json.loads(said.stdout) > 0
+
+
+def test_a_server_without_any_layer_starts_and_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(EDGE.parent))
+    rows, wire, programs = map(importlib.import_module, ("stingy_rows", "wire", "running"))
+    launch = rows.launch_stingy(
+        rows.own_python(), tmp_path, layers=f"{ALL.removeprefix('rate,')},gate"
+    )
+    with programs.running(
+        launch.command, folder=tmp_path, environment=launch.environment
+    ) as server:
+        programs.await_port(server, launch.port, timeout_s=60)
+        wire.check(wire.BINARY, launch.port, launch.headers)
