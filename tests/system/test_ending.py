@@ -152,7 +152,7 @@ def ready(url: str) -> bool:
 
 
 def test_H6_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
-    bundle = slow_bundle(tmp_path / "bundle", seconds=8.0)
+    bundle = slow_bundle(tmp_path / "bundle", seconds=30.0)
     state = tmp_path / "state"
     key = make_key(state)
     with served(bundle, state=state) as (url, process):
@@ -164,7 +164,7 @@ def test_H6_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         process.wait(30)
-        assert time.monotonic() - started < 6
+        assert time.monotonic() - started < 20
         asking.join(60)
     assert asking.status in (0, 503)
 
