@@ -179,6 +179,7 @@ def test_H6_what_had_come_in_part_before_the_signal_is_answered(
 
         def slowly() -> Iterator[bytes]:
             yield body[:9]
+            time.sleep(2.0)  # until it has its place
             process.send_signal(signal.SIGTERM)
             time.sleep(1.0)
             yield body[9:]
