@@ -61,8 +61,6 @@ class Guard:
         recorded = _Recorded(self._service, visit, scope, send)
         try:
             await self._answered_or_refused(scope, receive, recorded)
-        except ClientDisconnect:
-            pass  # before its body had come; there is nobody to refuse
         except asyncio.CancelledError:
             if not self._service.draining:
                 raise
@@ -87,7 +85,7 @@ class Guard:
             log.error("%s", error)
             await recorded.refuse(STORE_UNAVAILABLE)
         except ClientDisconnect:
-            raise
+            pass  # before its body had come; there is nobody to refuse
         except Exception as error:  # noqa: BLE001  nothing of it may leave, in whatever text
             # The type alone: a message may quote what was computed on.
             log.error("unexpected %s", type(error).__name__)
