@@ -40,7 +40,7 @@ from stingy_server.service import Service
 from stingy_server.settings import Settings
 from stingy_server.tracing import NoTracing, OpenTelemetry, Tracing
 from stingy_server.watch import Watch
-from stingy_server.writes import Alone, Writes
+from stingy_server.writes import Alone, Together, Writes
 
 log = logging.getLogger("stingy")
 
@@ -97,10 +97,12 @@ def create_app(
                 owner = model_owner(endpoint.name)
                 budgets.set(owner, total=endpoint.budget, day_total=endpoint.budget_per_day)
         metrics = Metrics()
+        keys = Keys(database)
         service = Service(
             settings=settings,
             database=database,
-            keys=Keys(database),
+            keys=keys,
+            callers=Together(database, keys.authenticate_all),
             budgets=budgets,
             ledger=Ledger(database),
             writes=Writes(database),
@@ -131,6 +133,7 @@ def create_app(
         service.tracing.close()
         service.writes.close()
         service.alone.close()
+        service.callers.close()
         try:
             if rollout is not None:
                 rollout.close()

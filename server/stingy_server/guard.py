@@ -114,7 +114,7 @@ class Guard:
         if scheme.lower() != b"bearer" or not 0 < len(secret) <= MAX_KEY_LENGTH:
             raise ServiceError(UNAUTHENTICATED)
         service, text = self._service, secret.decode("latin-1")
-        key = await service.alone.do(lambda: service.keys.authenticate(text))
+        key = await service.callers.ask(text)
         if key is None:
             raise ServiceError(UNAUTHENTICATED)
         return key

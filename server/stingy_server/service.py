@@ -27,7 +27,7 @@ from stingy_server.errors import (
 )
 from stingy_server.fleet import Fleet
 from stingy_server.images import Pixels
-from stingy_server.keys import Keys
+from stingy_server.keys import Key, Keys
 from stingy_server.ledger import Ledger
 from stingy_server.metrics import Metrics
 from stingy_server.rates import Rates
@@ -36,7 +36,7 @@ from stingy_server.standings import Step
 from stingy_server.tracing import Tracing
 from stingy_server.visit import NOTHING, Visit
 from stingy_server.watch import Watch
-from stingy_server.writes import Alone, Writes
+from stingy_server.writes import Alone, Together, Writes
 
 log = logging.getLogger("stingy")
 
@@ -51,6 +51,7 @@ class Service:
     settings: Settings
     database: Database
     keys: Keys
+    callers: Together[Key | None]  # by the texts of their keys
     budgets: Budgets
     ledger: Ledger
     writes: Writes

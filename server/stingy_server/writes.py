@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from stingy_server.database import Database
 
@@ -141,6 +141,35 @@ class Alone(Writes):
 
     def _results(self, waiting: Sequence[_Asked]) -> Sequence[Any]:
         return [asked.call() for asked in waiting]
+
+
+class Together(Alone, Generic[Result]):
+    """What is asked for many in one question: over a network for all who wait, else at once.
+
+    So strangers who ask all the time cost the others one question, and no queue of them.
+
+    Args:
+        answers: to any number of texts, in their order.
+    """
+
+    def __init__(
+        self, database: Database, answers: Callable[[Sequence[str]], Sequence[Result]]
+    ) -> None:
+        super().__init__(database)
+        self._answers = answers
+
+    async def ask(self, text: str) -> Result:
+        """The answer to one text.
+
+        Raises:
+            StoreUnavailable: from the question.
+        """
+        if self._thread is None:
+            return self._answers([text])[0]
+        return cast("Result", await self.put(lambda: text))
+
+    def _results(self, waiting: Sequence[_Asked]) -> Sequence[Result]:
+        return self._answers([asked.call() for asked in waiting])
 
 
 def _tell(waiting: Sequence[_Asked], tried: Sequence[Any] | Exception) -> None:

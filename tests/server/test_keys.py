@@ -54,6 +54,27 @@ def test_a_key_expires(keys: Keys) -> None:
     assert keys.authenticate(keys.create("k", budget=1, expires=past)[1]) is None
 
 
+@pytest.mark.parametrize("count", [1, 3, 4, 9])
+def test_many_are_looked_up_in_one_question_each_as_alone(
+    database: Database, keys: Keys, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [keys.create("k", budget=1) for _ in range(count)]
+    keys.revoke(made[0][0].id)
+    texts = [text for _, text in made] + ["stranger", made[-1][1]]
+    alone = [keys.authenticate(text) for text in texts]
+    assert alone == [None, *(key for key, _ in made[1:]), None, alone[-1]]
+    questions = []
+    execute = database.execute
+
+    def noted(statement: str, values: object) -> object:
+        questions.append(statement)
+        return execute(statement, values)
+
+    monkeypatch.setattr(database, "execute", noted)
+    assert keys.authenticate_all(texts) == alone
+    assert len(questions) == 1
+
+
 @pytest.mark.parametrize("name", ["", " ", "a\nb", "\x1b[31m", "x" * 65])
 def test_names_that_would_spoil_a_table_are_refused(keys: Keys, name: str) -> None:
     with pytest.raises(ValueError, match="expected a name"):

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ import pytest
 
 from stingy_server import Budgets, Database
 from stingy_server.database import StoreUnavailable
-from stingy_server.writes import Writes
+from stingy_server.writes import Together, Writes
 
 pytestmark = pytest.mark.anyio
 
@@ -166,3 +166,21 @@ async def test_turns_of_several_servers_that_cross_do_not_wait_for_each_other(
 
     await asyncio.gather(asyncio.to_thread(turns, owners), asyncio.to_thread(turns, owners[::-1]))
     assert [budget.used for owner in owners if (budget := books.get(owner))] == [50] * 8
+
+
+async def test_all_who_wait_are_asked_for_in_one_question(database: Database) -> None:
+    questions = []
+
+    def answers(texts: Sequence[str]) -> list[str]:
+        questions.append(tuple(texts))
+        time.sleep(0.05)
+        return [text.upper() for text in texts]
+
+    callers = Together(database, answers)
+    first = asyncio.ensure_future(callers.ask("a"))
+    await asyncio.sleep(0.01)  # it is being asked for
+    assert await asyncio.gather(*(callers.ask(text) for text in "bcd")) == ["B", "C", "D"]
+    assert await first == "A"
+    alone = [("a",), ("b",), ("c",), ("d",)]  # a file answers at once: nobody waits
+    assert questions == ([("a",), ("b", "c", "d")] if database.remote else alone)
+    callers.close()

@@ -21,27 +21,24 @@ from stingy_server import app as app_module
 from stingy_server import engine as engine_module
 from stingy_server import serve as serve_module
 from stingy_server import service as service_module
-from stingy_server.budgets import Budget, Reservation
+from stingy_server.budgets import Reservation
 from stingy_server.keys import Key, Keys
 from stingy_server.service import Service
 from stingy_server.settings import load_settings
 from stingy_server.visit import Visit
 
 
-class OneKey:
+class OneCaller:
     """Every request has the same key, looked up once."""
 
     def __init__(self, keys: Keys) -> None:
-        self._all = keys.all()
+        self._key = keys.all()[0][0]
 
-    def create_first(self, *, budget: int) -> None:
-        """There is one."""
+    async def ask(self, text: str) -> Key:
+        return self._key
 
-    def authenticate(self, text: str) -> Key:
-        return self._all[0][0]
-
-    def all(self) -> list[tuple[Key, Budget]]:
-        return self._all
+    def close(self) -> None:
+        """Nothing waits."""
 
 
 class NoBudgets:
@@ -103,7 +100,7 @@ def top_unchecked(policy: Policy, logits: Tensor, **_: object) -> SparseLogits:
 
 
 def without_key(service: Service) -> None:
-    service.keys = OneKey(service.keys)
+    service.callers = OneCaller(service.keys)
 
 
 def without_budget(service: Service) -> None:
