@@ -23,7 +23,6 @@ from stingy_server.visit import NOTHING, Visit
 log = logging.getLogger("stingy")
 
 EVERY_S = 1.0
-GRACE_S = 5.0  # for requests that had found a version before it was taken out
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,10 @@ class Rollout:
         del self._served[name, version]
         endpoint = self._service.fleet.take(name, version)
         if endpoint is not None:
-            task = asyncio.create_task(_close_later(endpoint))
+            settings = self._service.settings
+            # Who had found it before may still be sending, and is answered then.
+            held_s = settings.body_timeout_s + settings.deadline_s
+            task = asyncio.create_task(_close_later(endpoint, held_s))
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
             await self._note("unload", endpoint)
@@ -187,6 +189,8 @@ def bundle_faults(deployed: Iterable[Deployment], models: Iterable[Loaded]) -> l
     ]
 
 
-async def _close_later(endpoint: Endpoint) -> None:
-    await asyncio.sleep(GRACE_S)
-    await endpoint.engine.close()
+async def _close_later(endpoint: Endpoint, seconds: float) -> None:
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        await endpoint.engine.close()

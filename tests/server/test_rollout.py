@@ -1,5 +1,6 @@
 """Versions come and go while the server runs; one that is not fit changes nothing."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from serving import make_bundle, make_settings, png, random_images, running
 from stingy_server import ConfigurationError, ModelSettings, create_app
 from stingy_server.budgets import model_owner
 from stingy_server.deployments import Deployment, Deployments
+from stingy_server.endpoints import Endpoint
 from stingy_server.ledger import Ledger
 from stingy_server.loading import identity, load_bundles
 from stingy_server.rollout import Rollout
@@ -59,6 +61,43 @@ async def test_a_version_is_loaded_shared_and_unloaded(
     assert (await client.get("/v2/models/digits/versions/2/ready")).status_code == 404
     events = [entry.event for _, entry in Ledger(service.database).entries()]
     assert [e for e in events if e in ("load", "share", "unload")] == ["load", "share", "unload"]
+
+
+async def test_who_is_still_sending_when_a_version_is_unloaded_is_answered(tmp_path: Path) -> None:
+    patience = {"body_timeout_s": 5.0, "deadline_s": 1.0}
+    settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "1"), **patience)
+    async with running(settings) as (client, app), asyncio.timeout(60):
+        service: Service = app.state.service
+        deployments = Deployments(service.database)
+        deployments.ask(second(tmp_path, share=1.0))
+
+        def served() -> Endpoint | None:
+            return service.fleet.find("digits", "2", caller="")
+
+        while (endpoint := served()) is None:
+            await asyncio.sleep(0.05)
+        close, closed, unloaded = endpoint.engine.close, asyncio.Event(), asyncio.Event()
+
+        async def closing() -> None:
+            await close()
+            closed.set()
+
+        endpoint.engine.close = closing  # type: ignore[method-assign]
+
+        async def body() -> AsyncIterator[bytes]:
+            yield IMAGE[:9]
+            deployments.withdraw("digits", "2")
+            await unloaded.wait()
+            yield IMAGE[9:]
+
+        asking = asyncio.create_task(client.post("/v1/predict/digits", content=body()))
+        while served() is not None:
+            await asyncio.sleep(0.05)
+        unloaded.set()
+        response = await asking
+        assert (response.status_code, response.json()["version"]) == (200, "2")
+        assert not closed.is_set()
+        await closed.wait()
 
 
 async def test_Q1_all_versions_of_a_model_are_charged_to_one_budget(
