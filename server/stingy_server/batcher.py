@@ -9,21 +9,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-
-import numpy as np
 
 from stingy_protection import SparseLogits
 from stingy_server.errors import DRAINING, OVERLOADED, ServiceError
 from stingy_server.images import Pixels
+from stingy_server.jobs import Job, images_of, parts, settle, take
 
 Answering = Callable[[Pixels], SparseLogits]
-
-
-@dataclass(frozen=True, eq=False)
-class _Job:
-    images: Pixels
-    future: asyncio.Future[SparseLogits]
 
 
 class Batcher:
@@ -50,7 +42,7 @@ class Batcher:
         self._max_delay_s = max_delay_s
         self._free_images = queue_images
         self._free_bytes = queue_bytes
-        self._jobs: deque[_Job] = deque()
+        self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
@@ -62,7 +54,7 @@ class Batcher:
         Raises:
             ServiceError: the queue is full, or closing.
         """
-        job = _Job(images, asyncio.get_running_loop().create_future())
+        job = Job(images, asyncio.get_running_loop().create_future())
         with self._changed:
             if self._closing:
                 raise ServiceError(DRAINING)
@@ -90,19 +82,13 @@ class Batcher:
                 self._free_images += sum(len(job.images) for job in jobs)
                 self._free_bytes += sum(job.images.nbytes for job in jobs)
 
-    def _gather(self) -> list[_Job]:
+    def _gather(self) -> list[Job]:
         """The next jobs that fit in one batch; none once closed and empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._jobs or self._closing)
             if self._max_delay_s:
                 self._await_company()
-            gathered: list[_Job] = []
-            room = self._batch_size
-            while self._jobs and (not gathered or len(self._jobs[0].images) <= room):
-                job = self._jobs.popleft()
-                gathered.append(job)
-                room -= len(job.images)
-            return gathered
+            return take(self._jobs, self._batch_size)
 
     def _await_company(self) -> None:
         deadline = time.monotonic() + self._max_delay_s
@@ -111,11 +97,9 @@ class Batcher:
             if remaining <= 0 or not self._changed.wait(remaining):
                 return
 
-    def _run(self, jobs: list[_Job]) -> None:
+    def _run(self, jobs: list[Job]) -> None:
         try:
-            alone = len(jobs) == 1
-            images = jobs[0].images if alone else np.concatenate([job.images for job in jobs])
-            answers = self._answer(images).split([len(job.images) for job in jobs])
+            answers = parts(self._answer(images_of(jobs)), jobs)
         # The thread must outlive anything a network or a policy may raise.
         except Exception as error:  # noqa: BLE001
             if len(jobs) == 1:
@@ -127,19 +111,8 @@ class Batcher:
             _hand_over(jobs, answers)
 
 
-def _hand_over(jobs: list[_Job], outcomes: Sequence[SparseLogits | Exception]) -> None:
+def _hand_over(jobs: list[Job], outcomes: Sequence[SparseLogits | Exception]) -> None:
     """Wake the event loop once for all requests of a pass, unless it is gone."""
     loop = jobs[0].future.get_loop()
     if not loop.is_closed():
-        loop.call_soon_threadsafe(_settle, jobs, outcomes)
-
-
-def _settle(jobs: list[_Job], outcomes: Sequence[SparseLogits | Exception]) -> None:
-    """Give each request its outcome, unless its client is gone."""
-    for job, outcome in zip(jobs, outcomes, strict=True):
-        if job.future.done():
-            continue
-        if isinstance(outcome, Exception):
-            job.future.set_exception(outcome)
-        else:
-            job.future.set_result(outcome)
+        loop.call_soon_threadsafe(settle, jobs, outcomes)

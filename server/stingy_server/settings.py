@@ -88,7 +88,8 @@ class ModelSettings(BaseModel):
     The budgets, in images, are of all keys together, and of all versions of the model. `share`, of
     a version beside another, is the share of keys that meet it when they name no version. Where
     the model runs elsewhere, `url` is the full address of its predictions, `key_file` TorchServe's,
-    `tensors` an OIP server's, and `timeout_s` the seconds until it is given up. `replicas` are
+    `tensors` an OIP server's, `timeout_s` the seconds until it is given up, and `passes` how many
+    requests it is asked at once: what comes meanwhile waits, and goes together. `replicas` are
     those of this model on Ray.
     """
 
@@ -102,6 +103,7 @@ class ModelSettings(BaseModel):
     key_file: Path | None = None
     tensors: TensorSettings | None = None
     timeout_s: float = Field(default=10.0, gt=0.0)
+    passes: Count = 4
     name: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9._-]*$")
     policy: str | None = None
     share: float | None = Field(default=None, ge=0.0, le=1.0)

@@ -26,6 +26,7 @@ from stingy_protection import (
 )
 from stingy_protection.promises import verified_answer
 from stingy_server.errors import ServiceError
+from stingy_server.gathering import Gathering
 from stingy_server.images import Pixels
 from stingy_server.settings import TensorSettings
 from stingy_server.upstream import Reply, Upstream, UpstreamError
@@ -60,6 +61,7 @@ class UpstreamEngine:
     Args:
         name: the endpoint's, for the log.
         batch_size: images in one request to the upstream.
+        passes: requests to it at once; what comes meanwhile waits, and goes together.
         secret: what a policy's noise is keyed by.
     """
 
@@ -72,6 +74,7 @@ class UpstreamEngine:
         manifest: BundleManifest,
         policy: Policy,
         batch_size: int,
+        passes: int,
         secret: bytes,
     ) -> None:
         self._name = name
@@ -81,6 +84,7 @@ class UpstreamEngine:
         self._policy = policy
         self._batch_size = batch_size
         self._secret = secret
+        self._gathering = Gathering(self._asked, batch_size=batch_size, passes=passes)
 
     async def predict(self, images: Pixels) -> SparseLogits:
         """The answers, in passes of `batch_size`.
@@ -88,14 +92,10 @@ class UpstreamEngine:
         Raises:
             ServiceError: upstream_failed or upstream_timeout.
         """
-        try:
-            return await self.ask(images)
-        except UpstreamError as error:
-            log.error("%s: upstream: %s", self._name, error)
-            raise ServiceError(error.refusal) from None
+        return await self._gathering.submit(images)
 
     async def ask(self, images: Pixels) -> SparseLogits:
-        """As `predict`, but an UpstreamError says why there is no answer."""
+        """As `predict`, but alone, and an UpstreamError says why there is no answer."""
         passes = [
             await self._ask_pass(images[start : start + self._batch_size])
             for start in range(0, len(images), self._batch_size)
@@ -103,7 +103,15 @@ class UpstreamEngine:
         return passes[0] if len(passes) == 1 else SparseLogits.concatenate(passes)
 
     async def close(self) -> None:
+        await self._gathering.close()
         await self._upstream.close()
+
+    async def _asked(self, images: Pixels) -> SparseLogits:
+        try:
+            return await self.ask(images)
+        except UpstreamError as error:
+            log.error("%s: upstream: %s", self._name, error)
+            raise ServiceError(error.refusal) from None
 
     async def _ask_pass(self, images: Pixels) -> SparseLogits:
         run = _at_once if images.nbytes <= INLINE_BYTES else asyncio.to_thread

@@ -71,7 +71,7 @@ def _engine(
     upstream = Upstream(
         model.url or "",
         timeout_s=model.timeout_s,
-        connections=settings.max_concurrency,
+        connections=model.passes,
         key_file=model.key_file,
     )
     return UpstreamEngine(
@@ -81,6 +81,7 @@ def _engine(
         manifest=manifest,
         policy=policy,
         batch_size=settings.batch_size,
+        passes=model.passes,
         secret=secret,
     )
 

@@ -4,28 +4,15 @@ import asyncio
 import threading
 from collections.abc import Callable
 
-import numpy as np
 import pytest
-import torch
 
-from stingy_protection import ScoreForm, SparseLogits
+from numbered import first_pixels, numbered
+from stingy_protection import SparseLogits
 from stingy_server.batcher import Batcher
 from stingy_server.errors import DRAINING, OVERLOADED, ServiceError
 from stingy_server.images import Pixels
 
 pytestmark = pytest.mark.anyio
-
-
-def first_pixels(images: Pixels) -> SparseLogits:
-    """An "answer" that shows which images it belongs to."""
-    indices = torch.from_numpy(images[:, 0, 0, :1].astype(np.int64))
-    return SparseLogits(indices, indices.float(), num_classes=256, form=ScoreForm.LOGIT, decimals=0)
-
-
-def numbered(*numbers: int) -> Pixels:
-    images = np.zeros((len(numbers), 2, 2, 3), np.uint8)
-    images[:, 0, 0, 0] = numbers
-    return images
 
 
 def make(answer: Callable[[Pixels], SparseLogits], **options: int) -> Batcher:

@@ -1,0 +1,83 @@
+"""Dynamic batching before a model elsewhere: requests that wait together are asked together.
+
+A request is answered or fails on its own: if a shared pass fails, each request in it is asked
+again alone, so that an error reaches its owner and nobody else.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from stingy_protection import SparseLogits
+from stingy_server.errors import UPSTREAM_TIMEOUT, ServiceError
+from stingy_server.images import Pixels
+from stingy_server.jobs import Job, images_of, parts, settle, take
+
+Asking = Callable[[Pixels], Awaitable[SparseLogits]]
+
+
+class Gathering:
+    """The passes to a model elsewhere, and the requests that wait for one.
+
+    Args:
+        ask: what a pass does; it may take any number of images.
+        batch_size: images gathered for one pass, unless one request brings more.
+        passes: how many are under way at most. While one is free nobody waits for company.
+    """
+
+    def __init__(self, ask: Asking, *, batch_size: int, passes: int) -> None:
+        self._ask = ask
+        self._batch_size = batch_size
+        self._free = passes
+        self._waiting: deque[Job] = deque()
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    async def submit(self, images: Pixels) -> SparseLogits:
+        """The answer for images [batch, height, width, 3], in their order.
+
+        Raises:
+            Exception: what `ask` raised for them.
+        """
+        loop = asyncio.get_running_loop()
+        if not self._waiting:
+            loop.call_soon(self._set_out)  # with all that comes in this turn
+        job = Job(images, loop.create_future())
+        self._waiting.append(job)
+        return await job.future
+
+    async def close(self) -> None:
+        """Wait for what is under way."""
+        while self._under_way:
+            await asyncio.wait(self._under_way)
+
+    def _set_out(self) -> None:
+        while self._free and self._waiting:
+            taken = take(self._waiting, self._batch_size)
+            if jobs := [job for job in taken if not job.future.done()]:
+                self._free -= 1
+                task = asyncio.create_task(self._run(jobs))
+                self._under_way.add(task)
+                task.add_done_callback(self._come_back)
+
+    def _come_back(self, task: asyncio.Task[None]) -> None:
+        self._under_way.discard(task)
+        self._free += 1
+        self._set_out()
+
+    async def _run(self, jobs: list[Job]) -> None:
+        try:
+            answers = parts(await self._ask(images_of(jobs)), jobs)
+        except Exception as error:  # noqa: BLE001  whatever it was, nobody may wait for ever
+            if len(jobs) == 1 or _too_late(error):
+                settle(jobs, [error] * len(jobs))
+                return
+            for job in jobs:
+                if not job.future.done():
+                    await self._run([job])
+        else:
+            settle(jobs, answers)
+
+
+def _too_late(error: Exception) -> bool:
+    """Asked again, they would wait as long once more, one after the other."""
+    return isinstance(error, ServiceError) and error.refusal is UPSTREAM_TIMEOUT
