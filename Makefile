@@ -24,8 +24,9 @@ help:
 demo: .venv/installed
 	$(BIN)/stingy demo --out demo
 
+# Much of a test is waiting for a server: two at once take little more than half the time.
 test: .venv/installed
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist worksteal
 
 # KServe's client brings Kubernetes' along, and wants another python-dateutil than we tested with:
 # it has an environment of its own.

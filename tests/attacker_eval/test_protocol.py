@@ -224,7 +224,7 @@ def test_the_frontier_shares_data_teacher_and_student_with_the_reduced_audit(dat
         assert getattr(wide, name) == getattr(plain, name)
     (teacher,), (other,) = wide.teachers, plain.teachers
     assert teacher.model_copy(update={"nasty": other.nasty}) == other
-    assert [attack.label for attack in wide.variants] == ["label_only"]
+    assert [attack.label for attack in wide.variants] == ["label_only", "two_labels"]
     lists = [endpoint for endpoint in wide.endpoints if endpoint.name != "label"]
     assert all(endpoint.attacks for endpoint in lists)
 
