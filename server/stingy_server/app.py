@@ -102,7 +102,7 @@ def create_app(
             settings=settings,
             database=database,
             keys=keys,
-            callers=Together(database, keys.authenticate_all),
+            callers=Together(database, keys.authenticate, keys.authenticate_all),
             budgets=budgets,
             ledger=Ledger(database),
             writes=Writes(database),

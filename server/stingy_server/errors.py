@@ -4,6 +4,7 @@ ServiceError(code, status, message)   raised anywhere on the way of a request
 ConfigurationError(faults)            raised before listening, lists every fault
 """
 
+import secrets
 from dataclasses import dataclass, replace
 
 import orjson
@@ -16,13 +17,15 @@ JSON = "application/json"
 class Refusal:
     """One row of the table of errors: what a client may be told, and nothing else.
 
-    `retry_after` is in seconds.
+    `retry_after` is in seconds, and each who is refused is told up to `spread` more of them, by
+    chance: else all who are refused at once would be back at once.
     """
 
     code: str
     status: int
     message: str
     retry_after: int | None = None
+    spread: int = 0
 
 
 BAD_REQUEST = Refusal("bad_request", 400, "The request could not be understood.")
@@ -47,10 +50,12 @@ RATE_LIMITED = Refusal("rate_limited", 429, "This key asks faster than it may.")
 REFUSED = Refusal("refused", 500, "The answer was withheld because it failed a safety check.")
 INTERNAL = Refusal("internal", 500, "The request could not be answered.")
 UPSTREAM_FAILED = Refusal("upstream_failed", 502, "The model server gave no valid answer.")
-OVERLOADED = Refusal("overloaded", 503, "The server is busy; try again shortly.", retry_after=1)
+OVERLOADED = Refusal(
+    "overloaded", 503, "The server is busy; try again shortly.", retry_after=1, spread=2
+)
 DRAINING = Refusal("draining", 503, "The server is shutting down.", retry_after=5)
 STORE_UNAVAILABLE = Refusal(
-    "store_unavailable", 503, "The request could not be accounted for.", retry_after=5
+    "store_unavailable", 503, "The request could not be accounted for.", retry_after=5, spread=5
 )
 DEADLINE = Refusal("deadline", 504, "The answer was not ready in time.")
 UPSTREAM_TIMEOUT = Refusal("upstream_timeout", 504, "The model server did not answer in time.")
@@ -78,7 +83,9 @@ class ConfigurationError(Exception):
 def error_response(refusal: Refusal, request_id: str) -> Response:
     """The one body form of every error."""
     body = {"code": refusal.code, "message": refusal.message, "request_id": request_id}
-    headers = {} if refusal.retry_after is None else {"Retry-After": str(refusal.retry_after)}
+    headers = {}
+    if refusal.retry_after is not None:
+        headers["Retry-After"] = str(refusal.retry_after + secrets.randbelow(refusal.spread + 1))
     if refusal.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return Response(orjson.dumps({"error": body}), refusal.status, headers, media_type=JSON)

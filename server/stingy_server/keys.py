@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
 
 from stingy_server.budgets import Budget, Budgets, key_owner
 from stingy_server.database import Database
@@ -17,7 +16,8 @@ from stingy_server.rates import parse_rate
 
 PREFIX = "stingy"
 MAX_NAME_LENGTH = 64
-SELECT = "SELECT digest, id, name, tier, rate, created, expires, revoked FROM keys"
+SELECT = "SELECT id, name, tier, rate, created, expires, revoked FROM keys"
+VALID = f"{SELECT} WHERE digest = ? AND revoked IS NULL"
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Keys:
     def all(self) -> list[tuple[Key, Budget]]:
         """Every key with its budget, oldest first, revoked ones too."""
         rows = self._database.execute(f"{SELECT} ORDER BY created, id").fetchall()
-        return [(key, self.budget(key)) for key in map(_key, rows)]
+        return [(key, self.budget(key)) for key in (Key(*row) for row in rows)]
 
     def budget(self, key: Key) -> Budget:
         budget = self._budgets.get(key_owner(key.id))
@@ -123,20 +123,18 @@ class Keys:
         return budget or Budget(total=0, used=0, day_total=None, day=0, day_used=0)
 
     def authenticate(self, text: str) -> Key | None:
-        """The valid key of this text, or None."""
-        return self.authenticate_all([text])[0]
+        """The valid key of this text, or None. Looked up by digest: no secret is compared."""
+        row = self._database.execute(VALID, (self._digest(text),)).fetchone()
+        return None if row is None else _lasting(Key(*row))
 
     def authenticate_all(self, texts: Sequence[str]) -> list[Key | None]:
-        """The valid key of each text, or None, in one question to the store.
-
-        Looked up by digest: no secret is compared.
-        """
+        """The same of each text, in one question to the store."""
         digests = [self._digest(text) for text in texts]
         # A power of two of places, so that few different statements are ever prepared.
         places = 1 << (len(digests) - 1).bit_length()
         asked = digests + digests[-1:] * (places - len(digests))
         rows = self._database.execute(_valid(places), asked)
-        found = {row[0]: key for row in rows if _lasts(key := _key(row))}
+        found = {digest: _lasting(Key(*row)) for digest, *row in rows}
         return [found.get(digest) for digest in digests]
 
     def _digest(self, text: str) -> bytes:
@@ -147,16 +145,12 @@ class Keys:
 
 @cache
 def _valid(places: int) -> str:
-    digests = ", ".join("?" * places)
-    return f"{SELECT} WHERE digest IN ({digests}) AND revoked IS NULL"
+    any_of = ", ".join("?" * places)
+    return VALID.replace("SELECT", "SELECT digest,").replace("= ?", f"IN ({any_of})")
 
 
-def _key(row: Sequence[Any]) -> Key:
-    return Key(*row[1:])
-
-
-def _lasts(key: Key) -> bool:
-    return key.expires is None or key.expires > stamp()
+def _lasting(key: Key) -> Key | None:
+    return key if key.expires is None or key.expires > stamp() else None
 
 
 def _new_text(key_id: str | None = None) -> tuple[str, str]:

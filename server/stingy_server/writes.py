@@ -149,13 +149,18 @@ class Together(Alone, Generic[Result]):
     So strangers who ask all the time cost the others one question, and no queue of them.
 
     Args:
+        answer: to one text.
         answers: to any number of texts, in their order.
     """
 
     def __init__(
-        self, database: Database, answers: Callable[[Sequence[str]], Sequence[Result]]
+        self,
+        database: Database,
+        answer: Callable[[str], Result],
+        answers: Callable[[Sequence[str]], Sequence[Result]],
     ) -> None:
         super().__init__(database)
+        self._answer = answer
         self._answers = answers
 
     async def ask(self, text: str) -> Result:
@@ -165,7 +170,7 @@ class Together(Alone, Generic[Result]):
             StoreUnavailable: from the question.
         """
         if self._thread is None:
-            return self._answers([text])[0]
+            return self._answer(text)
         return cast("Result", await self.put(lambda: text))
 
     def _results(self, waiting: Sequence[_Asked]) -> Sequence[Result]:

@@ -228,7 +228,7 @@ async def test_Q4_what_is_not_answered_is_not_charged(tmp_path: Path) -> None:
         assert code(await infer(client, undefined)) == (500, "refused")
         overloaded = await infer(client, IMAGES)
         assert code(overloaded) == (503, "overloaded")
-        assert overloaded.headers["retry-after"] == "1"
+        assert overloaded.headers["retry-after"] in {"1", "2", "3"}
         assert await used(client) == 0
 
 

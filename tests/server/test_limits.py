@@ -18,6 +18,7 @@ from serving import make_bundle, make_key, make_settings, png, random_images, ru
 from stingy_protection import ScoreForm, build_policy
 from stingy_server import ModelSettings, Tier, create_app
 from stingy_server.app import summary
+from stingy_server.errors import DRAINING, OVERLOADED, Refusal, error_response
 from stingy_server.ledger import Entry, Ledger
 from stingy_server.standings import Step
 from stingy_server.view import View
@@ -270,6 +271,14 @@ async def test_H5_too_many_at_once_are_refused(tmp_path: Path) -> None:
         assert statuses[0] == 200
         assert statuses[-1] == 503
         assert {code(r) for r in responses if r.status_code == 503} == {"overloaded"}
+
+
+async def test_H5_who_is_refused_together_is_not_back_together() -> None:
+    def told(refusal: Refusal) -> set[str]:
+        return {error_response(refusal, "-").headers["retry-after"] for _ in range(200)}
+
+    assert told(OVERLOADED) == {"1", "2", "3"}
+    assert told(DRAINING) == {"5"}
 
 
 async def test_an_alarm_during_a_request_counts_from_the_next(

@@ -176,11 +176,11 @@ async def test_all_who_wait_are_asked_for_in_one_question(database: Database) ->
         time.sleep(0.05)
         return [text.upper() for text in texts]
 
-    callers = Together(database, answers)
+    callers = Together(database, str.upper, answers)
     first = asyncio.ensure_future(callers.ask("a"))
     await asyncio.sleep(0.01)  # it is being asked for
     assert await asyncio.gather(*(callers.ask(text) for text in "bcd")) == ["B", "C", "D"]
     assert await first == "A"
-    alone = [("a",), ("b",), ("c",), ("d",)]  # a file answers at once: nobody waits
-    assert questions == ([("a",), ("b", "c", "d")] if database.remote else alone)
+    # A file answers at once: nobody waits.
+    assert questions == ([("a",), ("b", "c", "d")] if database.remote else [])
     callers.close()
