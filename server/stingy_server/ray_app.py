@@ -19,6 +19,7 @@ from stingy_server.app import create_app, rate_store_faults
 from stingy_server.errors import ConfigurationError
 from stingy_server.fleet import version_faults
 from stingy_server.loading import Loaded, load_bundles
+from stingy_server.memory import settle
 from stingy_server.ray_engine import ModelReplica, RayEngine
 from stingy_server.serve import forbid_core_dumps
 from stingy_server.settings import DEFAULT_FILE, ReplicaSettings, Settings, load_settings
@@ -134,7 +135,9 @@ class Edge:
         self._models = models
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self._settings, elsewhere=self._engine)
+        app = create_app(self._settings, elsewhere=self._engine)
+        settle()
+        return app
 
     def _engine(self, model: Loaded) -> RayEngine:
         return RayEngine(

@@ -17,6 +17,7 @@ from stingy_server.deployments import Deployment, Deployments, Report
 from stingy_server.endpoints import Endpoint, start_endpoints
 from stingy_server.fleet import overlaps, version_faults
 from stingy_server.loading import Loaded, identity, load_bundles
+from stingy_server.memory import settle_again
 from stingy_server.service import Service
 from stingy_server.visit import NOTHING, Visit
 
@@ -194,3 +195,5 @@ async def _close_later(endpoint: Endpoint, seconds: float) -> None:
         await asyncio.sleep(seconds)
     finally:
         await endpoint.engine.close()
+    del endpoint
+    settle_again()

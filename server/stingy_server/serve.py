@@ -20,6 +20,7 @@ from stingy_server.database import StoreUnavailable
 from stingy_server.errors import ConfigurationError
 from stingy_server.loading import identity
 from stingy_server.logs import log_config
+from stingy_server.memory import settle
 from stingy_server.processes import DrainingServer, Workers
 from stingy_server.service import Service
 from stingy_server.settings import Settings
@@ -51,6 +52,7 @@ def serve(settings: Settings, faults: list[str], *, console: Console) -> None:
             registry = service.metrics.registry if settings.workers == 1 else None
             metrics.listen(settings.metrics_host, settings.metrics_port, registry=registry)
         if settings.workers == 1:
+            settle()
             DrainingServer(_config(app, settings)).run(sockets=[listener])
             return
         # The workers load for themselves, and serve only what was found here.
@@ -66,11 +68,14 @@ def serve(settings: Settings, faults: list[str], *, console: Console) -> None:
 def _worker_app(settings: Settings, expected: Mapping[tuple[str, str], str]) -> FastAPI:
     """The application of a worker; one that would serve something else than the others ends."""
     try:
-        return create_app(settings, expected=expected)
+        app = create_app(settings, expected=expected)
     except ConfigurationError as error:
         faults = error.faults
     except StoreUnavailable as error:
         faults = (str(error),)
+    else:
+        settle()
+        return app
     for fault in faults:
         log.error("this worker does not serve: %s", fault)
     sys.exit(UNABLE)
