@@ -54,7 +54,8 @@ def measured(scale: str, speed: str) -> Measured:
     Raises:
         ValueError: a page has not the one row that is looked for.
     """
-    (edge,) = re.findall(r"^\| Stingy \| binary \| 16 \|.*$", speed, re.MULTILINE)
+    # The first one is beside the peers.
+    edge, *_ = re.findall(r"^\| Stingy \| binary \| 16 \|.*$", speed, re.MULTILINE)
     (model,) = re.findall(r"^\| a ResNet-18 alone.*\| (\d+) \|", scale, re.MULTILINE)
     (entries,) = re.findall(r"(\d+) bytes in SQLite and (\d+) in PostgreSQL", scale)
     stores: dict[tuple[str, str], list[Carried]] = {}
