@@ -60,11 +60,10 @@ class Handler:
             **(context.model_yaml_config or {}).get("stingy", {}),
         )
         faults: list[str] = []
-        endpoints = start_endpoints(
-            load_bundles(self._settings, faults), self._settings, faults, secret=b""
-        )
-        if any(isinstance(endpoint.policy, NoisyPolicy) for endpoint in endpoints):
+        models = load_bundles(self._settings, faults)
+        if any(isinstance(model.policy, NoisyPolicy) for model in models):
             faults.append("expected a policy without keyed noise: a worker has no secret")
+        endpoints = [] if faults else start_endpoints(models, self._settings, faults, secret=b"")
         if faults:
             raise ConfigurationError(faults)
         (self._endpoint,) = endpoints

@@ -23,7 +23,9 @@ from stingy_attacker_eval.attacks.completion import Completion
 from stingy_attacker_eval.attacks.inversion import Inversion
 from stingy_attacker_eval.attacks.label_only import LabelOnly
 from stingy_attacker_eval.attacks.losses import fill_constant
+from stingy_attacker_eval.attacks.no_api import NoApi
 from stingy_attacker_eval.attacks.paper_kd import PaperKd
+from stingy_attacker_eval.attacks.rank_and_label import RankAndLabel
 from stingy_attacker_eval.attacks.rank_distillation import RankDistillation
 from stingy_attacker_eval.attacks.simulate import Options, class_lists, released
 from stingy_attacker_eval.attacks.skeptical import Skeptical
@@ -131,6 +133,19 @@ def test_two_labels_are_what_half_and_half_makes_of_a_list_of_one() -> None:
 
     torch.testing.assert_close(loss(TwoLabels()), loss(Sweep(tau=1.0, alpha=0.5)))
     assert not torch.isclose(loss(TwoLabels()), loss(LabelOnly()))
+
+
+def test_the_order_beside_the_true_label_is_half_of_each() -> None:
+    labels, order = torch.tensor([2, 1]), torch.tensor([[0, 2, 1], [1, 0, 2]])
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    held = Material(images, labels=labels, top1=order[:, 0], indices=order)
+    student = torch.tensor([[0.3, -1.0, 2.0], [1.0, 0.0, 0.5]])
+
+    def loss(attack: Attack) -> Tensor:
+        return attack.loss(student, Batch(held, attack.needs, torch.arange(2)))
+
+    expected = (loss(RankDistillation(n=2)) + loss(NoApi())) / 2
+    torch.testing.assert_close(loss(RankAndLabel(n=2)), expected)
 
 
 def test_ranks_order_the_students_second_choices_better_than_labels_do() -> None:

@@ -24,6 +24,7 @@ from stingy_attacker_eval.attacks.completion import Completion
 from stingy_attacker_eval.attacks.label_only import LabelOnly
 from stingy_attacker_eval.attacks.no_api import NoApi
 from stingy_attacker_eval.attacks.paper_kd import PaperKd
+from stingy_attacker_eval.attacks.rank_and_label import RankAndLabel
 from stingy_attacker_eval.attacks.rank_distillation import RankDistillation
 from stingy_attacker_eval.attacks.soft_label import SoftLabel
 from stingy_attacker_eval.attacks.sweep import Sweep
@@ -47,12 +48,14 @@ class Compass(nn.Module):
 
     Logits of rank 2, so what is withheld follows from what was answered. As a student its
     weights begin at nothing.
+
+    late: by how many hours it is wrong.
     """
 
-    def __init__(self, *, knows: bool) -> None:
+    def __init__(self, *, knows: bool, late: float = 0.0) -> None:
         super().__init__()
         self.last = nn.Linear(2, CLASSES, bias=False)
-        angles = torch.arange(CLASSES) * 2 * math.pi / CLASSES
+        angles = (torch.arange(CLASSES) + late) * 2 * math.pi / CLASSES
         with torch.no_grad():
             self.last.weight.copy_(6 * torch.stack([angles.cos(), angles.sin()], 1) * knows)
 
@@ -97,6 +100,29 @@ def test_who_completes_withheld_scores_finds_classes_that_were_never_first() -> 
 def test_who_learns_the_order_finds_classes_that_were_never_first() -> None:
     found = seen("ranked_labels:n=8")
     assert found_beyond(RankDistillation(), found) > found_beyond(LabelOnly(), found) + 30
+
+
+def test_who_owns_true_labels_too_loses_nothing_of_the_order() -> None:
+    found = seen("ranked_labels:n=8")
+    found = replace(found, labels=found.top1)
+    for control in (LabelOnly(), NoApi()):
+        assert found_beyond(RankAndLabel(), found) > found_beyond(control, found) + 30
+
+
+def test_true_labels_mend_an_order_that_is_led_by_a_wrong_class() -> None:
+    images = pointing(0, 3.49)
+    truth = compass("label").ask(images).top1
+    early = TeacherOracle(
+        Compass(knows=True, late=1.0), build_policy("ranked_labels", num_classes=CLASSES, n=8)
+    )
+    found = material(early, images, torch.from_numpy(truth))
+
+    def right(attack: Attack) -> float:
+        student = Compass(knows=False)
+        assert run(attack, found, student=student, settings=LONG).finite
+        return percent_equal(predict(student, to_device(images, CPU)).numpy(), truth)
+
+    assert right(RankAndLabel()) > right(RankDistillation()) + 10
 
 
 def test_who_has_a_second_key_finds_classes_that_the_first_withholds() -> None:

@@ -16,6 +16,7 @@ from stingy_attacker_eval.attacks.knockoff import Knockoff
 from stingy_attacker_eval.attacks.label_only import LabelOnly
 from stingy_attacker_eval.attacks.no_api import NoApi
 from stingy_attacker_eval.attacks.paper_kd import PaperKd
+from stingy_attacker_eval.attacks.rank_and_label import RankAndLabel
 from stingy_attacker_eval.attacks.rank_distillation import RankDistillation
 from stingy_attacker_eval.attacks.semi_supervised import SemiSupervised
 from stingy_attacker_eval.attacks.skeptical import Skeptical
@@ -40,6 +41,7 @@ _OURS: tuple[type[Attack], ...] = (
     TailFill,
     Completion,
     RankDistillation,
+    RankAndLabel,
     AugmentationUnion,
     Inversion,
     Skeptical,
