@@ -31,7 +31,7 @@ class GatedHandler(Handler):
 FRAME_BYTES = 64 * 1024
 # TorchServe's own default: room for an image file sent straight to a worker.
 LEAST_REQUEST_BYTES = 6_553_500
-QUEUED_REQUESTS = 1024  # more than an edge has connections, unless told otherwise
+QUEUED_REQUESTS = 1024  # more than edges ask at once, unless told otherwise
 TOKEN_MINUTES = 10 * 365 * 24 * 60
 
 
