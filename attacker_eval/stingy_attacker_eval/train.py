@@ -90,7 +90,7 @@ def train(
         order = torch.randperm(len(images), generator=generator, device=device)
         total = torch.zeros((), device=device)
         for rows in torch.split(order[: steps * batch], batch):
-            inputs = normalise(_augmented(images[rows], settings, generator))
+            inputs = normalise(augmented(images[rows], settings, generator))
             loss = loss_fn(forward(model, inputs), rows, inputs)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -143,7 +143,7 @@ def _schedule(
     )
 
 
-def _augmented(images: Tensor, settings: TrainSettings, generator: torch.Generator) -> Tensor:
+def augmented(images: Tensor, settings: TrainSettings, generator: torch.Generator) -> Tensor:
     """Each image moved by its own shift, the border filled with black, then perhaps mirrored."""
     pixels = settings.augment
     if pixels == 0 and not settings.flip:

@@ -17,7 +17,7 @@ from tests.attacker_eval.attack_lab import (
     run,
     striped_oracle,
 )
-from torch import nn
+from torch import Tensor, nn
 
 from stingy_attacker_eval.attacks import Attack, Means, Need
 from stingy_attacker_eval.attacks.active import Active, farthest
@@ -32,10 +32,12 @@ from stingy_attacker_eval.attacks.semi_supervised import SemiSupervised, strong_
 from stingy_attacker_eval.errors import AnswersError, BudgetExhausted, DatasetError
 from stingy_attacker_eval.pools import load_pool
 from stingy_attacker_eval.session import Session
+from stingy_attacker_eval.students import cnn
 from stingy_attacker_eval.train import TrainResult, TrainSettings, normalise, to_device
 
 CPU = torch.device("cpu")
 SHORT = TrainSettings(epochs=4, batch=32, lr=0.05)
+BOUGHT = 5
 ASKING: tuple[Attack, ...] = (
     AugmentationUnion(),
     Knockoff(queries=64),
@@ -75,7 +77,6 @@ def test_without_a_session_none_of_them_runs(attack: Attack) -> None:
 
 def run_in(attack: Attack, found: object) -> TrainResult:
     from stingy_attacker_eval.attacks import Material
-    from stingy_attacker_eval.students import cnn
 
     assert isinstance(found, Material)
     torch.manual_seed(0)
@@ -188,6 +189,30 @@ def test_images_without_answers_help_a_few_answers() -> None:
     assert digits_accuracy(with_them, digits_oracle(), settings=settings) > (
         digits_accuracy(nothing_is_sure, digits_oracle(), settings=settings)
     )
+
+
+def test_the_few_bought_images_are_moved_as_all_others_are() -> None:
+    class Seeing(nn.Module):
+        """Keeps the first `bought` of its inputs."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.seen = cnn(num_classes=3, width=4), set[bytes]()
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            if self.training and len(inputs) > SHORT.batch:  # not the weak views alone
+                self.seen.update(each.numpy().tobytes() for each in inputs[:BOUGHT])
+            logits: Tensor = self.inner(inputs)
+            return logits
+
+    def distinct(settings: TrainSettings) -> int:
+        student = Seeing()
+        attack = SemiSupervised(queries=BOUGHT)
+        assert run(attack, material(striped_oracle()), student=student, settings=settings).finite
+        return len(student.seen)
+
+    assert distinct(SHORT) <= BOUGHT
+    assert distinct(replace(SHORT, augment=1)) > 2 * BOUGHT
 
 
 def test_a_strong_view_hides_a_square_of_every_image() -> None:

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from stingy_attacker_eval.attacks.base import Attack, Means, Need, check_positive
 from stingy_attacker_eval.attacks.losses import consistency, kd_loss
-from stingy_attacker_eval.train import TrainResult, normalise
+from stingy_attacker_eval.train import TrainResult, augmented, normalise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +17,9 @@ class SemiSupervised(Attack):
     """Buys answers for `queries` of its images and asks the student to agree with itself on all.
 
     A strong view is the image with noise and a square cut out; what the student is sure of
-    (`threshold`) on the plain image is its label for the strong one. The bought images are the
-    same in every run, so that an audit buys them once.
+    (`threshold`) on the image as the protocol moves and mirrors it is its label for the strong
+    one. Bought images are moved and mirrored alike, and are the same in every run, so that an
+    audit buys them once.
 
     References:
         "FixMatch" (Sohn et al., NeurIPS 2020), section 2; as an attack, "High Accuracy and High
@@ -54,7 +55,8 @@ class SemiSupervised(Attack):
             size = min(len(rows), count)
             some = torch.randint(count, (size,), generator=generator, device=means.device)
             # One pass for both: batch statistics then are those of all images.
-            both = student(torch.cat([normalise(bought[some]), strong_view(inputs, generator)]))
+            moved = augmented(bought[some], means.settings, generator)
+            both = student(torch.cat([normalise(moved), strong_view(inputs, generator)]))
             labelled, strong = both.float().split([size, len(rows)])
             supervised = kd_loss(labelled, targets[some], None, tau=1.0, alpha=1.0)
             return supervised + self.weight * consistency(weak, strong, threshold=self.threshold)
