@@ -20,7 +20,8 @@ class DataFreeHard(DataFree):
     """The generator seeks images two students disagree on, the endpoint's top-1 settles them.
 
     The generator learns through the students, so it costs no question, and no policy that keeps
-    the top-1 can touch the attack. Published runs take 10 to 20 million questions.
+    the top-1 can touch the attack. Published runs take 10 to 20 million questions, and a balance
+    of 0.2 on ten classes and 0.04 on a hundred.
 
     References:
         "DisGUIDE: Disagreement-Guided Data-Free Model Extraction" (Rosenthal et al., AAAI 2023),
