@@ -68,6 +68,7 @@ def as_json(audit: Audit) -> str:
             for floor in audit.floors
         ],
         "health": [asdict(item) for item in health(audit)],
+        "skipped": audit.document["skipped"],
         "summary": [asdict(summary) for summary in audit.summaries],
         "environment": audit.document["environment"],
     }
@@ -87,7 +88,7 @@ def as_csv(audit: Audit) -> str:
 
 
 def as_markdown(audit: Audit) -> str:
-    """The headline, a sentence an endpoint, what clients keep, and every attack."""
+    """The headline, a sentence an endpoint, what clients keep, and every attack, run or not."""
     parts = [f"## {_safe(audit.document['config']['title'])}", headline(audit)]
     found = [verdict(audit, item) for item in audit.endpoints]
     parts.append(
@@ -96,6 +97,10 @@ def as_markdown(audit: Audit) -> str:
     if audit.points:
         parts.append(_table(_KEPT, [_kept(audit, point) for point in audit.points]))
     parts.append(_table(_ATTACKS, [_attack(audit, summary) for summary in audit.summaries]))
+    parts += [
+        f"Not run: {item['attack']} on {item['endpoint']} {_safe(item['reason'])}."
+        for item in audit.document["skipped"]
+    ]
     environment = audit.document["environment"]
     parts.append(", ".join(f"{name}: {value}" for name, value in environment.items()))
     return "\n\n".join(parts) + "\n"

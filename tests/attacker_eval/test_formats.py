@@ -58,3 +58,16 @@ def test_markdown_says_it_in_tables_that_a_bar_cannot_break(tmp_path: Path) -> N
 
 def test_without_utility_there_is_no_table_of_it(tmp_path: Path) -> None:
     assert "top-1 %" not in as_markdown(made(tmp_path, with_utility=False))
+
+
+def test_what_was_not_run_is_told_with_its_reason(tmp_path: Path) -> None:
+    audit = made(tmp_path)
+    skipped = {
+        "endpoint": "open",
+        "attack": "inversion",
+        "reason": "needs a policy it can simulate",
+    }
+    audit.document["skipped"].append(skipped)
+    told = "\n\nNot run: inversion on open needs a policy it can simulate.\n\n"
+    assert told in as_markdown(audit)
+    assert json.loads(as_json(audit))["skipped"] == [skipped]
