@@ -58,7 +58,8 @@ def test_a_committed_report_is_whole(folder: str) -> None:
     assert not re.search(r"(src|href)=\"https?:", page)  # opens without a network
 
 
-def test_the_page_of_policies_has_the_frontier_as_it_is_printed() -> None:
-    printed = as_markdown(read_report(RESULTS / "frontier_tin100"))
+@pytest.mark.parametrize("folder", ["frontier_cifar10", "frontier_tin100"])
+def test_the_page_of_policies_has_the_frontier_as_it_is_printed(folder: str) -> None:
+    printed = as_markdown(read_report(RESULTS / folder))
     table = printed[printed.index("| endpoint |") :].partition("\n\n")[0]
     assert table in (ROOT / "docs" / "policies.md").read_text()
