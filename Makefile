@@ -28,11 +28,11 @@ demo: .venv/installed
 test: .venv/installed
 	$(BIN)/pytest -n 2 --dist worksteal
 
-# KServe's client brings Kubernetes' along, and wants another python-dateutil than we tested with:
-# it has an environment of its own.
+# KServe's client brings Kubernetes' along, and wants others of some packages than we
+# tested with: it has an environment of its own.
 .venv-interop/installed: .venv/installed
 	$(PYTHON) -m venv .venv-interop
-	grep -v '^python-dateutil==' constraints.txt > .venv-interop/constraints.txt
+	grep -vE '^(python-dateutil|protobuf|psutil)==' constraints.txt > .venv-interop/constraints.txt
 	$(BIN)/uv pip install -q --python .venv-interop/bin/python \
 		-c .venv-interop/constraints.txt -e '.[dev,interop]'
 	@touch $@
