@@ -9,7 +9,7 @@ from torch import nn
 from stingy_attacker_eval.attacks import Attack, Material, Need
 from stingy_attacker_eval.attacks.no_api import NoApi
 from stingy_attacker_eval.data import Dataset
-from stingy_attacker_eval.oracle import dense_logits, digest_labels, scores_refusal
+from stingy_attacker_eval.oracle import digest_labels
 from stingy_attacker_eval.protocol import NO_ENDPOINT, Protocol
 from stingy_attacker_eval.purchase import Bought
 from stingy_attacker_eval.sharding import Run
@@ -118,14 +118,6 @@ def _material(
     source: Bought, images: torch.Tensor, labels: torch.Tensor, network: nn.Module | None
 ) -> Material:
     """What an attacker of this endpoint has before a run begins."""
-    answers, device = source.transfer.answers, images.device
-    has_scores = scores_refusal(answers.form) is None
-    return Material(
-        images,
-        labels=labels,
-        top1=torch.from_numpy(answers.top1).to(device),
-        logits=dense_logits(answers, device) if has_scores else None,
-        indices=torch.from_numpy(answers.indices).to(device),
-        info=source.info,
-        network=network.to(device).eval() if network is not None else None,
-    )
+    material = Material.of(images, labels, source.transfer.answers, source.info)
+    seen = network.to(images.device).eval() if network is not None else None
+    return replace(material, network=seen)

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from stingy_attacker_eval.attacks import Attack, Material, Need
 from stingy_attacker_eval.data import load_dataset
-from stingy_attacker_eval.oracle import Answers, Images, dense_logits, scores_refusal
+from stingy_attacker_eval.oracle import Answers, Images
 from stingy_attacker_eval.session import Session
 from stingy_attacker_eval.students import Cnn, cnn
 from stingy_attacker_eval.train import (
@@ -123,18 +123,9 @@ def material(
     if images is None:
         images, truth = striped(64)
         labels = torch.from_numpy(truth)
-    answers = oracle.ask(images)
-    has_scores = scores_refusal(answers.form) is None
-    return Material(
-        to_device(images, CPU),
-        labels=labels,
-        top1=torch.from_numpy(answers.top1),
-        logits=dense_logits(answers, CPU) if has_scores else None,
-        indices=torch.from_numpy(answers.indices),
-        info=oracle.describe(),
-        session=Session(oracle, budget=10_000),
-        network=oracle.network,
-    )
+    assert labels is not None
+    found = Material.of(to_device(images, CPU), labels, oracle.ask(images), oracle.describe())
+    return replace(found, session=Session(oracle, budget=10_000), network=oracle.network)
 
 
 def digits_material(oracle: TeacherOracle) -> Material:

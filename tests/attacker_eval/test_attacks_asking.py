@@ -8,6 +8,7 @@ import pytest
 import torch
 from tests.attacker_eval.attack_lab import (
     QUICK,
+    TeacherOracle,
     digits,
     digits_accuracy,
     digits_material,
@@ -22,24 +23,36 @@ from torch import Tensor, nn
 from stingy_attacker_eval.attacks import Attack, Means, Need
 from stingy_attacker_eval.attacks.active import Active, farthest
 from stingy_attacker_eval.attacks.augmentation_union import AugmentationUnion, moved, union
+from stingy_attacker_eval.attacks.consistent import Consistent
 from stingy_attacker_eval.attacks.dafl import Dafl
 from stingy_attacker_eval.attacks.data_free import Generator, as_pixels, noise
 from stingy_attacker_eval.attacks.data_free_hard import DataFreeHard
 from stingy_attacker_eval.attacks.data_free_soft import DataFreeSoft
 from stingy_attacker_eval.attacks.knockoff import Knockoff
+from stingy_attacker_eval.attacks.label_only import LabelOnly
 from stingy_attacker_eval.attacks.networks import logits_of
 from stingy_attacker_eval.attacks.semi_supervised import SemiSupervised, strong_view
 from stingy_attacker_eval.errors import AnswersError, BudgetExhausted, DatasetError
 from stingy_attacker_eval.pools import load_pool
 from stingy_attacker_eval.session import Session
 from stingy_attacker_eval.students import cnn
-from stingy_attacker_eval.train import TrainResult, TrainSettings, normalise, to_device
+from stingy_attacker_eval.train import (
+    TrainResult,
+    TrainSettings,
+    augmented,
+    normalise,
+    percent_equal,
+    predict,
+    to_device,
+)
+from stingy_protection import build_policy
 
 CPU = torch.device("cpu")
 SHORT = TrainSettings(epochs=4, batch=32, lr=0.05)
 BOUGHT = 5
 ASKING: tuple[Attack, ...] = (
     AugmentationUnion(),
+    Consistent(views=2),
     Knockoff(queries=64),
     Active(queries=40, rounds=2),
     SemiSupervised(queries=20),
@@ -121,6 +134,56 @@ def test_a_moved_image_is_moved_by_hand() -> None:
     image = torch.arange(1, 10, dtype=torch.uint8).view(1, 1, 3, 3)
     assert moved(image, 1, 0)[0, 0].tolist() == [[0, 0, 0], [1, 2, 3], [4, 5, 6]]
     assert moved(image, 0, -1)[0, 0].tolist() == [[2, 3, 0], [5, 6, 0], [8, 9, 0]]
+
+
+def test_a_view_with_an_answer_of_its_own_teaches_what_one_answer_for_all_views_cannot() -> None:
+    """Bars of light at the border, which a move pushes out: the answer is how much is left."""
+
+    class Bright(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(10.0))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            light = self.scale * (inputs.mean(dim=(1, 2, 3)) + 0.3)  # above 35 % are white
+            return torch.stack([-light, light], dim=1)
+
+    def bars(widths: Tensor) -> Tensor:
+        lit = torch.arange(8) < widths[:, None]
+        return lit[:, None, None, :].expand(-1, 3, 8, -1).byte() * 255
+
+    teacher = Bright().eval()
+    oracle = TeacherOracle(teacher, build_policy("label", num_classes=2))
+    images = bars(torch.arange(300) % 6 + 1)
+    found = material(oracle, images.permute(0, 2, 3, 1).numpy(), torch.zeros(300).long())
+    settings = TrainSettings(epochs=8, batch=16, lr=0.05, augment=3)
+    tests = augmented(images, settings, torch.Generator().manual_seed(1))
+    wanted = predict(teacher, tests)
+
+    def right(attack: Attack) -> float:
+        student = cnn(num_classes=2, width=4)
+        assert run(attack, found, student=student, settings=settings).finite
+        return percent_equal(predict(student, tests).numpy(), wanted.numpy())
+
+    assert right(Consistent(attack="label_only", views=4)) > right(LabelOnly()) + 15
+
+
+def test_E2_consistent_takes_as_many_steps_as_without_views_and_moves_nothing_again() -> None:
+    published = TrainSettings(epochs=240, augment=4, flip=True, milestones=(60, 120, 160))
+    shared = Consistent(views=4)._settings(published)
+    assert (shared.epochs, shared.milestones) == (60, (15, 30, 40))
+    assert (shared.augment, shared.flip) == (0, False)
+    assert Consistent(views=9)._settings(TrainSettings(epochs=2)).epochs == 1
+
+
+def test_consistent_refuses_what_its_inner_attack_refuses() -> None:
+    labels = material(striped_oracle("label"))
+    assert "score" in (Consistent().refusal(labels) or "")
+    assert Consistent(attack="label_only").refusal(labels) is None
+    with pytest.raises(ValueError, match=r'out of label_only, .*, got "dafl"'):
+        Consistent(attack="dafl")
+    with pytest.raises(ValueError, match="views above 0, got 0"):
+        Consistent(views=0)
 
 
 def test_knockoff_gets_digits_out_of_drawn_shapes_alone() -> None:

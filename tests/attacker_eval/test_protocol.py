@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tests.attacker_eval.fakes import save_striped
 
+from stingy_attacker_eval import pools
 from stingy_attacker_eval import protocol as protocols
 from stingy_attacker_eval.data import Dataset
 from stingy_attacker_eval.errors import ProtocolError
@@ -141,6 +142,7 @@ def any_data(monkeypatch: pytest.MonkeyPatch) -> None:
         return Dataset(name, images, labels, images[:tests], labels[:tests], names)
 
     monkeypatch.setattr(protocols, "load_dataset", stand_in)
+    monkeypatch.setattr(pools, "load_dataset", stand_in)
 
 
 @pytest.mark.usefixtures("any_data")
@@ -148,7 +150,7 @@ def any_data(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_packaged_protocol_can_be_run(name: str) -> None:
     protocol = load_protocol(name)
     assert all(endpoint.bundle for endpoint in protocol.endpoints)
-    is_reduced = name.startswith(("reduced", "frontier"))
+    is_reduced = name.startswith(("reduced", "frontier", "suite"))
     assert ("reduced" in protocol.title) == is_reduced
     if is_reduced:
         assert len(protocol.seeds) >= 3

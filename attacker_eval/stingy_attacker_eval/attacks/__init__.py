@@ -8,6 +8,7 @@ from stingy_attacker_eval.attacks.augmentation_union import AugmentationUnion
 from stingy_attacker_eval.attacks.base import Attack, Batch, Material, Means, Need
 from stingy_attacker_eval.attacks.collusion import Collusion
 from stingy_attacker_eval.attacks.completion import Completion
+from stingy_attacker_eval.attacks.consistent import Consistent
 from stingy_attacker_eval.attacks.dafl import Dafl
 from stingy_attacker_eval.attacks.data_free_hard import DataFreeHard
 from stingy_attacker_eval.attacks.data_free_soft import DataFreeSoft
@@ -43,6 +44,7 @@ _OURS: tuple[type[Attack], ...] = (
     RankDistillation,
     RankAndLabel,
     AugmentationUnion,
+    Consistent,
     Inversion,
     Skeptical,
     Collusion,

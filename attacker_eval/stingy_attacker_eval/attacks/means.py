@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +65,20 @@ class Material:
     session: Session | None = None
     partner: "Material | None" = None
     network: nn.Module | None = None
+
+    @classmethod
+    def of(cls, images: Tensor, labels: Tensor, answers: Answers, info: ModelInfo) -> Self:
+        """What an attacker has who bought these answers for these images, on the images' device."""
+        device = images.device
+        has_scores = scores_refusal(answers.form) is None
+        return cls(
+            images,
+            labels=labels,
+            top1=torch.from_numpy(answers.top1).to(device),
+            logits=dense_logits(answers, device) if has_scores else None,
+            indices=torch.from_numpy(answers.indices).to(device),
+            info=info,
+        )
 
     def first(self, count: int) -> "Material":
         """What an attacker has that owns, and asked about, the first `count` images alone."""

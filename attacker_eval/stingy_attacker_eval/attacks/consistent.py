@@ -1,0 +1,86 @@
+"""Asking for what the student sees: a moved and mirrored image has an answer of its own."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from stingy_attacker_eval.attacks.base import Attack, Material, Means, Need, check_positive
+from stingy_attacker_eval.attacks.label_only import LabelOnly
+from stingy_attacker_eval.attacks.paper_kd import PaperKd
+from stingy_attacker_eval.attacks.rank_and_label import RankAndLabel
+from stingy_attacker_eval.attacks.rank_distillation import RankDistillation
+from stingy_attacker_eval.attacks.soft_label import SoftLabel
+from stingy_attacker_eval.attacks.subset_kl import SubsetKl
+from stingy_attacker_eval.attacks.two_labels import TwoLabels
+from stingy_attacker_eval.train import TrainResult, TrainSettings, augmented
+
+_INNER: dict[str, type[Attack]] = {
+    attack.name: attack
+    for attack in (
+        LabelOnly,
+        TwoLabels,
+        PaperKd,
+        SoftLabel,
+        SubsetKl,
+        RankDistillation,
+        RankAndLabel,
+    )
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consistent(Attack):
+    """Another attack on answers to `views` of each image, in place of one answer for all of them.
+
+    The views are the image, and the image moved and mirrored as the protocol has it; the student
+    sees these and no others, in as many steps as without them (as near as `views` divides the
+    epochs). They are the same in every run, so that an audit buys them once. attack: the one
+    that learns from the answers, with its default settings.
+
+    With one view an epoch and `paper_kd` it is the published loop of the papers, which asks for
+    every batch as it was moved and mirrored.
+
+    References:
+        "Knowledge Distillation: A Good Teacher Is Patient and Consistent" (Beyer et al., CVPR
+        2022), section 3.
+    """
+
+    name: ClassVar[str] = "consistent"
+    title: ClassVar[str] = "another attack, on an answer of its own for every view"
+    reference: ClassVar[str] = "Beyer et al. 2022, section 3"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.LABELS, Need.QUERIES})
+
+    attack: str = "soft_label"
+    views: int = 4
+
+    def __post_init__(self) -> None:
+        check_positive(views=self.views)
+        if self.attack not in _INNER:
+            raise ValueError(f'expected an attack out of {", ".join(_INNER)}, got "{self.attack}"')
+
+    def budget(self, images: int) -> int:
+        return images * self.views
+
+    def objection(self, material: Material) -> str | None:
+        return _INNER[self.attack]().refusal(material)
+
+    def steal(self, student: nn.Module, means: Means) -> TrainResult:
+        generator = means.generator(seed=0)
+        moved = [augmented(means.images, means.settings, generator) for _ in range(1, self.views)]
+        views = torch.cat([means.images, *moved])
+        answers = means.session.ask(views)
+        seen = Material.of(views, means.labels.repeat(self.views), answers, means.info)
+        inner = _INNER[self.attack]()
+        return inner.run(student, seen, settings=self._settings(means.settings), seed=means.seed)
+
+    def _settings(self, settings: TrainSettings) -> TrainSettings:
+        """The steps of those settings on `views` times as many images, none moved again."""
+        return replace(
+            settings,
+            epochs=max(1, round(settings.epochs / self.views)),
+            milestones=tuple(round(epoch / self.views) for epoch in settings.milestones),
+            augment=0,
+            flip=False,
+        )
