@@ -1,8 +1,9 @@
 """One training loop for every student and teacher: same seed and settings, same numbers."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -60,19 +61,23 @@ def train(
     *,
     settings: TrainSettings,
     seed: int,
+    epoch_of: int | None = None,
     epoch_done: Callable[[], None] = lambda: None,
 ) -> TrainResult:
     """
     Train the model in place with SGD.
 
     images: uint8 `[n, 3, H, W]` on the device the model is on. Order, shifts and flips come from
-    a generator of their own, so that numbers do not depend on what ran before. Stops after the
-    first epoch whose loss is not finite (one synchronisation an epoch, none a step).
+    a generator of their own, so that numbers do not depend on what ran before. epoch_of: how many
+    images make an epoch, None for these; other numbers of images are learnt in as many steps.
+    Stops after the first epoch whose loss is not finite (one synchronisation an epoch, none a
+    step).
     """
     device = images.device
     generator = torch.Generator(device).manual_seed(seed)
     batch = min(settings.batch, len(images))
-    steps = max(1, len(images) // batch)  # the ragged last batch is left out; the order changes
+    of = epoch_of or len(images)
+    steps = max(1, of // min(settings.batch, of))  # without the ragged last batch
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=settings.lr,
@@ -85,24 +90,32 @@ def train(
     model.to(memory_format=memory_format(images))
     model.train()
     started = time.perf_counter()
-    loss_value = float("nan")
-    for _ in range(settings.epochs):
-        order = torch.randperm(len(images), generator=generator, device=device)
-        total = torch.zeros((), device=device)
-        for rows in torch.split(order[: steps * batch], batch):
-            inputs = normalise(augmented(images[rows], settings, generator))
-            loss = loss_fn(forward(model, inputs), rows, inputs)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-            total += loss.detach()
-        loss_value = float(total) / steps
+    loss_value, summed = float("nan"), torch.zeros((), device=device)
+    batches = islice(_batches(len(images), batch, generator), settings.epochs * steps)
+    for step, rows in enumerate(batches, 1):
+        inputs = normalise(augmented(images[rows], settings, generator))
+        loss = loss_fn(forward(model, inputs), rows, inputs)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        summed += loss.detach()
+        if step % steps:
+            continue
+        loss_value = float(summed) / steps
+        summed.zero_()
         epoch_done()
         if not np.isfinite(loss_value):
             break
     finite = bool(np.isfinite(loss_value))
     return TrainResult(finite, time.perf_counter() - started, loss_value)
+
+
+def _batches(count: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Row numbers `[batch]` without end, each row once a turn, but for the ragged last batch."""
+    while True:
+        order = torch.randperm(count, generator=generator, device=generator.device)
+        yield from torch.split(order[: count - count % batch], batch)
 
 
 @torch.inference_mode()

@@ -168,12 +168,38 @@ def test_a_view_with_an_answer_of_its_own_teaches_what_one_answer_for_all_views_
     assert right(Consistent(attack="label_only", views=4)) > right(LabelOnly()) + 15
 
 
-def test_E2_consistent_takes_as_many_steps_as_without_views_and_moves_nothing_again() -> None:
-    published = TrainSettings(epochs=240, augment=4, flip=True, milestones=(60, 120, 160))
-    shared = Consistent(views=4)._settings(published)
-    assert (shared.epochs, shared.milestones) == (60, (15, 30, 40))
-    assert (shared.augment, shared.flip) == (0, False)
-    assert Consistent(views=9)._settings(TrainSettings(epochs=2)).epochs == 1
+class Counting(nn.Module):
+    """A student that counts its training steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.steps = cnn(num_classes=3, width=4), 0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.steps += self.training
+        logits: Tensor = self.inner(inputs)
+        return logits
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        LabelOnly(),
+        Consistent(),
+        AugmentationUnion(),
+        Knockoff(queries=40),
+        Active(queries=40, rounds=1),
+    ],
+    ids=lambda attack: attack.name,
+)
+def test_E2_however_many_images_an_attack_asks_about_it_takes_as_many_steps(
+    attack: Attack,
+) -> None:
+    whole = material(striped_oracle())
+    for found in (whole, whole.first(40)):
+        student = Counting()
+        assert run(attack, found, student=student).finite
+        assert student.steps == QUICK.epochs * (len(whole.images) // QUICK.batch)
 
 
 def test_consistent_refuses_what_its_inner_attack_refuses() -> None:

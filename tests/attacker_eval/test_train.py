@@ -193,3 +193,19 @@ def test_an_unknown_student_is_refused_with_the_known_ones() -> None:
 
 def test_agreement_weighs_every_example_the_same() -> None:
     assert percent_equal(np.array([1, 2, 3]), np.array([1, 2, 0])) == pytest.approx(200 / 3)
+
+
+@pytest.mark.parametrize("count", [5, 40, 64, 150])
+def test_an_epoch_of_other_images_than_these_has_its_own_number_of_steps(count: int) -> None:
+    images = IMAGES.repeat(4, 1, 1, 1)[:count]
+    rows_seen: list[Tensor] = []
+
+    def loss(logits: Tensor, rows: Tensor, _: Tensor) -> Tensor:
+        rows_seen.append(rows)
+        return functional.cross_entropy(logits, rows % 3)
+
+    settings = TrainSettings(epochs=3, batch=20, lr=0.01)
+    train(cnn(num_classes=3, width=4), images, loss, settings=settings, seed=0, epoch_of=64)
+    assert len(rows_seen) == 3 * (64 // 20)
+    assert {len(rows) for rows in rows_seen} == {min(20, count)}
+    assert torch.cat(rows_seen).max() < count

@@ -24,8 +24,7 @@ class AugmentationUnion(Attack):
     image, 0.6 of it and 0.4 of another, with its own answer.
 
     Measured on the digits (stingy, N = 2, cnn_tiny, 5 epochs, 3 seeds, deviation over seeds):
-    96.1 +- 0.7 % for 5,188 questions, soft_label 95.7 +- 0.5 % for 1,297: within the spread, at
-    four times the price.
+    93.7 +- 0.3 % for 5,188 questions, soft_label 95.7 +- 0.6 % for 1,297: not worth its cost there.
 
     References:
         "ModelGuard" (Tang et al., USENIX Security 2024), its attack with several queries per

@@ -115,7 +115,10 @@ class DataFree(Attack):
             play()
         pixels, targets = replay.everything()
         return means.train(
-            student, pixels, lambda guesses, rows, _: self.taught(guesses, targets[rows])
+            student,
+            pixels,
+            lambda guesses, rows, _: self.taught(guesses, targets[rows]),
+            epoch_of=len(pixels),
         )
 
     @abstractmethod

@@ -103,6 +103,7 @@ def _shadow_logits(student: nn.Module, means: Means) -> Tensor:
             lambda guess, rows, _, labels=labels: functional.cross_entropy(  # type: ignore[misc]
                 guess, labels[rows]
             ),
+            epoch_of=len(learnt),
         )
         logits[asked] = logits_of(shadow, means.images[asked])
     return logits

@@ -53,7 +53,8 @@ class Material:
     int64 `[n]`; logits: the answers as float32 `[n, classes]`, -inf where withheld; indices: the
     answered classes int64 `[n, N]`, best first; info: what the endpoint says about its model and
     policy; session: what it may still ask; partner: the same of a second tier of the same model;
-    network: the teacher, for images as `train.normalise` makes them.
+    network: the teacher, for images as `train.normalise` makes them; owned: how many images it
+    has in all, None for these: who learns from fewer, or more, takes as many steps.
     """
 
     images: Tensor
@@ -65,6 +66,7 @@ class Material:
     session: Session | None = None
     partner: "Material | None" = None
     network: nn.Module | None = None
+    owned: int | None = None
 
     @classmethod
     def of(cls, images: Tensor, labels: Tensor, answers: Answers, info: ModelInfo) -> Self:
@@ -94,6 +96,7 @@ class Material:
             logits=cut(self.logits),
             indices=cut(self.indices),
             partner=None if self.partner is None else self.partner.first(count),
+            owned=self.owned or len(self.images),
         )
 
     def on(self, device: torch.device) -> "Material":
@@ -194,6 +197,11 @@ class Means:
         return self._material.images
 
     @property
+    def owned(self) -> int:
+        """How many images the attacker has in all; a student takes as many steps as they make."""
+        return self._material.owned or len(self._material.images)
+
+    @property
     def labels(self) -> Tensor:
         """True classes, int64 `[n]`; needs Need.LABELS."""
         return _declared(self._material.labels, Need.LABELS, self._needs)
@@ -267,12 +275,24 @@ class Means:
         dense = torch.full((len(answers), answers.num_classes), -torch.inf, device=self.device)
         return dense.scatter_(1, top1[:, None], 0.0)
 
-    def train(self, student: nn.Module, images: Tensor, loss_fn: LossFn) -> TrainResult:
+    def train(
+        self, student: nn.Module, images: Tensor, loss_fn: LossFn, *, epoch_of: int | None = None
+    ) -> TrainResult:
         """Train the student in place on images uint8 `[n, 3, H, W]` with the run's settings.
+
+        epoch_of: how many images make an epoch, by default those the attacker owns, so that
+        however many an attack asks about, its student takes as many steps as any other.
 
         Raises AttackError when the loss is not one number with a gradient.
         """
-        return train(student, images, _checked(loss_fn), settings=self.settings, seed=self.seed)
+        return train(
+            student,
+            images,
+            _checked(loss_fn),
+            settings=self.settings,
+            seed=self.seed,
+            epoch_of=epoch_of or self.owned,
+        )
 
 
 def timed(body: Callable[[], float]) -> TrainResult:
