@@ -1,5 +1,7 @@
 """What a finished audit says, in numbers and sentences; every sentence is computed."""
 
+import contextlib
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from stingy_attacker_eval.attacks import Attack, attack_types
 from stingy_attacker_eval.comparing import Difference, difference
 from stingy_attacker_eval.errors import AuditError
 from stingy_attacker_eval.frontier import (
@@ -14,6 +17,7 @@ from stingy_attacker_eval.frontier import (
     Point,
     floor_sentence,
     frontier,
+    gives_a_list,
     label_floors,
 )
 from stingy_attacker_eval.protocol import NO_ENDPOINT
@@ -74,7 +78,14 @@ class Audit:
     @cached_property
     def floors(self) -> tuple[LabelFloor, ...]:
         """Of endpoints that give more than a label."""
-        return label_floors(self.endpoints, self.summaries, self.document["rows"])
+        return label_floors(
+            self.endpoints, self.summaries, self.document["rows"], _attacks(self.document["config"])
+        )
+
+    @property
+    def lists(self) -> tuple[str, ...]:
+        """The endpoints that give more than a label."""
+        return tuple(item["name"] for item in self.endpoints if gives_a_list(item))
 
     def baseline(self, student: str) -> Summary:
         """The no-API baseline of this student."""
@@ -102,11 +113,12 @@ def headline(audit: Audit) -> str:
         return unanswered(audit)
     best = max(audit.best.values(), key=lambda summary: summary.uplift_mean or 0.0)
     endpoint = next(item for item in audit.endpoints if item["name"] == best.endpoint)
+    lists = floor_sentence(audit.floors, audit.lists)
     sentence = (
         f"The best attack of this audit, {best.attack} on "
         f"{endpoint_title(best.endpoint, endpoint['defence'])}, gained "
         f"{signed(best.uplift_mean, best.uplift_spread)} points over training without the API, "
-        f"after {cost(_queries(best, endpoint))} queries. {floor_sentence(audit.floors)}"
+        f"after {cost(_queries(best, endpoint))} queries. {lists}"
     )
     return sentence.rstrip()
 
@@ -171,6 +183,21 @@ def health(audit: Audit) -> tuple[Health, ...]:
             old.attack, old.runs + 1, old.finite + row["finite"], old.gains + gained
         )
     return tuple(found.values())
+
+
+def _attacks(config: Mapping[str, Any]) -> dict[str, Attack]:
+    """The attacks of an audit by their labels, but for those that are not installed here."""
+    known = attack_types()
+    said = [config, *config.get("endpoints", ())]
+    found = {}
+    for label, settings in itertools.chain.from_iterable(
+        part.get("attacks", {}).items() for part in said
+    ):
+        attack = known.get(label.partition("[")[0])
+        with contextlib.suppress(TypeError, ValueError):  # of another version of it
+            if attack is not None:
+                found[label] = attack(**settings)
+    return found
 
 
 def _queries(best: Summary, endpoint: Mapping[str, Any]) -> int:

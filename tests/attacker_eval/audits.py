@@ -98,7 +98,7 @@ def audit_of(
             "lr": 0.1,
             "students": [STUDENT],
             "seeds": [0, 1, 2],
-            "attacks": {r.attack: {} for r in rows},
+            "attacks": {r.attack: _settings(r.attack) for r in rows},
             "endpoints": [{"name": item["name"]} for item in shown],
             **(config or {}),
         },
@@ -110,3 +110,13 @@ def audit_of(
     }
     write_json(folder / "report.json", document)
     return read_report(folder)
+
+
+def _settings(label: str) -> dict[str, float]:
+    """`sweep[tau=1,alpha=0.5]` to its numbers."""
+    parts = label.partition("[")[2].rstrip("]").split(",")
+    return {
+        name: float(value)
+        for name, _, value in (part.partition("=") for part in parts)
+        if value[:1].isdigit()
+    }

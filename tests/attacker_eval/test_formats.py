@@ -10,7 +10,7 @@ from tests.attacker_eval.audits import audit_of, endpoint_of, kept, rows_of
 from stingy_attacker_eval.findings import Audit
 from stingy_attacker_eval.formats import as_csv, as_json, as_markdown
 
-ROWS = rows_of({"open": {"label_only": 0.1, "sweep[tau=1,alpha=1]": 3.0, "dafl[white-box]": 9.0}})
+ROWS = rows_of({"open": {"label_only": 0.1, "sweep[tau=1,alpha=0.5]": 3.0, "dafl[white-box]": 9.0}})
 
 
 def made(tmp_path: Path, *, with_utility: bool = True) -> Audit:
@@ -22,15 +22,15 @@ def test_json_holds_verdicts_floors_health_and_summaries(tmp_path: Path) -> None
     found = json.loads(as_json(made(tmp_path)))
     assert found["schema"] == "stingy.audit.outcome/1"
     (verdict,) = found["verdicts"]
-    assert verdict["best"]["attack"] == "sweep[tau=1,alpha=1]"
+    assert verdict["best"]["attack"] == "sweep[tau=1,alpha=0.5]"
     assert verdict["utility"]["top5"] == 95.0
     (floor,) = found["label_floors"]
     assert (floor["holds"], floor["over"], floor["on"]) == (False, "label_only", "open")
-    assert floor["outcome"] == "labels beside the true label were not tried"
+    assert floor["outcome"] == "labels alone were not tried in the same way"
     assert {item["attack"]: item["gains"] for item in found["health"]} == {
         "no_api": 0,
         "label_only": 2,
-        "sweep[tau=1,alpha=1]": 3,
+        "sweep[tau=1,alpha=0.5]": 3,
         "dafl[white-box]": 3,
     }
     assert len(found["summary"]) == 4
@@ -39,7 +39,7 @@ def test_json_holds_verdicts_floors_health_and_summaries(tmp_path: Path) -> None
 def test_csv_has_a_line_a_summary_and_marks_the_best_and_the_white_box(tmp_path: Path) -> None:
     lines = list(csv.DictReader(io.StringIO(as_csv(made(tmp_path)))))
     marks = {line["attack"]: (line["best"], line["white_box"]) for line in lines}
-    assert marks["sweep[tau=1,alpha=1]"] == ("True", "False")
+    assert marks["sweep[tau=1,alpha=0.5]"] == ("True", "False")
     assert marks["dafl[white-box]"] == ("False", "True")
     assert lines[0]["agreement_mean"] == ""
 
@@ -48,10 +48,10 @@ def test_markdown_says_it_in_tables_that_a_bar_cannot_break(tmp_path: Path) -> N
     text = as_markdown(made(tmp_path))
     assert r"**open (a\|b)**: +3.0 ± 0.3 points" in text
     assert (
-        "| open | 80.0 | 95.0 | 4.0 | 24 | sweep[tau=1,alpha=1] | +3.0 ± 0.3 "
-        "| labels beside the true label were not tried |" in text
+        "| open | 80.0 | 95.0 | 4.0 | 24 | sweep[tau=1,alpha=0.5] | +3.0 ± 0.3 "
+        "| labels alone were not tried in the same way |" in text
     )
-    assert "| open | **sweep[tau=1,alpha=1]** | cnn_tiny | 1,000 | 3 |" in text
+    assert "| open | **sweep[tau=1,alpha=0.5]** | cnn_tiny | 1,000 | 3 |" in text
     widths = [line.replace(r"\|", "").count("|") for line in text.splitlines() if line[:1] == "|"]
     assert set(widths) == {9}
 

@@ -68,6 +68,11 @@ class Attack(ABC):
         """The endpoint of the protocol the second key is for; None without SECOND_TIER."""
         return None
 
+    @property
+    def uses_true_labels(self) -> bool:
+        """Whether what it learns depends on the true labels of its images."""
+        return Need.LABELS in self.needs
+
     def pool_name(self) -> str | None:
         """Where its other images are from, as `pools.load_pool` knows it; None without POOL."""
         return None

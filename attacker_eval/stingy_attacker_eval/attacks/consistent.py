@@ -62,6 +62,10 @@ class Consistent(Attack):
         if self.attack not in _INNER:
             raise ValueError(f'expected an attack out of {", ".join(_INNER)}, got "{self.attack}"')
 
+    @property
+    def uses_true_labels(self) -> bool:
+        return _INNER[self.attack]().uses_true_labels
+
     def budget(self, images: int) -> int:
         return images * self.views
 

@@ -31,6 +31,10 @@ class Sweep(Attack):
     def __post_init__(self) -> None:
         check_tau_alpha(self.tau, self.alpha)
 
+    @property
+    def uses_true_labels(self) -> bool:
+        return self.alpha < 1
+
     @classmethod
     def expand(cls, settings: Mapping[str, object]) -> tuple[Self, ...]:
         """tau and alpha are lists; by default the grid {1, 2, 4, 20} x {0.1, 0.5, 0.9, 1}."""
