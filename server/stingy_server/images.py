@@ -35,7 +35,10 @@ BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError)
 MOST_SCANS = 64
 HEADER_READS = 600  # three or four a chunk or segment
 MOST_READS = 50_000  # 40 MB of PNG in the smallest chunks that encoders write
-PngImagePlugin.MAX_TEXT_MEMORY = 4 * 2**20  # of 64 MiB: comments are inflated, and never used
+# Pillow inflates comments and profiles, a thousand times their size each, and nothing here reads
+# them: without their handlers it passes over them, as over every chunk that it does not know.
+for _kind in ("iCCP", "iTXt", "zTXt"):
+    delattr(PngImagePlugin.PngStream, f"chunk_{_kind}")
 
 # A picture of one row, scaled until that row is as high as the model's input, would take gigabytes.
 MOST_STRETCHED = 64  # times the pixels of the model's input

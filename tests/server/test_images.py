@@ -86,10 +86,11 @@ PATHOLOGICAL = {
     "empty chunks": stuffed(chunk(b"abCd") * 150_000),
     "empty data": stuffed(chunk(b"IDAT") * 150_000),
     "data to come": stuffed(chunk(b"IDAT") * 150_000, at=-12),
-    "inflated comments": stuffed(chunk(b"zTXt", b"k\0\0" + MEGABYTE) * 60),
-    "inflated profiles": stuffed(chunk(b"iCCP", b"k\0\0" + MEGABYTE) * 250),
+    "250 profiles": stuffed(chunk(b"iCCP", b"k\0\0" + MEGABYTE) * 250),
     "10,000 comments": stuffed(chunk(b"tEXt", b"k\0v") * 10_000),
 }
+# What stands before the compressed part of a chunk: a name, and what else its kind has.
+INFLATED = {b"iCCP": b"k\0\0", b"zTXt": b"k\0\0", b"iTXt": b"k\0\1\0\0\0"}
 
 
 async def test_P5_one_picture_is_one_tensor_in_every_lossless_form() -> None:
@@ -138,6 +139,16 @@ async def test_I4_a_file_that_would_keep_a_decoder_busy_is_refused_soon(name: st
     assert await refusal_of(PATHOLOGICAL[name]) is BAD_IMAGE
     assert time.process_time() - start < 1.0
     assert (await read(png(PICTURE))).shape == (8, 8, 3)  # and the next one is answered
+
+
+@pytest.mark.parametrize("at", [33, -12], ids=["before the pixels", "behind"])
+@pytest.mark.parametrize("kind", INFLATED)
+async def test_I4_what_lies_beside_the_pixels_is_not_inflated(kind: bytes, at: int) -> None:
+    file = stuffed(chunk(kind, INFLATED[kind] + MEGABYTE) * 50, at=at)
+    start = time.process_time()
+    decoded = await decode([file] * 20, PREPROCESSING, max_pixels=LIMIT)
+    assert time.process_time() - start < 0.5  # a gigabyte takes seconds
+    assert np.array_equal(decoded, np.stack([PICTURE] * 20))
 
 
 async def test_I4_files_as_they_are_found_are_below_the_limits() -> None:
