@@ -87,7 +87,7 @@ def _config(app: "FastAPI | functools.partial[FastAPI]", settings: Settings) -> 
         factory=not isinstance(app, FastAPI),
         workers=settings.workers,
         header_timeout_s=settings.header_timeout_s,
-        answer_timeout_s=settings.body_timeout_s,
+        body_timeout_s=settings.body_timeout_s,
         ws="none",
         access_log=False,
         log_config=log_config(settings.log_format),

@@ -1,7 +1,8 @@
-"""The HTTP protocol of uvicorn, with limits on heads: how slow, how large, how many fields; and on
-how long an answer may lie untaken.
+"""The HTTP protocol of uvicorn, with limits on heads: how slow, how large, how many fields; on how
+long the rest of a refused body may take; and on how long an answer may lie untaken.
 
-uvicorn itself waits for ever, for a request's head as for who does not read.
+uvicorn itself waits for ever, for a request's head as for who does not read. Here a connection that
+no request is being answered on has a timer.
 """
 
 import asyncio
@@ -16,14 +17,14 @@ MAX_HEADERS = 100
 
 class BoundedConfig(uvicorn.Config):
     """uvicorn's configuration, and the seconds that the head of a request may take to arrive, and
-    an answer to be taken."""
+    those that the rest of a body may, once it is answered, or an answer to be taken."""
 
     def __init__(
-        self, app: Any, *, header_timeout_s: float, answer_timeout_s: float, **options: Any
+        self, app: Any, *, header_timeout_s: float, body_timeout_s: float, **options: Any
     ) -> None:
         super().__init__(app, http=BoundedProtocol, **options)
         self.header_timeout_s = header_timeout_s
-        self.answer_timeout_s = answer_timeout_s
+        self.body_timeout_s = body_timeout_s
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -35,12 +36,13 @@ class BoundedProtocol(HttpToolsProtocol):
     _head_fields = 0
     _head_timer: asyncio.TimerHandle | None = None
     _unfinished_bytes = 0
-    _began = False
+    _mixed = False
+    _in_body = False
     _reader_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._await_head()
+        self._await(self.config.header_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_has_come()
@@ -67,9 +69,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._head_bytes = self._head_fields = self._unfinished_bytes = 0
-        self._began = True
+        self._mixed = True
         if self._head_timer is None:
-            self._await_head()
+            self._await(self.config.header_timeout_s)
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -83,13 +85,24 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_has_come()
+        self._in_body = True
         super().on_headers_complete()
 
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        super().on_message_complete()
+
     def data_received(self, data: bytes) -> None:
-        self._began = False
+        # Whatever comes ends the time that uvicorn gives an idle connection. An empty line, or the
+        # rest of a body that was answered before its end, is the beginning of no head.
+        if self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
+            config = self.config
+            self._await(config.body_timeout_s if self._in_body else config.header_timeout_s)
+        self._mixed = self._in_body
         super().data_received(data)
-        # All of it belongs to a head that began before: what came with its beginning may not.
-        if self._head_timer is not None and not self._began:
+        # All of it belongs to a head that began before: what came with its beginning, or with the
+        # end of a body, may not.
+        if self._head_timer is not None and not self._mixed:
             self._unfinished_bytes += len(data)
             if self._unfinished_bytes > MAX_HEAD_BYTES:
                 self.transport.abort()
@@ -99,8 +112,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._head_bytes > MAX_HEAD_BYTES or self._head_fields > MAX_HEADERS:
             raise ValueError("the head of the request is too large")  # answered 400 by uvicorn
 
-    def _await_head(self) -> None:
-        self._head_timer = self.loop.call_later(self.config.header_timeout_s, self._give_up)
+    def _await(self, seconds: float) -> None:
+        """The head of a request, complete; a body's rest before it is in its time."""
+        self._head_timer = self.loop.call_later(seconds, self._give_up)
 
     def _head_has_come(self) -> None:
         if self._head_timer is not None:
@@ -112,7 +126,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """What is to be closed stays open until all is taken, and so does what is not read."""
         if self._reader_timer is None:
             self._reader_timer = self.loop.call_later(
-                self.config.answer_timeout_s, self.transport.abort
+                self.config.body_timeout_s, self.transport.abort
             )
 
     def _answer_is_taken(self) -> None:

@@ -135,6 +135,55 @@ def test_H3_a_trickled_head_after_an_answer_is_closed_too(server: tuple[str, str
         assert trickle(connection, head(key, "X-A: " + "a" * 1000), every_s=0.05) < 5
 
 
+def test_H3_who_sends_empty_lines_after_an_answer_is_cut_off(server: tuple[str, str]) -> None:
+    url, _ = server
+    with connected(url) as connection:
+        connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert answer(connection)[0] == 200
+        assert trickle(connection, b"\r\n" * 300, every_s=0.02) < 5
+
+
+def test_H3_who_has_no_key_holds_no_connection_with_a_body_to_come(
+    server: tuple[str, str],
+) -> None:
+    for sent in (b"x", b"x" * 1000):  # then silent, or a byte at a time
+        with connected(server[0]) as connection:
+            connection.sendall(head("", "Content-Length: 100000") + b"\r\n")
+            assert answer(connection)[0] == 401
+            if len(sent) == 1:
+                connection.sendall(sent)
+                assert until_closed(connection) == b""
+            else:
+                assert 1.5 < trickle(connection, sent, every_s=0.02) < 6
+
+
+def test_H12_a_body_that_is_refused_at_once_may_end_and_the_connection_goes_on(
+    server: tuple[str, str],
+) -> None:
+    url, key = server
+    with connected(url) as connection:
+        connection.sendall(head("", "Content-Length: 500000") + b"\r\n")
+        assert answer(connection)[0] == 401
+        for _ in range(5):
+            connection.sendall(bytes(100_000))
+            time.sleep(0.3)  # longer in all than a head may take
+        connection.sendall(head(key, f"Content-Length: {len(IMAGE)}") + b"\r\n" + IMAGE)
+        assert answer(connection)[0] == 200
+
+
+def test_H4_a_head_behind_a_refused_body_is_bounded_too(server: tuple[str, str]) -> None:
+    url, key = server
+    with connected(url) as connection:
+        connection.sendall(head("", "Content-Length: 1") + b"\r\n")
+        assert answer(connection)[0] == 401
+        connection.sendall(b"x" + head(key, "X-A: "))
+        time.sleep(0.1)
+        for _ in range(2):
+            connection.sendall(b"a" * 12_000)
+            time.sleep(0.1)
+        assert trickle(connection, b"aaa", every_s=0.1) < 0.3
+
+
 def test_H3_a_trickled_body_is_refused(server: tuple[str, str]) -> None:
     url, key = server
     with connected(url) as connection:
