@@ -16,6 +16,7 @@ from stingy_server.errors import BAD_REQUEST, BAD_TENSOR, TOO_LARGE, ServiceErro
 from stingy_server.oip import (
     HEADER_LENGTH,
     MAX_JSON_BYTES,
+    MAX_JSON_LISTS,
     InferRequest,
     encode_answer,
     parse_request,
@@ -184,13 +185,30 @@ MANY = MOST_IMAGES + 1
         binary(bytes(3 * MANY), shape=[MANY, 1, 1, 3]),
         binary(files(*[b""] * MANY), datatype="BYTES", shape=[MANY]),
         (b" " * MAX_JSON_BYTES + b"{}", b""),
+        (message({"data": [[]] * MAX_JSON_LISTS}), b""),
     ],
-    ids=["JSON", "binary", "files", "much JSON"],
+    ids=["JSON", "binary", "files", "much JSON", "many lists"],
 )
 def test_more_images_or_json_than_allowed_are_refused(document: Any, raw: bytes) -> None:
     with pytest.raises(ServiceError) as error:
         parse(document, raw)
     assert error.value.refusal is TOO_LARGE
+
+
+@pytest.mark.parametrize("size", [(510, 510), (49_800, 5)])
+def test_a_picture_in_json_may_have_the_lists_that_it_needs(size: tuple[int, int]) -> None:
+    black = np.zeros((1, *size, 3), np.uint8)
+    image = {"shape": black.shape, "data": black.tolist()}
+    document = orjson.dumps(message(image))
+    assert 0.99 * MAX_JSON_BYTES < len(document) <= MAX_JSON_BYTES
+    assert np.array_equal(parse(document).images, black)
+
+
+def test_H1_lists_in_what_is_not_json_are_not_counted() -> None:
+    many = b"[" * (MAX_JSON_LISTS + 1)
+    raw = many + bytes(-len(many) % 3)
+    pixels = parse(*binary(raw, shape=[1, 1, len(raw) // 3, 3])).images
+    assert len(raw) == np.size(pixels)
 
 
 @pytest.mark.parametrize(
