@@ -30,7 +30,6 @@ from stingy_server.errors import (
     ServiceError,
     error_response,
 )
-from stingy_server.keys import Key
 from stingy_server.service import Service
 from stingy_server.settings import Settings
 from stingy_server.visit import Visit
@@ -75,7 +74,7 @@ class Guard:
         try:
             probe = scope["path"] in PROBES
             if not probe:
-                recorded.visit.key = await self._authenticate(headers.get(b"authorization", []))
+                await self._authenticate(recorded.visit, headers.get(b"authorization", []))
             _check(headers, self._settings)
             with contextlib.nullcontext() if probe else self._place():
                 await self._app(scope, self._bounded(receive), recorded.send)
@@ -109,15 +108,14 @@ class Guard:
             self._in_flight -= 1
             self._service.metrics.in_flight.dec()
 
-    async def _authenticate(self, given: list[bytes]) -> Key:
+    async def _authenticate(self, visit: Visit, given: list[bytes]) -> None:
         scheme, _, secret = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
         if scheme.lower() != b"bearer" or not 0 < len(secret) <= MAX_KEY_LENGTH:
             raise ServiceError(UNAUTHENTICATED)
-        service, text = self._service, secret.decode("latin-1")
-        key = await service.callers.ask(text)
-        if key is None:
+        visit.secret = secret.decode("latin-1")
+        visit.key = await self._service.callers.ask(visit.secret)
+        if visit.key is None:
             raise ServiceError(UNAUTHENTICATED)
-        return key
 
     def _bounded(self, receive: Receive) -> Receive:
         """The body as it really comes: no larger and no slower than allowed, whatever it claims."""

@@ -79,9 +79,10 @@ async def infer(request: Request) -> Response:
     service: Service = request.app.state.service
     visit: Visit = request.state.visit
     endpoint = service.endpoint(visit, **request.path_params)
+    body = await request.body()
     tier = service.tier(visit)
     asked = oip.parse_request(
-        await request.body(),
+        body,
         request.headers.get(oip.HEADER_LENGTH),
         form=form_seen(endpoint.policy, tier),
         max_images=service.settings.max_request_images,

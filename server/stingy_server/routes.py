@@ -27,9 +27,10 @@ async def predict(request: Request) -> Response:
     service: Service = request.app.state.service
     visit: Visit = request.state.visit
     endpoint = service.endpoint(visit, request.path_params["model"])
+    body = await request.body()
     tier = service.tier(visit)
     images = decode(
-        [await request.body()],
+        [body],
         endpoint.manifest.preprocessing,
         max_pixels=service.settings.max_pixels,
     )

@@ -22,6 +22,7 @@ from stingy_server.errors import (
     INTERNAL,
     REFUSED,
     SUSPENDED,
+    UNAUTHENTICATED,
     UNKNOWN_MODEL,
     ServiceError,
 )
@@ -40,6 +41,7 @@ from stingy_server.writes import Alone, Together, Writes
 
 log = logging.getLogger("stingy")
 
+FRESH_S = 1.0  # a key that was found valid is so for that long, and then asked for again
 FULL = Tier()
 LABELS = Tier(classes=1, scores="none")  # no tier sees less
 
@@ -117,10 +119,12 @@ class Service:
 
         Args:
             images: to be [batch, height, width, 3], of the size the endpoint takes.
-            tier: the caller's, asked for once a request: an alarm meanwhile counts from the next.
+            tier: the caller's, asked for once a request, when all of it has come: an alarm after
+                that counts from the next.
 
         Raises:
-            ServiceError: rate_limited, budget_exhausted, overloaded, deadline, refused or internal.
+            ServiceError: unauthenticated, for a key that ended before the request had come;
+                rate_limited, budget_exhausted, overloaded, deadline, refused or internal.
         """
         try:
             async with asyncio.timeout(self.settings.deadline_s):
@@ -152,6 +156,10 @@ class Service:
     async def _charge(self, visit: Visit, endpoint: Endpoint, images: int) -> None:
         if visit.key is None:
             raise ServiceError(REFUSED)
+        # A body may take its time: a key that was valid at its head may have been revoked since.
+        stale = time.perf_counter() - visit.started > FRESH_S
+        if stale and await self.callers.ask(visit.secret) is None:
+            raise ServiceError(UNAUTHENTICATED)
         if visit.key.rate is not None:
             state = await self.rates.charge(visit.key.id, visit.key.rate, images)
             visit.headers = {

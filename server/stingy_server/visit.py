@@ -16,6 +16,7 @@ class Visit:
     """Filled in from left to right along the way of the request; read once, when it ends.
 
     Attributes:
+        secret: the text of the key, to ask for it again; told to nobody.
         images, answered: asked and answered, in images.
         pixels: keyed digest of what was asked.
         bits: the leak meter's reading over what was answered.
@@ -28,6 +29,7 @@ class Visit:
     request_id: str
     started: float
     key: Key | None = None
+    secret: str = field(default="", repr=False)
     endpoint: Endpoint | None = None
     images: int = 0
     answered: int = 0

@@ -2,13 +2,14 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,12 +17,14 @@ from hypothesis import strategies as st
 from checks import labels_told
 from serving import make_bundle, make_key, make_settings, png, random_images, running
 from stingy_protection import ScoreForm, build_policy
-from stingy_server import ModelSettings, Tier, create_app
+from stingy_server import Keys, ModelSettings, Tier, create_app, service
 from stingy_server.app import summary
 from stingy_server.errors import DRAINING, OVERLOADED, Refusal, error_response
+from stingy_server.keys import Key
 from stingy_server.ledger import Entry, Ledger
 from stingy_server.standings import Step
 from stingy_server.view import View
+from stingy_server.writes import Together
 
 pytestmark = pytest.mark.anyio
 IMAGES = random_images(8)
@@ -290,6 +293,74 @@ async def test_an_alarm_during_a_request_counts_from_the_next(
         monkeypatch.setattr(app.state.service.watch, "step", lambda key: next(steps))
         told = [outputs(await infer(client, make_key(configured.state))) for _ in range(2)]
     assert [set(names) for names in told] == [{"indices", "scores"}, {"indices"}]
+
+
+async def slowly(content: bytes, meanwhile: Callable[[], object]) -> AsyncIterator[bytes]:
+    """A body before whose last byte something happens."""
+    yield content[:-1]
+    meanwhile()
+    yield content[-1:]
+
+
+POSTS = {"/v1/predict/digits": png(IMAGES[0]), "/v2/models/digits/infer": orjson.dumps(body())}
+
+
+@pytest.mark.parametrize("path", POSTS)
+async def test_an_alarm_before_the_end_of_a_body_holds_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
+    async with running(configured) as (client, app):
+        step = Step.NONE
+        monkeypatch.setattr(app.state.service.watch, "step", lambda key: step)
+
+        def alarmed() -> None:
+            nonlocal step
+            step = Step.REFUSE
+
+        response = await client.post(path, content=slowly(POSTS[path], alarmed))
+        assert (response.status_code, code(response)) == (403, "suspended")
+
+
+@pytest.mark.parametrize("path", POSTS)
+@pytest.mark.parametrize("end", [Keys.revoke, Keys.rotate])
+async def test_A1_a_key_that_ends_before_its_request_has_come_buys_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    end: Callable[[Keys, str], object],
+    path: str,
+) -> None:
+    monkeypatch.setattr(service, "FRESH_S", 0.0)
+    configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
+    async with running(configured) as (client, app):
+        keys = app.state.service.keys
+        ((key, _),) = keys.all()
+        response = await client.post(path, content=slowly(POSTS[path], lambda: end(keys, key.id)))
+        assert (response.status_code, code(response)) == (401, "unauthenticated")
+        assert keys.budget(key).used == 0
+        (entry,) = [e for _, e in Ledger(app.state.service.database).entries() if e.key == key.id]
+        assert (entry.event, entry.answered) == ("unauthenticated", 0)
+
+
+async def test_a_key_is_asked_for_once_unless_the_request_took_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
+    asked: list[str] = []
+    async with running(configured) as (client, app):
+        callers: Together[Key | None] = app.state.service.callers
+        ask = callers.ask
+
+        async def noted(text: str) -> Key | None:
+            asked.append(text)
+            return await ask(text)
+
+        monkeypatch.setattr(callers, "ask", noted)
+        for fresh_s in (60.0, 0.0):
+            monkeypatch.setattr(service, "FRESH_S", fresh_s)
+            assert (await client.post("/v2/models/digits/infer", json=body())).status_code == 200
+    assert len(asked) == 1 + 2
+    assert len(set(asked)) == 1
 
 
 async def test_Q4_an_answer_that_the_watch_cannot_see_is_given_back(
