@@ -50,6 +50,7 @@ class Guard:
         self._service = service
         self._settings = service.settings
         self._in_flight = 0
+        self._held = 0  # bytes of bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -76,8 +77,11 @@ class Guard:
             if not probe:
                 await self._authenticate(recorded.visit, headers.get(b"authorization", []))
             _check(headers, self._settings)
-            with contextlib.nullcontext() if probe else self._place():
-                await self._app(scope, self._bounded(receive), recorded.send)
+            with (
+                contextlib.nullcontext() if probe else self._place(),
+                self._bounded(receive) as bounded,
+            ):
+                await self._app(scope, bounded, recorded.send)
         except ServiceError as error:
             await recorded.refuse(error.refusal)
         except StoreUnavailable as error:
@@ -117,14 +121,17 @@ class Guard:
         if visit.key is None:
             raise ServiceError(UNAUTHENTICATED)
 
-    def _bounded(self, receive: Receive) -> Receive:
-        """The body as it really comes: no larger and no slower than allowed, whatever it claims."""
-        left = self._settings.max_body_bytes
+    @contextlib.contextmanager
+    def _bounded(self, receive: Receive) -> Iterator[Receive]:
+        """The body as it really comes: no larger and no slower than allowed, whatever it claims;
+        and with all others no larger than there is room for, until its request has ended.
+        """
+        held = 0
         until = asyncio.get_running_loop().time() + self._settings.body_timeout_s
         whole = False
 
         async def bounded() -> Message:
-            nonlocal left, whole
+            nonlocal held, whole
             if whole:  # what comes after the body is the end of the connection: no hurry there
                 return await receive()
             try:
@@ -133,13 +140,20 @@ class Guard:
             except TimeoutError:
                 raise ServiceError(TIMED_OUT) from None
             if message["type"] == "http.request":
-                left -= len(message.get("body", b""))
+                size = len(message.get("body", b""))
+                held += size
+                self._held += size
                 whole = not message.get("more_body", False)
-                if left < 0:
+                if held > self._settings.max_body_bytes:
                     raise ServiceError(TOO_LARGE)
+                if self._held > max(self._settings.max_held_bytes, held):  # alone, each has room
+                    raise ServiceError(OVERLOADED)
             return message
 
-        return bounded
+        try:
+            yield bounded
+        finally:
+            self._held -= held
 
 
 def _check(headers: dict[bytes, list[bytes]], settings: Settings) -> None:

@@ -163,6 +163,7 @@ class Settings(BaseSettings):
         batch_size: images in one forward pass.
         max_delay_ms: how long a forward pass may wait for company.
         queue_images, queue_bytes: what may wait or run at once; more is refused with 503.
+        max_held_bytes: bytes of the bodies of all requests at once; more are refused with 503.
         max_concurrency: requests at once; more are refused with 503.
         header_timeout_s, body_timeout_s: seconds a request's head and body may take to arrive;
             the latter also those that a client may leave an answer untaken.
@@ -198,6 +199,7 @@ class Settings(BaseSettings):
     queue_bytes: Count = 256 * 2**20
     max_request_images: Count = 256
     max_body_bytes: Count = 40 * 2**20
+    max_held_bytes: Count = 2**30
     max_pixels: Count = 2**24
     max_concurrency: Count = 256
     header_timeout_s: float = Field(default=10.0, gt=0.0)

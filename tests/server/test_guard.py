@@ -1,5 +1,6 @@
 """The layer around every route: nothing is inflated, and no request leaves anything behind."""
 
+import asyncio
 import gc
 import gzip
 import os
@@ -7,6 +8,7 @@ import sys
 import threading
 import tracemalloc
 import zlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
@@ -50,6 +52,35 @@ async def test_H2_a_compressed_body_is_refused_and_never_inflated(
             tracemalloc.stop()
         assert peak < 2**20
         assert (await client.get("/v1/usage")).json()["used"] == 0
+
+
+async def test_H5_the_bodies_of_all_requests_together_are_bounded(tmp_path: Path) -> None:
+    settings = make_settings(
+        tmp_path / "s", make_bundle(tmp_path / "b"), max_body_bytes=60_000, max_held_bytes=100_000
+    )
+    async with running(settings) as (client, _):
+        for _ in range(3):  # what is held is given back, whatever became of it
+            come, end = asyncio.Event(), asyncio.Event()
+
+            async def parked(come: asyncio.Event, end: asyncio.Event) -> AsyncIterator[bytes]:
+                yield bytes(60_000)
+                come.set()
+                await end.wait()
+
+            waiting = asyncio.create_task(client.post(PREDICT, content=parked(come, end)))
+            await come.wait()
+            assert (await client.post(PREDICT, content=bytes(40_000))).status_code == 415
+            refused = await client.post(PREDICT, content=bytes(40_001))
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
+            assert "retry-after" in refused.headers
+            end.set()
+            assert (await waiting).status_code == 415
+
+
+async def test_H5_a_body_alone_has_room(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"), max_held_bytes=1)
+    async with running(settings) as (client, _):
+        assert (await client.post(PREDICT, content=png(IMAGES[0]))).status_code == 200
 
 
 async def mixed(client: httpx.AsyncClient, *, rounds: int) -> int:
