@@ -6,7 +6,7 @@ writes what became of it. Nothing of this can be asked for over the network.
 
 import time
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 from stingy_server.database import Database
 from stingy_server.settings import ModelSettings
@@ -26,6 +26,9 @@ class Deployment:
     version: str
     settings: ModelSettings
     bundle: str | None = None
+
+    def with_share(self, share: float | None) -> "Deployment":
+        return replace(self, settings=self.settings.model_copy(update={"share": share}))
 
 
 @dataclass(frozen=True)

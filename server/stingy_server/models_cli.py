@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -130,8 +130,7 @@ def share(
             end([f"{name} {version} is what the rest of the keys meets; give another a share"])
         for wanted in deployments.wanted():
             if (wanted.name, wanted.version) == (name, version):
-                settings = wanted.settings.model_copy(update={"share": of_keys})
-                deployments.ask(replace(wanted, settings=settings))
+                deployments.ask(wanted.with_share(of_keys))
                 typer.echo(f"{name} {version} meets a share of {of_keys:g} within two seconds.")
                 return
     end([_not_loaded(name, version)])
@@ -189,9 +188,9 @@ def _outcome(what: str, reports: Sequence["Report"]) -> str:
 
 
 def _row(reports: Sequence["Report"]) -> tuple[str, ...]:
-    """One version over all processes."""
+    """One version over all processes, which may differ while they follow."""
     first = reports[0]
-    faults = sorted({report.fault for report in reports if report.fault is not None})
-    share = "the rest" if first.share is None else f"{first.share:g}"
-    told = f"not served: {'; '.join(faults)}" if faults else first.policy
-    return first.name, first.version, share, str(len(reports)), told
+    shares = {"the rest" if r.share is None else f"{r.share:g}" for r in reports if r.fault is None}
+    told = sorted({r.policy if r.fault is None else f"not served: {r.fault}" for r in reports})
+    policy = told[0] if len(told) == 1 else f"processes differ: {'; '.join(told)}"
+    return first.name, first.version, " or ".join(sorted(shares)), str(len(reports)), policy

@@ -77,8 +77,10 @@ class Rollout:
         alone = self._service.alone
         found = await alone.do(self._deployments.wanted)
         wanted = {(each.name, each.version): each for each in found}
-        for key in [key for key in self._served if key not in wanted]:
-            await self._take_out(*key)
+        for key, served in [*self._served.items()]:
+            # Of the same number, it may be wanted under another policy than it was.
+            if key not in wanted or served.with_share(wanted[key].settings.share) != wanted[key]:
+                await self._take_out(*key)
         for key in [key for key in self._failed if key not in wanted]:
             del self._failed[key]
         alive = self._reports()  # and about to load
@@ -105,6 +107,9 @@ class Rollout:
             if endpoint is not None:
                 await endpoint.engine.close()
             return
+        if deployment not in await self._service.alone.do(self._deployments.wanted):
+            await endpoint.engine.close()  # it is wanted no more, or otherwise, since it was begun
+            return
         # Before it answers anybody: if this fails, all is tried again.
         await self._note("load", endpoint)
         self._failed.pop(key, None)
@@ -125,12 +130,13 @@ class Rollout:
         return (endpoints[0] if endpoints else None), faults
 
     async def _adjust(self, deployment: Deployment) -> None:
-        """Follow a share that has changed; nothing else of a version can."""
+        """Follow a share that has changed; what has changed otherwise was taken out."""
         fleet = self._service.fleet
         found = fleet.find(deployment.name, deployment.version, caller="")
         if found is not None and found.share != deployment.settings.share:
             fleet.set_share(found, deployment.settings.share)
             await self._note("share", found)
+        self._served[deployment.name, deployment.version] = deployment
 
     async def _take_out(self, name: str, version: str) -> None:
         del self._served[name, version]

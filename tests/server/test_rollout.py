@@ -1,7 +1,8 @@
 """Versions come and go while the server runs; one that is not fit changes nothing."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from serving import make_bundle, make_settings, png, random_images, running
 from stingy_server import ConfigurationError, ModelSettings, create_app
 from stingy_server.budgets import model_owner
 from stingy_server.deployments import Deployment, Deployments
-from stingy_server.endpoints import Endpoint
+from stingy_server.endpoints import Endpoint, close_endpoints
 from stingy_server.ledger import Ledger
 from stingy_server.loading import identity, load_bundles
 from stingy_server.rollout import Rollout
@@ -31,7 +32,24 @@ async def running_one(tmp_path: Path) -> AsyncIterator[tuple[httpx.AsyncClient, 
         yield both
 
 
-def second(folder: Path, *, seed: int = 1, **options: float) -> Deployment:
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    """Of an application that has not begun, so that no rollout runs but the test's own."""
+    service: Service = create_app(
+        make_settings(tmp_path / "s", make_bundle(tmp_path / "1"))
+    ).state.service
+    yield service
+    close_endpoints(service.fleet)
+    service.database.close()
+
+
+def noted(service: Service) -> list[str]:
+    """What became of versions, as the ledger has it."""
+    events = [entry.event for _, entry in Ledger(service.database).entries()]
+    return [event for event in events if event in ("load", "share", "unload")]
+
+
+def second(folder: Path, *, seed: int = 1, **options: float | str) -> Deployment:
     bundle = make_bundle(folder / f"2-{seed}", version="2", seed=seed)
     return Deployment("digits", "2", ModelSettings(bundle=bundle, **options))  # type: ignore[arg-type]
 
@@ -59,8 +77,58 @@ async def test_a_version_is_loaded_shared_and_unloaded(
     await rollout.round()
     assert await version() == "1"
     assert (await client.get("/v2/models/digits/versions/2/ready")).status_code == 404
-    events = [entry.event for _, entry in Ledger(service.database).entries()]
-    assert [e for e in events if e in ("load", "share", "unload")] == ["load", "share", "unload"]
+    assert noted(service) == ["load", "share", "unload"]
+
+
+async def test_a_version_that_is_wanted_otherwise_than_it_was_is_loaded_anew(
+    service: Service, tmp_path: Path
+) -> None:
+    deployments, rollout = Deployments(service.database), Rollout(service, [])
+    deployments.ask(second(tmp_path, share=0.5, policy=WIDE))
+    await rollout.round()
+    deployments.withdraw("digits", "2")  # and back again before the next round
+    deployments.ask(second(tmp_path, share=0.5, policy="label"))
+    await rollout.round()
+    (report,) = [report for report in deployments.told() if report.version == "2"]
+    endpoint = service.fleet.find("digits", "2", caller="")
+    assert endpoint is not None
+    assert report.policy == endpoint.policy.describe() == "label: top 1 of 10 classes, no scores"
+    deployments.ask(second(tmp_path, share=1.0, policy="label"))
+    for _ in range(2):
+        await rollout.round()
+    assert noted(service) == ["load", "unload", "load", "share"]
+
+
+async def test_a_version_that_is_unloaded_while_it_is_loaded_is_not_served(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollout = Rollout(service, [])
+    load = rollout._load
+
+    def unloaded_meanwhile(deployment: Deployment) -> tuple[Endpoint | None, list[str]]:
+        with closing(service.database.again()) as own:
+            assert Deployments(own).withdraw("digits", "2")
+        return load(deployment)
+
+    monkeypatch.setattr(rollout, "_load", unloaded_meanwhile)
+    Deployments(service.database).ask(second(tmp_path, share=0.5))
+    await rollout.round()
+    assert [endpoint.manifest.version for endpoint in service.fleet] == ["1"]
+    assert noted(service) == []
+
+
+async def test_a_process_that_was_starting_does_not_keep_what_is_wanted_no_more(
+    tmp_path: Path,
+) -> None:
+    settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "1"))
+    async with running(settings) as (_, app):
+        Deployments(app.state.service.database).ask(second(tmp_path, share=0.5, policy=WIDE))
+    app = create_app(settings)  # it has read what is wanted, and tells nobody yet
+    service: Service = app.state.service
+    Deployments(service.database).ask(second(tmp_path, share=0.5, policy="label"))
+    async with app.router.lifespan_context(app), asyncio.timeout(60):
+        while not any("label" in endpoint.policy.describe() for endpoint in service.fleet):
+            await asyncio.sleep(0.05)
 
 
 async def test_who_is_still_sending_when_a_version_is_unloaded_is_answered(tmp_path: Path) -> None:
