@@ -107,14 +107,17 @@ class Rollout:
             if endpoint is not None:
                 await endpoint.engine.close()
             return
-        if deployment not in await self._service.alone.do(self._deployments.wanted):
-            await endpoint.engine.close()  # it is wanted no more, or otherwise, since it was begun
-            return
-        # Before it answers anybody: if this fails, all is tried again.
-        await self._note("load", endpoint)
-        self._failed.pop(key, None)
-        self._served[key] = deployment
-        self._service.fleet.put(endpoint)
+        try:
+            # Loading takes a while: it may be wanted no more by now, or otherwise.
+            if deployment not in await self._service.alone.do(self._deployments.wanted):
+                return
+            await self._note("load", endpoint)
+            self._failed.pop(key, None)
+            self._served[key] = deployment
+            self._service.fleet.put(endpoint)
+        finally:
+            if key not in self._served:
+                await endpoint.engine.close()
         for text in self._warnings(endpoint):
             log.warning("%s", text)
 
@@ -134,23 +137,25 @@ class Rollout:
         fleet = self._service.fleet
         found = fleet.find(deployment.name, deployment.version, caller="")
         if found is not None and found.share != deployment.settings.share:
-            fleet.set_share(found, deployment.settings.share)
             await self._note("share", found)
+            fleet.set_share(found, deployment.settings.share)
         self._served[deployment.name, deployment.version] = deployment
 
     async def _take_out(self, name: str, version: str) -> None:
-        del self._served[name, version]
-        endpoint = self._service.fleet.take(name, version)
+        fleet, settings = self._service.fleet, self._service.settings
+        endpoint = fleet.find(name, version, caller="")
         if endpoint is not None:
-            settings = self._service.settings
+            await self._note("unload", endpoint)
+            fleet.take(name, version)
             # Who had found it before may still be sending, and is answered then.
             held_s = settings.body_timeout_s + settings.deadline_s
             task = asyncio.create_task(_close_later(endpoint, held_s))
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
-            await self._note("unload", endpoint)
+        del self._served[name, version]
 
     async def _note(self, event: str, endpoint: Endpoint) -> None:
+        """Before it is so: if this fails, all is tried again in the next round."""
         visit = Visit(NOTHING, time.perf_counter(), endpoint=endpoint, event=event)
         entry = visit.entry(0)
         await self._service.alone.do(lambda: self._service.ledger.append(entry))

@@ -1,6 +1,7 @@
 """Versions come and go while the server runs; one that is not fit changes nothing."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -13,6 +14,7 @@ from fastapi import FastAPI
 from serving import make_bundle, make_settings, png, random_images, running
 from stingy_server import ConfigurationError, ModelSettings, create_app
 from stingy_server.budgets import model_owner
+from stingy_server.database import StoreUnavailable
 from stingy_server.deployments import Deployment, Deployments
 from stingy_server.endpoints import Endpoint, close_endpoints
 from stingy_server.ledger import Ledger
@@ -47,6 +49,10 @@ def noted(service: Service) -> list[str]:
     """What became of versions, as the ledger has it."""
     events = [entry.event for _, entry in Ledger(service.database).entries()]
     return [event for event in events if event in ("load", "share", "unload")]
+
+
+def model_threads() -> int:
+    return sum(thread.name == "model" for thread in threading.enumerate())
 
 
 def second(folder: Path, *, seed: int = 1, **options: float | str) -> Deployment:
@@ -102,7 +108,7 @@ async def test_a_version_that_is_wanted_otherwise_than_it_was_is_loaded_anew(
 async def test_a_version_that_is_unloaded_while_it_is_loaded_is_not_served(
     service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rollout = Rollout(service, [])
+    rollout, threads = Rollout(service, []), model_threads()
     load = rollout._load
 
     def unloaded_meanwhile(deployment: Deployment) -> tuple[Endpoint | None, list[str]]:
@@ -114,7 +120,7 @@ async def test_a_version_that_is_unloaded_while_it_is_loaded_is_not_served(
     Deployments(service.database).ask(second(tmp_path, share=0.5))
     await rollout.round()
     assert [endpoint.manifest.version for endpoint in service.fleet] == ["1"]
-    assert noted(service) == []
+    assert (noted(service), model_threads()) == ([], threads)
 
 
 async def test_a_process_that_was_starting_does_not_keep_what_is_wanted_no_more(
@@ -129,6 +135,36 @@ async def test_a_process_that_was_starting_does_not_keep_what_is_wanted_no_more(
     async with app.router.lifespan_context(app), asyncio.timeout(60):
         while not any("label" in endpoint.policy.describe() for endpoint in service.fleet):
             await asyncio.sleep(0.05)
+
+
+async def test_what_the_ledger_could_not_note_is_tried_again_and_noted(
+    service: Service, tmp_path: Path
+) -> None:
+    deployments, rollout = Deployments(service.database), Rollout(service, [])
+
+    async def failing(event: str) -> None:
+        """A round in which no such entry can be written, and then one in which it can."""
+        service.database.execute(
+            f"CREATE TRIGGER full BEFORE INSERT ON ledger WHEN NEW.event = '{event}' "
+            "BEGIN SELECT RAISE(ABORT, 'full'); END"
+        )
+        served, threads = [*service.fleet], model_threads()
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable):
+                await rollout.round()
+        assert ([*service.fleet], model_threads()) == (served, threads)
+        service.database.execute("DROP TRIGGER full")
+        await rollout.round()
+        assert noted(service)[-1:] == [event]
+
+    deployments.ask(second(tmp_path, share=0.5))
+    await failing("load")
+    deployments.ask(second(tmp_path, share=1.0))
+    await failing("share")
+    deployments.withdraw("digits", "2")
+    await failing("unload")
+    assert [endpoint.manifest.version for endpoint in service.fleet] == ["1"]
+    assert noted(service) == ["load", "share", "unload"]
 
 
 async def test_who_is_still_sending_when_a_version_is_unloaded_is_answered(tmp_path: Path) -> None:
