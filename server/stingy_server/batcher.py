@@ -7,13 +7,12 @@ again alone, so that an error reaches its owner and nobody else.
 import asyncio
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from stingy_protection import SparseLogits
-from stingy_server.errors import DRAINING, OVERLOADED, ServiceError
+from stingy_server.errors import DRAINING, ServiceError
 from stingy_server.images import Pixels
-from stingy_server.jobs import Job, images_of, parts, settle, take
+from stingy_server.jobs import Job, Queue, images_of, parts, settle
 
 Answering = Callable[[Pixels], SparseLogits]
 
@@ -40,9 +39,7 @@ class Batcher:
         self._answer = answer
         self._batch_size = batch_size
         self._max_delay_s = max_delay_s
-        self._free_images = queue_images
-        self._free_bytes = queue_bytes
-        self._jobs: deque[Job] = deque()
+        self._queue = Queue(images=queue_images, nbytes=queue_bytes)
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
@@ -58,11 +55,7 @@ class Batcher:
         with self._changed:
             if self._closing:
                 raise ServiceError(DRAINING)
-            if len(images) > self._free_images or images.nbytes > self._free_bytes:
-                raise ServiceError(OVERLOADED)
-            self._free_images -= len(images)
-            self._free_bytes -= images.nbytes
-            self._jobs.append(job)
+            self._queue.put(job)
             self._changed.notify()
         return await job.future
 
@@ -79,20 +72,19 @@ class Batcher:
             if waiting:
                 self._run(waiting)
             with self._changed:
-                self._free_images += sum(len(job.images) for job in jobs)
-                self._free_bytes += sum(job.images.nbytes for job in jobs)
+                self._queue.leave(jobs)
 
     def _gather(self) -> list[Job]:
         """The next jobs that fit in one batch; none once closed and empty."""
         with self._changed:
-            self._changed.wait_for(lambda: self._jobs or self._closing)
+            self._changed.wait_for(lambda: self._queue or self._closing)
             if self._max_delay_s:
                 self._await_company()
-            return take(self._jobs, self._batch_size)
+            return self._queue.take(self._batch_size)
 
     def _await_company(self) -> None:
         deadline = time.monotonic() + self._max_delay_s
-        while not self._closing and sum(len(job.images) for job in self._jobs) < self._batch_size:
+        while not self._closing and self._queue.images < self._batch_size:
             remaining = deadline - time.monotonic()
             if remaining <= 0 or not self._changed.wait(remaining):
                 return

@@ -5,13 +5,13 @@ again alone, so that an error reaches its owner and nobody else.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from stingy_protection import SparseLogits
 from stingy_server.errors import UPSTREAM_TIMEOUT, ServiceError
 from stingy_server.images import Pixels
-from stingy_server.jobs import Job, images_of, parts, settle, take
+from stingy_server.jobs import Job, Queue, images_of, parts, settle
 
 Asking = Callable[[Pixels], Awaitable[SparseLogits]]
 
@@ -23,27 +23,41 @@ class Gathering:
         ask: what a pass does; it may take any number of images.
         batch_size: images gathered for one pass, unless one request brings more.
         passes: how many are under way at most. While one is free nobody waits for company.
+        queue_images, queue_bytes: what may be waiting or under way at once.
     """
 
-    def __init__(self, ask: Asking, *, batch_size: int, passes: int) -> None:
+    def __init__(
+        self,
+        ask: Asking,
+        *,
+        batch_size: int,
+        passes: int,
+        queue_images: int,
+        queue_bytes: int,
+    ) -> None:
         self._ask = ask
         self._batch_size = batch_size
         self._free = passes
-        self._waiting: deque[Job] = deque()
+        self._queue = Queue(images=queue_images, nbytes=queue_bytes)
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def submit(self, images: Pixels) -> SparseLogits:
         """The answer for images [batch, height, width, 3], in their order.
 
         Raises:
+            ServiceError: the queue is full.
             Exception: what `ask` raised for them.
         """
         loop = asyncio.get_running_loop()
-        if not self._waiting:
+        if not self._queue:
             loop.call_soon(self._set_out)  # with all that comes in this turn
         job = Job(images, loop.create_future())
-        self._waiting.append(job)
-        return await job.future
+        self._queue.put(job)
+        try:
+            return await job.future
+        except asyncio.CancelledError:
+            self._queue.drop(job)
+            raise
 
     async def close(self) -> None:
         """Wait for what is under way."""
@@ -51,16 +65,20 @@ class Gathering:
             await asyncio.wait(self._under_way)
 
     def _set_out(self) -> None:
-        while self._free and self._waiting:
-            taken = take(self._waiting, self._batch_size)
-            if jobs := [job for job in taken if not job.future.done()]:
-                self._free -= 1
-                task = asyncio.create_task(self._run(jobs))
-                self._under_way.add(task)
-                task.add_done_callback(self._come_back)
+        while self._free and self._queue:
+            taken = self._queue.take(self._batch_size)
+            jobs = [job for job in taken if not job.future.done()]
+            if not jobs:
+                self._queue.leave(taken)
+                continue
+            self._free -= 1
+            task = asyncio.create_task(self._run(jobs))
+            self._under_way.add(task)
+            task.add_done_callback(partial(self._come_back, taken))
 
-    def _come_back(self, task: asyncio.Task[None]) -> None:
+    def _come_back(self, taken: Sequence[Job], task: asyncio.Task[None]) -> None:
         self._under_way.discard(task)
+        self._queue.leave(taken)
         self._free += 1
         self._set_out()
 

@@ -28,7 +28,7 @@ from stingy_protection.promises import verified_answer
 from stingy_server.errors import ServiceError
 from stingy_server.gathering import Gathering
 from stingy_server.images import Pixels
-from stingy_server.settings import TensorSettings
+from stingy_server.settings import Settings, TensorSettings
 from stingy_server.upstream import Reply, Upstream, UpstreamError
 from stingy_server.upstream_tensors import Array, Request, decode_reply, encode_request
 
@@ -60,7 +60,6 @@ class UpstreamEngine:
 
     Args:
         name: the endpoint's, for the log.
-        batch_size: images in one request to the upstream.
         passes: requests to it at once; what comes meanwhile waits, and goes together.
         secret: what a policy's noise is keyed by.
     """
@@ -73,7 +72,7 @@ class UpstreamEngine:
         *,
         manifest: BundleManifest,
         policy: Policy,
-        batch_size: int,
+        settings: Settings,
         passes: int,
         secret: bytes,
     ) -> None:
@@ -82,15 +81,21 @@ class UpstreamEngine:
         self._wire = wire
         self._manifest = manifest
         self._policy = policy
-        self._batch_size = batch_size
+        self._batch_size = settings.batch_size
         self._secret = secret
-        self._gathering = Gathering(self._asked, batch_size=batch_size, passes=passes)
+        self._gathering = Gathering(
+            self._asked,
+            batch_size=settings.batch_size,
+            passes=passes,
+            queue_images=settings.queue_images,
+            queue_bytes=settings.queue_bytes,
+        )
 
     async def predict(self, images: Pixels) -> SparseLogits:
         """The answers, in passes of `batch_size`.
 
         Raises:
-            ServiceError: upstream_failed or upstream_timeout.
+            ServiceError: overloaded, upstream_failed or upstream_timeout.
         """
         return await self._gathering.submit(images)
 

@@ -80,7 +80,7 @@ def _engine(
         wire,
         manifest=manifest,
         policy=policy,
-        batch_size=settings.batch_size,
+        settings=settings,
         passes=model.passes,
         secret=secret,
     )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from numbered import first_pixels, numbered
 from stingy_protection import SparseLogits
-from stingy_server.errors import UPSTREAM_TIMEOUT, ServiceError
+from stingy_server.errors import OVERLOADED, UPSTREAM_TIMEOUT, ServiceError
 from stingy_server.gathering import Gathering
 from stingy_server.images import Pixels
 
@@ -41,13 +41,18 @@ class Elsewhere:
             self.at_once -= 1
 
 
+def make(model: Elsewhere, **options: int) -> Gathering:
+    limits = {"queue_images": 100, "queue_bytes": 10_000} | options
+    return Gathering(model, **limits)
+
+
 def asking(gathering: Gathering, *requests: Pixels) -> list[asyncio.Task[SparseLogits]]:
     return [asyncio.create_task(gathering.submit(images)) for images in requests]
 
 
 async def test_who_comes_while_all_passes_are_under_way_waits_and_goes_together() -> None:
     model = Elsewhere()
-    gathering = Gathering(model, batch_size=4, passes=2)
+    gathering = make(model, batch_size=4, passes=2)
     waiting = []
     for number in range(8):
         waiting += asking(gathering, numbered(number))
@@ -64,7 +69,7 @@ async def test_who_comes_while_all_passes_are_under_way_waits_and_goes_together(
 async def test_who_comes_in_one_turn_goes_together_and_a_large_request_goes_alone() -> None:
     model = Elsewhere()
     model.free.set()
-    gathering = Gathering(model, batch_size=3, passes=4)
+    gathering = make(model, batch_size=3, passes=4)
     requests = [numbered(1), numbered(2), numbered(3, 4, 5, 6, 7), numbered(8)]
     answers = await asyncio.gather(*asking(gathering, *requests))
     assert [numbers(answer) for answer in answers] == [[1], [2], [3, 4, 5, 6, 7], [8]]
@@ -79,7 +84,7 @@ async def test_a_failing_image_fails_its_own_request_alone() -> None:
 
     model = Elsewhere(fragile)
     model.free.set()
-    gathering = Gathering(model, batch_size=4, passes=1)
+    gathering = make(model, batch_size=4, passes=1)
     tasks = asking(gathering, numbered(1), numbered(66), numbered(3))
     first, bad, third = await asyncio.gather(*tasks, return_exceptions=True)
     assert isinstance(bad, RuntimeError)
@@ -94,7 +99,7 @@ async def test_an_answer_that_came_too_late_is_not_asked_for_again() -> None:
 
     model = Elsewhere(late)
     model.free.set()
-    gathering = Gathering(model, batch_size=4, passes=1)
+    gathering = make(model, batch_size=4, passes=1)
     tasks = asking(gathering, numbered(1), numbered(2))
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(outcome, ServiceError) for outcome in outcomes)
@@ -103,7 +108,7 @@ async def test_an_answer_that_came_too_late_is_not_asked_for_again() -> None:
 
 async def test_L13_who_is_gone_is_not_asked_for_and_shifts_no_answer() -> None:
     model = Elsewhere()
-    gathering = Gathering(model, batch_size=4, passes=1)
+    gathering = make(model, batch_size=4, passes=1)
     (first,) = asking(gathering, numbered(1))
     await asyncio.sleep(0.01)
     second, gone, third = asking(gathering, numbered(2), numbered(66), numbered(3))
@@ -117,9 +122,60 @@ async def test_L13_who_is_gone_is_not_asked_for_and_shifts_no_answer() -> None:
     assert model.passes == [[1], [2, 3]]
 
 
+@pytest.mark.parametrize("limits", [{"queue_images": 3}, {"queue_bytes": 3 * 12}])
+async def test_the_queue_is_bounded_in_images_and_bytes(limits: dict[str, int]) -> None:
+    model = Elsewhere()
+    gathering = make(model, batch_size=2, passes=1, **limits)
+    under_way, *waiting = asking(gathering, *(numbered(n) for n in (1, 2, 3)))
+    await asyncio.sleep(0.01)
+    with pytest.raises(ServiceError) as refused:
+        await gathering.submit(numbered(4))
+    assert refused.value.refusal is OVERLOADED
+    under_way.cancel()  # its pass goes on, and keeps the room
+    await asyncio.sleep(0.01)
+    with pytest.raises(ServiceError):
+        await gathering.submit(numbered(4))
+    model.free.set()
+    await asyncio.gather(*waiting)
+    await asyncio.sleep(0.01)
+    again = asking(gathering, *(numbered(n) for n in (5, 6, 7)))
+    assert [numbers(answer) for answer in await asyncio.gather(*again)] == [[5], [6], [7]]
+
+
+async def test_who_is_gone_while_waiting_leaves_its_room_at_once() -> None:
+    model = Elsewhere()
+    gathering = make(model, batch_size=1, passes=1, queue_images=3)
+    (first,) = asking(gathering, numbered(1))
+    await asyncio.sleep(0.01)
+    for _ in range(10):
+        gone = asking(gathering, numbered(2), numbered(3))
+        await asyncio.sleep(0)
+        for task in gone:
+            task.cancel()
+        assert all(task.cancelled() for task in (await asyncio.wait(gone))[0])
+    waiting = asking(gathering, numbered(4), numbered(5))
+    model.free.set()
+    assert [numbers(answer) for answer in await asyncio.gather(first, *waiting)] == [[1], [4], [5]]
+    assert model.passes == [[1], [4], [5]]
+
+
+async def test_who_is_gone_before_a_pass_sets_out_leaves_no_room_taken() -> None:
+    model = Elsewhere()
+    model.free.set()
+    gathering = make(model, batch_size=4, passes=1, queue_images=1)
+    for _ in range(3):
+        (gone,) = asking(gathering, numbered(1))
+        await asyncio.sleep(0)  # it waits for the turn's end
+        gone.cancel()
+        await asyncio.wait([gone])
+        assert numbers(await gathering.submit(numbered(2))) == [2]
+        await asyncio.sleep(0.01)
+    assert model.passes == [[2]] * 3
+
+
 async def test_closing_waits_for_what_is_under_way() -> None:
     model = Elsewhere()
-    gathering = Gathering(model, batch_size=1, passes=1)
+    gathering = make(model, batch_size=1, passes=1)
     waiting = asking(gathering, numbered(1), numbered(2))
     await asyncio.sleep(0.01)
     closing = asyncio.create_task(gathering.close())
@@ -140,7 +196,7 @@ def test_everybody_has_their_own_answer(sizes: list[int], batch_size: int, passe
     async def ask() -> None:
         model = Elsewhere()
         model.free.set()
-        gathering = Gathering(model, batch_size=batch_size, passes=passes)
+        gathering = make(model, batch_size=batch_size, passes=passes)
         requests = [numbered(*range(place, place + size)) for place, size in enumerate(sizes)]
         answers = await asyncio.gather(*asking(gathering, *requests))
         assert [numbers(answer) for answer in answers] == [

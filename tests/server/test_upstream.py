@@ -1,5 +1,6 @@
 """An upstream that behaves badly is a coded refusal in time: nothing relayed, nothing charged."""
 
+import asyncio
 import gzip
 import json
 import logging
@@ -177,6 +178,23 @@ async def test_U3_a_slow_answer_is_a_504_that_costs_nothing(
             switched.behaviour = says(GOOD)
             answered = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
             assert answered.status_code == 200
+
+
+async def test_more_than_may_wait_is_a_503_that_costs_nothing(tmp_path: Path) -> None:
+    switched = Switched(says(GOOD))
+    with upstream(switched) as url:
+        settings = edge(tmp_path, url).model_copy(update={"queue_images": 1})
+        async with running(settings) as (client, _):
+            switched.behaviour = hangs
+            path, body = "/v1/predict/digits", png(IMAGES[0])
+            waits, refused = await asyncio.gather(
+                *(client.post(path, content=body) for _ in range(2))
+            )
+            assert (waits.status_code, refused.status_code) == (504, 503)
+            assert refused.json()["error"]["code"] == "overloaded"
+            assert (await client.get("/v1/usage")).json()["used"] == 0
+            switched.behaviour = says(GOOD)
+            assert (await client.post(path, content=body)).status_code == 200
 
 
 async def test_U3_an_upstream_that_is_gone_is_a_502_until_it_is_back(tmp_path: Path) -> None:
