@@ -1,7 +1,8 @@
 """Dynamic batching before a model elsewhere: requests that wait together are asked together.
 
 A request is answered or fails on its own: if a shared pass fails, each request in it is asked
-again alone, so that an error reaches its owner and nobody else.
+again alone, so that an error reaches its owner and nobody else. Only a model elsewhere that is too
+late is too late for all of them.
 """
 
 import asyncio
@@ -82,20 +83,26 @@ class Gathering:
         self._free += 1
         self._set_out()
 
-    async def _run(self, jobs: list[Job]) -> None:
+    async def _run(self, jobs: Sequence[Job]) -> None:
+        """Together; where that fails each alone, until the model elsewhere is too late."""
+        error = await self._tried(jobs)
+        for job in jobs:
+            if not job.future.done() and not _too_late(error):
+                error = await self._tried([job])
+        if error is not None:
+            settle(jobs, [error] * len(jobs))  # those who have not been told yet
+
+    async def _tried(self, jobs: Sequence[Job]) -> Exception | None:
+        """Tell each its answer; what failed, which is told to one who asked alone."""
         try:
-            answers = parts(await self._ask(images_of(jobs)), jobs)
+            settle(jobs, parts(await self._ask(images_of(jobs)), jobs))
         except Exception as error:  # noqa: BLE001  whatever it was, nobody may wait for ever
-            if len(jobs) == 1 or _too_late(error):
-                settle(jobs, [error] * len(jobs))
-                return
-            for job in jobs:
-                if not job.future.done():
-                    await self._run([job])
-        else:
-            settle(jobs, answers)
+            if len(jobs) == 1:
+                settle(jobs, [error])
+            return error
+        return None
 
 
-def _too_late(error: Exception) -> bool:
+def _too_late(error: Exception | None) -> bool:
     """Asked again, they would wait as long once more, one after the other."""
     return isinstance(error, ServiceError) and error.refusal is UPSTREAM_TIMEOUT

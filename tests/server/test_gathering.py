@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from numbered import first_pixels, numbered
 from stingy_protection import SparseLogits
-from stingy_server.errors import OVERLOADED, UPSTREAM_TIMEOUT, ServiceError
+from stingy_server.errors import OVERLOADED, UPSTREAM_FAILED, UPSTREAM_TIMEOUT, ServiceError
 from stingy_server.gathering import Gathering
 from stingy_server.images import Pixels
 
@@ -104,6 +104,30 @@ async def test_an_answer_that_came_too_late_is_not_asked_for_again() -> None:
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(outcome, ServiceError) for outcome in outcomes)
     assert model.passes == [[1, 2]]
+
+
+async def test_who_is_asked_for_alone_too_late_is_the_last_that_is_asked_for() -> None:
+    def restarting(images: Pixels) -> SparseLogits:
+        if len(images) > 1:
+            raise ServiceError(UPSTREAM_FAILED)
+        if images[0, 0, 0, 0] == 66:
+            raise RuntimeError("66")
+        if images[0, 0, 0, 0] > 2:
+            raise ServiceError(UPSTREAM_TIMEOUT)
+        return first_pixels(images)
+
+    model = Elsewhere(restarting)
+    model.free.set()
+    gathering = make(model, batch_size=8, passes=1)
+    tasks = asking(gathering, *(numbered(n) for n in (1, 66, 2, 3, 4, 5)))
+    first, bad, second, *late = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(first, SparseLogits)
+    assert isinstance(second, SparseLogits)
+    assert (numbers(first), numbers(second)) == ([1], [2])
+    assert isinstance(bad, RuntimeError)
+    refusals = [error.refusal for error in late if isinstance(error, ServiceError)]
+    assert refusals == [UPSTREAM_TIMEOUT] * 3
+    assert model.passes[1:] == [[1], [66], [2], [3]]
 
 
 async def test_L13_who_is_gone_is_not_asked_for_and_shifts_no_answer() -> None:
