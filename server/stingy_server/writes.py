@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
-from stingy_server.database import Database
+from stingy_server.database import Database, StoreUnavailable
 
 Result = TypeVar("Result")
 
@@ -106,19 +106,18 @@ class Writes:
         tried = loop.run_in_executor(self._thread, self._tried, waiting)
         tried.add_done_callback(partial(self._end, waiting))
 
-    def _end(
-        self, waiting: Sequence[_Asked], tried: asyncio.Future[Sequence[Any] | Exception]
-    ) -> None:
+    def _end(self, waiting: Sequence[_Asked], tried: asyncio.Future[Sequence[Any]]) -> None:
         self._busy = False
         _tell(waiting, tried.result())
         if self._waiting:
             self._begin()
 
-    def _tried(self, waiting: Sequence[_Asked]) -> Sequence[Any] | Exception:
+    def _tried(self, waiting: Sequence[_Asked]) -> Sequence[Any]:
+        """The result of each, or the exception it is to be told."""
         try:
             return self._results(waiting)
         except Exception as error:  # noqa: BLE001  whatever it was, nobody may wait for ever
-            return error
+            return [error] * len(waiting)
 
     def _results(self, waiting: Sequence[_Asked]) -> Sequence[Any]:
         with self._database.transaction(over=(name for asked in waiting for name in asked.over)):
@@ -128,7 +127,8 @@ class Writes:
 class Alone(Writes):
     """What is no part of a common transaction: at once in a file, else in a thread of its own.
 
-    Where one finds the store gone, those that wait behind it do not try again.
+    What one fails with is its own; but where one finds the store gone, those that wait behind it
+    do not try again.
     """
 
     async def do(self, call: Callable[[], Result], *, over: Collection[str] = ()) -> Result:
@@ -140,7 +140,15 @@ class Alone(Writes):
         return call() if self._thread is None else await self.put(call)
 
     def _results(self, waiting: Sequence[_Asked]) -> Sequence[Any]:
-        return [asked.call() for asked in waiting]
+        results: list[Any] = []
+        for asked in waiting:
+            try:
+                results.append(asked.call())
+            except StoreUnavailable as error:
+                return results + [error] * (len(waiting) - len(results))
+            except Exception as error:  # noqa: BLE001  it is told to who asked, and to nobody else
+                results.append(error)
+        return results
 
 
 class Together(Alone, Generic[Result]):
@@ -177,9 +185,9 @@ class Together(Alone, Generic[Result]):
         return self._answers([asked.call() for asked in waiting])
 
 
-def _tell(waiting: Sequence[_Asked], tried: Sequence[Any] | Exception) -> None:
-    for place, asked in enumerate(waiting):
-        if isinstance(tried, Exception):
-            asked.done.set_exception(tried)
+def _tell(waiting: Sequence[_Asked], results: Sequence[Any]) -> None:
+    for asked, result in zip(waiting, results, strict=True):
+        if isinstance(result, Exception):
+            asked.done.set_exception(result)
         else:
-            asked.done.set_result(tried[place])
+            asked.done.set_result(result)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ import pytest
 
 from stingy_server import Budgets, Database
 from stingy_server.database import StoreUnavailable
-from stingy_server.writes import Together, Writes
+from stingy_server.writes import Alone, Together, Writes
 
 pytestmark = pytest.mark.anyio
 
@@ -166,6 +166,44 @@ async def test_turns_of_several_servers_that_cross_do_not_wait_for_each_other(
 
     await asyncio.gather(asyncio.to_thread(turns, owners), asyncio.to_thread(turns, owners[::-1]))
     assert [budget.used for owner in owners if (budget := books.get(owner))] == [50] * 8
+
+
+async def held_up(alone: Alone, *calls: Callable[[], object]) -> list[object]:
+    """What each is told, of calls that wait together; a file lets nobody wait."""
+    first = asyncio.ensure_future(alone.do(lambda: time.sleep(0.1)))
+    await asyncio.sleep(0.01)
+    told = await asyncio.gather(*map(alone.do, calls), return_exceptions=True)
+    await first
+    alone.close()
+    return list(told)
+
+
+async def test_what_fails_alone_fails_for_nobody_else(database: Database) -> None:
+    books = Budgets(database)
+
+    def wrote() -> bool:
+        return books.reserve(["key:a"], 1) is not None
+
+    told = await held_up(Alone(database), wrote, lambda: 1 // 0, wrote)
+    assert [type(outcome) for outcome in told] == [bool, ZeroDivisionError, bool]
+    assert used(database) == 2
+
+
+async def test_who_waits_behind_a_store_that_is_gone_does_not_try_and_who_was_before_has_it(
+    database: Database,
+) -> None:
+    books, tried = Budgets(database), []
+
+    def gone() -> None:
+        tried.append("gone")
+        raise StoreUnavailable("expected a network")
+
+    told = await held_up(
+        Alone(database), lambda: books.reserve(["key:a"], 1) is not None, gone, gone
+    )
+    assert [type(outcome) for outcome in told] == [bool, StoreUnavailable, StoreUnavailable]
+    assert used(database) == 1
+    assert len(tried) == (1 if database.remote else 2)
 
 
 async def test_all_who_wait_are_asked_for_in_one_question(database: Database) -> None:
