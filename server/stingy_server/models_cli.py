@@ -138,7 +138,7 @@ def share(
 
 @app.command()
 def unload(name: Name, version: Version, config: Config = None, state: State = None) -> None:
-    """Serve a loaded version no more; requests under way have five seconds to end."""
+    """Serve a loaded version no more; what is under way has body_timeout_s + deadline_s to end."""
     with opened(config, state) as (_, database):
         from stingy_server.deployments import Deployments
 
