@@ -5,7 +5,7 @@ EvalError
   * ProtocolError     a protocol that cannot be run; names every fault
   * TransferError     a transfer set that must not be mixed, or could not be finished
   * AnswersError      answers that do not carry what was asked of them
-  * AttackError       an attack that broke its contract
+  * AttackError       an attack that broke its contract, or failed
   * BudgetExhausted   an attack that asked for more than it may
   * AuditError        a run folder or a report that cannot be used
   * GateError         an audit that does not pass; names every reason
@@ -45,7 +45,7 @@ class AnswersError(EvalError):
 
 
 class AttackError(EvalError):
-    """The attack broke its contract: its loss is not one number a gradient flows from."""
+    """The attack broke its contract, or failed with an error of its own."""
 
 
 class BudgetExhausted(EvalError):

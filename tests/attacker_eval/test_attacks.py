@@ -1,6 +1,8 @@
 """An attack sees what it declared and nothing else; names and settings are checked."""
 
-from dataclasses import dataclass
+import ast
+import inspect
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint
 from typing import ClassVar
 
@@ -18,12 +20,13 @@ from stingy_attacker_eval.attacks import (
     Means,
     Need,
     attack_types,
+    base,
     build_attacks,
 )
 from stingy_attacker_eval.attacks.label_only import LabelOnly
 from stingy_attacker_eval.attacks.paper_kd import PaperKd
 from stingy_attacker_eval.attacks.soft_label import SoftLabel
-from stingy_attacker_eval.errors import AnswersError, AttackError
+from stingy_attacker_eval.errors import AnswersError, AttackError, BudgetExhausted
 from stingy_attacker_eval.students import cnn
 from stingy_attacker_eval.train import TrainResult, TrainSettings, to_device
 
@@ -145,6 +148,79 @@ def test_a_plugin_that_writes_neither_loss_nor_steal_is_refused_where_it_is_writ
 
         class Idle(Attack):
             pass
+
+
+def test_a_plugin_that_redefines_what_is_around_it_is_refused_where_it_is_written() -> None:
+    with pytest.raises(TypeError, match="expected Around to leave run as Attack has it"):
+
+        class Around(Plugin):
+            def run(self, *_: object, **__: object) -> TrainResult:  # type: ignore[misc]
+                raise AssertionError
+
+    with pytest.raises(TypeError, match="expected Quiet to leave label, refusal as Attack has it"):
+
+        class Quiet(Plugin):
+            label = "soft_label"  # type: ignore[misc]
+
+            def refusal(self, material: Material) -> str | None:  # type: ignore[misc]
+                return None
+
+
+def test_every_final_method_is_among_those_that_cannot_be_redefined() -> None:
+    tree = ast.parse(inspect.getsource(base))
+    marked = {
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        and any(isinstance(each, ast.Name) and each.id == "final" for each in node.decorator_list)
+    }
+    assert marked == set(base._FINAL)
+
+
+def test_what_an_attack_writes_into_its_tensors_no_other_run_reads() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Spoils(Plugin):
+        needs: ClassVar[frozenset[Need]] = frozenset(
+            {Need.ANSWERS, Need.SCORES, Need.LABELS, Need.SECOND_TIER}
+        )
+
+        def steal(self, student: nn.Module, means: Means) -> TrainResult:
+            for each in (means, means.partner):
+                for tensor in (each.logits, each.top1, each.indices, each.labels):
+                    tensor.fill_(0)
+                batch = each.batch(torch.arange(2))
+                # Its own batches are of what it wrote.
+                assert not any(part.any() for part in (batch.logits, batch.top1, batch.indices))
+            return TrainResult(True, 0.0, 0.0)
+
+    shared = replace(MATERIAL, indices=LABELS[:, None], partner=None)
+    shared = replace(shared, partner=shared)
+    before = [tensor.clone() for tensor in (LOGITS, LABELS)]
+    run(Spoils(), shared)
+    assert torch.equal(LOGITS, before[0])
+    assert torch.equal(LABELS, before[1])
+
+
+def test_whatever_a_plugin_raises_is_told_with_its_name() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Slips(Plugin):
+        def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
+            return student_logits[:, 7].mean()
+
+    with pytest.raises(AttackError, match="expected plugin to train its student, got IndexError"):
+        run(Slips())
+
+
+@pytest.mark.parametrize("error", [BudgetExhausted("3 are left"), OSError("disk full")])
+def test_errors_of_ours_and_of_the_machine_pass_as_they_are(error: Exception) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Asks(Plugin):
+        def steal(self, student: nn.Module, means: Means) -> TrainResult:
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        run(Asks())
+    assert caught.value is error
 
 
 def test_steal_cannot_read_what_was_not_declared() -> None:

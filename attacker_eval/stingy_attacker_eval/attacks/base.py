@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from stingy_attacker_eval.attacks.means import Batch, Material, Means, Need
-from stingy_attacker_eval.errors import AnswersError, AttackError
+from stingy_attacker_eval.errors import AnswersError, AttackError, EvalError
 from stingy_attacker_eval.oracle import scores_refusal
 from stingy_attacker_eval.train import TrainResult, TrainSettings
 
 __all__ = ["Attack", "Batch", "Material", "Means", "Need", "check_positive", "check_tau_alpha"]
+
+
+_FINAL = ("label", "learns_from_answers_alone", "refusal", "run", "settings")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,9 @@ class Attack(ABC):
         super().__init_subclass__(**options)
         if cls.loss is Attack.loss and cls.steal is Attack.steal:
             raise TypeError(f"expected {cls.__name__} to write loss or steal, got neither")
+        taken = [name for name in _FINAL if getattr(cls, name) is not getattr(Attack, name)]
+        if taken:
+            raise TypeError(f"expected {cls.__name__} to leave {', '.join(taken)} as Attack has it")
 
     def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
         """Student logits float32 `[batch, classes]` and what was bought for them, to a scalar."""
@@ -129,17 +135,24 @@ class Attack(ABC):
     ) -> TrainResult:
         """Train the student in place on what the attack declared it needs, and nothing else.
 
-        Raises AnswersError when the material lacks a need, AttackError when the attack breaks
-        its contract, BudgetExhausted when it asks for more than its session allows.
+        Labels and answers are copies of the run's own. Raises AnswersError when the material lacks
+        a need, AttackError when the attack breaks its contract or fails, BudgetExhausted when it
+        asks for more than its session allows; errors of ours and of the machine stay what they are.
         """
         lacking = sorted(need for need in self.needs if material.lacks(need))
         if lacking:
             raise AnswersError(f"{self.label} needs {', '.join(lacking)}, and there are none")
-        means = Means(material, self.needs, settings=settings, seed=seed)
+        means = Means(material.own(), self.needs, settings=settings, seed=seed)
         try:
             result = self.steal(student, means)
         except AttackError as error:
             raise AttackError(f"{self.label}: {error}") from None
+        except (EvalError, OSError):  # asking fails with these, and a full disk
+            raise
+        except Exception as error:  # noqa: BLE001 - a plug-in may raise anything; it is named here
+            raise AttackError(
+                f"expected {self.label} to train its student, got {type(error).__name__} from it"
+            ) from None
         if not isinstance(result, TrainResult):
             raise AttackError(f"expected a TrainResult from {self.label}")
         sound = all(bool(torch.isfinite(weights).all()) for weights in student.parameters())

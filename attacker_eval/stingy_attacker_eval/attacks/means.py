@@ -117,6 +117,21 @@ class Material:
             network=None if self.network is None else copy.deepcopy(self.network).to(device),
         )
 
+    def own(self) -> "Material":
+        """The same with copies of labels and answers: what is written into them stays in them."""
+
+        def copied(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.clone()
+
+        return replace(
+            self,
+            labels=copied(self.labels),
+            top1=copied(self.top1),
+            logits=copied(self.logits),
+            indices=copied(self.indices),
+            partner=None if self.partner is None else self.partner.own(),
+        )
+
     def lacks(self, need: Need) -> bool:
         """Whether the attacker does not have it. Images and pools are there for everyone."""
         held: dict[Need, object] = {
