@@ -12,6 +12,9 @@ from stingy_attacker_eval.sharding import Run
 
 _Key = tuple[str, str, str, int, int | None]
 
+_LATER = ("train_labels_digest", "test_labels_digest")
+"""What the configuration in a folder of an earlier version may lack."""
+
 
 class RunFolder:
     """OUT/config.json, OUT/rows.jsonl and OUT/learnt_from.json; the caller holds the folder's lock.
@@ -72,19 +75,20 @@ class RunFolder:
 
     def _check_config(self, config: dict[str, object]) -> None:
         path = self.path / "config.json"
-        fingerprint = digest_json(config)
-        if not path.exists():
-            write_json(path, {"fingerprint": fingerprint, "config": config})
-            return
-        try:
-            found = json.loads(path.read_bytes())["fingerprint"]
-        except (ValueError, KeyError, TypeError):
-            found = None
-        if found != fingerprint:
-            raise AuditError(
-                f"expected {self.path} to hold the run of this protocol, got that of another "
-                "configuration: choose a new folder"
-            )
+        if path.exists():
+            try:
+                found = dict(json.loads(path.read_bytes())["config"])
+            except (ValueError, KeyError, TypeError):
+                found = {}
+            known = {k: v for k, v in config.items() if k in found or k not in _LATER}
+            if digest_json(found) != digest_json(known):
+                raise AuditError(
+                    f"expected {self.path} to hold the run of this protocol, got that of another "
+                    "configuration: choose a new folder"
+                )
+            if len(known) == len(config):
+                return
+        write_json(path, {"config": config})
 
     def _read(self) -> list[Row]:
         if not self._rows_path.exists():

@@ -1,10 +1,13 @@
 """A whole audit: buy, learn, compare; what is finished is never done or paid for twice."""
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from torch import nn
 
@@ -103,7 +106,13 @@ def _config(protocol: Protocol, data: Dataset) -> dict[str, object]:
         "student_widths": {name: student_spec(name).width for name in protocol.students},
         "train_digest": digest_images(data.train_x),
         "test_digest": digest_images(data.test_x),
+        "train_labels_digest": _digest(data.train_y),
+        "test_labels_digest": _digest(data.test_y),
     }
+
+
+def _digest(labels: NDArray[np.int64]) -> str:
+    return hashlib.sha256(labels.tobytes()).hexdigest()
 
 
 def _endpoint_config(endpoint: Endpoint) -> dict[str, object]:

@@ -16,6 +16,7 @@ from tests.attacker_eval.fakes import FakeOracle, audit, numbers, tiny_protocol
 
 from stingy_attacker_eval import executors, runner
 from stingy_attacker_eval.errors import AuditError
+from stingy_attacker_eval.files import digest_json
 from stingy_attacker_eval.findings import read_report
 from stingy_attacker_eval.formats import as_markdown
 from stingy_attacker_eval.gating import gate_faults
@@ -112,6 +113,53 @@ def test_another_configuration_in_the_same_folder_is_refused(tmp_path: Path, dat
     with pytest.raises(AuditError, match="another configuration: choose a new folder"):
         audit(tiny_protocol(dataset, lr=0.01), out, stingy=oracle)
     assert oracle.asked == []
+
+
+@pytest.mark.parametrize("part", ["train_y", "test_y"])
+def test_other_true_labels_in_the_same_folder_are_refused(
+    tmp_path: Path, dataset: str, part: str
+) -> None:
+    out, protocol, oracle = tmp_path / "out", tiny_protocol(dataset), FakeOracle()
+    audit(protocol, out)
+    _change_labels(dataset, part)
+    with pytest.raises(AuditError, match="another configuration: choose a new folder"):
+        audit(protocol, out, stingy=oracle)
+    assert oracle.asked == []
+
+
+def test_a_folder_from_before_labels_were_noted_goes_on_and_has_them_noted(
+    tmp_path: Path, dataset: str
+) -> None:
+    out, protocol = tmp_path / "out", tiny_protocol(dataset)
+    rows = audit(protocol, out)["rows"]
+    path = out / "config.json"
+    noted = path.read_bytes()
+    config = json.loads(noted)["config"]
+    del config["train_labels_digest"], config["test_labels_digest"]
+    path.write_text(json.dumps({"fingerprint": digest_json(config), "config": config}))
+    assert audit(protocol, out)["rows"] == rows
+    assert path.read_bytes() == noted
+    _change_labels(dataset, "train_y")
+    with pytest.raises(AuditError, match="another configuration"):
+        audit(protocol, out)
+
+
+def _change_labels(dataset: str, part: str) -> None:
+    path = dataset.removeprefix("npz:")
+    with np.load(path) as file:
+        arrays: dict[str, Any] = dict(file)
+    np.savez(path, **arrays | {part: np.roll(arrays[part], 1)})
+
+
+@pytest.mark.parametrize("content", ["[]", '{"config": []}', "{}", "no JSON"])
+def test_a_damaged_configuration_is_no_run_of_this_protocol(
+    tmp_path: Path, dataset: str, content: str
+) -> None:
+    out, protocol = tmp_path / "out", tiny_protocol(dataset)
+    audit(protocol, out)
+    (out / "config.json").write_text(content)
+    with pytest.raises(AuditError, match="another configuration"):
+        audit(protocol, out)
 
 
 def test_rows_are_not_compared_with_answers_they_were_not_learnt_from(
