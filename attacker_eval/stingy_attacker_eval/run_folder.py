@@ -12,6 +12,7 @@ from stingy_attacker_eval.sharding import Run
 
 _Key = tuple[str, str, str, int, int | None]
 
+_DECIDES_NOTHING = ("budget", "title")
 _LATER = ("train_labels_digest", "test_labels_digest")
 """What the configuration in a folder of an earlier version may lack."""
 
@@ -81,13 +82,12 @@ class RunFolder:
             except (ValueError, KeyError, TypeError):
                 found = {}
             known = {k: v for k, v in config.items() if k in found or k not in _LATER}
-            if digest_json(found) != digest_json(known):
+            if _deciding(found) != _deciding(known):
                 raise AuditError(
                     f"expected {self.path} to hold the run of this protocol, got that of another "
                     "configuration: choose a new folder"
                 )
-            if len(known) == len(config):
-                return
+        # The newest budget and title, and what a folder of an earlier version lacks.
         write_json(path, {"config": config})
 
     def _read(self) -> list[Row]:
@@ -116,6 +116,11 @@ class RunFolder:
             raise AuditError(
                 f"expected what rows are learnt from in {self._sources_path}, got another document"
             ) from None
+
+
+def _deciding(config: Mapping[str, object]) -> str:
+    """The digest of all in a configuration that decides a number."""
+    return digest_json({k: v for k, v in config.items() if k not in _DECIDES_NOTHING})
 
 
 def _key(row: Row) -> _Key:

@@ -144,6 +144,31 @@ def test_a_folder_from_before_labels_were_noted_goes_on_and_has_them_noted(
         audit(protocol, out)
 
 
+def test_the_budget_may_be_raised_and_the_title_changed_in_the_same_folder(
+    tmp_path: Path, dataset: str
+) -> None:
+    out, protocol, oracle = tmp_path / "out", tiny_protocol(dataset), FakeOracle()
+    rows = audit(protocol, out)["rows"]
+    raised = protocol.model_copy(update={"budget": 500, "title": "more"})
+    report = audit(raised, out, stingy=oracle)
+    assert report["rows"] == rows
+    assert oracle.asked == []
+    assert (report["config"]["budget"], report["config"]["title"]) == (500, "more")
+    assert json.loads((out / "config.json").read_text())["config"] == report["config"]
+
+
+def test_a_folder_of_an_earlier_version_takes_a_raised_budget_too(
+    tmp_path: Path, dataset: str
+) -> None:
+    out, protocol = tmp_path / "out", tiny_protocol(dataset)
+    rows = audit(protocol, out)["rows"]
+    path = out / "config.json"
+    config = json.loads(path.read_bytes())["config"]
+    del config["train_labels_digest"], config["test_labels_digest"]
+    path.write_text(json.dumps({"fingerprint": digest_json(config), "config": config}))
+    assert audit(protocol.model_copy(update={"budget": 500}), out)["rows"] == rows
+
+
 def _change_labels(dataset: str, part: str) -> None:
     path = dataset.removeprefix("npz:")
     with np.load(path) as file:
