@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ def describe_environment(device: torch.device) -> dict[str, object]:
         "platform": platform.platform(terse=True),
         "cpu": f"{_cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "commit": _commit(),
+        "commit": source_commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -36,17 +37,29 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _commit() -> str | None:
-    """The checkout this file is in, if git tracks it: never that of a folder around an install."""
-    here = Path(__file__).resolve()
-    git = ["git", "-C", str(here.parent)]
+@cache
+def source_commit() -> str | None:
+    """The commit this process runs, "+changes" where tracked files differ; None outside a checkout.
+
+    Asked once, for what is imported does not change with the files.
+    """
+    return commit_of(Path(__file__).resolve())
+
+
+def commit_of(file: Path) -> str | None:
+    """The checkout the file is in, if git tracks it: never that of a folder around an install."""
     try:
-        subprocess.run(  # noqa: S603 - fixed arguments
-            [*git, "ls-files", "--error-unmatch", here.name], check=True, capture_output=True
-        )
-        found = subprocess.run(  # noqa: S603 - fixed arguments
-            [*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True
-        )
+        _git(file, "ls-files", "--error-unmatch", file.name).check_returncode()
+        found = _git(file, "rev-parse", "HEAD")
+        found.check_returncode()
+        changed = _git(file, "diff", "--quiet", "HEAD").returncode != 0
     except (OSError, subprocess.CalledProcessError):
         return None
-    return found.stdout.strip()
+    return found.stdout.strip() + ("+changes" if changed else "")
+
+
+def _git(file: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["git", "--no-optional-locks", "-C", str(file.parent), *arguments]
+    return subprocess.run(  # noqa: S603 - fixed arguments
+        command, capture_output=True, text=True, check=False
+    )

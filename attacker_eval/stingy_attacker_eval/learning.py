@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stingy_attacker_eval.attacks import Attack, Material
+from stingy_attacker_eval.environment import source_commit
 from stingy_attacker_eval.students import student_spec
 from stingy_attacker_eval.train import TrainSettings, predict
 
@@ -32,12 +33,17 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Learnt:
-    """What came of it. guesses: its top-1 for the test images, int64 `[n]`; asked: images."""
+    """What came of it. guesses: its top-1 for the test images, int64 `[n]`; asked: images.
+
+    commit, threads: of the process that trained it.
+    """
 
     guesses: NDArray[np.int64]
     finite: bool
     seconds: float
     asked: int
+    commit: str | None
+    threads: int
 
 
 def learn(task: Task) -> Learnt:
@@ -54,4 +60,6 @@ def learn(task: Task) -> Learnt:
         finite=result.finite,
         seconds=round(result.seconds, 3),
         asked=session.spent if session is not None else 0,
+        commit=source_commit(),
+        threads=torch.get_num_threads(),
     )

@@ -19,7 +19,8 @@ class Row:
     agreement and teacher_accuracy are None for the baseline, which has no teacher. queries: the
     images whose answers it learnt from. budget: the images it was held to, where the audit tries
     several budgets. trained_on: the endpoint whose student this is, where the attack reads labels
-    alone and both endpoints sold the same; it was not trained again.
+    alone and both endpoints sold the same; it was not trained again. commit, threads: of the
+    process that trained it, None in rows of earlier versions; commit as `source_commit` has it.
     """
 
     endpoint: str
@@ -36,6 +37,8 @@ class Row:
     seconds: float
     budget: int | None = None
     trained_on: str | None = None
+    commit: str | None = None
+    threads: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,7 +86,7 @@ def run_audit(
         report: dict[str, object] = {
             "schema": SCHEMA,
             "config": _config(protocol, data),
-            "environment": describe_environment(device),
+            "environment": _environment(device, rows),
             "endpoints": [item.facts() | {"best": best.get(item.endpoint.name)} for item in bought],
             "rows": [asdict(row) for row in rows],
             "summary": [asdict(summary) for summary in summaries],
@@ -119,6 +119,17 @@ def _endpoint_config(endpoint: Endpoint) -> dict[str, object]:
     found = endpoint.model_dump(mode="json", exclude={"attacks"})
     # Left out where there are none, so that a folder of before there could be any goes on.
     return found | ({"attacks": _settings(endpoint.variants)} if endpoint.attacks else {})
+
+
+def _environment(device: torch.device, rows: Sequence[Row]) -> dict[str, object]:
+    """That of this call, and what else the rows were trained by."""
+    found = describe_environment(device)
+    for name, now in (("commit", found["commit"]), ("threads", torch.get_num_threads())):
+        values = dict.fromkeys(getattr(row, name) for row in rows)
+        if set(values) - {now}:
+            told = ("not noted" if value is None else str(value) for value in values)
+            found[f"{name} of the rows"] = ", ".join(told)
+    return found
 
 
 def _settings(attacks: Iterable[Attack]) -> dict[str, object]:
@@ -208,6 +219,8 @@ def _row(job: Job, learnt: Learnt, data: Dataset, earlier: list[Row]) -> Row:
         finite=learnt.finite,
         seconds=learnt.seconds,
         budget=job.budget,
+        commit=learnt.commit,
+        threads=learnt.threads,
     )
 
 

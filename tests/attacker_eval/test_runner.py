@@ -5,7 +5,7 @@ import shutil
 from dataclasses import asdict
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from rich.console import Console
 from tests.attacker_eval.attack_lab import digits_oracle
 from tests.attacker_eval.fakes import FakeOracle, audit, numbers, tiny_protocol
 
-from stingy_attacker_eval import executors, runner
+from stingy_attacker_eval import environment, executors, learning, runner
 from stingy_attacker_eval.errors import AuditError
 from stingy_attacker_eval.files import digest_json
 from stingy_attacker_eval.findings import read_report
@@ -69,6 +69,40 @@ def test_E4_same_protocol_same_numbers_and_the_file_says_with_what(
     assert numbers(one) == numbers(two)
     assert one["config"]["attacks"]["paper_kd"] == {"tau": 20.0, "alpha": 0.9}
     assert set(one["environment"]) >= {"python", "torch", "platform", "cpu", "commit", "date"}
+
+
+def test_rows_say_what_code_and_how_many_threads_made_them_and_the_report_names_all(
+    tmp_path: Path, dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, oracles = tmp_path / "out", {"stingy": FakeOracle()}
+    protocol = tiny_protocol(dataset)
+    monkeypatch.setattr(learning, "source_commit", lambda: "a" * 40)
+    monkeypatch.setattr(environment, "source_commit", lambda: "a" * 40)
+    torch.set_num_threads(1)
+    one = run_audit(protocol, oracles=oracles, out=out, only=["no_api"])
+    assert not [name for name in found_in(one) if name.endswith("of the rows")]
+    lines = (out / "rows.jsonl").read_text().splitlines()
+    assert [(row["commit"], row["threads"]) for row in map(json.loads, lines)] == [("a" * 40, 1)]
+    # A row of before they were noted, then one of a changed checkout on two threads.
+    older = {k: v for k, v in json.loads(lines[0]).items() if k not in {"commit", "threads"}}
+    (out / "rows.jsonl").write_text(json.dumps(older) + "\n")
+    run_audit(protocol, oracles=oracles, out=out, only=["label_only"])
+    for module in (learning, environment):
+        monkeypatch.setattr(module, "source_commit", lambda: "b" * 40 + "+changes")
+    torch.set_num_threads(2)
+    try:
+        report = run_audit(protocol, oracles=oracles, out=out)
+    finally:
+        torch.set_num_threads(1)
+    found = found_in(report)
+    assert found["commit of the rows"] == f"not noted, {'a' * 40}, {'b' * 40}+changes"
+    assert found["threads of the rows"] == "not noted, 1, 2"
+    assert f"threads of the rows: {found['threads of the rows']}" in as_markdown(read_report(out))
+    assert found["commit of the rows"] in write_report(out).read_text()
+
+
+def found_in(report: dict[str, object]) -> dict[str, str]:
+    return cast("dict[str, str]", report["environment"])
 
 
 def test_a_second_run_asks_nothing_and_trains_nothing(

@@ -1,0 +1,45 @@
+"""What a report says of the code that made it."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from stingy_attacker_eval.environment import commit_of
+
+pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+
+
+def git(folder: Path, *arguments: str) -> str:
+    author = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+    found = subprocess.run(
+        ["git", "-C", str(folder), *author, *arguments], check=True, capture_output=True, text=True
+    )
+    return found.stdout.strip()
+
+
+def test_a_commit_is_told_with_whether_tracked_files_differ_from_it(tmp_path: Path) -> None:
+    code, other = tmp_path / "code" / "a.py", tmp_path / "b.py"
+    code.parent.mkdir()
+    code.write_text("1\n")
+    other.write_text("1\n")
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "-m", "one")
+    head = git(tmp_path, "rev-parse", "HEAD")
+    (tmp_path / "untracked").write_text("")
+    code.touch()
+    assert commit_of(code) == head
+    other.write_text("2\n")
+    assert commit_of(code) == f"{head}+changes"
+    git(tmp_path, "add", ".")
+    assert commit_of(code) == f"{head}+changes"
+
+
+def test_what_git_does_not_track_has_no_commit(tmp_path: Path) -> None:
+    git(tmp_path, "init", "--quiet")
+    installed = tmp_path / "a.py"
+    installed.write_text("")
+    assert commit_of(installed) is None
+    assert commit_of(tmp_path / "nowhere" / "a.py") is None
