@@ -153,8 +153,12 @@ class Protocol(_Schedule):
         return tuple(dict.fromkeys((*self.students, *own)))
 
     def load(self) -> Dataset:
-        """The data set as the attacker has it. Raises DatasetError."""
-        return load_dataset(self.dataset).subset(self.images)
+        """The data set as the attacker has it. Raises DatasetError.
+
+        With budgets its classes take turns, so that the first images are of each class alike.
+        """
+        data = load_dataset(self.dataset)
+        return data.subset(len(data.train_x) if self.budgets and not self.images else self.images)
 
     @field_validator("dataset")
     @classmethod

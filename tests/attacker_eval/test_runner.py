@@ -417,7 +417,8 @@ def test_smaller_budgets_learn_from_the_first_images_and_buy_nothing_more(
 ) -> None:
     attacks = ('"label_only"', '"soft_label"', '{ name = "knockoff", queries = 40 }')
     protocol = tiny_protocol(dataset, attacks=attacks).model_copy(update={"budget": 184})
-    whole = audit(protocol, tmp_path / "whole")
+    # All the images by number are in the order in which smaller budgets take them.
+    whole = audit(protocol.model_copy(update={"images": 96}), tmp_path / "whole")
     oracle = FakeOracle()
     tried = protocol.model_copy(update={"budgets": (32, 64)})
     report = audit(tried, tmp_path / "out", stingy=oracle)
@@ -441,15 +442,34 @@ def test_smaller_budgets_learn_from_the_first_images_and_buy_nothing_more(
 def test_a_student_of_a_smaller_budget_is_that_of_an_audit_with_no_more_images(
     tmp_path: Path, dataset: str
 ) -> None:
-    data = tiny_protocol(dataset).load()
+    tried = tiny_protocol(dataset).model_copy(update={"budgets": (40,)})
+    data = tried.load()
     few = tmp_path / "few.npz"
     first: dict[str, Any] = {"train_x": data.train_x[:40], "train_y": data.train_y[:40]}
     np.savez(few, **first, test_x=data.test_x, test_y=data.test_y)
     alone = audit(tiny_protocol(f"npz:{few}"), tmp_path / "few")
-    tried = tiny_protocol(dataset).model_copy(update={"budgets": (40,)})
     report = audit(tried, tmp_path / "out")
     found = [row | {"budget": None} for row in numbers(report) if row["budget"] == 40]
     assert found == numbers(alone)
+
+
+def test_smaller_budgets_have_all_classes_of_a_data_set_that_is_sorted_by_class(
+    tmp_path: Path, dataset: str
+) -> None:
+    data = tiny_protocol(dataset).load()
+    rows = data.train_y.argsort(kind="stable")
+    path = tmp_path / "sorted.npz"
+    first: dict[str, Any] = {"train_x": data.train_x[rows], "train_y": data.train_y[rows]}
+    np.savez(path, **first, test_x=data.test_x, test_y=data.test_y)
+    protocol = tiny_protocol(f"npz:{path}", attacks=('"label_only"',))
+    assert (protocol.load().train_y == data.train_y[rows]).all()  # as it is without budgets
+    tried = protocol.model_copy(update={"budgets": (30,)})
+    assert np.bincount(tried.load().train_y[:30]).tolist() == [10, 10, 10]
+    assert np.bincount(tried.load().train_y).tolist() == np.bincount(data.train_y).tolist()
+    report = audit(tried, tmp_path / "out")
+    found = {row["attack"]: row["accuracy"] for row in report["rows"] if row["budget"] == 30}
+    assert found["no_api"] > 50  # of the first class alone it would be a third
+    assert found["label_only"] > 50
 
 
 def test_budgets_are_done_once_and_a_folder_without_them_is_another(
