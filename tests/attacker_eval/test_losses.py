@@ -14,6 +14,7 @@ from stingy_attacker_eval.attacks.losses import (
     consistency,
     dafl_generator_loss,
     disagreement,
+    disguide_generator_loss,
     fill_constant,
     kd_loss,
     plackett_luce,
@@ -167,10 +168,29 @@ def test_centred_l1_against_a_hand_computation_and_blind_to_constants() -> None:
 
 
 def test_disagreement_against_a_hand_computation() -> None:
-    # [3/4, 1/4] and [1/4, 3/4]: each class's deviation is 1/4.
+    # [3/4, 1/4] and [1/4, 3/4]: each class's unbiased deviation is (1/2) / sqrt(2).
     first, second = logits([math.log(3), 0.0]), logits([0.0, math.log(3)])
-    assert disagreement(first, second).item() == pytest.approx(0.5, rel=1e-6)
+    assert disagreement(first, second).item() == pytest.approx(0.5 / math.sqrt(2), rel=1e-6)
     assert disagreement(first, first).item() == 0.0
+
+
+def test_disagreement_is_a_mean_over_rows_and_classes() -> None:
+    first, second = torch.randn(5, 7), torch.randn(5, 7)
+    both = torch.stack([first, second]).softmax(dim=2)
+    assert disagreement(first, second).item() == pytest.approx(both.std(dim=0).mean().item())
+
+
+def test_disguides_generator_loss_is_its_two_terms() -> None:
+    # The students vote with the mean of their softmax: an even mix of the rows above.
+    first, second = logits([math.log(3), 0.0]), logits([0.0, math.log(3)])
+    loss = disguide_generator_loss(first, second, balance=0.2)
+    assert loss.item() == pytest.approx(-0.2 * math.log(2) - 0.5 / math.sqrt(2), rel=1e-6)
+    # [9/10, 1/10] and [1/2, 1/2] vote [7/10, 3/10], not the softmax of their summed logits.
+    sure, unsure = logits([math.log(9), 0.0]), logits([0.0, 0.0])
+    vote = 0.7 * math.log(0.7) + 0.3 * math.log(0.3)
+    expected = vote - 0.4 / math.sqrt(2)
+    loss = disguide_generator_loss(sure, unsure, balance=1.0)
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_class_balance_is_lowest_at_an_even_mix_and_survives_a_class_nobody_allows() -> None:

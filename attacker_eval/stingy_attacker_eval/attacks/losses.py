@@ -98,13 +98,26 @@ def centred_l1(student: Tensor, teacher: Tensor) -> Tensor:
 
 def disagreement(first: Tensor, second: Tensor) -> Tensor:
     """
-    The mean over the batch of the summed standard deviations of two students' probabilities.
+    The mean over batch and classes of the standard deviation of two students' probabilities.
 
     Logits `[batch, classes]` both. "DisGUIDE" (Rosenthal et al., AAAI 2023), its disagreement
-    loss for an ensemble of two, before the sign. The deviation of two values is |a - b| / 2.
+    loss for an ensemble of two, before the sign. As in the published code the deviation is the
+    unbiased one, of two values |a - b| / sqrt(2).
     """
     gap = functional.softmax(first, dim=1) - functional.softmax(second, dim=1)
-    return (gap.abs() / 2).sum(dim=1).mean()
+    return gap.abs().mean() / math.sqrt(2)
+
+
+def disguide_generator_loss(first: Tensor, second: Tensor, *, balance: float) -> Tensor:
+    """
+    balance * class_balance of the two students' mean softmax - disagreement.
+
+    Logits `[batch, classes]` both. "DisGUIDE" (Rosenthal et al., AAAI 2023), the generator's loss
+    of the published code, whose weight is to be had with its means alone.
+    """
+    # The softmax of this is the mean of both.
+    vote = torch.logaddexp(first.log_softmax(dim=1), second.log_softmax(dim=1))
+    return balance * class_balance(vote) - disagreement(first, second)
 
 
 def class_balance(logits: Tensor) -> Tensor:
