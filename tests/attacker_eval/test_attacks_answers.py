@@ -7,6 +7,7 @@ import torch
 from tests.attacker_eval.attack_lab import (
     digits,
     digits_accuracy,
+    digits_material,
     digits_oracle,
     digits_teacher,
     material,
@@ -22,7 +23,7 @@ from stingy_attacker_eval.attacks.completing import class_means, low_rank
 from stingy_attacker_eval.attacks.completion import Completion
 from stingy_attacker_eval.attacks.inversion import Inversion
 from stingy_attacker_eval.attacks.label_only import LabelOnly
-from stingy_attacker_eval.attacks.losses import fill_constant
+from stingy_attacker_eval.attacks.losses import fill_constant, kd_loss
 from stingy_attacker_eval.attacks.no_api import NoApi
 from stingy_attacker_eval.attacks.paper_kd import PaperKd
 from stingy_attacker_eval.attacks.rank_and_label import RankAndLabel
@@ -290,6 +291,17 @@ def test_two_tiers_are_put_on_one_level_by_hand() -> None:
     torch.testing.assert_close(united(second, first, torch.tensor([0])), second)
 
 
+@pytest.mark.parametrize("more", [-INF, -3.0])
+def test_a_second_answer_that_withholds_the_top1_of_the_first_is_left_out(more: float) -> None:
+    first = torch.tensor([[-0.1, -2.3, -INF, -INF], [-0.1, -INF, -2.3, -INF]])
+    second = torch.tensor([[-0.2, -1.7, -INF, more], [-INF, -0.2, -1.7, more]])
+    found = united(first, second, torch.tensor([0, 0]))
+    # Of the first row the longer list is believed, of the second the first's.
+    seen = [-0.1, -2.3, -INF, -INF] if more == -INF else [-0.1, -1.6, -INF, -2.9]
+    torch.testing.assert_close(found, torch.tensor([seen, [-0.1, -INF, -2.3, -INF]]))
+    assert kd_loss(torch.zeros(2, 4), found, None, tau=1.0, alpha=1.0).isfinite()
+
+
 def test_ranks_go_below_what_is_known_one_nat_a_place() -> None:
     found = ranked_below(torch.tensor([[-0.1, -2.0, -INF, -INF]]), torch.tensor([[0, 3, 1, 2]]))
     torch.testing.assert_close(found, torch.tensor([[-0.1, -2.0, -4.0, -3.0]]))
@@ -299,7 +311,7 @@ def test_ranks_go_below_what_is_known_one_nat_a_place() -> None:
 def test_two_keys_learn_more_of_the_tail_than_one(tier: str) -> None:
     images, _, _, _ = digits()
     truth = digits_teacher()(normalise(to_device(images, CPU))).detach().log_softmax(1)
-    one, other = material(digits_oracle(), images), material(digits_oracle(tier), images)
+    one, other = digits_material(digits_oracle()), digits_material(digits_oracle(tier))
     assert one.logits is not None
     assert one.top1 is not None
     assert other.indices is not None

@@ -70,10 +70,11 @@ class Collusion(Attack):
 def united(first: Tensor, second: Tensor, top1: Tensor) -> Tensor:
     """Two answers `[n, classes]`, -inf where withheld, moved to one level at top1 `[n]`.
 
-    Where both tell, the one with the longer list is believed: its scores hang together.
+    Where both tell, the one with the longer list is believed: its scores hang together. Where the
+    second withholds top1 nothing ties the two together, and the first is taken alone.
     """
     level = first.gather(1, top1[:, None]) - second.gather(1, top1[:, None])
-    moved = second + level
+    moved = torch.where(level.isfinite(), second + level, -torch.inf)
     if int(second.isfinite().sum()) > int(first.isfinite().sum()):
         first, moved = moved, first
     return torch.where(first.isfinite(), first, moved)
