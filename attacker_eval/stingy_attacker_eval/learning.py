@@ -1,5 +1,6 @@
 """One student trained by itself: all it needs goes in, all that is known of it comes out."""
 
+import time
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -35,7 +36,8 @@ class Task:
 class Learnt:
     """What came of it. guesses: its top-1 for the test images, int64 `[n]`; asked: images.
 
-    commit, threads: of the process that trained it.
+    seconds: of the whole attack, all that it trains and asks. commit, threads: of the process that
+    trained it.
     """
 
     guesses: NDArray[np.int64]
@@ -53,12 +55,14 @@ def learn(task: Task) -> Learnt:
     """
     torch.manual_seed(task.seed)
     student = student_spec(task.student).build(task.num_classes).to(task.test_images.device)
+    started = time.perf_counter()
     result = task.attack.run(student, task.material, settings=task.settings, seed=task.seed)
+    seconds = time.perf_counter() - started
     session = task.material.session
     return Learnt(
         guesses=predict(student, task.test_images).numpy(),
         finite=result.finite,
-        seconds=round(result.seconds, 3),
+        seconds=round(seconds, 3),
         asked=session.spent if session is not None else 0,
         commit=source_commit(),
         threads=torch.get_num_threads(),

@@ -17,10 +17,11 @@ class Row:
     uplift: percentage points over the no-API baseline of the same student on as many images (mean
     over seeds).
     agreement and teacher_accuracy are None for the baseline, which has no teacher. queries: the
-    images whose answers it learnt from. budget: the images it was held to, where the audit tries
-    several budgets. trained_on: the endpoint whose student this is, where the attack reads labels
-    alone and both endpoints sold the same; it was not trained again. commit, threads: of the
-    process that trained it, None in rows of earlier versions; commit as `source_commit` has it.
+    images whose answers it learnt from. seconds: of the whole attack; of its last training alone in
+    rows of earlier versions. budget: the images it was held to, where the audit tries several
+    budgets. trained_on: the endpoint whose student this is, where the attack reads labels alone and
+    both endpoints sold the same; it was not trained again. commit, threads: of the process that
+    trained it, None in rows of earlier versions; commit as `source_commit` has it.
     """
 
     endpoint: str
