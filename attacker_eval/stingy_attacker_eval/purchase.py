@@ -75,15 +75,7 @@ class Bought:
 
 def check_budget(protocol: Protocol, data: Dataset) -> None:
     """Raises AuditError, before a query is spent, when the attacks could ask for more."""
-    runs = len(protocol.students_of(None)) * len(protocol.seeds)
-    extra = max(
-        sum(
-            attack.budget(len(data.train_x)) * (runs if attack.per_run else 1)
-            for attack in protocol.variants_of(endpoint)
-            if Need.IMAGES not in attack.needs  # those ask for what the audit has bought already
-        )
-        for endpoint in protocol.endpoints
-    )
+    extra = max(_asked_by_attacks(protocol, endpoint, data) for endpoint in protocol.endpoints)
     wanted = len(data.train_x) + len(data.test_x) + extra
     if protocol.budget < wanted:
         raise AuditError(
@@ -93,14 +85,33 @@ def check_budget(protocol: Protocol, data: Dataset) -> None:
         )
 
 
-def check_remaining(remaining: int, protocol: Protocol, data: Dataset) -> None:
-    """Raises AuditError, before a query is spent, when the key cannot pay for all endpoints."""
-    wanted = len(protocol.endpoints) * (len(data.train_x) + len(data.test_x))
+def check_remaining(
+    remaining: int, protocol: Protocol, data: Dataset, *, whole: bool = True
+) -> None:
+    """Raises AuditError, before a query is spent, when the key cannot pay for all endpoints.
+
+    whole: whether all runs are done, and so all attacks ask what they may; else what is bought
+    once is all that is certain.
+    """
+    once = len(protocol.endpoints) * (len(data.train_x) + len(data.test_x))
+    extra = sum(_asked_by_attacks(protocol, endpoint, data) for endpoint in protocol.endpoints)
+    wanted = once + (extra if whole else 0)
     if remaining < wanted:
         raise AuditError(
             f"expected a key with at least {wanted} images left for {len(protocol.endpoints)} "
-            f"endpoints, got one with {remaining}: nothing was asked"
+            f"endpoints ({wanted - once} for attacks that ask as they run), got one with "
+            f"{remaining}: nothing was asked"
         )
+
+
+def _asked_by_attacks(protocol: Protocol, endpoint: Endpoint, data: Dataset) -> int:
+    """The most that this endpoint's attacks ask for as they run, in images."""
+    runs = len(protocol.students_of(endpoint)) * len(protocol.seeds)
+    return sum(
+        attack.budget(len(data.train_x)) * (runs if attack.per_run else 1)
+        for attack in protocol.variants_of(endpoint)
+        if Need.IMAGES not in attack.needs  # those ask for what the audit has bought already
+    )
 
 
 def check_networks(

@@ -68,7 +68,7 @@ def run_audit(
     device = default_device()
     check_budget(protocol, data)
     if remaining is not None and not (out / "config.json").exists():
-        check_remaining(remaining, protocol, data)
+        check_remaining(remaining, protocol, data, whole=not only)
     with locked(out), reporting(console or Console()) as reporter:
         folder = RunFolder(out, _config(protocol, data))
         bought = [

@@ -156,3 +156,34 @@ def test_a_key_that_cannot_pay_is_told_before_anything_is_asked(
             tiny_protocol(dataset), oracles={"stingy": oracle}, out=tmp_path / "o", remaining=10
         )
     assert oracle.asked == []
+
+
+def test_a_key_has_to_pay_for_what_attacks_ask_as_they_run_as_well(
+    tmp_path: Path, dataset: str
+) -> None:
+    attacks = ('{ name = "knockoff", queries = 40 }', '{ name = "data_free_hard", queries = 64 }')
+    protocol = tiny_protocol(dataset, endpoints=("open", "stingy"), attacks=attacks, seeds=(0, 1))
+    protocol = protocol.model_copy(update={"budget": 144 + 40 + 2 * 64})
+    key: list[int] = []
+    oracles = {name: FakeOracle(asked=key) for name in ("open", "stingy")}
+
+    def start(remaining: int, **options: Any) -> dict[str, object]:
+        return run_audit(
+            protocol, oracles=oracles, out=tmp_path / "o", remaining=remaining, **options
+        )
+
+    wanted = 2 * protocol.budget
+    with pytest.raises(AuditError, match=rf"at least {wanted} images .*\({2 * 168} for attacks"):
+        start(wanted - 1)
+    assert key == []
+    # Of chosen runs alone nobody knows what they will ask beyond what all of them need.
+    start(2 * 144, only=["no_api"])
+    assert sum(key) == 2 * 144
+
+
+def test_a_key_with_exactly_what_is_needed_is_taken(tmp_path: Path, dataset: str) -> None:
+    protocol = tiny_protocol(dataset, attacks=('{ name = "knockoff", queries = 40 }',))
+    protocol = protocol.model_copy(update={"budget": 184})
+    oracle = FakeOracle()
+    run_audit(protocol, oracles={"stingy": oracle}, out=tmp_path / "o", remaining=184)
+    assert sum(oracle.asked) == 184
