@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from stingy_attacker_eval.data import load_dataset
+from stingy_attacker_eval.data import Dataset, load_dataset
 from stingy_attacker_eval.oracle import Images
 
 SYNTHETIC = "synthetic"
@@ -22,6 +22,17 @@ def load_pool(name: str, *, count: int, size: tuple[int, int]) -> Images:
     images = load_dataset(name).train_x
     order = np.random.default_rng(0).permutation(len(images))[:count]
     return _scaled(images[order], size)
+
+
+def is_pool_of(name: str, data: Dataset) -> bool:
+    """Whether the pool's images are the data set's own, under this name or another.
+
+    Raises DatasetError.
+    """
+    if name == SYNTHETIC:
+        return False
+    images = load_dataset(name).train_x
+    return any(np.array_equal(images, own) for own in (data.train_x, data.test_x))
 
 
 def _scaled(images: Images, size: tuple[int, int]) -> Images:

@@ -22,7 +22,7 @@ from stingy_attacker_eval.attacks import Attack, build_attacks
 from stingy_attacker_eval.attacks.no_api import NoApi
 from stingy_attacker_eval.data import Dataset, load_dataset
 from stingy_attacker_eval.errors import EvalError, ProtocolError
-from stingy_attacker_eval.pools import load_pool
+from stingy_attacker_eval.pools import is_pool_of, load_pool
 from stingy_attacker_eval.students import student_spec
 from stingy_attacker_eval.train import TrainSettings
 
@@ -238,7 +238,7 @@ class Protocol(_Schedule):
             if attack.label in common
         ]
         attacks = [*self.variants, *(own for each in self.endpoints for own in each.variants)]
-        faults += _unmet(attacks, [endpoint.name for endpoint in self.endpoints], data.image_size)
+        faults += _unmet(attacks, [endpoint.name for endpoint in self.endpoints], data)
         owned = self.images or len(data.train_x)
         faults += [
             f"expected budgets below the {owned} images there are to learn from, got {budget}"
@@ -306,7 +306,7 @@ def _attack_faults(entries: Iterable[AttackEntry]) -> list[str]:
     return faults + _repeated("attack", labels)
 
 
-def _unmet(attacks: Iterable[Attack], names: list[str], size: tuple[int, int]) -> list[str]:
+def _unmet(attacks: Iterable[Attack], names: list[str], data: Dataset) -> list[str]:
     """What attacks name and the audit does not have: another endpoint, or a pool of images."""
     faults = []
     for attack in attacks:
@@ -317,7 +317,12 @@ def _unmet(attacks: Iterable[Attack], names: list[str], size: tuple[int, int]) -
             )
         try:
             if pool is not None:
-                load_pool(pool, count=1, size=size)
+                load_pool(pool, count=1, size=data.image_size)
+                if is_pool_of(pool, data):
+                    faults.append(
+                        f"{attack.label}: expected a pool of other images than the audit's, got "
+                        f"its own {data.name}"
+                    )
         except EvalError as error:
             faults.append(f"{attack.label}: {error}")
     return faults

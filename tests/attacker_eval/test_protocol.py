@@ -1,6 +1,7 @@
 """A protocol that loads can be run; one that cannot names everything that is wrong with it."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from tests.attacker_eval.fakes import save_striped
 
 from stingy_attacker_eval import pools
 from stingy_attacker_eval import protocol as protocols
-from stingy_attacker_eval.data import Dataset
+from stingy_attacker_eval.data import Dataset, load_dataset
 from stingy_attacker_eval.errors import ProtocolError
 from stingy_attacker_eval.protocol import load_protocol, parse_protocol
 
@@ -132,11 +133,12 @@ PACKAGED = sorted(path.stem for path in (Path(protocols.__file__).parent / "prot
 
 @pytest.fixture
 def any_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever data set is asked for is there: its size and its classes, black images."""
+    """Whatever data set is asked for is there: its size and its classes, images of one grey."""
 
     def stand_in(name: str) -> Dataset:
         classes = 10 if "cifar10" in name and "cifar100" not in name else 100
-        images, labels = np.zeros((50_000, 32, 32, 3), np.uint8), np.arange(50_000) % classes
+        images = np.full((50_000, 32, 32, 3), sum(name.encode()) % 256, np.uint8)
+        labels = np.arange(50_000) % classes
         names = tuple(map(str, range(classes)))
         tests = 5_000 if "tin100" in name else 10_000
         return Dataset(name, images, labels, images[:tests], labels[:tests], names)
@@ -255,6 +257,25 @@ def test_whom_attacks_collude_with_and_where_their_images_are_from_is_checked_be
     parse_protocol(own + '[[endpoints]]\nname = "b"\nmodel = "b"\ndefence = "open"\n')
     (fault,) = faults(GOOD + 'attacks = [{ name = "knockoff", pool = "nosuch" }]\n')
     assert fault.startswith("knockoff[pool=nosuch]: expected the data set")
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_the_audits_own_images_are_no_pool_whatever_they_are_called(
+    tmp_path: Path, part: str
+) -> None:
+    data, path = load_dataset("digits"), tmp_path / "other.npz"
+    arrays: dict[str, Any] = {
+        f"{split}_{kind}": getattr(data, f"{part}_{kind}")
+        for split in ("train", "test")
+        for kind in ("x", "y")
+    }
+    np.savez(path, **arrays)
+    for pool in ("digits", f"npz:{path}") if part == "train" else (f"npz:{path}",):
+        (fault,) = faults(GOOD + f'attacks = [{{ name = "knockoff", pool = "{pool}" }}]\n')
+        assert fault.endswith("a pool of other images than the audit's, got its own digits")
+    arrays["train_x"] = arrays["train_x"] // 2
+    np.savez(path, **arrays)
+    parse_protocol(GOOD + f'attacks = [{{ name = "knockoff", pool = "npz:{path}" }}]\n')
 
 
 def test_budgets_are_smaller_than_the_whole_and_each_is_given_once() -> None:
