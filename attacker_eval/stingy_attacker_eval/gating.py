@@ -31,13 +31,19 @@ def gate_faults(
 
 
 def gate_lines(audit: Audit, *, endpoints: Sequence[str] = ()) -> tuple[str, ...]:
-    """What the gate compared: one line an endpoint."""
-    return tuple(
+    """What the gate compared, one line an endpoint, and what could not be run to be compared."""
+    compared = [
         f"{_title(audit, name)}: {signed(best.uplift_mean, best.uplift_spread)} points "
         f"({best.attack}, {best.student}, {best.n} seed{'' if best.n == 1 else 's'})"
         for name, best in audit.best.items()
         if not endpoints or name in endpoints
-    )
+    ]
+    skipped = [
+        f"{_title(audit, item['endpoint'])}: {item['attack']} was not run: it {item['reason']}"
+        for item in audit.document["skipped"]
+        if not endpoints or item["endpoint"] in endpoints
+    ]
+    return (*compared, *skipped)
 
 
 def _unsound(audit: Audit, watched: Sequence[str]) -> Iterator[str]:

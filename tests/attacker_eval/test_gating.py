@@ -25,9 +25,21 @@ def test_the_named_endpoints_alone_are_watched(tmp_path: Path) -> None:
     audit.document["skipped"].append({"endpoint": "stingy", "attack": "soft_label", "reason": ""})
     assert len(gate_faults(audit, max_uplift=1.0)) == 1
     assert gate_faults(audit, max_uplift=1.0, endpoints=("stingy",)) == ()
-    assert [line.partition(":")[0] for line in gate_lines(audit)] == ["open", "stingy"]
+    assert [line.partition(":")[0] for line in gate_lines(audit)] == ["open", "stingy", "stingy"]
+    assert gate_lines(audit, endpoints=("open",)) == (
+        "open: +3.0 ± 0.3 points (soft_label, cnn_tiny, 3 seeds)",
+    )
+
+
+def test_what_could_not_be_run_is_told_beside_what_was_compared(tmp_path: Path) -> None:
+    audit = audit_of(tmp_path, ROWS)
+    audit.document["skipped"].append(
+        {"endpoint": "stingy", "attack": "soft_label", "reason": "needs scores, and there are none"}
+    )
+    assert gate_faults(audit, max_uplift=9.0) == ()
     assert gate_lines(audit, endpoints=("stingy",)) == (
         "stingy: +0.2 ± 0.3 points (label_only, cnn_tiny, 3 seeds)",
+        "stingy: soft_label was not run: it needs scores, and there are none",
     )
 
 
