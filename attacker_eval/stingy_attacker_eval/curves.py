@@ -84,7 +84,7 @@ def draw_budgets(summaries: Sequence[Summary], *, student: str) -> str | None:
         return None
     figure = Figure(figsize=(8.4, 3.6))
     FigureCanvasSVG(figure)
-    base = _baseline(own, whole=max(max(line) for line in lines.values()))
+    base = _baseline(own, whole=_images(own) or max(max(line) for line in lines.values()))
     for place, (kind, label) in enumerate(
         (("accuracy_mean", "accuracy, %"), ("agreement_mean", "agreement, %")), start=1
     ):
@@ -117,9 +117,9 @@ def draw_budgets(summaries: Sequence[Summary], *, student: str) -> str | None:
             axes.legend(frameon=False, labelcolor=INK, fontsize=8)
     figure.tight_layout()
     parts = [
-        f"{name} at {budget} queries: {percent(s.accuracy_mean)} % by {s.attack}"
+        f"{name} at {queries} queries: {percent(s.accuracy_mean)} % by {s.attack}"
         for name, line in lines.items()
-        for budget, s in line.items()
+        for queries, s in line.items()
     ]
     parts += [
         f"no API on {images} images: {percent(s.accuracy_mean)} %" for images, s in base.items()
@@ -135,13 +135,28 @@ def best_by_budget(summaries: Sequence[Summary], endpoint: str) -> dict[int, Sum
     for s in summaries:
         if s.endpoint != endpoint or s.uplift_mean is None:
             continue
-        budget = s.queries if s.budget is None else s.budget
-        if budget is None or budget <= 0:
+        queries = s.queries or s.budget  # two accounts ask for every image twice
+        if not queries:
             continue
-        kept = best.get(budget)
+        kept = best.get(queries)
         if kept is None or s.uplift_mean > (kept.uplift_mean or 0.0):
-            best[budget] = s
+            best[queries] = s
     return dict(sorted(best.items()))
+
+
+def _images(summaries: Sequence[Summary]) -> int | None:
+    """How many images all of them are, by an attack that was run on fewer as well."""
+    each = {
+        (s.endpoint, s.attack): s.queries / s.budget for s in summaries if s.budget and s.queries
+    }
+    return next(
+        (
+            round(s.queries / each[s.endpoint, s.attack])
+            for s in summaries
+            if s.budget is None and s.queries and (s.endpoint, s.attack) in each
+        ),
+        None,
+    )
 
 
 def _baseline(summaries: Sequence[Summary], *, whole: int) -> dict[int, Summary]:

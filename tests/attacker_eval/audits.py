@@ -25,7 +25,7 @@ def row(endpoint: str, attack: str, seed: int, accuracy: float, **other: Any) ->
     values: dict[str, Any] = {
         "defence": "no_api" if is_baseline else endpoint,
         "student": STUDENT,
-        "queries": 0 if is_baseline else 1000,
+        "queries": 0 if is_baseline else other.get("budget") or 1000,
         "agreement": None if is_baseline else accuracy + 1,
         "teacher_accuracy": None if is_baseline else 80.0,
         "uplift": 0.0 if is_baseline else accuracy - BASE,

@@ -81,6 +81,29 @@ def test_training_without_the_api_is_drawn_on_as_many_images(tmp_path: Path) -> 
     assert "no API on 100 images: 40.0 %; no API on 1000 images: 70.0 %" in curve
 
 
+def test_two_accounts_are_drawn_at_what_both_were_asked(tmp_path: Path) -> None:
+    found = [Row(**item) for item in several_budgets(tmp_path).document["rows"]]
+    for budget, queries in ((500, 1000), (None, 2000)):
+        found += [
+            row("open", "collusion[partner=x]", s, 74.0, budget=budget, queries=queries)
+            for s in range(3)
+        ]
+    found += [row("none", "no_api", seed, 40.0, budget=100) for seed in range(3)]
+    summaries = audit_of(tmp_path, found).summaries
+    best = best_by_budget(summaries, "open")
+    assert {queries: s.attack.partition("[")[0] for queries, s in best.items()} == {
+        100: "soft_label",
+        500: "soft_label",
+        1000: "collusion",
+        2000: "collusion",
+        2_000_000: "data_free",
+    }
+    curve = draw_budgets(summaries, student=STUDENT)
+    assert curve is not None
+    assert "open at 1000 queries: 74.0 % by collusion[partner=x]" in curve
+    assert "no API on 1000 images: 70.0 %" in curve  # all there are, however often each is asked
+
+
 def test_a_smaller_budget_is_never_the_headline(tmp_path: Path) -> None:
     rows = rows_of(UPLIFTS) + [
         row("open", "label_only", seed, 60.0, budget=100, uplift=30.0) for seed in range(3)
