@@ -347,6 +347,23 @@ def test_shards_do_their_part_and_together_everything(tmp_path: Path, dataset: s
     assert numbers(both) == numbers(whole)
 
 
+def test_shards_done_in_copies_of_a_folder_are_brought_together_by_their_rows(
+    tmp_path: Path, dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol = tiny_protocol(dataset, seeds=(0, 1))
+    whole = audit(protocol, tmp_path / "whole")
+    one, two, oracle = tmp_path / "one", tmp_path / "two", FakeOracle()
+    run_audit(protocol, oracles={"stingy": oracle}, out=one, only=["no_api"])
+    shutil.copytree(one, two)
+    for number, out in enumerate((one, two), start=1):
+        run_audit(protocol, oracles={"stingy": oracle}, out=out, shard=Shard(number, 2))
+    with (one / "rows.jsonl").open("a") as file:
+        file.write((two / "rows.jsonl").read_text())
+    monkeypatch.setattr(executors, "learn", None)
+    assert numbers(audit(protocol, one, stingy=oracle)) == numbers(whole)
+    assert sum(oracle.asked) == 144
+
+
 def test_only_the_chosen_runs_are_done(tmp_path: Path, dataset: str) -> None:
     oracle = {"stingy": FakeOracle()}
     report = run_audit(
