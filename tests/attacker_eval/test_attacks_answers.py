@@ -157,7 +157,7 @@ def test_ranks_order_the_students_second_choices_better_than_labels_do() -> None
         """How probable the student finds the teacher's second class among the wrong ones."""
         torch.manual_seed(0)
         student = cnn(num_classes=10, width=8)
-        found = material(digits_oracle("ranked_labels:n=4"), images)
+        found = digits_material(digits_oracle("ranked_labels:n=4"))
         assert run(attack, found, student=student, settings=SHORT).finite
         guesses = student.eval()(normalise(to_device(images, CPU))).detach()
         order = teacher.topk(2, dim=1).indices
