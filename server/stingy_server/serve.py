@@ -46,13 +46,13 @@ def serve(settings: Settings, faults: list[str], *, console: Console) -> None:
             app = create_app(settings, faults=faults)
         service: Service = app.state.service
         _make_first_key(service, console)
+        settle()  # before anybody waits: it takes a quarter of a second
         listener.listen(2048)  # who connects from here on waits a moment, and is not refused
         _tell(service, listener, console)
         if settings.metrics_port is not None:
             registry = service.metrics.registry if settings.workers == 1 else None
             metrics.listen(settings.metrics_host, settings.metrics_port, registry=registry)
         if settings.workers == 1:
-            settle()
             DrainingServer(_config(app, settings)).run(sockets=[listener])
             return
         # The workers load for themselves, and serve only what was found here.

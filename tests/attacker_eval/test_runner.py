@@ -464,7 +464,10 @@ def test_a_student_of_a_smaller_budget_is_that_of_an_audit_with_no_more_images(
     few = tmp_path / "few.npz"
     first: dict[str, Any] = {"train_x": data.train_x[:40], "train_y": data.train_y[:40]}
     np.savez(few, **first, test_x=data.test_x, test_y=data.test_y)
-    alone = audit(tiny_protocol(f"npz:{few}"), tmp_path / "few")
+    # As many steps: two epochs of all images in batches of 32 are those of so many of the few.
+    steps = 2 * (len(data.train_x) // 32)
+    as_long = tiny_protocol(f"npz:{few}").model_copy(update={"epochs": steps})
+    alone = audit(as_long, tmp_path / "few")
     report = audit(tried, tmp_path / "out")
     found = [row | {"budget": None} for row in numbers(report) if row["budget"] == 40]
     assert found == numbers(alone)
