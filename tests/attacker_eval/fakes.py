@@ -100,6 +100,15 @@ def save_striped(folder: Path) -> str:
     return f"npz:{path}"
 
 
+class Contrary(FakeOracle):
+    """Sells one other label."""
+
+    def ask(self, images: Images) -> Answers:
+        answers = super().ask(images)
+        answers.indices[0] = np.roll(answers.indices[0], 1)
+        return answers
+
+
 def tiny_protocol(
     dataset: str,
     *,
