@@ -152,12 +152,12 @@ def floor_sentence(floors: Sequence[LabelFloor], lists: Sequence[str]) -> str:
     if floors and all(floor.outcome is Outcome.ONE_SEED for floor in floors):
         return "One seed: whether a list teaches more than labels alone cannot be told."
     compared = [f for f in floors if f.outcome not in (Outcome.UNTRIED, Outcome.ONE_SEED)]
-    left = sorted(set(lists) - {floor.endpoint for floor in compared}, key=list(lists).index)
+    left = [name for name in lists if name not in {floor.endpoint for floor in compared}]
     parts = [_decided(compared, of=len(lists))] if compared else []
     if left:
         parts.append(
             f"Not compared with labels alone: {', '.join(left)}, where the two were not tried in "
-            "the same way: on three seeds or more of both, with true labels beside both or "
+            "the same way: on more than one seed of both, with true labels beside both or "
             "neither, and labels for as many answers."
         )
     return " ".join(parts)
