@@ -47,9 +47,9 @@ def difference(left: Summary, right: Summary, rows: Sequence[Mapping[str, Any]])
     A seed decides the student's weights, the order of the images and their shifts, so what it does
     to every student goes out of a difference of two. How much is left is estimated from all
     students of the audit that are no worse than the worse of them, for the gaps of two over three
-    seeds tell little: the residual mean square of a two-way layout of attacks and seeds, which for two attacks
-    alone is the variance of their gaps. Where the seeds differ the error is that of two means
-    apart.
+    seeds tell little: the residual mean square of a two-way layout of attacks and seeds, which for
+    two attacks alone is the variance of their gaps. Where the seeds differ the error is that of
+    two means apart.
     """
     means = left.accuracy_mean or 0.0, right.accuracy_mean or 0.0
     mean, n = means[0] - means[1], min(left.n, right.n)

@@ -35,7 +35,7 @@ def test_a_list_that_teaches_no_more_than_labels_is_named(tmp_path: Path) -> Non
     assert held == {"open": Outcome.MORE, "ranks": Outcome.NO_MORE}
     ranks = audit.floors[1]
     assert ranks.gap.mean == pytest.approx(0.1)
-    # Of the students that are no worse than the worse of the two, what neither attack nor seed explains.
+    # Of the students no worse than the worse of the two, what neither attack nor seed explains.
     assert ranks.gap.error == pytest.approx((2 * 0.09 / 3) ** 0.5)
     said = headline(audit)
     assert "within one standard error: ranks (+0.1 (error 0.24, n = 3) over label_only)" in said
