@@ -1,4 +1,4 @@
-"""Dynamic batching on one model thread: requests that wait together share a forward pass.
+"""Dynamic batching on model threads: requests that wait together share a forward pass.
 
 A request is answered or fails on its own: if a shared pass fails, each request in it is run
 again alone, so that an error reaches its owner and nobody else.
@@ -18,13 +18,14 @@ Answering = Callable[[Pixels], SparseLogits]
 
 
 class Batcher:
-    """A thread that answers images [batch, height, width, 3], and the bounded queue before it.
+    """Threads that answer images [batch, height, width, 3], and the bounded queue before them.
 
     Args:
-        answer: what the thread runs; it may take any number of images.
+        answer: what a thread runs; it may take any number of images.
         batch_size: images gathered for one call of `answer`, unless one request brings more.
         max_delay_s: how long a call may wait for company.
         queue_images, queue_bytes: what may be waiting or running at once.
+        threads: calls of `answer` at once; one unless a device can copy and compute together.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Batcher:
         max_delay_s: float,
         queue_images: int,
         queue_bytes: int,
+        threads: int = 1,
     ) -> None:
         self._answer = answer
         self._batch_size = batch_size
@@ -42,8 +44,11 @@ class Batcher:
         self._queue = Queue(images=queue_images, nbytes=queue_bytes)
         self._changed = threading.Condition()
         self._closing = False
-        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._work, name="model", daemon=True) for _ in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     async def submit(self, images: Pixels) -> SparseLogits:
         """The answer for these images, in their order.
@@ -60,11 +65,12 @@ class Batcher:
         return await job.future
 
     async def close(self) -> None:
-        """Answer what waits, then end the thread."""
+        """Answer what waits, then end the threads."""
         with self._changed:
             self._closing = True
-            self._changed.notify()
-        await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
+            self._changed.notify_all()
+        for thread in self._threads:
+            await asyncio.get_running_loop().run_in_executor(None, thread.join)
 
     def _work(self) -> None:
         while jobs := self._gather():

@@ -115,3 +115,16 @@ async def test_L13_a_cancelled_request_costs_no_pass_and_shifts_no_answer() -> N
     assert (await tasks[2]).indices.item() == 3
     assert held.passes == [1, 1]
     await batcher.close()
+
+
+async def test_two_threads_answer_two_passes_at_once() -> None:
+    together = threading.Barrier(2, timeout=10)
+
+    def answer(images: Pixels) -> SparseLogits:
+        together.wait()
+        return first_pixels(images)
+
+    batcher = make(answer, batch_size=1, threads=2)
+    answers = await asyncio.gather(*(batcher.submit(numbered(n)) for n in (1, 2)))
+    await batcher.close()
+    assert [answer.indices.item() for answer in answers] == [1, 2]

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from serving import make_bundle, make_settings, random_images
-from stingy_protection import SparseLogits, read_manifest, sanitize, verified_weights
+from serving import PREPROCESSING, make_bundle, make_settings, random_images
+from stingy_protection import SparseLogits, Stingy, read_manifest, sanitize, verified_weights
 from stingy_server import Settings
 from stingy_server.endpoints import Endpoint, start_endpoints
+from stingy_server.engine import EmbeddedEngine
 from stingy_server.loading import load_bundles
 
 pytestmark = pytest.mark.anyio
@@ -101,9 +103,52 @@ async def test_P5_keyed_noise_is_the_same_for_the_same_pixels(tmp_path: Path) ->
     assert torch.equal(answers[0].indices, answers[1].indices)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-async def test_a_cuda_engine_answers_from_the_cpu(tmp_path: Path) -> None:
-    endpoint = load(tmp_path, device="cuda")
-    answer = await endpoint.engine.predict(IMAGES)
-    await endpoint.engine.close()
-    assert answer.indices.device.type == "cpu"
+class Cramped:
+    """A network whose device has memory for so many images at once."""
+
+    def __init__(self, images: int) -> None:
+        self.images = images
+        self.passes: list[int] = []
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        self.passes.append(len(inputs))
+        if len(inputs) > self.images:
+            raise torch.OutOfMemoryError("more than there is")
+        return inputs.flatten(1)[:, :10]
+
+
+def cramped(images: int, tmp_path: Path, **options: Any) -> tuple[EmbeddedEngine, Cramped]:
+    network = Cramped(images)
+    engine = EmbeddedEngine(
+        network,
+        preprocessing=PREPROCESSING,
+        policy=Stingy(num_classes=10, n=3),
+        settings=make_settings(tmp_path, **options),
+        secret=bytes(16),
+    )
+    return engine, network
+
+
+async def test_U5_out_of_memory_halves_the_batch_and_answers_all(tmp_path: Path) -> None:
+    engine, network = cramped(6, tmp_path)
+    roomy, _ = cramped(100, tmp_path)
+    answer, expected = await engine.predict(IMAGES), await roomy.predict(IMAGES)
+    await engine.close()
+    await roomy.close()
+    assert network.passes == [20, 10, 5, 5, 10, 5, 5]
+    assert torch.equal(answer.indices, expected.indices)
+
+
+async def test_U5_out_of_memory_of_one_image_is_its_own_failure(tmp_path: Path) -> None:
+    engine, _ = cramped(0, tmp_path)
+    with pytest.raises(torch.OutOfMemoryError):
+        await engine.predict(IMAGES[:1])
+    await engine.close()
+
+
+async def test_U5_strict_does_not_halve_its_one_batch_shape(tmp_path: Path) -> None:
+    engine, network = cramped(6, tmp_path, strict=True, batch_size=8)
+    with pytest.raises(torch.OutOfMemoryError):
+        await engine.predict(IMAGES[:8])
+    await engine.close()
+    assert network.passes == [8]
