@@ -41,9 +41,10 @@ def _cpu_name() -> str:
 def source_commit() -> str | None:
     """The commit this process runs, "+changes" where tracked files differ; None outside a checkout.
 
-    Asked once, for what is imported does not change with the files.
+    Asked once, for what is imported does not change with the files. A copy of the code that went
+    to another machine without its checkout says its commit in AUDIT_COMMIT.
     """
-    return commit_of(Path(__file__).resolve())
+    return commit_of(Path(__file__).resolve()) or os.environ.get("AUDIT_COMMIT")
 
 
 def commit_of(file: Path) -> str | None:

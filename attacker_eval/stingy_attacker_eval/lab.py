@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -59,6 +60,8 @@ class TeacherSettings:
     name: what the bundles' names begin with. images: how many of the training images, None for
     all. omega and tau: weight and temperature of the nasty loss, None for what was published:
     0.005 and 20 for CIFAR-100, taken from 100 classes up, and 0.04 and 4 for CIFAR-10.
+    nasty_from_normal: whether the nasty twin starts from the normal teacher's weights, as it was
+    published; else it starts from the weights that the normal one started from.
     """
 
     name: str = ""
@@ -69,6 +72,7 @@ class TeacherSettings:
     nasty: bool = True
     omega: float | None = None
     tau: float | None = None
+    nasty_from_normal: bool = False
 
 
 def teacher_settings(
@@ -140,7 +144,9 @@ def train_teachers(
     omega, tau = _nasty_constants(settings, data.num_classes)
     facts = _facts(settings, spec, data, owned)
 
-    def fit(twin: str, loss_fn: LossFn, **more: object) -> tuple[nn.Module, Teacher]:
+    def fit(
+        twin: str, loss_fn: LossFn, *, start: nn.Module | None = None, **more: object
+    ) -> tuple[nn.Module, Teacher]:
         name = f"{settings.name}-{twin}" if settings.name else twin
         digest = digest_json({**facts, **more})
         found = _kept(out / name, name, digest)
@@ -152,6 +158,8 @@ def train_teachers(
         started = time.perf_counter()
         torch.manual_seed(settings.seed)
         model = spec.build(data.num_classes).to(device)
+        if start is not None:
+            model.load_state_dict(start.state_dict())
         result = train(
             model,
             images,
@@ -186,7 +194,10 @@ def train_teachers(
             return nasty_loss(logits, labels[rows], normal_logits, omega=omega, tau=tau)
 
         taught_by = read_manifest(first.bundle).sha256
-        return first, fit("nasty", nasty, omega=omega, tau=tau, normal=taught_by)[1]
+        more: dict[str, Any] = {"omega": omega, "tau": tau, "normal": taught_by}
+        if settings.nasty_from_normal:
+            more |= {"start": normal, "start_from": "normal"}
+        return first, fit("nasty", nasty, **more)[1]
 
 
 def train_protocol_teachers(
@@ -213,6 +224,7 @@ def train_protocol_teachers(
             nasty=entry.nasty,
             omega=entry.omega,
             tau=entry.tau,
+            nasty_from_normal=entry.nasty_from_normal,
         )
         found += train_teachers(data, out=out, settings=settings, console=console)
     lists = {

@@ -12,9 +12,11 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -110,14 +112,24 @@ class TeacherEntry(_Schedule):
     """A teacher for the lab to train: bundles NAME-normal and, unless told not to, NAME-nasty.
 
     omega and tau: of the nasty loss, as published for that number of classes when absent.
+    nasty_from_normal: whether the nasty twin starts from the normal one's weights, as published.
     """
 
     name: _Name
     network: str
     seed: Annotated[int, Field(ge=0)] = 0
     nasty: bool = True
+    nasty_from_normal: bool = False
     omega: Annotated[float, Field(ge=0)] | None = None
     tau: Annotated[float, Field(gt=0)] | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_of_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a default that folders of earlier versions do not know, so that they go on."""
+        found: dict[str, Any] = serialize(self)
+        if not self.nasty_from_normal:
+            del found["nasty_from_normal"]
+        return found
 
 
 class Protocol(_Schedule):

@@ -51,10 +51,10 @@ def _network() -> torch.nn.Module:
     return resnet18().eval().requires_grad_(False)
 
 
-def served(device: str, size: int, seconds: float, folder: Path) -> float:
-    """Images a second over HTTP."""
+def write_resnet(folder: Path, *, size: int) -> Path:
+    """Write a bundle of a ResNet-18 with random weights for images of size x size pixels."""
     write_bundle(
-        fresh(folder) / "bundle",
+        folder,
         model=_network(),
         name=MODEL,
         version="1",
@@ -64,10 +64,15 @@ def served(device: str, size: int, seconds: float, folder: Path) -> float:
         preprocessing=Preprocessing(size=(size, size), mean=(0.5,) * 3, std=(0.5,) * 3),
         policy="stingy",
     )
+    return folder
+
+
+def served(device: str, size: int, seconds: float, folder: Path) -> float:
+    """Images a second over HTTP."""
     launch = launch_stingy(
         own_python(),
         folder,
-        bundle=folder / "bundle",
+        bundle=write_resnet(fresh(folder) / "bundle", size=size),
         device=device,
         batch_size=BATCH,
         queue_images=4 * CONNECTIONS * BATCH,

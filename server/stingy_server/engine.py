@@ -99,7 +99,9 @@ class _Streams(threading.local):
     """A CUDA stream for each thread: the copies of one pass overlap with another's kernels."""
 
     def __init__(self, device: torch.device) -> None:
-        self.own = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.own: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self.own = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def use(self) -> AbstractContextManager[object]:
         """Make this thread's stream the current one; nothing on the CPU."""

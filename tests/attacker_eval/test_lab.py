@@ -59,6 +59,19 @@ def test_the_lab_packs_a_normal_and_a_nasty_teacher(tmp_path: Path) -> None:
     assert not torch.equal(*weights)
 
 
+def test_nasty_from_normal_starts_from_the_normal_weights(tmp_path: Path) -> None:
+    data = load_dataset("digits")
+    settings = replace(SETTINGS, nasty_from_normal=True, omega=1e-9)
+    normal, nasty = train_teachers(data, out=tmp_path / "a", settings=settings)
+    scratch = train_teachers(
+        data, out=tmp_path / "b", settings=replace(settings, nasty_from_normal=False)
+    )[1]
+    # Without a nasty loss to speak of, more epochs of the same training.
+    assert nasty.accuracy > normal.accuracy
+    weights = [verified_weights(t.bundle, read_manifest(t.bundle)) for t in (nasty, scratch)]
+    assert not torch.equal(*(found["classifier.weight"] for found in weights))
+
+
 def test_E4_the_same_seed_packs_the_same_weights(tmp_path: Path) -> None:
     data = load_dataset("digits")
     digests = [

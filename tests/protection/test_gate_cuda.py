@@ -1,5 +1,7 @@
 """The gate on CUDA lets out what it lets out on the CPU, ties and half precision included."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -26,7 +28,7 @@ def rows(kind: str) -> Tensor:
 
 
 def policies() -> list[Policy]:
-    asked = (
+    asked: tuple[tuple[str, dict[str, Any]], ...] = (
         ("stingy", {"n": 1}),
         ("stingy", {"n": 10}),
         ("stingy", {"n": 10, "scores": "prob", "decimals": 6}),

@@ -1,0 +1,79 @@
+"""Pack what travels to a GPU machine without a network: code, wheels and mosaics, in calls.
+
+    python benchmarks/gpu/pack.py OUT --wheels FOLDER --data FOLDER [--megabytes 56]
+
+FOLDER of the data has cifar10.npz and tin100.npz, of which 25,000 + 5,000 images travel. OUT/1 is
+what the first call carries: code.tar.gz (the commit that is checked out), wheels/ (and one of this
+package, whose metadata the commands need) and the first mosaics; OUT/2 and so on carry the rest.
+Prints the size of each.
+"""
+
+import argparse
+import gzip
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mosaics
+
+ROOT = Path(__file__).parents[2]
+DATA = ("cifar10", "tin100")
+MEGABYTE = 2**20
+
+
+def write_code(folder: Path) -> None:
+    """Write the checked-out commit, with its name in the file COMMIT, and this package's wheel."""
+    commit = _said("git", "-C", str(ROOT), "rev-parse", "HEAD").decode().strip()
+    note = folder / "COMMIT"
+    note.write_text(commit + "\n")
+    archive = ("git", "-C", str(ROOT), "archive", f"--add-file={note}", "HEAD")
+    (folder / "code.tar.gz").write_bytes(gzip.compress(_said(*archive)))
+    note.unlink()
+    build = (sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", str(ROOT))
+    _said(*build, "-w", str(folder / "wheels"))
+
+
+def write_calls(files: list[Path], out: Path, *, size: int) -> None:
+    """Put files into OUT/1, OUT/2, ..., in their order, each with `size` bytes at most."""
+    number, used = 1, _size(out / "1")
+    for file in files:
+        if used + file.stat().st_size > size:
+            number, used = number + 1, 0
+        used += file.stat().st_size
+        target = out / str(number) / "mosaics"
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target / file.name)
+
+
+def _said(*command: str) -> bytes:
+    return subprocess.run(command, check=True, capture_output=True).stdout  # noqa: S603
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Pack code, wheels and data in calls.")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--wheels", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--megabytes", type=int, default=56)
+    asked = parser.parse_args()
+    shutil.rmtree(asked.out, ignore_errors=True)
+    first = asked.out / "1"
+    shutil.copytree(asked.wheels, first / "wheels")
+    write_code(first)
+    kept = asked.data / "mosaics"
+    for name in DATA:
+        if not (kept / f"{name}.json").exists():
+            mosaics.pack(asked.data / f"{name}.npz", kept, train=25_000, test=5_000)
+    files = [file for name in DATA for file in sorted(kept.glob(f"{name}*"))]
+    write_calls(files, asked.out, size=asked.megabytes * MEGABYTE)
+    for folder in sorted(asked.out.iterdir()):
+        print(f"{folder}: {_size(folder) / MEGABYTE:.1f} MiB")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

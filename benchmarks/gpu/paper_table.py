@@ -1,0 +1,117 @@
+"""One of the paper's tables on one GPU: teachers, endpoints in process, students several at once.
+
+    python benchmarks/gpu/paper_table.py table1_cifar10 --first paper_kd
+
+What is finished is kept: the same command goes on where it was cut, as long as WORK is there.
+Runs that fit `--first` come before the others. RESULTS/NAME has the rows, the configuration and
+the report; bundles and bought answers stay in WORK/NAME.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import tomllib
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import stage
+import torch
+from rich.console import Console
+
+from stingy_attacker_eval.executors import in_processes
+from stingy_attacker_eval.in_process import in_process_client
+from stingy_attacker_eval.lab import protocol_networks, train_protocol_teachers
+from stingy_attacker_eval.oracle import HttpOracle
+from stingy_attacker_eval.protocol import Protocol
+from stingy_attacker_eval.report import read_report, write_report
+from stingy_attacker_eval.runner import run_audit
+from stingy_attacker_eval.table import print_table
+from stingy_server import Database, Keys, create_app, load_settings
+
+PROTOCOLS = Path(__file__).with_name("protocols")
+KEPT = ("rows.jsonl", "config.json", "report.json", "report.html")
+TINY = {"epochs": 1, "batch": 32, "milestones": []}
+SMALLER = {"resnet18": "resnet8", "resnet34": "resnet8", "resnet50": "resnet20"}
+SMALLER |= {"shufflenetv2": "cnn_tiny", "mobilenetv2": "cnn_small", "resnext29": "resnet20"}
+
+
+def read(name: str) -> Protocol:
+    """Read the stage's protocol; for a rehearsal, with one epoch and small networks."""
+    document = tomllib.loads((PROTOCOLS / f"{name}.toml").read_text())
+    if stage.REHEARSED:
+        _shrink(document)
+    return Protocol.model_validate(document, context={})
+
+
+def _shrink(document: dict[str, Any]) -> None:
+    document |= TINY | {"students": [SMALLER[name] for name in document["students"]]}
+    for teacher in document["teachers"]:
+        teacher |= TINY | {"network": SMALLER[teacher["network"]]}
+    for endpoint in document["endpoints"]:
+        if "students" in endpoint:
+            endpoint["students"] = [SMALLER[name] for name in endpoint["students"]]
+    for attack in document["attacks"]:
+        if isinstance(attack, dict):
+            attack |= {"steps": 2, "batch": 8}
+
+
+def run(protocol: Protocol, folder: Path, *, parallel: int, first: list[str]) -> None:
+    """Train the teachers, serve them in this process, buy and steal.
+
+    Raises KeyboardInterrupt when cut; the rows are kept.
+    """
+    console = Console(stderr=True)
+    bundles = folder / "bundles"
+    for teacher in train_protocol_teachers(protocol, out=bundles, console=console):
+        told = f"{teacher.name}: {teacher.accuracy:.2f} % in {teacher.seconds:.1f} s"
+        console.print(told, highlight=False)
+    settings, faults = load_settings(bundles / "stingy.toml", batch_size=256)
+    app = create_app(settings, faults=faults)
+    with closing(Database(settings.state)) as database:
+        _, key = Keys(database).create("audit", budget=len(protocol.endpoints) * protocol.budget)
+    with in_process_client(app, key) as client:
+        for only in ([first] if first else []) + [[]]:
+            run_audit(
+                protocol,
+                oracles={e.name: HttpOracle(client, model=e.model) for e in protocol.endpoints},
+                out=folder / "audit",
+                console=console,
+                networks=protocol_networks(protocol, bundles=bundles),
+                only=only,
+                executor=in_processes(parallel),
+            )
+            write_report(folder / "audit")
+    print_table(read_report(folder / "audit"), Console(width=140))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="One of the paper's tables on one GPU.")
+    parser.add_argument("name", help="of a protocol beside this file")
+    parser.add_argument("--parallel", type=int, default=2 if stage.REHEARSED else 12)
+    parser.add_argument("--first", nargs="*", default=[], help="patterns of the first runs")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)  # the students' processes have as many each
+    # A shell's background job ignores it, and this is how a stage is cut.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    folder = Path(os.environ["WORK"]) / asked.name
+    kept = stage.results() / asked.name
+    kept.mkdir(parents=True, exist_ok=True)
+    try:
+        run(read(asked.name), folder, parallel=asked.parallel, first=asked.first)
+    finally:
+        for name in KEPT:
+            if (folder / "audit" / name).exists():
+                shutil.copy(folder / "audit" / name, kept / name)
+        teachers = {
+            path.parent.name: path.read_text()
+            for path in sorted((folder / "bundles").glob("*/teacher.json"))
+        }
+        stage.write(f"{asked.name}/stage", teachers=teachers, parallel=asked.parallel)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# Run stages on one GPU, each in its own time, each leaving its results as it ends: see README.md.
+#   benchmarks/gpu/run.sh [--rehearse] STAGE...
+#   RESULTS   where results go              (benchmarks/gpu/results)
+#   WORK      bundles and bought answers    (a temporary folder)
+#   MOSAICS   mosaics to unpack             (WORK/mosaics)
+#   LIMIT     seconds of each stage         (below)
+set -u
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(dirname "$(dirname "$here")")
+export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1
+export RESULTS WORK MOSAICS AUDIT_DATA AUDIT_COMMIT REHEARSE=${REHEARSE:-0}
+if [ "${1:-}" = --rehearse ]; then
+    REHEARSE=1
+    RESULTS=$(mktemp -d)
+    shift
+    [ $# -gt 0 ] || set -- tests serving training table1_gpu table1_more table2_gpu
+fi
+RESULTS=${RESULTS:-$here/results}
+WORK=${WORK:-$(mktemp -d)}
+AUDIT_DATA=${AUDIT_DATA:-$WORK/data}
+MOSAICS=${MOSAICS:-$WORK/mosaics}
+PYTHON=${PYTHON:-python3}
+for package in clients protection server attacker_eval; do
+    PYTHONPATH=$root/$package${PYTHONPATH:+:$PYTHONPATH}
+done
+export PYTHONPATH
+if [ -f "$root/COMMIT" ]; then
+    AUDIT_COMMIT=$(cat "$root/COMMIT")
+else
+    AUDIT_COMMIT=$(git -C "$root" rev-parse HEAD)
+fi
+mkdir -p "$RESULTS" "$WORK" "$AUDIT_DATA"
+
+# Expected on one H100, with room: README.md says why.
+limit() {
+    case $1 in
+    tests) echo 120 ;;
+    serving) echo 200 ;;
+    training) echo 120 ;;
+    *) echo 420 ;;
+    esac
+}
+
+# The name's data set, out of its mosaics; for a rehearsal, noise that went through mosaics too.
+data() {
+    [ -f "$AUDIT_DATA/$1.npz" ] && return
+    if [ $REHEARSE = 1 ]; then
+        "$PYTHON" "$here/noise.py" "$WORK/noise/$1.npz" || return
+        "$PYTHON" "$here/mosaics.py" pack "$WORK/noise/$1.npz" "$WORK/mosaics" \
+            --train 200 --test 100 || return
+    fi
+    "$PYTHON" "$here/mosaics.py" unpack "$MOSAICS" "$AUDIT_DATA/$1.npz"
+}
+
+table() {
+    data "$2" && "$PYTHON" "$here/paper_table.py" "$1" ${3:+--first "$3"}
+}
+
+stage() {
+    case $1 in
+    tests)
+        cd "$root" && "$PYTHON" -m pytest -m cuda -q -p no:cacheprovider --timeout 100 \
+            --junitxml "$RESULTS/tests.xml" tests/server tests/protection tests/attacker_eval
+        ;;
+    serving | training) "$PYTHON" "$here/$1.py" ;;
+    table1_gpu) # both at once: the teachers of one leave most of the device to the other's
+        table table1_tin100 tin100 paper_kd &
+        table table1_cifar10 cifar10 paper_kd && wait $!
+        ;;
+    table1_cifar10 | table1_tin100) table "$1" "${1#table1_}" paper_kd ;;
+    table1_more) table "$1" cifar10 ;;
+    table2_gpu) table table2 cifar10 ;;
+    *)
+        echo "expected a stage, got $1" >&2
+        return 2
+        ;;
+    esac
+}
+
+# One stage: cut by SIGINT at its limit, with all that it started, and killed 20 seconds later.
+limited() {
+    local started=$SECONDS code=0
+    timeout -s INT -k 20 "${LIMIT:-$(limit "$1")}" bash "$here/run.sh" --stage "$1" \
+        >"$RESULTS/$1.log" 2>&1 || code=$?
+    echo "== $1: status $code after $((SECONDS - started)) s"
+    tail -n 40 "$RESULTS/$1.log"
+    return $code
+}
+
+if [ "${1:-}" = --stage ]; then
+    stage "$2"
+    exit
+fi
+failed=0
+for name in "$@"; do
+    limited "$name" || failed=1
+done
+exit $failed
