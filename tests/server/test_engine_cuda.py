@@ -10,6 +10,8 @@ import torch
 from serving import make_bundle, make_settings, random_images
 from stingy_protection import SparseLogits
 from stingy_server.endpoints import Endpoint, start_endpoints
+from stingy_server.engine import EmbeddedEngine
+from stingy_server.images import Pixels
 from stingy_server.loading import load_bundles
 
 pytestmark = [pytest.mark.anyio, pytest.mark.cuda]
@@ -81,21 +83,33 @@ async def test_cuda_requests_at_once_keep_their_own_pixels(tmp_path: Path) -> No
     await endpoint.engine.close()
 
 
-async def test_U5_cuda_out_of_memory_halves_the_batch_alone(tmp_path: Path) -> None:
+async def test_U5_cuda_out_of_memory_halves_the_batch_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the memory of the process capped, a large batch is answered in smaller passes."""
-    endpoint = start(tmp_path, batch_size=8192)
-    images = random_images(8192)
-    small = await endpoint.engine.predict(images[:8])
+    endpoint = start(tmp_path, batch_size=16_384)
+    engine = endpoint.engine
+    assert isinstance(engine, EmbeddedEngine)
+    images = random_images(16_384)
+    small = await engine.predict(images[:8])
+    # Both threads have the libraries' own memory before there is little of it.
+    await asyncio.gather(*(engine.predict(images[:1024]) for _ in range(8)))
+    passes: list[int] = []
+    answer_pass = engine._answer_pass
+
+    def noted(part: Pixels) -> SparseLogits:
+        passes.append(len(part))
+        return answer_pass(part)
+
+    monkeypatch.setattr(engine, "_answer_pass", noted)
     torch.cuda.empty_cache()
-    total = torch.cuda.get_device_properties(0).total_memory
-    room = torch.cuda.memory_reserved() + 24 * 2**20
-    torch.cuda.set_per_process_memory_fraction(room / total)
+    room = torch.cuda.memory_reserved() + 128 * 2**20
+    torch.cuda.set_per_process_memory_fraction(room / torch.cuda.mem_get_info()[1])
     try:
-        answer, mate = await asyncio.gather(
-            endpoint.engine.predict(images), endpoint.engine.predict(images[:8])
-        )
+        answer, mate = await asyncio.gather(engine.predict(images), engine.predict(images[:8]))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    await endpoint.engine.close()
-    assert len(answer) == 8192
+    await engine.close()
+    assert len(answer) == 16_384
+    assert len(passes) > 2
     assert torch.equal(mate.indices, small.indices)
