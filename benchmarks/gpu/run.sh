@@ -35,7 +35,7 @@ mkdir -p "$RESULTS" "$WORK" "$AUDIT_DATA"
 # Expected on one H100, with room: README.md says why.
 limit() {
     case $1 in
-    tests) echo 120 ;;
+    tests | tests_audit) echo 120 ;;
     serving) echo 200 ;;
     training) echo 120 ;;
     *) echo 420 ;;
@@ -61,7 +61,11 @@ stage() {
     case $1 in
     tests)
         cd "$root" && "$PYTHON" -m pytest -m cuda -q -p no:cacheprovider --timeout 100 \
-            --junitxml "$RESULTS/tests.xml" tests/server tests/protection tests/attacker_eval
+            --junitxml "$RESULTS/tests.xml" tests/*/test_*_cuda.py
+        ;;
+    tests_audit) # the audit's own tests, which take CUDA where there is one
+        cd "$root" && "$PYTHON" -m pytest -q -p no:cacheprovider --timeout 60 -n 8 \
+            --junitxml "$RESULTS/tests_audit.xml" tests/attacker_eval/test_{attacks*,lab,train,runner,learning,executors,purchase,losses,zoo}.py
         ;;
     serving | training) "$PYTHON" "$here/$1.py" ;;
     table1_gpu) # both at once: the teachers of one leave most of the device to the other's

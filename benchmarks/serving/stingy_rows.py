@@ -1,6 +1,7 @@
 """Stingy's rows: the whole server as a user starts it, and the same without one layer each."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +48,9 @@ def launch_stingy(
     lines += ["[[models]]", f"bundle = {json.dumps(str(source))}", f"budget = {BUDGET}"]
     config = folder / "stingy.toml"
     config.write_text("\n".join(lines) + "\n")
-    environment = {"PYTHONPATH": str(SERVERS)}
+    # Beside what is there: without an install, that is where Stingy is found.
+    paths = [str(SERVERS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {"PYTHONPATH": os.pathsep.join(paths)}
     command = [str(python), "-m", "stingy_clients", "serve", "--config", str(config)]
     if layers:
         command = [str(python), str(SERVERS / "ablated.py"), layers, str(config)]
