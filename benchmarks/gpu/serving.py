@@ -23,7 +23,7 @@ from running import await_port, running
 from stingy_rows import launch_stingy, own_python
 from wire import images, write_binary
 
-SECONDS = "1" if stage.REHEARSED else "4"
+SECONDS = "1" if stage.REHEARSED else "3"
 ROUNDS = "1" if stage.REHEARSED else "2"
 CONNECTIONS = (1, 16, 64)
 

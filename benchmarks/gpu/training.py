@@ -39,7 +39,7 @@ def alone(name: str) -> float:
 
 
 def main() -> int:
-    sizes = ("--images", "12800", "--rounds", "2")
+    sizes = ("--images", "6400", "--rounds", "2")
     workers = str(max(2, (os.cpu_count() or 3) - 1))
     cases = CASES | {"resnet18": (*CASES["resnet18"], "--workers", workers)}
     if stage.REHEARSED:
