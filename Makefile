@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-integration test-smoke test-interop check lint types contracts fix lock \
-	bench-serving bench-training clean
+	bench-serving bench-training gpu-rehearsal clean
 
 help:
 	@echo "make demo   train, serve, query, steal and report, on handwritten digits"
@@ -14,6 +14,7 @@ help:
 	@echo "make check  lint, types, import contracts"
 	@echo "make lock   pin what servers and images install, by hash, in *.lock"
 	@echo "make bench-serving, make bench-training   measure, beside the peers"
+	@echo "make gpu-rehearsal   every stage for a GPU, tiny, on the CPU"
 
 # Installed again whenever what is to be installed has changed.
 .venv/installed: pyproject.toml constraints.txt
@@ -85,6 +86,9 @@ bench-serving: .venv/installed
 
 bench-training: .venv/installed
 	$(BIN)/python benchmarks/training/compare.py
+
+gpu-rehearsal: .venv/installed
+	PYTHON=$(CURDIR)/$(BIN)/python benchmarks/gpu/run.sh --rehearse
 
 # Every file of every pinned release by its hash: pip install --require-hashes -r requirements.lock
 # What only an image needs is in docker/*.lock: what Stingy is built with, and what TorchServe and

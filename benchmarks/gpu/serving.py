@@ -19,7 +19,7 @@ sys.path.append(str(stage.ROOT / "benchmarks" / "serving"))
 from asking import percentile, press
 from batch import MODEL, write_resnet
 from load import raw_request
-from running import await_port, running
+from running import Running, await_port, running
 from stingy_rows import launch_stingy, own_python
 from wire import images, write_binary
 
@@ -44,7 +44,6 @@ def batches(size: int) -> Any:
 
 def singles() -> list[dict[str, object]]:
     """One image of 32 x 32 pixels a request, binary, to a ResNet-18 with everything on."""
-    found: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         bundle = write_resnet(folder / "bundle", size=32)
@@ -55,31 +54,31 @@ def singles() -> list[dict[str, object]]:
         with running(launch.command, folder=folder, environment=launch.environment) as server:
             await_port(server, launch.port, timeout_s=60)
             asyncio.run(press(launch.port, request, connections=16, seconds=1.0))
-            for connections in CONNECTIONS:
-                before = server.usage()
-                load = press(launch.port, request, connections=connections, seconds=float(SECONDS))
-                seen = asyncio.run(load)
-                spent = server.usage().cpu_s - before.cpu_s
-                times = seen.times.get(200, [])
-                found.append(
-                    {
-                        "connections": connections,
-                        "requests_per_s": len(times) / float(SECONDS),
-                        "p50_ms": statistics.median(times),
-                        "p99_ms": percentile(times, 0.99),
-                        "cpu_ms": 1000 * spent / len(times),
-                        "other_status": {s: len(t) for s, t in seen.times.items() if s != 200},
-                    }
-                )
-    return found
+            return [pressed(server, launch.port, request, count) for count in CONNECTIONS]
+
+
+def pressed(server: Running, port: int, request: bytes, connections: int) -> dict[str, object]:
+    """Requests a second, latency, and CPU milliseconds of the server a request."""
+    before = server.usage()
+    seen = asyncio.run(press(port, request, connections=connections, seconds=float(SECONDS)))
+    spent = server.usage().cpu_s - before.cpu_s
+    times = seen.times.get(200, [])
+    return {
+        "connections": connections,
+        "requests_per_s": len(times) / float(SECONDS),
+        "p50_ms": statistics.median(times),
+        "p99_ms": percentile(times, 0.99),
+        "cpu_ms": 1000 * spent / len(times),
+        "other_status": {status: len(t) for status, t in seen.times.items() if status != 200},
+    }
 
 
 def main() -> int:
     parts: dict[str, Callable[[], Any]] = {
         "gate": gate,
+        "single": singles,
         "batch_32": lambda: batches(32),
         "batch_224": lambda: batches(224),
-        "single": singles,
     }
     if stage.REHEARSED:
         del parts["batch_224"]  # a minute on a CPU

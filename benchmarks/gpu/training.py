@@ -29,7 +29,7 @@ def alone(name: str) -> float:
     """Images a second of an epoch of a student, after one that is not counted."""
     device = torch.device(stage.device())
     random = np.random.default_rng(0)
-    count = 64 if stage.REHEARSED else 6400
+    count = 16 if stage.REHEARSED else 6400
     images = to_device(random.integers(0, 256, (count, 32, 32, 3), np.uint8), device)
     labels = torch.from_numpy(random.integers(0, 10, count)).to(device)
     student = student_spec(name).build(10).to(device)
@@ -43,7 +43,7 @@ def main() -> int:
     workers = str(max(2, (os.cpu_count() or 3) - 1))
     cases = CASES | {"resnet18": (*CASES["resnet18"], "--workers", workers)}
     if stage.REHEARSED:
-        sizes = ("--images", "192", "--batch", "32", "--rounds", "1")
+        sizes = ("--images", "128", "--batch", "32", "--rounds", "1")
         del cases["resnet18"]
     found: dict[str, object] = {}
     for name, options in cases.items():

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from operator import attrgetter
 
+import numpy as np
+
 from stingy_server.database import Database
 from stingy_server.images import Pixels
 
@@ -82,5 +84,6 @@ class Ledger:
 
     def digest(self, images: Pixels) -> str:
         """The keyed digest of pixels: tells that two requests asked the same, not what."""
+        pixels = np.ascontiguousarray(images)  # hashed in place: 256 images of 224 x 224 are 38 MB
         pepper = self._database.pepper
-        return hashlib.blake2b(images.tobytes(), digest_size=16, key=pepper).hexdigest()
+        return hashlib.blake2b(pixels.data, digest_size=16, key=pepper).hexdigest()

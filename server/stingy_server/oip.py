@@ -94,7 +94,7 @@ def parse_request(
     tensor = request.inputs[0]
     if tensor.shape[0] > max_images:
         raise ServiceError(TOO_LARGE)
-    images = _images(tensor, body[split:])
+    images = _images(tensor, memoryview(body)[split:])
     return InferRequest(request.id, images, _outputs(request, form))
 
 
@@ -121,7 +121,7 @@ def _outputs(request: _Request, form: ScoreForm) -> dict[str, bool]:
     return wanted
 
 
-def _images(tensor: _Input, binary: bytes) -> Pixels | list[bytes]:
+def _images(tensor: _Input, binary: memoryview) -> Pixels | list[bytes]:
     size = tensor.parameters.binary_data_size
     if (size is None) == (tensor.data is None) or (size or 0) != len(binary):
         raise ServiceError(BAD_REQUEST)
@@ -160,7 +160,7 @@ def _eight_bit(values: npt.NDArray[Any]) -> Pixels:
     return np.ascontiguousarray(rounded.transpose(0, 2, 3, 1))
 
 
-def _from_bytes(binary: bytes, dtype: np.dtype[Any], shape: list[int]) -> npt.NDArray[Any]:
+def _from_bytes(binary: memoryview, dtype: np.dtype[Any], shape: list[int]) -> npt.NDArray[Any]:
     if len(binary) != dtype.itemsize * _count(shape):
         raise ServiceError(BAD_TENSOR)
     return np.frombuffer(binary, dtype).reshape(shape)
@@ -200,7 +200,7 @@ def _count(shape: list[int]) -> int:
     return count
 
 
-def _files(tensor: _Input, binary: bytes) -> list[bytes]:
+def _files(tensor: _Input, binary: memoryview) -> list[bytes]:
     """The elements of a binary BYTES tensor: each has its length before it, in 4 bytes."""
     if len(tensor.shape) != 1 or tensor.data is not None:
         raise ServiceError(BAD_TENSOR)
@@ -208,7 +208,7 @@ def _files(tensor: _Input, binary: bytes) -> list[bytes]:
     start = 0
     while start < len(binary) and len(files) < tensor.shape[0]:
         stop = start + 4 + int.from_bytes(binary[start : start + 4], "little")
-        files.append(binary[start + 4 : stop])
+        files.append(bytes(binary[start + 4 : stop]))
         start = stop
     if start != len(binary) or len(files) != tensor.shape[0]:
         raise ServiceError(BAD_TENSOR)

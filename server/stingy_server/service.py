@@ -42,6 +42,7 @@ from stingy_server.writes import Alone, Together, Writes
 log = logging.getLogger("stingy")
 
 FRESH_S = 1.0  # a key that was found valid is so for that long, and then asked for again
+INLINE_BYTES = 2**20  # of pixels that are hashed on the event loop, in about a millisecond
 FULL = Tier()
 LABELS = Tier(classes=1, scores="none")  # no tier sees less
 
@@ -136,7 +137,10 @@ class Service:
         self, visit: Visit, endpoint: Endpoint, images: Pixels, tier: Tier
     ) -> SparseLogits:
         visit.images = len(images)
-        visit.pixels = self.ledger.digest(images)
+        if images.nbytes <= INLINE_BYTES:
+            visit.pixels = self.ledger.digest(images)
+        else:  # hashing releases the interpreter's lock, and the event loop goes on
+            visit.pixels = await asyncio.to_thread(self.ledger.digest, images)
         await self._charge(visit, endpoint, len(images))
         try:
             visit.asked = time.perf_counter()

@@ -87,7 +87,7 @@ async def test_U5_cuda_out_of_memory_halves_the_batch_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the memory of the process capped, a large batch is answered in smaller passes."""
-    endpoint = start(tmp_path, batch_size=16_384)
+    endpoint = start(tmp_path, batch_size=16_384, queue_images=40_000)
     engine = endpoint.engine
     assert isinstance(engine, EmbeddedEngine)
     images = random_images(16_384)
