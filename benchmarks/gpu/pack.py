@@ -5,7 +5,7 @@
 FOLDER of the data has cifar10.npz and tin100.npz, of which 25,000 + 5,000 images travel. OUT/1 is
 what the first call carries: code.tar.gz (the commit that is checked out), wheels/ (and one of this
 package, whose metadata the commands need) and the first mosaics; OUT/2 and so on carry the rest.
-Prints the size of each.
+OUT/unpack.sh goes along with each. Prints the size of each call.
 """
 
 import argparse
@@ -73,6 +73,7 @@ def main() -> None:
     write_calls(files, asked.out, size=asked.megabytes * MEGABYTE)
     for folder in sorted(asked.out.iterdir()):
         print(f"{folder}: {_size(folder) / MEGABYTE:.1f} MiB")  # noqa: T201
+    shutil.copy(Path(__file__).with_name("unpack.sh"), asked.out)
 
 
 if __name__ == "__main__":

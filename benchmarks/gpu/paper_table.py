@@ -35,8 +35,8 @@ PROTOCOLS = Path(__file__).with_name("protocols")
 KEPT = ("rows.jsonl", "config.json", "report.json", "report.html")
 IN_PROCESSES = ("table1_cifar10",)  # of a rehearsal; the others save the start of processes
 TINY = {"epochs": 1, "batch": 32, "milestones": []}
-SMALLER = {"resnet18": "resnet8", "resnet34": "resnet8", "resnet50": "resnet20"}
-SMALLER |= {"shufflenetv2": "cnn_tiny", "mobilenetv2": "cnn_small", "resnext29": "resnet20"}
+SMALLER = {"resnet18": "resnet8", "resnet34": "resnet8", "resnet50": "cnn_tiny"}
+SMALLER |= {"shufflenetv2": "cnn_tiny", "mobilenetv2": "cnn_small", "resnext29": "cnn_small"}
 
 
 def read(name: str) -> Protocol:
