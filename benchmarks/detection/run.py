@@ -32,8 +32,8 @@ from stingy_attacker_eval.protocol import Protocol
 from stingy_attacker_eval.runner import run_audit
 from stingy_clients import Client, ModelInfo
 from stingy_server import Database, Keys, ModelSettings, Settings, create_app
-from stingy_server.standings import Standing, Standings
-from stingy_server.watch import Watch
+from stingy_server.detection.key_profiles import Standing, Standings
+from stingy_server.detection.monitor import Watch
 
 Images = npt.NDArray[np.uint8]
 Customer = Callable[[Dataset, np.random.Generator], Iterator[Images]]
