@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from stingy_attacker_eval.attacks import attack_types
-from stingy_protection.registry import policy_names
+from stingy_protection.policies.registry import policy_names
 from stingy_server import Settings, errors
 from stingy_server.errors import Refusal
 from stingy_server.observability.metrics import Metrics

@@ -30,7 +30,7 @@ from stingy_protection import (
     read_manifest,
     verified_weights,
 )
-from stingy_protection.buckets import ClassPrototype
+from stingy_protection.policies.buckets import ClassPrototype
 from stingy_server import Settings
 from stingy_server.settings import load_settings
 

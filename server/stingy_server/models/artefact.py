@@ -26,8 +26,8 @@ from stingy_protection import (
     parse_policy,
     sanitize,
 )
-from stingy_protection.fused import FusedClassifier, FusedGate, received
-from stingy_protection.manifest import MANIFEST_FILE, parse_manifest
+from stingy_protection.bundles.fused import FusedClassifier, FusedGate, received
+from stingy_protection.bundles.manifest import MANIFEST_FILE, parse_manifest
 from stingy_server.inference.export import NotExportable, as_onnx, as_pt2, exported, onnx_session
 
 Format = Literal["onnx", "pt2"]

@@ -19,8 +19,8 @@ from stingy_protection import (
     ProtectionError,
 )
 from stingy_protection.answers import SparseLogits
+from stingy_protection.gate.promises import verified_answer
 from stingy_protection.ordering import Floats32, Ints
-from stingy_protection.promises import verified_answer
 from stingy_server.codec.images import Pixels
 from stingy_server.errors import (
     DRAINING,

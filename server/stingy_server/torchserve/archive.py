@@ -12,8 +12,8 @@ from pathlib import Path
 from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile, ZipInfo
 
 from stingy_protection import BundleError, BundleManifest, NoisyPolicy, Policy
-from stingy_protection.bundle import WEIGHTS_FILE
-from stingy_protection.manifest import MANIFEST_FILE, parse_manifest
+from stingy_protection.bundles.bundle import WEIGHTS_FILE
+from stingy_protection.bundles.manifest import MANIFEST_FILE, parse_manifest
 from stingy_server.settings import Settings
 
 CONFIG_FILE = "model-config.yaml"

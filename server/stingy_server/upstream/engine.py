@@ -24,7 +24,7 @@ from stingy_protection import (
     keyed_noise,
     sanitize,
 )
-from stingy_protection.promises import verified_answer
+from stingy_protection.gate.promises import verified_answer
 from stingy_server.codec.images import Pixels
 from stingy_server.errors import ServiceError
 from stingy_server.inference.async_batcher import Gathering

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from sample_networks import canaries
 from serving import make_bundle, make_settings, random_images
 from stingy_protection import BundleError, LogitsRejected, SparseLogits
-from stingy_protection.fused import received
+from stingy_protection.bundles.fused import received
 from stingy_server import ModelSettings
 from stingy_server.cli.main import app
 from stingy_server.inference.engine import EmbeddedEngine

@@ -7,11 +7,13 @@ from fractions import Fraction
 from importlib.metadata import entry_points
 from typing import Any, TypeAlias, get_type_hints
 
-from stingy_protection.buckets import ClassPrototype, RankedBuckets
 from stingy_protection.errors import PolicyConfigError
-from stingy_protection.modelguard import ModelGuardW
-from stingy_protection.noise import KeyedNoise
-from stingy_protection.policies import (
+from stingy_protection.policies.base import Policy, is_integer
+from stingy_protection.policies.buckets import ClassPrototype, RankedBuckets
+from stingy_protection.policies.modelguard import ModelGuardW
+from stingy_protection.policies.noise import KeyedNoise
+from stingy_protection.policies.reverse_sigmoid import ReverseSigmoid
+from stingy_protection.policies.top_n import (
     Label,
     Open,
     RankedLabels,
@@ -20,8 +22,6 @@ from stingy_protection.policies import (
     Stingy,
     StingySmooth,
 )
-from stingy_protection.policy import Policy, is_integer
-from stingy_protection.reverse_sigmoid import ReverseSigmoid
 
 ENTRY_POINTS = "stingy.policies"
 Ratio: TypeAlias = int | float | str | Fraction

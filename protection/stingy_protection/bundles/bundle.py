@@ -12,14 +12,14 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from stingy_protection.errors import BundleError
-from stingy_protection.manifest import (
+from stingy_protection.bundles.manifest import (
     MANIFEST_FILE,
     BundleManifest,
     Json,
     Preprocessing,
     parse_manifest,
 )
+from stingy_protection.errors import BundleError
 
 WEIGHTS_FILE = "weights.safetensors"
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from stingy_protection.answers import ScoreForm, SparseLogits
-from stingy_protection.telling import told
+from stingy_protection.gate.scores import told
 
 
 def tighten(

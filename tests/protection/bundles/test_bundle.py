@@ -41,7 +41,7 @@ def write(folder: Path, **changes: Any) -> BundleManifest:
         "model": Tied(),
         "name": "tied",
         "version": "1.0",
-        "factory": "tests.protection.test_bundle:Tied",
+        "factory": "tests.protection.bundles.test_bundle:Tied",
         "arguments": {"width": 2, "widths": [1, 2], "note": None},
         "classes": ("cat", "dog", "owl"),
         "preprocessing": PREPROCESSING,
@@ -235,7 +235,7 @@ def test_changed_weights_are_refused_before_they_are_parsed(
     weights = bytearray((tmp_path / "weights.safetensors").read_bytes())
     weights[-1] ^= 1
     (tmp_path / "weights.safetensors").write_bytes(weights)
-    monkeypatch.setattr("stingy_protection.bundle.load_safetensors", pytest.fail)
+    monkeypatch.setattr("stingy_protection.bundles.bundle.load_safetensors", pytest.fail)
     with pytest.raises(BundleError, match="sha256"):
         verified_weights(tmp_path, manifest)
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from hypothesis import given, settings
-from tests.protection.strategies import finite_logits, noise_for, normal_logits
 from torch import Tensor
 
+from policy_strategies import finite_logits, noise_for, normal_logits
 from stingy_protection import (
     KeyedNoise,
     LogitsRejected,

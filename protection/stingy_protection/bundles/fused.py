@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from stingy_protection.answers import ScoreForm, SparseLogits
+from stingy_protection.bundles.manifest import Preprocessing
 from stingy_protection.errors import LogitsRejected, PolicyConfigError, PolicyViolation
-from stingy_protection.manifest import Preprocessing
-from stingy_protection.policy import NoisyPolicy, Policy
-from stingy_protection.promises import verified_answer
-from stingy_protection.telling import LARGEST
+from stingy_protection.gate.promises import verified_answer
+from stingy_protection.gate.scores import LARGEST
+from stingy_protection.policies.base import NoisyPolicy, Policy
 
 REFUSED = -1  # the index that fills a row whose logits were not finite
 

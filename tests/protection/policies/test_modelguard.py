@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import linprog  # type: ignore[import-untyped]
-from tests.protection.strategies import finite_logits, normal_logits
 from torch import Tensor
 
+from policy_strategies import finite_logits, normal_logits
 from stingy_protection import ModelGuardW, PolicyConfigError, sanitize
-from stingy_protection.modelguard import least_expected
+from stingy_protection.policies.modelguard import least_expected
 
 torch.set_num_threads(1)
 

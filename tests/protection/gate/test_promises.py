@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.protection.strategies import finite_logits, noise_for, normal_logits, shipped
 
+from policy_strategies import finite_logits, noise_for, normal_logits, shipped
 from stingy_protection import PolicyViolation, ScoreForm, Stingy, policy_names, sanitize
+from stingy_protection.gate.promises import verified_answer
 from stingy_protection.ordering import Floats32, Ints
-from stingy_protection.promises import verified_answer
 
 POLICY = Stingy(num_classes=6, n=3)
 INDICES = np.array([[4, 0, 2], [3, 1, 5]])

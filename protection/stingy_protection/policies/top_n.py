@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stingy_protection.answers import ScoreForm
-from stingy_protection.policy import Policy, Proposal, best_first, is_integer
+from stingy_protection.policies.base import Policy, Proposal, best_first, is_integer
 
 UNSCORED = (ScoreForm.RANK, ScoreForm.NONE)
 

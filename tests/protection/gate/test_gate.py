@@ -10,10 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.protection.strategies import finite_logits, noise_for, normal_logits, shipped
 from torch import Tensor
 
 from checks import assert_n_largest
+from policy_strategies import finite_logits, noise_for, normal_logits, shipped
 from stingy_protection import (
     LogitsRejected,
     Open,

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from tests.protection.strategies import normal_logits, shipped
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from policy_strategies import normal_logits, shipped
 from stingy_protection import (
     Label,
     LogitsRejected,
@@ -21,7 +21,7 @@ from stingy_protection import (
     Stingy,
     sanitize,
 )
-from stingy_protection.fused import FusedClassifier, FusedGate, received
+from stingy_protection.bundles.fused import FusedClassifier, FusedGate, received
 
 torch.set_num_threads(1)
 CLASSES = 12

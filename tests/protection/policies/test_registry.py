@@ -33,10 +33,10 @@ from stingy_protection import (
     build_policy,
     parse_policy,
     policy_names,
-    registry,
     support_size,
     write_prototypes,
 )
+from stingy_protection.policies import registry
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.protection.strategies import finite_logits, normal_logits
 from torch import Tensor
 
+from policy_strategies import finite_logits, normal_logits
 from stingy_protection import (
     ClassPrototype,
     PolicyConfigError,
@@ -18,7 +18,7 @@ from stingy_protection import (
     sanitize,
     write_prototypes,
 )
-from stingy_protection.buckets import read_prototypes
+from stingy_protection.policies.buckets import read_prototypes
 
 LISTS = ((0, 1, 2), (1, 2, 0), (2, 0, 1))
 PROB = ScoreForm.PROB

@@ -5,9 +5,9 @@ import torch
 
 from stingy_protection.answers import ScoreForm, SparseLogits
 from stingy_protection.errors import PolicyViolation
+from stingy_protection.gate.scores import told
 from stingy_protection.ordering import Floats32, Ints
-from stingy_protection.policy import Policy
-from stingy_protection.telling import told
+from stingy_protection.policies.base import Policy
 
 
 def verified_answer(policy: Policy, indices: Ints, scores: Floats32 | None) -> SparseLogits:

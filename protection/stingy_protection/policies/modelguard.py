@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stingy_protection.answers import ScoreForm
-from stingy_protection.policy import Policy, Proposal, top1_first
+from stingy_protection.policies.base import Policy, Proposal, top1_first
 
 # The published weights are log(y + 1e-6), so that a class of no probability has a finite one.
 _OFFSET = 1e-6

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from stingy_protection.answers import SparseLogits
 from stingy_protection.errors import LogitsRejected, PolicyViolation, ProtectionError
+from stingy_protection.gate.scores import told
 from stingy_protection.ordering import Floats, Ints
-from stingy_protection.policy import NoisyPolicy, Policy, Proposal
-from stingy_protection.telling import told
+from stingy_protection.policies.base import NoisyPolicy, Policy, Proposal
 
 ACCEPTED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stingy_protection.errors import PolicyConfigError
-from stingy_protection.policy import Policy, Proposal, best_first, is_integer
+from stingy_protection.policies.base import Policy, Proposal, best_first, is_integer
 
 Lists: TypeAlias = tuple[tuple[int, ...], ...]
 MAX_BUCKETS = 100

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from stingy_protection.errors import BundleError, PolicyConfigError
-from stingy_protection.policy import is_integer
-from stingy_protection.registry import build_policy, parse_policy
+from stingy_protection.policies.base import is_integer
+from stingy_protection.policies.registry import build_policy, parse_policy
 
 MANIFEST_FILE = "model.json"
 

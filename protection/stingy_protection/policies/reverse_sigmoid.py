@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stingy_protection.answers import ScoreForm
-from stingy_protection.policy import Policy, Proposal, top1_first
+from stingy_protection.policies.base import Policy, Proposal, top1_first
 
 # The smallest probability whose logarithm is asked for.
 _FLOOR = 1e-30

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stingy_protection.errors import PolicyConfigError
-from stingy_protection.policy import NoisyPolicy, Proposal, top1_first
+from stingy_protection.policies.base import NoisyPolicy, Proposal, top1_first
 
 SECRET_BYTES = 16
 # The secret may serve elsewhere too: this label keeps the two uses apart.
