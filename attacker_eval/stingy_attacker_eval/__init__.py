@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from stingy_attacker_eval.attacks import Attack, Batch, Material, Means, Need
-    from stingy_attacker_eval.data import Dataset, load_dataset
+    from stingy_attacker_eval.audit.protocol import Protocol, load_protocol
+    from stingy_attacker_eval.audit.runner import run_audit
+    from stingy_attacker_eval.datasets.datasets import Dataset, load_dataset
     from stingy_attacker_eval.errors import (
         AnswersError,
         AttackError,
@@ -20,13 +22,11 @@ if TYPE_CHECKING:
         ProtocolError,
         TransferError,
     )
-    from stingy_attacker_eval.in_process import in_process_client
-    from stingy_attacker_eval.oracle import Answers, HttpOracle, Oracle
-    from stingy_attacker_eval.protocol import Protocol, load_protocol
-    from stingy_attacker_eval.report import write_report
-    from stingy_attacker_eval.runner import run_audit
-    from stingy_attacker_eval.session import Session
-    from stingy_attacker_eval.transfer import TransferSet, buy
+    from stingy_attacker_eval.oracle.in_process import in_process_client
+    from stingy_attacker_eval.oracle.oracle import Answers, HttpOracle, Oracle
+    from stingy_attacker_eval.oracle.query_session import Session
+    from stingy_attacker_eval.oracle.transfer_set import TransferSet, buy
+    from stingy_attacker_eval.report.html import write_report
 
 __all__ = [
     "Answers",
@@ -60,16 +60,16 @@ __all__ = [
 
 _HOME = {
     **dict.fromkeys(("Attack", "Batch", "Material", "Means", "Need"), "attacks"),
-    **dict.fromkeys(("Dataset", "load_dataset"), "data"),
+    **dict.fromkeys(("Dataset", "load_dataset"), "datasets.datasets"),
     **dict.fromkeys((name for name in __all__ if name.endswith("Error")), "errors"),
     "BudgetExhausted": "errors",
-    **dict.fromkeys(("Answers", "HttpOracle", "Oracle"), "oracle"),
-    **dict.fromkeys(("Protocol", "load_protocol"), "protocol"),
-    "Session": "session",
-    "in_process_client": "in_process",
-    "run_audit": "runner",
-    "write_report": "report",
-    **dict.fromkeys(("TransferSet", "buy"), "transfer"),
+    **dict.fromkeys(("Answers", "HttpOracle", "Oracle"), "oracle.oracle"),
+    **dict.fromkeys(("Protocol", "load_protocol"), "audit.protocol"),
+    "Session": "oracle.query_session",
+    "in_process_client": "oracle.in_process",
+    "run_audit": "audit.runner",
+    "write_report": "report.html",
+    **dict.fromkeys(("TransferSet", "buy"), "oracle.transfer_set"),
 }
 
 

@@ -58,13 +58,13 @@ def run(
     with _told():
         from rich.console import Console
 
-        from stingy_attacker_eval.executors import in_processes, in_turn, on_ray
-        from stingy_attacker_eval.oracle import HttpOracle
-        from stingy_attacker_eval.protocol import load_protocol
-        from stingy_attacker_eval.report import read_report, write_report
-        from stingy_attacker_eval.runner import run_audit
-        from stingy_attacker_eval.sharding import parse_shard
-        from stingy_attacker_eval.table import print_table
+        from stingy_attacker_eval.audit.executors import in_processes, in_turn, on_ray
+        from stingy_attacker_eval.audit.protocol import load_protocol
+        from stingy_attacker_eval.audit.runner import run_audit
+        from stingy_attacker_eval.audit.runs import parse_shard
+        from stingy_attacker_eval.oracle.oracle import HttpOracle
+        from stingy_attacker_eval.report.html import read_report, write_report
+        from stingy_attacker_eval.report.terminal import print_table
         from stingy_clients import Client
 
         settings = load_protocol(protocol)
@@ -73,7 +73,7 @@ def run(
             executor = on_ray(per_gpu=parallel)
         networks = None
         if bundles is not None:
-            from stingy_attacker_eval.lab import protocol_networks
+            from stingy_attacker_eval.teachers import protocol_networks
 
             networks = protocol_networks(settings, bundles=bundles)
         console = Console()
@@ -106,12 +106,12 @@ def report(
 ) -> None:
     """Tell a finished audit again, from its report.json."""
     with _told():
-        from stingy_attacker_eval.report import read_report, write_report
+        from stingy_attacker_eval.report.html import read_report, write_report
 
         if form is Form.HTML:
             typer.echo(write_report(folder))
             return
-        from stingy_attacker_eval.formats import as_csv, as_json, as_markdown
+        from stingy_attacker_eval.report.exporters import as_csv, as_json, as_markdown
 
         tell = {Form.JSON: as_json, Form.CSV: as_csv, Form.MD: as_markdown}[form]
         typer.echo(tell(read_report(folder)), nl=False)
@@ -130,8 +130,8 @@ def gate(
     """Exit with 1, and say why, when an endpoint teaches too much or a run is missing or broke."""
     with _told():
         from stingy_attacker_eval.errors import GateError
-        from stingy_attacker_eval.findings import read_report
-        from stingy_attacker_eval.gating import gate_faults, gate_lines
+        from stingy_attacker_eval.report.analysis import read_report
+        from stingy_attacker_eval.report.ci_gate import gate_faults, gate_lines
 
         audit, watched = read_report(folder), tuple(endpoint or ())
         faults = gate_faults(audit, max_uplift=max_uplift, endpoints=watched)
@@ -166,14 +166,14 @@ def lab(
     with _told():
         from rich.console import Console
 
-        from stingy_attacker_eval.data import load_dataset
+        from stingy_attacker_eval.audit.protocol import load_protocol
+        from stingy_attacker_eval.datasets.datasets import load_dataset
         from stingy_attacker_eval.errors import EvalError
-        from stingy_attacker_eval.lab import (
+        from stingy_attacker_eval.teachers import (
             teacher_settings,
             train_protocol_teachers,
             train_teachers,
         )
-        from stingy_attacker_eval.protocol import load_protocol
 
         console = Console(stderr=True)
         given = (dataset, network, epochs, lr, seed, omega, tau)

@@ -18,14 +18,14 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from stingy_attacker_eval.data import Dataset, load_dataset
+from stingy_attacker_eval.audit.protocol import load_protocol
+from stingy_attacker_eval.audit.runner import run_audit
+from stingy_attacker_eval.datasets.datasets import Dataset, load_dataset
 from stingy_attacker_eval.errors import DemoError
-from stingy_attacker_eval.lab import train_teachers
-from stingy_attacker_eval.oracle import HttpOracle
-from stingy_attacker_eval.protocol import load_protocol
-from stingy_attacker_eval.report import read_report, write_report
-from stingy_attacker_eval.runner import run_audit
-from stingy_attacker_eval.table import print_table
+from stingy_attacker_eval.oracle.oracle import HttpOracle
+from stingy_attacker_eval.report.html import read_report, write_report
+from stingy_attacker_eval.report.terminal import print_table
+from stingy_attacker_eval.teachers import train_teachers
 from stingy_clients import Client, TransportError
 
 _STINGY = [sys.executable, "-m", "stingy_clients"]

@@ -4,10 +4,11 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stingy_attacker_eval.protocol import NO_ENDPOINT
-
 WHITE_BOX = "white-box"
 """What the label of an attack says that sees the network itself."""
+
+NO_ENDPOINT = "none"
+"""The endpoint's name in rows of the no-API baseline."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,10 +16,10 @@ from rich.table import Table
 
 from stingy_protection import build_policy, sanitize
 from stingy_server import Database
-from stingy_server.fingerprints import Coder, Memory, sampled
-from stingy_server.metrics import Metrics
+from stingy_server.detection.image_hashes import Coder, Memory, sampled
+from stingy_server.detection.monitor import Watch
+from stingy_server.observability.metrics import Metrics
 from stingy_server.settings import WatchSettings
-from stingy_server.watch import Watch
 
 REQUESTS = 2000
 

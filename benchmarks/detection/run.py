@@ -25,15 +25,15 @@ import uvicorn
 from rich.console import Console
 from rich.table import Table
 
-from stingy_attacker_eval.data import Dataset, load_dataset
-from stingy_attacker_eval.lab import TeacherSettings, train_teachers
-from stingy_attacker_eval.oracle import Answers, HttpOracle, Oracle
-from stingy_attacker_eval.protocol import Protocol
-from stingy_attacker_eval.runner import run_audit
+from stingy_attacker_eval.audit.protocol import Protocol
+from stingy_attacker_eval.audit.runner import run_audit
+from stingy_attacker_eval.datasets.datasets import Dataset, load_dataset
+from stingy_attacker_eval.oracle.oracle import Answers, HttpOracle, Oracle
+from stingy_attacker_eval.teachers import TeacherSettings, train_teachers
 from stingy_clients import Client, ModelInfo
 from stingy_server import Database, Keys, ModelSettings, Settings, create_app
-from stingy_server.standings import Standing, Standings
-from stingy_server.watch import Watch
+from stingy_server.detection.key_profiles import Standing, Standings
+from stingy_server.detection.monitor import Watch
 
 Images = npt.NDArray[np.uint8]
 Customer = Callable[[Dataset, np.random.Generator], Iterator[Images]]

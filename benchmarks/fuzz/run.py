@@ -28,7 +28,9 @@ def parsers(target: str, *, seconds: float, runs: int, out: Path) -> None:
     """Hand over to libFuzzer, which ends the process: with 0 where it found nothing."""
     import atheris
 
-    with atheris.instrument_imports(include=["stingy_server.oip", "stingy_server.images", "PIL"]):
+    with atheris.instrument_imports(
+        include=["stingy_server.codec.oip", "stingy_server.codec.images", "PIL"]
+    ):
         import fuzzing
 
     check, seeds = {
@@ -83,7 +85,7 @@ def api(*, seconds: float) -> None:
 def budgets(*, seconds: float) -> None:
     from hypothesis import settings
     from hypothesis.stateful import run_state_machine_as_test
-    from tests.server.test_budgets import Books
+    from tests.server.store.test_budgets import Books
 
     settled = settings(deadline=None, max_examples=100, stateful_step_count=50, database=None)
     until(seconds, lambda: run_state_machine_as_test(Books, settings=settled))

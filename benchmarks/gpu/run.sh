@@ -6,6 +6,7 @@
 #   MOSAICS   mosaics to unpack             (WORK/mosaics)
 #   LIMIT     seconds of each stage         (below)
 set -u
+shopt -s globstar
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "$(dirname "$here")")
 cd "$root" || exit
@@ -65,10 +66,10 @@ table() {
 
 stage() {
     case $1 in
-    tests) tests -m cuda --junitxml "$RESULTS/tests.xml" tests/*/test_*_cuda.py ;;
+    tests) tests -m cuda --junitxml "$RESULTS/tests.xml" tests/**/test_*_cuda.py ;;
     tests_audit) # the audit's own tests, which take CUDA where there is one
         tests -n 6 --junitxml "$RESULTS/tests_audit.xml" \
-            tests/attacker_eval/test_{attacks*,executors,lab,learning,losses,purchase,runner,train,zoo}.py
+            tests/attacker_eval/{attacks,audit} tests/attacker_eval/test_{teachers,training,zoo}.py
         ;;
     serving | training) "$PYTHON" "$here/$1.py" ;;
     table1_gpu) # both at once: the teachers of one leave most of the device to the other's

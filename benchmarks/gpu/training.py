@@ -13,7 +13,7 @@ import stage
 import torch
 
 from stingy_attacker_eval.students import student_spec
-from stingy_attacker_eval.train import to_device
+from stingy_attacker_eval.training import to_device
 
 sys.path.append(str(stage.ROOT / "benchmarks" / "training"))
 

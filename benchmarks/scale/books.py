@@ -7,9 +7,9 @@ import contextlib
 from pathlib import Path
 
 from stingy_server import Budgets, Database, Keys
-from stingy_server.budgets import key_owner
-from stingy_server.keys import stamp
-from stingy_server.ledger import Entry, Ledger
+from stingy_server.store.budgets import key_owner
+from stingy_server.store.keys import stamp
+from stingy_server.store.ledger import Entry, Ledger
 
 ENTRY = Entry(
     time=stamp(),

@@ -20,7 +20,7 @@ from servers.tiny_net import CLASSES, MEAN, SIZE, STD, tiny_net
 from torch import Tensor, nn
 
 from stingy_protection import Preprocessing, build_policy, sanitize
-from stingy_server.runtimes import RUNTIMES, Network, chosen_runtime
+from stingy_server.inference.runtimes import RUNTIMES, Network, chosen_runtime
 from stingy_server.settings import Settings
 
 BATCHES, IMAGES = (1, 16), 1000

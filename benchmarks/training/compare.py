@@ -29,7 +29,7 @@ from torchvision import transforms  # type: ignore[import-untyped]
 from stingy_attacker_eval.attacks.losses import kd_loss
 from stingy_attacker_eval.environment import default_device, describe_environment
 from stingy_attacker_eval.students import student_spec
-from stingy_attacker_eval.train import (
+from stingy_attacker_eval.training import (
     TrainSettings,
     forward,
     memory_format,

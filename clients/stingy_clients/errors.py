@@ -13,10 +13,7 @@ ClientError
       + ServerError      any other 5xx
 """
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from stingy_clients.answers import Answer
+from typing import Any
 
 
 class ClientError(Exception):
@@ -24,7 +21,7 @@ class ClientError(Exception):
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args)
-        self.answered: list[Answer] = []
+        self.answered: list[Any] = []  # of Answer, which raises these errors itself
 
 
 class TransportError(ClientError):

@@ -4,13 +4,8 @@ Invariant: raw logits go in, and only a SparseLogits that kept its policy's prom
 """
 
 from stingy_protection.answers import ScoreForm, SparseLogits
-from stingy_protection.buckets import (
-    ClassPrototype,
-    RankedBuckets,
-    class_prototypes,
-    write_prototypes,
-)
-from stingy_protection.bundle import read_manifest, verified_weights, write_bundle
+from stingy_protection.bundles.bundle import read_manifest, verified_weights, write_bundle
+from stingy_protection.bundles.manifest import BundleManifest, Preprocessing
 from stingy_protection.conformance import check_policy
 from stingy_protection.errors import (
     BundleError,
@@ -19,13 +14,27 @@ from stingy_protection.errors import (
     PolicyViolation,
     ProtectionError,
 )
-from stingy_protection.gate import sanitize
+from stingy_protection.gate.gate import sanitize
+from stingy_protection.gate.tighten import tighten
 from stingy_protection.leak_meter import hidden_mass_bound, leak_bits
-from stingy_protection.manifest import BundleManifest, Preprocessing
-from stingy_protection.modelguard import ModelGuardW
 from stingy_protection.nasty import nasty_loss
-from stingy_protection.noise import KeyedNoise, keyed_noise
-from stingy_protection.policies import (
+from stingy_protection.policies.base import NoisyPolicy, Policy, Proposal, best_first
+from stingy_protection.policies.buckets import (
+    ClassPrototype,
+    RankedBuckets,
+    class_prototypes,
+    write_prototypes,
+)
+from stingy_protection.policies.modelguard import ModelGuardW
+from stingy_protection.policies.noise import KeyedNoise, keyed_noise
+from stingy_protection.policies.registry import (
+    build_policy,
+    parse_policy,
+    policy_names,
+    support_size,
+)
+from stingy_protection.policies.reverse_sigmoid import ReverseSigmoid
+from stingy_protection.policies.top_n import (
     Label,
     Open,
     RankedLabels,
@@ -34,10 +43,6 @@ from stingy_protection.policies import (
     Stingy,
     StingySmooth,
 )
-from stingy_protection.policy import NoisyPolicy, Policy, Proposal, best_first
-from stingy_protection.registry import build_policy, parse_policy, policy_names, support_size
-from stingy_protection.reverse_sigmoid import ReverseSigmoid
-from stingy_protection.tighten import tighten
 
 __all__ = [
     "BundleError",

@@ -9,10 +9,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from stingy_protection import gate
 from stingy_protection.answers import SparseLogits
 from stingy_protection.errors import PolicyViolation, ProtectionError
-from stingy_protection.policy import NoisyPolicy, Policy, Proposal
+from stingy_protection.gate import gate
+from stingy_protection.policies.base import NoisyPolicy, Policy, Proposal
 
 REPEATS = 32
 Check: TypeAlias = Callable[[Policy, Tensor], Iterator[str]]

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stingy_server.app import create_app
-    from stingy_server.budgets import Budgets
-    from stingy_server.database import Database, StoreUnavailable
     from stingy_server.errors import ConfigurationError, ServiceError
-    from stingy_server.keys import Keys
     from stingy_server.settings import ModelSettings, Settings, Tier, load_settings
+    from stingy_server.store.base import StoreUnavailable
+    from stingy_server.store.budgets import Budgets
+    from stingy_server.store.database import Database
+    from stingy_server.store.keys import Keys
 
 __all__ = [
     "Budgets",
@@ -27,14 +28,14 @@ __all__ = [
 
 _HOMES = {
     "ConfigurationError": "errors",
-    "Budgets": "budgets",
-    "Database": "database",
-    "Keys": "keys",
+    "Budgets": "store.budgets",
+    "Database": "store.database",
+    "Keys": "store.keys",
     "ModelSettings": "settings",
     "ServiceError": "errors",
     "Settings": "settings",
     "Tier": "settings",
-    "StoreUnavailable": "database",
+    "StoreUnavailable": "store.base",
     "create_app": "app",
     "load_settings": "settings",
 }

@@ -15,11 +15,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from stingy_server import oip_routes, routes
-from stingy_server.budgets import Budgets, model_owner
-from stingy_server.database import Database, StoreUnavailable
-from stingy_server.deployments import Deployment, Deployments
-from stingy_server.endpoints import Elsewhere, close_endpoints, start_endpoints
+from stingy_server.detection.monitor import Watch
+from stingy_server.edge import oip_routes, routes
+from stingy_server.edge.fast_path import Lane
+from stingy_server.edge.guard import Guard
 from stingy_server.errors import (
     BAD_REQUEST,
     METHOD_NOT_ALLOWED,
@@ -27,20 +26,23 @@ from stingy_server.errors import (
     ConfigurationError,
     ServiceError,
 )
-from stingy_server.fleet import Fleet, overlaps, version_faults
-from stingy_server.guard import Guard
-from stingy_server.keys import Keys
-from stingy_server.lane import Lane
-from stingy_server.ledger import Ledger
-from stingy_server.loading import Loaded, identity, load_bundles
-from stingy_server.metrics import Metrics
-from stingy_server.rates import Rates
+from stingy_server.identity import identity
+from stingy_server.models.endpoints import Elsewhere, close_endpoints, start_endpoints
+from stingy_server.models.fleet import Fleet, overlaps, version_faults
+from stingy_server.models.loading import Loaded, load_bundles
+from stingy_server.observability.metrics import Metrics
+from stingy_server.observability.tracing import NoTracing, OpenTelemetry, Tracing
 from stingy_server.rollout import Rollout, bundle_faults
 from stingy_server.service import Service
 from stingy_server.settings import Settings
-from stingy_server.tracing import NoTracing, OpenTelemetry, Tracing
-from stingy_server.watch import Watch
-from stingy_server.writes import Alone, Together, Writes
+from stingy_server.store.base import StoreUnavailable
+from stingy_server.store.budgets import Budgets, model_owner
+from stingy_server.store.database import Database
+from stingy_server.store.deployments import Deployment, Deployments
+from stingy_server.store.group_commit import Alone, Together, Writes
+from stingy_server.store.keys import Keys
+from stingy_server.store.ledger import Ledger
+from stingy_server.store.rate_limits import Rates
 
 log = logging.getLogger("stingy")
 

@@ -12,14 +12,15 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from stingy_server.database import StoreUnavailable
-from stingy_server.deployments import Deployment, Deployments, Report
-from stingy_server.endpoints import Endpoint, start_endpoints
-from stingy_server.fleet import overlaps, version_faults
-from stingy_server.loading import Loaded, identity, load_bundles
-from stingy_server.memory import settle_again
+from stingy_server.identity import identity
+from stingy_server.models.endpoints import Endpoint, start_endpoints
+from stingy_server.models.fleet import overlaps, version_faults
+from stingy_server.models.loading import Loaded, load_bundles
+from stingy_server.observability.request_record import NOTHING, Visit
+from stingy_server.process.gc_tuning import settle_again
 from stingy_server.service import Service
-from stingy_server.visit import NOTHING, Visit
+from stingy_server.store.base import StoreUnavailable
+from stingy_server.store.deployments import Deployment, Deployments, Report
 
 log = logging.getLogger("stingy")
 

@@ -5,7 +5,6 @@ What it began with holds until it ends: no signal reads settings or bundles agai
 
 import functools
 import logging
-import resource
 import socket
 import sys
 from collections.abc import Mapping
@@ -14,17 +13,18 @@ import uvicorn
 from fastapi import FastAPI
 from rich.console import Console
 
-from stingy_server import metrics
 from stingy_server.app import create_app, summary
-from stingy_server.database import StoreUnavailable
 from stingy_server.errors import ConfigurationError
-from stingy_server.loading import identity
-from stingy_server.logs import log_config
-from stingy_server.memory import settle
-from stingy_server.processes import DrainingServer, Workers
+from stingy_server.identity import identity
+from stingy_server.observability import metrics
+from stingy_server.observability.logs import log_config
+from stingy_server.process.core_dumps import forbid_core_dumps
+from stingy_server.process.gc_tuning import settle
+from stingy_server.process.http_protocol import BoundedConfig
+from stingy_server.process.workers import DrainingServer, Workers
 from stingy_server.service import Service
 from stingy_server.settings import Settings
-from stingy_server.wire import BoundedConfig
+from stingy_server.store.base import StoreUnavailable
 
 log = logging.getLogger("stingy")
 
@@ -95,17 +95,6 @@ def _config(app: "FastAPI | functools.partial[FastAPI]", settings: Settings) -> 
         proxy_headers=False,
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
     )
-
-
-def forbid_core_dumps() -> None:
-    """No crash writes the model's memory to a disk, not even where dumps go to a program.
-
-    Linux asks such a program in spite of a limit of 0, but not of 1 (fs/coredump.c), and no file
-    is that small.
-    """
-    _, most = resource.getrlimit(resource.RLIMIT_CORE)
-    limit = 0 if most == 0 else 1
-    resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
 
 
 def _bind(settings: Settings, faults: list[str]) -> socket.socket:

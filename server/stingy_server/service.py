@@ -13,9 +13,9 @@ from stingy_protection import (
     leak_bits,
     tighten,
 )
-from stingy_server.budgets import DAY_S, Budgets, key_owner, model_owner
-from stingy_server.database import Database
-from stingy_server.endpoints import Endpoint
+from stingy_server.codec.images import Pixels
+from stingy_server.detection.key_profiles import Step
+from stingy_server.detection.monitor import Watch
 from stingy_server.errors import (
     BUDGET_EXHAUSTED,
     DEADLINE,
@@ -26,18 +26,18 @@ from stingy_server.errors import (
     UNKNOWN_MODEL,
     ServiceError,
 )
-from stingy_server.fleet import Fleet
-from stingy_server.images import Pixels
-from stingy_server.keys import Key, Keys
-from stingy_server.ledger import Ledger
-from stingy_server.metrics import Metrics
-from stingy_server.rates import Rates
+from stingy_server.models.endpoints import Endpoint
+from stingy_server.models.fleet import Fleet
+from stingy_server.observability.metrics import Metrics
+from stingy_server.observability.request_record import NOTHING, Visit
+from stingy_server.observability.tracing import Tracing
 from stingy_server.settings import FULL_TIER, Settings, Tier
-from stingy_server.standings import Step
-from stingy_server.tracing import Tracing
-from stingy_server.visit import NOTHING, Visit
-from stingy_server.watch import Watch
-from stingy_server.writes import Alone, Together, Writes
+from stingy_server.store.budgets import DAY_S, Budgets, key_owner, model_owner
+from stingy_server.store.database import Database
+from stingy_server.store.group_commit import Alone, Together, Writes
+from stingy_server.store.keys import Key, Keys
+from stingy_server.store.ledger import Ledger
+from stingy_server.store.rate_limits import Rates
 
 log = logging.getLogger("stingy")
 

@@ -5,6 +5,7 @@ Nothing here changes after start-up. Every fault is collected, none is the only 
 
 import os
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,13 +18,12 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from stingy_server.logs import LogFormat
-
 ENV_PREFIX = "STINGY_"
 CLIENT_VARIABLES = {"STINGY_URL", "STINGY_KEY"}  # the client's own, not settings of the server
 DEFAULT_FILE = Path("stingy.toml")
 
 Count = Annotated[int, Field(ge=1)]
+LogFormat = Literal["text", "json"]
 
 
 class TensorSettings(BaseModel):
@@ -177,7 +177,7 @@ class Settings(BaseSettings):
         metrics_port: where Prometheus may ask, apart from the public port; None for nowhere.
         trusted_factories: modules a bundle may name as the home of its network.
         first_key_budget: images the key made at the first start may ask.
-        ray: what is run on Ray Serve, by `stingy_server.ray_app`.
+        ray: what is run on Ray Serve, by `stingy_server.ray_serve.app`.
     """
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
@@ -243,6 +243,18 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         # The sources are merged in `load_settings`, where their faults can be told together.
         return (init_settings,)
+
+
+def misplaced_settings(model: ModelSettings) -> Iterator[str]:
+    """What the engine of a model needs and has not, or has and does not take."""
+    if (model.url is None) != (model.engine == "embedded"):
+        given = "none" if model.url is None else "one"
+        wanted = "no url" if model.engine == "embedded" else "a url"
+        yield f"expected {wanted} for the engine {model.engine}, got {given}"
+    if model.key_file is not None and model.engine != "torchserve":
+        yield f"expected no key_file for the engine {model.engine}, got one"
+    if model.tensors is not None and model.engine != "oip":
+        yield f"expected no tensors for the engine {model.engine}, got some"
 
 
 def load_settings(config: Path | None = None, **flags: Any) -> tuple[Settings, list[str]]:

@@ -8,10 +8,10 @@ import pytest
 from prometheus_client import generate_latest
 
 from stingy_attacker_eval.attacks import attack_types
-from stingy_protection.registry import policy_names
+from stingy_protection.policies.registry import policy_names
 from stingy_server import Settings, errors
 from stingy_server.errors import Refusal
-from stingy_server.metrics import Metrics
+from stingy_server.observability.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
 ROWS = {"L": 13, "P": 9, "A": 6, "Q": 9, "H": 12, "I": 5, "M": 3, "O": 4}

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from tests.attacker_eval.fakes import save_striped
+
+from audit_fakes import save_striped
 
 
 @pytest.fixture

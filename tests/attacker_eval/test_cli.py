@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.attacker_eval.audits import audit_of, rows_of
-from tests.attacker_eval.fakes import save_striped
 from typer.testing import CliRunner
 
 import stingy_attacker_eval
+from audit_fakes import save_striped
+from audit_results import audit_of, rows_of
 from stingy_attacker_eval.cli import app
 
 RUN = CliRunner()

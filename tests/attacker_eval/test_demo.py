@@ -7,13 +7,13 @@ import pytest
 from rich.console import Console
 
 from stingy_attacker_eval import demo
-from stingy_attacker_eval.data import load_dataset
+from stingy_attacker_eval.audit.protocol import load_protocol
+from stingy_attacker_eval.audit.runner import run_audit
+from stingy_attacker_eval.datasets.datasets import load_dataset
 from stingy_attacker_eval.errors import DemoError
-from stingy_attacker_eval.lab import TeacherSettings, train_teachers
-from stingy_attacker_eval.oracle import HttpOracle
-from stingy_attacker_eval.protocol import load_protocol
-from stingy_attacker_eval.runner import run_audit
-from stingy_attacker_eval.train import TrainSettings
+from stingy_attacker_eval.oracle.oracle import HttpOracle
+from stingy_attacker_eval.teachers import TeacherSettings, train_teachers
+from stingy_attacker_eval.training import TrainSettings
 from stingy_clients import Client, TransportError
 
 

@@ -4,8 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from stingy_attacker_eval.protocol import NO_ENDPOINT
-from stingy_attacker_eval.results import Row, baseline_accuracy, best_attacks, summarise
+from stingy_attacker_eval.results import (
+    NO_ENDPOINT,
+    Row,
+    baseline_accuracy,
+    best_attacks,
+    summarise,
+)
 
 
 def row(

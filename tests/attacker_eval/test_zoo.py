@@ -6,13 +6,13 @@ from types import ModuleType
 
 import pytest
 import torch
-from tests.attacker_eval.fakes import CLASSES, striped
 from torch import Tensor, nn
 from torch.nn import functional
 
+from audit_fakes import CLASSES, striped
 from stingy_attacker_eval.errors import EvalError
 from stingy_attacker_eval.students import STUDENTS, student_spec
-from stingy_attacker_eval.train import TrainSettings, percent_equal, predict, to_device, train
+from stingy_attacker_eval.training import TrainSettings, percent_equal, predict, to_device, train
 
 ZOO = {name for name in STUDENTS if not name.startswith("cnn_")}
 

@@ -124,7 +124,7 @@ def test_what_kserve_adds_to_the_arguments_does_not_reach_the_server() -> None:
 def test_ray_serves_with_its_fast_ingress_and_not_from_the_head() -> None:
     spec = MANIFESTS["kuberay/rayservice.yaml"]["spec"]
     (application,) = parser.safe_load(spec["serveConfigV2"])["applications"]
-    assert application["import_path"].startswith("stingy_server.ray_app:")
+    assert application["import_path"].startswith("stingy_server.ray_serve.app:")
     assert spec["rayClusterConfig"]["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     for name in ("kuberay/rayservice.yaml: head", "kuberay/rayservice.yaml: cpu"):
         (container,) = PODS[name]["containers"]

@@ -17,7 +17,7 @@ from ray_servers import RayServe, needs_ray, on_ray
 from serving import make_bundle, make_key, png, random_images
 from stingy_clients import ApiError, Client, ClientError, Unavailable
 from stingy_server import Database, Keys
-from stingy_server.database import FILE
+from stingy_server.store.database import FILE
 
 pytestmark = [pytest.mark.integration, needs_ray()]
 IMAGES = random_images(64)

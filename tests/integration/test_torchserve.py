@@ -20,7 +20,7 @@ from serving import (
     running,
 )
 from stingy_server import ConfigurationError, ModelSettings, Settings, create_app
-from stingy_server.torchserve_handler import Handler
+from stingy_server.torchserve.handler import Handler
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio, needs_torchserve()]
 IMAGES = random_images(4)

@@ -16,7 +16,7 @@ from leaking import disguises
 from sample_networks import canaries
 from serving import make_bundle, make_key, make_settings, png, random_images, running
 from stingy_server import Database
-from stingy_server.ledger import Ledger
+from stingy_server.store.ledger import Ledger
 
 pytestmark = pytest.mark.anyio
 IMAGES = random_images(4)

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import pytest
 import torch
-from tests.protection.strategies import shipped
 from torch import Tensor
 
+from policy_strategies import shipped
 from stingy_protection import (
     Policy,
     PolicyViolation,

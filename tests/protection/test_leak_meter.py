@@ -4,9 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.protection.strategies import finite_logits, normal_logits
 from torch import Tensor
 
+from policy_strategies import finite_logits, normal_logits
 from stingy_protection import (
     Label,
     Open,

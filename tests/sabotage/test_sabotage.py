@@ -25,8 +25,10 @@ from checks import (
 from sample_networks import canaries
 from serving import PREPROCESSING, make_bundle, make_settings, png, random_images, running
 from stingy_protection import Policy, RankedLabels, SparseLogits, sanitize
-from stingy_server import Database, Keys, engine, images
-from stingy_server.images import Pixels
+from stingy_server import Database, Keys
+from stingy_server.codec import images
+from stingy_server.codec.images import Pixels
+from stingy_server.inference import engine
 from timing import interleaved, tell_apart
 
 IMAGE = random_images(1)[0]

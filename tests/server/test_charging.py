@@ -18,7 +18,7 @@ from starlette.types import Message
 
 from sample_networks import NOT_A_NUMBER, POISON
 from serving import make_bundle, make_key, make_settings, png, random_images, running
-from stingy_server import images
+from stingy_server.codec import images
 
 pytestmark = pytest.mark.anyio
 PAGE = Path(__file__).parents[2] / "docs" / "serve.md"

@@ -19,12 +19,12 @@ from serving import make_bundle, make_key, make_settings, png, random_images, ru
 from stingy_protection import ScoreForm, build_policy
 from stingy_server import Keys, ModelSettings, Tier, create_app, service
 from stingy_server.app import summary
+from stingy_server.detection.key_profiles import Step
+from stingy_server.edge.tier_view import View
 from stingy_server.errors import DRAINING, OVERLOADED, Refusal, error_response
-from stingy_server.keys import Key
-from stingy_server.ledger import Entry, Ledger
-from stingy_server.standings import Step
-from stingy_server.view import View
-from stingy_server.writes import Together
+from stingy_server.store.group_commit import Together
+from stingy_server.store.keys import Key
+from stingy_server.store.ledger import Entry, Ledger
 
 pytestmark = pytest.mark.anyio
 IMAGES = random_images(8)

@@ -13,14 +13,15 @@ from fastapi import FastAPI
 
 from serving import make_bundle, make_settings, png, random_images, running
 from stingy_server import ConfigurationError, ModelSettings, create_app
-from stingy_server.budgets import model_owner
-from stingy_server.database import StoreUnavailable
-from stingy_server.deployments import Deployment, Deployments
-from stingy_server.endpoints import Endpoint, close_endpoints
-from stingy_server.ledger import Ledger
-from stingy_server.loading import identity, load_bundles
+from stingy_server.identity import identity
+from stingy_server.models.endpoints import Endpoint, close_endpoints
+from stingy_server.models.loading import load_bundles
 from stingy_server.rollout import Rollout
 from stingy_server.service import Service
+from stingy_server.store.base import StoreUnavailable
+from stingy_server.store.budgets import model_owner
+from stingy_server.store.deployments import Deployment, Deployments
+from stingy_server.store.ledger import Ledger
 
 pytestmark = pytest.mark.anyio
 IMAGE = png(random_images(1)[0])

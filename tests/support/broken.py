@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from torch import Tensor
 
 from stingy_server import Database
-from stingy_server.budgets import key_owner
+from stingy_server.store.budgets import key_owner
 
 
 def spend_unlocked(

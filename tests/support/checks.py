@@ -16,8 +16,8 @@ from torch import Tensor
 
 from leaking import disguises
 from serving import random_images
+from stingy_server.codec.images import Pixels
 from stingy_server.errors import UNSUPPORTED_IMAGE, ServiceError
-from stingy_server.images import Pixels
 
 LOADERS = {"pickle", "joblib", "dill", "cloudpickle", "yaml", "marshal", "shelve"}
 SECRETS = {"secret", "digest", "pepper", "token", "text", "authorization", "password"}

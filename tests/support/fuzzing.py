@@ -14,9 +14,9 @@ from PIL import Image
 from checks import assert_plain_headers
 from serving import PREPROCESSING, png, random_images
 from stingy_protection import ScoreForm
+from stingy_server.codec.images import decode
+from stingy_server.codec.oip import parse_request
 from stingy_server.errors import ServiceError
-from stingy_server.images import decode
-from stingy_server.oip import parse_request
 
 FORMS = tuple(ScoreForm)
 MAX_PIXELS = 256 * 256

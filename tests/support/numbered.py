@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from stingy_protection import ScoreForm, SparseLogits
-from stingy_server.images import Pixels
+from stingy_server.codec.images import Pixels
 
 
 def numbered(*numbers: int) -> Pixels:

@@ -23,7 +23,7 @@ from torch import nn
 
 from stingy_protection import Preprocessing, write_bundle
 from stingy_server import Budgets, Database, Keys, ModelSettings, Settings, create_app
-from stingy_server.budgets import key_owner
+from stingy_server.store.budgets import key_owner
 
 SUPPORT = Path(__file__).parent
 STINGY = (sys.executable, "-m", "stingy_clients")

@@ -11,7 +11,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving import make_bundle, make_settings, png, random_images, running
-from stingy_server.metrics import Metrics, listen
+from stingy_server.observability.metrics import Metrics, listen
 
 DASHBOARD = Path(__file__).parents[2] / "docker" / "grafana" / "stingy.json"
 PANELS = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]

@@ -18,7 +18,7 @@ from sample_networks import THINKING, canaries
 from serving import make_bundle, make_key, png, random_images, served
 from stingy_clients import Client
 from stingy_server import Database, Keys
-from stingy_server.ledger import Ledger
+from stingy_server.store.ledger import Ledger
 
 IMAGE = png(random_images(1)[0])
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  what is looked through, not written to

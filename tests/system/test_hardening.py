@@ -28,7 +28,7 @@ from serving import (
 )
 from stingy_clients import BudgetExhausted, Client, ClientError
 from stingy_server import Database, Keys
-from stingy_server.ledger import Ledger
+from stingy_server.store.ledger import Ledger
 
 IMAGE = png(random_images(1)[0])
 PATIENCE = {"STINGY_HEADER_TIMEOUT_S": "1", "STINGY_BODY_TIMEOUT_S": "2"}

@@ -15,8 +15,8 @@ import pytest
 
 from serving import free_port, make_bundle, make_key, png, random_images, served
 from stingy_server import Database, Keys
-from stingy_server.ledger import Ledger
-from stingy_server.processes import HEARTBEAT_S
+from stingy_server.process.workers import HEARTBEAT_S
+from stingy_server.store.ledger import Ledger
 
 pytestmark = pytest.mark.timeout(300)
 IMAGE = png(random_images(1)[0])

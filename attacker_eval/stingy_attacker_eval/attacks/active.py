@@ -11,7 +11,7 @@ from torch.nn import functional
 from stingy_attacker_eval.attacks.base import Attack, Means, Need, check_positive
 from stingy_attacker_eval.attacks.losses import kd_loss
 from stingy_attacker_eval.attacks.networks import logits_of
-from stingy_attacker_eval.train import TrainResult
+from stingy_attacker_eval.training import TrainResult
 
 _STRATEGIES = ("entropy", "k_center", "random")
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from stingy_attacker_eval.attacks.base import Attack, Means, Need
 from stingy_attacker_eval.attacks.losses import kd_loss
-from stingy_attacker_eval.train import TrainResult
+from stingy_attacker_eval.training import TrainResult
 
 _MOVES = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1))
 

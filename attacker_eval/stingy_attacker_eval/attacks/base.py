@@ -9,10 +9,10 @@ from typing import ClassVar, Self, final
 import torch
 from torch import Tensor, nn
 
-from stingy_attacker_eval.attacks.means import Batch, Material, Means, Need
+from stingy_attacker_eval.attacks.context import Batch, Material, Means, Need
 from stingy_attacker_eval.errors import AnswersError, AttackError, EvalError
-from stingy_attacker_eval.oracle import scores_refusal
-from stingy_attacker_eval.train import TrainResult, TrainSettings
+from stingy_attacker_eval.oracle.oracle import scores_refusal
+from stingy_attacker_eval.training import TrainResult, TrainSettings
 
 __all__ = ["Attack", "Batch", "Material", "Means", "Need", "check_positive", "check_tau_alpha"]
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from stingy_attacker_eval.attacks.base import Attack, Material, Means, Need
 from stingy_attacker_eval.attacks.losses import fill_constant, kd_loss
-from stingy_attacker_eval.train import TrainResult
+from stingy_attacker_eval.training import TrainResult
 
 _SAME_MODEL = 0.9
 

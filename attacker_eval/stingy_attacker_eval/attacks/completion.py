@@ -12,9 +12,9 @@ from stingy_attacker_eval.attacks.base import (
     check_positive,
     check_tau_alpha,
 )
-from stingy_attacker_eval.attacks.completing import low_rank
+from stingy_attacker_eval.attacks.imputation import low_rank
 from stingy_attacker_eval.attacks.losses import kd_loss
-from stingy_attacker_eval.train import TrainResult
+from stingy_attacker_eval.training import TrainResult
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from stingy_attacker_eval.attacks.rank_distillation import RankDistillation
 from stingy_attacker_eval.attacks.soft_label import SoftLabel
 from stingy_attacker_eval.attacks.subset_kl import SubsetKl
 from stingy_attacker_eval.attacks.two_labels import TwoLabels
-from stingy_attacker_eval.train import TrainResult, augmented
+from stingy_attacker_eval.training import TrainResult, augmented
 
 _INNER: dict[str, type[Attack]] = {
     attack.name: attack

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from stingy_attacker_eval.attacks.base import Attack, Material, Means, Need, check_positive
+from stingy_attacker_eval.attacks.context import timed
 from stingy_attacker_eval.attacks.data_free import Generator, noise
 from stingy_attacker_eval.attacks.losses import dafl_generator_loss, kd_loss
-from stingy_attacker_eval.attacks.means import timed
 from stingy_attacker_eval.attacks.networks import Tap, last_linear
-from stingy_attacker_eval.attacks.simulate import Options, released, simulation_refusal
-from stingy_attacker_eval.train import TrainResult
+from stingy_attacker_eval.attacks.policy_simulation import Options, released, simulation_refusal
+from stingy_attacker_eval.training import TrainResult
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stingy_attacker_eval.attacks.base import Attack, Means, Need, check_positive
-from stingy_attacker_eval.train import TrainResult
+from stingy_attacker_eval.training import TrainResult
 
 NOISE = 64
 

@@ -12,7 +12,7 @@ from stingy_attacker_eval.attacks.base import Means, check_positive
 from stingy_attacker_eval.attacks.data_free import DataFree, Generator, Replay, as_pixels, noise
 from stingy_attacker_eval.attacks.losses import disguide_generator_loss
 from stingy_attacker_eval.attacks.networks import renewed
-from stingy_attacker_eval.train import normalise
+from stingy_attacker_eval.training import normalise
 
 
 @dataclass(frozen=True, kw_only=True)

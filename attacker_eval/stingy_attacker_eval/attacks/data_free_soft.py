@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from stingy_attacker_eval.attacks.base import Material, Means, check_positive
 from stingy_attacker_eval.attacks.data_free import DataFree, Generator, Replay, as_pixels, noise
 from stingy_attacker_eval.attacks.losses import centred_l1, class_balance, fill_constant, kd_loss
-from stingy_attacker_eval.oracle import scores_refusal
-from stingy_attacker_eval.train import normalise
+from stingy_attacker_eval.oracle.oracle import scores_refusal
+from stingy_attacker_eval.training import normalise
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,13 +17,13 @@ from stingy_attacker_eval.attacks.base import (
 )
 from stingy_attacker_eval.attacks.losses import fill_constant, kd_loss
 from stingy_attacker_eval.attacks.networks import logits_of, renewed
-from stingy_attacker_eval.attacks.simulate import (
+from stingy_attacker_eval.attacks.policy_simulation import (
     Options,
     class_lists,
     released,
     simulation_refusal,
 )
-from stingy_attacker_eval.train import TrainResult
+from stingy_attacker_eval.training import TrainResult
 
 _STEPS = 400
 _BATCH = 256

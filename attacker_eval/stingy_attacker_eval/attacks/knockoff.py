@@ -7,8 +7,8 @@ from torch import nn
 
 from stingy_attacker_eval.attacks.base import Attack, Means, Need, check_positive
 from stingy_attacker_eval.attacks.losses import kd_loss
-from stingy_attacker_eval.pools import SYNTHETIC
-from stingy_attacker_eval.train import TrainResult
+from stingy_attacker_eval.datasets.query_pools import SYNTHETIC
+from stingy_attacker_eval.training import TrainResult
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from stingy_attacker_eval.errors import AttackError
-from stingy_attacker_eval.train import normalise
+from stingy_attacker_eval.training import normalise
 
 _BATCH = 1024
 

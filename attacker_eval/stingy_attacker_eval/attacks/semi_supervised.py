@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from stingy_attacker_eval.attacks.base import Attack, Means, Need, check_positive
 from stingy_attacker_eval.attacks.losses import consistency, kd_loss
-from stingy_attacker_eval.train import TrainResult, augmented, normalise
+from stingy_attacker_eval.training import TrainResult, augmented, normalise
 
 
 @dataclass(frozen=True, kw_only=True)

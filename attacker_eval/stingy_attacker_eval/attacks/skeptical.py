@@ -10,7 +10,7 @@ from torch.nn import functional
 from stingy_attacker_eval.attacks.base import Attack, Means, Need, check_tau_alpha
 from stingy_attacker_eval.attacks.losses import kd_loss
 from stingy_attacker_eval.attacks.networks import Tap, middle_convolution
-from stingy_attacker_eval.train import TrainResult, normalise
+from stingy_attacker_eval.training import TrainResult, normalise
 
 
 @dataclass(frozen=True, kw_only=True)

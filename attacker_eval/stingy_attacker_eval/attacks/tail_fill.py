@@ -12,9 +12,9 @@ from stingy_attacker_eval.attacks.base import (
     check_positive,
     check_tau_alpha,
 )
-from stingy_attacker_eval.attacks.completing import class_means
+from stingy_attacker_eval.attacks.imputation import class_means
 from stingy_attacker_eval.attacks.losses import fill_constant, kd_loss
-from stingy_attacker_eval.train import TrainResult
+from stingy_attacker_eval.training import TrainResult
 
 _FILLS = ("constant", "class_mean")
 

@@ -18,14 +18,14 @@ from torch import Tensor
 
 from stingy_protection import Policy, SparseLogits
 from stingy_server import app as app_module
-from stingy_server import engine as engine_module
 from stingy_server import serve as serve_module
 from stingy_server import service as service_module
-from stingy_server.budgets import Reservation
-from stingy_server.keys import Key, Keys
+from stingy_server.inference import engine as engine_module
+from stingy_server.observability.request_record import Visit
 from stingy_server.service import Service
 from stingy_server.settings import load_settings
-from stingy_server.visit import Visit
+from stingy_server.store.budgets import Reservation
+from stingy_server.store.keys import Key, Keys
 
 
 class OneCaller:

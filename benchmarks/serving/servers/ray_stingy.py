@@ -6,7 +6,7 @@ from pathlib import Path
 import ray
 from ray import serve
 
-from stingy_server.ray_app import Arguments, app
+from stingy_server.ray_serve.app import Arguments, app
 
 if __name__ == "__main__":
     ray.init("local", num_cpus=2, include_dashboard=False, object_store_memory=200 * 2**20)

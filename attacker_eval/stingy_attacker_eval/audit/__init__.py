@@ -1,0 +1,1 @@
+"""An audit: its protocol, what is bought, what is trained, and the folder it is kept in."""

@@ -1,0 +1,240 @@
+"""Data sets as plain uint8 arrays; whatever leaves `load_dataset` has been checked once, here."""
+
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stingy_attacker_eval.errors import DatasetError
+
+ROOT = "AUDIT_DATA"  # not STINGY_...: the server refuses such a variable that is none of its own
+"""The environment variable that names the folder of downloaded data sets."""
+
+Images = NDArray[np.uint8]
+"""uint8 RGB `[batch, H, W, 3]`."""
+
+_DIGITS_TRAIN = 1297
+_ARRAYS = ("train_x", "train_y", "test_x", "test_y")
+_TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion_mnist": "FashionMNIST"}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """
+    Labelled images, split once and for all.
+
+    train_x, test_x: uint8 RGB `[n, H, W, 3]`; train_y, test_y: int64 `[n]` into class_names.
+    """
+
+    name: str
+    train_x: NDArray[np.uint8] = field(repr=False)
+    train_y: NDArray[np.int64] = field(repr=False)
+    test_x: NDArray[np.uint8] = field(repr=False)
+    test_y: NDArray[np.int64] = field(repr=False)
+    class_names: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W)."""
+        return int(self.train_x.shape[1]), int(self.train_x.shape[2])
+
+    def subset(self, images: int | None) -> "Dataset":
+        """The same test images, and as many training images, of each class alike; None for all.
+
+        The choice is fixed, and a smaller one lies within every larger one. Raises DatasetError.
+        """
+        if images is None:
+            return self
+        if not 0 < images <= len(self.train_y):
+            raise DatasetError(f"expected 1..{len(self.train_y)} training images, got {images}")
+        order = np.random.default_rng(0).permutation(len(self.train_y))
+        # How many of its class came before each image: classes take turns.
+        labels = self.train_y[order]
+        turn = np.empty(len(order), np.int64)
+        for number in range(self.num_classes):
+            mine = np.flatnonzero(labels == number)
+            turn[mine] = np.arange(len(mine))
+        chosen = order[np.argsort(turn, kind="stable")[:images]]
+        return replace(self, train_x=self.train_x[chosen], train_y=self.train_y[chosen])
+
+
+def load_dataset(name: str) -> Dataset:
+    """
+    Load a data set by name.
+
+    "digits"; "cifar10", "cifar100" or "fashion_mnist", downloaded by torchvision into the folder
+    that AUDIT_DATA names (~/.cache/stingy by default) unless they are there; "npz:PATH", a file
+    of train_x, train_y, test_x, test_y and perhaps class_names; "folder:PATH", images of one size
+    in train/CLASS/ and test/CLASS/. A PATH may begin with $AUDIT_DATA. Raises DatasetError
+    listing every fault.
+    """
+    kind, _, path = name.partition(":")
+    if name == "digits":
+        return _digits()
+    if name in _TORCHVISION:
+        return _downloaded(name)
+    if kind == "npz" and path:
+        return _npz(name, _path(path))
+    if kind == "folder" and path:
+        return _folder(name, _path(path))
+    names = ", ".join(f'"{known}"' for known in ("digits", *_TORCHVISION))
+    raise DatasetError(f'expected the data set {names}, "npz:PATH" or "folder:PATH", got "{name}"')
+
+
+def data_root() -> Path:
+    """Where data sets are downloaded to."""
+    return Path(os.environ.get(ROOT) or "~/.cache/stingy").expanduser()
+
+
+def _path(text: str) -> Path:
+    head, _, rest = text.partition("/")
+    return data_root() / rest if head == f"${ROOT}" else Path(text)
+
+
+def _digits() -> Dataset:
+    """scikit-learn's 1,797 images of 8x8 (UCI optical digits): 1,297 train, 500 test."""
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+
+    bunch = load_digits()
+    grey = np.round(bunch.images * (255 / 16)).astype(np.uint8)
+    images = np.repeat(grey[..., None], 3, axis=3)
+    labels = bunch.target.astype(np.int64)
+    order = np.random.default_rng(0).permutation(len(images))
+    train, test = order[:_DIGITS_TRAIN], order[_DIGITS_TRAIN:]
+    names = tuple(str(digit) for digit in range(10))
+    return Dataset("digits", images[train], labels[train], images[test], labels[test], names)
+
+
+def _downloaded(name: str) -> Dataset:
+    """As torchvision reads it; grey images get three equal channels."""
+    from torchvision import datasets  # type: ignore[import-untyped]
+
+    source, root = getattr(datasets, _TORCHVISION[name]), data_root()
+    try:
+        train, test = (source(str(root), train=part, download=True) for part in (True, False))
+    except (OSError, RuntimeError):
+        raise DatasetError(
+            f"expected {name} in {root}, or a network to download it, got neither: put "
+            f"torchvision's files there, or name another folder in {ROOT}"
+        ) from None
+    arrays: list[NDArray[np.generic]] = []
+    for part in (train, test):
+        images = np.asarray(part.data)
+        arrays.append(np.repeat(images[..., None], 3, axis=3) if images.ndim == 3 else images)
+        arrays.append(np.asarray(part.targets, np.int64))
+    return _checked(name, *arrays, class_names=tuple(train.classes))
+
+
+def _folder(name: str, path: Path) -> Dataset:
+    """The classes are the folders of train/ in sorted order."""
+    from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]
+
+    faults: list[str] = []
+    parts = {}
+    for split in ("train", "test"):
+        try:
+            parts[split] = ImageFolder(str(path / split))
+        except OSError as error:
+            faults.append(f"expected {path / split}/CLASS/ with images, got: {error}")
+    if faults:
+        raise DatasetError(*faults)
+    classes = parts["train"].classes
+    if parts["test"].classes != classes:
+        raise DatasetError(f"expected the same classes in {path}/train and {path}/test, got others")
+    arrays: list[NDArray[np.generic]] = []
+    for split, part in parts.items():
+        images = []
+        for file, _ in part.samples:
+            try:
+                images.append(np.asarray(part.loader(file)))
+            except OSError:
+                faults.append(f"expected an image, got another file at {file}")
+        sizes = sorted({image.shape[:2] for image in images})
+        if len(sizes) > 1:
+            faults.append(f"expected {split} images of one size, got {sizes[0]} to {sizes[-1]}")
+        elif not faults:
+            arrays += [np.stack(images), np.asarray(part.targets)]
+    if faults:
+        raise DatasetError(*faults)
+    return _checked(name, *arrays, class_names=tuple(classes))
+
+
+def _npz(name: str, path: Path) -> Dataset:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+    except FileNotFoundError:
+        raise DatasetError(f"expected an npz file, got no file at {path}") from None
+    except (OSError, ValueError, BadZipFile):
+        raise DatasetError(f"expected an npz file without pickles, got another at {path}") from None
+    missing = [key for key in _ARRAYS if key not in arrays]
+    if missing:
+        raise DatasetError(*(f"expected the array {key} in {path}, got none" for key in missing))
+    train_y, test_y = arrays["train_y"], arrays["test_y"]
+    names = arrays.get("class_names")
+    if names is not None:
+        class_names = tuple(str(text) for text in names.ravel())
+    else:
+        known = [y for y in (train_y, test_y) if y.size and np.issubdtype(y.dtype, np.integer)]
+        count = max((int(labels.max()) for labels in known), default=0) + 1
+        class_names = tuple(str(number) for number in range(count))
+    return _checked(name, *(arrays[key] for key in _ARRAYS), class_names=class_names)
+
+
+def _checked(
+    name: str,
+    train_x: NDArray[np.generic],
+    train_y: NDArray[np.generic],
+    test_x: NDArray[np.generic],
+    test_y: NDArray[np.generic],
+    *,
+    class_names: tuple[str, ...],
+) -> Dataset:
+    """Raises DatasetError listing every fault."""
+    faults = [
+        *_split_faults("train", train_x, train_y, len(class_names)),
+        *_split_faults("test", test_x, test_y, len(class_names)),
+    ]
+    shapes = train_x.shape[1:], test_x.shape[1:]
+    if not faults and shapes[0] != shapes[1]:
+        faults.append(f"expected test_x images of {shapes[0]}, got {shapes[1]}")
+    if len(class_names) < 2:
+        faults.append(f"expected at least 2 classes, got {len(class_names)}")
+    if faults:
+        raise DatasetError(*faults)
+    return Dataset(
+        name,
+        train_x.astype(np.uint8, copy=False),
+        train_y.astype(np.int64),
+        test_x.astype(np.uint8, copy=False),
+        test_y.astype(np.int64),
+        class_names,
+    )
+
+
+def _split_faults(
+    split: str, images: NDArray[np.generic], labels: NDArray[np.generic], classes: int
+) -> list[str]:
+    faults = []
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or not images.size:
+        faults.append(
+            f"expected {split}_x as uint8 [n, H, W, 3], got {images.dtype} {list(images.shape)}"
+        )
+    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
+        faults.append(
+            f"expected {split}_y as integers [n], got {labels.dtype} {list(labels.shape)}"
+        )
+    elif len(labels) != len(images):
+        faults.append(f"expected {len(images)} labels in {split}_y, got {len(labels)}")
+    elif labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        faults.append(
+            f"expected {split}_y in 0..{classes - 1}, got {int(labels.min())}..{int(labels.max())}"
+        )
+    return faults

@@ -1,0 +1,1 @@
+"""The endpoint as a black box: answers, sessions, transfer sets."""

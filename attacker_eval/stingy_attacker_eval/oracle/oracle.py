@@ -1,0 +1,189 @@
+"""The endpoint as an attacker sees it; nothing but its answers comes through."""
+
+import hashlib
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stingy_attacker_eval.datasets.datasets import Images
+from stingy_attacker_eval.errors import AnswersError, TransferError
+from stingy_clients import Client, ModelInfo
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one endpoint answered for n images, best class first.
+
+    indices: int64 `[n, N]`; scores: float32 `[n, N]` in the given score form, None where the
+    policy gives none. Raises AnswersError when the parts do not fit together.
+    """
+
+    indices: NDArray[np.int64] = field(repr=False)
+    scores: NDArray[np.float32] | None = field(repr=False)
+    num_classes: int
+    form: str
+
+    def __post_init__(self) -> None:
+        shape = self.indices.shape
+        if len(shape) != 2 or not 1 <= shape[1] <= self.num_classes:
+            raise AnswersError(
+                f"expected indices [n, N] with N in 1..{self.num_classes}, got {list(shape)}"
+            )
+        if shape[0] and not 0 <= self.indices.min() <= self.indices.max() < self.num_classes:
+            raise AnswersError(f"expected indices in 0..{self.num_classes - 1}, got others")
+        if self.scores is not None and self.scores.shape != shape:
+            raise AnswersError(f"expected scores {list(shape)}, got {list(self.scores.shape)}")
+        if self.scores is not None and not np.isfinite(self.scores).all():
+            raise AnswersError("expected finite scores, got others")
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def support(self) -> int:
+        """N, the classes in one answer."""
+        return int(self.indices.shape[1])
+
+    @property
+    def top1(self) -> NDArray[np.int64]:
+        """int64 `[n]`."""
+        return np.ascontiguousarray(self.indices[:, 0])
+
+
+def join_answers(parts: Sequence[Answers]) -> Answers:
+    """The answers of several requests to one endpoint, at least one, as one."""
+    scores = [part.scores for part in parts if part.scores is not None]
+    return Answers(
+        np.concatenate([part.indices for part in parts]),
+        np.concatenate(scores) if scores else None,
+        parts[0].num_classes,
+        parts[0].form,
+    )
+
+
+def digest_labels(answers: Answers) -> str:
+    """SHA-256, hex, over the top-1 of the answers, in their order."""
+    return hashlib.sha256(answers.top1.tobytes()).hexdigest()
+
+
+def digest_answers(answers: Answers) -> str:
+    """SHA-256, hex, over classes and scores, in their order."""
+    scores = b"" if answers.scores is None else answers.scores.tobytes()
+    return hashlib.sha256(answers.indices.tobytes() + scores).hexdigest()
+
+
+def identity(info: ModelInfo) -> dict[str, object]:
+    """What answers that may be mixed, or compared, have in common."""
+    return {
+        "model": info.name,
+        "version": info.version,
+        "policy": info.policy,
+        "fingerprint": info.fingerprint,
+        "labels": list(info.labels),
+        "support": info.support,
+        "scores": info.scores,
+    }
+
+
+class Oracle(typing.Protocol):
+    """Anything that answers images: in practice a client of a running endpoint."""
+
+    def describe(self) -> ModelInfo:
+        """What the endpoint says about its model."""
+        ...
+
+    def ask(self, images: Images) -> Answers:
+        """One request: as many images as describe().max_batch allows, each charged."""
+        ...
+
+    def charged(self) -> int:
+        """Images charged to the key so far, counted by the endpoint itself."""
+        ...
+
+
+class HttpOracle:
+    """A model behind a running Stingy server, asked with a customer's key."""
+
+    def __init__(self, client: Client, *, model: str) -> None:
+        self._client = client
+        self._model = model
+
+    def describe(self) -> ModelInfo:
+        return self._client.model(self._model)
+
+    def ask(self, images: Images) -> Answers:
+        info = self.describe()
+        indices, scores = self._client.predict_tensor(images, model=self._model)
+        return Answers(indices, scores, info.num_classes, info.scores)
+
+    def charged(self) -> int:
+        return self._client.usage().used
+
+
+class SteadyOracle:
+    """An oracle as long as it is what it was at first; another model or policy is refused."""
+
+    def __init__(self, oracle: Oracle) -> None:
+        self._oracle = oracle
+        self._info = oracle.describe()
+
+    def describe(self) -> ModelInfo:
+        return self._info
+
+    def ask(self, images: Images) -> Answers:
+        """Raises TransferError instead of answers that may not be mixed with those before."""
+        answers = self._oracle.ask(images)
+        expected, got = identity(self._info), identity(self._oracle.describe())
+        changed = [name for name in expected if expected[name] != got[name]]
+        if changed:
+            raise TransferError(
+                f"expected {self._info.name} as it was when this run began, got another "
+                f"{', '.join(changed)}: answers are never mixed, choose a new folder"
+            )
+        return answers
+
+    def charged(self) -> int:
+        return self._oracle.charged()
+
+
+def scores_refusal(form: str) -> str | None:
+    """Why answers of this score form cannot be turned into logits; None when they can."""
+    if form in ("log_prob", "logit", "prob"):
+        return None
+    return f'needs scores, and the endpoint\'s score form "{form}" has none to learn from'
+
+
+def dense_logits(answers: Answers, device: torch.device) -> Tensor:
+    """The answers as logits float32 `[n, classes]`, -inf for every withheld class.
+
+    Log-probabilities and logits are taken as they are (a constant a row changes no softmax),
+    probabilities by their logarithm. Raises AnswersError when there are no scores.
+    """
+    refusal = scores_refusal(answers.form)
+    if refusal is not None or answers.scores is None:
+        raise AnswersError(refusal or "expected answers with scores, got indices alone")
+    values = torch.from_numpy(answers.scores).to(device)
+    indices = torch.from_numpy(answers.indices).to(device)
+    if answers.form == "prob":
+        values = values.log()
+        # Where a coarse grid rounded every score to zero, the order still names the top-1.
+        lost = values.isinf().all(dim=1)
+        values[lost, 0] = 0.0
+    dense = torch.full((len(answers), answers.num_classes), -torch.inf, device=device)
+    return dense.scatter_(1, indices, values)
+
+
+def as_described(answers: Answers, count: int, info: ModelInfo) -> Answers:
+    """The answers, if they are as many and of the form that the endpoint described."""
+    expected = (count, info.support, info.num_classes, info.scores)
+    got = (len(answers), answers.support, answers.num_classes, answers.form)
+    if expected != got:
+        raise AnswersError(
+            f"expected (images, N, classes, score form) = {expected} as described, got {got}"
+        )
+    return answers

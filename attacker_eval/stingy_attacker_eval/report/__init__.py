@@ -1,0 +1,1 @@
+"""What the results of an audit say, and the pages and tables that say it."""

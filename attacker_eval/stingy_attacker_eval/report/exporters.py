@@ -1,0 +1,143 @@
+"""A finished audit as JSON, CSV or Markdown, for pipelines and pull requests."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+
+from stingy_attacker_eval.report.analysis import Audit, headline, health, verdict
+from stingy_attacker_eval.report.formatting import cost, percent, signed
+from stingy_attacker_eval.report.label_floor import Outcome, Point
+from stingy_attacker_eval.results import NO_ENDPOINT, Summary
+
+SCHEMA = "stingy.audit.outcome/1"
+_KEPT = (
+    "endpoint",
+    "top-1 %",
+    "first five %",
+    "ECE, points",
+    "bytes",
+    "best attack",
+    "uplift",
+    "over labels alone",
+)
+_ATTACKS = (
+    "endpoint",
+    "attack",
+    "student",
+    "queries",
+    "seeds",
+    "accuracy %",
+    "agreement %",
+    "uplift, points",
+)
+
+
+def as_json(audit: Audit) -> str:
+    """The verdicts, the frontier and every summary; report.json has the single runs."""
+    document = {
+        "schema": SCHEMA,
+        "title": audit.document["config"]["title"],
+        "headline": headline(audit),
+        "verdicts": [
+            {
+                "endpoint": item["name"],
+                "defence": item["defence"],
+                "policy": item["policy"],
+                "fingerprint": item["fingerprint"],
+                "best": asdict(audit.best[item["name"]]) if item["name"] in audit.best else None,
+                "sentence": verdict(audit, item).sentence,
+                "remark": verdict(audit, item).remark,
+                "utility": item.get("utility"),
+            }
+            for item in audit.endpoints
+        ],
+        "label_floors": [
+            {
+                "endpoint": floor.endpoint,
+                "over": floor.floor.attack,
+                "on": floor.floor.endpoint,
+                "gap": floor.gap.mean,
+                "standard_error": floor.gap.error,
+                "seeds": floor.gap.n,
+                "outcome": floor.outcome,
+                "holds": floor.outcome is Outcome.NO_MORE,
+            }
+            for floor in audit.floors
+        ],
+        "health": [asdict(item) for item in health(audit)],
+        "skipped": audit.document["skipped"],
+        "summary": [asdict(summary) for summary in audit.summaries],
+        "environment": audit.document["environment"],
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def as_csv(audit: Audit) -> str:
+    """One line a summary; numbers unrounded, nothing where there is none."""
+    names = [field.name for field in fields(Summary)]
+    content = io.StringIO()
+    table = csv.DictWriter(content, [*names, "white_box", "best"], lineterminator="\n")
+    table.writeheader()
+    for summary in audit.summaries:
+        is_best = audit.best.get(summary.endpoint) == summary
+        table.writerow(asdict(summary) | {"white_box": summary.white_box, "best": is_best})
+    return content.getvalue()
+
+
+def as_markdown(audit: Audit) -> str:
+    """The headline, a sentence an endpoint, what clients keep, and every attack, run or not."""
+    parts = [f"## {_safe(audit.document['config']['title'])}", headline(audit)]
+    found = [verdict(audit, item) for item in audit.endpoints]
+    parts.append(
+        "\n".join(f"- **{_safe(v.title)}**: {_safe(v.sentence)} {v.remark}".rstrip() for v in found)
+    )
+    if audit.points:
+        parts.append(_table(_KEPT, [_kept(audit, point) for point in audit.points]))
+    parts.append(_table(_ATTACKS, [_attack(audit, summary) for summary in audit.summaries]))
+    parts += [
+        f"Not run: {item['attack']} on {item['endpoint']} {_safe(item['reason'])}."
+        for item in audit.document["skipped"]
+    ]
+    environment = audit.document["environment"]
+    parts.append(", ".join(f"{name}: {value}" for name, value in environment.items()))
+    return "\n\n".join(parts) + "\n"
+
+
+def _kept(audit: Audit, point: Point) -> tuple[str, ...]:
+    kept = point.utility
+    floor = next((each for each in audit.floors if each.endpoint == point.endpoint), None)
+    return (
+        point.endpoint,
+        percent(kept.top1),
+        percent(kept.top5),
+        "" if kept.ece is None else percent(kept.ece),
+        cost(kept.answer_bytes),
+        point.best.shown,
+        signed(point.best.uplift_mean, point.best.uplift_spread),
+        "" if floor is None else floor.told,
+    )
+
+
+def _attack(audit: Audit, s: Summary) -> tuple[str, ...]:
+    is_baseline = s.endpoint == NO_ENDPOINT
+    return (
+        "no API" if is_baseline else s.endpoint,
+        f"**{s.shown}**" if audit.best.get(s.endpoint) == s else s.shown,
+        s.student,
+        cost(s.queries),
+        str(s.n),
+        percent(s.accuracy_mean, s.accuracy_spread) if s.n else "broken attack",
+        "" if s.agreement_mean is None else percent(s.agreement_mean),
+        "" if is_baseline or not s.n else signed(s.uplift_mean, s.uplift_spread),
+    )
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [head, ["---"] * len(head), *([_safe(cell) for cell in line] for line in lines)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _safe(text: str) -> str:
+    return text.replace("|", r"\|").replace("<", "&lt;").replace("\n", " ")

@@ -1,0 +1,148 @@
+"""An audit's numbers beside the published ones; what was not run stays empty."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from stingy_attacker_eval.results import NO_ENDPOINT, Summary
+
+_SELF = "self"
+_NORMAL = ("normal", "open")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number as printed, percent, and ours where it was run; differences in points."""
+
+    printed: float | None
+    printed_difference: float | None = None
+    ours: Summary | None = None
+    ours_difference: float | None = None
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """One published table and what this audit has for it.
+
+    baseline: one cell a student. rows: the teacher and its defence, its own accuracy as printed
+    and ours, and one cell a student.
+    """
+
+    title: str
+    dataset: str
+    attack: str
+    students: tuple[str, ...]
+    baseline: tuple[Cell, ...]
+    rows: tuple[tuple[str, float, float | None, tuple[Cell, ...]], ...]
+
+
+def paper_tables(
+    config: Mapping[str, Any],
+    endpoints: Sequence[Mapping[str, Any]],
+    summaries: Sequence[Summary],
+) -> tuple[PaperTable, ...]:
+    """The published tables of which this audit ran at least one cell, with the same networks.
+
+    A table of another data set is shown for what it is; two tables of one attack are told apart
+    by the number of classes.
+    """
+    text = (files("stingy_attacker_eval.report") / "paper_tables.toml").read_text(encoding="utf-8")
+    places = _places(config, endpoints)
+    found = []
+    for printed in tomllib.loads(text).values():
+        if printed["attack"] == "dafl" and not _same_size(printed["dataset"], endpoints):
+            continue
+        table = _table(printed, places, summaries)
+        if any(cell.ours is not None for row in table.rows for cell in row[3]):
+            found.append(table)
+    return tuple(found)
+
+
+def _places(
+    config: Mapping[str, Any], endpoints: Sequence[Mapping[str, Any]]
+) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """Endpoints by their teacher's network and their defence, as far as the protocol says."""
+    networks = {item["name"]: item["network"] for item in config.get("teachers", ())}
+    bundles = {item["name"]: item.get("bundle") or "" for item in config.get("endpoints", ())}
+    places: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for item in endpoints:
+        network = networks.get(bundles.get(item["name"], "").rpartition("-")[0])
+        defence = "normal" if item["defence"] in _NORMAL else item["defence"]
+        if network is not None:
+            places.setdefault((network, defence), item)
+    return places
+
+
+def _same_size(dataset: str, endpoints: Sequence[Mapping[str, Any]]) -> bool:
+    classes = int(dataset.rpartition("-")[2])
+    return any(item["num_classes"] == classes for item in endpoints)
+
+
+def _table(
+    printed: Mapping[str, Any],
+    places: Mapping[tuple[str, str], Mapping[str, Any]],
+    summaries: Sequence[Summary],
+) -> PaperTable:
+    students = tuple(printed["students"])
+    rows = []
+    for row in printed["rows"]:
+        place = places.get((row["teacher"], row["defence"]))
+        cells = []
+        for student, number, difference in zip(
+            students, row["students"], row["difference"], strict=True
+        ):
+            named = row["teacher"] if student == _SELF else student
+            ours = None
+            if place is not None:
+                ours = _find(summaries, place["name"], printed["attack"], named)
+            cells.append(Cell(number, difference, ours, ours.uplift_mean if ours else None))
+        accuracy = place["teacher_accuracy"] if place is not None else None
+        title = f"{row['teacher']} {row['defence']}"
+        rows.append((title, row["accuracy"], accuracy, tuple(cells)))
+    if not printed["baseline"]:
+        rows = _from_normal(rows)
+    baseline = tuple(
+        Cell(printed["baseline"].get(name), ours=_find(summaries, NO_ENDPOINT, "no_api", name))
+        for name in students
+    )
+    return PaperTable(
+        title=printed["title"],
+        dataset=printed["dataset"],
+        attack=printed["attack"],
+        students=students,
+        baseline=baseline if printed["baseline"] else (),
+        rows=tuple(rows),
+    )
+
+
+_Rows = list[tuple[str, float, float | None, tuple[Cell, ...]]]
+
+
+def _from_normal(rows: _Rows) -> _Rows:
+    """Table 2 counts its differences from the normal teacher's student."""
+    base = [cell.ours.accuracy_mean if cell.ours is not None else None for cell in rows[0][3]]
+    counted = []
+    for title, printed, ours, cells in rows:
+        changed = []
+        for cell, normal in zip(cells, base, strict=True):
+            mean = cell.ours.accuracy_mean if cell.ours is not None else None
+            difference = None if mean is None or normal is None else mean - normal
+            changed.append(Cell(cell.printed, cell.printed_difference, cell.ours, difference))
+        counted.append((title, printed, ours, tuple(changed)))
+    return counted
+
+
+def _find(summaries: Sequence[Summary], endpoint: str, attack: str, student: str) -> Summary | None:
+    return next(
+        (
+            s
+            for s in summaries
+            if s.endpoint == endpoint
+            and s.student == student
+            and s.budget is None
+            and (s.attack == attack or (s.white_box and s.attack.partition("[")[0] == attack))
+        ),
+        None,
+    )

@@ -1,0 +1,100 @@
+"""What two attacks differ by: the one rule by which an audit tells any two numbers apart."""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from stingy_attacker_eval.report.formatting import signed
+from stingy_attacker_eval.results import Summary
+
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Points between two mean accuracies.
+
+    error: one standard error of it, None where a side has one seed; n: the seeds of the side that
+    has fewer. With few seeds an error is itself rough, so whoever shows it shows n.
+    """
+
+    mean: float
+    error: float | None
+    n: int
+
+    @property
+    def is_clear(self) -> bool:
+        """Over two standard errors: the audit can tell the two apart."""
+        return self.error is not None and abs(self.mean) > 2 * self.error
+
+    @property
+    def reliability(self) -> str:
+        """`error 0.21, n = 3`; with two decimals, for few seeds can be 0.0 apart by luck."""
+        return "one seed" if self.error is None else f"error {self.error:.2f}, n = {self.n}"
+
+    @property
+    def told(self) -> str:
+        """`+1.0 (error 0.21, n = 3)`, in points."""
+        return f"{signed(self.mean)} ({self.reliability})"
+
+
+def difference(left: Summary, right: Summary, rows: Sequence[Mapping[str, Any]]) -> Difference:
+    """Left less right, both with a finite mean; seed by seed where both have the same seeds.
+
+    A seed decides the student's weights, the order of the images and their shifts, so what it does
+    to every student goes out of a difference of two. How much is left is estimated from all
+    students of the audit that are no worse than the worse of them, for the gaps of two over three
+    seeds tell little: the residual mean square of a two-way layout of attacks and seeds, which for
+    two attacks alone is the variance of their gaps. Where the seeds differ the error is that of
+    two means apart.
+    """
+    means = left.accuracy_mean or 0.0, right.accuracy_mean or 0.0
+    mean, n = means[0] - means[1], min(left.n, right.n)
+    if left.accuracy_spread is None or right.accuracy_spread is None:
+        return Difference(mean, None, n)
+    seeds = _by_seed(left, rows).keys()
+    if len(seeds) == n and seeds == _by_seed(right, rows).keys():
+        noise = _noise(left, seeds, min(means), rows)
+        if noise is not None:
+            return Difference(mean, math.sqrt(2 * noise / n), n)
+    apart = math.hypot(
+        left.accuracy_spread / math.sqrt(left.n), right.accuracy_spread / math.sqrt(right.n)
+    )
+    return Difference(mean, apart, n)
+
+
+def _noise(
+    like: Summary, seeds: Collection[int], least: float, rows: Sequence[Mapping[str, Any]]
+) -> float | None:
+    """The variance of an accuracy that neither attack nor seed explains; None of one attack.
+
+    least: the mean accuracy of the students it is taken from. Students that an answer has ruined
+    vary more than those that are compared.
+    """
+    trained: dict[tuple[str, str], dict[int, float]] = {}
+    for row in rows:
+        alike = (row["student"], row.get("budget")) == (like.student, like.budget)
+        if alike and row["finite"] and row.get("trained_on") is None:
+            run = trained.setdefault((row["endpoint"], row["attack"]), {})
+            run[row["seed"]] = row["accuracy"]
+    table = np.array(
+        [[run[seed] for seed in seeds] for run in trained.values() if run.keys() == seeds]
+    )
+    table = table[table.mean(axis=1) >= least - _ROUNDING] if len(table) else table
+    if len(table) < 2:
+        return None
+    rest = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
+    return float((rest**2).sum() / ((len(table) - 1) * (len(seeds) - 1)))
+
+
+def _by_seed(summary: Summary, rows: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+    wanted = summary.endpoint, summary.attack, summary.student, summary.budget
+    return {
+        row["seed"]: row["accuracy"]
+        for row in rows
+        if (row["endpoint"], row["attack"], row["student"], row.get("budget")) == wanted
+        and row["finite"]
+    }

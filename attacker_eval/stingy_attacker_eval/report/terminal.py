@@ -1,0 +1,43 @@
+"""The audit's outcome on a terminal."""
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from stingy_attacker_eval.report.analysis import Audit, headline, verdict
+from stingy_attacker_eval.report.formatting import percent, signed
+from stingy_attacker_eval.results import NO_ENDPOINT
+
+
+def print_table(audit: Audit, console: Console) -> None:
+    """A table a student, the best attack of each endpoint in bold, then what they say."""
+    for student in audit.students:
+        console.print(_table(audit, student))
+    for endpoint in audit.endpoints:
+        found = verdict(audit, endpoint)
+        text = f"{found.title}: {found.sentence} {found.remark}\n"
+        console.print(text, highlight=False, markup=False)
+    if len(audit.endpoints) > 1:
+        console.print(f"{headline(audit)}\n", highlight=False, markup=False)
+
+
+def _table(audit: Audit, student: str) -> Table:
+    table = Table("endpoint", title=f"student {student}", box=SIMPLE_HEAD)
+    table.add_column("attack", no_wrap=True)
+    for title in ("accuracy %", "agreement %", "uplift"):
+        table.add_column(title, justify="right", no_wrap=True)
+    previous = NO_ENDPOINT
+    for s in (s for s in audit.summaries if s.student == student):
+        if previous != s.endpoint:
+            table.add_section()
+        previous = s.endpoint
+        baseline = s.endpoint == NO_ENDPOINT
+        table.add_row(
+            "no API" if baseline else s.endpoint,
+            s.shown.replace("[", r"\["),
+            percent(s.accuracy_mean, s.accuracy_spread) if s.n else "broken attack",
+            "" if s.agreement_mean is None else percent(s.agreement_mean),
+            "" if baseline or not s.n else signed(s.uplift_mean, s.uplift_spread),
+            style="bold" if audit.best.get(s.endpoint) == s else None,
+        )
+    return table

@@ -1,0 +1,370 @@
+"""Teachers to steal from, made white-box: a normal one and a nasty one, packed as bundles.
+
+What is packed says what it was made of, so that no teacher is trained twice.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+from torch.nn import functional
+
+from stingy_attacker_eval.attacks.networks import logits_of
+from stingy_attacker_eval.audit.protocol import Endpoint, Protocol, TeacherEntry
+from stingy_attacker_eval.datasets.datasets import Dataset, load_dataset
+from stingy_attacker_eval.environment import default_device
+from stingy_attacker_eval.errors import EvalError
+from stingy_attacker_eval.files import digest_json, write_json
+from stingy_attacker_eval.oracle.transfer_set import digest_images
+from stingy_attacker_eval.progress import reporting
+from stingy_attacker_eval.students import StudentSpec, student_spec
+from stingy_attacker_eval.training import (
+    LossFn,
+    TrainSettings,
+    forward,
+    memory_format,
+    percent_equal,
+    predict,
+    to_device,
+    train,
+)
+from stingy_protection import (
+    BundleError,
+    Preprocessing,
+    class_prototypes,
+    nasty_loss,
+    read_manifest,
+    verified_weights,
+    write_bundle,
+    write_prototypes,
+)
+
+_TWINS = ("normal", "nasty")
+_TEACHER_FILE = "teacher.json"
+_TRAINING = TrainSettings(epochs=12, batch=64, lr=0.1, augment=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherSettings:
+    """How a teacher and its nasty twin are trained.
+
+    name: what the bundles' names begin with. images: how many of the training images, None for
+    all. omega and tau: weight and temperature of the nasty loss, None for what was published:
+    0.005 and 20 for CIFAR-100, taken from 100 classes up, and 0.04 and 4 for CIFAR-10.
+    nasty_from_normal: whether the nasty twin starts from the normal teacher's weights, as it was
+    published; else it starts from the weights that the normal one started from.
+    """
+
+    name: str = ""
+    network: str = "cnn_large"
+    training: TrainSettings = _TRAINING
+    images: int | None = None
+    seed: int = 0
+    nasty: bool = True
+    omega: float | None = None
+    tau: float | None = None
+    nasty_from_normal: bool = False
+
+
+def teacher_settings(
+    *,
+    network: str | None = None,
+    epochs: int | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    omega: float | None = None,
+    tau: float | None = None,
+) -> TeacherSettings:
+    """The default settings, but for what is given. Raises EvalError."""
+    if lr is not None and not 0 < lr < float("inf"):
+        raise EvalError(f"expected a learning rate above 0 and finite, got {lr}")
+    usual = TeacherSettings()
+    return replace(
+        usual,
+        network=usual.network if network is None else network,
+        training=replace(
+            usual.training,
+            epochs=usual.training.epochs if epochs is None else epochs,
+            lr=usual.training.lr if lr is None else lr,
+        ),
+        seed=usual.seed if seed is None else seed,
+        omega=omega,
+        tau=tau,
+    )
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A packed teacher: accuracy in percent of the test images, seconds to train.
+
+    kept: whether it was there already, trained in the same way.
+    """
+
+    name: str
+    bundle: Path
+    accuracy: float
+    seconds: float
+    kept: bool = False
+
+
+def train_teachers(
+    data: Dataset,
+    *,
+    out: Path,
+    settings: TeacherSettings | None = None,
+    console: Console | None = None,
+) -> tuple[Teacher, ...]:
+    """Train a normal teacher, then its nasty twin against it, into OUT/normal and OUT/nasty.
+
+    With settings.name the folders are OUT/NAME-normal and OUT/NAME-nasty. Both bundles carry the
+    policy "stingy": a bundle is protected unless someone opens it. The nasty loss is that of
+    "Undistillable" (Ma et al., ICLR 2021), equation 2. A teacher that OUT holds already, made of
+    the same data by the same settings, is kept; a call that was killed goes on with the next one.
+    Raises EvalError.
+    """
+    settings = settings or TeacherSettings()
+    spec = student_spec(settings.network)
+    spec.check(data.num_classes, data.image_size)
+    owned = data.subset(settings.images)
+    device = default_device()
+    images = to_device(owned.train_x, device)
+    labels = torch.from_numpy(owned.train_y).to(device)
+    test_images = to_device(data.test_x, device)
+    epochs = itertools.count(1)
+    total = (1 + settings.nasty) * settings.training.epochs
+    omega, tau = _nasty_constants(settings, data.num_classes)
+    facts = _facts(settings, spec, data, owned)
+
+    def fit(
+        twin: str, loss_fn: LossFn, *, start: nn.Module | None = None, **more: object
+    ) -> tuple[nn.Module, Teacher]:
+        name = f"{settings.name}-{twin}" if settings.name else twin
+        digest = digest_json({**facts, **more})
+        found = _kept(out / name, name, digest)
+        if found is not None:
+            reporter.say(f"{name} is trained already and kept")
+            model = _load(out / name, spec, data).to(device)
+            model.to(memory_format=memory_format(images))
+            return model, found
+        started = time.perf_counter()
+        torch.manual_seed(settings.seed)
+        model = spec.build(data.num_classes).to(device)
+        if start is not None:
+            model.load_state_dict(start.state_dict())
+        result = train(
+            model,
+            images,
+            loss_fn,
+            settings=settings.training,
+            seed=settings.seed,
+            epoch_done=lambda: reporter.step(next(epochs), total, f"training {name}, epochs"),
+        )
+        if not result.finite:
+            raise EvalError(
+                f"expected a finite loss of the teacher {name}, got another: lower the learning "
+                "rate, or omega"
+            )
+        accuracy = percent_equal(predict(model, test_images).numpy(), data.test_y)
+        seconds = time.perf_counter() - started
+        weights = _pack(out / name, name, model, data, spec)
+        told = {"spec": digest, "weights": weights, "accuracy": accuracy, "seconds": seconds}
+        write_json(out / name / _TEACHER_FILE, told)
+        return model, Teacher(name, out / name, accuracy, seconds)
+
+    def cross_entropy(logits: Tensor, rows: Tensor, _: Tensor) -> Tensor:
+        return functional.cross_entropy(logits, labels[rows])
+
+    with reporting(console or Console()) as reporter:
+        normal, first = fit("normal", cross_entropy)
+        if not settings.nasty:
+            return (first,)
+
+        def nasty(logits: Tensor, rows: Tensor, inputs: Tensor) -> Tensor:
+            with torch.no_grad():
+                normal_logits = forward(normal, inputs)
+            return nasty_loss(logits, labels[rows], normal_logits, omega=omega, tau=tau)
+
+        taught_by = read_manifest(first.bundle).sha256
+        more: dict[str, Any] = {"omega": omega, "tau": tau, "normal": taught_by}
+        if settings.nasty_from_normal:
+            more |= {"start": normal, "start_from": "normal"}
+        return first, fit("nasty", nasty, **more)[1]
+
+
+def train_protocol_teachers(
+    protocol: Protocol, *, out: Path, console: Console | None = None
+) -> tuple[Teacher, ...]:
+    """Every teacher the protocol describes, into OUT, beside OUT/stingy.toml, which serves them.
+
+    `stingy serve --config OUT/stingy.toml` then answers as every endpoint of the protocol that
+    names a bundle. A class_prototype without lists gets those of its teacher, from the images the
+    teacher learnt, by their path as of now: after a move, call this again. Raises EvalError when
+    the protocol describes no teacher.
+    """
+    if not protocol.teachers:
+        raise EvalError("expected a protocol with [[teachers]], got one without")
+    data = load_dataset(protocol.dataset)
+    found: list[Teacher] = []
+    for entry in protocol.teachers:
+        settings = TeacherSettings(
+            name=entry.name,
+            network=entry.network,
+            training=entry.training,
+            images=entry.images,
+            seed=entry.seed,
+            nasty=entry.nasty,
+            omega=entry.omega,
+            tau=entry.tau,
+            nasty_from_normal=entry.nasty_from_normal,
+        )
+        found += train_teachers(data, out=out, settings=settings, console=console)
+    lists = {
+        f"{entry.name}-{twin}": _write_lists(out / f"{entry.name}-{twin}", entry, data)
+        for entry in protocol.teachers
+        for twin in _TWINS
+        if any(
+            endpoint.bundle == f"{entry.name}-{twin}" and _lacks_lists(endpoint.policy)
+            for endpoint in protocol.endpoints
+        )
+    }
+    (out / "stingy.toml").write_text(serving(protocol, lists))
+    return tuple(found)
+
+
+def protocol_networks(protocol: Protocol, *, bundles: Path) -> dict[str, nn.Module]:
+    """The network behind every endpoint that names a bundle, by endpoint, for white-box attacks.
+
+    Raises EvalError naming each bundle that is not there or does not fit.
+    """
+    kinds = {f"{t.name}-{twin}": t.network for t in protocol.teachers for twin in _TWINS}
+    data, faults = protocol.load(), []
+    found: dict[str, nn.Module] = {}
+    for endpoint in protocol.endpoints:
+        if endpoint.bundle is None:
+            continue
+        spec = student_spec(kinds[endpoint.bundle])
+        try:
+            found[endpoint.name] = _load(bundles / endpoint.bundle, spec, data)
+        except (BundleError, RuntimeError):  # load_state_dict says RuntimeError
+            faults.append(f"a bundle of {spec.name} for {endpoint.name} at {endpoint.bundle}")
+    if faults:
+        raise EvalError(f"expected {'; '.join(faults)} in {bundles}, got none or another")
+    return found
+
+
+def serving(protocol: Protocol, lists: Mapping[str, Path]) -> str:
+    """The server's settings, TOML, for the endpoints that name a bundle; beside the bundles.
+
+    lists: by bundle, the file of canonical lists for policies that lack one.
+    """
+    factories = {student_spec(teacher.network).factory for teacher in protocol.teachers}
+    modules = ", ".join(sorted({f'"{factory.partition(":")[0]}"' for factory in factories}))
+    models = "".join(
+        f'\n[[models]]\nname = "{endpoint.model}"\nbundle = "{endpoint.bundle}"\n'
+        + _policy_line(endpoint, lists)
+        for endpoint in protocol.endpoints
+        if endpoint.bundle
+    )
+    return (
+        "# Teachers of a laboratory: some of them let everything out.\n"
+        f'allow_open = true\nstate = "state"\ntrusted_factories = [{modules}]\n{models}'
+    )
+
+
+def _nasty_constants(settings: TeacherSettings, num_classes: int) -> tuple[float, float]:
+    omega, tau = (0.005, 20.0) if num_classes >= 100 else (0.04, 4.0)
+    omega = omega if settings.omega is None else settings.omega
+    tau = tau if settings.tau is None else settings.tau
+    if not 0 < omega < float("inf") or not 0 < tau < float("inf"):
+        raise EvalError(f"expected omega and tau above 0 and finite, got {omega} and {tau}")
+    return omega, tau
+
+
+def _facts(
+    settings: TeacherSettings, spec: StudentSpec, data: Dataset, owned: Dataset
+) -> dict[str, object]:
+    """All that decides a teacher's weights and its accuracy, but for what makes it nasty."""
+    labels = hashlib.sha256(owned.train_y.tobytes() + data.test_y.tobytes()).hexdigest()
+    return {
+        "factory": spec.factory,
+        "arguments": spec.settings(data.num_classes),
+        "training": asdict(settings.training),
+        "seed": settings.seed,
+        "classes": data.class_names,
+        "images": [digest_images(owned.train_x), digest_images(data.test_x), labels],
+    }
+
+
+def _kept(folder: Path, name: str, digest: str) -> Teacher | None:
+    """The teacher of this digest that is whole in the folder; None when there is none."""
+    try:
+        told = json.loads((folder / _TEACHER_FILE).read_bytes())
+        manifest = read_manifest(folder)
+        verified_weights(folder, manifest)
+        if (told["spec"], told["weights"], manifest.name) != (digest, manifest.sha256, name):
+            return None
+        return Teacher(name, folder, float(told["accuracy"]), float(told["seconds"]), kept=True)
+    except (OSError, ValueError, KeyError, TypeError, BundleError):
+        return None
+
+
+def _load(folder: Path, spec: StudentSpec, data: Dataset) -> nn.Module:
+    model = spec.build(data.num_classes)
+    model.load_state_dict(verified_weights(folder, read_manifest(folder)))
+    return model.eval()
+
+
+def _lacks_lists(policy: str | None) -> bool:
+    return (policy or "").partition(":")[0] == "class_prototype" and "lists=" not in (policy or "")
+
+
+def _policy_line(endpoint: Endpoint, lists: Mapping[str, Path]) -> str:
+    if endpoint.policy is None:
+        return ""
+    if endpoint.bundle is None or not _lacks_lists(endpoint.policy):
+        return f'policy = "{endpoint.policy}"\n'
+    name, _, options = endpoint.policy.partition(":")
+    given = [f"lists={lists[endpoint.bundle]}", *([options] if options else [])]
+    return f"policy = '{name}:{','.join(given)}'\n"
+
+
+def _write_lists(folder: Path, entry: TeacherEntry, data: Dataset) -> Path:
+    """Every class's canonical list, whole, in a file named for the weights it comes from."""
+    manifest = read_manifest(folder)
+    path = (folder / f"lists-{manifest.sha256[:12]}.json").resolve()
+    if set(",'") & set(str(path)):
+        raise EvalError("expected a folder without commas and quotes, for a policy names its path")
+    if not path.exists():
+        device = default_device()
+        model = _load(folder, student_spec(entry.network), data).to(device)
+        logits = logits_of(model, to_device(data.subset(entry.images).train_x, device))
+        aside = path.with_suffix(".tmp")
+        write_prototypes(aside, class_prototypes(logits, n=data.num_classes))
+        os.replace(aside, path)
+    return path
+
+
+def _pack(folder: Path, name: str, model: nn.Module, data: Dataset, spec: StudentSpec) -> str:
+    """Write the bundle and return its weights' SHA-256."""
+    half = (0.5, 0.5, 0.5)  # what train.normalise does
+    manifest = write_bundle(
+        folder,
+        model=model,
+        name=name,
+        version="1",
+        factory=spec.factory,
+        arguments=spec.settings(data.num_classes),
+        classes=data.class_names,
+        preprocessing=Preprocessing(size=data.image_size, mean=half, std=half),
+        policy="stingy",
+    )
+    return manifest.sha256

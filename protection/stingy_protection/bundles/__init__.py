@@ -1,0 +1,1 @@
+"""Bundles: a manifest, its weights, and the fused program of both with the gate."""

@@ -1,0 +1,185 @@
+"""What a bundle's model.json says. Invariant: a manifest that was read is right in every field."""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from stingy_protection.errors import BundleError, PolicyConfigError
+from stingy_protection.policies.base import is_integer
+from stingy_protection.policies.registry import build_policy, parse_policy
+
+MANIFEST_FILE = "model.json"
+
+Json: TypeAlias = "str | int | float | bool | list[Json] | None"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an RGB uint8 image becomes the model's input.
+
+    x / 255, minus `mean`, over `std`. With `resize_shorter` the shorter side is resized to it
+    (bilinear, antialias) and the centre cropped to `size`; without, the image is resized to `size`.
+
+    Args:
+        size: (height, width) in pixels.
+        mean: one value a channel, of x / 255.
+        std: one value a channel, > 0.
+        resize_shorter: pixels, at least the larger side of `size`; None to resize to `size`.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize_shorter: int | None = None
+
+
+@dataclass(frozen=True)
+class BundleManifest:
+    """What `model.json` says.
+
+    Args:
+        name: [a-z0-9][a-z0-9._-]*, the name it is served under.
+        version: one word of letters, digits, dot, plus, dash and underscore.
+        factory: "package.module:callable", builds the `nn.Module`.
+        arguments: keyword arguments of the factory: JSON scalars and lists.
+        classes: the K labels, all different, by index.
+        preprocessing: from image to input.
+        policy: what may leave, such as "stingy:n=3,scores=prob".
+        sha256: of the weights file, 64 lower-case hex digits.
+    """
+
+    name: str
+    version: str
+    factory: str
+    arguments: dict[str, Json]
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    policy: str
+    sha256: str
+
+
+def parse_manifest(text: str) -> BundleManifest:
+    """Read the text of a `model.json`.
+
+    Raises:
+        BundleError: with every fault found: missing and unknown fields, wrong values, a policy
+            that does not fit the classes.
+    """
+    try:
+        raw = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        raise BundleError((f"expected {MANIFEST_FILE} to be JSON, got another text",)) from None
+    if not isinstance(raw, dict):
+        raise BundleError((f"expected {MANIFEST_FILE} to hold an object, got another value",))
+    faults = _faults(raw, _MANIFEST_RULES, "")
+    image = raw.get("preprocessing")
+    if isinstance(image, dict):
+        image.setdefault("resize_shorter", None)
+        image_faults = _faults(image, _PREPROCESSING_RULES, "preprocessing.")
+        shorter = image["resize_shorter"]
+        if not image_faults and shorter is not None and shorter < max(image["size"]):
+            image_faults = ["expected preprocessing.resize_shorter >= size, got less"]
+        faults += image_faults
+    if _are_classes(raw.get("classes")) and isinstance(raw.get("policy"), str):
+        faults += _policy_faults(raw["policy"], len(raw["classes"]))
+    if faults:
+        raise BundleError(tuple(faults))
+    preprocessing = Preprocessing(
+        size=tuple(raw["preprocessing"]["size"]),
+        mean=tuple(raw["preprocessing"]["mean"]),
+        std=tuple(raw["preprocessing"]["std"]),
+        resize_shorter=raw["preprocessing"]["resize_shorter"],
+    )
+    fields = {**raw, "classes": tuple(raw["classes"]), "preprocessing": preprocessing}
+    return BundleManifest(**fields)
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(name)
+
+
+def _policy_faults(text: str, num_classes: int) -> list[str]:
+    try:
+        name, options = parse_policy(text)
+        build_policy(name, num_classes=num_classes, **options)
+    except PolicyConfigError as error:
+        return [f"policy: {fault}" for fault in error.faults]
+    return []
+
+
+# A rule: what is right, and how that is said. Values come from JSON, hence Any.
+Rule: TypeAlias = tuple[Callable[[Any], bool], str]
+
+
+def _faults(raw: dict[str, Any], rules: dict[str, Rule], where: str) -> list[str]:
+    unknown = [f"unknown field {where}{name}" for name in raw if name not in rules]
+    missing = [f"missing field {where}{name}" for name in rules if name not in raw]
+    wrong = [
+        f"expected {where}{name} to be {expected}, got another value"
+        for name, (is_right, expected) in rules.items()
+        if name in raw and not is_right(raw[name])
+    ]
+    return unknown + missing + wrong
+
+
+def _matches(pattern: str) -> Callable[[Any], bool]:
+    compiled = re.compile(pattern, re.ASCII)
+    return lambda value: isinstance(value, str) and compiled.fullmatch(value) is not None
+
+
+def _is_number(value: Any) -> bool:
+    return is_integer(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _is_pixels(value: Any) -> bool:
+    return is_integer(value) and value >= 1
+
+
+def _is_json(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(_is_json(item) for item in value)
+    return value is None or isinstance(value, str | bool) or _is_number(value)
+
+
+def _is_list(value: Any, of: Callable[[Any], bool], length: int) -> bool:
+    return isinstance(value, list) and len(value) == length and all(of(item) for item in value)
+
+
+def _are_arguments(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_json(item) for item in value.values())
+
+
+def _are_classes(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) >= 2
+        and all(isinstance(label, str) and label.strip() for label in value)
+        and len(set(value)) == len(value)
+    )
+
+
+_MANIFEST_RULES: dict[str, Rule] = {
+    "name": (_matches(r"[a-z0-9][a-z0-9._-]*"), "[a-z0-9][a-z0-9._-]*"),
+    "version": (_matches(r"[A-Za-z0-9][A-Za-z0-9._+-]*"), "one word such as 1.0.0"),
+    "factory": (
+        _matches(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"),
+        "package.module:callable",
+    ),
+    "arguments": (_are_arguments, "an object of JSON scalars and lists"),
+    "classes": (_are_classes, "a list of 2 or more different labels"),
+    "preprocessing": (lambda value: isinstance(value, dict), "an object"),
+    "policy": (lambda value: isinstance(value, str), "a text such as stingy:n=3"),
+    "sha256": (_matches(r"[0-9a-f]{64}"), "64 lower-case hex digits"),
+}
+_PREPROCESSING_RULES: dict[str, Rule] = {
+    "size": (lambda value: _is_list(value, _is_pixels, 2), "[height, width] in pixels"),
+    "mean": (lambda value: _is_list(value, _is_number, 3), "3 numbers"),
+    "std": (
+        lambda value: _is_list(value, lambda item: _is_number(item) and item > 0, 3),
+        "3 numbers above 0",
+    ),
+    "resize_shorter": (lambda value: value is None or _is_pixels(value), "pixels or null"),
+}

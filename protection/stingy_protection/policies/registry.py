@@ -1,0 +1,203 @@
+"""From names in settings to policies. Invariant: a policy is built whole or every fault is told."""
+
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields
+from enum import StrEnum
+from fractions import Fraction
+from importlib.metadata import entry_points
+from typing import Any, TypeAlias, get_type_hints
+
+from stingy_protection.errors import PolicyConfigError
+from stingy_protection.policies.base import Policy, is_integer
+from stingy_protection.policies.buckets import ClassPrototype, RankedBuckets
+from stingy_protection.policies.modelguard import ModelGuardW
+from stingy_protection.policies.noise import KeyedNoise
+from stingy_protection.policies.reverse_sigmoid import ReverseSigmoid
+from stingy_protection.policies.top_n import (
+    Label,
+    Open,
+    RankedLabels,
+    Reversed,
+    Rounded,
+    Stingy,
+    StingySmooth,
+)
+
+ENTRY_POINTS = "stingy.policies"
+Ratio: TypeAlias = int | float | str | Fraction
+SHIPPED: dict[str, type[Policy]] = {
+    policy.name: policy
+    for policy in (
+        ClassPrototype,
+        KeyedNoise,
+        Label,
+        ModelGuardW,
+        Open,
+        RankedBuckets,
+        RankedLabels,
+        ReverseSigmoid,
+        Reversed,
+        Rounded,
+        Stingy,
+        StingySmooth,
+    )
+}
+
+
+def support_size(num_classes: int, *, n: int | None = None, ratio: Ratio | None = None) -> int:
+    """N for `num_classes` classes, from N itself or the sparse ratio r: max(1, floor(r K)).
+
+    The arithmetic is exact (0.29 of 100 is 29, not int(0.29 * 100) = 28). Without either, r is
+    0.1, or 0.2 for 10 classes, as in the paper.
+
+    Raises:
+        PolicyConfigError: unless 1 <= n <= num_classes and 0 < ratio <= 1, or if both are given.
+    """
+    if not is_integer(num_classes) or num_classes < 2:
+        raise PolicyConfigError((f"expected num_classes to be >= 2, got {num_classes!r}",))
+    if n is not None and ratio is not None:
+        raise PolicyConfigError(("expected either n or ratio, got both",))
+    if n is not None:
+        if not is_integer(n) or not 1 <= n <= num_classes:
+            raise PolicyConfigError((f"expected n to be an integer 1..{num_classes}, got {n!r}",))
+        return n
+    if ratio is None:
+        ratio = "0.2" if num_classes == 10 else "0.1"
+    try:
+        exact = Fraction(str(ratio))
+    except (ValueError, ZeroDivisionError):
+        raise PolicyConfigError((f"expected ratio to be a number, got {ratio!r}",)) from None
+    if not 0 < exact <= 1:
+        raise PolicyConfigError((f"expected 0 < ratio <= 1, got {ratio!r}",))
+    return max(1, int(exact * num_classes))
+
+
+def policy_names() -> tuple[str, ...]:
+    """The names `build_policy` knows: ours and those of the entry points `stingy.policies`."""
+    return tuple(sorted({*SHIPPED, *entry_points(group=ENTRY_POINTS).names}))
+
+
+def parse_policy(text: str) -> tuple[str, dict[str, str]]:
+    """Split "stingy:n=3,scores=prob" into the name and its options.
+
+    Raises:
+        PolicyConfigError: the text is not NAME or NAME:OPTION=VALUE,...
+    """
+    name, colon, rest = text.partition(":")
+    faults: list[str] = []
+    options: dict[str, str] = {}
+    if not name.strip():
+        faults.append(f"expected a policy as NAME:OPTION=VALUE,..., got {text!r}")
+    for part in rest.split(",") if colon else ():
+        option, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (option and equals and value):
+            faults.append(f"expected OPTION=VALUE, got {part!r}")
+        elif option in options:
+            faults.append(f"option {option!r} is given twice")
+        elif option == "num_classes":
+            faults.append("num_classes comes from the model, not from the policy's text")
+        options[option] = value
+    if faults:
+        raise PolicyConfigError(tuple(faults))
+    return name.strip(), options
+
+
+def build_policy(name: str, /, *, num_classes: int, **options: object) -> Policy:
+    """Build the policy `name` for a model of `num_classes` classes.
+
+    Options may be strings; a field with `read` in its metadata has them read by that. A policy
+    with a field `n` also takes `ratio` in its place; without either, `n` is the default of
+    `support_size`.
+
+    Raises:
+        PolicyConfigError: with all faults: unknown policy or option, bad or missing values.
+    """
+    policy_class = _find(name)
+    kinds = {**get_type_hints(policy_class), "ratio": object}
+    required = {field.name: _is_required(field) for field in fields(policy_class)}
+    readers: dict[str, Callable[[str], object]] = {
+        field.name: field.metadata["read"]
+        for field in fields(policy_class)
+        if "read" in field.metadata
+    }
+    takes_n = "n" in required
+    known = {*required, *(["ratio"] if takes_n else [])} - {"num_classes"}
+
+    faults: list[str] = []
+    resolved: dict[str, Any] = {}
+    for option, value in options.items():
+        if option not in known:
+            faults.append(f"unknown option {option!r} of {name}; known: {', '.join(sorted(known))}")
+            continue
+        try:
+            if option in readers and isinstance(value, str):
+                resolved[option] = readers[option](value)
+            else:
+                resolved[option] = _convert(value, kinds[option])
+        except ValueError:
+            faults.append(f"expected {option} to be {_spoken(kinds[option])}, got {value!r}")
+    if takes_n:
+        given = {option: resolved.pop(option, None) for option in ("n", "ratio")}
+        try:
+            resolved["n"] = support_size(num_classes, **given)
+        except PolicyConfigError as error:
+            faults += error.faults
+            resolved["n"] = 1  # so that the other options are still looked at
+    resolved["num_classes"] = num_classes
+
+    missing = [option for option in required if required[option] and option not in resolved]
+    faults += [
+        f"expected a value for {option}, got none" for option in missing if option not in options
+    ]
+    if not missing:
+        try:
+            policy = policy_class(**resolved)
+        except PolicyConfigError as error:
+            faults += error.faults
+    if faults:
+        raise PolicyConfigError(tuple(dict.fromkeys(faults)))
+    return policy
+
+
+def _is_required(field: Field[object]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+def _find(name: str) -> type[Policy]:
+    """The policy class of that name; ours win a clash, and only the one asked for is imported."""
+    if name in SHIPPED:
+        return SHIPPED[name]
+    found = entry_points(group=ENTRY_POINTS, name=name)
+    if not found:
+        known = ", ".join(policy_names())
+        raise PolicyConfigError((f"unknown policy {name!r}; known: {known}",))
+    try:
+        loaded = next(iter(found)).load()
+    except Exception as error:  # noqa: BLE001 - importing a plug-in may raise anything
+        failure = type(error).__name__
+        raise PolicyConfigError((f"the plug-in for policy {name!r} failed: {failure}",)) from None
+    if not (isinstance(loaded, type) and issubclass(loaded, Policy)):
+        raise PolicyConfigError((f"expected the plug-in {name!r} to be a Policy, got another",))
+    if getattr(loaded, "name", None) != name:
+        raise PolicyConfigError((f"expected the plug-in {name!r} to bear that name, got another",))
+    return loaded
+
+
+def _convert(value: object, kind: object) -> object:
+    """A string as the type of its field; what is no string passes, and the policy judges it."""
+    if not isinstance(value, str) or not isinstance(kind, type):
+        return value
+    if kind is bool:
+        if value not in ("true", "false"):
+            raise ValueError
+        return value == "true"
+    if issubclass(kind, int | float | StrEnum):
+        return kind(value)
+    return value
+
+
+def _spoken(kind: object) -> str:
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return f"one of {', '.join(kind)}"
+    names = {int: "an integer", float: "a number", bool: "true or false"}
+    return next((name for known, name in names.items() if known is kind), "a valid value")

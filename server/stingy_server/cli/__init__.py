@@ -1,0 +1,1 @@
+"""The `stingy` commands of the server."""

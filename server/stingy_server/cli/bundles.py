@@ -1,0 +1,116 @@
+"""`stingy bundle`: what a folder holds, and a bundle as one program with its policy in it."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from stingy_server.cli.command import AsJson, end
+
+bundle = typer.Typer(no_args_is_help=True, help="Look at bundles, and export them.")
+
+
+@bundle.command()
+def export(
+    source: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    form: Annotated[
+        Literal["onnx", "pt2"], typer.Option("--format", help="What the program is written in.")
+    ] = "onnx",
+    fuse: Annotated[
+        bool, typer.Option("--fuse", help="Put the policy into the program. Required.")
+    ] = False,
+    policy: Annotated[
+        str | None, typer.Option(help="What may leave, such as stingy:n=3; default: the bundle's.")
+    ] = None,
+    layout: Annotated[
+        Literal["plain", "triton"],
+        typer.Option(help="plain: a folder; triton: a model in OUT, Triton's repository."),
+    ] = "plain",
+    allow_open: Annotated[
+        bool | None, typer.Option("--allow-open", help="Permit policies that hide nothing.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Settings file; default: stingy.toml, if any.")
+    ] = None,
+) -> None:
+    """Write a bundle's network as one program that tells indices and scores and no logits."""
+    if not fuse:
+        end(["expected --fuse: without the policy in it, the program would tell every logit"])
+    if layout == "triton" and form != "onnx":
+        end(["expected --format onnx for --layout triton, got pt2"])
+    from rich.console import Console
+    from torch import nn
+
+    from stingy_protection import PolicyConfigError
+    from stingy_server.cli.triton_layout import triton_folder, write_config
+    from stingy_server.inference.export import NotExportable
+    from stingy_server.models.artefact import write_artefact
+    from stingy_server.models.loading import load_bundles
+    from stingy_server.settings import load_settings
+
+    given = [{"bundle": source, "policy": policy}]
+    settings, faults = load_settings(config, models=given, allow_open=allow_open)
+    loaded = load_bundles(settings, faults)
+    if faults:
+        end(faults)
+    network, manifest, fused = loaded[0].network, loaded[0].manifest, loaded[0].policy
+    if not isinstance(network, nn.Module):
+        end(["expected a bundle, got an artefact"])
+    folder = triton_folder(out, manifest) if layout == "triton" else out
+    try:
+        with Console(stderr=True).status("exporting"):
+            artefact = write_artefact(folder, network, manifest=manifest, policy=fused, format=form)
+    except PolicyConfigError as error:
+        end(error.faults)
+    except NotExportable as error:
+        end([str(error)])
+    if layout == "triton":
+        write_config(folder.parent, artefact, batch_size=settings.batch_size)
+    typer.echo(f"{folder / artefact.file}: {artefact.policy.describe()} [{artefact.fingerprint}]")
+
+
+@bundle.command()
+def show(
+    folder: Annotated[Path, typer.Argument(help="A folder of a bundle or an artefact.")],
+    as_json: AsJson = False,
+) -> None:
+    """Tell what a bundle or an artefact is, and whether its file is the one it names."""
+    from stingy_protection import (
+        BundleError,
+        build_policy,
+        parse_policy,
+        read_manifest,
+        verified_weights,
+    )
+    from stingy_server.models.artefact import is_artefact, read_artefact, verified_program
+
+    try:
+        if is_artefact(folder):
+            artefact = read_artefact(folder)
+            manifest, form = artefact.manifest, f"{artefact.format}, policy fused in"
+            verified_program(folder, artefact)
+        else:
+            manifest, form = read_manifest(folder), "weights"
+            verified_weights(folder, manifest)
+    except BundleError as error:
+        end(error.faults)
+    name, options = parse_policy(manifest.policy)
+    policy = build_policy(name, num_classes=len(manifest.classes), **options)
+    told = {
+        "name": manifest.name,
+        "version": manifest.version,
+        "form": form,
+        "network": manifest.factory,
+        "classes": len(manifest.classes),
+        "size": "{} x {}".format(*manifest.preprocessing.size),
+        "policy": policy.describe(),
+        "fingerprint": policy.fingerprint,
+        "sha256": manifest.sha256,
+    }
+    if as_json:
+        typer.echo(json.dumps(told))
+        return
+    for key, value in told.items():
+        typer.echo(f"{key:12}{value}")

@@ -1,0 +1,56 @@
+"""What the server's commands share: options, the state they work on, tables, and how they end."""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from stingy_server.settings import Settings
+    from stingy_server.store.database import Database
+
+State = Annotated[
+    Path | None, typer.Option(help="The state folder; default: as in the settings, .stingy.")
+]
+Config = Annotated[Path | None, typer.Option(help="Settings file; default: stingy.toml, if any.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)
+
+
+@contextlib.contextmanager
+def opened(
+    config: Path | None, state: Path | None, *, create: bool = False
+) -> Iterator[tuple["Settings", "Database"]]:
+    """The settings and the state they name; what keeps them from working ends the command."""
+    from stingy_server.settings import load_settings
+    from stingy_server.store.base import StoreUnavailable
+    from stingy_server.store.database import Database
+
+    settings, faults = load_settings(config, state=state)
+    if faults:
+        end(faults)
+    try:
+        with contextlib.closing(
+            Database(settings.state, store=settings.store, create=create)
+        ) as database:
+            yield settings, database
+    except StoreUnavailable as error:
+        end([str(error)])
+
+
+def end(faults: Sequence[str]) -> NoReturn:
+    for fault in faults:
+        typer.secho(fault, fg="red", err=True)
+    raise typer.Exit(2)

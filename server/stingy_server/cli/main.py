@@ -1,0 +1,308 @@
+"""The server's part of the `stingy` command.
+
+Heavy imports wait until a command runs, so that `stingy --help` stays fast.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stingy_server.cli import models
+from stingy_server.cli.bundles import bundle
+from stingy_server.cli.command import AsJson, Config, State, end, opened, table
+
+if TYPE_CHECKING:
+    from stingy_server.store.keys import Key
+    from stingy_server.store.ledger import Ledger
+
+app = typer.Typer()
+app.add_typer(models.app, name="models")
+keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
+app.add_typer(keys, name="keys")
+ledger = typer.Typer(no_args_is_help=True, help="Read the record of who asked how much.")
+app.add_typer(ledger, name="ledger")
+app.add_typer(bundle, name="bundle")
+
+KeyId = Annotated[str, typer.Argument(metavar="ID", help="As `stingy keys list` shows it.")]
+
+
+@app.command()
+def serve(
+    bundles: Annotated[
+        list[Path] | None, typer.Argument(help="Bundles to serve, each under its own name.")
+    ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(help="Policy of the given bundles, such as stingy:n=3; default: their own."),
+    ] = None,
+    config: Config = None,
+    state: State = None,
+    host: Annotated[str | None, typer.Option(help="Address; default: 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; default: 8080; 0: any free one.")] = None,
+    allow_open: Annotated[
+        bool | None, typer.Option("--allow-open", help="Permit policies that hide nothing.")
+    ] = None,
+    strict: Annotated[
+        bool | None, typer.Option("--strict", help="One padded batch shape for every answer.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; default: 1.")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Where Prometheus may ask; default: nowhere.")
+    ] = None,
+) -> None:
+    """Serve model bundles behind their policies."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    models = [{"bundle": bundle, "policy": policy} for bundle in bundles or []]
+    with console.status("loading"):
+        from stingy_server.errors import ConfigurationError
+        from stingy_server.serve import serve as run
+        from stingy_server.settings import load_settings
+    settings, faults = load_settings(
+        config,
+        models=models or None,
+        state=state,
+        host=host,
+        port=port,
+        workers=workers,
+        metrics_port=metrics_port,
+        allow_open=allow_open,
+        strict=strict,
+    )
+    if policy is not None and not models:
+        faults.append("--policy: expected bundles on the command line, got none")
+    try:
+        run(settings, faults, console=console)
+    except ConfigurationError as error:
+        end(error.faults)
+
+
+@keys.command()
+def create(
+    name: Annotated[str, typer.Argument(help="Whom the key is for.")],
+    budget: Annotated[
+        int | None, typer.Option(min=1, max=2**62, help="Images it may ask; default: no limit.")
+    ] = None,
+    per_day: Annotated[
+        int | None, typer.Option(min=1, max=2**62, help="Images it may ask in a day of UTC.")
+    ] = None,
+    tier: Annotated[str, typer.Option(help="What it may see; a tier of the settings.")] = "full",
+    rate: Annotated[str | None, typer.Option(help="Images a time, as 600/minute.")] = None,
+    days: Annotated[int | None, typer.Option(min=1, help="Days until it expires.")] = None,
+    config: Config = None,
+    state: State = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key. It is shown now and never again."""
+    from datetime import UTC, datetime, timedelta
+
+    with opened(config, state, create=True) as (settings, database):
+        from stingy_server.settings import FULL_TIER
+        from stingy_server.store.keys import Keys
+
+        known = [FULL_TIER, *settings.tiers]
+        if tier not in known:
+            end([f"expected a tier out of {', '.join(known)}, got {tier}"])
+        try:
+            key, text = Keys(database).create(
+                name,
+                budget=budget,
+                per_day=per_day,
+                tier=tier,
+                rate=rate,
+                expires=None if days is None else datetime.now(UTC) + timedelta(days=days),
+            )
+        except ValueError as error:
+            end([str(error)])
+    if as_json:
+        typer.echo(json.dumps({"id": key.id, "key": text}))
+    else:
+        typer.echo(text)
+        typer.echo(f"This is the key of {name}, id {key.id}. It is not shown again.", err=True)
+
+
+@keys.command("list")
+def list_keys(config: Config = None, state: State = None, as_json: AsJson = False) -> None:
+    """Show the keys with what they have used."""
+    from dataclasses import asdict
+
+    with opened(config, state) as (_, database):
+        from stingy_server.store.keys import Keys
+
+        found = Keys(database).all()
+    if as_json:
+        shown = [
+            {**asdict(key), "budget": budget.total, "used": budget.used} for key, budget in found
+        ]
+        typer.echo(json.dumps(shown))
+        return
+    table(
+        ("id", "name", "tier", "used", "budget", "created", "state"),
+        (
+            (
+                key.id,
+                key.name,
+                key.tier,
+                str(budget.used),
+                "no limit" if budget.total is None else str(budget.total),
+                key.created[:10],
+                _standing(key),
+            )
+            for key, budget in found
+        ),
+    )
+
+
+@keys.command()
+def usage(
+    key_id: KeyId,
+    config: Config = None,
+    state: State = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what one key has used of its budgets."""
+    with opened(config, state) as (_, database):
+        from stingy_server.store.budgets import today
+        from stingy_server.store.keys import Keys
+
+        found = {key.id: budget for key, budget in Keys(database).all()}
+    if key_id not in found:
+        end([f"expected the id of a key, got {key_id}; see: stingy keys list"])
+    budget = found[key_id]
+    told = {
+        "id": key_id,
+        "used": budget.used,
+        "budget": budget.total,
+        "used_today": budget.day_used if budget.day >= today() else 0,
+        "per_day": budget.day_total,
+        "remaining": budget.remaining(today()),
+    }
+    if as_json:
+        typer.echo(json.dumps(told))
+    else:
+        table(tuple(told), [tuple("" if v is None else str(v) for v in told.values())])
+
+
+@keys.command()
+def revoke(key_id: KeyId, config: Config = None, state: State = None) -> None:
+    """Make a key invalid at once, in every running server."""
+    with opened(config, state) as (_, database):
+        from stingy_server.store.keys import Keys
+
+        book = Keys(database)
+        revoked = book.revoke(key_id)
+        known = {key.id: key for key, _ in book.all()}
+    if revoked:
+        typer.echo(f"{key_id} is revoked.")
+    elif key_id in known:
+        end([f"{key_id} was revoked already, on {(known[key_id].revoked or '')[:10]}"])
+    else:
+        end([f"expected the id of a key, got {key_id}; see: stingy keys list"])
+
+
+@keys.command()
+def rotate(
+    key_id: KeyId, config: Config = None, state: State = None, as_json: AsJson = False
+) -> None:
+    """Give a key a new text; the old one is invalid at once, budgets and tier stay."""
+    with opened(config, state) as (_, database):
+        from stingy_server.store.keys import Keys
+
+        text = Keys(database).rotate(key_id)
+    if text is None:
+        end([f"expected the id of a valid key, got {key_id}; see: stingy keys list"])
+    if as_json:
+        typer.echo(json.dumps({"id": key_id, "key": text}))
+    else:
+        typer.echo(text)
+        typer.echo(f"This is the new key of id {key_id}. It is not shown again.", err=True)
+
+
+@ledger.command()
+def tail(
+    count: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many.")] = 10,
+    config: Config = None,
+    state: State = None,
+) -> None:
+    """Show the latest entries, one JSON object a line."""
+    with opened(config, state) as (_, database):
+        from stingy_server.store.ledger import Ledger
+
+        book = Ledger(database)
+        for line in _json_lines(book, after=book.last(count)):
+            typer.echo(line)
+
+
+@ledger.command()
+def export(
+    form: Annotated[str, typer.Option("--format", help="jsonl or csv.")] = "jsonl",
+    after: Annotated[int, typer.Option(min=0, help="Only entries beyond this number.")] = 0,
+    config: Config = None,
+    state: State = None,
+) -> None:
+    """Print all entries, as JSON lines or CSV."""
+    import csv
+    import sys
+    from dataclasses import astuple, fields
+
+    if form not in ("jsonl", "csv"):
+        end([f"expected the format jsonl or csv, got {form}"])
+    with opened(config, state) as (_, database):
+        from stingy_server.store.ledger import Entry, Ledger
+
+        book = Ledger(database)
+        if form == "jsonl":
+            for line in _json_lines(book, after=after):
+                typer.echo(line)
+            return
+        rows = csv.writer(sys.stdout)
+        rows.writerow(["seq", *(field.name for field in fields(Entry))])
+        rows.writerows([seq, *astuple(entry)] for seq, entry in book.entries(after=after))
+
+
+@keys.command()
+def release(key_id: KeyId, config: Config = None, state: State = None) -> None:
+    """Undo what an alarm of the watch did to a key, within two seconds in every server."""
+    with opened(config, state) as (_, database):
+        from stingy_server.detection.key_profiles import Standings
+
+        released = Standings(database).release(key_id)
+    if not released:
+        end([f"expected the id of a key after an alarm, got {key_id}; see: stingy watch"])
+    typer.echo(f"{key_id} is released.")
+
+
+@app.command()
+def watch(
+    once: Annotated[bool, typer.Option("--once", help="Print one table and end.")] = False,
+    config: Config = None,
+    state: State = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show which keys look like they copy the model; the highest score first."""
+    with opened(config, state) as (_, database):
+        from stingy_server.cli.watch_table import run
+
+        run(database, once=once, as_json=as_json)
+
+
+def _json_lines(book: "Ledger", *, after: int) -> Iterator[str]:
+    from dataclasses import asdict
+
+    for seq, entry in book.entries(after=after):
+        yield json.dumps({"seq": seq, **asdict(entry)})
+
+
+def _standing(key: "Key") -> str:
+    from datetime import UTC, datetime
+
+    if key.revoked is not None:
+        return f"revoked {key.revoked[:10]}"
+    if key.expires is not None:
+        past = key.expires <= datetime.now(UTC).isoformat()
+        return f"{'expired' if past else 'expires'} {key.expires[:10]}"
+    return "valid"

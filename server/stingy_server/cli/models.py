@@ -1,0 +1,197 @@
+"""`stingy models`: what is in service, and a version more or less; on the host, nowhere else."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stingy_server.cli.command import AsJson, Config, State, end, opened, table
+
+if TYPE_CHECKING:
+    from stingy_server.settings import ModelSettings, Settings
+    from stingy_server.store.deployments import Deployment, Deployments, Report
+
+app = typer.Typer(no_args_is_help=True, help="What is in service; load and unload versions.")
+
+WAIT_S = 90.0  # longer than a process that was killed counts as alive
+
+Name = Annotated[str, typer.Argument(help="The model, as `stingy models list` shows it.")]
+Version = Annotated[str, typer.Argument(help="Its version.")]
+Share = Annotated[float, typer.Argument(min=0.0, max=1.0, help="Of the keys, 0..1.")]
+
+
+@app.command("list")
+def list_models(config: Config = None, state: State = None, as_json: AsJson = False) -> None:
+    """Show what every running server on this state folder serves."""
+    with opened(config, state) as (_, database):
+        from stingy_server.store.deployments import Deployments
+
+        reports = Deployments(database).told()
+    if as_json:
+        typer.echo(json.dumps([asdict(report) for report in reports]))
+        return
+    if not reports:
+        typer.echo("no server runs on this state folder")
+        return
+    versions = sorted({(report.name, report.version) for report in reports})
+    table(
+        ("model", "version", "share", "processes", "policy"),
+        [_row([r for r in reports if (r.name, r.version) == version]) for version in versions],
+    )
+
+
+@app.command()
+def load(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
+    name: Annotated[str | None, typer.Option(help="Default: the bundle's own.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Default: the bundle's own.")] = None,
+    share: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Share of the keys that meet this version when they name none; "
+            "needed beside another version.",
+        ),
+    ] = None,
+    config: Config = None,
+    state: State = None,
+) -> None:
+    """Serve one more version, in every running server and after a restart."""
+    from pydantic import ValidationError
+
+    from stingy_server.settings import ModelSettings
+
+    try:
+        model = ModelSettings(bundle=bundle.resolve(), name=name, policy=policy, share=share)
+    except ValidationError as error:
+        end([f"--{detail['loc'][0]}: {detail['msg']}" for detail in error.errors()])
+    with opened(config, state) as (settings, database):
+        from stingy_server.store.deployments import Deployments
+
+        _load(_meant(model, settings), Deployments(database))
+
+
+def _meant(model: "ModelSettings", settings: "Settings") -> "Deployment":
+    """The bundle that is there now, and no later one."""
+    from stingy_server.identity import identity
+    from stingy_server.models.loading import load_bundles
+    from stingy_server.store.deployments import Deployment
+
+    # Whether an open policy is allowed is for the servers to say, whose flags are not known here.
+    alone = settings.model_copy(update={"models": (model,), "allow_open": True})
+    faults: list[str] = []
+    found = load_bundles(alone, faults, with_networks=False)
+    if faults:
+        end(faults)
+    (loaded,) = found
+    bundle = identity(loaded.manifest, loaded.policy)
+    return Deployment(loaded.name, loaded.manifest.version, model, bundle)
+
+
+def _load(wanted: "Deployment", deployments: "Deployments") -> None:
+    name, version = wanted.name, wanted.version
+    known = {(each.name, each.version) for each in deployments.told()}
+    known |= {(each.name, each.version) for each in deployments.wanted()}
+    if (name, version) in known:
+        end([f"{name} {version} is served already; give the bundle another version"])
+    deployments.ask(wanted)
+    try:
+        reports = _await(deployments, name, version, present=True)
+    except BaseException:  # given up: nobody is to find it at the next start
+        deployments.withdraw(name, version)
+        raise
+    faults = sorted({report.fault for report in reports if report.fault is not None})
+    if faults:
+        deployments.withdraw(name, version)
+        end([*faults, f"{name} {version} is not served."])
+    typer.echo(_outcome(f"{name} {version} is served", reports))
+    for warning in sorted({line for report in reports for line in report.warnings.splitlines()}):
+        typer.echo(f"warning: {warning}", err=True)
+
+
+@app.command()
+def share(
+    name: Name, version: Version, of_keys: Share, config: Config = None, state: State = None
+) -> None:
+    """Let a loaded version meet another share of the keys; 1 is all that name no version."""
+    with opened(config, state) as (_, database):
+        from stingy_server.store.deployments import Deployments
+
+        deployments = Deployments(database)
+        shares = _shares(deployments, name)
+        others = sum(each or 0.0 for number, each in shares.items() if number != version)
+        if others + of_keys > 1:
+            end([f"expected shares of at most 1 together, got {others + of_keys:g}"])
+        if shares.get(version, of_keys) is None:
+            end([f"{name} {version} is what the rest of the keys meets; give another a share"])
+        for wanted in deployments.wanted():
+            if (wanted.name, wanted.version) == (name, version):
+                deployments.ask(wanted.with_share(of_keys))
+                typer.echo(f"{name} {version} meets a share of {of_keys:g} within two seconds.")
+                return
+    end([_not_loaded(name, version)])
+
+
+@app.command()
+def unload(name: Name, version: Version, config: Config = None, state: State = None) -> None:
+    """Serve a loaded version no more; what is under way has body_timeout_s + deadline_s to end."""
+    with opened(config, state) as (_, database):
+        from stingy_server.store.deployments import Deployments
+
+        deployments = Deployments(database)
+        shares = _shares(deployments, name)
+        if len(shares) > 1 and shares.get(version, 0.0) is None:
+            end([f"{name} {version} is what the rest of the keys meets; unload the others first"])
+        if not deployments.withdraw(name, version):
+            end([_not_loaded(name, version)])
+        reports = _await(deployments, name, version, present=False)
+    typer.echo(_outcome(f"{name} {version} is served no more", reports))
+
+
+def _shares(deployments: "Deployments", name: str) -> dict[str, float | None]:
+    """The share of each version of a model that is in service."""
+    told = deployments.told()
+    return {each.version: each.share for each in told if each.name == name and each.fault is None}
+
+
+def _not_loaded(name: str, version: str) -> str:
+    return (
+        f"expected a version that `stingy models load` brought in, got {name} {version}; "
+        "what the settings name ends with them and a restart"
+    )
+
+
+def _await(deployments: "Deployments", name: str, version: str, *, present: bool) -> list["Report"]:
+    """What each living process says of a version, once all of them have followed."""
+    until = time.monotonic() + WAIT_S
+    while True:
+        told = deployments.told()
+        processes = {report.process for report in told}
+        about = [report for report in told if (report.name, report.version) == (name, version)]
+        behind = processes - {r.process for r in about} if present else {r.process for r in about}
+        if not behind:
+            return about if present else told
+        if time.monotonic() > until:
+            end([f"expected every server to follow within {WAIT_S:g} s, {len(behind)} did not"])
+        time.sleep(0.2)
+
+
+def _outcome(what: str, reports: Sequence["Report"]) -> str:
+    processes = len({report.process for report in reports})
+    if not processes:
+        return f"{what} from the next start; no server runs on this state folder now."
+    return f"{what} in {processes} process{'es' if processes > 1 else ''}."
+
+
+def _row(reports: Sequence["Report"]) -> tuple[str, ...]:
+    """One version over all processes, which may differ while they follow."""
+    first = reports[0]
+    shares = {"the rest" if r.share is None else f"{r.share:g}" for r in reports if r.fault is None}
+    told = sorted({r.policy if r.fault is None else f"not served: {r.fault}" for r in reports})
+    policy = told[0] if len(told) == 1 else f"processes differ: {'; '.join(told)}"
+    return first.name, first.version, " or ".join(sorted(shares)), str(len(reports)), policy

@@ -1,0 +1,1 @@
+"""Image files and Open Inference Protocol tensors, from and to bytes."""

@@ -1,0 +1,1 @@
+"""Detection of keys that look like they extract a model."""

@@ -1,0 +1,1 @@
+"""The HTTP edge: limits, routes and the answers a tier may see."""

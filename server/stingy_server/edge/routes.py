@@ -1,0 +1,83 @@
+"""The plain routes: one image in, its answer out; and what is left of a budget."""
+
+from typing import Any
+
+import orjson
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from stingy_clients import PredictResponse, Usage
+from stingy_protection import SparseLogits
+from stingy_server.codec.images import decode
+from stingy_server.codec.oip import json_numbers
+from stingy_server.edge.openapi import IMAGE_TYPES, REFUSED, asks
+from stingy_server.errors import JSON
+from stingy_server.models.endpoints import Endpoint
+from stingy_server.observability.request_record import Visit
+from stingy_server.service import Service
+from stingy_server.store.budgets import today
+from stingy_server.store.keys import Key
+
+router = APIRouter(responses=REFUSED)
+
+
+async def predict(request: Request) -> Response:
+    """Classify one JPEG or PNG, sent as the body."""
+    service: Service = request.app.state.service
+    visit: Visit = request.state.visit
+    endpoint = service.endpoint(visit, request.path_params["model"])
+    body = await request.body()
+    tier = service.tier(visit)
+    images = decode(
+        [body],
+        endpoint.manifest.preprocessing,
+        max_pixels=service.settings.max_pixels,
+    )
+    answer = await service.answer(visit, endpoint, images, tier=tier)
+    return Response(orjson.dumps(_document(endpoint, answer)), media_type=JSON)
+
+
+@router.get("/v1/usage", responses={200: {"model": Usage}})
+async def usage(request: Request) -> Response:
+    """What the caller's key may ask, and has asked."""
+    service: Service = request.app.state.service
+    key: Key = request.state.visit.key
+    budget = await service.alone.do(lambda: service.keys.budget(key))
+    document = {
+        "key": key.id,
+        "budget": budget.total,
+        "used": budget.used,
+        "remaining": budget.remaining(today()),
+    }
+    return Response(orjson.dumps(document), media_type=JSON)
+
+
+ASKED = {"/v1/predict/{model}": predict}
+for path, handler in ASKED.items():
+    router.add_api_route(
+        path,
+        handler,
+        methods=["POST"],
+        openapi_extra=asks(path, *IMAGE_TYPES),
+        responses={200: {"model": PredictResponse}},
+    )
+
+
+def _document(endpoint: Endpoint, answer: SparseLogits) -> dict[str, Any]:
+    labels = endpoint.manifest.classes
+    indices = answer.indices.tolist()
+    if answer.scores is None:
+        rows = [{"classes": [{"index": i, "label": labels[i]} for i in row]} for row in indices]
+    else:
+        scores = json_numbers(answer.scores.numpy(), answer.decimals).tolist()
+        rows = [
+            {
+                "classes": [
+                    {"index": i, "label": labels[i], "score": score}
+                    for i, score in zip(row, values, strict=True)
+                ]
+            }
+            for row, values in zip(indices, scores, strict=True)
+        ]
+    return {"model": endpoint.name, "version": endpoint.manifest.version, "answers": rows}

@@ -1,0 +1,1 @@
+"""Batching and running a network in this process."""

@@ -1,0 +1,181 @@
+"""The engines: images in, `SparseLogits` out, and no way for raw logits to get past them."""
+
+import threading
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stingy_protection import (
+    NoisyPolicy,
+    Policy,
+    Preprocessing,
+    SparseLogits,
+    keyed_noise,
+    sanitize,
+)
+from stingy_server.codec.images import Pixels
+from stingy_server.inference.runtimes import Network, device_of
+from stingy_server.inference.thread_batcher import Answering, Batcher
+from stingy_server.settings import Settings
+
+CUDA_THREADS = 2  # one pass copies its pixels while the other computes
+
+
+class Engine(Protocol):
+    """What the edge knows of a model worker."""
+
+    async def predict(self, images: Pixels) -> SparseLogits:
+        """Answers for RGB images [batch, height, width, 3] of the size the model takes."""
+
+    async def close(self) -> None:
+        """Answer what is in flight, then let go of the model."""
+
+
+class _InProcess(ABC):
+    """A model in this process behind model threads, which run `_answer_pass`."""
+
+    def __init__(self, settings: Settings, *, threads: int = 1) -> None:
+        self._batch_size = settings.batch_size
+        self._strict = settings.strict
+        self._batcher = Batcher(
+            self.answer,
+            batch_size=settings.batch_size,
+            max_delay_s=settings.max_delay_ms / 1000,
+            queue_images=settings.queue_images,
+            queue_bytes=settings.queue_bytes,
+            threads=threads,
+        )
+
+    async def predict(self, images: Pixels) -> SparseLogits:
+        return await self._batcher.submit(images)
+
+    async def close(self) -> None:
+        await self._batcher.close()
+
+    def answer(self, images: Pixels) -> SparseLogits:
+        """What the model thread runs: model and policy, in passes of `batch_size`."""
+        passes = [
+            self._answer_within_memory(images[start : start + self._batch_size])
+            for start in range(0, len(images), self._batch_size)
+        ]
+        return passes[0] if len(passes) == 1 else SparseLogits.concatenate(passes)
+
+    def _answer_within_memory(self, images: Pixels) -> SparseLogits:
+        """Answer in one pass, or in two halves where the device has no memory for one.
+
+        Raises torch.OutOfMemoryError for a single image, and with `strict`, because a padded
+        pass of fewer images needs as much memory.
+        """
+        try:
+            return self._answer_pass(images)
+        except torch.OutOfMemoryError:
+            if self._strict or len(images) == 1:
+                raise
+        # After the handler: the error holds the tensors of the failed pass.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        middle = len(images) // 2
+        halves = images[:middle], images[middle:]
+        return SparseLogits.concatenate([self._answer_within_memory(half) for half in halves])
+
+    @abstractmethod
+    def _answer_pass(self, images: Pixels) -> SparseLogits:
+        """Answers for at most `batch_size` images."""
+
+    def _padded(self, images: Pixels) -> Pixels:
+        """With `strict`, a whole batch, of which these images are the first."""
+        if not self._strict or len(images) == self._batch_size:
+            return images
+        padded = np.zeros((self._batch_size, *images.shape[1:]), np.uint8)
+        padded[: len(images)] = images
+        return padded
+
+
+class _Streams(threading.local):
+    """A CUDA stream for each thread: the copies of one pass overlap with another's kernels."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.own: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self.own = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def use(self) -> AbstractContextManager[object]:
+        """Make this thread's stream the current one; nothing on the CPU."""
+        return torch.cuda.stream(self.own) if self.own else nullcontext()
+
+
+class EmbeddedEngine(_InProcess):
+    """A network in this process, with its policy, behind a model thread; behind two on CUDA.
+
+    Args:
+        network: of `chosen_runtime`, from inputs float32 [batch, 3, height, width] to logits
+            [batch, classes], both on the settings' device.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        preprocessing: Preprocessing,
+        policy: Policy,
+        settings: Settings,
+        secret: bytes,
+    ) -> None:
+        self.device = device_of(settings)
+        self._dtype = getattr(torch, settings.precision)
+        self._network = network
+        self._policy = policy
+        self._secret = secret
+        self._mean = torch.tensor(preprocessing.mean, device=self.device).view(1, 3, 1, 1)
+        self._std = torch.tensor(preprocessing.std, device=self.device).view(1, 3, 1, 1)
+        self._streams = _Streams(self.device)
+        on_cuda = self.device.type == "cuda"
+        if on_cuda:
+            torch.cuda.synchronize(self.device)  # the weights are there for every stream
+        super().__init__(settings, threads=CUDA_THREADS if on_cuda else 1)
+
+    @torch.inference_mode()
+    def _answer_pass(self, images: Pixels) -> SparseLogits:
+        with self._streams.use():
+            return self._answer_on_device(images)
+
+    def _answer_on_device(self, images: Pixels) -> SparseLogits:
+        pixels = self._on_device(self._padded(images))
+        inputs = (pixels.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std
+        with torch.autocast(
+            self.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32
+        ):
+            logits = self._network(inputs)
+        noise = None
+        if isinstance(self._policy, NoisyPolicy):  # keyed by the pixels: nothing averages out
+            noise = keyed_noise(self._secret, pixels[: len(images)], self._policy.num_classes)
+        return sanitize(self._policy, logits[: len(images)], noise=noise)
+
+    def _on_device(self, images: Pixels) -> Tensor:
+        """The pixels on the device; from pinned memory, without waiting for the copy, on CUDA."""
+        if self.device.type != "cuda":
+            # A request's own bytes are read-only, which torch.from_numpy does not take silently.
+            return torch.from_numpy(np.require(images, requirements="W")).to(self.device)
+        pinned = torch.empty(images.shape, dtype=torch.uint8, pin_memory=True)
+        pinned.numpy()[:] = images
+        return pinned.to(self.device, non_blocking=True)
+
+
+class FusedEngine(_InProcess):
+    """A fused artefact in this process: its program has the policy within.
+
+    Args:
+        program: of `open_artefact`.
+    """
+
+    def __init__(self, program: Answering, *, settings: Settings) -> None:
+        self._program = program
+        super().__init__(settings)
+
+    def _answer_pass(self, images: Pixels) -> SparseLogits:
+        answer = self._program(self._padded(images))
+        return answer if len(answer) == len(images) else answer.rows(0, len(images))

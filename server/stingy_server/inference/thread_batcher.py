@@ -1,0 +1,116 @@
+"""Dynamic batching on model threads: requests that wait together share a forward pass.
+
+A request is answered or fails on its own: if a shared pass fails, each request in it is run
+again alone, so that an error reaches its owner and nobody else.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from stingy_protection import SparseLogits
+from stingy_server.codec.images import Pixels
+from stingy_server.errors import DRAINING, ServiceError
+from stingy_server.inference.batch_queue import Job, Queue, images_of, parts, settle
+
+Answering = Callable[[Pixels], SparseLogits]
+
+
+class Batcher:
+    """Threads that answer images [batch, height, width, 3], and the bounded queue before them.
+
+    Args:
+        answer: what a thread runs; it may take any number of images.
+        batch_size: images gathered for one call of `answer`, unless one request brings more.
+        max_delay_s: how long a call may wait for company.
+        queue_images, queue_bytes: what may be waiting or running at once.
+        threads: calls of `answer` at once; one unless a device can copy and compute together.
+    """
+
+    def __init__(
+        self,
+        answer: Answering,
+        *,
+        batch_size: int,
+        max_delay_s: float,
+        queue_images: int,
+        queue_bytes: int,
+        threads: int = 1,
+    ) -> None:
+        self._answer = answer
+        self._batch_size = batch_size
+        self._max_delay_s = max_delay_s
+        self._queue = Queue(images=queue_images, nbytes=queue_bytes)
+        self._changed = threading.Condition()
+        self._closing = False
+        self._threads = [
+            threading.Thread(target=self._work, name="model", daemon=True) for _ in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    async def submit(self, images: Pixels) -> SparseLogits:
+        """The answer for these images, in their order.
+
+        Raises:
+            ServiceError: the queue is full, or closing.
+        """
+        job = Job(images, asyncio.get_running_loop().create_future())
+        with self._changed:
+            if self._closing:
+                raise ServiceError(DRAINING)
+            self._queue.put(job)
+            self._changed.notify()
+        return await job.future
+
+    async def close(self) -> None:
+        """Answer what waits, then end the threads."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            await asyncio.get_running_loop().run_in_executor(None, thread.join)
+
+    def _work(self) -> None:
+        while jobs := self._gather():
+            waiting = [job for job in jobs if not job.future.cancelled()]
+            if waiting:
+                self._run(waiting)
+            with self._changed:
+                self._queue.leave(jobs)
+
+    def _gather(self) -> list[Job]:
+        """The next jobs that fit in one batch; none once closed and empty."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._closing)
+            if self._max_delay_s:
+                self._await_company()
+            return self._queue.take(self._batch_size)
+
+    def _await_company(self) -> None:
+        deadline = time.monotonic() + self._max_delay_s
+        while not self._closing and self._queue.images < self._batch_size:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0 or not self._changed.wait(remaining):
+                return
+
+    def _run(self, jobs: list[Job]) -> None:
+        try:
+            answers = parts(self._answer(images_of(jobs)), jobs)
+        # The thread must outlive anything a network or a policy may raise.
+        except Exception as error:  # noqa: BLE001
+            if len(jobs) == 1:
+                _hand_over(jobs, [error])
+            else:
+                for job in jobs:
+                    self._run([job])
+        else:
+            _hand_over(jobs, answers)
+
+
+def _hand_over(jobs: list[Job], outcomes: Sequence[SparseLogits | Exception]) -> None:
+    """Wake the event loop once for all requests of a pass, unless it is gone."""
+    loop = jobs[0].future.get_loop()
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(settle, jobs, outcomes)

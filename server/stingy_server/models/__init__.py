@@ -1,0 +1,1 @@
+"""Models: from a bundle to an endpoint that answers."""

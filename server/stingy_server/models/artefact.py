@@ -1,0 +1,240 @@
+"""Fused artefacts: a network with its policy in one program file, beside a `model.json`.
+
+The policy is part of the program and cannot be taken off it; who serves one can only tighten.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from stingy_protection import (
+    BundleError,
+    BundleManifest,
+    Policy,
+    PolicyConfigError,
+    SparseLogits,
+    build_policy,
+    parse_policy,
+    sanitize,
+)
+from stingy_protection.bundles.fused import FusedClassifier, FusedGate, received
+from stingy_protection.bundles.manifest import MANIFEST_FILE, parse_manifest
+from stingy_server.inference.export import NotExportable, as_onnx, as_pt2, exported, onnx_session
+
+Format = Literal["onnx", "pt2"]
+IMAGE = "image"
+TRIALS = 1000
+MOST_MOVED = 0.01  # of the trial rows, each by one step of the grid
+Outputs = Sequence[npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """What the `model.json` of an artefact says.
+
+    Args:
+        manifest: of the bundle it was made from; its `policy` is the one fused in, its `sha256`
+            that of the program.
+        format: what the program is written in.
+        fingerprint: of the policy.
+        weights: the SHA-256 of the bundle's weights.
+        outputs: the names of what the program returns.
+    """
+
+    manifest: BundleManifest
+    format: Format
+    fingerprint: str
+    weights: str
+    outputs: tuple[str, ...]
+
+    @property
+    def file(self) -> str:
+        """The program's name in the folder."""
+        return f"model.{self.format}"
+
+    @property
+    def policy(self) -> Policy:
+        """The policy that is fused in."""
+        return _built(self.manifest)
+
+
+def write_artefact(
+    folder: Path, network: nn.Module, *, manifest: BundleManifest, policy: Policy, format: Format
+) -> Artefact:
+    """Fuse a bundle's network with a policy and write the program and its manifest.
+
+    The fused gate is asked `TRIALS` rows of logits first, many of them tied, and must tell what
+    `sanitize` tells.
+
+    Raises:
+        PolicyConfigError: the policy cannot be fused.
+        NotExportable: the network or the policy has no such form.
+    """
+    text = _as_text(policy)
+    _try_gate(policy, format=format)
+    fused = FusedClassifier(
+        network.requires_grad_(False), preprocessing=manifest.preprocessing, policy=policy
+    )
+    # Two rows: of one, an exporter may think that it is always one.
+    example = torch.zeros(2, *manifest.preprocessing.size, 3, dtype=torch.uint8)
+    program = _program(fused, example, fused.gate.outputs, format=format)
+    frozen = replace(manifest, policy=text, sha256=hashlib.sha256(program).hexdigest())
+    artefact = Artefact(frozen, format, policy.fingerprint, manifest.sha256, fused.gate.outputs)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / artefact.file).write_bytes(program)
+    told = {
+        "format": format,
+        "fingerprint": artefact.fingerprint,
+        "weights": artefact.weights,
+        "input": IMAGE,
+        "outputs": list(artefact.outputs),
+    }
+    content = json.dumps({**asdict(frozen), "artefact": told}, indent=2, ensure_ascii=False)
+    (folder / MANIFEST_FILE).write_text(content + "\n", encoding="utf-8")
+    return artefact
+
+
+def is_artefact(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder's `model.json` speaks of an artefact; what is amiss, reading it tells."""
+    try:
+        raw = json.loads((Path(folder) / MANIFEST_FILE).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(raw, dict) and "artefact" in raw
+
+
+def read_artefact(folder: str | os.PathLike[str]) -> Artefact:
+    """Read and check the `model.json` of an artefact; its program is not opened.
+
+    Raises:
+        BundleError: with what is wrong.
+    """
+    try:
+        raw = json.loads((Path(folder) / MANIFEST_FILE).read_bytes())
+        told = raw.pop("artefact")
+        form, fingerprint, outputs = told["format"], told["fingerprint"], tuple(told["outputs"])
+        weights = told.get("weights")
+    except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError):
+        raise BundleError((f"expected {MANIFEST_FILE} of an artefact, got another",)) from None
+    manifest = parse_manifest(json.dumps(raw))
+    policy = _built(manifest)
+    if form not in ("onnx", "pt2") or outputs != FusedGate(policy).outputs:
+        raise BundleError(("expected the format onnx or pt2 and its outputs, got others",))
+    if fingerprint != policy.fingerprint:
+        raise BundleError(("expected the policy that was fused in, got another",))
+    # Else two policies over one model could not be named.
+    if not (isinstance(weights, str) and len(weights) == len(manifest.sha256)):
+        raise BundleError(("expected the sha256 of the bundle's weights, got none; export again",))
+    return Artefact(manifest, form, fingerprint, weights, outputs)
+
+
+def verified_program(folder: str | os.PathLike[str], artefact: Artefact) -> bytes:
+    """The bytes of the program, if they have the manifest's SHA-256.
+
+    Raises:
+        BundleError: the file is missing, a link, or of another hash.
+    """
+    path = Path(folder) / artefact.file
+    if not path.is_file() or path.is_symlink():
+        raise BundleError((f"expected {path.name} to be a plain file, got none or a link",))
+    program = path.read_bytes()
+    if hashlib.sha256(program).hexdigest() != artefact.manifest.sha256:
+        raise BundleError((f"expected {path.name} to have the manifest's sha256, got another",))
+    return program
+
+
+def open_artefact(
+    folder: str | os.PathLike[str], *, threads: int = 1
+) -> Callable[[npt.NDArray[np.uint8]], SparseLogits]:
+    """An ONNX artefact as a function from images `[batch, height, width, 3]` to answers.
+
+    What the program returns is checked against the policy, as the gate would.
+
+    Raises:
+        BundleError: the artefact is not in order, ONNX Runtime is not installed, or the format is
+            pt2, which torch unpickles.
+    """
+    artefact = read_artefact(folder)
+    if artefact.format != "onnx":
+        raise BundleError(("expected an artefact of the format onnx, got pt2; export it again",))
+    policy = artefact.policy
+    try:
+        session = onnx_session(verified_program(folder, artefact), threads=threads)
+    except ImportError:
+        raise BundleError(("expected ONNX Runtime: pip install 'stingy[onnx]'",)) from None
+    except ValueError as error:
+        raise BundleError((str(error),)) from None
+
+    def answer(images: npt.NDArray[np.uint8]) -> SparseLogits:
+        outputs = session.run(list(artefact.outputs), {IMAGE: images})
+        return received(policy, outputs, rows=len(images))
+
+    return answer
+
+
+def _program(
+    module: nn.Module, example: torch.Tensor, outputs: Sequence[str], *, format: Format
+) -> bytes:
+    program = exported(module, example)
+    return as_pt2(program) if format == "pt2" else as_onnx(program, image=IMAGE, outputs=outputs)
+
+
+def _try_gate(policy: Policy, *, format: Format) -> None:
+    """Let the policy alone tell trial logits, in the graph and at the gate."""
+    gate = FusedGate(policy)
+    noise = torch.randn(TRIALS, policy.num_classes, generator=torch.Generator().manual_seed(0)) * 3
+    logits = torch.cat([noise[: TRIALS // 2], noise[TRIALS // 2 :].round()])  # these have ties
+    try:
+        program = exported(gate, logits[:2])
+    except NotExportable:
+        raise PolicyConfigError(
+            (f"expected a policy that is one function of tensors, got {policy.name}",)
+        ) from None
+    outputs: Outputs
+    if format == "onnx":
+        content = as_onnx(program, image=IMAGE, outputs=gate.outputs)
+        outputs = onnx_session(content, threads=1).run(None, {IMAGE: logits.numpy()})
+    else:
+        outputs = [output.numpy() for output in program.module()(logits)]
+    told, expected = received(policy, outputs, rows=TRIALS), sanitize(policy, logits)
+    if not torch.equal(told.indices, expected.indices) or _moved(told, expected) > MOST_MOVED:
+        raise PolicyConfigError(
+            (f"expected a policy that tells in {format} what it tells here, got {policy.name}",)
+        )
+
+
+def _moved(told: SparseLogits, expected: SparseLogits) -> float:
+    """The share of rows with a score that is off by a step; 1 if any is off by more."""
+    if told.scores is None or expected.scores is None:
+        return 0.0
+    steps = ((told.scores.double() - expected.scores.double()) * 10.0**told.decimals).abs()
+    if bool((steps > 1.5).any()):
+        return 1.0
+    return float((steps > 0.5).any(dim=1).float().mean())
+
+
+def _as_text(policy: Policy) -> str:
+    """The policy with every option written out, as `parse_policy` reads it."""
+    options = {name: value for name, value in policy.options().items() if name != "num_classes"}
+    text = f"{policy.name}:" + ",".join(f"{name}={value}" for name, value in options.items())
+    try:
+        name, read = parse_policy(text)
+        if build_policy(name, num_classes=policy.num_classes, **read) == policy:
+            return text
+    except PolicyConfigError:
+        pass
+    raise PolicyConfigError((f"expected a policy whose options fit in a text, got {policy.name}",))
+
+
+def _built(manifest: BundleManifest) -> Policy:
+    name, options = parse_policy(manifest.policy)
+    return build_policy(name, num_classes=len(manifest.classes), **options)

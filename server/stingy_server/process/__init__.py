@@ -1,0 +1,1 @@
+"""The serving process: workers, the HTTP protocol's limits, garbage collection, core dumps."""

@@ -1,0 +1,156 @@
+"""Both sides of the boundary between an edge replica and a model replica on Ray.
+
+Nothing but a sparse answer, or the code of a refusal, crosses it; and the edge lets out what its
+own check has passed.
+"""
+
+import logging
+from typing import Any, TypeAlias
+
+from ray.exceptions import RayActorError, RayError
+from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from stingy_protection import (
+    BundleManifest,
+    NoisyPolicy,
+    Policy,
+    PolicyViolation,
+    ProtectionError,
+)
+from stingy_protection.answers import SparseLogits
+from stingy_protection.gate.promises import verified_answer
+from stingy_protection.ordering import Floats32, Ints
+from stingy_server.codec.images import Pixels
+from stingy_server.errors import (
+    DRAINING,
+    INTERNAL,
+    OVERLOADED,
+    REFUSED,
+    UPSTREAM_FAILED,
+    ConfigurationError,
+    Refusal,
+    ServiceError,
+)
+from stingy_server.identity import mark
+from stingy_server.models.endpoints import start_endpoints
+from stingy_server.models.loading import load_bundles
+from stingy_server.process.core_dumps import forbid_core_dumps
+from stingy_server.settings import Settings
+
+log = logging.getLogger("stingy")
+
+# The mark of bundle and policy, indices int64 [batch, N], scores float32 [batch, N]; or a code.
+Told: TypeAlias = tuple[str, Ints, Floats32 | None] | str
+
+REFUSALS = {refusal.code: refusal for refusal in (DRAINING, OVERLOADED, REFUSED)}
+TRIES = 3  # a question has no effect, so it can be asked again of another replica
+
+
+class ModelReplica:
+    """One model with the gate inside, in a process of its own.
+
+    Args:
+        settings: with this model alone.
+
+    Raises:
+        ConfigurationError: the model cannot be loaded, or has not answered a trial image.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        forbid_core_dumps()
+        faults: list[str] = []
+        models = load_bundles(settings, faults)
+        secret = b""
+        if any(isinstance(model.policy, NoisyPolicy) for model in models):
+            secret = _pepper(settings, faults)
+        endpoints = start_endpoints(models, settings, faults, secret=secret)
+        if faults:
+            raise ConfigurationError(faults)
+        (endpoint,) = endpoints
+        self._name = endpoint.name
+        self._engine = endpoint.engine
+        self._mark = mark(endpoint.manifest, endpoint.policy)
+
+    async def predict(self, images: Pixels) -> Told:
+        """The answer, or the code of a refusal.
+
+        Args:
+            images: RGB [batch, height, width, 3], of the size the model takes.
+        """
+        try:
+            answer = await self._engine.predict(images)
+        except ServiceError as error:
+            return error.refusal.code
+        except Exception as error:  # noqa: BLE001  Ray would carry its text to the edge and the log
+            log.error("%s: no answer: %s", self._name, type(error).__name__)
+            return (REFUSED if isinstance(error, ProtectionError) else INTERNAL).code
+        scores = None if answer.scores is None else answer.scores.numpy()
+        return self._mark, answer.indices.numpy(), scores
+
+
+def _pepper(settings: Settings, faults: list[str]) -> bytes:
+    """What noise is keyed by: the same in every replica, so it must be there before them."""
+    try:
+        return (settings.state / "pepper").read_bytes()
+    except OSError:
+        faults.append("state: expected a pepper, got none; make a key first: stingy keys create")
+        return b""
+
+
+class RayEngine:
+    """The model replicas, as an edge replica asks them.
+
+    Args:
+        name: the endpoint's, for the log.
+        handle: of a deployment of `ModelReplica`.
+    """
+
+    def __init__(
+        self, name: str, handle: DeploymentHandle, *, manifest: BundleManifest, policy: Policy
+    ) -> None:
+        self._name = name
+        self._handle = handle
+        self._policy = policy
+        self._mark = mark(manifest, policy)
+
+    async def predict(self, images: Pixels) -> SparseLogits:
+        """The answer of a replica that is alive and of this release.
+
+        Raises:
+            ServiceError: overloaded, upstream_failed, or as the replica refused.
+        """
+        refusal: Refusal = UPSTREAM_FAILED
+        for _ in range(TRIES):
+            try:
+                told = await self._handle.predict.remote(images)
+            except BackPressureError:
+                raise ServiceError(OVERLOADED) from None
+            except RayActorError as error:
+                log.warning("%s: a model replica is gone: %s", self._name, type(error).__name__)
+                continue
+            except (RayError, RayServeException) as error:
+                log.error("%s: no answer: %s", self._name, type(error).__name__)
+                raise ServiceError(UPSTREAM_FAILED) from None
+            if isinstance(told, str):
+                raise ServiceError(REFUSALS.get(told, INTERNAL))
+            if told[0] == self._mark:
+                return self._checked(told, rows=len(images))
+            log.warning("%s: a model replica has another bundle or policy", self._name)
+            refusal = OVERLOADED  # while an upgrade goes on; the next try may find the right one
+        raise ServiceError(refusal)
+
+    async def close(self) -> None:
+        """Nothing: Ray ends the replicas."""
+
+    def _checked(self, told: tuple[str, Any, Any], *, rows: int) -> SparseLogits:
+        _, indices, scores = told
+        try:
+            answer = verified_answer(self._policy, indices, scores)
+        except PolicyViolation as error:
+            log.error("%s: a promise of the policy is broken: %s", self._name, error)
+            raise ServiceError(REFUSED) from None
+        if len(answer) != rows:
+            log.error("%s: expected %d answers, got %d", self._name, rows, len(answer))
+            raise ServiceError(REFUSED)
+        return answer

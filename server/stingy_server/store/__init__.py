@@ -1,0 +1,1 @@
+"""The state: keys, budgets, rates, the ledger and deployments, in SQLite or PostgreSQL."""

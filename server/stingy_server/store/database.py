@@ -1,0 +1,195 @@
+"""The state: a file that the processes of one host share, or a PostgreSQL that several hosts share.
+
+Every failure of it is a `StoreUnavailable`, and whoever meets one must refuse.
+"""
+
+import contextlib
+import os
+import secrets
+import sqlite3
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from stingy_server.store.base import Cursor, Store, StoreUnavailable
+from stingy_server.store.schema import SCHEMAS
+
+FILE = "stingy.sqlite3"
+PEPPER = "pepper"
+PEPPER_BYTES = range(16, 65)  # fewer are no secret, and BLAKE2 takes no more
+
+
+class Database:
+    """The state, and the pepper its digests are made under.
+
+    In a file it belongs to the thread that opens it; over a network (`remote`) any thread may use
+    it, and an event loop must not.
+
+    Args:
+        state: the folder with the pepper, and with the file where there is no `store`.
+        store: the address of a PostgreSQL, as `postgresql://USER:PASSWORD@HOST/NAME`.
+        create: whether a folder that is not there yet is made.
+        lock_timeout_s: how long a write waits for another.
+
+    Raises:
+        StoreUnavailable: from every method, when the store is missing, locked, full or broken.
+    """
+
+    def __init__(
+        self,
+        state: Path,
+        *,
+        store: str | None = None,
+        create: bool = True,
+        lock_timeout_s: float = 2.0,
+    ) -> None:
+        self._opened = (state, store)
+        self.remote = store is not None
+        if not create and not (state / (PEPPER if self.remote else FILE)).is_file():
+            raise StoreUnavailable(f"expected a state folder at {state}, got none")
+        try:
+            state.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.pepper = _pepper(state / PEPPER)
+            if len(self.pepper) not in PEPPER_BYTES:
+                least, most = PEPPER_BYTES.start, PEPPER_BYTES.stop - 1
+                raise StoreUnavailable(
+                    f"expected a pepper of {least} to {most} bytes in {state}, "
+                    f"got {len(self.pepper)}"
+                )
+            self._store: Store
+            if store is None:
+                self._store = _Sqlite(state / FILE, lock_timeout_s=lock_timeout_s)
+            else:
+                # Here and not above: psycopg is an extra.
+                from stingy_server.store.postgres import Postgres
+
+                self._store = Postgres(store, lock_timeout_s=lock_timeout_s)
+        except ImportError:
+            raise StoreUnavailable(
+                "store: expected psycopg, got none: pip install 'stingy[postgres]'"
+            ) from None
+        except (OSError, sqlite3.Error) as error:
+            raise StoreUnavailable(
+                f"expected a writable state folder at {state}, got {type(error).__name__}"
+            ) from None
+        # One statement; its own transaction outside of `transaction`.
+        self.execute = self._store.execute
+        try:
+            self._prepare(state)
+        except StoreUnavailable:
+            self.close()
+            raise
+
+    def again(self) -> "Database":
+        """The same state opened once more, for another thread."""
+        state, store = self._opened
+        return Database(state, store=store, create=False)
+
+    def close(self) -> None:
+        self._store.close()
+
+    @contextlib.contextmanager
+    def transaction(self, *, over: Iterable[str] = ()) -> Iterator[None]:
+        """All statements inside hold, or none.
+
+        A file has one writer at a time. PostgreSQL has many, of which no two are over the same
+        name; one that writes rows whose order others may cross, or what it has read, names them.
+
+        Args:
+            over: such as "key:1", or "keys" for a whole table.
+        """
+        self.execute(self._store.begin)
+        try:
+            self._store.hold(over)
+            yield
+            self.execute("COMMIT")
+        except BaseException:
+            self._store.rollback()
+            raise
+
+    def _prepare(self, state: Path) -> None:
+        with self.transaction(over=("schema",)):
+            version = self._store.version(self.pepper)
+            if version > len(SCHEMAS):
+                raise StoreUnavailable(
+                    f"expected state of version {len(SCHEMAS)} in {state}, got {version}: "
+                    "it was written by a later release"
+                )
+            for schema in SCHEMAS[version:]:
+                self._store.run(schema)
+            if version == 0:
+                self._store.run(self._store.append_only)
+            if version < len(SCHEMAS):
+                self._store.set_version(len(SCHEMAS), self.pepper)
+
+
+class _Sqlite:
+    """One file, which any number of processes of a host may share."""
+
+    begin = "BEGIN IMMEDIATE"
+    append_only = """
+CREATE TRIGGER ledger_keeps BEFORE UPDATE ON ledger
+BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+CREATE TRIGGER ledger_holds BEFORE DELETE ON ledger
+BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+"""
+
+    def __init__(self, path: Path, *, lock_timeout_s: float) -> None:
+        path.touch(mode=0o600)
+        # Autocommit: each statement is a transaction of its own unless one is opened.
+        self._connection = sqlite3.connect(path, timeout=lock_timeout_s, isolation_level=None)
+        try:
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+        except sqlite3.Error:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def execute(self, statement: str, values: Any = ()) -> Cursor:
+        try:
+            return self._connection.execute(statement, values)
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"the state failed: {type(error).__name__}") from None
+
+    def run(self, script: str) -> None:
+        # One by one: sqlite3's own executescript would commit.
+        statement = ""
+        for line in script.splitlines(keepends=True):
+            statement += line
+            if sqlite3.complete_statement(statement):
+                self.execute(statement)
+                statement = ""
+
+    def version(self, pepper: bytes) -> int:
+        (version,) = self.execute("PRAGMA user_version").fetchone()
+        return int(version)
+
+    def set_version(self, version: int, pepper: bytes) -> None:
+        self.execute(f"PRAGMA user_version = {version}")
+
+    def hold(self, names: Iterable[str]) -> None:
+        """Whoever writes a file holds all of it."""
+
+    def rollback(self) -> None:
+        with contextlib.suppress(sqlite3.Error):  # some failures have rolled back already
+            self._connection.execute("ROLLBACK")
+
+
+def _pepper(path: Path) -> bytes:
+    """The secret that digests are made under, created at the first use."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_bytes()
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(32))
+        # A link is made whole or not at all, so two first starts agree on one pepper.
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        draft.unlink()
+    return path.read_bytes()

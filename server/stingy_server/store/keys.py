@@ -1,0 +1,164 @@
+"""API keys. A key is shown once and stored nowhere: the database has its keyed digest.
+
+Whether a key is valid is read from the database at every request, so revocation holds at once.
+"""
+
+import hmac
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+
+from stingy_server.store.budgets import Budget, Budgets, key_owner
+from stingy_server.store.database import Database
+from stingy_server.store.rate_limits import parse_rate
+
+PREFIX = "stingy"
+MAX_NAME_LENGTH = 64
+SELECT = "SELECT id, name, tier, rate, created, expires, revoked FROM keys"
+VALID = f"{SELECT} WHERE digest = ? AND revoked IS NULL"
+
+
+@dataclass(frozen=True)
+class Key:
+    """What is known of a key, the secret itself excepted.
+
+    `tier` names what it may see at most, `rate` is as "600/minute" in images, times are in UTC.
+    """
+
+    id: str
+    name: str
+    tier: str
+    rate: str | None
+    created: str
+    expires: str | None
+    revoked: str | None
+
+
+class Keys:
+    """The keys in a database.
+
+    Raises:
+        StoreUnavailable: from every method.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._budgets = Budgets(database)
+        self._under_pepper = hmac.new(database.pepper, digestmod="sha256")
+
+    def create(
+        self,
+        name: str,
+        *,
+        budget: int | None,
+        per_day: int | None = None,
+        tier: str = "full",
+        rate: str | None = None,
+        expires: datetime | None = None,
+    ) -> tuple[Key, str]:
+        """A new key, and its text, which is told here and never again.
+
+        Args:
+            budget: images it may ask in all; None is no limit.
+            per_day: images it may ask in a day of UTC.
+
+        Raises:
+            ValueError: the name or the rate cannot be used.
+        """
+        if not name.isprintable() or not 0 < len(name.strip()) <= MAX_NAME_LENGTH:
+            raise ValueError(f"expected a name of 1..{MAX_NAME_LENGTH} printable characters")
+        if rate is not None:
+            parse_rate(rate)
+        key_id, text = _new_text()
+        until = None if expires is None else stamp(expires)
+        key = Key(key_id, name, tier, rate, stamp(), until, None)
+        with self._database.transaction():
+            self._add(key, text, budget, per_day)
+        return key, text
+
+    def create_first(self, *, budget: int) -> str | None:
+        """The text of a key, where there is none yet; of several who ask at once, one gets it."""
+        key_id, text = _new_text()
+        with self._database.transaction(over=("keys",)):
+            if self._database.execute("SELECT id FROM keys LIMIT 1").fetchone() is not None:
+                return None
+            self._add(Key(key_id, "first", "full", None, stamp(), None, None), text, budget, None)
+        return text
+
+    def _add(self, key: Key, text: str, budget: int | None, per_day: int | None) -> None:
+        self._database.execute(
+            "INSERT INTO keys (id, name, tier, rate, digest, created, expires) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (key.id, key.name, key.tier, key.rate, self._digest(text), key.created, key.expires),
+        )
+        self._budgets.set(key_owner(key.id), total=budget, day_total=per_day)
+
+    def rotate(self, key_id: str) -> str | None:
+        """A new text for a valid key, whose old one ends here; None where there is none."""
+        _, text = _new_text(key_id)
+        changed = self._database.execute(
+            "UPDATE keys SET digest = ? WHERE id = ? AND revoked IS NULL",
+            (self._digest(text), key_id),
+        )
+        return text if changed.rowcount == 1 else None
+
+    def revoke(self, key_id: str) -> bool:
+        """Make a key invalid from now on; False where there is no such valid key."""
+        changed = self._database.execute(
+            "UPDATE keys SET revoked = ? WHERE id = ? AND revoked IS NULL",
+            (stamp(), key_id),
+        )
+        return changed.rowcount == 1
+
+    def all(self) -> list[tuple[Key, Budget]]:
+        """Every key with its budget, oldest first, revoked ones too."""
+        rows = self._database.execute(f"{SELECT} ORDER BY created, id").fetchall()
+        return [(key, self.budget(key)) for key in (Key(*row) for row in rows)]
+
+    def budget(self, key: Key) -> Budget:
+        budget = self._budgets.get(key_owner(key.id))
+        # A key without a budget was never made whole: it may ask nothing.
+        return budget or Budget(total=0, used=0, day_total=None, day=0, day_used=0)
+
+    def authenticate(self, text: str) -> Key | None:
+        """The valid key of this text, or None. Looked up by digest: no secret is compared."""
+        row = self._database.execute(VALID, (self._digest(text),)).fetchone()
+        return None if row is None else _lasting(Key(*row))
+
+    def authenticate_all(self, texts: Sequence[str]) -> list[Key | None]:
+        """The same of each text, in one question to the store."""
+        digests = [self._digest(text) for text in texts]
+        # A power of two of places, so that few different statements are ever prepared.
+        places = 1 << (len(digests) - 1).bit_length()
+        asked = digests + digests[-1:] * (places - len(digests))
+        rows = self._database.execute(_valid(places), asked)
+        found = {digest: _lasting(Key(*row)) for digest, *row in rows}
+        return [found.get(digest) for digest in digests]
+
+    def _digest(self, text: str) -> bytes:
+        digest = self._under_pepper.copy()  # a new one each time would cost twice as much
+        digest.update(text.encode("utf-8", "surrogateescape"))
+        return digest.digest()
+
+
+@cache
+def _valid(places: int) -> str:
+    any_of = ", ".join("?" * places)
+    return VALID.replace("SELECT", "SELECT digest,").replace("= ?", f"IN ({any_of})")
+
+
+def _lasting(key: Key) -> Key | None:
+    return key if key.expires is None or key.expires > stamp() else None
+
+
+def _new_text(key_id: str | None = None) -> tuple[str, str]:
+    key_id = key_id or secrets.token_hex(4)
+    return key_id, f"{PREFIX}_{key_id}_{secrets.token_urlsafe(32)}"
+
+
+def stamp(moment: datetime | None = None) -> str:
+    """A time, or now, in UTC and in one form, so that times compare as text."""
+    moment = datetime.now(UTC) if moment is None else moment.astimezone(UTC)
+    return moment.isoformat(timespec="microseconds")

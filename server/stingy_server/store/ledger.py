@@ -1,0 +1,89 @@
+"""Who asked how much: an append-only record of every request, without any output, pixel or key.
+
+A request whose record cannot be written gets no answer.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from operator import attrgetter
+
+import numpy as np
+
+from stingy_server.codec.images import Pixels
+from stingy_server.store.database import Database
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One request, refusal, or event of the server.
+
+    Attributes:
+        pixels: keyed digest of the images after decoding, hex; equal pixels, equal digest.
+        images, answered: asked and answered, in images.
+        bits: the leak meter's reading, summed over the answered images.
+        event: "answer", the code of a refusal, "cancelled", "start" or "stop".
+    """
+
+    time: str
+    request: str
+    key: str
+    model: str
+    version: str
+    fingerprint: str
+    pixels: str | None
+    images: int
+    answered: int
+    bits: float
+    status: int
+    event: str
+    latency_us: int
+
+
+PAGE = 1000  # entries read at once: all of them may be more than the memory holds
+_values = attrgetter(*(field.name for field in fields(Entry)))  # astuple would copy deeply
+COLUMNS = ", ".join(field.name for field in fields(Entry))
+# The columns are the fields of the class above; nothing of a request is in the statements.
+INSERT = f"INSERT INTO ledger ({COLUMNS}) VALUES ({', '.join('?' * len(fields(Entry)))})"  # noqa: S608
+
+
+class Ledger:
+    """The ledger in a database.
+
+    Raises:
+        StoreUnavailable: from every method.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def append(self, entry: Entry) -> None:
+        self._database.execute(INSERT, _values(entry))
+
+    def entries(self, *, after: int = 0) -> Iterator[tuple[int, Entry]]:
+        """Entries with their numbers, oldest first, beyond the number `after`.
+
+        In PostgreSQL an entry that is being written may come to have a lower number than one that
+        was read.
+        """
+        while True:
+            rows = self._database.execute(
+                f"SELECT seq, {COLUMNS} FROM ledger WHERE seq > ? ORDER BY seq LIMIT ?",  # noqa: S608
+                (after, PAGE),
+            ).fetchall()
+            for seq, *values in rows:
+                yield seq, Entry(*values)
+            if len(rows) < PAGE:
+                return
+            after = rows[-1][0]
+
+    def last(self, count: int) -> int:
+        """The number after which the last `count` entries come."""
+        (latest,) = self._database.execute("SELECT MAX(seq) FROM ledger").fetchone()
+        return max(0, (latest or 0) - count)
+
+    def digest(self, images: Pixels) -> str:
+        """The keyed digest of pixels: tells that two requests asked the same, not what."""
+        pixels = np.ascontiguousarray(images)  # hashed in place: 256 images of 224 x 224 are 38 MB
+        pepper = self._database.pepper
+        return hashlib.blake2b(pixels.data, digest_size=16, key=pepper).hexdigest()

@@ -1,0 +1,143 @@
+"""TorchServe's worker: images in, what the gate let out; nothing else is ever answered.
+
+Whatever goes wrong with a request is answered with a fixed sentence, and with it alone.
+"""
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import torch
+from starlette.responses import Response
+
+from stingy_protection import NoisyPolicy, ProtectionError, ScoreForm, read_manifest
+from stingy_server.codec import oip
+from stingy_server.codec.images import SIGNATURES, Pixels, decode, fit
+from stingy_server.errors import (
+    BAD_REQUEST,
+    INTERNAL,
+    NOT_FOUND,
+    REFUSED,
+    ConfigurationError,
+    ServiceError,
+    error_response,
+)
+from stingy_server.identity import MARK_HEADER, mark
+from stingy_server.models.endpoints import start_endpoints
+from stingy_server.models.loading import load_bundles
+from stingy_server.settings import ModelSettings, Settings
+
+log = logging.getLogger("stingy")
+
+# How TorchServe marks what came over its routes /explanations and, of management, describe.
+OTHER_QUESTIONS = ("explain", "describe")
+
+
+class Handler:
+    """What TorchServe calls: `initialize` once in a worker, `handle` for what it gathered."""
+
+    def initialize(self, context: Any) -> None:
+        """Load the archive's bundle as a server would.
+
+        Raises:
+            ConfigurationError: it cannot be served; the worker then answers nothing.
+        """
+        properties = context.system_properties
+        folder = Path(properties["model_dir"])
+        on_gpu = torch.cuda.is_available() and properties.get("gpu_id") is not None
+        if on_gpu:
+            torch.cuda.set_device(int(properties["gpu_id"]))
+        module = read_manifest(folder).factory.partition(":")[0]
+        self._settings = Settings(
+            models=(ModelSettings(bundle=folder),),
+            device="cuda" if on_gpu else "cpu",
+            # Both were decided by whoever made the archive.
+            trusted_factories=(module,),
+            allow_open=True,
+            **(context.model_yaml_config or {}).get("stingy", {}),
+        )
+        faults: list[str] = []
+        models = load_bundles(self._settings, faults)
+        if any(isinstance(model.policy, NoisyPolicy) for model in models):
+            faults.append("expected a policy without keyed noise: a worker has no secret")
+        endpoints = [] if faults else start_endpoints(models, self._settings, faults, secret=b"")
+        if faults:
+            raise ConfigurationError(faults)
+        (self._endpoint,) = endpoints
+        self._mark = mark(self._endpoint.manifest, self._endpoint.policy)
+        self._loop = asyncio.new_event_loop()
+
+    def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
+        """The answers to requests that came together; each is answered or fails on its own."""
+
+        async def together() -> list[bytes]:
+            replies = (self._reply(row, context, index) for index, row in enumerate(data))
+            return list(await asyncio.gather(*replies))
+
+        return self._loop.run_until_complete(together())
+
+    async def _reply(self, row: dict[str, Any], context: Any, index: int) -> bytes:
+        headers = {
+            name.lower(): value for name, value in context.get_all_request_header(index).items()
+        }
+        try:
+            response = await self._answered(row, headers)
+        except ServiceError as error:
+            response = error_response(error.refusal, context.get_request_id(index))
+        # What a network raises may quote its input, and TorchServe would log it.
+        except Exception as error:  # noqa: BLE001
+            log.error("no answer: %s", type(error).__name__)
+            refusal = REFUSED if isinstance(error, ProtectionError) else INTERNAL
+            response = error_response(refusal, context.get_request_id(index))
+        else:
+            context.set_response_header(index, MARK_HEADER, self._mark)
+        context.set_response_status(code=response.status_code, idx=index)
+        # It came by gRPC. Without this a stream is never at its end, and TorchServe loses the
+        # worker; with it an answer by HTTP would not end.
+        if not headers.keys() & set(OTHER_QUESTIONS):
+            context.set_response_header(index, "ts_stream_next", "false")
+        for name in ("content-type", oip.HEADER_LENGTH):
+            if name in response.headers:
+                context.set_response_header(index, name, response.headers[name])
+        return bytes(response.body)
+
+    async def _answered(self, row: dict[str, Any], headers: dict[str, Any]) -> Response:
+        # TorchServe says "False" of what came over /predictions.
+        if any(headers.get(question, "False") != "False" for question in OTHER_QUESTIONS):
+            raise ServiceError(NOT_FOUND)
+        endpoint = self._endpoint
+        body = row.get("body", row.get("data"))
+        if isinstance(body, dict):  # TorchServe reads JSON unless its configuration says otherwise
+            body = orjson.dumps(body)
+        if not isinstance(body, bytes | bytearray):
+            raise ServiceError(BAD_REQUEST)
+        asked = _asked(
+            bytes(body),
+            headers.get(oip.HEADER_LENGTH.lower()),
+            form=endpoint.policy.scores,
+            max_images=self._settings.max_request_images,
+        )
+        answer = await endpoint.engine.predict(await self._pixels(asked.images))
+        return oip.encode_answer(
+            asked, answer, model=endpoint.name, version=endpoint.manifest.version
+        )
+
+    async def _pixels(self, images: Pixels | list[bytes]) -> Pixels:
+        preprocessing = self._endpoint.manifest.preprocessing
+        if isinstance(images, np.ndarray):
+            return await fit(images, preprocessing)
+        most = self._settings.max_pixels
+        return await decode(images, preprocessing, max_pixels=most)
+
+
+def _asked(
+    body: bytes, header_length: str | None, *, form: ScoreForm, max_images: int
+) -> oip.InferRequest:
+    """A file is a question for all that the policy tells of it, in JSON."""
+    if not body.startswith(SIGNATURES):
+        return oip.parse_request(body, header_length, form=form, max_images=max_images)
+    outputs = ["indices"] if form is ScoreForm.NONE else ["indices", "scores"]
+    return oip.InferRequest(None, [body], dict.fromkeys(outputs, False))

@@ -1,0 +1,1 @@
+"""Model servers elsewhere: HTTP, tensors, and the engine in front of them."""

@@ -1,0 +1,184 @@
+"""The engine in front of a model server elsewhere; it lets out what its own check has passed.
+
+Either the upstream has the gate inside, and every answer is held against the policy again; or it
+tells raw logits, and the gate is here: then whoever reaches the upstream has them too.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from stingy_protection import (
+    BundleManifest,
+    LogitsRejected,
+    NoisyPolicy,
+    Policy,
+    PolicyViolation,
+    ScoreForm,
+    SparseLogits,
+    keyed_noise,
+    sanitize,
+)
+from stingy_protection.gate.promises import verified_answer
+from stingy_server.codec.images import Pixels
+from stingy_server.errors import ServiceError
+from stingy_server.inference.async_batcher import Gathering
+from stingy_server.settings import Settings, TensorSettings
+from stingy_server.upstream.http_client import Reply, Upstream, UpstreamError
+from stingy_server.upstream.oip_client import Array, Request, decode_reply, encode_request
+
+log = logging.getLogger("stingy")
+T = TypeVar("T")
+
+# Batches of up to this many bytes take less time than to hand them to a thread.
+INLINE_BYTES = 256 * 1024
+# What a number takes in JSON at most, with room; and what an answer has beside its numbers.
+NUMBER_BYTES = 32
+FRAME_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Wire:
+    """How an upstream is spoken to.
+
+    Args:
+        tensors: the names and forms of what goes there and comes back.
+        mark: a header that every answer must bear, and its value.
+    """
+
+    tensors: TensorSettings
+    mark: tuple[str, str] | None = None
+
+
+class UpstreamEngine:
+    """A model server that answers over the Open Inference Protocol.
+
+    Args:
+        name: the endpoint's, for the log.
+        passes: requests to it at once; what comes meanwhile waits, and goes together.
+        secret: what a policy's noise is keyed by.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        upstream: Upstream,
+        wire: Wire,
+        *,
+        manifest: BundleManifest,
+        policy: Policy,
+        settings: Settings,
+        passes: int,
+        secret: bytes,
+    ) -> None:
+        self._name = name
+        self._upstream = upstream
+        self._wire = wire
+        self._manifest = manifest
+        self._policy = policy
+        self._batch_size = settings.batch_size
+        self._secret = secret
+        self._gathering = Gathering(
+            self._asked,
+            batch_size=settings.batch_size,
+            passes=passes,
+            queue_images=settings.queue_images,
+            queue_bytes=settings.queue_bytes,
+        )
+
+    async def predict(self, images: Pixels) -> SparseLogits:
+        """The answers, in passes of `batch_size`.
+
+        Raises:
+            ServiceError: overloaded, upstream_failed or upstream_timeout.
+        """
+        return await self._gathering.submit(images)
+
+    async def ask(self, images: Pixels) -> SparseLogits:
+        """As `predict`, but alone, and an UpstreamError says why there is no answer."""
+        passes = [
+            await self._ask_pass(images[start : start + self._batch_size])
+            for start in range(0, len(images), self._batch_size)
+        ]
+        return passes[0] if len(passes) == 1 else SparseLogits.concatenate(passes)
+
+    async def close(self) -> None:
+        await self._gathering.close()
+        await self._upstream.close()
+
+    async def _asked(self, images: Pixels) -> SparseLogits:
+        try:
+            return await self.ask(images)
+        except UpstreamError as error:
+            log.error("%s: upstream: %s", self._name, error)
+            raise ServiceError(error.refusal) from None
+
+    async def _ask_pass(self, images: Pixels) -> SparseLogits:
+        run = _at_once if images.nbytes <= INLINE_BYTES else asyncio.to_thread
+        request = await run(self._request, images)
+        told = self._policy.support * 2 if self._gated else self._policy.num_classes
+        reply = await self._upstream.post(
+            request.body,
+            request.headers,
+            max_bytes=FRAME_BYTES + len(images) * told * NUMBER_BYTES,
+        )
+        return await run(self._answer, reply, images)
+
+    @property
+    def _gated(self) -> bool:
+        return self._wire.tensors.logits is None
+
+    def _outputs(self) -> dict[str, str]:
+        """What the upstream must answer with, and nothing else."""
+        if self._wire.tensors.logits is not None:
+            return {self._wire.tensors.logits: "FP32"}
+        if self._policy.scores is ScoreForm.NONE:
+            return {"indices": "INT64"}
+        return {"indices": "INT64", "scores": "FP32"}
+
+    def _request(self, images: Pixels) -> Request:
+        tensors = self._wire.tensors
+        return encode_request(
+            tensors.input,
+            images if tensors.datatype == "UINT8" else self._normalised(images),
+            datatype=tensors.datatype,
+            outputs=tuple(self._outputs()),
+            binary=tensors.binary,
+        )
+
+    def _normalised(self, images: Pixels) -> Array:
+        """The model's own input, float32 [batch, 3, height, width], as the embedded engine's."""
+        channels = images.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+        mean = np.asarray(self._manifest.preprocessing.mean, np.float32).reshape(1, 3, 1, 1)
+        std = np.asarray(self._manifest.preprocessing.std, np.float32).reshape(1, 3, 1, 1)
+        return (channels - mean) / std
+
+    def _answer(self, reply: Reply, images: Pixels) -> SparseLogits:
+        if self._wire.mark is not None:
+            header, value = self._wire.mark
+            if reply.headers.get(header) != value:
+                raise UpstreamError("expected this endpoint's bundle and policy, got others")
+        found = decode_reply(reply, self._outputs(), rows=len(images))
+        if self._gated:
+            try:
+                return verified_answer(self._policy, found["indices"], found.get("scores"))
+            except PolicyViolation as error:
+                raise UpstreamError(f"a promise of the policy is broken: {error}") from None
+        (logits,) = found.values()
+        noise = None
+        if isinstance(self._policy, NoisyPolicy):
+            pixels = torch.from_numpy(np.require(images, requirements="W"))
+            noise = keyed_noise(self._secret, pixels, self._policy.num_classes)
+        try:
+            return sanitize(self._policy, torch.from_numpy(logits.copy()), noise=noise)
+        except LogitsRejected as error:
+            raise UpstreamError(str(error)) from None
+
+
+async def _at_once(step: Callable[..., T], *arguments: Any) -> T:
+    return step(*arguments)

@@ -1,0 +1,88 @@
+"""From settings to a model server that has answered within the policy, before anybody can ask."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from stingy_protection import BundleManifest, Policy
+from stingy_server.codec.images import Pixels
+from stingy_server.identity import MARK_HEADER, mark
+from stingy_server.settings import ModelSettings, Settings, TensorSettings
+from stingy_server.upstream.engine import UpstreamEngine, Wire
+from stingy_server.upstream.http_client import Upstream, UpstreamError
+
+
+def start_upstream(
+    name: str,
+    model: ModelSettings,
+    *,
+    manifest: BundleManifest,
+    policy: Policy,
+    settings: Settings,
+    secret: bytes,
+    trial: Pixels,
+    faults: list[str],
+) -> UpstreamEngine:
+    """An engine whose upstream was asked a trial image.
+
+    Args:
+        model: without misplaced settings.
+        trial: [1, height, width, 3].
+        faults: why the upstream cannot be used is added.
+    """
+    if settings.strict:
+        faults.append(
+            f"{name}: strict cannot be kept by the engine {model.engine}: expected strict = false "
+            "here, got true; what the batches are is the model server's to say"
+        )
+    wire = Wire(model.tensors or TensorSettings())
+    if model.engine == "torchserve":
+        wire = Wire(TensorSettings(), mark=(MARK_HEADER, mark(manifest, policy)))
+    make = partial(_engine, name, model, wire, manifest, policy, settings, secret)
+    try:
+        _try_out(make, trial)
+    except UpstreamError as error:
+        faults.append(f"{name}: the upstream failed on a trial image: {error}")
+    return make()
+
+
+def _engine(
+    name: str,
+    model: ModelSettings,
+    wire: Wire,
+    manifest: BundleManifest,
+    policy: Policy,
+    settings: Settings,
+    secret: bytes,
+) -> UpstreamEngine:
+    upstream = Upstream(
+        model.url or "",
+        timeout_s=model.timeout_s,
+        connections=model.passes,
+        key_file=model.key_file,
+    )
+    return UpstreamEngine(
+        name,
+        upstream,
+        wire,
+        manifest=manifest,
+        policy=policy,
+        settings=settings,
+        passes=model.passes,
+        secret=secret,
+    )
+
+
+def _try_out(make: Callable[[], UpstreamEngine], images: Pixels) -> None:
+    async def ask() -> None:
+        engine = make()
+        try:
+            await engine.ask(images)
+        finally:
+            await engine.close()
+
+    # A loop of its own in a thread of its own: start-up may itself run within a loop, and
+    # connections belong to the loop they were made in.
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        thread.submit(asyncio.run, ask()).result()

@@ -1,0 +1,360 @@
+"""An attack sees what it declared and nothing else; names and settings are checked."""
+
+import ast
+import inspect
+from dataclasses import dataclass, replace
+from importlib.metadata import EntryPoint
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attack_lab import material, striped_oracle
+from audit_fakes import striped
+from stingy_attacker_eval import attacks
+from stingy_attacker_eval.attacks import (
+    Attack,
+    Batch,
+    Material,
+    Means,
+    Need,
+    attack_types,
+    base,
+    build_attacks,
+)
+from stingy_attacker_eval.attacks.label_only import LabelOnly
+from stingy_attacker_eval.attacks.paper_kd import PaperKd
+from stingy_attacker_eval.attacks.soft_label import SoftLabel
+from stingy_attacker_eval.errors import AnswersError, AttackError, BudgetExhausted
+from stingy_attacker_eval.students import cnn
+from stingy_attacker_eval.training import TrainResult, TrainSettings, to_device
+
+PIXELS, CLASS_OF = striped(32)
+LABELS = torch.from_numpy(CLASS_OF)
+REQUIRED: dict[str, dict[str, object]] = {
+    "collusion": {"partner": "other"},
+    "sweep": {"tau": [1.0], "alpha": [1.0]},
+}
+LOGITS = torch.full((32, 3), -torch.inf).scatter(1, LABELS[:, None], 0.0)
+MATERIAL = Material(
+    to_device(PIXELS, torch.device("cpu")), labels=LABELS, top1=LABELS, logits=LOGITS
+)
+
+
+def run(attack: Attack, material: Material = MATERIAL) -> TrainResult:
+    torch.manual_seed(0)
+    settings = TrainSettings(epochs=1, batch=16, lr=0.01)
+    return attack.run(cnn(num_classes=3, width=4), material, settings=settings, seed=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plugin(Attack):
+    """A third party's attack."""
+
+    name: ClassVar[str] = "plugin"
+    title: ClassVar[str] = "a third party's"
+    reference: ClassVar[str] = "none"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.ANSWERS})
+
+    def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
+        return torch.nn.functional.cross_entropy(student_logits, batch.top1)
+
+
+@pytest.mark.parametrize("name", ["no_api", "label_only", "paper_kd", "soft_label", "sweep"])
+def test_every_attack_runs_to_a_finite_loss_and_says_where_it_is_from(name: str) -> None:
+    for attack in build_attacks(name, {}):
+        assert run(attack).finite
+        assert attack.title
+        assert attack.reference
+        assert "References:" in (type(attack).__doc__ or "")
+
+
+@pytest.mark.parametrize("attack", [LabelOnly(), SoftLabel()])
+def test_attacks_without_true_labels_do_not_change_when_those_are_taken_away(
+    attack: Attack,
+) -> None:
+    without = Material(MATERIAL.images, top1=LABELS, logits=LOGITS)
+    assert run(attack, without).last_loss == run(attack).last_loss
+
+
+def test_an_attack_cannot_read_what_it_did_not_declare() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Peeks(Plugin):
+        def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
+            return torch.nn.functional.cross_entropy(student_logits, batch.labels)
+
+    with pytest.raises(AttackError, match="declares the need labels"):
+        run(Peeks())
+
+
+def test_an_attack_without_what_it_needs_is_refused() -> None:
+    with pytest.raises(AnswersError, match="paper_kd needs labels, scores"):
+        run(PaperKd(), Material(MATERIAL.images, top1=LABELS))
+
+
+def test_a_loss_that_is_not_one_number_is_the_plugins_fault() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Vector(Plugin):
+        def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
+            return student_logits.sum(dim=1)
+
+    with pytest.raises(AttackError, match="plugin: expected a scalar loss with a gradient"):
+        run(Vector())
+
+
+def test_a_loss_that_is_not_finite_is_flagged() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Broken(Plugin):
+        def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
+            return super().loss(student_logits, batch) * float("inf")
+
+    assert not run(Broken()).finite
+
+
+@pytest.mark.parametrize(
+    ("policy", "refused"),
+    [
+        ("stingy:n=2", False),
+        ("stingy:n=2,scores=prob", False),
+        ("ranked_labels:n=2", True),
+        ("label", True),
+    ],
+)
+def test_attacks_that_learn_from_scores_refuse_answers_without(policy: str, refused: bool) -> None:
+    found = material(striped_oracle(policy))
+    for kind in attack_types().values():
+        if Need.SCORES in kind.needs:
+            (attack,) = build_attacks(kind.name, REQUIRED.get(kind.name, {}))
+            reason = attack.refusal(found) or ""
+            assert ("has none to learn from" in reason) == refused
+    assert LabelOnly().refusal(found) is None
+
+
+def test_every_attack_says_what_it_is_and_needs() -> None:
+    assert len(attack_types()) >= 17
+    for kind in attack_types().values():
+        assert kind.title
+        assert kind.reference
+        assert kind.needs
+        assert "References:" in (kind.__doc__ or "")
+        assert (Need.QUERIES in kind.needs) == (kind.budget is not Attack.budget)
+        assert (Need.SECOND_TIER in kind.needs) == (kind.partner_name is not Attack.partner_name)
+        assert (Need.POOL in kind.needs) == (kind.pool_name is not Attack.pool_name)
+
+
+def test_a_plugin_that_writes_neither_loss_nor_steal_is_refused_where_it_is_written() -> None:
+    with pytest.raises(TypeError, match="expected Idle to write loss or steal"):
+
+        class Idle(Attack):
+            pass
+
+
+def test_a_plugin_that_redefines_what_is_around_it_is_refused_where_it_is_written() -> None:
+    with pytest.raises(TypeError, match="expected Around to leave run as Attack has it"):
+
+        class Around(Plugin):
+            def run(self, *_: object, **__: object) -> TrainResult:  # type: ignore[misc]
+                raise AssertionError
+
+    with pytest.raises(TypeError, match="expected Quiet to leave label, refusal as Attack has it"):
+
+        class Quiet(Plugin):
+            label = "soft_label"  # type: ignore[misc]
+
+            def refusal(self, material: Material) -> str | None:  # type: ignore[misc]
+                return None
+
+
+def test_every_final_method_is_among_those_that_cannot_be_redefined() -> None:
+    tree = ast.parse(inspect.getsource(base))
+    marked = {
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        and any(isinstance(each, ast.Name) and each.id == "final" for each in node.decorator_list)
+    }
+    assert marked == set(base._FINAL)
+
+
+def test_what_an_attack_writes_into_its_tensors_no_other_run_reads() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Spoils(Plugin):
+        needs: ClassVar[frozenset[Need]] = frozenset(
+            {Need.ANSWERS, Need.SCORES, Need.LABELS, Need.SECOND_TIER}
+        )
+
+        def steal(self, student: nn.Module, means: Means) -> TrainResult:
+            for each in (means, means.partner):
+                for tensor in (each.logits, each.top1, each.indices, each.labels):
+                    tensor.fill_(0)
+                batch = each.batch(torch.arange(2))
+                # Its own batches are of what it wrote.
+                assert not any(part.any() for part in (batch.logits, batch.top1, batch.indices))
+            return TrainResult(True, 0.0, 0.0)
+
+    shared = replace(MATERIAL, indices=LABELS[:, None], partner=None)
+    shared = replace(shared, partner=shared)
+    before = [tensor.clone() for tensor in (LOGITS, LABELS)]
+    run(Spoils(), shared)
+    assert torch.equal(LOGITS, before[0])
+    assert torch.equal(LABELS, before[1])
+
+
+def test_whatever_a_plugin_raises_is_told_with_its_name() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Slips(Plugin):
+        def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
+            return student_logits[:, 7].mean()
+
+    with pytest.raises(AttackError, match="expected plugin to train its student, got IndexError"):
+        run(Slips())
+
+
+@pytest.mark.parametrize("error", [BudgetExhausted("3 are left"), OSError("disk full")])
+def test_errors_of_ours_and_of_the_machine_pass_as_they_are(error: Exception) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Asks(Plugin):
+        def steal(self, student: nn.Module, means: Means) -> TrainResult:
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        run(Asks())
+    assert caught.value is error
+
+
+def test_steal_cannot_read_what_was_not_declared() -> None:
+    declared = {
+        "images": Need.IMAGES,
+        "labels": Need.LABELS,
+        "top1": Need.ANSWERS,
+        "indices": Need.ANSWERS,
+        "logits": Need.SCORES,
+        "session": Need.QUERIES,
+        "network": Need.WHITE_BOX,
+        "partner": Need.SECOND_TIER,
+    }
+    for wanted, need in declared.items():
+
+        @dataclass(frozen=True, kw_only=True)
+        class Peeks(Plugin):
+            needs: ClassVar[frozenset[Need]] = frozenset({Need.POOL})
+
+            def steal(self, student: nn.Module, means: Means) -> TrainResult:
+                getattr(means, wanted)  # noqa: B023 - run within the loop
+                raise AssertionError
+
+        with pytest.raises(AttackError, match=f"declares the need {need}"):
+            run(Peeks(), material(striped_oracle()))
+
+
+def test_a_pool_has_to_be_declared_too() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Peeks(Plugin):
+        def steal(self, student: nn.Module, means: Means) -> TrainResult:
+            means.pool("synthetic", 1)
+            raise AssertionError
+
+    with pytest.raises(AttackError, match="declares the need pool"):
+        run(Peeks())
+
+
+def test_a_student_that_is_not_finite_is_flagged_whatever_steal_says() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Boasts(Plugin):
+        def steal(self, student: nn.Module, means: Means) -> TrainResult:
+            next(student.parameters()).data.fill_(float("nan"))
+            return TrainResult(True, 0.0, 0.0)
+
+    assert not run(Boasts()).finite
+
+
+def test_a_steal_that_returns_something_else_is_the_plugins_fault() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Vague(Plugin):
+        def steal(self, student: nn.Module, means: Means) -> TrainResult:
+            return None  # type: ignore[return-value]
+
+    with pytest.raises(AttackError, match="expected a TrainResult from plugin"):
+        run(Vague())
+
+
+def test_a_white_box_attack_says_so_in_its_label_whatever_its_settings() -> None:
+    for settings in ({}, {"steps": 7}):
+        (attack,) = build_attacks("dafl", settings)
+        assert attack.label.startswith("dafl[white-box")
+    assert attack.label == "dafl[white-box,steps=7]"
+
+
+def test_a_sweep_expands_into_its_grid() -> None:
+    grid = build_attacks("sweep", {"tau": [1, 4], "alpha": [0.5, 0.9]})
+    assert [attack.label for attack in grid] == [
+        "sweep[tau=1,alpha=0.5]",
+        "sweep[tau=1,alpha=0.9]",
+        "sweep[tau=4,alpha=0.5]",
+        "sweep[tau=4,alpha=0.9]",
+    ]
+    assert grid[3].settings() == {"tau": 4.0, "alpha": 0.9}
+    assert len(build_attacks("sweep", {})) == 16
+
+
+def test_the_label_names_what_is_not_the_default() -> None:
+    assert PaperKd().label == "paper_kd"
+    (other,) = build_attacks("paper_kd", {"tau": 4})
+    assert other.label == "paper_kd[tau=4]"
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("magic", {}, "semi_supervised, skeptical, soft_label, subset_kl, sweep, tail_fill"),
+        ("collusion", {}, "partner"),
+        ("collusion", {"partner": 3}, "expected str for partner, got int"),
+        ("knockoff", {"queries": 0}, "a finite queries above 0"),
+        ("knockoff", {"queries": 2.5}, "expected int for queries, got float"),
+        ("tail_fill", {"fill": "magic"}, 'constant, class_mean, got "magic"'),
+        ("active", {"strategy": "magic"}, 'entropy, k_center, random, got "magic"'),
+        ("active", {"queries": 2, "rounds": 3}, "at most 2 rounds"),
+        ("semi_supervised", {"threshold": 1.5}, "threshold in 0..1"),
+        ("augmentation_union", {"views": 9}, "views in 0..8"),
+        ("augmentation_union", {"views": 0, "mixtures": False}, "got none of them"),
+        ("data_free_soft", {"queries": 100}, "at least 448 queries"),
+        ("data_free_hard", {"queries": 10}, "at least 64 queries"),
+        ("skeptical", {"weight": 2.0}, "weight in 0..1"),
+        ("paper_kd", {"tua": 4}, "tua"),
+        ("paper_kd", {"tau": 0}, "a finite tau above 0"),
+        ("paper_kd", {"tau": "4"}, "a number for tau, got str"),
+        ("paper_kd", {"alpha": 1.1}, "alpha in 0..1"),
+        ("sweep", {"tau": 4}, "a list of numbers for tau"),
+        ("sweep", {"tau": []}, "a list of numbers for tau"),
+        ("sweep", {"beta": [1]}, "beta"),
+    ],
+)
+def test_unfit_names_and_settings_are_refused(
+    name: str, settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(AttackError, match=message):
+        build_attacks(name, settings)
+
+
+def entry(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint(name="plugin", value=value, group="stingy.attacks")
+    monkeypatch.setattr(attacks, "entry_points", lambda group: [point])
+
+
+def test_a_third_party_adds_an_attack_by_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry(f"{__name__}:Plugin", monkeypatch)
+    (found,) = build_attacks("plugin", {})
+    assert run(found).finite
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [("no_such_module:Attack", "could not be loaded"), ("math:pi", "to be an Attack")],
+)
+def test_an_entry_point_that_is_no_attack_is_named(
+    value: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry(value, monkeypatch)
+    with pytest.raises(AttackError, match=message):
+        build_attacks("label_only", {})

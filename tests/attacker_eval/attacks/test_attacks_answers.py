@@ -1,0 +1,340 @@
+"""Attacks on answers bought once: each beats its control, and refuses what it cannot do."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from attack_lab import (
+    digits,
+    digits_accuracy,
+    digits_material,
+    digits_oracle,
+    digits_teacher,
+    material,
+    run,
+    striped_oracle,
+)
+from stingy_attacker_eval.attacks import Attack, Batch, Material
+from stingy_attacker_eval.attacks.collusion import Collusion, ranked_below, united
+from stingy_attacker_eval.attacks.completion import Completion
+from stingy_attacker_eval.attacks.imputation import class_means, low_rank
+from stingy_attacker_eval.attacks.inversion import Inversion
+from stingy_attacker_eval.attacks.label_only import LabelOnly
+from stingy_attacker_eval.attacks.losses import fill_constant, kd_loss
+from stingy_attacker_eval.attacks.no_api import NoApi
+from stingy_attacker_eval.attacks.paper_kd import PaperKd
+from stingy_attacker_eval.attacks.policy_simulation import Options, class_lists, released
+from stingy_attacker_eval.attacks.rank_and_label import RankAndLabel
+from stingy_attacker_eval.attacks.rank_distillation import RankDistillation
+from stingy_attacker_eval.attacks.skeptical import Skeptical
+from stingy_attacker_eval.attacks.soft_label import SoftLabel
+from stingy_attacker_eval.attacks.subset_kl import SubsetKl
+from stingy_attacker_eval.attacks.sweep import Sweep
+from stingy_attacker_eval.attacks.tail_fill import TailFill
+from stingy_attacker_eval.attacks.two_labels import TwoLabels
+from stingy_attacker_eval.oracle.oracle import dense_logits
+from stingy_attacker_eval.students import cnn
+from stingy_attacker_eval.training import TrainSettings, normalise, to_device
+from stingy_protection import class_prototypes
+
+INF = float("inf")
+CPU = torch.device("cpu")
+SHORT = TrainSettings(epochs=3, batch=32, lr=0.05)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def collapsed() -> float:
+    """What the paper's attacker gets out of the stingy digits."""
+    torch.set_num_threads(1)
+    return digits_accuracy(PaperKd(), digits_oracle(), settings=SHORT)
+
+
+@pytest.mark.parametrize(
+    "attack", [SoftLabel(), SubsetKl(), TailFill(), TailFill(fill="class_mean"), Completion()]
+)
+def test_E3_who_reads_stingy_answers_otherwise_than_the_paper_gets_more(
+    attack: Attack, collapsed: float
+) -> None:
+    assert digits_accuracy(attack, digits_oracle(), settings=SHORT) > collapsed + 2
+
+
+@pytest.mark.parametrize("attack", [Inversion(), Skeptical()])
+def test_E3_so_does_who_owns_labels_and_doubts_the_teacher(
+    attack: Attack, collapsed: float
+) -> None:
+    assert digits_accuracy(attack, digits_oracle(), settings=SHORT) > collapsed + 2
+
+
+def low_rank_logits(count: int = 400, classes: int = 12) -> Tensor:
+    """Logits of rank 2."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(count, 2, generator=generator)
+    return 3 * features @ torch.randn(2, classes, generator=generator)
+
+
+def test_completion_beats_every_tail_fill_where_the_logits_have_low_rank() -> None:
+    logits = low_rank_logits()
+    values, indices = logits.topk(6, dim=1)
+    answers = torch.full_like(logits, -INF).scatter(1, indices, values)
+    top1 = indices[:, 0]
+
+    def error(guess: Tensor) -> float:
+        return float((guess - logits)[answers.isinf()].abs().mean())
+
+    completed = error(low_rank(answers, top1, rank=2, iterations=100, delta=1.0))
+    by_class = error(class_means(answers, top1, delta=1.0))
+    constant = error(fill_constant(answers, delta=1.0))
+    assert completed < 0.5 * by_class
+    assert completed < 0.5 * constant
+
+
+def test_a_guess_never_passes_an_answered_class_nor_changes_one() -> None:
+    logits = low_rank_logits()
+    values, indices = logits.topk(4, dim=1)
+    answers = torch.full_like(logits, -INF).scatter(1, indices, values)
+    for guess in (
+        class_means(answers, indices[:, 0], delta=1.0),
+        low_rank(answers, indices[:, 0], rank=3, iterations=5, delta=1.0),
+    ):
+        assert guess.isfinite().all()
+        torch.testing.assert_close(guess.gather(1, indices), values)
+        hidden = guess.masked_fill(answers.isfinite(), -INF).amax(dim=1)
+        assert (hidden <= values[:, -1] + 1e-5).all()
+
+
+def test_class_means_against_a_hand_computation() -> None:
+    answers = torch.tensor([[5.0, 3.0, -INF], [4.0, -INF, 2.0], [9.0, 6.0, -INF]])
+    found = class_means(answers, torch.tensor([0, 0, 0]), delta=1.0)
+    # Under class 0, class 1 is 2.5 behind on average and class 2 is 2, but no more than the floor.
+    assert found.tolist() == [[5.0, 3.0, 3.0], [4.0, 1.5, 2.0], [9.0, 6.0, 6.0]]
+
+
+def test_a_class_never_answered_is_put_below_all() -> None:
+    found = class_means(torch.tensor([[5.0, 3.0, -INF]]), torch.tensor([0]), delta=1.0)
+    assert found.tolist() == [[5.0, 3.0, 2.0]]
+
+
+def test_two_labels_are_what_half_and_half_makes_of_a_list_of_one() -> None:
+    labels, top1 = torch.tensor([2, 1]), torch.tensor([0, 1])
+    sold = torch.full((2, 3), -INF).scatter(1, top1[:, None], 0.0)
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    held = Material(images, labels=labels, top1=top1, logits=sold, indices=top1[:, None])
+    student = torch.tensor([[0.3, -1.0, 2.0], [1.0, 0.0, 0.5]])
+
+    def loss(attack: Attack) -> Tensor:
+        return attack.loss(student, Batch(held, attack.needs, torch.arange(2)))
+
+    torch.testing.assert_close(loss(TwoLabels()), loss(Sweep(tau=1.0, alpha=0.5)))
+    assert not torch.isclose(loss(TwoLabels()), loss(LabelOnly()))
+
+
+def test_the_order_beside_the_true_label_is_half_of_each() -> None:
+    labels, order = torch.tensor([2, 1]), torch.tensor([[0, 2, 1], [1, 0, 2]])
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    held = Material(images, labels=labels, top1=order[:, 0], indices=order)
+    student = torch.tensor([[0.3, -1.0, 2.0], [1.0, 0.0, 0.5]])
+
+    def loss(attack: Attack) -> Tensor:
+        return attack.loss(student, Batch(held, attack.needs, torch.arange(2)))
+
+    expected = (loss(RankDistillation(n=2)) + loss(NoApi())) / 2
+    torch.testing.assert_close(loss(RankAndLabel(n=2)), expected)
+
+
+def test_ranks_order_the_students_second_choices_better_than_labels_do() -> None:
+    images, _, _, _ = digits()
+    teacher = digits_teacher()(normalise(to_device(images, CPU))).detach()
+
+    def second_choices(attack: Attack) -> float:
+        """How probable the student finds the teacher's second class among the wrong ones."""
+        torch.manual_seed(0)
+        student = cnn(num_classes=10, width=8)
+        found = digits_material(digits_oracle("ranked_labels:n=4"))
+        assert run(attack, found, student=student, settings=SHORT).finite
+        guesses = student.eval()(normalise(to_device(images, CPU))).detach()
+        order = teacher.topk(2, dim=1).indices
+        rest = guesses.scatter(1, order[:, :1], -INF)
+        return float(functional.softmax(rest, 1).gather(1, order[:, 1:]).mean())
+
+    assert second_choices(RankDistillation()) > second_choices(LabelOnly()) + 0.05
+
+
+def test_of_a_long_list_the_first_places_are_read() -> None:
+    def learnt(attack: Attack, policy: str) -> Tensor:
+        torch.manual_seed(0)
+        student = cnn(num_classes=3, width=4)
+        run(attack, material(striped_oracle(policy)), student=student)
+        return torch.cat([weights.detach().flatten() for weights in student.parameters()])
+
+    first_two = learnt(RankDistillation(n=2), "ranked_labels:n=3")
+    assert torch.equal(first_two, learnt(RankDistillation(), "ranked_labels:n=2"))
+    assert not torch.equal(first_two, learnt(RankDistillation(), "ranked_labels:n=3"))
+
+
+def test_of_equal_scores_no_order_is_learnt_but_who_is_first() -> None:
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    scores = torch.tensor([[-1.0, -1.0, -1.0, -2.0], [-1.0, -2.0, -2.0, -3.0]])
+    order = torch.tensor([[3, 0, 1, 2], [0, 1, 2, 3]])
+
+    def batch(order: Tensor, *, told: bool = True) -> Batch:
+        logits = torch.zeros(2, 4).scatter(1, order, scores) if told else None
+        held = Material(images, top1=order[:, 0], logits=logits, indices=order)
+        return Batch(held, RankDistillation.needs, torch.arange(2))
+
+    assert batch(order).places.tolist() == [[0, 1, 1, 3], [0, 1, 1, 3]]
+    assert batch(order, told=False).places.tolist() == [[0, 1, 2, 3]] * 2
+    student = torch.tensor([[0.1, 0.9, -0.4, 2.0], [1.0, 0.3, -0.8, 0.5]])
+    swapped = order[:, [0, 2, 1, 3]]
+    for attack in (RankDistillation(), RankDistillation(n=2), RankDistillation(n=3)):
+        torch.testing.assert_close(
+            attack.loss(student, batch(order)), attack.loss(student, batch(swapped))
+        )
+    first = RankDistillation(n=2).loss(student, batch(order))  # the tie reaches past the second
+    torch.testing.assert_close(first, functional.cross_entropy(student, order[:, 0]))
+
+
+@pytest.mark.parametrize("n", [1, 0, 2.5, True])
+def test_fewer_than_two_places_are_no_order(n: object) -> None:
+    with pytest.raises(ValueError, match="expected n to be 2 or more"):
+        RankDistillation.expand({"n": n})
+
+
+@pytest.mark.parametrize(
+    ("policy", "reason"),
+    [("label", "answers one class"), ("rounded", "name the first n")],
+)
+def test_rank_distillation_refuses_answers_without_an_order(policy: str, reason: str) -> None:
+    assert reason in (RankDistillation().refusal(material(striped_oracle(policy))) or "")
+
+
+def test_rank_distillation_takes_ranks_and_scores() -> None:
+    for policy in ("ranked_labels:n=2", "stingy:n=2"):
+        found = material(striped_oracle(policy))
+        assert RankDistillation().refusal(found) is None
+        assert run(RankDistillation(), found).finite
+    assert RankDistillation(n=2).refusal(material(striped_oracle("rounded"))) is None
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "open",
+        "stingy:n=3",
+        "stingy:n=3,scores=prob,decimals=2",
+        "reversed",
+        "rounded",
+        "stingy_smooth:n=2",
+        "reverse_sigmoid",
+        "ranked_buckets:n=4",
+    ],
+)
+def test_E3_the_attackers_own_copy_of_a_policy_answers_as_the_gate_does(policy: str) -> None:
+    images, _, _, _ = digits()
+    oracle = digits_oracle(policy)
+    logits = digits_teacher()(normalise(to_device(images, CPU))).detach()
+    real = dense_logits(oracle.ask(images), CPU)
+    copy = released(logits, oracle.describe(), Options())
+    grid = 2 * 10.0**-oracle.policy.decimals
+    torch.testing.assert_close(copy.softmax(1), real.softmax(1), atol=grid, rtol=0)
+    # Where a score is on the edge of the grid the two may round apart.
+    assert (copy.isinf() == real.isinf()).float().mean() > 0.98
+
+
+def test_class_prototypes_are_seen_in_their_answers_and_copied() -> None:
+    images, _, _, _ = digits()
+    logits = digits_teacher()(normalise(to_device(images, CPU))).detach()
+    oracle = digits_oracle("class_prototype", lists=class_prototypes(logits, n=4), n=4)
+    answers = oracle.ask(images)
+    lists = class_lists(torch.from_numpy(answers.indices), 10)
+    copy = released(logits, oracle.describe(), Options(lists=lists))
+    torch.testing.assert_close(copy, dense_logits(answers, CPU), atol=2e-3, rtol=0)
+
+
+def test_the_copy_lets_gradients_through() -> None:
+    logits = torch.tensor([[3.0, 1.0, 0.0]], requires_grad=True)
+    told = released(logits, striped_oracle("stingy:n=2").describe(), Options())
+    (gradient,) = torch.autograd.grad(told[0, 0], logits)
+    assert gradient[0, 0] > 0
+    assert gradient[0, 2] == 0
+
+
+def test_inversion_refuses_a_policy_it_cannot_copy() -> None:
+    found = material(striped_oracle())
+    assert found.info is not None
+    other = replace(found, info=found.info.model_copy(update={"policy": "secret"}))
+    assert "this is secret" in (Inversion().refusal(other) or "")
+    assert Inversion().refusal(found) is None
+
+
+def test_skeptical_leaves_the_student_as_it_was_built() -> None:
+    student = cnn(num_classes=3, width=4)
+    names = list(student.state_dict())
+    assert run(Skeptical(), material(striped_oracle()), student=student).finite
+    assert list(student.state_dict()) == names
+    assert not any(module._forward_hooks for module in student.modules())
+
+
+def test_two_tiers_are_put_on_one_level_by_hand() -> None:
+    first = torch.tensor([[-0.1, -2.0, -INF, -INF]])
+    second = torch.tensor([[-0.3, -2.25, -4.0, -INF]])
+    # The second tells more, so its scores stay; nothing is left that only the first tells.
+    found = united(first, second, torch.tensor([0]))
+    torch.testing.assert_close(found, torch.tensor([[-0.1, -2.05, -3.8, -INF]]))
+    torch.testing.assert_close(united(second, first, torch.tensor([0])), second)
+
+
+@pytest.mark.parametrize("more", [-INF, -3.0])
+def test_a_second_answer_that_withholds_the_top1_of_the_first_is_left_out(more: float) -> None:
+    first = torch.tensor([[-0.1, -2.3, -INF, -INF], [-0.1, -INF, -2.3, -INF]])
+    second = torch.tensor([[-0.2, -1.7, -INF, more], [-INF, -0.2, -1.7, more]])
+    found = united(first, second, torch.tensor([0, 0]))
+    # Of the first row the longer list is believed, of the second the first's.
+    seen = [-0.1, -2.3, -INF, -INF] if more == -INF else [-0.1, -1.6, -INF, -2.9]
+    torch.testing.assert_close(found, torch.tensor([seen, [-0.1, -INF, -2.3, -INF]]))
+    assert kd_loss(torch.zeros(2, 4), found, None, tau=1.0, alpha=1.0).isfinite()
+
+
+def test_ranks_go_below_what_is_known_one_nat_a_place() -> None:
+    found = ranked_below(torch.tensor([[-0.1, -2.0, -INF, -INF]]), torch.tensor([[0, 3, 1, 2]]))
+    torch.testing.assert_close(found, torch.tensor([[-0.1, -2.0, -4.0, -3.0]]))
+
+
+@pytest.mark.parametrize("tier", ["ranked_labels:n=3", "open"])
+def test_two_keys_learn_more_of_the_tail_than_one(tier: str) -> None:
+    images, _, _, _ = digits()
+    truth = digits_teacher()(normalise(to_device(images, CPU))).detach().log_softmax(1)
+    one, other = digits_material(digits_oracle()), digits_material(digits_oracle(tier))
+    assert one.logits is not None
+    assert one.top1 is not None
+    assert other.indices is not None
+    both = (
+        ranked_below(one.logits, other.indices)
+        if other.logits is None
+        else united(one.logits, other.logits, one.top1)
+    )
+    # At tau 4, where the tail counts.
+    gaps = [
+        functional.l1_loss((told / 4).softmax(1), (truth / 4).softmax(1))
+        for told in (both, one.logits)
+    ]
+    assert gaps[0] < gaps[1]
+    assert run(Collusion(partner="other"), replace(one, partner=other)).finite
+
+
+def test_collusion_refuses_what_is_no_second_tier() -> None:
+    attack, one = Collusion(partner="other"), material(striped_oracle("stingy:n=2"))
+    assert "has no endpoint other" in (attack.refusal(one) or "")
+    poorer = replace(one, partner=material(striped_oracle("label")))
+    assert "tells less" in (attack.refusal(poorer) or "")
+    assert one.top1 is not None
+    stranger = replace(one, top1=(one.top1 + 1) % 3)
+    assert "two tiers of one model" in (attack.refusal(replace(one, partner=stranger)) or "")
+    assert attack.refusal(replace(one, partner=material(striped_oracle("open")))) is None

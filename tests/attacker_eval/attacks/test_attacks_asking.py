@@ -1,0 +1,353 @@
+"""Attacks that ask as they run: each beats its control, counts, and stays within its budget."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attack_lab import (
+    QUICK,
+    TeacherOracle,
+    digits,
+    digits_accuracy,
+    digits_material,
+    digits_oracle,
+    digits_teacher,
+    material,
+    run,
+    striped_oracle,
+)
+from stingy_attacker_eval.attacks import Attack, Means, Need
+from stingy_attacker_eval.attacks.active import Active, farthest
+from stingy_attacker_eval.attacks.augmentation_union import AugmentationUnion, moved, union
+from stingy_attacker_eval.attacks.consistent import Consistent
+from stingy_attacker_eval.attacks.dafl import Dafl
+from stingy_attacker_eval.attacks.data_free import Generator, as_pixels, noise
+from stingy_attacker_eval.attacks.data_free_hard import DataFreeHard
+from stingy_attacker_eval.attacks.data_free_soft import DataFreeSoft
+from stingy_attacker_eval.attacks.knockoff import Knockoff
+from stingy_attacker_eval.attacks.label_only import LabelOnly
+from stingy_attacker_eval.attacks.networks import logits_of
+from stingy_attacker_eval.attacks.semi_supervised import SemiSupervised, strong_view
+from stingy_attacker_eval.datasets.query_pools import load_pool
+from stingy_attacker_eval.errors import AnswersError, BudgetExhausted, DatasetError
+from stingy_attacker_eval.oracle.query_session import Session
+from stingy_attacker_eval.students import cnn
+from stingy_attacker_eval.training import (
+    TrainResult,
+    TrainSettings,
+    augmented,
+    normalise,
+    percent_equal,
+    predict,
+    to_device,
+)
+from stingy_protection import build_policy
+
+CPU = torch.device("cpu")
+SHORT = TrainSettings(epochs=4, batch=32, lr=0.05)
+BOUGHT = 5
+ASKING: tuple[Attack, ...] = (
+    AugmentationUnion(),
+    Consistent(views=2),
+    Knockoff(queries=64),
+    Active(queries=40, rounds=2),
+    SemiSupervised(queries=20),
+    DataFreeSoft(queries=448),
+    DataFreeHard(queries=128),
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("attack", ASKING, ids=lambda attack: attack.name)
+def test_E1_what_is_spent_is_what_was_sent_and_within_the_budget(attack: Attack) -> None:
+    oracle = striped_oracle()
+    found = material(oracle)
+    session = Session(oracle, budget=attack.budget(len(found.images)))
+    oracle.asked.clear()
+    assert run_in(attack, replace(found, session=session)).finite
+    assert 0 < session.spent == sum(oracle.asked) <= attack.budget(len(found.images))
+
+
+@pytest.mark.parametrize("attack", ASKING, ids=lambda attack: attack.name)
+def test_the_same_seed_asks_the_same_and_learns_the_same(attack: Attack) -> None:
+    found = material(striped_oracle())
+    assert run(attack, found).last_loss == run(attack, found).last_loss
+
+
+@pytest.mark.parametrize("attack", ASKING, ids=lambda attack: attack.name)
+def test_without_a_session_none_of_them_runs(attack: Attack) -> None:
+    with pytest.raises(AnswersError, match="queries"):
+        run_in(attack, replace(material(striped_oracle()), session=None))
+
+
+def run_in(attack: Attack, found: object) -> TrainResult:
+    from stingy_attacker_eval.attacks import Material
+
+    assert isinstance(found, Material)
+    torch.manual_seed(0)
+    return attack.run(cnn(num_classes=3, width=4), found, settings=QUICK, seed=0)
+
+
+def test_a_plugin_that_asks_for_more_than_it_announced_is_stopped() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Greedy(Attack):
+        name: ClassVar[str] = "greedy"
+        title: ClassVar[str] = "asks for all"
+        reference: ClassVar[str] = "none"
+        needs: ClassVar[frozenset[Need]] = frozenset({Need.IMAGES, Need.QUERIES})
+
+        def budget(self, images: int) -> int:
+            return 10
+
+        def steal(self, student: nn.Module, means: Means) -> TrainResult:
+            means.session.ask(means.images)
+            raise AssertionError
+
+    oracle = striped_oracle()
+    found = material(oracle)
+    oracle.asked.clear()
+    with pytest.raises(BudgetExhausted, match="at most 10 images more, got 64"):
+        run(Greedy(), found)
+    assert oracle.asked == []
+
+
+def test_answers_to_views_name_more_classes_than_one_answer() -> None:
+    found = digits_material(digits_oracle())
+    needs = AugmentationUnion().needs
+    means = Means(found, needs, settings=QUICK, seed=0)
+    both = union(means, 4, flip=False)
+    assert found.logits is not None
+    assert (both.isfinite().sum(1) >= 2).all()
+    assert both.isfinite().sum() > 1.2 * found.logits.isfinite().sum()
+    torch.testing.assert_close(both.exp().sum(1), torch.ones(len(both)), atol=2e-3, rtol=0)
+
+
+def test_a_moved_image_is_moved_by_hand() -> None:
+    image = torch.arange(1, 10, dtype=torch.uint8).view(1, 1, 3, 3)
+    assert moved(image, 1, 0)[0, 0].tolist() == [[0, 0, 0], [1, 2, 3], [4, 5, 6]]
+    assert moved(image, 0, -1)[0, 0].tolist() == [[2, 3, 0], [5, 6, 0], [8, 9, 0]]
+
+
+def test_a_view_with_an_answer_of_its_own_teaches_what_one_answer_for_all_views_cannot() -> None:
+    """Bars of light at the border, which a move pushes out: the answer is how much is left."""
+
+    class Bright(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(10.0))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            light = self.scale * (inputs.mean(dim=(1, 2, 3)) + 0.3)  # above 35 % are white
+            return torch.stack([-light, light], dim=1)
+
+    def bars(widths: Tensor) -> Tensor:
+        lit = torch.arange(8) < widths[:, None]
+        return lit[:, None, None, :].expand(-1, 3, 8, -1).byte() * 255
+
+    teacher = Bright().eval()
+    oracle = TeacherOracle(teacher, build_policy("label", num_classes=2))
+    images = bars(torch.arange(300) % 6 + 1)
+    found = material(oracle, images.permute(0, 2, 3, 1).numpy(), torch.zeros(300).long())
+    settings = TrainSettings(epochs=8, batch=16, lr=0.05, augment=3)
+    tests = augmented(images, settings, torch.Generator().manual_seed(1))
+    wanted = predict(teacher, tests)
+
+    def right(attack: Attack) -> float:
+        student = cnn(num_classes=2, width=4)
+        assert run(attack, found, student=student, settings=settings).finite
+        return percent_equal(predict(student, tests).numpy(), wanted.numpy())
+
+    assert right(Consistent(attack="label_only", views=4)) > right(LabelOnly()) + 15
+
+
+class Counting(nn.Module):
+    """A student that counts its training steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.steps = cnn(num_classes=3, width=4), 0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.steps += self.training
+        logits: Tensor = self.inner(inputs)
+        return logits
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        LabelOnly(),
+        Consistent(),
+        AugmentationUnion(),
+        Knockoff(queries=40),
+        Active(queries=40, rounds=1),
+    ],
+    ids=lambda attack: attack.name,
+)
+def test_E2_however_many_images_an_attack_asks_about_it_takes_as_many_steps(
+    attack: Attack,
+) -> None:
+    whole = material(striped_oracle())
+    for found in (whole, whole.first(40)):
+        student = Counting()
+        assert run(attack, found, student=student).finite
+        assert student.steps == QUICK.epochs * (len(whole.images) // QUICK.batch)
+
+
+def test_consistent_refuses_what_its_inner_attack_refuses() -> None:
+    labels = material(striped_oracle("label"))
+    assert "score" in (Consistent().refusal(labels) or "")
+    assert Consistent(attack="label_only").refusal(labels) is None
+    with pytest.raises(ValueError, match=r'out of label_only, .*, got "dafl"'):
+        Consistent(attack="dafl")
+    with pytest.raises(ValueError, match="views above 0, got 0"):
+        Consistent(views=0)
+
+
+def test_knockoff_gets_digits_out_of_drawn_shapes_alone() -> None:
+    attack = Knockoff(queries=2000)
+    assert digits_accuracy(attack, digits_oracle(), settings=SHORT) > 20
+
+
+def test_knockoff_takes_labels_where_there_are_no_scores() -> None:
+    assert run(Knockoff(queries=64), material(striped_oracle("label"))).finite
+
+
+def test_a_pool_is_the_same_every_time_and_scaled_to_the_task() -> None:
+    shapes = load_pool("synthetic", count=20, size=(12, 8))
+    assert shapes.shape == (20, 12, 8, 3)
+    assert shapes.dtype == np.uint8
+    assert len(np.unique(shapes.reshape(20, -1), axis=0)) == 20
+    np.testing.assert_array_equal(shapes, load_pool("synthetic", count=20, size=(12, 8)))
+    assert load_pool("digits", count=5, size=(16, 16)).shape == (5, 16, 16, 3)
+    with pytest.raises(DatasetError):
+        load_pool("nowhere", count=5, size=(8, 8))
+
+
+def test_the_farthest_points_are_taken_first_by_hand() -> None:
+    points = torch.tensor([[0.0], [1.0], [5.0], [9.0], [10.0]])
+    assert farthest(points, torch.tensor([0]), 3).tolist() == [4, 2, 1]
+
+
+def test_active_never_buys_an_image_twice() -> None:
+    for strategy in ("entropy", "k_center", "random"):
+        oracle = striped_oracle()
+        found = material(oracle)
+        seen: list[bytes] = []
+        real = oracle.ask
+
+        def ask(images: object, real: object = real, seen: list[bytes] = seen) -> object:
+            assert isinstance(images, np.ndarray)
+            seen.extend(image.tobytes() for image in images)
+            assert callable(real)
+            return real(images)
+
+        oracle.ask = ask  # type: ignore[assignment, method-assign]
+        assert run(Active(strategy=strategy, queries=40, rounds=4), found).finite
+        assert len(seen) == len(set(seen)) == 40
+
+
+def test_what_is_chosen_to_buy_is_what_the_student_is_least_sure_of() -> None:
+    found = digits_material(digits_oracle())
+    teacher = digits_teacher()
+    order = torch.randperm(600, generator=torch.Generator().manual_seed(0))
+    chosen = order[:100]
+    entropy, random = (
+        Active(strategy=strategy)._pick(teacher, found.images, chosen, order, 50)
+        for strategy in ("entropy", "random")
+    )
+    sure = logits_of(teacher, found.images).softmax(1).amax(1)
+    assert sure[entropy].mean() < sure[random].mean() - 0.1
+    for picked in (entropy, random):
+        assert len(picked) == 50
+        assert not set(picked.tolist()) & set(chosen.tolist())
+
+
+def test_images_without_answers_help_a_few_answers() -> None:
+    with_them = SemiSupervised(queries=50)
+    nothing_is_sure = SemiSupervised(queries=50, threshold=1.0)
+    settings = TrainSettings(epochs=6, batch=32, lr=0.05)
+    assert digits_accuracy(with_them, digits_oracle(), settings=settings) > (
+        digits_accuracy(nothing_is_sure, digits_oracle(), settings=settings)
+    )
+
+
+def test_the_few_bought_images_are_moved_as_all_others_are() -> None:
+    class Seeing(nn.Module):
+        """Keeps the first `bought` of its inputs."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.seen = cnn(num_classes=3, width=4), set[bytes]()
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            if self.training and len(inputs) > SHORT.batch:  # not the weak views alone
+                self.seen.update(each.numpy().tobytes() for each in inputs[:BOUGHT])
+            logits: Tensor = self.inner(inputs)
+            return logits
+
+    def distinct(settings: TrainSettings) -> int:
+        student = Seeing()
+        attack = SemiSupervised(queries=BOUGHT)
+        assert run(attack, material(striped_oracle()), student=student, settings=settings).finite
+        return len(student.seen)
+
+    assert distinct(SHORT) <= BOUGHT
+    assert distinct(replace(SHORT, augment=1)) > 2 * BOUGHT
+
+
+def test_a_strong_view_hides_a_square_of_every_image() -> None:
+    inputs = torch.ones(4, 3, 9, 9)
+    view = strong_view(inputs, torch.Generator().manual_seed(0))
+    assert ((view == 0).sum(dim=(1, 2, 3)) == 27).all()
+    assert view.abs().max() <= 1
+
+
+def test_E3_a_student_beats_chance_from_noise_and_scores_alone() -> None:
+    attack = DataFreeSoft(queries=4480)
+    assert digits_accuracy(attack, digits_oracle(), settings=SHORT) > 20
+
+
+def test_E3_a_student_beats_chance_from_noise_and_labels_alone() -> None:
+    attack = DataFreeHard(queries=4480)
+    assert digits_accuracy(attack, digits_oracle("label"), settings=SHORT) > 20
+
+
+def test_data_free_attacks_never_see_an_image_of_the_task() -> None:
+    found = material(striped_oracle())
+    black = replace(found, images=torch.zeros_like(found.images))
+    for attack in (DataFreeSoft(queries=448), DataFreeHard(queries=128)):
+        assert run(attack, black).last_loss == run(attack, found).last_loss
+
+
+def test_a_generator_makes_images_of_any_size_on_the_grid_that_can_be_sent() -> None:
+    source = torch.Generator().manual_seed(0)
+    for size in ((8, 8), (9, 14), (32, 32)):
+        images = Generator(size, width=4)(noise(5, source))
+        assert images.shape == (5, 3, *size)
+        assert images.abs().max() <= 1
+        pixels = as_pixels(images)
+        assert pixels.dtype == torch.uint8
+        torch.testing.assert_close(normalise(pixels), images.detach(), atol=1 / 127, rtol=0)
+
+
+def test_dafl_beats_chance_asks_nothing_and_needs_the_network() -> None:
+    attack, oracle = Dafl(steps=150), digits_oracle()
+    before = digits_teacher().state_dict()["classifier.weight"].clone()
+    found = digits_material(oracle)
+    oracle.asked.clear()
+    assert digits_accuracy(attack, oracle, settings=SHORT) > 15
+    assert sum(oracle.asked) == 600  # what digits_accuracy itself bought
+    torch.testing.assert_close(digits_teacher().state_dict()["classifier.weight"], before)
+    assert "shows its answers alone" in (attack.refusal(replace(found, network=None)) or "")
+    assert not any(module._forward_hooks for module in digits_teacher().modules())
+    images, _, _, _ = digits()
+    assert digits_teacher()(normalise(to_device(images[:2], CPU))).shape == (2, 10)

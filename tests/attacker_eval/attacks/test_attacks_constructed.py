@@ -1,0 +1,180 @@
+"""Cases built so that an attack must beat its control, in how often its student is right."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attack_lab import (
+    CPU,
+    TeacherOracle,
+    digits_accuracy,
+    digits_oracle,
+    material,
+    run,
+    striped_oracle,
+)
+from audit_fakes import striped
+from stingy_attacker_eval.attacks import Attack, Material
+from stingy_attacker_eval.attacks.active import Active
+from stingy_attacker_eval.attacks.collusion import Collusion
+from stingy_attacker_eval.attacks.completion import Completion
+from stingy_attacker_eval.attacks.label_only import LabelOnly
+from stingy_attacker_eval.attacks.no_api import NoApi
+from stingy_attacker_eval.attacks.paper_kd import PaperKd
+from stingy_attacker_eval.attacks.rank_and_label import RankAndLabel
+from stingy_attacker_eval.attacks.rank_distillation import RankDistillation
+from stingy_attacker_eval.attacks.soft_label import SoftLabel
+from stingy_attacker_eval.attacks.sweep import Sweep
+from stingy_attacker_eval.attacks.tail_fill import TailFill
+from stingy_attacker_eval.datasets.datasets import Images
+from stingy_attacker_eval.students import cnn
+from stingy_attacker_eval.training import TrainSettings, percent_equal, predict, to_device
+from stingy_protection import build_policy, parse_policy
+
+CLASSES = 12
+LONG = TrainSettings(epochs=30, batch=32, lr=0.5)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+class Compass(nn.Module):
+    """Twelve classes round a circle: an image's first two channels say where it points.
+
+    Logits of rank 2, so what is withheld follows from what was answered. As a student its
+    weights begin at nothing.
+
+    late: by how many hours it is wrong.
+    """
+
+    def __init__(self, *, knows: bool, late: float = 0.0) -> None:
+        super().__init__()
+        self.last = nn.Linear(2, CLASSES, bias=False)
+        angles = (torch.arange(CLASSES) + late) * 2 * math.pi / CLASSES
+        with torch.no_grad():
+            self.last.weight.copy_(6 * torch.stack([angles.cos(), angles.sin()], 1) * knows)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.last(images[:, :2].mean(dim=(2, 3)))
+        return logits
+
+
+def pointing(first: float, last: float, *, count: int = 256) -> Images:
+    """Plain images that point from one hour to another, evenly; uint8 `[count, 8, 8, 3]`."""
+    angles = torch.linspace(first, last, count) * 2 * math.pi / CLASSES
+    where = torch.stack([angles.cos(), angles.sin(), torch.zeros(count)], 1)
+    pixels = ((where + 1) * 127.5).round().byte()
+    return pixels[:, None, None, :].expand(-1, 8, 8, -1).contiguous().numpy()
+
+
+def compass(policy: str) -> TeacherOracle:
+    name, more = parse_policy(policy)
+    return TeacherOracle(Compass(knows=True), build_policy(name, num_classes=CLASSES, **more))
+
+
+def found_beyond(attack: Attack, found: Material) -> float:
+    """Percent right where hours 4 to 6 are meant, of a student that was shown 0 to 3.5 alone."""
+    student = Compass(knows=False)
+    assert run(attack, found, student=student, settings=LONG).finite
+    images = pointing(3.6, 6.0, count=100)
+    truth = compass("open").ask(images).top1
+    return percent_equal(predict(student, to_device(images, CPU)).numpy(), truth)
+
+
+def seen(policy: str) -> Material:
+    return material(compass(policy), pointing(0, 3.49), torch.zeros(256, dtype=torch.int64))
+
+
+def test_who_completes_withheld_scores_finds_classes_that_were_never_first() -> None:
+    found = seen("stingy:n=5")
+    completed = found_beyond(Completion(rank=2, alpha=1.0), found)
+    for fill in ("constant", "class_mean"):
+        assert completed > found_beyond(TailFill(fill=fill, alpha=1.0), found) + 10
+
+
+def test_who_learns_the_order_finds_classes_that_were_never_first() -> None:
+    found = seen("ranked_labels:n=8")
+    assert found_beyond(RankDistillation(), found) > found_beyond(LabelOnly(), found) + 30
+
+
+def test_who_owns_true_labels_too_loses_nothing_of_the_order() -> None:
+    found = seen("ranked_labels:n=8")
+    found = replace(found, labels=found.top1)
+    for control in (LabelOnly(), NoApi()):
+        assert found_beyond(RankAndLabel(), found) > found_beyond(control, found) + 30
+
+
+def test_true_labels_mend_an_order_that_is_led_by_a_wrong_class() -> None:
+    images = pointing(0, 3.49)
+    truth = compass("label").ask(images).top1
+    early = TeacherOracle(
+        Compass(knows=True, late=1.0), build_policy("ranked_labels", num_classes=CLASSES, n=8)
+    )
+    found = material(early, images, torch.from_numpy(truth))
+
+    def right(attack: Attack) -> float:
+        student = Compass(knows=False)
+        assert run(attack, found, student=student, settings=LONG).finite
+        return percent_equal(predict(student, to_device(images, CPU)).numpy(), truth)
+
+    assert right(RankAndLabel()) > right(RankDistillation()) + 10
+
+
+def test_who_has_a_second_key_finds_classes_that_the_first_withholds() -> None:
+    one = seen("stingy:n=1")
+    both = replace(one, partner=seen("stingy:n=8"))
+    together = found_beyond(Collusion(partner="other"), both)
+    assert together > found_beyond(SoftLabel(), one) + 20
+
+
+def rare_class() -> tuple[Images, Tensor]:
+    """Striped images of three classes, of which the last is one in fifty."""
+    images, labels = striped(3000)
+    keep = [n for n, label in enumerate(labels) if label < 2][:490]
+    keep += [n for n, label in enumerate(labels) if label == 2][:10]
+    return images[keep], torch.from_numpy(labels[keep])
+
+
+@pytest.mark.parametrize("strategy", ["entropy", "k_center"])
+def test_who_chooses_what_to_ask_finds_a_rare_class_that_chance_misses(strategy: str) -> None:
+    oracle = striped_oracle()
+    found = material(oracle, *rare_class())
+    test_images, truth = striped(150, seed=1)
+    settings = TrainSettings(epochs=8, batch=16, lr=0.02)
+
+    def accuracy(attack: Active) -> float:
+        torch.manual_seed(0)
+        student = cnn(num_classes=3, width=4)
+        assert run(attack, found, student=student, settings=settings).finite
+        return percent_equal(predict(student, to_device(test_images, CPU)).numpy(), truth)
+
+    chosen = Active(strategy=strategy, queries=60, rounds=6)
+    assert accuracy(chosen) > accuracy(replace(chosen, strategy="random")) + 5
+
+
+def test_who_asks_for_labels_does_better_than_who_owns_wrong_ones() -> None:
+    images, truth = striped(96)
+    wrong = torch.from_numpy(truth)
+    wrong[::2] = (wrong[::2] + 1) % 3
+    found = material(striped_oracle("label"), images, wrong)
+    test_images, labels = striped(150, seed=1)
+    settings = TrainSettings(epochs=4, batch=16, lr=0.02)
+
+    def accuracy(attack: Attack) -> float:
+        torch.manual_seed(0)
+        student = cnn(num_classes=3, width=4)
+        assert run(attack, found, student=student, settings=settings).finite
+        return percent_equal(predict(student, to_device(test_images, CPU)).numpy(), labels)
+
+    assert accuracy(LabelOnly()) > accuracy(NoApi()) + 10
+
+
+def test_a_sweep_holds_a_point_that_beats_the_papers_attacker() -> None:
+    settings = TrainSettings(epochs=3, batch=32, lr=0.05)
+    swept = digits_accuracy(Sweep(tau=1.0, alpha=0.9), digits_oracle(), settings=settings)
+    assert swept > digits_accuracy(PaperKd(), digits_oracle(), settings=settings) + 2

@@ -1,0 +1,288 @@
+"""A protocol that loads can be run; one that cannot names everything that is wrong with it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import stingy_attacker_eval
+from audit_fakes import save_striped
+from stingy_attacker_eval.audit import protocol as protocols
+from stingy_attacker_eval.audit.protocol import load_protocol, parse_protocol
+from stingy_attacker_eval.datasets import query_pools
+from stingy_attacker_eval.datasets.datasets import Dataset, load_dataset
+from stingy_attacker_eval.errors import ProtocolError
+
+GOOD = """
+title = "t"
+dataset = "digits"
+budget = 1797
+students = ["cnn_tiny"]
+seeds = [0]
+epochs = 1
+attacks = ["label_only"]
+[[endpoints]]
+name = "a"
+model = "a"
+defence = "open"
+"""
+
+
+def faults(text: str) -> tuple[str, ...]:
+    with pytest.raises(ProtocolError) as caught:
+        parse_protocol(text)
+    return caught.value.faults
+
+
+def test_the_packaged_digits_protocol_is_what_the_demo_promises() -> None:
+    protocol = load_protocol("digits")
+    assert [endpoint.name for endpoint in protocol.endpoints] == ["normal", "nasty", "stingy"]
+    assert len(protocol.seeds) == 3
+    assert {attack.name for attack in protocol.variants} == {
+        "label_only",
+        "paper_kd",
+        "soft_label",
+        "sweep",
+    }
+    assert "reduced" in protocol.title
+
+
+def test_a_protocol_is_read_from_a_path(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD)
+    assert load_protocol(str(path)).title == "t"
+
+
+def test_all_faults_are_named_at_once() -> None:
+    text = """
+title = "t"
+dataset = "cifar"
+budget = 0
+students = ["resnet", "cnn_tiny", "cnn_tiny"]
+seeds = [1, 1]
+epochs = 0
+attacks = ["magic", "no_api", "label_only", "label_only", { name = "paper_kd", tau = -1 }]
+colour = "red"
+[[endpoints]]
+name = "none"
+model = "a"
+defence = "open"
+[[endpoints]]
+name = "none"
+model = "b"
+defence = "open"
+"""
+    found = "\n".join(faults(text))
+    for part in (
+        '"npz:PATH" or "folder:PATH", got "cifar"',
+        "budget: Input should be greater than 0",
+        'got "resnet"',
+        'the student "cnn_tiny" once',
+        'the seed "1" once',
+        "epochs: Input should be greater than 0",
+        'got "magic"',
+        "no_api is the baseline",
+        'the attack "label_only" once',
+        "tau above 0",
+        "colour: Extra inputs",
+        'the endpoint "none" once',
+        'a name other than "none"',
+    ):
+        assert part.replace("a name", "an endpoint name") in found, part
+
+
+def test_missing_fields_are_named() -> None:
+    assert len(faults("")) == 8
+
+
+def test_a_budget_below_what_the_run_needs_is_refused_before_a_query_is_spent() -> None:
+    (fault,) = faults(GOOD.replace("1797", "1796"))
+    assert "at least 1797 images (1297 to learn from, 500 to compare), got 1796" in fault
+
+
+@pytest.mark.parametrize("name", ["a/b", "../x", "", "A"])
+def test_an_endpoint_name_cannot_lead_out_of_the_folder(name: str) -> None:
+    assert "endpoints.0.name" in faults(GOOD.replace('name = "a"', f'name = "{name}"'))[0]
+
+
+def test_what_is_not_toml_is_refused() -> None:
+    assert "expected TOML" in faults("title = ")[0]
+
+
+def test_what_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ProtocolError, match=r"expected TOML in UTF-8, got another .*mine\.toml"):
+        load_protocol(str(path))
+
+
+@pytest.mark.parametrize("name", ["nothing", "absent.toml"])
+def test_an_unknown_protocol_is_refused(name: str) -> None:
+    with pytest.raises(ProtocolError, match="expected a protocol"):
+        load_protocol(name)
+
+
+def test_a_data_set_by_path_is_checked_as_the_protocol_loads(tmp_path: Path) -> None:
+    name = save_striped(tmp_path)
+    assert parse_protocol(GOOD.replace("digits", name)).dataset == name
+    assert "no file" in faults(GOOD.replace("digits", f"{name}.gone"))[0]
+
+
+PROTOCOLS = Path(stingy_attacker_eval.__file__).parent / "protocols"
+PACKAGED = sorted(path.stem for path in PROTOCOLS.iterdir())
+
+
+@pytest.fixture
+def any_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever data set is asked for is there: its size and its classes, images of one grey."""
+
+    def stand_in(name: str) -> Dataset:
+        classes = 10 if "cifar10" in name and "cifar100" not in name else 100
+        images = np.full((50_000, 32, 32, 3), sum(name.encode()) % 256, np.uint8)
+        labels = np.arange(50_000) % classes
+        names = tuple(map(str, range(classes)))
+        tests = 5_000 if "tin100" in name else 10_000
+        return Dataset(name, images, labels, images[:tests], labels[:tests], names)
+
+    monkeypatch.setattr(protocols, "load_dataset", stand_in)
+    monkeypatch.setattr(query_pools, "load_dataset", stand_in)
+
+
+@pytest.mark.usefixtures("any_data")
+@pytest.mark.parametrize("name", sorted(set(PACKAGED) - {"digits"}))
+def test_a_packaged_protocol_can_be_run(name: str) -> None:
+    protocol = load_protocol(name)
+    assert all(endpoint.bundle for endpoint in protocol.endpoints)
+    is_reduced = name.startswith(("reduced", "frontier", "suite"))
+    assert ("reduced" in protocol.title) == is_reduced
+    if is_reduced:
+        assert len(protocol.seeds) >= 3
+        assert protocol.images is not None
+
+
+@pytest.mark.usefixtures("any_data")
+def test_table1_is_the_papers() -> None:
+    protocol = load_protocol("table1")
+    assert [e.name for e in protocol.endpoints] == [
+        f"{teacher}-{defence}"
+        for teacher in ("resnet18", "resnet50", "resnext29")
+        for defence in ("normal", "nasty", "stingy")
+    ]
+    of = {e.name: protocol.students_of(e)[3:] for e in protocol.endpoints}
+    assert of["resnet18-nasty"] == ()
+    assert of["resnet50-nasty"] == ("resnet50",)
+    assert of["resnext29-stingy"] == ("resnext29",)
+    assert {(t.omega, t.tau, t.epochs) for t in protocol.teachers} == {(0.005, 20.0, 200)}
+    assert (protocol.milestones, protocol.gamma) == ((60, 120, 160), 0.2)
+
+
+def test_the_baseline_is_for_every_student_of_any_endpoint() -> None:
+    protocol = parse_protocol(GOOD + 'students = ["cnn_small", "cnn_tiny"]\n')
+    assert protocol.students_of(protocol.endpoints[0]) == ("cnn_tiny", "cnn_small")
+    assert protocol.students_of(None) == ("cnn_tiny", "cnn_small")
+
+
+def test_an_attacker_may_own_a_part_of_the_images_and_pays_for_that_part() -> None:
+    text = GOOD.replace("budget = 1797", "budget = 600\nimages = 100")
+    assert len(parse_protocol(text).load().train_x) == 100
+    assert "at least 600 images (100 to learn from" in faults(text.replace("600", "599"))[0]
+
+
+def test_a_schedule_reaches_the_training() -> None:
+    text = GOOD.replace("epochs = 1", "epochs = 9\nflip = true\nmilestones = [3, 6]\ngamma = 0.1")
+    training = parse_protocol(text).training
+    assert (training.flip, training.milestones, training.gamma) == (True, (3, 6), 0.1)
+
+
+def test_what_does_not_fit_together_is_named_at_once() -> None:
+    text = GOOD.replace(
+        'students = ["cnn_tiny"]', 'students = ["torchvision:vit_b_32"]\nimages = 9999'
+    )
+    text += """
+bundle = "b-nasty"
+[[teachers]]
+name = "b"
+network = "cnn_tiny"
+epochs = 1
+nasty = false
+"""
+    (found,) = faults(text)
+    for part in (
+        "at most 1297 images, as digits has, got 9999",
+        "torchvision:vit_b_32 takes no images of (8, 8)",
+        "a bundle of the teachers for a, got b-nasty",
+        "a budget of at least 10499",
+    ):
+        assert part in found, part
+
+
+def test_a_teacher_of_an_unknown_network_is_refused() -> None:
+    text = GOOD + '[[teachers]]\nname = "b"\nnetwork = "resnet19"\nepochs = 1\n'
+    assert 'got "resnet19"' in faults(text)[0]
+
+
+@pytest.mark.usefixtures("any_data")
+@pytest.mark.parametrize("data", ["tin100", "cifar10"])
+def test_the_frontier_shares_data_teacher_and_student_with_the_reduced_audit(data: str) -> None:
+    wide, plain = load_protocol(f"frontier_{data}"), load_protocol(f"reduced_{data}")
+    for name in ("dataset", "images", "students", "seeds", "training"):
+        assert getattr(wide, name) == getattr(plain, name)
+    (teacher,), (other,) = wide.teachers, plain.teachers
+    assert teacher.model_copy(update={"nasty": other.nasty}) == other
+    assert [attack.label for attack in wide.variants] == ["label_only", "two_labels"]
+    lists = [endpoint for endpoint in wide.endpoints if endpoint.name != "label"]
+    assert all(endpoint.attacks for endpoint in lists)
+
+
+def test_an_endpoint_has_attacks_of_its_own_beside_those_of_all() -> None:
+    protocol = parse_protocol(GOOD + 'attacks = ["paper_kd", { name = "sweep", tau = [1, 4] }]\n')
+    found = [attack.name for attack in protocol.variants_of(protocol.endpoints[0])]
+    assert found[:2] == ["label_only", "paper_kd"]
+    assert found[2:] == ["sweep"] * 8
+
+
+def test_faults_of_an_endpoints_own_attacks_are_named() -> None:
+    (fault,) = faults(GOOD + 'attacks = ["magic", "no_api", "paper_kd", "paper_kd"]\n')
+    for part in ('got "magic"', "no_api is the baseline", 'the attack "paper_kd" once'):
+        assert part in fault
+    (fault,) = faults(GOOD + 'attacks = ["label_only"]\n')
+    assert 'the attack "label_only" once for a, got it twice' in fault
+
+
+def test_whom_attacks_collude_with_and_where_their_images_are_from_is_checked_before_a_query() -> (
+    None
+):
+    own = GOOD + 'attacks = [{ name = "collusion", partner = "b" }, { name = "knockoff" }]\n'
+    (fault,) = faults(own)
+    assert fault == 'expected a partner out of a for collusion, got "b"'
+    parse_protocol(own + '[[endpoints]]\nname = "b"\nmodel = "b"\ndefence = "open"\n')
+    (fault,) = faults(GOOD + 'attacks = [{ name = "knockoff", pool = "nosuch" }]\n')
+    assert fault.startswith("knockoff[pool=nosuch]: expected the data set")
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_the_audits_own_images_are_no_pool_whatever_they_are_called(
+    tmp_path: Path, part: str
+) -> None:
+    data, path = load_dataset("digits"), tmp_path / "other.npz"
+    arrays: dict[str, Any] = {
+        f"{split}_{kind}": getattr(data, f"{part}_{kind}")
+        for split in ("train", "test")
+        for kind in ("x", "y")
+    }
+    np.savez(path, **arrays)
+    for pool in ("digits", f"npz:{path}") if part == "train" else (f"npz:{path}",):
+        (fault,) = faults(GOOD + f'attacks = [{{ name = "knockoff", pool = "{pool}" }}]\n')
+        assert fault.endswith("a pool of other images than the audit's, got its own digits")
+    arrays["train_x"] = arrays["train_x"] // 2
+    np.savez(path, **arrays)
+    parse_protocol(GOOD + f'attacks = [{{ name = "knockoff", pool = "npz:{path}" }}]\n')
+
+
+def test_budgets_are_smaller_than_the_whole_and_each_is_given_once() -> None:
+    assert parse_protocol(GOOD.replace("budget =", "budgets = [10, 100]\nbudget =")).budgets
+    (fault,) = faults(GOOD.replace("budget =", "budgets = [1297]\nbudget ="))
+    assert "below the 1297 images there are to learn from, got 1297" in fault
+    (fault,) = faults(GOOD.replace("budget =", "budgets = [10, 10]\nbudget ="))
+    assert 'the budget "10" once' in fault

@@ -1,0 +1,189 @@
+"""What an audit pays for, what it refuses to pay for, and whom it believes."""
+
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from attack_lab import TeacherOracle
+from audit_fakes import FakeOracle, audit, numbers, tiny_protocol
+from stingy_attacker_eval.audit.runner import run_audit
+from stingy_attacker_eval.errors import AuditError, TransferError
+from stingy_attacker_eval.students import cnn
+from stingy_clients import ModelInfo
+from stingy_protection import build_policy
+
+
+def test_E1_spent_and_charged_are_both_reported(tmp_path: Path, dataset: str) -> None:
+    oracle = FakeOracle()
+    (endpoint,) = audit(tiny_protocol(dataset), tmp_path / "out", stingy=oracle)["endpoints"]
+    assert endpoint["queries_transfer"] == 96
+    assert endpoint["queries_evaluation"] == 48
+    assert endpoint["queries_spent"] == endpoint["queries_charged"] == sum(oracle.asked) == 144
+
+
+def test_E1_what_attacks_ask_as_they_run_is_spent_charged_and_in_their_rows(
+    tmp_path: Path, dataset: str
+) -> None:
+    oracle = FakeOracle()
+    attacks = (
+        '"label_only"',
+        '{ name = "knockoff", queries = 40 }',
+        '{ name = "semi_supervised", queries = 20 }',
+        '{ name = "data_free_hard", queries = 64 }',
+    )
+    protocol = tiny_protocol(dataset, attacks=attacks, seeds=(0, 1))
+    protocol = protocol.model_copy(update={"budget": 144 + 40 + 2 * 64})
+    report = audit(protocol, tmp_path / "out", stingy=oracle)
+    spent = {row["attack"].partition("[")[0]: row["queries"] for row in report["rows"]}
+    assert spent == {
+        "no_api": 0,
+        "label_only": 96,
+        "knockoff": 40,
+        "semi_supervised": 20,
+        "data_free_hard": 64,
+    }
+    (endpoint,) = report["endpoints"]
+    # The shapes once for both seeds, the noise for each, the own images not again.
+    assert endpoint["queries_attacks"] == 40 + 2 * 64
+    assert endpoint["queries_spent"] == endpoint["queries_charged"] == sum(oracle.asked)
+    assert sum(oracle.asked) == protocol.budget
+
+
+def test_E1_endpoints_that_share_a_key_are_each_charged_what_they_were_asked(
+    tmp_path: Path, dataset: str
+) -> None:
+    attacks = ('{ name = "knockoff", queries = 40 }', '{ name = "data_free_hard", queries = 64 }')
+    protocol = tiny_protocol(dataset, endpoints=("open", "stingy"), attacks=attacks, seeds=(0, 1))
+    protocol = protocol.model_copy(update={"budget": 144 + 40 + 2 * 64})
+    key: list[int] = []
+    oracles = {name: FakeOracle(asked=key) for name in ("open", "stingy")}
+    report = audit(protocol, tmp_path / "out", **oracles)
+    assert [item["queries_charged"] for item in report["endpoints"]] == [protocol.budget] * 2
+    assert sum(key) == 2 * protocol.budget
+
+
+def test_E3_attacks_that_could_ask_beyond_the_budget_are_refused_before_a_query(
+    tmp_path: Path, dataset: str
+) -> None:
+    oracle = FakeOracle()
+    protocol = tiny_protocol(dataset, attacks=('{ name = "knockoff", queries = 40 }',))
+    with pytest.raises(AuditError, match=r"a budget of at least 184 images .* 40 for attacks"):
+        audit(protocol, tmp_path / "out", stingy=oracle)
+    assert oracle.asked == []
+
+
+def test_an_attack_killed_while_it_asked_buys_nothing_twice(tmp_path: Path, dataset: str) -> None:
+    protocol = tiny_protocol(dataset, attacks=('{ name = "data_free_hard", queries = 128 }',))
+    protocol = protocol.model_copy(update={"budget": 144 + 128})
+    oracle = FakeOracle(fails_after=4)
+    with pytest.raises(TransferError, match="64 of 128 images were asked"):
+        audit(protocol, tmp_path / "out", stingy=oracle)
+    oracle.fails_after = None
+    report = audit(protocol, tmp_path / "out", stingy=oracle)
+    (endpoint,) = report["endpoints"]
+    assert endpoint["queries_spent"] == endpoint["queries_charged"] == sum(oracle.asked) == 272
+    assert numbers(report) == numbers(audit(protocol, tmp_path / "fresh"))
+
+
+@pytest.mark.parametrize("request_number", [1, 3, 4, 6])
+def test_a_model_swapped_while_it_is_asked_is_never_mixed_in(
+    tmp_path: Path, dataset: str, request_number: int
+) -> None:
+    class Swapped(FakeOracle):
+        def describe(self) -> ModelInfo:
+            changes = {"version": "2", "fingerprint": "b" * 12}
+            swapped = len(self.asked) >= request_number
+            return super().describe().model_copy(update=changes if swapped else {})
+
+    protocol = tiny_protocol(dataset, attacks=('{ name = "knockoff", queries = 40 }',))
+    protocol = protocol.model_copy(update={"budget": 184})
+    with pytest.raises(TransferError, match="another version, fingerprint: answers are never"):
+        audit(protocol, tmp_path / "out", stingy=Swapped(max_batch=32))
+    # Three requests to learn from, two to compare with, two of the attack; the last is not kept.
+    oracle = FakeOracle(max_batch=32)
+    audit(protocol, tmp_path / "out", stingy=oracle)
+    assert len(oracle.asked) == 7 - (request_number - 1)
+
+
+def test_two_tiers_collude_and_both_purchases_count(tmp_path: Path, dataset: str) -> None:
+    attacks = ('{ name = "collusion", partner = "open" }',)
+    protocol = tiny_protocol(dataset, endpoints=("open", "stingy"), attacks=attacks)
+    report = audit(protocol, tmp_path / "out", open=FakeOracle(support=3), stingy=FakeOracle())
+    (row,) = [row for row in report["rows"] if row["endpoint"] == "stingy"]
+    assert (row["attack"], row["queries"]) == ("collusion[partner=open]", 192)
+    (skipped,) = report["skipped"]
+    assert skipped["endpoint"] == "open"
+    assert "has no endpoint open" in skipped["reason"]
+
+
+def test_a_white_box_attack_runs_where_the_network_is_in_process_alone(
+    tmp_path: Path, dataset: str
+) -> None:
+    protocol = tiny_protocol(dataset, attacks=('{ name = "dafl", steps = 3 }',))
+    teacher = cnn(num_classes=3, width=4).eval()
+    (skipped,) = audit(protocol, tmp_path / "http")["skipped"]
+    assert skipped["attack"] == "dafl[white-box,steps=3]"
+    assert "shows its answers alone" in skipped["reason"]
+    report = run_audit(
+        protocol,
+        oracles={"stingy": TeacherOracle(teacher, build_policy("stingy", num_classes=3, n=2))},
+        out=tmp_path / "lab",
+        console=Console(file=StringIO()),
+        networks={"stingy": teacher},
+    )
+    rows: Any = report["rows"]
+    assert [(row["attack"], row["queries"]) for row in rows][1:] == [("dafl[white-box,steps=3]", 0)]
+
+
+def test_a_network_that_the_endpoint_does_not_serve_is_no_white_box(
+    tmp_path: Path, dataset: str
+) -> None:
+    protocol = tiny_protocol(dataset, attacks=('{ name = "dafl", steps = 3 }',))
+    another = {"stingy": cnn(num_classes=3, width=4)}
+    with pytest.raises(AuditError, match=r"got others for stingy, where .* % of the labels"):
+        run_audit(protocol, oracles={"stingy": FakeOracle()}, out=tmp_path, networks=another)
+
+
+def test_a_key_that_cannot_pay_is_told_before_anything_is_asked(
+    tmp_path: Path, dataset: str
+) -> None:
+    oracle = FakeOracle()
+    with pytest.raises(AuditError, match="nothing was asked"):
+        run_audit(
+            tiny_protocol(dataset), oracles={"stingy": oracle}, out=tmp_path / "o", remaining=10
+        )
+    assert oracle.asked == []
+
+
+def test_a_key_has_to_pay_for_what_attacks_ask_as_they_run_as_well(
+    tmp_path: Path, dataset: str
+) -> None:
+    attacks = ('{ name = "knockoff", queries = 40 }', '{ name = "data_free_hard", queries = 64 }')
+    protocol = tiny_protocol(dataset, endpoints=("open", "stingy"), attacks=attacks, seeds=(0, 1))
+    protocol = protocol.model_copy(update={"budget": 144 + 40 + 2 * 64})
+    key: list[int] = []
+    oracles = {name: FakeOracle(asked=key) for name in ("open", "stingy")}
+
+    def start(remaining: int, **options: Any) -> dict[str, object]:
+        return run_audit(
+            protocol, oracles=oracles, out=tmp_path / "o", remaining=remaining, **options
+        )
+
+    wanted = 2 * protocol.budget
+    with pytest.raises(AuditError, match=rf"at least {wanted} images .*\({2 * 168} for attacks"):
+        start(wanted - 1)
+    assert key == []
+    # Of chosen runs alone nobody knows what they will ask beyond what all of them need.
+    start(2 * 144, only=["no_api"])
+    assert sum(key) == 2 * 144
+
+
+def test_a_key_with_exactly_what_is_needed_is_taken(tmp_path: Path, dataset: str) -> None:
+    protocol = tiny_protocol(dataset, attacks=('{ name = "knockoff", queries = 40 }',))
+    protocol = protocol.model_copy(update={"budget": 184})
+    oracle = FakeOracle()
+    run_audit(protocol, oracles={"stingy": oracle}, out=tmp_path / "o", remaining=184)
+    assert sum(oracle.asked) == 184

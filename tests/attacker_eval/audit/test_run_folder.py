@@ -1,0 +1,183 @@
+"""A run's folder: what is in it is never done or bought twice, and never mixed with another's."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from audit_fakes import Contrary, FakeOracle, audit, numbers, tiny_protocol
+from stingy_attacker_eval.audit import executors
+from stingy_attacker_eval.audit.train_student import learn
+from stingy_attacker_eval.errors import AuditError
+from stingy_attacker_eval.files import digest_json
+
+
+def test_a_second_run_asks_nothing_and_trains_nothing(
+    tmp_path: Path, dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol, out, oracle = tiny_protocol(dataset), tmp_path / "out", FakeOracle()
+    first = audit(protocol, out)
+    monkeypatch.setattr(executors, "learn", None)
+    second = audit(protocol, out, stingy=oracle)
+    assert oracle.asked == []
+    assert second["rows"] == first["rows"]
+
+
+def test_a_stopped_run_goes_on_where_it_was_and_no_row_is_run_twice(
+    tmp_path: Path, dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol, out = tiny_protocol(dataset, seeds=(0, 1)), tmp_path / "out"
+    real, trained = learn, list[str]()
+
+    def train_three_then_stop(*arguments: Any) -> Any:
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        trained.append("one")
+        return real(*arguments)
+
+    monkeypatch.setattr(executors, "learn", train_three_then_stop)
+    with pytest.raises(KeyboardInterrupt):
+        audit(protocol, out)
+    rows_path = out / "rows.jsonl"
+    assert len(rows_path.read_text().splitlines()) == 3
+    rows_path.write_bytes(rows_path.read_bytes() + b'{"endpoint": "stin')  # killed while writing
+    monkeypatch.setattr(executors, "learn", real)
+    resumed = audit(protocol, out)
+    assert len(rows_path.read_text().splitlines()) == 6
+    assert audit(protocol, out)["rows"] == resumed["rows"]  # the torn line has left nothing
+    assert numbers(resumed) == numbers(audit(protocol, tmp_path / "fresh"))
+
+
+def test_another_configuration_in_the_same_folder_is_refused(tmp_path: Path, dataset: str) -> None:
+    out, oracle = tmp_path / "out", FakeOracle()
+    audit(tiny_protocol(dataset), out)
+    with pytest.raises(AuditError, match="another configuration: choose a new folder"):
+        audit(tiny_protocol(dataset, lr=0.01), out, stingy=oracle)
+    assert oracle.asked == []
+
+
+@pytest.mark.parametrize("part", ["train_y", "test_y"])
+def test_other_true_labels_in_the_same_folder_are_refused(
+    tmp_path: Path, dataset: str, part: str
+) -> None:
+    out, protocol, oracle = tmp_path / "out", tiny_protocol(dataset), FakeOracle()
+    audit(protocol, out)
+    _change_labels(dataset, part)
+    with pytest.raises(AuditError, match="another configuration: choose a new folder"):
+        audit(protocol, out, stingy=oracle)
+    assert oracle.asked == []
+
+
+def test_a_folder_from_before_labels_were_noted_goes_on_and_has_them_noted(
+    tmp_path: Path, dataset: str
+) -> None:
+    out, protocol = tmp_path / "out", tiny_protocol(dataset)
+    rows = audit(protocol, out)["rows"]
+    path = out / "config.json"
+    noted = path.read_bytes()
+    config = json.loads(noted)["config"]
+    del config["train_labels_digest"], config["test_labels_digest"]
+    path.write_text(json.dumps({"fingerprint": digest_json(config), "config": config}))
+    assert audit(protocol, out)["rows"] == rows
+    assert path.read_bytes() == noted
+    _change_labels(dataset, "train_y")
+    with pytest.raises(AuditError, match="another configuration"):
+        audit(protocol, out)
+
+
+def test_the_budget_may_be_raised_and_the_title_changed_in_the_same_folder(
+    tmp_path: Path, dataset: str
+) -> None:
+    out, protocol, oracle = tmp_path / "out", tiny_protocol(dataset), FakeOracle()
+    rows = audit(protocol, out)["rows"]
+    raised = protocol.model_copy(update={"budget": 500, "title": "more"})
+    report = audit(raised, out, stingy=oracle)
+    assert report["rows"] == rows
+    assert oracle.asked == []
+    assert (report["config"]["budget"], report["config"]["title"]) == (500, "more")
+    assert json.loads((out / "config.json").read_text())["config"] == report["config"]
+
+
+def test_a_folder_of_an_earlier_version_takes_a_raised_budget_too(
+    tmp_path: Path, dataset: str
+) -> None:
+    out, protocol = tmp_path / "out", tiny_protocol(dataset)
+    rows = audit(protocol, out)["rows"]
+    path = out / "config.json"
+    config = json.loads(path.read_bytes())["config"]
+    del config["train_labels_digest"], config["test_labels_digest"]
+    path.write_text(json.dumps({"fingerprint": digest_json(config), "config": config}))
+    assert audit(protocol.model_copy(update={"budget": 500}), out)["rows"] == rows
+
+
+def _change_labels(dataset: str, part: str) -> None:
+    path = dataset.removeprefix("npz:")
+    with np.load(path) as file:
+        arrays: dict[str, Any] = dict(file)
+    np.savez(path, **arrays | {part: np.roll(arrays[part], 1)})
+
+
+@pytest.mark.parametrize("content", ["[]", '{"config": []}', "{}", "no JSON"])
+def test_a_damaged_configuration_is_no_run_of_this_protocol(
+    tmp_path: Path, dataset: str, content: str
+) -> None:
+    out, protocol = tmp_path / "out", tiny_protocol(dataset)
+    audit(protocol, out)
+    (out / "config.json").write_text(content)
+    with pytest.raises(AuditError, match="another configuration"):
+        audit(protocol, out)
+
+
+def test_rows_are_not_compared_with_answers_they_were_not_learnt_from(
+    tmp_path: Path, dataset: str
+) -> None:
+    out, protocol = tmp_path / "out", tiny_protocol(dataset)
+    audit(protocol, out)
+    before = (out / "report.json").read_bytes()
+    shutil.rmtree(out / "bought")
+    other = FakeOracle(fingerprint="b" * 12)
+    with pytest.raises(AuditError, match="another fingerprint: choose a new folder with --out"):
+        audit(protocol, out, stingy=other)
+    assert other.asked == []
+    # The same description, another teacher behind it: only its answers tell.
+    with pytest.raises(AuditError, match="another transfer, evaluation: choose a new folder"):
+        audit(protocol, out, stingy=Contrary())
+    assert (out / "report.json").read_bytes() == before
+    shutil.rmtree(out / "bought")
+    assert audit(protocol, out)["rows"] == json.loads(before)["rows"]
+
+
+def test_rows_of_before_their_answers_were_noted_go_on_with_those_alone(
+    tmp_path: Path, dataset: str
+) -> None:
+    out, protocol, oracle = tmp_path / "out", tiny_protocol(dataset), FakeOracle()
+    rows = audit(protocol, out)["rows"]
+    (out / "learnt_from.json").unlink()
+    assert audit(protocol, out, stingy=oracle)["rows"] == rows
+    (out / "learnt_from.json").unlink()
+    shutil.rmtree(out / "bought")
+    with pytest.raises(AuditError, match="got rows alone"):
+        audit(protocol, out, stingy=oracle)
+    assert oracle.asked == []
+    # The baseline is learnt from no answers.
+    (out / "rows.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    assert numbers({"rows": audit(protocol, out)["rows"]}) == numbers({"rows": rows})
+
+
+def test_a_damaged_note_of_the_answers_is_named(tmp_path: Path, dataset: str) -> None:
+    out, protocol = tmp_path / "out", tiny_protocol(dataset)
+    audit(protocol, out)
+    (out / "learnt_from.json").write_text("[]")
+    with pytest.raises(AuditError, match=r"learnt from in .*learnt_from\.json, got another"):
+        audit(protocol, out)
+
+
+def test_foreign_rows_are_refused(tmp_path: Path, dataset: str) -> None:
+    out = tmp_path / "out"
+    audit(tiny_protocol(dataset), out)
+    (out / "rows.jsonl").write_text('{"a": 1}\n')
+    with pytest.raises(AuditError, match="expected rows of an audit"):
+        audit(tiny_protocol(dataset), out)

@@ -1,0 +1,297 @@
+"""The lab's teachers are bundles like any other: readable, protected, loadable by their factory."""
+
+import shutil
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from audit_fakes import save_striped
+from stingy_attacker_eval.attacks.networks import logits_of
+from stingy_attacker_eval.audit.protocol import parse_protocol
+from stingy_attacker_eval.datasets.datasets import load_dataset
+from stingy_attacker_eval.errors import EvalError
+from stingy_attacker_eval.students import cnn, student_spec
+from stingy_attacker_eval.teachers import (
+    TeacherSettings,
+    protocol_networks,
+    train_protocol_teachers,
+    train_teachers,
+)
+from stingy_attacker_eval.training import TrainSettings, percent_equal, predict, to_device
+from stingy_protection import (
+    build_policy,
+    class_prototypes,
+    parse_policy,
+    read_manifest,
+    verified_weights,
+)
+from stingy_protection.policies.buckets import ClassPrototype
+from stingy_server import Settings
+from stingy_server.settings import load_settings
+
+SETTINGS = TeacherSettings(network="cnn_tiny", training=TrainSettings(epochs=2, batch=64, lr=0.05))
+
+
+def test_the_lab_packs_a_normal_and_a_nasty_teacher(tmp_path: Path) -> None:
+    data = load_dataset("digits")
+    teachers = train_teachers(data, out=tmp_path, settings=SETTINGS)
+    assert [teacher.name for teacher in teachers] == ["normal", "nasty"]
+    weights = []
+    for teacher in teachers:
+        manifest = read_manifest(teacher.bundle)
+        assert (manifest.name, manifest.policy) == (teacher.name, "stingy")
+        assert manifest.factory == "stingy_attacker_eval.students:cnn"
+        assert manifest.classes == data.class_names
+        assert manifest.preprocessing.size == (8, 8)
+        # The bundle alone gives the accuracy that was reported.
+        model = cnn(num_classes=10, width=8)
+        model.load_state_dict(verified_weights(teacher.bundle, manifest))
+        images = to_device(data.test_x, torch.device("cpu"))
+        found = percent_equal(predict(model, images).numpy(), data.test_y)
+        assert found == pytest.approx(teacher.accuracy)
+        assert found > 50
+        weights.append(model.classifier.weight)
+    assert not torch.equal(*weights)
+
+
+def test_nasty_from_normal_starts_from_the_normal_weights(tmp_path: Path) -> None:
+    data = load_dataset("digits")
+    settings = replace(SETTINGS, nasty_from_normal=True, omega=1e-9)
+    normal, nasty = train_teachers(data, out=tmp_path / "a", settings=settings)
+    scratch = train_teachers(
+        data, out=tmp_path / "b", settings=replace(settings, nasty_from_normal=False)
+    )[1]
+    # Without a nasty loss to speak of, more epochs of the same training.
+    assert nasty.accuracy > normal.accuracy
+    weights = [verified_weights(t.bundle, read_manifest(t.bundle)) for t in (nasty, scratch)]
+    assert not torch.equal(*(found["classifier.weight"] for found in weights))
+
+
+def test_E4_the_same_seed_packs_the_same_weights(tmp_path: Path) -> None:
+    data = load_dataset("digits")
+    digests = [
+        [
+            read_manifest(teacher.bundle).sha256
+            for teacher in train_teachers(data, out=tmp_path / name, settings=SETTINGS)
+        ]
+        for name in ("one", "two")
+    ]
+    assert digests[0] == digests[1]
+
+
+PROTOCOL = """
+title = "t"
+dataset = "{dataset}"
+budget = 144
+students = ["cnn_tiny"]
+seeds = [0]
+epochs = 1
+attacks = ["label_only"]
+
+[[teachers]]
+name = "small"
+network = "resnet8"
+images = 32
+epochs = 2
+batch = 16
+lr = 0.05
+
+[[teachers]]
+name = "plain"
+network = "cnn_tiny"
+epochs = 1
+nasty = false
+
+[[endpoints]]
+name = "nasty"
+model = "one"
+defence = "nasty"
+bundle = "small-nasty"
+policy = "open"
+
+[[endpoints]]
+name = "stingy"
+model = "two"
+defence = "stingy"
+bundle = "plain-normal"
+policy = "stingy:n=2"
+
+[[endpoints]]
+name = "elsewhere"
+model = "three"
+defence = "unknown"
+"""
+
+
+def test_a_protocols_teachers_are_trained_and_can_be_served(tmp_path: Path) -> None:
+    protocol = parse_protocol(PROTOCOL.format(dataset=save_striped(tmp_path)))
+    teachers = train_protocol_teachers(protocol, out=tmp_path / "bundles")
+    assert [t.name for t in teachers] == ["small-normal", "small-nasty", "plain-normal"]
+    manifest = read_manifest(tmp_path / "bundles" / "small-nasty")
+    assert manifest.factory == "stingy_attacker_eval.zoo:resnet8"
+    model = student_spec("resnet8").build(3)
+    model.load_state_dict(verified_weights(tmp_path / "bundles" / "small-nasty", manifest))
+    settings, faults = load_settings(tmp_path / "bundles" / "stingy.toml")
+    assert not faults
+    assert served(settings) == [
+        ("one", "small-nasty", "open"),
+        ("two", "plain-normal", "stingy:n=2"),
+    ]
+    assert "stingy_attacker_eval.zoo" in settings.trusted_factories
+
+
+def test_a_teacher_that_was_trained_in_the_same_way_is_kept(tmp_path: Path) -> None:
+    data = load_dataset(save_striped(tmp_path))
+    console = Console(file=StringIO())
+    settings = replace(SETTINGS, training=replace(SETTINGS.training, epochs=1))
+    first = train_teachers(data, out=tmp_path, settings=settings)
+    second = train_teachers(data, out=tmp_path, settings=settings, console=console)
+    assert [teacher.kept for teacher in first] == [False, False]
+    assert second == tuple(replace(teacher, kept=True) for teacher in first)
+    assert isinstance(console.file, StringIO)
+    assert "nasty is trained already and kept" in console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"seed": 1},
+        {"images": 64},
+        {"network": "cnn_small"},
+        {"training": TrainSettings(epochs=1, batch=64, lr=0.04)},
+    ],
+)
+def test_one_made_in_another_way_is_trained_anew(tmp_path: Path, other: dict[str, Any]) -> None:
+    data = load_dataset(save_striped(tmp_path))
+    settings = replace(SETTINGS, training=replace(SETTINGS.training, epochs=1))
+    train_teachers(data, out=tmp_path, settings=settings)
+    found = train_teachers(data, out=tmp_path, settings=replace(settings, **other))
+    assert [teacher.kept for teacher in found] == [False, False]
+
+
+def test_a_lab_killed_between_two_teachers_trains_the_second_as_it_would_have(
+    tmp_path: Path,
+) -> None:
+    data = load_dataset(save_striped(tmp_path))
+    whole = train_teachers(data, out=tmp_path / "whole", settings=SETTINGS)
+    alone = replace(SETTINGS, nasty=False)
+    train_teachers(data, out=tmp_path / "killed", settings=alone)
+    # Killed while the second was packed: its weights are there, and what describes them is old.
+    (tmp_path / "killed" / "nasty").mkdir()
+    (tmp_path / "killed" / "nasty" / "weights.safetensors").write_bytes(b"half")
+    resumed = train_teachers(data, out=tmp_path / "killed", settings=SETTINGS)
+    assert [teacher.kept for teacher in resumed] == [True, False]
+    digests = [[read_manifest(t.bundle).sha256 for t in found] for found in (whole, resumed)]
+    assert digests[0] == digests[1]
+
+
+def test_a_damaged_teacher_is_trained_again(tmp_path: Path) -> None:
+    data = load_dataset(save_striped(tmp_path))
+    settings = replace(SETTINGS, nasty=False)
+    (teacher,) = train_teachers(data, out=tmp_path, settings=settings)
+    weights = teacher.bundle / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert not train_teachers(data, out=tmp_path, settings=settings)[0].kept
+
+
+def test_canonical_lists_are_made_of_the_teacher_and_served(tmp_path: Path) -> None:
+    text = PROTOCOL.format(dataset=save_striped(tmp_path))
+    protocol = parse_protocol(text.replace('"stingy:n=2"', '"class_prototype:n=2,buckets=1"'))
+    train_protocol_teachers(protocol, out=tmp_path / "bundles")
+    settings, faults = load_settings(tmp_path / "bundles" / "stingy.toml")
+    assert not faults
+    (_, (_, bundle, policy)) = served(settings)
+    assert policy is not None
+    name, options = parse_policy(policy)
+    built = build_policy(name, num_classes=3, **options)
+    assert isinstance(built, ClassPrototype)
+    assert (built.n, built.buckets) == (2, 1)
+    folder = tmp_path / "bundles" / bundle
+    model = cnn(num_classes=3, width=8)
+    model.load_state_dict(verified_weights(folder, read_manifest(folder)))
+    images = to_device(protocol.load().train_x, torch.device("cpu"))
+    assert built.lists == class_prototypes(logits_of(model, images), n=3)
+    # Made once: the teacher is the same.
+    before = Path(options["lists"]).stat().st_mtime_ns
+    train_protocol_teachers(protocol, out=tmp_path / "bundles")
+    assert Path(options["lists"]).stat().st_mtime_ns == before
+
+
+def served(settings: Settings) -> list[tuple[str | None, str, str | None]]:
+    return [(model.name, model.bundle.name, model.policy) for model in settings.models]
+
+
+def test_the_networks_behind_a_protocols_endpoints_are_read_from_the_labs_folder(
+    tmp_path: Path,
+) -> None:
+    protocol = parse_protocol(PROTOCOL.format(dataset=save_striped(tmp_path)))
+    train_protocol_teachers(protocol, out=tmp_path / "bundles")
+    networks = protocol_networks(protocol, bundles=tmp_path / "bundles")
+    assert list(networks) == ["nasty", "stingy"]  # of "elsewhere" nobody knows the network
+    assert not networks["nasty"].training
+    weights = tmp_path / "bundles" / "small-nasty" / "weights.safetensors"
+    weights.write_bytes(b"damaged")
+    shutil.rmtree(tmp_path / "bundles" / "plain-normal")
+    with pytest.raises(EvalError) as caught:
+        protocol_networks(protocol, bundles=tmp_path / "bundles")
+    assert "resnet8 for nasty at small-nasty" in str(caught.value)
+    assert "cnn_tiny for stingy at plain-normal" in str(caught.value)
+
+
+def test_a_bundle_of_another_network_is_refused(tmp_path: Path) -> None:
+    text = PROTOCOL.format(dataset=save_striped(tmp_path))
+    train_protocol_teachers(parse_protocol(text), out=tmp_path / "bundles")
+    other = parse_protocol(text.replace('network = "cnn_tiny"', 'network = "cnn_small"'))
+    with pytest.raises(EvalError, match="cnn_small for stingy"):
+        protocol_networks(other, bundles=tmp_path / "bundles")
+
+
+def test_a_protocol_without_teachers_has_none_to_train(tmp_path: Path) -> None:
+    text = PROTOCOL.format(dataset=save_striped(tmp_path))
+    text = text[: text.index("[[teachers]]")] + text[text.index('[[endpoints]]\nname = "else') :]
+    with pytest.raises(EvalError, match=r"\[\[teachers\]\]"):
+        train_protocol_teachers(parse_protocol(text), out=tmp_path)
+
+
+def weights_of(folder: Path, *, omega: float | None = None, tau: float | None = None) -> str:
+    """The digest of the nasty twin after one epoch."""
+    training = TrainSettings(epochs=1, batch=32, lr=0.05)
+    settings = TeacherSettings(network="cnn_tiny", training=training, omega=omega, tau=tau)
+    _, nasty = train_teachers(load_dataset(save_striped(folder)), out=folder, settings=settings)
+    return read_manifest(nasty.bundle).sha256
+
+
+def test_the_nasty_constants_are_the_published_ones_and_can_be_changed(tmp_path: Path) -> None:
+    # Three classes: those of CIFAR-10.
+    assert weights_of(tmp_path) == weights_of(tmp_path, omega=0.04, tau=4.0)
+    assert weights_of(tmp_path) != weights_of(tmp_path, omega=0.005, tau=20.0)
+
+
+def test_a_network_that_does_not_fit_the_images_is_refused_before_training(tmp_path: Path) -> None:
+    settings = TeacherSettings(network="torchvision:vit_b_32")
+    with pytest.raises(EvalError, match="takes no images"):
+        train_teachers(load_dataset("digits"), out=tmp_path, settings=settings)
+
+
+def test_a_loss_that_is_not_finite_packs_nothing(tmp_path: Path) -> None:
+    training = TrainSettings(epochs=1, lr=1e30)
+    settings = TeacherSettings(network="cnn_tiny", training=training)
+    with pytest.raises(EvalError, match="finite loss of the teacher normal"):
+        train_teachers(load_dataset("digits"), out=tmp_path, settings=settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("constants", [{"omega": 0.0}, {"tau": 0.0}, {"tau": float("inf")}])
+def test_nasty_constants_that_cannot_be_are_refused_before_training(
+    tmp_path: Path, constants: dict[str, Any]
+) -> None:
+    with pytest.raises(EvalError, match="omega and tau above 0"):
+        train_teachers(
+            load_dataset("digits"), out=tmp_path, settings=replace(SETTINGS, **constants)
+        )
+    assert list(tmp_path.iterdir()) == []

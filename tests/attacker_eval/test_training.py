@@ -1,0 +1,211 @@
+"""Same seed and settings, same numbers; a loss that is not finite is told, never hidden."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from audit_fakes import CLASSES, striped
+from stingy_attacker_eval.errors import EvalError
+from stingy_attacker_eval.students import STUDENTS, cnn, student_spec
+from stingy_attacker_eval.training import (
+    TrainResult,
+    TrainSettings,
+    normalise,
+    percent_equal,
+    predict,
+    to_device,
+    train,
+)
+
+PIXELS, CLASS_OF = striped(96)
+IMAGES = to_device(PIXELS, torch.device("cpu"))
+LABELS = torch.from_numpy(CLASS_OF)
+SETTINGS = TrainSettings(epochs=2, batch=32, lr=0.05, augment=1)
+
+
+def fit(seed: int) -> tuple[TrainResult, dict[str, Tensor]]:
+    def loss(logits: Tensor, rows: Tensor, _: Tensor) -> Tensor:
+        return functional.cross_entropy(logits, LABELS[rows])
+
+    torch.manual_seed(seed)
+    model = cnn(num_classes=CLASSES, width=4)
+    torch.rand(seed + 5)  # what ran before must not matter
+    return train(model, IMAGES, loss, settings=SETTINGS, seed=seed), model.state_dict()
+
+
+def test_E4_same_seed_same_numbers_and_another_seed_others() -> None:
+    (one, weights), (two, again), (other, _) = fit(3), fit(3), fit(4)
+    assert one.last_loss == two.last_loss != other.last_loss
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def test_a_student_learns() -> None:
+    torch.manual_seed(0)
+    model = cnn(num_classes=CLASSES, width=4)
+    settings = TrainSettings(epochs=6, batch=16, lr=0.05)
+    train(
+        model,
+        IMAGES,
+        lambda logits, rows, _: functional.cross_entropy(logits, LABELS[rows]),
+        settings=settings,
+        seed=0,
+    )
+    assert percent_equal(predict(model, IMAGES).numpy(), CLASS_OF) > 90
+
+
+def test_a_loss_that_is_not_finite_stops_after_its_epoch_and_is_told() -> None:
+    steps = 0
+
+    def loss(logits: Tensor, rows: Tensor, _: Tensor) -> Tensor:
+        nonlocal steps
+        steps += 1
+        return logits.sum() * float("nan")
+
+    result = train(cnn(num_classes=3, width=4), IMAGES, loss, settings=SETTINGS, seed=0)
+    assert not result.finite
+    assert steps == 96 // 32  # one epoch of two
+
+
+def test_shifts_move_whole_images_by_at_most_the_setting_and_answers_stay_with_them() -> None:
+    # One bright pixel an image, in row i and column i: it stays within one pixel of its place.
+    images = np.zeros((6, 8, 8, 3), np.uint8)
+    for i in range(6):
+        images[i, i + 1, i + 1] = 255
+    seen = []
+
+    def loss(logits: Tensor, rows: Tensor, inputs: Tensor) -> Tensor:
+        for row, image in zip(rows.tolist(), inputs, strict=True):
+            place = (image[0] == 1).nonzero()
+            assert len(place) == 1
+            seen.append((place[0] - row - 1).tolist())
+        return logits.sum()
+
+    settings = TrainSettings(epochs=20, batch=6, lr=1e-6, augment=1)
+    train(
+        cnn(num_classes=3, width=4),
+        to_device(images, torch.device("cpu")),
+        loss,
+        settings=settings,
+        seed=0,
+    )
+    assert {tuple(step) for step in seen} == {(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)}
+
+
+def test_a_flip_mirrors_about_half_of_the_images_and_moves_nothing_else() -> None:
+    # Column 2 of 8 is bright: mirrored it is column 5, and rows stay.
+    images = np.zeros((64, 8, 8, 3), np.uint8)
+    images[:, 3, 2] = 255
+    columns = []
+
+    def loss(logits: Tensor, _: Tensor, inputs: Tensor) -> Tensor:
+        for image in inputs:
+            ((row, column),) = (image[0] == 1).nonzero().tolist()
+            assert row == 3
+            columns.append(column)
+        return logits.sum()
+
+    train(
+        cnn(num_classes=3, width=4),
+        to_device(images, torch.device("cpu")),
+        loss,
+        settings=TrainSettings(epochs=4, batch=64, lr=1e-6, flip=True),
+        seed=0,
+    )
+    assert set(columns) == {2, 5}
+    assert 90 < columns.count(5) < 166  # 256 tosses: five standard deviations either way
+
+
+def rates(settings: TrainSettings) -> list[float]:
+    """How far plain SGD moves a weight whose gradient is always 1, step by step."""
+    seen: list[float] = []
+
+    class Line(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(()))
+
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(float(self.weight.detach()))
+            return self.weight.expand(len(images), 1)
+
+    train(
+        Line(),
+        IMAGES,
+        lambda logits, rows, _: logits.mean(),
+        settings=settings,
+        seed=0,
+    )
+    return seen
+
+
+def test_milestones_are_the_published_schedule() -> None:
+    # By hand: v <- 0.9 v + 1, w <- w - lr v; the rate falls to a fifth after the first epoch.
+    settings = TrainSettings(
+        epochs=2, batch=48, lr=0.1, weight_decay=0.0, milestones=(1,), gamma=0.2
+    )
+    expected, weight, speed = [], 0.0, 0.0
+    for step in range(4):
+        expected.append(weight)
+        speed = 0.9 * speed + 1
+        weight -= (0.1 if step < 2 else 0.02) * speed
+    assert rates(settings) == pytest.approx(expected)
+
+
+def order_of(seed: int) -> list[int]:
+    """The rows of one epoch in the order they were fed."""
+    seen: list[int] = []
+
+    def loss(logits: Tensor, rows: Tensor, _: Tensor) -> Tensor:
+        seen.extend(rows.tolist())
+        return logits.sum()
+
+    settings = TrainSettings(epochs=1, batch=40, lr=1e-6)
+    train(cnn(num_classes=3, width=4), IMAGES, loss, settings=settings, seed=seed)
+    return seen
+
+
+def test_every_image_is_seen_once_an_epoch_but_for_the_ragged_rest() -> None:
+    assert len(order_of(0)) == len(set(order_of(0))) == 80
+
+
+def test_the_seed_decides_the_order() -> None:
+    assert order_of(0) == order_of(0) != order_of(1)
+
+
+def test_pixels_become_minus_one_to_one() -> None:
+    found = normalise(torch.tensor([0, 255], dtype=torch.uint8))
+    assert found.tolist() == [-1.0, 1.0]
+
+
+@pytest.mark.parametrize("name", [name for name in STUDENTS if name.startswith("cnn_")])
+@pytest.mark.parametrize("size", [8, 13, 32])
+def test_students_take_images_from_8_to_32_pixels(name: str, size: int) -> None:
+    model = student_spec(name).build(7)
+    assert model(torch.zeros(2, 3, size, size)).shape == (2, 7)
+
+
+def test_an_unknown_student_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(EvalError, match="cnn_large, cnn_small, cnn_tiny"):
+        student_spec("resnet")
+
+
+def test_agreement_weighs_every_example_the_same() -> None:
+    assert percent_equal(np.array([1, 2, 3]), np.array([1, 2, 0])) == pytest.approx(200 / 3)
+
+
+@pytest.mark.parametrize("count", [5, 40, 64, 150])
+def test_an_epoch_of_other_images_than_these_has_its_own_number_of_steps(count: int) -> None:
+    images = IMAGES.repeat(4, 1, 1, 1)[:count]
+    rows_seen: list[Tensor] = []
+
+    def loss(logits: Tensor, rows: Tensor, _: Tensor) -> Tensor:
+        rows_seen.append(rows)
+        return functional.cross_entropy(logits, rows % 3)
+
+    settings = TrainSettings(epochs=3, batch=20, lr=0.01)
+    train(cnn(num_classes=3, width=4), images, loss, settings=settings, seed=0, epoch_of=64)
+    assert len(rows_seen) == 3 * (64 // 20)
+    assert {len(rows) for rows in rows_seen} == {min(20, count)}
+    assert torch.cat(rows_seen).max() < count

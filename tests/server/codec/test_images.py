@@ -1,0 +1,218 @@
+"""Images: two formats by content, judged before decoding; one tensor for one picture."""
+
+import io
+import struct
+import threading
+import time
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from checks import assert_only_jpeg_and_png
+from serving import PREPROCESSING, png, random_images
+from stingy_protection import Preprocessing
+from stingy_server.codec import images
+from stingy_server.codec.images import Pixels, decode, fit
+from stingy_server.errors import (
+    BAD_IMAGE,
+    IMAGE_TOO_LARGE,
+    UNSUPPORTED_IMAGE,
+    Refusal,
+    ServiceError,
+)
+
+pytestmark = pytest.mark.anyio
+PICTURE = random_images(1)[0]
+LIMIT = 10_000
+
+
+async def read(data: bytes, preprocessing: Preprocessing = PREPROCESSING) -> Pixels:
+    (pixels,) = await decode([data], preprocessing, max_pixels=LIMIT)
+    return np.asarray(pixels)
+
+
+async def refusal_of(data: bytes) -> Refusal:
+    with pytest.raises(ServiceError) as error:
+        await read(data)
+    return error.value.refusal
+
+
+def saved(image: Image.Image, form: str) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form)
+    return buffer.getvalue()
+
+
+def chunk(name: bytes, content: bytes = b"") -> bytes:
+    checksum = struct.pack(">I", zlib.crc32(name + content))
+    return struct.pack(">I", len(content)) + name + content + checksum
+
+
+def claiming(width: int, height: int) -> bytes:
+    """A PNG whose header claims a size that its few bytes cannot hold."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100)))
+
+
+def stuffed(more: bytes, *, at: int = 33) -> bytes:
+    """A sound PNG with `more` after its header, or elsewhere."""
+    whole = png(PICTURE)
+    return whole[:at] + more + whole[at:]
+
+
+def many_scans(copies: int) -> bytes:
+    """A progressive JPEG of 256 x 256 pixels whose last scan comes again and again."""
+    buffer = io.BytesIO()
+    Image.new("L", (256, 256)).save(buffer, "JPEG", progressive=True)
+    whole = buffer.getvalue()
+    last = whole[whole.rfind(b"\xff\xda") : -2]
+    return whole[:-2] + last * copies + whole[-2:]
+
+
+def commented(times: int) -> bytes:
+    whole = saved(Image.fromarray(PICTURE), "JPEG")
+    return whole[:2] + b"\xff\xfe\x00\x02" * times + whole[2:]
+
+
+MEGABYTE = zlib.compress(bytes(1_000_000), 9)
+# Small files that keep a decoder busy, some for seconds; each could be made forty times as long.
+PATHOLOGICAL = {
+    "scans": many_scans(100_000),
+    "segments": commented(500_000),
+    "padding": b"\xff\xd8" + b"\xff" * 1_000_000,
+    "empty chunks": stuffed(chunk(b"abCd") * 150_000),
+    "empty data": stuffed(chunk(b"IDAT") * 150_000),
+    "data to come": stuffed(chunk(b"IDAT") * 150_000, at=-12),
+    "250 profiles": stuffed(chunk(b"iCCP", b"k\0\0" + MEGABYTE) * 250),
+    "10,000 comments": stuffed(chunk(b"tEXt", b"k\0v") * 10_000),
+}
+# What stands before the compressed part of a chunk: a name, and what else its kind has.
+INFLATED = {b"iCCP": b"k\0\0", b"zTXt": b"k\0\0", b"iTXt": b"k\0\1\0\0\0"}
+
+
+async def test_P5_one_picture_is_one_tensor_in_every_lossless_form() -> None:
+    image = Image.fromarray(PICTURE)
+    rgba = image.copy()
+    rgba.putalpha(255)
+    forms = [png(PICTURE), png(PICTURE, compress_level=0), png(PICTURE, optimize=True)]
+    forms.append(saved(rgba, "PNG"))
+    for data in forms:
+        assert np.array_equal(await read(data), PICTURE)
+
+
+async def test_grey_and_palette_images_become_rgb() -> None:
+    grey = Image.fromarray(PICTURE).convert("L")
+    expected = np.repeat(np.asarray(grey)[:, :, None], 3, axis=2)
+    assert np.array_equal(await read(saved(grey, "PNG")), expected)
+    assert (await read(saved(grey.convert("P"), "PNG"))).shape == (8, 8, 3)
+    assert (await read(saved(Image.fromarray(PICTURE), "JPEG"))).shape == (8, 8, 3)
+    assert (await read(saved(Image.new("CMYK", (8, 8)), "JPEG"))).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("shorter", [None, 12])
+async def test_files_and_arrays_are_resized_alike(shorter: int | None) -> None:
+    preprocessing = Preprocessing((8, 10), (0.0,) * 3, (1.0,) * 3, shorter)
+    for height, width in ((8, 10), (20, 30), (31, 9), (400, 17)):
+        pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
+        from_file = await read(png(pixels), preprocessing)
+        assert from_file.shape == (8, 10, 3)
+        assert np.array_equal(from_file, (await fit(pixels[None], preprocessing))[0])
+
+
+async def test_I1_only_jpeg_and_png_by_content() -> None:
+    await assert_only_jpeg_and_png(read)
+
+
+async def test_I2_a_huge_claim_is_refused_before_decoding() -> None:
+    start = time.perf_counter()
+    assert await refusal_of(claiming(65_535, 65_535)) is IMAGE_TOO_LARGE
+    assert await refusal_of(claiming(101, 100)) is IMAGE_TOO_LARGE
+    assert time.perf_counter() - start < 0.5
+
+
+@pytest.mark.parametrize("name", PATHOLOGICAL)
+async def test_I4_a_file_that_would_keep_a_decoder_busy_is_refused_soon(name: str) -> None:
+    start = time.process_time()
+    assert await refusal_of(PATHOLOGICAL[name]) is BAD_IMAGE
+    assert time.process_time() - start < 1.0
+    assert (await read(png(PICTURE))).shape == (8, 8, 3)  # and the next one is answered
+
+
+@pytest.mark.parametrize("at", [33, -12], ids=["before the pixels", "behind"])
+@pytest.mark.parametrize("kind", INFLATED)
+async def test_I4_what_lies_beside_the_pixels_is_not_inflated(kind: bytes, at: int) -> None:
+    file = stuffed(chunk(kind, INFLATED[kind] + MEGABYTE) * 50, at=at)
+    start = time.process_time()
+    decoded = await decode([file] * 20, PREPROCESSING, max_pixels=LIMIT)
+    assert time.process_time() - start < 0.5  # a gigabyte takes seconds
+    assert np.array_equal(decoded, np.stack([PICTURE] * 20))
+
+
+async def test_I4_files_as_they_are_found_are_below_the_limits() -> None:
+    large = Image.fromarray(random_images(1, size=96)[0]).resize((2000, 1500))
+    profile = bytes(range(256)) * 2000
+    for options in ({"progressive": True}, {"progressive": True, "icc_profile": profile}):
+        buffer = io.BytesIO()
+        large.save(buffer, "JPEG", quality=95, exif=bytes(60_000), **options)
+        (decoded,) = await decode([buffer.getvalue()], PREPROCESSING, max_pixels=2**24)
+        assert decoded.shape == (8, 8, 3)
+    buffer = io.BytesIO()
+    large.save(buffer, "PNG", icc_profile=profile, compress_level=0)
+    (decoded,) = await decode([buffer.getvalue()], PREPROCESSING, max_pixels=2**24)
+    assert decoded.shape == (8, 8, 3)
+
+
+async def test_I3_broken_pictures_are_refused() -> None:
+    whole = png(PICTURE)
+    assert await refusal_of(whole[: len(whole) // 2]) is BAD_IMAGE
+    assert await refusal_of(whole[:-30] + bytes(30)) is BAD_IMAGE
+    assert await refusal_of(claiming(0, 8)) is BAD_IMAGE
+    assert await refusal_of(whole[:8]) is BAD_IMAGE
+    assert await refusal_of(saved(Image.fromarray(PICTURE), "JPEG")[:60]) is BAD_IMAGE
+    sixteen_bit = Image.fromarray(np.full((8, 8), 40_000, np.uint16))
+    assert await refusal_of(saved(sixteen_bit, "PNG")) is BAD_IMAGE
+
+
+async def test_every_prefix_of_a_picture_gets_a_verdict() -> None:
+    for whole in (png(PICTURE), saved(Image.fromarray(PICTURE), "JPEG")):
+        for length in range(0, len(whole) - 30, 7):
+            assert await refusal_of(whole[:length]) in (BAD_IMAGE, UNSUPPORTED_IMAGE)
+
+
+async def test_I2_the_pictures_of_a_request_share_one_limit() -> None:
+    files = [png(PICTURE)] * 3  # 64 pixels each
+    assert len(await decode(files, PREPROCESSING, max_pixels=3 * 64)) == 3
+    with pytest.raises(ServiceError) as error:
+        await decode(files, PREPROCESSING, max_pixels=3 * 64 - 1)
+    assert error.value.refusal is IMAGE_TOO_LARGE
+
+
+@pytest.mark.parametrize("size", [(65_000, 1), (1, 65_000)])
+async def test_I2_a_line_is_not_stretched_into_gigabytes(size: tuple[int, int]) -> None:
+    shorter = replace(PREPROCESSING, resize_shorter=256)
+    line = saved(Image.new("RGB", size), "PNG")
+    with pytest.raises(ServiceError) as error:
+        await decode([line], shorter, max_pixels=2**24)
+    assert error.value.refusal is IMAGE_TOO_LARGE
+    with pytest.raises(ServiceError) as error:
+        await fit(np.zeros((1, *size, 3), np.uint8), shorter)
+    assert error.value.refusal is IMAGE_TOO_LARGE
+
+
+async def test_many_small_pictures_do_not_hold_up_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    inline: list[bool] = []
+    decoded = images._decoded
+
+    def noted(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
+        inline.append(threading.current_thread() is threading.main_thread())
+        return decoded(image, preprocessing)
+
+    monkeypatch.setattr(images, "_decoded", noted)
+    monkeypatch.setattr(images, "INLINE_PIXELS", 1000)
+    small = png(PICTURE)
+    await decode([small] * 10, PREPROCESSING, max_pixels=LIMIT)
+    together = 1000 // max(64, len(small))
+    assert inline == [True] * together + [False] * (10 - together)

@@ -1,0 +1,284 @@
+"""The OIP codec: what is well formed is read exactly, everything else is refused by its code."""
+
+import json
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stingy_protection import ScoreForm, SparseLogits
+from stingy_server.codec.oip import (
+    HEADER_LENGTH,
+    MAX_JSON_BYTES,
+    MAX_JSON_LISTS,
+    InferRequest,
+    encode_answer,
+    parse_request,
+)
+from stingy_server.errors import BAD_REQUEST, BAD_TENSOR, TOO_LARGE, ServiceError
+
+IMAGES = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
+
+
+MOST_IMAGES = 8
+
+
+def message(tensor: dict[str, Any] | None = None, **rest: Any) -> dict[str, Any]:
+    image = {"name": "image", "datatype": "UINT8", "shape": [2, 4, 5, 3]}
+    return {"inputs": [image | (tensor or {"data": IMAGES.ravel().tolist()})], **rest}
+
+
+def parse(
+    document: Any, tail: bytes = b"", *, form: ScoreForm = ScoreForm.LOG_PROB
+) -> InferRequest:
+    head = document if isinstance(document, bytes) else json.dumps(document).encode()
+    length = str(len(head)) if tail else None
+    return parse_request(head + tail, length, form=form, max_images=MOST_IMAGES)
+
+
+def binary(raw: bytes, **tensor: Any) -> tuple[dict[str, Any], bytes]:
+    return message(tensor | {"parameters": {"binary_data_size": len(raw)}}), raw
+
+
+def files(*contents: bytes) -> bytes:
+    return b"".join(len(file).to_bytes(4, "little") + file for file in contents)
+
+
+@pytest.mark.parametrize("data", [IMAGES.ravel().tolist(), IMAGES.tolist()])
+def test_json_data_may_be_flat_or_nested(data: Any) -> None:
+    assert np.array_equal(parse(message({"data": data})).images, IMAGES)
+
+
+def test_binary_data_is_read_as_it_is() -> None:
+    assert np.array_equal(parse(*binary(IMAGES.tobytes())).images, IMAGES)
+
+
+PARAMETERS: list[dict[str, Any]] = [
+    {},
+    {"content_type": "np"},
+    {"binary_data_size": None, "headers": {"x": [1]}},
+]
+
+
+@pytest.mark.parametrize("parameters", PARAMETERS)
+def test_L9_parameters_that_mean_nothing_here_change_nothing(parameters: dict[str, Any]) -> None:
+    told = message({"data": IMAGES.tolist(), "parameters": parameters}, parameters=parameters)
+    assert np.array_equal(parse(told).images, IMAGES)
+    document, raw = binary(IMAGES.tobytes())
+    document["inputs"][0]["parameters"] = {**parameters, **document["inputs"][0]["parameters"]}
+    assert np.array_equal(parse(document, raw).images, IMAGES)
+
+
+def test_P5_floating_pixels_are_the_same_pixels() -> None:
+    planes = (IMAGES.transpose(0, 3, 1, 2) / 255).astype("<f4")
+    shape = list(planes.shape)
+    asked = parse(*binary(planes.tobytes(), datatype="FP32", shape=shape))
+    assert np.array_equal(asked.images, IMAGES)
+    told = {"datatype": "FP32", "shape": shape, "data": planes.astype(float).tolist()}
+    assert np.array_equal(parse(message(told)).images, IMAGES)
+
+
+@given(st.lists(st.binary(max_size=40), min_size=1, max_size=5))
+@settings(deadline=None)
+def test_encoded_files_come_apart_as_they_were(contents: list[bytes]) -> None:
+    document, raw = binary(files(*contents), datatype="BYTES", shape=[len(contents)])
+    assert parse(document, raw).images == contents
+
+
+REFUSED: list[tuple[str, Any, Any]] = [
+    ("no JSON", BAD_REQUEST, b"\x00"),
+    ("NaN is no JSON", BAD_REQUEST, b'{"inputs": NaN}'),
+    ("deep nesting", BAD_REQUEST, b"[" * 100_000),
+    ("no inputs", BAD_REQUEST, {}),
+    ("two inputs", BAD_REQUEST, {"inputs": message()["inputs"] * 2}),
+    ("another name", BAD_REQUEST, message({"name": "x", "data": [1]})),
+    ("another type", BAD_REQUEST, message({"datatype": "INT64", "data": [1]})),
+    ("neither data nor binary", BAD_REQUEST, message({"data": None})),
+    ("a size that is text", BAD_REQUEST, message({"parameters": {"binary_data_size": "1"}})),
+    (
+        "a size beside data",
+        BAD_REQUEST,
+        message({"data": [1], "parameters": {"binary_data_size": 1}}),
+    ),
+    (
+        "a size of 0 beside data",
+        BAD_REQUEST,
+        message({"data": [1], "parameters": {"binary_data_size": 0}}),
+    ),
+    ("an unknown output", BAD_REQUEST, message(outputs=[{"name": "features"}])),
+    ("dense in JSON", BAD_REQUEST, message(outputs=[{"name": "logits"}])),
+    ("an output twice", BAD_REQUEST, message(outputs=[{"name": "scores"}] * 2)),
+    ("too few values", BAD_TENSOR, message({"data": [1, 2]})),
+    ("ragged", BAD_TENSOR, message({"data": [[1, 2], [3]]})),
+    ("text", BAD_TENSOR, message({"data": ["a"] * 120})),
+    ("fractions", BAD_TENSOR, message({"data": [0.5] * 120})),
+    ("truth values", BAD_TENSOR, message({"data": [True] * 120})),
+    ("below 0", BAD_TENSOR, message({"data": [-1] * 120})),
+    ("above 255", BAD_TENSOR, message({"data": [256] * 120})),
+    ("huge integers", BAD_TENSOR, message({"data": [10**30] * 120})),
+    ("a zero dimension", BAD_TENSOR, message({"shape": [0, 4, 5, 3], "data": []})),
+    ("a negative dimension", BAD_TENSOR, message({"shape": [-2, 4, -5, 3], "data": [1]})),
+    ("an overflowing shape", BAD_TENSOR, message({"shape": [2, 2**62, 2**62, 3], "data": [1]})),
+    ("not RGB", BAD_TENSOR, message({"shape": [2, 4, 5, 1], "data": [1] * 40})),
+    ("files in JSON", BAD_TENSOR, message({"datatype": "BYTES", "shape": [1], "data": ["aGk="]})),
+    (
+        "files in JSON that say so",
+        BAD_TENSOR,
+        message(
+            {
+                "datatype": "BYTES",
+                "shape": [1],
+                "parameters": {"content_type": "base64"},
+                "data": ["aGk="],
+            }
+        ),
+    ),
+    (
+        "above 1",
+        BAD_TENSOR,
+        message({"datatype": "FP32", "shape": [1, 3, 1, 1], "data": [2.0] * 3}),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "document"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED]
+)
+def test_what_is_off_is_refused(refusal: Any, document: Any) -> None:
+    with pytest.raises(ServiceError) as error:
+        parse(document)
+    assert error.value.refusal is refusal
+
+
+@pytest.mark.parametrize(
+    ("tensor", "raw"),
+    [
+        ({}, IMAGES.tobytes()[:-1]),
+        ({"datatype": "FP32", "shape": [1, 3, 1, 1]}, np.array([np.nan, 0, 0], "<f4").tobytes()),
+        ({"datatype": "FP32", "shape": [1, 3, 1, 1]}, np.array([np.inf, 0, 0], "<f4").tobytes()),
+        ({"datatype": "BYTES", "shape": [2]}, files(b"one")),
+        ({"datatype": "BYTES", "shape": [1]}, files(b"one", b"two")),
+        ({"datatype": "BYTES", "shape": [1]}, files(b"one")[:-1]),
+        ({"datatype": "BYTES", "shape": [1]}, b"\xff\xff\xff\xff"),
+        ({"datatype": "BYTES", "shape": [1]}, b"\x01"),
+        ({"datatype": "BYTES", "shape": [1, 1]}, files(b"one")),
+    ],
+)
+def test_a_misfit_of_binary_and_shape_is_refused(tensor: dict[str, Any], raw: bytes) -> None:
+    with pytest.raises(ServiceError) as error:
+        parse(*binary(raw, **tensor))
+    assert error.value.refusal is BAD_TENSOR
+
+
+MANY = MOST_IMAGES + 1
+
+
+@pytest.mark.parametrize(
+    ("document", "raw"),
+    [
+        (message({"shape": [MANY, 1, 1, 3], "data": [0] * 3 * MANY}), b""),
+        binary(bytes(3 * MANY), shape=[MANY, 1, 1, 3]),
+        binary(files(*[b""] * MANY), datatype="BYTES", shape=[MANY]),
+        (b" " * MAX_JSON_BYTES + b"{}", b""),
+        (message({"data": [[]] * MAX_JSON_LISTS}), b""),
+    ],
+    ids=["JSON", "binary", "files", "much JSON", "many lists"],
+)
+def test_more_images_or_json_than_allowed_are_refused(document: Any, raw: bytes) -> None:
+    with pytest.raises(ServiceError) as error:
+        parse(document, raw)
+    assert error.value.refusal is TOO_LARGE
+
+
+@pytest.mark.parametrize("size", [(510, 510), (49_800, 5)])
+def test_a_picture_in_json_may_have_the_lists_that_it_needs(size: tuple[int, int]) -> None:
+    black = np.zeros((1, *size, 3), np.uint8)
+    image = {"shape": black.shape, "data": black.tolist()}
+    document = orjson.dumps(message(image))
+    assert 0.99 * MAX_JSON_BYTES < len(document) <= MAX_JSON_BYTES
+    assert np.array_equal(parse(document).images, black)
+
+
+def test_H1_lists_in_what_is_not_json_are_not_counted() -> None:
+    many = b"[" * (MAX_JSON_LISTS + 1)
+    raw = many + bytes(-len(many) % 3)
+    pixels = parse(*binary(raw, shape=[1, 1, len(raw) // 3, 3])).images
+    assert len(raw) == np.size(pixels)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        ["x" * 50_000, *[""] * 10_000],
+        [[["x" * 50_000]], *[[[""]]] * 10_000],
+        [[0]] * 10_000,
+        [{}] * 10_000,
+    ],
+    ids=["strings", "nested strings", "lists", "objects"],
+)
+def test_H1_json_that_is_no_picture_takes_no_more_memory_than_it_has_bytes(data: Any) -> None:
+    document = json.dumps(message({"data": data})).encode()
+    tracemalloc.start()
+    try:
+        with pytest.raises(ServiceError) as error:
+            parse(document)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert error.value.refusal is BAD_TENSOR
+    assert most < 40 * len(document)
+
+
+@pytest.mark.parametrize("header", ["", "-1", "1e2", "\u0661", "9" * 50, "100000"])
+def test_a_hostile_header_length_is_refused(header: str) -> None:
+    with pytest.raises(ServiceError) as error:
+        parse_request(json.dumps(message()).encode(), header, form=ScoreForm.LOG_PROB, max_images=9)
+    assert error.value.refusal is BAD_REQUEST
+
+
+@given(st.binary(max_size=300), st.one_of(st.none(), st.text(max_size=6)))
+@settings(deadline=None)
+def test_H8_whatever_bytes_come_the_answer_is_a_refusal(body: bytes, header: str | None) -> None:
+    with pytest.raises(ServiceError):
+        parse_request(body, header, form=ScoreForm.LOG_PROB, max_images=9)
+
+
+def test_no_scores_can_be_asked_of_a_policy_without() -> None:
+    assert parse(message(), form=ScoreForm.NONE).outputs == {"indices": False}
+    for name in ("scores", "logits"):
+        asked = {"name": name, "parameters": {"binary_data": True}}
+        with pytest.raises(ServiceError):
+            parse(message(outputs=[asked]), form=ScoreForm.NONE)
+
+
+ANSWER = SparseLogits(
+    indices=torch.tensor([[3, 1]]),
+    scores=torch.tensor([[-0.012, -4.5]]),
+    num_classes=5,
+    form=ScoreForm.LOG_PROB,
+    decimals=3,
+)
+
+
+def test_json_shows_the_grid_and_nothing_below() -> None:
+    asked = InferRequest("7", IMAGES, {"indices": False, "scores": False})
+    body = encode_answer(asked, ANSWER, model="m", version="1").body
+    assert b"-0.012,-4.5]" in bytes(body)
+    told = orjson.loads(body)
+    assert told["id"] == "7"
+    assert [output["shape"] for output in told["outputs"]] == [[1, 2], [1, 2]]
+
+
+def test_dense_logits_travel_in_binary_with_minus_infinity() -> None:
+    asked = InferRequest(None, IMAGES, {"logits": True, "indices": False})
+    response = encode_answer(asked, ANSWER, model="m", version="1")
+    split = int(response.headers[HEADER_LENGTH])
+    head, tail = orjson.loads(response.body[:split]), bytes(response.body[split:])
+    assert head["outputs"][0]["parameters"] == {"binary_data_size": 20}
+    dense = np.frombuffer(tail, "<f4")
+    assert dense.tolist() == [-np.inf, -4.5, -np.inf, np.float32(-0.012), -np.inf]

@@ -1,0 +1,49 @@
+"""The lane takes what is asked all the time, and leaves everything else to FastAPI."""
+
+from pathlib import Path
+
+import pytest
+
+from serving import make_bundle, make_settings, running
+from stingy_server.edge import oip_routes, routes
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_fastapi_documents_every_route_of_the_lane(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
+    async with running(settings) as (_, app):
+        document = app.openapi()["paths"]
+        for path in routes.ASKED | oip_routes.ASKED:
+            asked = document[path]["post"]
+            assert asked["requestBody"]["required"]
+            named = {parameter["name"] for parameter in asked["parameters"]}
+            assert all("{" + name + "}" in path for name in named)
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS"])
+async def test_other_methods_on_its_paths_are_refused(tmp_path: Path, method: str) -> None:
+    settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
+    async with running(settings) as (client, _):
+        for path in ("/v1/predict/digits", "/v2/models/digits/infer"):
+            assert (await client.request(method, path)).status_code == 405
+
+
+async def test_what_only_looks_like_its_paths_is_not_its_own(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
+    async with running(settings) as (client, _):
+        for path in ("/v1/predict/digits/", "/v1/predict/a/b", "/v1/predict/", "/x/v1/predict/a"):
+            assert (await client.post(path, content=b"x")).status_code in (404, 405)
+
+
+async def test_the_document_tells_the_form_of_refusals_that_is_sent(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
+    async with running(settings) as (client, app):
+        document = app.openapi()
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                assert "422" not in operation["responses"]
+                told = operation["responses"]["default"]["content"]["application/json"]
+                assert told["schema"]["$ref"].endswith("/Refused")
+        sent = (await client.post("/v1/predict/digits", content=b"x")).json()["error"]
+        assert set(sent) == set(document["components"]["schemas"]["Reason"]["properties"])

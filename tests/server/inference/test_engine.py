@@ -1,0 +1,154 @@
+"""The embedded engine: what comes out of it is the gate's answer and nothing more."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from serving import PREPROCESSING, make_bundle, make_settings, random_images
+from stingy_protection import SparseLogits, Stingy, read_manifest, sanitize, verified_weights
+from stingy_server import Settings
+from stingy_server.inference.engine import EmbeddedEngine
+from stingy_server.models.endpoints import Endpoint, start_endpoints
+from stingy_server.models.loading import load_bundles
+
+pytestmark = pytest.mark.anyio
+IMAGES = random_images(20)
+
+
+def start(settings: Settings) -> list[Endpoint]:
+    faults: list[str] = []
+    endpoints = start_endpoints(load_bundles(settings, faults), settings, faults, secret=bytes(16))
+    assert faults == []
+    return endpoints
+
+
+def load(tmp_path: Path, *, num_classes: int = 10, **options: Any) -> Endpoint:
+    bundle = make_bundle(tmp_path / f"b{num_classes}", num_classes=num_classes, policy="stingy:n=3")
+    settings = make_settings(tmp_path / "s", bundle, **options)
+    return start(settings)[0]
+
+
+async def test_L5_what_leaves_the_worker_does_not_grow_with_the_classes(tmp_path: Path) -> None:
+    sizes = set()
+    for num_classes in (10, 1000):
+        endpoint = load(tmp_path, num_classes=num_classes)
+        answer = await endpoint.engine.predict(IMAGES)
+        sizes.add(len(pickle.dumps((answer.indices, answer.scores))))
+        await endpoint.engine.close()
+    assert len(sizes) == 1
+
+
+async def test_answers_are_those_of_the_gate_over_the_network(tmp_path: Path) -> None:
+    endpoint = load(tmp_path, batch_size=7)  # three passes
+    answer = await endpoint.engine.predict(IMAGES)
+    await endpoint.engine.close()
+
+    folder = tmp_path / "b10"
+    weights = verified_weights(folder, read_manifest(folder))
+    inputs = torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float() / 255
+    logits = inputs.flatten(1) @ weights["1.weight"].T + weights["1.bias"]
+    expected = sanitize(endpoint.policy, logits)
+    assert torch.equal(answer.indices, expected.indices)
+    assert answer.scores is not None
+    assert expected.scores is not None
+    torch.testing.assert_close(answer.scores, expected.scores, atol=1.1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("options", [{"strict": True}, {"precision": "bfloat16"}])
+async def test_every_way_to_run_answers_in_the_form_of_the_policy(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    endpoint = load(tmp_path, **options)
+    answer: SparseLogits = await endpoint.engine.predict(IMAGES)
+    await endpoint.engine.close()
+    assert answer.indices.shape == (20, 3)
+    assert answer.scores is not None
+    assert np.isfinite(answer.scores.numpy()).all()
+
+
+async def test_P5_without_strict_only_the_last_step_of_the_grid_may_move(tmp_path: Path) -> None:
+    bundle = make_bundle(
+        tmp_path / "b", factory="sample_networks:convolutional", policy="stingy:n=3", gain=3.0
+    )
+    endpoint = start(make_settings(tmp_path / "s", bundle))[0]
+    images = random_images(256)
+    together = await endpoint.engine.predict(images)
+    alone = [await endpoint.engine.predict(image[None]) for image in images]
+    await endpoint.engine.close()
+    assert together.scores is not None
+    moved = 0
+    for row, single in enumerate(alone):
+        assert single.scores is not None
+        assert torch.equal(together.indices[row], single.indices[0])
+        steps = ((together.scores[row] - single.scores[0]) * 1000).round().abs()
+        assert steps.max() <= 1
+        moved += int(steps.max() > 0)
+    assert moved <= 0.01 * len(images)
+
+
+async def test_P5_keyed_noise_is_the_same_for_the_same_pixels(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b", policy="keyed_noise")
+    answers = []
+    for options in ({}, {"batch_size": 3}):  # other batches, after a restart
+        endpoint = start(make_settings(tmp_path / "s", bundle, strict=True, **options))[0]
+        answers.append(await endpoint.engine.predict(IMAGES))
+        alone = await endpoint.engine.predict(IMAGES[7:8])
+        assert torch.equal(alone.indices[0], answers[-1].indices[7])
+        await endpoint.engine.close()
+    assert torch.equal(answers[0].indices, answers[1].indices)
+
+
+class Cramped:
+    """A network whose device has memory for so many images at once."""
+
+    def __init__(self, images: int) -> None:
+        self.images = images
+        self.passes: list[int] = []
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        self.passes.append(len(inputs))
+        if len(inputs) > self.images:
+            raise torch.OutOfMemoryError("more than there is")
+        return inputs.flatten(1)[:, :10]
+
+
+def cramped(images: int, tmp_path: Path, **options: Any) -> tuple[EmbeddedEngine, Cramped]:
+    network = Cramped(images)
+    engine = EmbeddedEngine(
+        network,
+        preprocessing=PREPROCESSING,
+        policy=Stingy(num_classes=10, n=3),
+        settings=make_settings(tmp_path, **options),
+        secret=bytes(16),
+    )
+    return engine, network
+
+
+async def test_U5_out_of_memory_halves_the_batch_and_answers_all(tmp_path: Path) -> None:
+    engine, network = cramped(6, tmp_path)
+    roomy, _ = cramped(100, tmp_path)
+    answer, expected = await engine.predict(IMAGES), await roomy.predict(IMAGES)
+    await engine.close()
+    await roomy.close()
+    assert network.passes == [20, 10, 5, 5, 10, 5, 5]
+    assert torch.equal(answer.indices, expected.indices)
+
+
+async def test_U5_out_of_memory_of_one_image_is_its_own_failure(tmp_path: Path) -> None:
+    engine, _ = cramped(0, tmp_path)
+    with pytest.raises(torch.OutOfMemoryError):
+        await engine.predict(IMAGES[:1])
+    await engine.close()
+
+
+async def test_U5_strict_does_not_halve_its_one_batch_shape(tmp_path: Path) -> None:
+    engine, network = cramped(6, tmp_path, strict=True, batch_size=8)
+    with pytest.raises(torch.OutOfMemoryError):
+        await engine.predict(IMAGES[:8])
+    await engine.close()
+    assert network.passes == [8]

@@ -1,0 +1,115 @@
+"""The embedded engine on CUDA: one answer whatever the batch, copies that meet no other pass."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from serving import make_bundle, make_settings, random_images
+from stingy_protection import SparseLogits
+from stingy_server.codec.images import Pixels
+from stingy_server.inference.engine import EmbeddedEngine
+from stingy_server.models.endpoints import Endpoint, start_endpoints
+from stingy_server.models.loading import load_bundles
+
+pytestmark = [pytest.mark.anyio, pytest.mark.cuda]
+
+
+def start(tmp_path: Path, **options: Any) -> Endpoint:
+    """A convolutional network in service on CUDA."""
+    bundle = make_bundle(
+        tmp_path / "b", factory="sample_networks:convolutional", policy="stingy:n=3", gain=3.0
+    )
+    settings = make_settings(tmp_path / "s", bundle, **{"device": "cuda", **options})
+    faults: list[str] = []
+    endpoints = start_endpoints(load_bundles(settings, faults), settings, faults, secret=bytes(16))
+    assert faults == []
+    return endpoints[0]
+
+
+def same(left: SparseLogits, right: SparseLogits) -> bool:
+    assert left.scores is not None
+    assert right.scores is not None
+    return torch.equal(left.indices, right.indices) and torch.equal(left.scores, right.scores)
+
+
+async def test_cuda_engine_answers_are_on_the_cpu(tmp_path: Path) -> None:
+    endpoint = start(tmp_path)
+    answer = await endpoint.engine.predict(random_images(20))
+    await endpoint.engine.close()
+    assert answer.indices.device.type == "cpu"
+
+
+async def test_cuda_engine_agrees_with_the_cpu_engine(tmp_path: Path) -> None:
+    images = random_images(512)
+    answers = []
+    for device in ("cuda", "cpu"):
+        endpoint = start(tmp_path, device=device)
+        answers.append(await endpoint.engine.predict(images))
+        await endpoint.engine.close()
+    on_cuda, on_cpu = answers
+    assert (on_cuda.indices[:, 0] == on_cpu.indices[:, 0]).float().mean() > 0.99
+    assert on_cuda.scores is not None
+    assert on_cpu.scores is not None
+    torch.testing.assert_close(on_cuda.scores, on_cpu.scores, atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+async def test_P5_cuda_strict_has_one_answer_over_batch_shapes(
+    tmp_path: Path, precision: str
+) -> None:
+    endpoint = start(tmp_path, strict=True, precision=precision, batch_size=64)
+    images = random_images(200)
+    whole = await endpoint.engine.predict(images)
+    for size in (1, 3, 64, 100):
+        for first in range(0, 200 - size, 37):
+            part = await endpoint.engine.predict(images[first : first + size])
+            assert same(part, whole.rows(first, first + size))
+    await endpoint.engine.close()
+
+
+async def test_cuda_requests_at_once_keep_their_own_pixels(tmp_path: Path) -> None:
+    """Pinned buffers and streams are used again at once; no request may see another's."""
+    endpoint = start(tmp_path, strict=True, batch_size=32)
+    images = random_images(400)
+    alone = [await endpoint.engine.predict(images[n : n + 4]) for n in range(0, 400, 4)]
+    for _ in range(5):
+        together = await asyncio.gather(
+            *(endpoint.engine.predict(images[n : n + 4]) for n in range(0, 400, 4))
+        )
+        assert all(same(*pair) for pair in zip(alone, together, strict=True))
+    await endpoint.engine.close()
+
+
+async def test_U5_cuda_out_of_memory_halves_the_batch_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the memory of the process capped, a large batch is answered in smaller passes."""
+    endpoint = start(tmp_path, batch_size=16_384, queue_images=40_000)
+    engine = endpoint.engine
+    assert isinstance(engine, EmbeddedEngine)
+    images = random_images(16_384)
+    small = await engine.predict(images[:8])
+    # Both threads have the libraries' own memory before there is little of it.
+    await asyncio.gather(*(engine.predict(images[:1024]) for _ in range(8)))
+    passes: list[int] = []
+    answer_pass = engine._answer_pass
+
+    def noted(part: Pixels) -> SparseLogits:
+        passes.append(len(part))
+        return answer_pass(part)
+
+    monkeypatch.setattr(engine, "_answer_pass", noted)
+    torch.cuda.empty_cache()
+    room = torch.cuda.memory_reserved() + 128 * 2**20
+    torch.cuda.set_per_process_memory_fraction(room / torch.cuda.mem_get_info()[1])
+    try:
+        answer, mate = await asyncio.gather(engine.predict(images), engine.predict(images[:8]))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    await engine.close()
+    assert len(answer) == 16_384
+    assert len(passes) > 2
+    assert torch.equal(mate.indices, small.indices)

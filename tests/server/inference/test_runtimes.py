@@ -1,0 +1,199 @@
+"""Runtimes: the network elsewhere, the gate here, and answers that stay within P5."""
+
+import importlib.util
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from serving import PREPROCESSING, make_bundle, make_settings, random_images
+from stingy_protection import Policy, build_policy
+from stingy_server import Settings
+from stingy_server.inference import runtimes
+from stingy_server.inference.runtimes import RuntimeUnfit, chosen_runtime
+from stingy_server.models.endpoints import Endpoint, start_endpoints
+from stingy_server.models.loading import load_bundles
+
+torch.set_num_threads(1)
+pytestmark = pytest.mark.timeout(600)
+IMAGES = random_images(256)
+OTHERS = [
+    pytest.param(
+        name,
+        marks=pytest.mark.skipif(
+            importlib.util.find_spec(name) is None, reason=f"{name} is not installed"
+        ),
+    )
+    for name in ("onnxruntime", "openvino")
+]
+POLICY = build_policy("stingy", num_classes=10, n="3")
+
+
+def start(folder: Path, **options: Any) -> tuple[Endpoint | None, list[str]]:
+    bundle = make_bundle(
+        folder / "b", factory="sample_networks:convolutional", policy="stingy:n=3", gain=3.0
+    )
+    faults: list[str] = []
+    settings = make_settings(folder / "s", bundle, **options)
+    endpoints = start_endpoints(load_bundles(settings, faults), settings, faults, secret=bytes(16))
+    return next(iter(endpoints), None), faults
+
+
+async def answers(folder: Path, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Indices and scores of all images asked together, and the scores of each asked alone."""
+    endpoint, faults = start(folder, **options)
+    assert faults == []
+    assert endpoint is not None
+    together = await endpoint.engine.predict(IMAGES)
+    alone = [(await endpoint.engine.predict(image[None])).scores for image in IMAGES]
+    await endpoint.engine.close()
+    assert together.scores is not None
+    return together.indices, together.scores, torch.cat([one for one in alone if one is not None])
+
+
+def moved(left: Tensor, right: Tensor) -> float:
+    """The share of rows that differ, all by at most one step of the grid."""
+    steps = ((left - right) * 1000).round().abs().amax(dim=1)
+    assert steps.max() <= 1
+    return float((steps > 0).float().mean())
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("runtime", OTHERS)
+async def test_P5_another_runtime_moves_an_answer_by_a_step_at_most_and_hardly_ever(
+    tmp_path: Path, runtime: str
+) -> None:
+    indices, scores, _ = await answers(tmp_path / "torch")
+    other_indices, other_scores, other_alone = await answers(tmp_path / "other", runtime=runtime)
+    assert torch.equal(indices, other_indices)
+    assert moved(scores, other_scores) <= 0.01
+    assert moved(other_scores, other_alone) <= 0.01
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("runtime", OTHERS)
+async def test_P5_strict_holds_bit_by_bit_in_a_runtime_that_is_named(
+    tmp_path: Path, runtime: str
+) -> None:
+    _, together, alone = await answers(tmp_path, runtime=runtime, strict=True, batch_size=8)
+    assert torch.equal(together, alone)
+
+
+class Branching(nn.Module):
+    """Cannot be exported."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3 * 8 * 8, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.linear(images.flatten(1))
+        return logits if logits.sum() > 0 else logits * 2
+
+
+def linear() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))
+
+
+def choose(network: nn.Module, *, policy: Policy = POLICY, **options: Any) -> tuple[str, Any]:
+    settings = Settings(**{"device": "cpu", "batch_size": 4, **options})
+    return chosen_runtime(network, preprocessing=PREPROCESSING, policy=policy, settings=settings)
+
+
+def test_torch_is_the_default() -> None:
+    assert choose(linear())[0] == Settings().runtime == "torch"
+
+
+def test_auto_takes_what_was_measured_to_be_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = linear()
+    asked: list[int] = []
+
+    def timed(run: object, inputs: Tensor) -> float:
+        asked.append(len(inputs))
+        return 2.0 if run is network else 1.0
+
+    monkeypatch.setattr(runtimes, "RUNTIMES", ("onnxruntime",))
+    monkeypatch.setattr(runtimes, "_timed", timed)
+    name, run = choose(network, runtime="auto")
+    assert name == "onnxruntime"
+    assert asked == [1, 4, 1, 4]
+    inputs = torch.rand(3, 3, 8, 8)
+    torch.testing.assert_close(run(inputs), network(inputs))
+    monkeypatch.setattr(runtimes, "_timed", lambda run, _: 1.0 if run is network else 2.0)
+    assert choose(network, runtime="auto") == ("torch", network)
+
+
+def test_auto_falls_back_to_torch_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="stingy"):
+        assert choose(Branching(), runtime="auto")[0] == "torch"
+    assert "taking torch" in caplog.text
+
+
+@pytest.mark.parametrize("options", [{"strict": True}, {"precision": "bfloat16"}])
+def test_auto_takes_torch_where_the_pick_could_break_a_promise(options: dict[str, Any]) -> None:
+    network = linear()
+    assert choose(network, runtime="auto", **options) == ("torch", network)
+
+
+def test_a_named_runtime_that_cannot_run_the_network_is_a_fault(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeUnfit, match=r"torch\.export"):
+        choose(Branching(), runtime="onnxruntime")
+    with pytest.raises(RuntimeUnfit, match="float32"):
+        choose(linear(), runtime="onnxruntime", precision="bfloat16")
+    _, faults = start(tmp_path, runtime="onnxruntime", precision="bfloat16")
+    assert len(faults) == 1
+    assert faults[0].startswith("digits: not run by onnxruntime")
+
+
+def failing(inputs: Tensor) -> Tensor:
+    raise MemoryError("expected more memory")
+
+
+def failing_on_a_batch(inputs: Tensor) -> Tensor:
+    return failing(inputs) if len(inputs) == 4 else THERE(inputs)
+
+
+THERE = linear()
+
+
+@pytest.mark.parametrize("run", [failing, failing_on_a_batch])
+def test_P6_a_runtime_that_raises_is_not_taken_and_the_log_says_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, run: Any
+) -> None:
+    monkeypatch.setattr(runtimes, "RUNTIMES", ("onnxruntime",))
+    monkeypatch.setattr(runtimes, "_onnxruntime", lambda _: run)
+    with caplog.at_level(logging.WARNING, logger="stingy"):
+        assert choose(THERE, runtime="auto") == ("torch", THERE)
+    assert "not onnxruntime: expected" in caplog.text
+    assert "got MemoryError" in caplog.text
+
+
+def test_P6_a_named_runtime_that_raises_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtimes, "_onnxruntime", lambda _: failing)
+    with pytest.raises(RuntimeUnfit, match="got MemoryError"):
+        choose(THERE, runtime="onnxruntime")
+
+
+def test_P6_a_runtime_that_cannot_be_started_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(program: bytes) -> Any:
+        raise KeyError("a plug-in of the runtime")
+
+    monkeypatch.setattr(runtimes, "RUNTIMES", ("onnxruntime",))
+    monkeypatch.setattr(runtimes, "_onnxruntime", broken)
+    assert choose(THERE, runtime="auto") == ("torch", THERE)
+
+
+@pytest.mark.parametrize("error", [0.002, 10.0])
+def test_P5_a_runtime_that_answers_otherwise_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch, error: float
+) -> None:
+    network = linear()
+    drift = torch.linspace(0, 1, 10) * error
+    monkeypatch.setattr(runtimes, "_onnxruntime", lambda _: lambda inputs: network(inputs) + drift)
+    with pytest.raises(RuntimeUnfit, match="not torch's"):
+        choose(network, runtime="onnxruntime")

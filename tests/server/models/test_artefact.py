@@ -1,0 +1,307 @@
+"""Fused artefacts: one program that answers as the embedded engine does and tells no more."""
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import tritonclient
+from google.protobuf import text_format
+from torch import nn
+from typer.testing import CliRunner
+
+from sample_networks import canaries
+from serving import make_bundle, make_settings, random_images
+from stingy_protection import BundleError, LogitsRejected, SparseLogits
+from stingy_protection.bundles.fused import received
+from stingy_server import ModelSettings
+from stingy_server.cli.main import app
+from stingy_server.inference.engine import EmbeddedEngine
+from stingy_server.inference.export import NotExportable, onnx_session
+from stingy_server.models.artefact import (
+    Artefact,
+    Format,
+    open_artefact,
+    read_artefact,
+    verified_program,
+    write_artefact,
+)
+from stingy_server.models.endpoints import Endpoint, start_endpoints
+from stingy_server.models.loading import Loaded, load_bundles
+
+torch.set_num_threads(1)
+pytestmark = pytest.mark.timeout(600)
+IMAGES = random_images(1000)
+
+
+def load(folder: Path, bundle: Path) -> Loaded:
+    faults: list[str] = []
+    (loaded,) = load_bundles(make_settings(folder, bundle), faults)
+    assert faults == []
+    return loaded
+
+
+def write(folder: Path, loaded: Loaded, *, format: Format) -> Artefact:
+    assert isinstance(loaded.network, nn.Module)
+    policy = loaded.policy
+    return write_artefact(
+        folder, loaded.network, manifest=loaded.manifest, policy=policy, format=format
+    )
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle, and its two artefacts beside it."""
+    home = tmp_path_factory.mktemp("artefacts")
+    bundle = make_bundle(
+        home / "bundle",
+        factory="sample_networks:convolutional",
+        policy="stingy:n=3",
+        num_classes=20,
+        gain=3.0,
+    )
+    formats: tuple[Format, ...] = ("onnx", "pt2")
+    for form in formats:
+        write(home / form, load(home / "state", bundle), format=form)
+    return home
+
+
+def start(folder: Path, model: Path | ModelSettings, **options: Any) -> Endpoint:
+    faults: list[str] = []
+    settings = make_settings(folder, model, **options)
+    (endpoint,) = start_endpoints(
+        load_bundles(settings, faults), settings, faults, secret=bytes(16)
+    )
+    assert faults == []
+    return endpoint
+
+
+def embedded(home: Path) -> SparseLogits:
+    engine = start(home / "state", home / "bundle").engine
+    assert isinstance(engine, EmbeddedEngine)
+    return engine.answer(IMAGES)
+
+
+def run(home: Path, form: str) -> SparseLogits:
+    if form == "onnx":
+        return open_artefact(home / "onnx")(IMAGES)
+    program = torch.export.load(home / "pt2" / "model.pt2")
+    outputs = [output.numpy() for output in program.module()(torch.from_numpy(IMAGES))]
+    return received(read_artefact(home / "pt2").policy, outputs, rows=len(IMAGES))
+
+
+@pytest.mark.parametrize("form", ["onnx", "pt2"])
+def test_an_artefact_answers_a_thousand_images_as_the_embedded_engine(
+    home: Path, form: str
+) -> None:
+    told, expected = run(home, form), embedded(home)
+    assert torch.equal(told.indices, expected.indices)
+    assert told.scores is not None
+    assert expected.scores is not None
+    steps = ((told.scores - expected.scores) * 1000).round().abs().amax(dim=1)
+    assert steps.max() <= 1
+    assert (steps > 0).float().mean() <= 0.01
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("options", [{}, {"strict": True, "batch_size": 8}], ids=str)
+async def test_an_artefact_is_served_like_a_bundle(home: Path, options: dict[str, Any]) -> None:
+    endpoint = start(home / "state", home / "onnx", **options)
+    answer = await endpoint.engine.predict(IMAGES[:21])
+    alone = await endpoint.engine.predict(IMAGES[20:21])
+    await endpoint.engine.close()
+    expected = run(home, "onnx")
+    assert torch.equal(answer.indices, expected.indices[:21])
+    assert torch.equal(alone.indices, expected.indices[20:21])
+    assert endpoint.policy.describe().startswith("stingy: top 3 of 20")
+
+
+@pytest.mark.parametrize(
+    ("policy", "allow_open", "said"),
+    [("stingy:n=5", True, "fused in"), ("label", True, "fused in"), (None, False, "allow_open")],
+)
+def test_L4_whoever_serves_an_artefact_cannot_replace_its_policy(
+    home: Path, tmp_path: Path, policy: str | None, allow_open: bool, said: str
+) -> None:
+    folder = home / "onnx"
+    if policy is None:
+        folder = tmp_path / "open"
+        code, output = invoke(
+            *("export", home / "bundle", "--fuse", "--policy", "open", "--allow-open"),
+            *("--out", folder, "--config", trusting(tmp_path)),
+        )
+        assert code == 0, output
+    faults: list[str] = []
+    model = ModelSettings(bundle=folder, policy=policy)
+    settings = make_settings(tmp_path / "s", model, allow_open=allow_open)
+    assert load_bundles(settings, faults) == []
+    assert len(faults) == 1
+    assert said in faults[0]
+
+
+def test_L4_the_onnx_graph_has_two_outputs_of_n_columns(home: Path) -> None:
+    graph = onnx.load(str(home / "onnx" / "model.onnx")).graph
+    assert [value.name for value in graph.input] == ["image"]
+    shapes = {
+        value.name: [size.dim_value for size in value.type.tensor_type.shape.dim][1:]
+        for value in graph.output
+    }
+    assert shapes == {"indices": [3], "scores": [3]}
+
+
+def test_L4_canary_logits_do_not_leave_the_program(tmp_path: Path) -> None:
+    bundle = make_bundle(
+        tmp_path / "b", factory="sample_networks:Canary", policy="stingy:n=2,scores=logit", gain=1.0
+    )
+    artefact = write(tmp_path / "a", load(tmp_path / "s", bundle), format="onnx")
+    outputs = onnx_session(verified_program(tmp_path / "a", artefact), threads=1).run(
+        None, {"image": IMAGES[:5]}
+    )
+    told = {round(float(value), 3) for value in np.concatenate([o.ravel() for o in outputs])}
+    birds = [round(float(value), 3) for value in canaries(10)]
+    assert set(birds[:2]) <= told
+    assert not set(birds[2:]) & told
+
+
+def test_P2_logits_that_are_not_finite_are_refused_by_the_program(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b", policy="stingy:n=2", gain=1.0)
+    loaded = load(tmp_path / "s", bundle)
+    assert isinstance(loaded.network, nn.Module)
+    with torch.no_grad():
+        next(loaded.network.parameters()).fill_(torch.inf)
+    write(tmp_path / "a", loaded, format="onnx")
+    with pytest.raises(LogitsRejected):
+        open_artefact(tmp_path / "a")(IMAGES[:2])
+
+
+@pytest.mark.parametrize("form", ["onnx", "pt2"])
+def test_M1_a_program_of_another_hash_is_not_opened(tmp_path: Path, home: Path, form: str) -> None:
+    for file in (home / form).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    artefact = read_artefact(tmp_path)
+    with (tmp_path / artefact.file).open("ab") as program:
+        program.write(b"\0")
+    with pytest.raises(BundleError, match="sha256"):
+        verified_program(tmp_path, artefact)
+
+
+def test_M1_a_pt2_is_not_opened_by_us_because_torch_unpickles_it(home: Path) -> None:
+    with pytest.raises(BundleError, match="pt2"):
+        open_artefact(home / "pt2")
+
+
+CHANGES: Sequence[dict[str, Any]] = (
+    {"policy": "stingy:n=20"},
+    {"policy": "open"},
+    {"policy": "stingy:n=3,decimals=6"},
+    {"artefact": {"format": "onnx"}},
+    {"artefact": {}},
+    {"artefact": 3},
+    {"classes": ["a", "b"]},
+    {"surplus": 1},
+)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_L4_a_manifest_that_says_other_than_what_was_fused_is_refused(
+    tmp_path: Path, home: Path, change: dict[str, Any]
+) -> None:
+    told = json.loads((home / "onnx" / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps(told | change))
+    with pytest.raises(BundleError):
+        read_artefact(tmp_path)
+
+
+def test_a_network_that_branches_on_values_is_refused_by_name(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b", factory="sample_networks:Fragile", policy="stingy:n=2")
+    with pytest.raises(NotExportable, match=r"torch\.export"):
+        write(tmp_path / "a", load(tmp_path / "s", bundle), format="pt2")
+
+
+def invoke(*arguments: str | Path) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["bundle", *map(str, arguments)])
+    return result.exit_code, result.output
+
+
+def trusting(folder: Path) -> Path:
+    config = folder / "trusting.toml"
+    config.write_text('trusted_factories = ["sample_networks"]\n')
+    return config
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "--fuse"),
+        (("--fuse", "--policy", "open"), "allow_open"),
+        (("--fuse", "--policy", "keyed_noise"), "without noise"),
+        (("--fuse", "--policy", "stingy_smooth"), "one function of tensors"),
+        (("--fuse", "--policy", "sting"), "unknown policy"),
+        (("--fuse", "--format", "pt2", "--layout", "triton"), "--format onnx"),
+    ],
+)
+def test_export_refuses_what_would_tell_too_much_or_cannot_be_fused(
+    home: Path, tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
+    config = ("--config", trusting(tmp_path))
+    code, output = invoke("export", home / "bundle", "--out", tmp_path / "a", *config, *options)
+    assert code == 2
+    assert said in output
+    assert not (tmp_path / "a").exists()
+
+
+def test_show_tells_the_policy_and_checks_the_file(home: Path, tmp_path: Path) -> None:
+    for folder, form in (("bundle", "weights"), ("onnx", "onnx, policy fused in")):
+        code, output = invoke("show", home / folder, "--json")
+        told = json.loads(output)
+        assert (code, told["form"]) == (0, form)
+        assert told["policy"].startswith("stingy: top 3 of 20 classes")
+    for file in (home / "onnx").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes() + b" ")
+    code, output = invoke("show", tmp_path)
+    assert code == 2
+    assert "sha256" in output
+
+
+def triton_config(text: str) -> Any:
+    """The text as Triton's own schema reads it, which the client's package carries."""
+    schema = Path(tritonclient.__path__[0]) / "grpc" / "model_config_pb2.py"
+    spec = importlib.util.spec_from_file_location("model_config_pb2", schema)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return text_format.Parse(text, module.ModelConfig())
+
+
+def test_a_triton_repository_holds_the_program_and_a_configuration_that_fits_it(
+    home: Path, tmp_path: Path
+) -> None:
+    config = ("--config", trusting(tmp_path))
+    code, output = invoke(
+        "export", home / "bundle", "--fuse", "--layout", "triton", "--out", tmp_path / "r", *config
+    )
+    assert code == 0, output
+    model = tmp_path / "r" / "digits"
+    told = triton_config((model / "config.pbtxt").read_text())
+    artefact: Artefact = read_artefact(model / "1")
+    session = onnx_session(verified_program(model / "1", artefact), threads=1)
+    assert (told.name, told.backend, told.default_model_filename) == (
+        "digits",
+        "onnxruntime",
+        "model.onnx",
+    )
+    types = {2: "tensor(uint8)", 9: "tensor(int64)", 11: "tensor(float)"}
+    for stated, real in (
+        (told.input, session.get_inputs()),
+        (told.output, session.get_outputs()),
+    ):
+        assert [entry.name for entry in stated] == [entry.name for entry in real]
+        for entry, held in zip(stated, real, strict=True):
+            assert list(entry.dims) == held.shape[1:]
+            assert types[entry.data_type] == held.type

@@ -1,0 +1,35 @@
+"""A record is one line, whatever is in it."""
+
+import json
+import logging
+import logging.config
+
+import pytest
+
+from stingy_server.observability.logs import log_config
+from stingy_server.settings import LogFormat
+
+HOSTILE = 'a\nb\r\x1b[31m"}'
+
+
+def said(form: LogFormat, capsys: pytest.CaptureFixture[str]) -> str:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    try:
+        logging.config.dictConfig(log_config(form))
+        logging.getLogger("stingy").error("the store: %s", HOSTILE)
+        logging.getLogger("stingy").info("not worth a line")
+    finally:
+        root.handlers, root.level = before, level
+    return capsys.readouterr().err
+
+
+def test_O2_a_record_is_one_json_object_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = said("json", capsys).splitlines()
+    told = json.loads(line)
+    assert told.pop("time").endswith("Z")
+    assert told == {"level": "error", "logger": "stingy", "event": f"the store: {HOSTILE}"}
+
+
+def test_text_has_time_level_and_message(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "ERROR stingy: the store:" in said("text", capsys)

@@ -1,0 +1,194 @@
+"""Both sides of the boundary on Ray, without Ray between them; with it: tests/integration."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("ray.serve", reason="the package ray is not installed")
+
+from sample_networks import NOT_A_NUMBER, POISON
+from serving import make_bundle, make_settings, random_images
+from stingy_protection import build_policy, read_manifest
+from stingy_server import ConfigurationError, ServiceError
+from stingy_server.identity import mark
+from stingy_server.ray_serve.app import Arguments, app
+from stingy_server.ray_serve.engine import ModelReplica, RayEngine
+
+pytestmark = pytest.mark.anyio
+IMAGES = random_images(4)
+N = 3
+POLICY = f"stingy:n={N}"
+
+
+class Handle:
+    """In place of Ray's: what is asked of it is answered by these in turn."""
+
+    def __init__(self, *told: object) -> None:
+        self._told = iter(told)
+        self.predict = self
+
+    async def remote(self, images: object) -> Any:
+        told = next(self._told)
+        if isinstance(told, Exception):
+            raise told
+        return told
+
+
+def engine(bundle: Path, *told: object, policy: str = POLICY) -> RayEngine:
+    manifest = read_manifest(bundle)
+    name, _, options = policy.partition(":n=")
+    built = build_policy(name, num_classes=len(manifest.classes), n=int(options))
+    return RayEngine("digits", Handle(*told), manifest=manifest, policy=built)
+
+
+async def code(engine: RayEngine) -> str:
+    with pytest.raises(ServiceError) as error:
+        await engine.predict(IMAGES)
+    return error.value.refusal.code
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return make_bundle(tmp_path / "digits", policy=POLICY)
+
+
+async def test_L5_what_crosses_does_not_grow_with_the_classes(tmp_path: Path) -> None:
+    sizes = []
+    for classes in (10, 1000):
+        bundle = make_bundle(tmp_path / f"{classes}", policy=POLICY, num_classes=classes)
+        told = await ModelReplica(make_settings(tmp_path / "state", bundle)).predict(IMAGES)
+        assert not isinstance(told, str)
+        assert told[1].shape == (4, N)
+        sizes.append(len(pickle.dumps(told)))
+    assert sizes[0] == sizes[1] < 800
+
+
+async def test_the_edge_makes_of_it_what_the_embedded_engine_answers(
+    bundle: Path, tmp_path: Path
+) -> None:
+    replica = ModelReplica(make_settings(tmp_path / "state", bundle))
+    told = await replica.predict(IMAGES)
+    embedded = await replica._engine.predict(IMAGES)
+    answer = await engine(bundle, told).predict(IMAGES)
+    assert answer.indices.equal(embedded.indices)
+    assert answer.scores is not None
+    assert embedded.scores is not None
+    assert answer.scores.equal(embedded.scores)
+
+
+@pytest.mark.parametrize(("pixel", "expected"), [(POISON, "internal"), (NOT_A_NUMBER, "refused")])
+async def test_L4_a_failure_crosses_as_a_code_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, pixel: int, expected: str
+) -> None:
+    bundle = make_bundle(tmp_path / "f", factory="sample_networks:Fragile", policy=POLICY)
+    images = IMAGES.copy()
+    images[:, 0, 0] = pixel
+    told = await ModelReplica(make_settings(tmp_path / "state", bundle)).predict(images)
+    assert told == expected
+    assert "cannot answer" not in caplog.text
+    assert await code(engine(bundle, told)) == expected
+
+
+async def test_a_full_queue_of_the_model_is_overloaded_at_the_edge(
+    bundle: Path, tmp_path: Path
+) -> None:
+    settings = make_settings(tmp_path / "state", bundle, queue_images=3)
+    told = await ModelReplica(settings).predict(IMAGES)
+    assert await code(engine(bundle, told)) == "overloaded"
+
+
+def answer(bundle: Path, *, n: int = N, rows: int = 4, policy: str = POLICY) -> tuple[Any, ...]:
+    """What a replica would tell, its n classes equally likely."""
+    indices = np.tile(np.arange(n), (rows, 1))
+    scores = np.full((rows, n), np.round(-np.log(n), 3), np.float32)
+    ours = engine(bundle, policy=policy)
+    return mark(read_manifest(bundle), ours._policy), indices, scores
+
+
+async def test_U3_the_edge_passes_no_more_than_the_policy_allows(bundle: Path) -> None:
+    assert len(await engine(bundle, answer(bundle)).predict(IMAGES)) == 4
+    assert await code(engine(bundle, answer(bundle, n=N + 1))) == "refused"
+    assert await code(engine(bundle, answer(bundle, rows=3))) == "refused"
+    _, indices, _ = answer(bundle)
+    raw = (answer(bundle)[0], indices, np.array([[5.5, 2.5, 1.5]] * 4, np.float32))
+    assert await code(engine(bundle, raw)) == "refused"
+
+
+async def test_an_answer_of_another_release_is_asked_for_again(bundle: Path) -> None:
+    other, right = answer(bundle, n=2, policy="stingy:n=2"), answer(bundle)
+    assert len(await engine(bundle, other, other, right).predict(IMAGES)) == 4
+    assert await code(engine(bundle, other, other, other)) == "overloaded"
+
+
+async def test_the_text_of_rays_errors_is_not_told(
+    bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from ray.exceptions import ActorUnavailableError, RayTaskError
+    from ray.serve.exceptions import BackPressureError
+
+    dead = ActorUnavailableError("a secret", None)
+    assert len(await engine(bundle, dead, dead, answer(bundle)).predict(IMAGES)) == 4
+    assert await code(engine(bundle, dead, dead, dead)) == "upstream_failed"
+    assert await code(engine(bundle, BackPressureError(2, 1))) == "overloaded"
+    failed = RayTaskError("predict", "a secret", ValueError("a secret"))
+    assert await code(engine(bundle, failed)) == "upstream_failed"
+    assert "a secret" not in caplog.text
+
+
+def written(folder: Path, text: str, bundle: Path, *, model: str = "") -> Arguments:
+    (folder / "stingy.toml").write_text(f'{text}\n[[models]]\nbundle = "{bundle}"\n{model}\n')
+    return Arguments(config=folder / "stingy.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("[ray.edge]\nmin_replicas = 2", "rate_store: expected a store that several workers"),
+        ("[ray.edge]\nmax_replicas = 2", "rate_store: expected a store that several workers"),
+        ("metrics_port = 9100", "metrics_port: expected none on Ray"),
+        ('device = "cuda"', "expected num_gpus"),
+        ("[ray.model]\nmin_replicas = 3\nmax_replicas = 2", "expected max_replicas of 3 or more"),
+        ("workers = 0", "workers"),
+    ],
+)
+def test_settings_that_cannot_hold_on_ray_are_refused(
+    bundle: Path, tmp_path: Path, text: str, fault: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=fault):
+        app(written(tmp_path, text, bundle))
+
+
+def test_no_weights_are_read_where_the_application_is_built(bundle: Path, tmp_path: Path) -> None:
+    (bundle / "weights.safetensors").unlink()
+    app(written(tmp_path, "", bundle))
+    with pytest.raises(ConfigurationError):
+        ModelReplica(make_settings(tmp_path / "state", bundle))
+
+
+def test_a_policy_with_noise_needs_the_pepper_of_the_edge(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b", policy="keyed_noise")
+    settings = make_settings(tmp_path / "state", bundle)
+    with pytest.raises(ConfigurationError, match="expected a pepper"):
+        ModelReplica(settings)
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "pepper").write_bytes(bytes(32))
+    ModelReplica(settings)
+
+
+def test_each_model_reserves_what_its_settings_say(bundle: Path, tmp_path: Path) -> None:
+    for model, gpus, most in [
+        ("", 0.25, 4),
+        ("replicas = { num_gpus = 0.5, max_replicas = 2 }", 0.5, 2),
+    ]:
+        text = "[ray.model]\nnum_gpus = 0.25\nmax_replicas = 4\n"
+        built = app(written(tmp_path, text, bundle, model=model))
+        (application,) = built._bound_deployment.init_args[1].values()
+        deployed = application._bound_deployment
+        assert deployed.name == "digits@1"
+        assert deployed.ray_actor_options["num_gpus"] == gpus
+        assert deployed._deployment_config.autoscaling_config.max_replicas == most
+        (settings,) = deployed.init_args
+        assert [each.bundle for each in settings.models] == [bundle]

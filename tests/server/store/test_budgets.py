@@ -1,0 +1,191 @@
+"""Budgets: exact under many processes, all or nothing over several owners and days."""
+
+import itertools
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+from checks import granted_to_processes
+from serving import spend
+from stingy_server import Budgets, Database, Keys
+from stingy_server.store import budgets
+from stingy_server.store.budgets import Reservation, key_owner, today
+
+
+@pytest.fixture
+def database(tmp_path: Path, store: str | None) -> Iterator[Database]:
+    with closing(Database(tmp_path / "state", store=store)) as database:
+        yield database
+
+
+@pytest.fixture
+def books(database: Database) -> Budgets:
+    return Budgets(database)
+
+
+def used(books: Budgets, owner: str) -> int:
+    budget = books.get(owner)
+    assert budget is not None
+    return budget.used
+
+
+def test_Q1_four_processes_spend_exactly_the_budget(
+    database: Database, store: str | None, tmp_path: Path
+) -> None:
+    key, _ = Keys(database).create("shared", budget=5000)
+    spending = partial(spend, store=store)
+    total = granted_to_processes(spending, tmp_path / "state", key.id, tries=2000, processes=4)
+    assert total == 5000
+    assert used(Budgets(database), key_owner(key.id)) == 5000
+
+
+def test_Q3_a_batch_beyond_a_budget_is_refused_whole(books: Budgets) -> None:
+    books.set("key:a", total=10, day_total=None)
+    assert books.reserve(["key:a"], 3)
+    assert books.reserve(["key:a"], 8) is None
+    assert used(books, "key:a") == 3
+    assert books.reserve(["key:a"], 7)
+
+
+def test_all_owners_are_charged_or_none(books: Budgets) -> None:
+    books.set("key:a", total=None, day_total=None)
+    books.set("model:m", total=5, day_total=None)
+    assert books.reserve(["key:a", "model:m"], 5)
+    assert books.reserve(["key:a", "model:m"], 1) is None
+    assert (used(books, "key:a"), used(books, "model:m")) == (5, 5)
+    assert books.reserve(["key:a"], 1)
+    assert books.reserve(["key:absent"], 1) is None
+
+
+def test_two_owners_are_charged_or_none_by_many_at_once(
+    books: Budgets, store: str | None, tmp_path: Path
+) -> None:
+    """Each has a budget of its own, and all together one: only the model's row is shared."""
+    books.set("model:m", total=200, day_total=None)
+    owners = [f"key:{number}" for number in range(6)]
+    for owner in owners:
+        books.set(owner, total=50, day_total=None)
+
+    def spend_two(owner: str) -> int:
+        with closing(Database(tmp_path / "state", store=store, lock_timeout_s=60)) as own:
+            return sum(Budgets(own).reserve([owner, "model:m"], 1) is not None for _ in range(60))
+
+    with ThreadPoolExecutor(len(owners)) as threads:
+        granted = list(threads.map(spend_two, owners))
+    assert sum(granted) == used(books, "model:m") == 200
+    assert granted == [used(books, owner) for owner in owners]
+
+
+def test_Q6_a_day_opens_once_whatever_the_clock_does(
+    books: Budgets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    books.set("key:a", total=None, day_total=10)
+
+    def on_day(day: int) -> int:
+        monkeypatch.setattr(budgets, "today", lambda: day)
+        granted = 0
+        while books.reserve(["key:a"], 1):
+            granted += 1
+        return granted
+
+    assert [on_day(day) for day in (5, 5, 6, 5, 6, 7, 6, 7)] == [10, 0, 10, 0, 0, 10, 0, 0]
+
+
+def test_a_refund_after_midnight_opens_no_second_day(
+    books: Budgets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    books.set("key:a", total=100, day_total=10)
+    monkeypatch.setattr(budgets, "today", lambda: 5)
+    yesterday = books.reserve(["key:a"], 10)
+    assert yesterday is not None
+    monkeypatch.setattr(budgets, "today", lambda: 6)
+    assert books.reserve(["key:a"], 4)
+    books.refund(yesterday)
+    assert used(books, "key:a") == 4
+    assert books.reserve(["key:a"], 7) is None
+    assert books.reserve(["key:a"], 6)
+
+
+def test_what_remains_is_the_smaller_of_both_limits(books: Budgets) -> None:
+    books.set("key:a", total=100, day_total=10)
+    books.reserve(["key:a"], 3)
+    budget = books.get("key:a")
+    assert budget is not None
+    assert budget.remaining(today()) == 7
+    assert budget.remaining(today() + 1) == 10
+    books.set("key:a", total=None, day_total=None)
+    unlimited = books.get("key:a")
+    assert unlimited is not None
+    assert unlimited.remaining(today()) is None
+    assert unlimited.used == 3
+
+
+class Books(RuleBasedStateMachine):
+    """Q9: whatever the order of charges, refunds and restarts, nothing is lost or granted twice."""
+
+    owners = itertools.count()
+
+    def __init__(self, state: Path, store: str | None) -> None:
+        super().__init__()
+        self._opened = (state, store)
+        self.owner = f"key:{next(self.owners)}"
+        self.open: list[Reservation] = []
+
+    @initialize(total=st.integers(1, 20), day_total=st.one_of(st.none(), st.integers(1, 20)))
+    def begin(self, total: int, day_total: int | None) -> None:
+        self._open_database()
+        self.limit = min(total, total if day_total is None else day_total)
+        self.books.set(self.owner, total=total, day_total=day_total)
+        self.used = 0
+
+    def _open_database(self) -> None:
+        state, store = self._opened
+        self.database = Database(state, store=store)
+        self.books = Budgets(self.database)
+
+    def teardown(self) -> None:
+        self.database.close()
+
+    @rule(images=st.integers(1, 8))
+    def reserve(self, images: int) -> None:
+        reservation = self.books.reserve([self.owner], images)
+        assert (reservation is not None) == (self.used + images <= self.limit)
+        if reservation is not None:
+            self.open.append(reservation)
+            self.used += images
+
+    @rule()
+    def refund(self) -> None:
+        if self.open:
+            reservation = self.open.pop()
+            self.books.refund(reservation)
+            self.used -= reservation.images
+
+    @rule()
+    def crash_and_restart(self) -> None:
+        self.database.close()
+        self._open_database()
+
+    @invariant()
+    def books_agree(self) -> None:
+        assert used(self.books, self.owner) == self.used <= self.limit
+
+
+def test_Q9_books(tmp_path: Path, store: str | None) -> None:
+    run_state_machine_as_test(
+        lambda: Books(tmp_path / "state", store),  # type: ignore[arg-type]  # it is only called
+        settings=settings(deadline=None, max_examples=15, stateful_step_count=20),
+    )

@@ -1,0 +1,53 @@
+"""The ledger: it grows, and that is all it does."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from serving import random_images
+from stingy_server import Database, StoreUnavailable
+from stingy_server.store.keys import stamp
+from stingy_server.store.ledger import Entry, Ledger
+
+ENTRY = Entry(stamp(), "r", "k", "m", "1", "f", "aa", 3, 3, 1.5, 200, "answer", 900)
+
+
+@pytest.fixture
+def database(tmp_path: Path, store: str | None) -> Iterator[Database]:
+    with closing(Database(tmp_path / "state", store=store)) as database:
+        yield database
+
+
+def test_entries_come_back_as_they_were(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(database)
+    entries = [replace(ENTRY, request=str(number)) for number in range(5)]
+    for entry in entries:
+        ledger.append(entry)
+    assert [entry for _, entry in ledger.entries()] == entries
+    assert [entry for _, entry in ledger.entries(after=ledger.last(2))] == entries[3:]
+    monkeypatch.setattr("stingy_server.store.ledger.PAGE", 2)
+    assert [entry for _, entry in ledger.entries(after=1)] == entries[1:]
+
+
+@pytest.mark.parametrize("change", ["UPDATE ledger SET images = 0", "DELETE FROM ledger"])
+def test_O1_nothing_is_changed_or_taken_away(database: Database, change: str) -> None:
+    Ledger(database).append(ENTRY)
+    with pytest.raises(StoreUnavailable):
+        database.execute(change)
+    assert len(list(Ledger(database).entries())) == 1
+
+
+def test_equal_pixels_have_equal_digests_under_one_pepper_only(
+    database: Database, tmp_path: Path
+) -> None:
+    images = random_images(2)
+    ledger = Ledger(database)
+    assert ledger.digest(images) == ledger.digest(images.copy())
+    assert ledger.digest(images) != ledger.digest(images[::-1].copy())
+    with closing(Database(tmp_path / "other")) as other:
+        assert Ledger(other).digest(images) != ledger.digest(images)

@@ -1,0 +1,228 @@
+"""PostgreSQL: one store for several hosts, never in the event loop's way, refused while gone."""
+
+import asyncio
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from serving import make_bundle, make_key, make_settings, png, random_images, running, served
+from stingy_server import Budgets, ConfigurationError, Database, Keys, StoreUnavailable, create_app
+from stingy_server.app import summary
+from stingy_server.store.ledger import Ledger
+
+if TYPE_CHECKING:
+    from postgres import Running
+
+psycopg = pytest.importorskip("psycopg")
+
+PATH = "/v1/predict/digits"
+IMAGE = png(random_images(1)[0])
+
+
+def configured(folder: Path, address: str, **options: Any) -> Any:
+    bundle = make_bundle(folder / "b")
+    return make_settings(folder / "s", bundle, store=address, **options)
+
+
+async def until(client: httpx.AsyncClient, status: int) -> httpx.Response:
+    """The first answer of this status, within half a minute."""
+    async with asyncio.timeout(30):
+        while True:
+            response = await client.post(PATH, content=IMAGE)
+            if response.status_code == status:
+                return response
+            assert response.json()["error"]["code"] == "store_unavailable"
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.anyio
+async def test_a_request_is_answered_charged_and_booked(tmp_path: Path, address: str) -> None:
+    async with running(configured(tmp_path, address), budget=2) as (client, app):
+        asked = [await client.post(PATH, content=IMAGE) for _ in range(3)]
+        assert [response.status_code for response in asked] == [200, 200, 429]
+        assert (await client.get("/v1/usage")).json()["used"] == 2
+        events = [entry.event for _, entry in Ledger(app.state.service.database).entries()]
+    assert events == ["start", "answer", "answer", "budget_exhausted"]
+    assert not (tmp_path / "s" / "stingy.sqlite3").exists()
+
+
+@pytest.mark.anyio
+async def test_many_at_once_are_granted_exactly_what_a_failure_gives_back(
+    tmp_path: Path, address: str
+) -> None:
+    bundle = make_bundle(tmp_path / "b", factory="sample_networks:Slow", seconds=0.3)
+    settings = make_settings(tmp_path / "s", bundle, store=address, deadline_s=0.05)
+    async with running(settings, budget=10) as (client, app):
+        asked = await asyncio.gather(*(client.post(PATH, content=IMAGE) for _ in range(20)))
+        assert {response.status_code for response in asked} <= {504, 429}
+        ((_, budget),) = app.state.service.keys.all()
+        assert budget.used == 0
+
+
+def waits(other: Any) -> bool:
+    """Whether some connection waits for a lock."""
+    found = other.execute("SELECT COUNT(*) FROM pg_locks WHERE NOT granted").fetchone()
+    return bool(found[0])
+
+
+@pytest.mark.anyio
+async def test_others_are_served_while_one_waits_for_the_store(
+    tmp_path: Path, address: str
+) -> None:
+    async with running(configured(tmp_path, address)) as (client, _):
+        with psycopg.connect(address) as other:
+            other.execute("UPDATE budgets SET used = used")
+            waiting = asyncio.create_task(client.post(PATH, content=IMAGE))
+            async with asyncio.timeout(30):
+                while not waits(other):
+                    await asyncio.sleep(0.02)
+            assert (await client.get("/v1/usage")).status_code == 200
+            assert not waiting.done()
+        assert (await waiting).status_code == 200
+
+
+@pytest.mark.anyio
+async def test_Q5_a_row_that_stays_locked_is_a_503_in_time(tmp_path: Path, address: str) -> None:
+    async with running(configured(tmp_path, address)) as (client, app):
+        with psycopg.connect(address) as other:
+            other.execute("UPDATE budgets SET used = used")
+            async with asyncio.timeout(8):
+                response = await client.post(PATH, content=IMAGE)
+            assert response.json()["error"]["code"] == "store_unavailable"
+        assert (await client.post(PATH, content=IMAGE)).status_code == 200
+        ((_, budget),) = app.state.service.keys.all()
+        assert budget.used == 1
+
+
+@pytest.mark.parametrize("full", ["model:m", "key:b"])
+def test_Q1_who_waited_for_another_charge_counts_it(
+    tmp_path: Path, address: str, full: str
+) -> None:
+    owners = ["key:b", "model:m"]
+    with (
+        closing(Database(tmp_path, store=address)) as database,
+        psycopg.connect(address) as other,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        books = Budgets(database)
+        for owner in owners:
+            books.set(owner, total=1, day_total=None)
+        other.execute("UPDATE budgets SET used = 1 WHERE owner = %s", (full,))
+        reserved = thread.submit(books.reserve, owners, 1)
+        while not waits(other):
+            time.sleep(0.02)
+        other.commit()
+        assert reserved.result() is None
+        found = {owner: budget.used for owner in owners if (budget := books.get(owner))}
+    assert found == {"key:b": 0, "model:m": 0} | {full: 1}
+
+
+@pytest.mark.anyio
+async def test_Q5_a_store_that_is_gone_refuses_until_it_is_back(
+    tmp_path: Path, address: str, postgres_server: "Running"
+) -> None:
+    async with running(configured(tmp_path, address)) as (client, app):
+        assert (await client.post(PATH, content=IMAGE)).status_code == 200
+        postgres_server.stop()
+        try:
+            for path in (PATH, "/v1/usage"):
+                response = await client.request("POST" if path == PATH else "GET", path)
+                assert response.json()["error"]["code"] == "store_unavailable"
+                assert "retry-after" in response.headers
+            assert (await client.get("/v2/health/live")).status_code == 200
+        finally:
+            postgres_server.start()
+        await until(client, 200)
+        ((_, budget),) = app.state.service.keys.all()
+        assert budget.used == 2
+        assert app.state.service.watch.step("somebody") == "none"  # it lives
+
+
+def test_O1_nothing_empties_the_ledger(tmp_path: Path, address: str) -> None:
+    with closing(Database(tmp_path, store=address)) as database, pytest.raises(StoreUnavailable):
+        database.execute("TRUNCATE ledger")
+
+
+def test_several_first_starts_make_one_set_of_tables(tmp_path: Path, address: str) -> None:
+    def start(_: int) -> int:
+        with closing(Database(tmp_path, store=address, lock_timeout_s=60)) as database:
+            return int(database.execute("SELECT COUNT(*) FROM stingy").fetchone()[0])
+
+    with ThreadPoolExecutor(6) as threads:
+        assert list(threads.map(start, range(6))) == [1] * 6
+
+
+def test_a_server_with_another_pepper_is_refused(tmp_path: Path, address: str) -> None:
+    Database(tmp_path / "one", store=address).close()
+    with pytest.raises(StoreUnavailable, match="pepper"):
+        Database(tmp_path / "other", store=address)
+    shutil.copy(tmp_path / "one" / "pepper", tmp_path / "other" / "pepper")
+    Database(tmp_path / "other", store=address).close()
+
+
+def test_a_store_that_is_not_there_is_told_without_its_password(tmp_path: Path) -> None:
+    settings = configured(tmp_path, "postgresql://stingy:s3cret@127.0.0.1:9/stingy")
+    with pytest.raises(ConfigurationError) as told:
+        create_app(settings)
+    assert "the store failed" in str(told.value)
+    assert "s3cret" not in f"{told.value} {settings!r}"
+    with pytest.raises(StoreUnavailable, match="expected a state folder"):
+        Database(tmp_path / "absent", store=settings.store, create=False)
+
+
+def test_rates_that_a_server_counts_for_itself_are_warned_of(tmp_path: Path, address: str) -> None:
+    service = create_app(configured(tmp_path, address)).state.service
+    assert any("rate_store" in line for line in summary(service))
+    shared = replace(service, settings=configured(tmp_path, address, rate_store="redis://h:1"))
+    assert not any("rate_store" in line for line in summary(shared))
+    service.database.close()
+
+
+def test_Q2_two_servers_spend_one_budget_exactly_though_one_is_killed(
+    tmp_path: Path, address: str
+) -> None:
+    bundle = make_bundle(tmp_path / "b")
+    key = make_key(tmp_path / "one", store=address, budget=300)
+    (tmp_path / "two").mkdir()
+    shutil.copy(tmp_path / "one" / "pepper", tmp_path / "two" / "pepper")
+    asking = 4
+
+    def ask(url: str, times: int) -> list[int]:
+        statuses = []
+        with httpx.Client(headers={"Authorization": f"Bearer {key}"}, timeout=60) as client:
+            for _ in range(times):
+                try:
+                    statuses.append(client.post(f"{url}{PATH}", content=IMAGE).status_code)
+                except httpx.TransportError:  # it was killed
+                    break
+        return statuses
+
+    with (
+        served(bundle, state=tmp_path / "one", STINGY_STORE=address) as (doomed, process),
+        served(bundle, state=tmp_path / "two", STINGY_STORE=address) as (other, _),
+        ThreadPoolExecutor(2 * asking) as threads,
+    ):
+        begun = [threads.submit(ask, url, 1000) for url in (doomed,) * asking]
+        begun += [threads.submit(ask, other, 20) for _ in range(asking)]
+        while _used(tmp_path / "two", address) < 60:
+            time.sleep(0.05)
+        process.kill()
+        before = [status for each in begun for status in each.result()]
+        after = ask(other, 310)
+    answered = [*before, *after].count(200)
+    assert _used(tmp_path / "two", address) == 300
+    assert 300 - asking <= answered <= 300
+    assert after[-1] == 429
+
+
+def _used(state: Path, store: str) -> int:
+    with closing(Database(state, store=store)) as database:
+        ((_, budget),) = Keys(database).all()
+        return budget.used

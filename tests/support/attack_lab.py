@@ -1,0 +1,163 @@
+"""A teacher of the striped images behind the real gate, in process, and attackers' material."""
+
+from dataclasses import dataclass, field, replace
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from audit_fakes import striped
+from stingy_attacker_eval.attacks import Attack, Material, Need
+from stingy_attacker_eval.datasets.datasets import Images, load_dataset
+from stingy_attacker_eval.oracle.oracle import Answers
+from stingy_attacker_eval.oracle.query_session import Session
+from stingy_attacker_eval.students import Cnn, cnn
+from stingy_attacker_eval.training import (
+    TrainResult,
+    TrainSettings,
+    normalise,
+    percent_equal,
+    predict,
+    to_device,
+    train,
+)
+from stingy_clients import ModelInfo
+from stingy_protection import Policy, build_policy, parse_policy, sanitize
+
+CPU = torch.device("cpu")
+QUICK = TrainSettings(epochs=3, batch=32, lr=0.05)
+
+
+@dataclass
+class TeacherOracle:
+    """A network behind a policy's gate, as the server has it; `asked` are sizes of requests."""
+
+    network: nn.Module
+    policy: Policy
+    model: str = "pets"
+    max_batch: int = 256
+    asked: list[int] = field(default_factory=list)
+
+    def describe(self) -> ModelInfo:
+        return ModelInfo(
+            name=self.model,
+            version="1",
+            num_classes=self.policy.num_classes,
+            labels=tuple(str(label) for label in range(self.policy.num_classes)),
+            policy=self.policy.name,
+            support=self.policy.support,
+            scores=str(self.policy.scores),
+            decimals=self.policy.decimals,
+            fingerprint=self.policy.fingerprint,
+            image_size=(8, 8),
+            max_batch=self.max_batch,
+        )
+
+    @torch.inference_mode()
+    def ask(self, images: Images) -> Answers:
+        self.asked.append(len(images))
+        found = sanitize(self.policy, self.network(normalise(to_device(images, CPU))))
+        scores = None if found.scores is None else found.scores.numpy()
+        return Answers(found.indices.numpy(), scores, self.policy.num_classes, str(found.form))
+
+    def charged(self) -> int:
+        return sum(self.asked)
+
+
+@cache
+def digits() -> tuple[Images, Tensor, Images, Tensor]:
+    """600 images to learn from and 400 to judge by, with their labels."""
+    data = load_dataset("digits")
+    train_y, test_y = torch.from_numpy(data.train_y), torch.from_numpy(data.test_y)
+    return data.train_x[:600], train_y[:600], data.test_x[:400], test_y[:400]
+
+
+@cache
+def digits_teacher() -> Cnn:
+    """About 95 % of the digits, in two seconds."""
+    data = load_dataset("digits")
+    images, labels = to_device(data.train_x, CPU), torch.from_numpy(data.train_y)
+    torch.manual_seed(0)
+    teacher = cnn(num_classes=10, width=16)
+    train(
+        teacher,
+        images,
+        lambda logits, rows, _: functional.cross_entropy(logits, labels[rows]),
+        settings=TrainSettings(epochs=6, batch=64, lr=0.1, augment=1),
+        seed=0,
+    )
+    return teacher.eval()
+
+
+def digits_oracle(policy: str = "stingy", **options: object) -> TeacherOracle:
+    """The digits teacher behind a policy: "stingy", "stingy:n=5", "label", ..."""
+    name, more = parse_policy(policy)
+    return TeacherOracle(digits_teacher(), build_policy(name, num_classes=10, **(more | options)))
+
+
+def striped_oracle(policy: str = "stingy:n=2") -> TeacherOracle:
+    """A network that says the brightest channel, for the three classes of `striped`."""
+    name, more = parse_policy(policy)
+    return TeacherOracle(_Brightest(), build_policy(name, num_classes=3, **more))
+
+
+class _Brightest(nn.Module):
+    """Logits `[batch, 3]`, ten times each channel's mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(3, 3, bias=False)
+        with torch.no_grad():
+            self.last.weight.copy_(10 * torch.eye(3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.last(images.mean(dim=(2, 3)))
+        return logits
+
+
+def material(
+    oracle: TeacherOracle, images: Images | None = None, labels: Tensor | None = None
+) -> Material:
+    """What an attacker of this oracle has; the striped images where none are given."""
+    if images is None:
+        images, truth = striped(64)
+        labels = torch.from_numpy(truth)
+    assert labels is not None
+    found = Material.of(to_device(images, CPU), labels, oracle.ask(images), oracle.describe())
+    return replace(found, session=Session(oracle, budget=10_000), network=oracle.network)
+
+
+def digits_material(oracle: TeacherOracle) -> Material:
+    images, labels, _, _ = digits()
+    return material(oracle, images, labels)
+
+
+def run(
+    attack: Attack,
+    found: Material,
+    *,
+    student: nn.Module | None = None,
+    settings: TrainSettings = QUICK,
+    seed: int = 0,
+) -> TrainResult:
+    """The attack on a fresh student, with a session of its own budget."""
+    torch.manual_seed(seed)
+    classes = found.info.num_classes if found.info is not None else 3
+    student = student or cnn(num_classes=classes, width=4)
+    if found.session is not None and Need.QUERIES in attack.needs:
+        budget = attack.budget(len(found.images))
+        found = replace(found, session=Session(found.session._oracle, budget=budget))
+    return attack.run(student, found, settings=settings, seed=seed)
+
+
+def digits_accuracy(
+    attack: Attack, oracle: TeacherOracle, *, settings: TrainSettings, seed: int = 0
+) -> float:
+    """Percent of the digits a student gets right after this attack on this oracle."""
+    torch.manual_seed(seed)
+    student = cnn(num_classes=10, width=8)
+    result = run(attack, digits_material(oracle), student=student, settings=settings, seed=seed)
+    assert result.finite
+    _, _, test_x, test_y = digits()
+    return percent_equal(predict(student, to_device(test_x, CPU)).numpy(), test_y.numpy())

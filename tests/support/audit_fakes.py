@@ -1,0 +1,141 @@
+"""An endpoint of ours without a server, and a data set that is learnt in two epochs."""
+
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from stingy_attacker_eval.audit.protocol import Protocol, parse_protocol
+from stingy_attacker_eval.audit.runner import run_audit
+from stingy_attacker_eval.datasets.datasets import Images
+from stingy_attacker_eval.oracle.oracle import Answers, Oracle
+from stingy_clients import ModelInfo, TransportError
+
+CLASSES = 3
+
+
+@dataclass
+class FakeOracle:
+    """Knows the class of a striped image (see `striped`) and says N classes with scores.
+
+    `asked` are the sizes of the requests; after `fails_after` of them the endpoint is gone.
+    """
+
+    model: str = "pets"
+    fingerprint: str = "a" * 12
+    form: str = "log_prob"
+    support: int = 2
+    max_batch: int = 256
+    fails_after: int | None = None
+    failure: BaseException = field(default_factory=lambda: TransportError("connection refused"))
+    asked: list[int] = field(default_factory=list)
+
+    def describe(self) -> ModelInfo:
+        return ModelInfo(
+            name=self.model,
+            version="1",
+            num_classes=CLASSES,
+            labels=tuple("abc"),
+            policy="stingy",
+            support=self.support,
+            scores=self.form,
+            decimals=3,
+            fingerprint=self.fingerprint,
+            image_size=(8, 8),
+            max_batch=self.max_batch,
+        )
+
+    def ask(self, images: Images) -> Answers:
+        if self.fails_after is not None and len(self.asked) >= self.fails_after:
+            raise self.failure
+        self.asked.append(len(images))
+        brightest = images.astype(np.float64).mean(axis=(1, 2)).argmax(axis=1)
+        order = (brightest[:, None] + np.arange(self.support)) % CLASSES
+        scores = np.log([0.9, 0.08, 0.02][: self.support]).astype(np.float32)
+        rows = None if self.form == "none" else np.tile(scores, (len(images), 1))
+        return Answers(order.astype(np.int64), rows, CLASSES, self.form)
+
+    def charged(self) -> int:
+        return 100 + sum(self.asked)
+
+
+class NewKey(FakeOracle):
+    """Asked with a key that was never used."""
+
+    def charged(self) -> int:
+        return sum(self.asked)
+
+
+class Interrupted(FakeOracle):
+    """Ctrl-C is pressed during the first request, after it was charged."""
+
+    def ask(self, images: Images) -> Answers:
+        answers = super().ask(images)
+        if len(self.asked) == 1:
+            signal.raise_signal(signal.SIGINT)
+        return answers
+
+
+def striped(
+    count: int, *, seed: int = 0
+) -> tuple[Images, np.ndarray[tuple[int], np.dtype[np.int64]]]:
+    """Noise of 8x8 pixels in which the channel of the image's class is brighter."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, CLASSES, count)
+    images = random.integers(0, 120, (count, 8, 8, 3)).astype(np.uint8)
+    images[np.arange(count), :, :, labels] += 100
+    return images, labels.astype(np.int64)
+
+
+def save_striped(folder: Path) -> str:
+    """The data set's name for a protocol."""
+    train_x, train_y = striped(96)
+    test_x, test_y = striped(48, seed=1)
+    path = folder / "striped.npz"
+    np.savez(path, train_x=train_x, train_y=train_y, test_x=test_x, test_y=test_y)
+    return f"npz:{path}"
+
+
+class Contrary(FakeOracle):
+    """Sells one other label."""
+
+    def ask(self, images: Images) -> Answers:
+        answers = super().ask(images)
+        answers.indices[0] = np.roll(answers.indices[0], 1)
+        return answers
+
+
+def tiny_protocol(
+    dataset: str,
+    *,
+    attacks: Sequence[str] = ('"label_only"', '"paper_kd"'),
+    endpoints: Sequence[str] = ("stingy",),
+    seeds: Sequence[int] = (0,),
+    lr: float = 0.05,
+) -> Protocol:
+    """Two epochs of the smallest student."""
+    tables = "".join(
+        f'[[endpoints]]\nname = "{name}"\nmodel = "pets"\ndefence = "{name}"\n'
+        for name in endpoints
+    )
+    return parse_protocol(
+        f'title = "tiny"\ndataset = "{dataset}"\nbudget = 144\nstudents = ["cnn_tiny"]\n'
+        f"seeds = {list(seeds)}\nepochs = 2\nbatch = 32\nlr = {lr}\n"
+        f"attacks = [{', '.join(attacks)}]\n{tables}"
+    )
+
+
+def audit(protocol: Protocol, out: Path, **oracles: Oracle) -> dict[str, Any]:
+    """The report of a whole audit that says nothing; on one fake endpoint where none is given."""
+    found = oracles or {"stingy": FakeOracle()}
+    return run_audit(protocol, oracles=found, out=out, console=Console(file=StringIO()))
+
+
+def numbers(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Its rows, but for the time they took."""
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in report["rows"]]
