@@ -1,6 +1,6 @@
-"""Ask a Stingy endpoint: a sync and an async client, their answers and their errors.
+"""The client of a Stingy endpoint: a sync and an async client, their answers and their errors.
 
-Invariant: importing this package needs the base install alone (no torch, no server).
+Invariant: importing this package needs only the base install (no torch, no server).
 """
 
 from stingy_clients.aio import AsyncClient

@@ -1,4 +1,4 @@
-"""`python -m stingy_clients` is the `stingy` command."""
+"""Run the `stingy` command as `python -m stingy_clients`."""
 
 from stingy_clients.cli import main
 

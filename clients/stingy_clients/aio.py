@@ -1,6 +1,6 @@
-"""The client for asyncio: the same calls as `Client`, awaited.
+"""The asyncio client: the same methods as `Client`, awaited.
 
-Invariant: it holds no logic of its own; what is asked, checked and retried is decided in `flows`.
+Invariant: it has no logic of its own. `flows` decides every request, check and retry.
 """
 
 import asyncio
@@ -20,10 +20,10 @@ from stingy_clients.images import Image, Pixels
 
 
 class AsyncClient:
-    """`Client` for asyncio: the same arguments, the same methods, awaited.
+    """The asyncio version of `Client`, with the same arguments and methods.
 
-    Use it in an `async with` statement or `await close()`. Reading image files blocks the loop for
-    that moment; hand over bytes where that matters.
+    Use it in an `async with` statement or `await close()`. Reading image files blocks the event
+    loop. Pass bytes if that matters.
     """
 
     def __init__(
@@ -46,33 +46,33 @@ class AsyncClient:
         )
 
     async def predict(self, image: Image, *, model: str) -> Answer:
-        """As `Client.predict`."""
+        """Classify one image, as `Client.predict` does."""
         return await self._run(self._flows.predict(image, model=model))
 
     async def predict_batch(
         self, images: Iterable[Image] | NDArray[np.generic], *, model: str
     ) -> list[Answer]:
-        """As `Client.predict_batch`."""
+        """Classify many images, as `Client.predict_batch` does."""
         return await self._run(self._flows.predict_batch(images, model=model))
 
     async def predict_tensor(self, images: Pixels, *, model: str) -> tuple[Int64, Float32 | None]:
-        """As `Client.predict_tensor`."""
+        """Classify an array in one request, as `Client.predict_tensor` does."""
         return await self._run(self._flows.predict_tensor(images, model=model))
 
     async def model(self, name: str) -> ModelInfo:
-        """As `Client.model`."""
+        """Return the model's metadata, as `Client.model` does."""
         return await self._run(self._flows.model(name))
 
     async def usage(self) -> Usage:
-        """As `Client.usage`."""
+        """Return the usage of this key, as `Client.usage` does."""
         return await self._run(self._flows.usage())
 
     async def ready(self) -> bool:
-        """As `Client.ready`."""
+        """Check that the server is ready, as `Client.ready` does."""
         return await self._run(self._flows.ready())
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         await self._http.aclose()
 
     async def __aenter__(self) -> Self:
@@ -91,7 +91,7 @@ class AsyncClient:
 
     async def _run(self, flow: Flow[T]) -> T:
         if self._http.is_closed:
-            raise BadInput("expected an open client, got a closed one: make another")
+            raise BadInput("expected an open client, got a closed one: create a new client")
         try:
             call = next(flow)
             while True:

@@ -1,7 +1,7 @@
-"""What a client gets back, and the wire types the server promises in its OpenAPI document.
+"""The answer types of a client, and the wire types that the server's OpenAPI document promises.
 
-Invariant: an answer holds the support only; what the policy withheld exists as a fill value in
-`Answer.dense()` and nowhere else.
+Invariant: an answer has only the support. Withheld classes exist only as a fill value in
+`Answer.dense()`.
 """
 
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ Float32 = NDArray[np.float32]
 
 
 class _Wire(BaseModel):
-    # Unknown fields are ignored, so that a newer server can add one.
+    # Unknown fields are ignored, so that a newer server can add fields.
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 class ScoredClass(_Wire):
-    """One class that left: its index, its label and, unless the score form is none, its score."""
+    """A class of an answer: its index, its label and, unless the score form is none, its score."""
 
     index: Annotated[int, Field(ge=0)]
     label: str
@@ -31,7 +31,7 @@ class ScoredClass(_Wire):
 
 
 class WireAnswer(_Wire):
-    """The answer for one image; `classes` is best first."""
+    """The answer for one image. `classes` is best first."""
 
     classes: Annotated[tuple[ScoredClass, ...], Field(min_length=1)]
 
@@ -45,7 +45,7 @@ class PredictResponse(_Wire):
 
 
 class Usage(_Wire):
-    """What a key has asked so far; `budget`, `used` and `remaining` count images."""
+    """The usage of a key. `budget`, `used` and `remaining` count images."""
 
     key: str
     budget: Annotated[int, Field(ge=0)] | None
@@ -54,11 +54,20 @@ class Usage(_Wire):
 
 
 class ModelInfo(_Wire):
-    """What a server says about one model.
+    """The metadata of a model.
 
-    `support` is the policy's N, `scores` its score form (log_prob, prob, logit, rank or none),
-    `decimals` its grid, `fingerprint` names the policy, `image_size` is [height, width]
-    in pixels, `max_batch` the most images in one request.
+    Args:
+        name: the model's name.
+        version: the model's version.
+        num_classes: K, the number of classes.
+        labels: the K labels, by index.
+        policy: the name of the policy.
+        support: N, the largest number of classes in an answer.
+        scores: the score form: log_prob, prob, logit, rank or none.
+        decimals: the grid of the scores, in decimal places.
+        fingerprint: the fingerprint of the policy and its options.
+        image_size: [height, width] in pixels.
+        max_batch: the largest number of images in one request.
     """
 
     name: str
@@ -84,7 +93,7 @@ class ModelInfo(_Wire):
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer for one image: the N classes that left, best first, of `num_classes`."""
+    """The answer for one image: N of `num_classes` classes, best first."""
 
     classes: tuple[ScoredClass, ...]
     num_classes: int
@@ -93,30 +102,33 @@ class Answer:
 
     @property
     def top1(self) -> ScoredClass:
-        """The class the model chose."""
+        """The predicted class."""
         return self.classes[0]
 
     @property
     def label(self) -> str:
-        """The label of the class the model chose."""
+        """The label of the predicted class."""
         return self.top1.label
 
     @property
     def indices(self) -> Int64:
-        """The support's class indices, int64 [N], best first."""
+        """The class indices of the support, int64 [N], best first."""
         return np.array([entry.index for entry in self.classes], dtype=np.int64)
 
     @property
     def scores(self) -> Float32 | None:
-        """The support's scores, float32 [N], or None where the policy gives none."""
+        """The scores of the support, float32 [N], or None if the policy has none."""
         scores = [entry.score for entry in self.classes if entry.score is not None]
         return np.array(scores, dtype=np.float32) if scores else None
 
     def dense(self, fill: float = -np.inf) -> Float32:
-        """The scores as one row, float32 [num_classes], with `fill` outside the support.
+        """Return the scores as a full row, float32 [num_classes].
+
+        Args:
+            fill: the value of the classes outside the support.
 
         Raises:
-            ClientError: the policy's score form is none, so there is nothing to fill in.
+            ClientError: if the score form is none.
         """
         scores = self.scores
         if scores is None:

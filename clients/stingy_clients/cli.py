@@ -1,6 +1,6 @@
-"""The `stingy` command: `predict`, and whatever the entry points of "stingy.commands" add.
+"""The `stingy` command: `predict`, and the commands of the entry points "stingy.commands".
 
-Invariant: the base install always runs; a command whose extra is missing names that extra.
+Invariant: the base install always runs. A command whose extra is missing names that extra.
 """
 
 import json
@@ -22,7 +22,13 @@ _DISTRIBUTION = "stingy"
 
 @dataclass(frozen=True)
 class Commands:
-    """The whole command: `extras` maps a command to its extra, `missing` are those not loaded."""
+    """The `stingy` command and its plug-ins.
+
+    Args:
+        app: the command, with all plug-ins that could be loaded.
+        extras: the extra that each of our plug-in commands needs.
+        missing: the extras whose plug-ins could not be loaded.
+    """
 
     app: typer.Typer
     extras: dict[str, str] = field(default_factory=dict)
@@ -30,23 +36,23 @@ class Commands:
 
 
 def main() -> None:
-    """Runs the `stingy` command with the arguments of this process."""
+    """Run the `stingy` command with the arguments of this process."""
     commands = load_commands()
     name = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     if commands.missing and name and name not in {"predict", *commands.extras}:
-        _leave(f"stingy {name} needs: {_install(commands.missing)}", code=2)
+        _exit_with(f"stingy {name} needs: {_install_hint(commands.missing)}", code=2)
     try:
         commands.app(prog_name="stingy")
     except ModuleNotFoundError as error:
         if name not in commands.extras or not _is_third_party(error.name):
             raise
-        _leave(f"stingy {name} needs: {_install((commands.extras[name],))}", code=2)
+        _exit_with(f"stingy {name} needs: {_install_hint((commands.extras[name],))}", code=2)
 
 
 def load_commands() -> Commands:
-    """The command with all plug-ins that can be loaded.
+    """Build the command with all plug-ins that can be loaded.
 
-    Our own entry points bear the name of the extra that their commands need.
+    Each of our own entry points has the name of the extra that its commands need.
     """
     app = typer.Typer(
         no_args_is_help=True,
@@ -68,8 +74,8 @@ def load_commands() -> Commands:
         app.add_typer(plugin)
         if ours:
             extras |= dict.fromkeys(typer.main.get_group(plugin).commands, point.name)
-    epilog = f"More commands: {_install(tuple(missing))}" if missing else None
-    app.callback(epilog=epilog)(_root)
+    epilog = f"More commands: {_install_hint(tuple(missing))}" if missing else None
+    app.callback(epilog=epilog)(_handle_options)
     app.command("predict")(predict)
     return Commands(app, extras, tuple(missing))
 
@@ -80,26 +86,26 @@ def predict(
     key: Annotated[str, typer.Option(envvar="STINGY_KEY", help="The API key.")],
     model: Annotated[str, typer.Option(help="The model's name on the server.")],
     url: Annotated[
-        str, typer.Option(envvar="STINGY_URL", help="Where the server is.")
+        str, typer.Option(envvar="STINGY_URL", help="The server's address.")
     ] = "http://127.0.0.1:8080",
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a line and image.")
+        bool, typer.Option("--json", help="Print one JSON object per image, one per line.")
     ] = False,
 ) -> None:
-    """Asks a server what is on images."""
+    """Classify images with a model on a server."""
     try:
         with Client(url, key) as client:
             for image in images:
                 try:
                     answer = client.predict(image, model=model)
                 except BadImage as error:
-                    _leave(_printable(f"{image}: {error}"), code=1)
-                _show(image, answer, as_json=as_json)
+                    _exit_with(_make_printable(f"{image}: {error}"), code=1)
+                _print_answer(image, answer, as_json=as_json)
     except ClientError as error:
-        _leave(_printable(str(error)), code=1)
+        _exit_with(_make_printable(str(error)), code=1)
 
 
-def _root(
+def _handle_options(
     _version: Annotated[
         bool,
         typer.Option(
@@ -119,7 +125,7 @@ def _show_version(on: bool) -> None:
         raise typer.Exit
 
 
-def _show(image: Path, answer: Answer, *, as_json: bool) -> None:
+def _print_answer(image: Path, answer: Answer, *, as_json: bool) -> None:
     if as_json:
         classes = [entry.model_dump(exclude_none=True) for entry in answer.classes]
         document = {
@@ -130,22 +136,22 @@ def _show(image: Path, answer: Answer, *, as_json: bool) -> None:
         }
         typer.echo(json.dumps(document))
         return
-    # Imported here: only this branch draws, and rich takes a noticeable part of the start.
+    # Imported here, because rich slows the start and only this branch draws a table.
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    typer.echo(_printable(str(image)))
+    typer.echo(_make_printable(str(image)))
     table = Table("label")
     table.add_column("score", justify="right")
     for entry in answer.classes:
         score = "" if entry.score is None else f"{entry.score}"
-        table.add_row(Text(_printable(entry.label)), score)
+        table.add_row(Text(_make_printable(entry.label)), score)
     Console().print(table)
 
 
-def _printable(text: str) -> str:
-    """Without control characters: a server must not steer the terminal."""
+def _make_printable(text: str) -> str:
+    """Replace control characters, because a server must not control the terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
@@ -153,10 +159,10 @@ def _is_third_party(module: str | None) -> bool:
     return bool(module) and "." not in str(module) and not str(module).startswith("stingy_")
 
 
-def _install(extras: tuple[str, ...]) -> str:
+def _install_hint(extras: tuple[str, ...]) -> str:
     return " or ".join(f"pip install 'stingy[{extra}]'" for extra in extras)
 
 
-def _leave(message: str, *, code: int) -> NoReturn:
+def _exit_with(message: str, *, code: int) -> NoReturn:
     typer.secho(message, fg=typer.colors.RED, err=True)
     raise SystemExit(code)

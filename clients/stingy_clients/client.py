@@ -1,6 +1,6 @@
 """The client: blocking calls over one connection pool.
 
-Invariant: it holds no logic of its own; what is asked, checked and retried is decided in `flows`.
+Invariant: it has no logic of its own. `flows` decides every request, check and retry.
 """
 
 import time
@@ -20,21 +20,22 @@ from stingy_clients.images import Image, Pixels
 
 
 class Client:
-    """Asks the Stingy server at `url` with `key`; use it in a `with` statement or `close()` it.
+    """A client of the Stingy server at `url`. Use it in a `with` statement or `close()` it.
 
     Args:
-        url: where the server is, with http:// or https://.
-        key: the API key. It is sent to `url` only and shown nowhere.
-        timeout: seconds, each for connecting, for sending and for the next bytes to arrive.
-        retries: how often to ask again where that is safe. A POST that got no answer never is, for
-            it may have been charged; an exhausted budget never is.
-        transport: an httpx transport in place of the network, for tests.
+        url: the server's address, with http:// or https://.
+        key: the API key. The client sends it to `url` only and never shows it.
+        timeout: seconds, separately for connecting, for sending and for the next bytes to arrive.
+        retries: the largest number of retries of a request that is safe to retry. A POST without
+            a response is not safe, because it may have been charged. An exhausted budget is never
+            retried.
+        transport: an httpx transport instead of the network, for tests.
 
     Raises:
-        BadInput: url, key or retries cannot be used.
+        BadInput: if url, key or retries cannot be used.
 
-    Every method raises a ClientError: see `stingy_clients.errors` for the tree. A closed client
-    raises BadInput.
+    Every method raises a ClientError if it fails: see `stingy_clients.errors` for the tree. A
+    closed client raises BadInput.
     """
 
     def __init__(
@@ -57,46 +58,62 @@ class Client:
         )
 
     def predict(self, image: Image, *, model: str) -> Answer:
-        """The answer for one image.
+        """Classify one image.
 
-        `image` is a path or the bytes of a JPEG or PNG, a uint8 array [H, W, 3] or [H, W], or a
-        Pillow image.
+        Args:
+            image: a path or the bytes of a JPEG or PNG, a uint8 array [H, W, 3] or [H, W], or a
+                Pillow image.
+            model: the model's name on the server.
         """
         return self._run(self._flows.predict(image, model=model))
 
     def predict_batch(
         self, images: Iterable[Image] | NDArray[np.generic], *, model: str
     ) -> list[Answer]:
-        """The answers for many images, in their order; as few requests as the server allows.
+        """Classify many images, in as few requests as the server allows.
 
-        `images` is a list of what `predict` takes or one uint8 array [B, H, W, 3]. All of them are
-        read and checked before the first is sent. An error carries in `answered` the answers of
-        the requests before it: they are bought.
+        All images are read and checked before the first request. If a request fails, the error's
+        `answered` has the answers of the earlier requests, because the key has paid for them.
+
+        Args:
+            images: a list of the images that `predict` accepts, or one uint8 array [B, H, W, 3].
+            model: the model's name on the server.
+
+        Returns:
+            one answer per image, in the order of the images.
         """
         return self._run(self._flows.predict_batch(images, model=model))
 
     def predict_tensor(self, images: Pixels, *, model: str) -> tuple[Int64, Float32 | None]:
-        """The answers for uint8 [B, H, W, 3] in one request: indices and scores, [B, N].
+        """Classify an array of images in one request.
 
-        Indices are int64, best first; scores float32, or None where the policy gives none. B is
-        1 to the model's `max_batch`.
+        Args:
+            images: uint8 [B, H, W, 3], with B from 1 to the model's `max_batch`.
+            model: the model's name on the server.
+
+        Returns:
+            indices int64 [B, N], best first, and scores float32 [B, N]. The scores are None if
+            the policy has none.
         """
         return self._run(self._flows.predict_tensor(images, model=model))
 
     def model(self, name: str) -> ModelInfo:
-        """What the server says about a model; asked once a client, and again if it changes."""
+        """Return a model's metadata. The client caches it until an answer shows a new version."""
         return self._run(self._flows.model(name))
 
     def usage(self) -> Usage:
-        """What this key has asked and what is left, in images. Costs nothing."""
+        """Return the used and the remaining images of this key. This costs no images."""
         return self._run(self._flows.usage())
 
     def ready(self) -> bool:
-        """Whether the server takes requests now; False too if nothing answers. Never retried."""
+        """Return True if the server accepts requests now, and False if not or if it is unreachable.
+
+        This request is never retried.
+        """
         return self._run(self._flows.ready())
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         self._http.close()
 
     def __enter__(self) -> Self:
@@ -115,7 +132,7 @@ class Client:
 
     def _run(self, flow: Flow[T]) -> T:
         if self._http.is_closed:
-            raise BadInput("expected an open client, got a closed one: make another")
+            raise BadInput("expected an open client, got a closed one: create a new client")
         try:
             call = next(flow)
             while True:

@@ -1,4 +1,4 @@
-"""Where to ask and with which key.
+"""The address of a server and the key for it.
 
 Invariant: the key is in the header of requests to this url, and in no repr, str or error.
 """
@@ -12,10 +12,10 @@ from stingy_clients.errors import BadInput
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A server's url and the key to show there.
+    """A server's url and the key for it.
 
     Raises:
-        BadInput: the url is not http(s) or holds a password, or the key cannot be a header.
+        BadInput: if the url is not http(s) or contains a password, or the key cannot be a header.
     """
 
     url: str
@@ -28,11 +28,13 @@ class Endpoint:
             raise BadInput("expected a url, got something else") from None
         if url.scheme not in ("http", "https") or not url.host:
             raise BadInput("expected a url that begins with http:// or https://, got another")
-        if url.userinfo:  # httpx would send it in place of the key
+        if url.userinfo:  # httpx would send it instead of the key
             raise BadInput("expected a url without user and password, got one with them")
         if not self.key or not all("!" <= character <= "~" for character in self.key):
-            raise BadInput("expected a key of printable characters, got an empty or other one")
+            raise BadInput(
+                "expected a key of printable ASCII characters, got an empty or another one"
+            )
 
     def headers(self) -> dict[str, str]:
-        """The header that shows the key."""
+        """Return the header that carries the key."""
         return {"Authorization": f"Bearer {self.key}"}

@@ -1,15 +1,15 @@
-"""Everything a client can raise, in one tree; no error ever shows the key.
+"""The errors of a client, in one tree. Invariant: no error shows the key.
 
 ClientError
-  * TransportError       no answer came: refused, reset, timed out
-  * UnexpectedAnswer     an answer came, but not one of Stingy's wire
-  * BadInput             refused here, before anything was sent
-  * ApiError             the server refused: status, code, message, request_id, retry_after
+  * TransportError       no response: connection refused, reset or timed out
+  * UnexpectedAnswer     a response that does not follow Stingy's wire format
+  * BadInput             refused by the client, before anything was sent
+  * ApiError             refused by the server: status, code, message, request_id, retry_after
       + AuthError        401
       + NotFound         404
       + BadImage         413, 415, 422
       + BudgetExhausted  429 with the code budget_exhausted
-      + Unavailable      503, and every other 429: ask again later
+      + Unavailable      503, and every other 429: retry later
       + ServerError      any other 5xx
 """
 
@@ -17,31 +17,37 @@ from typing import Any
 
 
 class ClientError(Exception):
-    """Base of all. `answered` holds what `predict_batch` had already bought when it failed."""
+    """The base of all client errors.
+
+    If `predict_batch` fails, `answered` has the answers that the key had already paid for.
+    """
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args)
-        self.answered: list[Any] = []  # of Answer, which raises these errors itself
+        self.answered: list[Any] = []  # of Answer, whose module imports this one
 
 
 class TransportError(ClientError):
-    """No answer came. After a POST the images may have been charged all the same."""
+    """A request without a response. After a POST, the server may still have charged the images."""
 
 
 class UnexpectedAnswer(ClientError):
-    """The answer does not follow Stingy's wire: another server, a proxy, another version."""
+    """A response that does not follow Stingy's wire format: another server, proxy or version."""
 
 
 class BadInput(ClientError):
-    """What was handed over cannot be sent; nothing was sent and nothing charged."""
+    """Input that cannot be sent. Nothing was sent and nothing was charged."""
 
 
 class ApiError(ClientError):
-    """The server refused.
+    """A request that the server refused.
 
-    `status` is the HTTP status, `code` the wire's error code (`http_502` where a proxy answered),
-    `message` a fixed sentence, `request_id` what to quote to the operator (may be empty),
-    `retry_after` the seconds the server asked to wait, or None.
+    Args:
+        status: the HTTP status.
+        code: the wire's error code. If a proxy responded, `http_` and the status (`http_502`).
+        message: a fixed sentence.
+        request_id: the id to quote to the operator. It may be empty.
+        retry_after: seconds that the server wants the client to wait, or None.
     """
 
     def __init__(
@@ -52,7 +58,7 @@ class ApiError(ClientError):
         request_id: str = "",
         retry_after: float | None = None,
     ) -> None:
-        # All fields are `args`, so that the error survives pickling between processes.
+        # All fields are in `args`, so that the error survives pickling between processes.
         super().__init__(status, code, message, request_id, retry_after)
         self.status = status
         self.code = code

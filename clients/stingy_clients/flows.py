@@ -1,7 +1,7 @@
-"""Every conversation with the server, once, without I/O: both clients only drive these.
+"""The logic of both clients, without I/O. Each client runs these flows over its connections.
 
-A flow is a generator: it yields a Call, is sent the response (or thrown httpx's error), and
-returns the result.
+A flow is a generator. It yields a Call, receives the response (or httpx's error), and returns the
+result.
 
 Invariant: a request that may have been charged is never sent a second time.
 """
@@ -25,13 +25,19 @@ from stingy_clients.answers import (
     Usage,
 )
 from stingy_clients.errors import BadInput, ClientError, Unavailable, UnexpectedAnswer
-from stingy_clients.images import Batch, batches, payload, payloads, pixel_batch
+from stingy_clients.images import (
+    Batch,
+    check_pixel_batch,
+    encode_image,
+    encode_images,
+    split_batches,
+)
 from stingy_clients.replies import (
-    NEVER_ANSWERED,
-    broken,
+    LOST_CONNECTION,
     check_classes,
-    parsed,
-    refusal,
+    error_from_failure,
+    error_from_response,
+    parse_body,
     wait_before_retry,
 )
 
@@ -40,7 +46,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Call:
-    """One HTTP request, to be sent after `wait` seconds; `path` starts with a slash."""
+    """An HTTP request, to be sent after `wait` seconds. `path` starts with a slash."""
 
     method: Literal["GET", "POST"]
     path: str
@@ -53,7 +59,7 @@ Flow = Generator[Call, httpx.Response, T]
 
 
 class Flows:
-    """The conversations of one client, which remembers the models it has asked about."""
+    """The flows of one client, with its cache of model metadata."""
 
     def __init__(self, *, retries: int) -> None:
         if retries < 0:
@@ -67,64 +73,66 @@ class Flows:
         except httpx.TransportError:
             return False
         if response.status_code not in (200, 503):
-            raise refusal(response)
+            raise error_from_response(response)
         return response.status_code == 200
 
     def usage(self) -> Flow[Usage]:
         response = yield from self._send(Call("GET", "/v1/usage"))
-        return parsed(Usage, response)
+        return parse_body(Usage, response)
 
     def model(self, name: str) -> Flow[ModelInfo]:
         if name not in self._models:
-            response = yield from self._send(Call("GET", f"/v2/models/{_segment(name)}"))
+            response = yield from self._send(Call("GET", f"/v2/models/{_quote_segment(name)}"))
             info = oip.decode_metadata(response.content)
             if info.name != name:
-                raise UnexpectedAnswer("expected the model asked about, got another")
+                raise UnexpectedAnswer(
+                    "expected metadata of the requested model, got another model's"
+                )
             self._models[name] = info
         return self._models[name]
 
     def predict(self, image: object, *, model: str) -> Flow[Answer]:
-        item = payload(image)
+        item = encode_image(image)
         info = yield from self.model(model)
         if not isinstance(item, bytes):
-            (answer,) = yield from self._answers(item[np.newaxis], info)
+            (answer,) = yield from self._request_answers(item[np.newaxis], info)
             return answer
-        response = yield from self._send(Call("POST", f"/v1/predict/{_segment(model)}", item))
-        found = parsed(PredictResponse, response)
+        response = yield from self._send(Call("POST", f"/v1/predict/{_quote_segment(model)}", item))
+        found = parse_body(PredictResponse, response)
         if found.model != model or len(found.answers) != 1:
-            raise UnexpectedAnswer("expected one answer of the model asked, got another number")
-        info = yield from self._current(info, found.version)
+            raise UnexpectedAnswer("expected one answer of the requested model, got others")
+        info = yield from self._refresh_metadata(info, found.version)
         classes = found.answers[0].classes
         check_classes(classes, num_classes=info.num_classes)
         return Answer(classes, info.num_classes, model, found.version)
 
     def predict_batch(self, images: object, *, model: str) -> Flow[list[Answer]]:
-        items = payloads(images)
+        items = encode_images(images)
         info = yield from self.model(model)
         answered: list[Answer] = []
-        for batch in batches(items, most=info.max_batch):
+        for batch in split_batches(items, most=info.max_batch):
             try:
-                answered += yield from self._answers(batch, info)
+                answered += yield from self._request_answers(batch, info)
             except ClientError as error:
                 error.answered = answered
                 raise
         return answered
 
     def predict_tensor(self, images: object, *, model: str) -> Flow[tuple[Int64, Float32 | None]]:
-        batch = pixel_batch(images)
+        batch = check_pixel_batch(images)
         info = yield from self.model(model)
         if not 1 <= len(batch) <= info.max_batch:
             raise BadInput(f"expected 1 to {info.max_batch} images, got {len(batch)}")
         tensors, _ = yield from self._infer(batch, info)
         return tensors.indices, tensors.scores
 
-    def _answers(self, batch: Batch, info: ModelInfo) -> Flow[list[Answer]]:
+    def _request_answers(self, batch: Batch, info: ModelInfo) -> Flow[list[Answer]]:
         tensors, info = yield from self._infer(batch, info)
         indices = tensors.indices.tolist()
         no_scores: list[list[float | None]] = [[None] * len(row) for row in indices]
         scores = no_scores
         if tensors.scores is not None:
-            # FP32 holds -0.812 as -0.81199998: back on the grid, where JSON answers are.
+            # FP32 stores -0.812 as -0.81199998. Rounding to the grid gives the JSON's numbers.
             scores = tensors.scores.astype(np.float64).round(info.decimals).tolist()
         rows = [
             tuple(
@@ -137,44 +145,44 @@ class Flows:
 
     def _infer(self, batch: Batch, info: ModelInfo) -> Flow[tuple[oip.Tensors, ModelInfo]]:
         headers, content = oip.encode_request(batch)
-        path = f"/v2/models/{_segment(info.name)}/infer"
+        path = f"/v2/models/{_quote_segment(info.name)}/infer"
         response = yield from self._send(Call("POST", path, content, headers))
         length = response.headers.get(oip.LENGTH_HEADER)
         tensors = oip.decode_response(response.content, length, model=info.name, count=len(batch))
-        info = yield from self._current(info, tensors.version)
+        info = yield from self._refresh_metadata(info, tensors.version)
         oip.check_values(tensors, num_classes=info.num_classes)
         return tensors, info
 
-    def _current(self, info: ModelInfo, version: str) -> Flow[ModelInfo]:
-        """`info`, asked for again where an answer shows that the model's version changed."""
+    def _refresh_metadata(self, info: ModelInfo, version: str) -> Flow[ModelInfo]:
+        """Fetch the metadata anew if an answer shows that the model's version changed."""
         if info.version == version:
             return info
         self._models.pop(info.name, None)
         return (yield from self.model(info.name))
 
     def _send(self, call: Call) -> Flow[httpx.Response]:
-        """The 200 to `call`, after as many retries as are allowed and safe."""
+        """Send `call` until the status is 200, with as many retries as are allowed and safe."""
         attempt = 0
         while True:
             error: ClientError
             try:
                 response = yield call
             except httpx.RequestError as failure:
-                error = broken(failure, method=call.method)
+                error = error_from_failure(failure, method=call.method)
                 error.__cause__ = failure
-                again = call.method == "GET" and isinstance(failure, NEVER_ANSWERED)
+                is_retryable = call.method == "GET" and isinstance(failure, LOST_CONNECTION)
             else:
                 if response.status_code == 200:
                     return response
-                error = refusal(response)
-                again = isinstance(error, Unavailable) and (
+                error = error_from_response(response)
+                is_retryable = isinstance(error, Unavailable) and (
                     error.status == 503 or error.retry_after is not None
                 )
-            if not again or attempt >= self._retries:
+            if not is_retryable or attempt >= self._retries:
                 raise error
             call = replace(call, wait=wait_before_retry(error, attempt))
             attempt += 1
 
 
-def _segment(name: str) -> str:
+def _quote_segment(name: str) -> str:
     return quote(name, safe="")

@@ -1,6 +1,7 @@
-"""What the user hands over, turned into what is sent; refuses here what the server would refuse.
+"""The encoding of images for requests. The client refuses here what the server would refuse.
 
-Invariant: bytes travel as they are (the server decodes), pixels travel as uint8 and unresized.
+Invariant: files are sent as they are, because the server decodes. Pixels are sent as uint8 in
+their own size.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,7 +16,7 @@ from stingy_clients.errors import BadInput
 Pixels = NDArray[np.uint8]
 
 REQUEST_BYTES = 32 * 2**20
-"""The most that one request carries, below the 40 MiB that a server accepts by default."""
+"""The largest size of one request, below the 40 MiB that a server accepts by default."""
 
 _JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -23,10 +24,10 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 @runtime_checkable
 class PillowLike(Protocol):
-    """A Pillow image, known by its shape so that Pillow need not be installed."""
+    """A Pillow image, recognised by its method, because Pillow need not be installed."""
 
     def convert(self, mode: str, /) -> object:
-        """`convert("RGB")` gives an image that numpy can read as uint8 [H, W, 3]."""
+        """Convert to an image that numpy reads as uint8 [H, W, 3], if `mode` is "RGB"."""
 
 
 Image = str | Path | bytes | NDArray[np.generic] | PillowLike
@@ -34,22 +35,23 @@ Payload = bytes | Pixels
 Batch = tuple[bytes, ...] | Pixels
 
 
-def payload(image: object) -> Payload:
-    """One image as the bytes of a JPEG or PNG file, or as pixels uint8 [H, W, 3].
+def encode_image(image: object) -> Payload:
+    """Convert one image to the bytes of a JPEG or PNG file, or to pixels uint8 [H, W, 3].
 
     Raises:
-        BadInput: neither a path, bytes, a uint8 array nor a Pillow image, or no image in it.
+        BadInput: if it is neither a path, bytes, a uint8 array nor a Pillow image, or if it
+            contains no image.
     """
     if isinstance(image, str | Path):
-        return _checked_file(_read(Path(image)), name=f"the file {image}")
+        return _check_file(_read_file(Path(image)), name=f"the file {image}")
     if isinstance(image, bytes):
-        return _checked_file(image, name="bytes")
+        return _check_file(image, name="bytes")
     if isinstance(image, np.ndarray):
-        return _pixels(image)
+        return _check_pixels(image)
     if isinstance(image, PillowLike):
         try:
-            return _pixels(np.asarray(image.convert("RGB")))
-        except (OSError, SyntaxError, ValueError):  # Pillow reads the file only here
+            return _check_pixels(np.asarray(image.convert("RGB")))
+        except (OSError, SyntaxError, ValueError):  # Pillow reads the file in this call
             raise BadInput("expected a Pillow image, got one that cannot be read") from None
     raise BadInput(
         "expected a path, the bytes of a JPEG or PNG, a uint8 array or a Pillow image, "
@@ -57,27 +59,27 @@ def payload(image: object) -> Payload:
     )
 
 
-def payloads(images: object) -> list[Payload] | Pixels:
-    """Many images, all of them checked: one uint8 array [B, H, W, 3] or a list of payloads.
+def encode_images(images: object) -> list[Payload] | Pixels:
+    """Check and convert many images: to one uint8 array [B, H, W, 3] or a list of payloads.
 
     Raises:
-        BadInput: not such an array, nor an iterable of what `payload` takes.
+        BadInput: if it is neither such an array nor an iterable of images.
     """
     if isinstance(images, np.ndarray):
-        return pixel_batch(images)
+        return check_pixel_batch(images)
     if isinstance(images, str | bytes | Path | PillowLike) or not isinstance(images, Iterable):
         raise BadInput(
             "expected a list of images or one uint8 array [B, H, W, 3], "
             f"got {type(images).__name__}"
         )
-    return [payload(image) for image in images]
+    return [encode_image(image) for image in images]
 
 
-def batches(items: list[Payload] | Pixels, *, most: int) -> Iterator[Batch]:
-    """The images in order, in batches of at most `most` images and REQUEST_BYTES.
+def split_batches(items: list[Payload] | Pixels, *, most: int) -> Iterator[Batch]:
+    """Split images into split_batches of at most `most` images and REQUEST_BYTES, in their order.
 
-    A batch is uint8 [B, H, W, 3] or a tuple of B encoded files: neighbours of one kind (files, or
-    pixels of one size) share a batch. An image beyond REQUEST_BYTES goes alone.
+    A batch is uint8 [B, H, W, 3] or a tuple of B encoded files. Neighbours of one kind (files, or
+    pixels of one size) share a batch. An image larger than REQUEST_BYTES has its own batch.
     """
     if isinstance(items, np.ndarray):
         step = max(1, min(most, REQUEST_BYTES // max(1, items[:1].nbytes)))
@@ -88,31 +90,31 @@ def batches(items: list[Payload] | Pixels, *, most: int) -> Iterator[Batch]:
     for item in items:
         added = len(item) if isinstance(item, bytes) else item.nbytes
         full = len(batch) == most or size + added > REQUEST_BYTES
-        if batch and (full or _shape(item) != _shape(batch[0])):
-            yield _joined(batch)
+        if batch and (full or _get_shape(item) != _get_shape(batch[0])):
+            yield _join(batch)
             batch, size = [], 0
         batch.append(item)
         size += added
     if batch:
-        yield _joined(batch)
+        yield _join(batch)
 
 
-def pixel_batch(images: object) -> Pixels:
-    """`images` itself, checked to be uint8 [B, H, W, 3] with H, W >= 1.
+def check_pixel_batch(images: object) -> Pixels:
+    """Check that `images` is uint8 [B, H, W, 3] with H, W >= 1, and return it.
 
     Raises:
-        BadInput: another type or shape.
+        BadInput: if it has another type or shape.
     """
     if not isinstance(images, np.ndarray):
         raise BadInput(f"expected a uint8 array [B, H, W, 3], got {type(images).__name__}")
-    array = _uint8(images, expected="[B, H, W, 3]")
+    array = _check_uint8(images, expected="[B, H, W, 3]")
     if array.ndim != 4 or array.shape[3] != 3 or 0 in array.shape[1:]:
         raise BadInput(f"expected a uint8 array [B, H, W, 3], got the shape {list(array.shape)}")
     return array
 
 
-def _pixels(image: NDArray[np.generic]) -> Pixels:
-    array = _uint8(image, expected="[H, W, 3] or [H, W]")
+def _check_pixels(image: NDArray[np.generic]) -> Pixels:
+    array = _check_uint8(image, expected="[H, W, 3] or [H, W]")
     if array.ndim == 4:
         raise BadInput("expected one image, got an array of four dimensions: use predict_batch")
     if array.ndim == 2:
@@ -124,7 +126,7 @@ def _pixels(image: NDArray[np.generic]) -> Pixels:
     return array
 
 
-def _uint8(array: NDArray[np.generic], *, expected: str) -> Pixels:
+def _check_uint8(array: NDArray[np.generic], *, expected: str) -> Pixels:
     if array.dtype == np.uint8:
         return array.astype(np.uint8, copy=False)
     advice = ""
@@ -133,7 +135,7 @@ def _uint8(array: NDArray[np.generic], *, expected: str) -> Pixels:
     raise BadInput(f"expected a uint8 array {expected}, got {array.dtype}{advice}")
 
 
-def _read(path: Path) -> bytes:
+def _read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
@@ -141,15 +143,15 @@ def _read(path: Path) -> bytes:
         raise BadInput(f"expected an image file, got {path}: {reason}") from None
 
 
-def _checked_file(data: bytes, *, name: str) -> bytes:
+def _check_file(data: bytes, *, name: str) -> bytes:
     if not data.startswith((_JPEG, _PNG)):
         raise BadInput(f"expected a JPEG or PNG, got {name} with other content")
     return data
 
 
-def _shape(item: Payload) -> tuple[int, ...]:
+def _get_shape(item: Payload) -> tuple[int, ...]:
     return () if isinstance(item, bytes) else item.shape
 
 
-def _joined(batch: list[Payload]) -> Batch:
-    return np.stack(batch) if _shape(batch[0]) else tuple(bytes(item) for item in batch)
+def _join(batch: list[Payload]) -> Batch:
+    return np.stack(batch) if _get_shape(batch[0]) else tuple(bytes(item) for item in batch)

@@ -1,8 +1,8 @@
-"""The Open Inference Protocol v2 with its binary tensor extension, as far as a client needs it.
+"""The client's part of the Open Inference Protocol v2 with its binary tensor extension.
 
-Invariant: what does not follow the protocol to the byte is an UnexpectedAnswer, never a half-read
-tensor. Source: Open Inference Protocol v2, "Inference Request JSON Object" and Triton's "Binary
-tensor data extension".
+Invariant: a response that differs from the protocol in one byte is an UnexpectedAnswer, never a
+half-read tensor. Source: Open Inference Protocol v2, "Inference Request JSON Object", and
+Triton's "Binary tensor data extension".
 """
 
 import json
@@ -66,7 +66,7 @@ class _Metadata(BaseModel):
 
 @dataclass(frozen=True)
 class Tensors:
-    """One answered request: indices int64 [B, N], scores float32 [B, N] or None."""
+    """The tensors of a response: indices int64 [B, N], and scores float32 [B, N] or None."""
 
     version: str
     indices: Int64
@@ -74,7 +74,7 @@ class Tensors:
 
 
 def encode_request(batch: Batch) -> tuple[dict[str, str], bytes]:
-    """The headers and the body that ask for `batch`, binary both ways."""
+    """Encode the headers and the body of a request, with binary input and output."""
     if isinstance(batch, tuple):
         datatype, shape = "BYTES", [len(batch)]
         data = b"".join(part for file in batch for part in (struct.pack("<I", len(file)), file))
@@ -93,20 +93,26 @@ def encode_request(batch: Batch) -> tuple[dict[str, str], bytes]:
 
 
 def decode_response(content: bytes, length: str | None, *, model: str, count: int) -> Tensors:
-    """The tensors of the answer of `model` to a request of `count` images.
+    """Decode the tensors of a response.
 
-    `content` is the body, `length` the header `Inference-Header-Content-Length` or None.
+    Args:
+        content: the body.
+        length: the header `Inference-Header-Content-Length`, or None.
+        model: the name of the requested model.
+        count: the number of images in the request.
 
     Raises:
-        UnexpectedAnswer: a name, type, shape or size is off.
+        UnexpectedAnswer: if a name, type, shape or size is wrong.
     """
-    at = _head_length(length, total=len(content))
+    at = _parse_length(length, total=len(content))
     try:
         response = _InferResponse.model_validate_json(content[:at], strict=True)
     except ValidationError:
-        raise UnexpectedAnswer("expected an Open Inference Protocol answer, got another") from None
+        raise UnexpectedAnswer(
+            "expected an Open Inference Protocol response, got another body"
+        ) from None
     if response.model_name != model:
-        raise UnexpectedAnswer("expected an answer of the model asked, got another model's")
+        raise UnexpectedAnswer("expected a response of the requested model, got another model's")
     names = sorted(output.name for output in response.outputs)
     if names not in (["indices"], ["indices", "scores"]):
         raise UnexpectedAnswer("expected the outputs indices and scores, got others")
@@ -136,36 +142,38 @@ def decode_response(content: bytes, length: str | None, *, model: str, count: in
 
 
 def check_values(tensors: Tensors, *, num_classes: int) -> None:
-    """Refuses indices out of range or twice in a row, and scores that are not finite.
+    """Check that indices are in range and unique in each row, and that scores are finite.
 
     Raises:
-        UnexpectedAnswer: such a value is there.
+        UnexpectedAnswer: if one of them is not.
     """
     indices, scores = tensors.indices, tensors.scores
     if indices.min() < 0 or indices.max() >= num_classes:
         raise UnexpectedAnswer(f"expected class indices below {num_classes}, got others")
     if not np.diff(np.sort(indices, axis=1), axis=1).all():
-        raise UnexpectedAnswer("expected every class once an answer, got one twice")
+        raise UnexpectedAnswer("expected every class at most once in an answer, got one twice")
     if scores is not None and not np.isfinite(scores).all():
         raise UnexpectedAnswer("expected finite scores, got others")
 
 
 def decode_metadata(content: bytes) -> ModelInfo:
-    """The model's metadata document as a ModelInfo.
+    """Decode a model's metadata document.
 
     Raises:
-        UnexpectedAnswer: fields are missing or contradict each other.
+        UnexpectedAnswer: if fields are missing or contradict each other.
     """
     try:
         document = _Metadata.model_validate_json(content, strict=True)
         fields = document.parameters.model_dump()
         return ModelInfo(name=document.name, version=document.versions[-1], **fields)
     except ValidationError:
-        raise UnexpectedAnswer("expected the metadata of a Stingy model, got another") from None
+        raise UnexpectedAnswer(
+            "expected the metadata of a Stingy model, got another body"
+        ) from None
 
 
-def _head_length(length: str | None, *, total: int) -> int:
-    # isascii and the length guard keep int() from raising on what str.isdigit lets through.
+def _parse_length(length: str | None, *, total: int) -> int:
+    # str.isdigit accepts strings on which int() raises. isascii and the length check exclude them.
     if length is None or not (length.isascii() and length.isdigit() and len(length) <= 12):
         raise UnexpectedAnswer(f"expected a number in {LENGTH_HEADER}, got none")
     if int(length) > total:

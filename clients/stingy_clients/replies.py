@@ -1,6 +1,6 @@
-"""What came back, judged: which error a refusal is, how long to wait, whether a body is ours.
+"""The interpretation of responses: the error of a refusal, the wait before a retry, the body.
 
-Invariant: text that is not Stingy's own (a proxy's page, a library's message) enters no error.
+Invariant: foreign text (a proxy's page, a library's message) is never in an error.
 """
 
 import random
@@ -28,10 +28,10 @@ from stingy_clients.errors import (
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
-NEVER_ANSWERED = (httpx.NetworkError, httpx.RemoteProtocolError)
-"""Refused or reset before an answer; timeouts are not among them."""
+LOST_CONNECTION = (httpx.NetworkError, httpx.RemoteProtocolError)
+"""The connection was refused or reset before a response. Timeouts are not included."""
 
-_LONGEST_WAIT = 30.0  # seconds, however long the server asks for
+_LONGEST_WAIT = 30.0  # seconds, even if the server names a longer time
 
 _KINDS: dict[int, type[ApiError]] = {
     401: AuthError,
@@ -54,8 +54,8 @@ class _ErrorBody(BaseModel):
     error: _Reason
 
 
-def refusal(response: httpx.Response) -> ClientError:
-    """The error that a status other than 200 stands for."""
+def error_from_response(response: httpx.Response) -> ClientError:
+    """Build the error for a status other than 200."""
     status = response.status_code
     if status < 400:
         hint = (
@@ -65,52 +65,55 @@ def refusal(response: httpx.Response) -> ClientError:
     try:
         reason = _ErrorBody.model_validate_json(response.content).error
     except ValidationError:
-        reason = _Reason(code=f"http_{status}", message="the answer gives no reason")
+        reason = _Reason(code=f"http_{status}", message="the response gives no reason")
     kind = _KINDS.get(status, ServerError if status >= 500 else ApiError)
     if status == 429 and reason.code == "budget_exhausted":
         kind = BudgetExhausted
-    waits = _retry_after(response.headers.get("Retry-After", ""))
-    return kind(status, reason.code, reason.message, reason.request_id, waits)
+    retry_after = _parse_retry_after(response.headers.get("Retry-After", ""))
+    return kind(status, reason.code, reason.message, reason.request_id, retry_after)
 
 
-def broken(failure: httpx.RequestError, *, method: str) -> ClientError:
-    """The error for a request that got no readable answer."""
+def error_from_failure(failure: httpx.RequestError, *, method: str) -> ClientError:
+    """Build the error for a request without a readable response."""
     if isinstance(failure, httpx.DecodingError):
-        return UnexpectedAnswer("expected a readable answer, got one with a broken encoding")
+        return UnexpectedAnswer("expected a readable response, got one with a broken encoding")
     charged = "" if method == "GET" else "; the images may have been charged"
     if isinstance(failure, httpx.ConnectError):
         return TransportError("expected a server at the url, got no connection: is it running?")
     if isinstance(failure, httpx.ConnectTimeout | httpx.PoolTimeout):
         return TransportError("expected a connection within the timeout, got none")
     if isinstance(failure, httpx.TimeoutException):
-        return TransportError(f"expected an answer within the timeout, got none{charged}")
-    return TransportError(f"expected an answer, got a broken connection{charged}")
+        return TransportError(f"expected a response within the timeout, got none{charged}")
+    return TransportError(f"expected a response, got a broken connection{charged}")
 
 
 def wait_before_retry(error: ClientError, attempt: int) -> float:
-    """Seconds to wait before attempt + 1: what the server asks for, at most 30, or 0.1 to 2."""
+    """Compute the seconds to wait before attempt + 1.
+
+    If the server names a time, it is that time, at most 30 s. If not, it is random, 0.1 to 2 s.
+    """
     if isinstance(error, ApiError) and error.retry_after is not None:
         return min(error.retry_after, _LONGEST_WAIT)
-    return random.uniform(0.1, min(2.0, 0.2 * 2**attempt))  # noqa: S311 - spreads load, no secret
+    return random.uniform(0.1, min(2.0, 0.2 * 2**attempt))  # noqa: S311 - spreads the load, not a secret
 
 
-def parsed(model: type[ModelT], response: httpx.Response) -> ModelT:
-    """The body as `model`, read strictly.
+def parse_body(model: type[ModelT], response: httpx.Response) -> ModelT:
+    """Parse the body strictly as `model`.
 
     Raises:
-        UnexpectedAnswer: the body is something else.
+        UnexpectedAnswer: if the body is not such a document.
     """
     try:
         return model.model_validate_json(response.content, strict=True)
     except ValidationError:
-        raise UnexpectedAnswer(f"expected a body of {model.__name__}, got another") from None
+        raise UnexpectedAnswer(f"expected a body of {model.__name__}, got another body") from None
 
 
 def check_classes(classes: Sequence[ScoredClass], *, num_classes: int) -> None:
-    """Refuses an answer with a class out of range or twice, or with some scores missing.
+    """Check that classes are in range and unique, and that all or none of them have scores.
 
     Raises:
-        UnexpectedAnswer: the answer is such.
+        UnexpectedAnswer: if they do not.
     """
     indices = {entry.index for entry in classes}
     if len(indices) != len(classes) or max(indices) >= num_classes:
@@ -119,13 +122,13 @@ def check_classes(classes: Sequence[ScoredClass], *, num_classes: int) -> None:
         raise UnexpectedAnswer("expected a score for every class or for none, got some")
 
 
-def _retry_after(header: str) -> float | None:
-    """Seconds from a Retry-After header, which holds a number or a date (RFC 9110, 10.2.3)."""
+def _parse_retry_after(header: str) -> float | None:
+    """Parse the seconds of a Retry-After header, a number or a date (RFC 9110, 10.2.3)."""
     if header.isascii() and header.isdigit():
         return float(header)
     try:
         moment = parsedate_to_datetime(header)
-    except (ValueError, OverflowError):  # the latter from an offset such as +999999999999
+    except (ValueError, OverflowError):  # OverflowError: an offset such as +999999999999
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

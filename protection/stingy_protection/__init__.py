@@ -1,6 +1,6 @@
-"""What may leave a protected model: policies, the gate, the leak meter, bundles.
+"""Policies, the gate, the leak meter and bundles: everything that decides what leaves a model.
 
-Invariant: raw logits go in, and only a SparseLogits that kept its policy's promises comes out.
+Invariant: raw logits enter, and only a `SparseLogits` that keeps its policy's promises leaves.
 """
 
 from stingy_protection.answers import ScoreForm, SparseLogits

@@ -1,4 +1,4 @@
-"""What may leave the model worker. Invariant: an answer owns exactly the bytes it shows."""
+"""The answer types. Invariant: an answer owns exactly the bytes that it shows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,10 +12,10 @@ from stingy_protection.errors import PolicyViolation
 
 
 class ScoreForm(StrEnum):
-    """How the scores on the support are told.
+    """The form of the scores on the support.
 
-    `log_prob` and `prob` are renormalised over the support, `logit` is the policy's own logit,
-    `rank` is 1..N, and `none` tells no score at all.
+    `log_prob` and `prob` are renormalised over the support. `logit` is the policy's own logit.
+    `rank` is 1..N. `none` has no scores.
     """
 
     LOG_PROB = "log_prob"
@@ -27,21 +27,21 @@ class ScoreForm(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class SparseLogits:
-    """The only type that may leave the worker: N classes of each row and their scores.
+    """N classes of each row and their scores: the only type that may leave the worker.
 
     Args:
         indices: int64 `[batch, N]`, on the CPU, the top-1 first.
-        scores: float32 `[batch, N]`, on the CPU, on the grid; None for the form `none`.
-        num_classes: how many classes the model knows.
-        form: what the scores are.
+        scores: float32 `[batch, N]`, on the CPU, on the grid. None for the form `none`.
+        num_classes: K, the number of the model's classes.
+        form: the form of the scores.
         decimals: the grid, in decimal places.
 
     Raises:
-        PolicyViolation: the tensors are of another type or shape, or share a larger storage.
-            (A view of 5 out of 100 000 logits pickles to the whole row.)
+        PolicyViolation: if a tensor has another type or shape, or shares a larger storage.
+            A view of 5 of 100 000 logits would pickle to the whole row.
     """
 
-    # repr=False: an answer may be logged, its numbers may not.
+    # repr=False, because an answer may be logged and its numbers may not.
     indices: Tensor = field(repr=False)
     scores: Tensor | None = field(repr=False)
     num_classes: int
@@ -49,11 +49,14 @@ class SparseLogits:
     decimals: int
 
     def __post_init__(self) -> None:
-        _demand_own_storage(self.indices, torch.int64)
+        _check_own_storage(self.indices, torch.int64)
         if (self.scores is None) != (self.form is ScoreForm.NONE):
-            raise PolicyViolation("expected scores in every form but none, got the contrary")
+            got = "no scores" if self.scores is None else "scores"
+            raise PolicyViolation(
+                f"expected scores unless the form is none, got {got} for the form {self.form}"
+            )
         if self.scores is not None:
-            _demand_own_storage(self.scores, torch.float32)
+            _check_own_storage(self.scores, torch.float32)
             if self.scores.shape != self.indices.shape:
                 raise PolicyViolation("expected one score for every index, got another shape")
 
@@ -61,7 +64,7 @@ class SparseLogits:
         return self.indices.shape[0]
 
     def rows(self, start: int, stop: int) -> "SparseLogits":
-        """The answers of the rows start..stop-1, in storage of their own."""
+        """Copy the rows start..stop-1 into an answer with its own storage."""
         return SparseLogits(
             indices=self.indices[start:stop].clone(),
             scores=None if self.scores is None else self.scores[start:stop].clone(),
@@ -71,7 +74,7 @@ class SparseLogits:
         )
 
     def split(self, sizes: Sequence[int]) -> "list[SparseLogits]":
-        """The answers of the first `sizes[0]` rows, of the next `sizes[1]`, and so on."""
+        """Split the rows into answers of `sizes[0]` rows, `sizes[1]` rows, and so on."""
         if len(sizes) == 1:
             return [self]
         stops = accumulate(sizes)
@@ -79,7 +82,7 @@ class SparseLogits:
 
     @staticmethod
     def concatenate(answers: Sequence["SparseLogits"]) -> "SparseLogits":
-        """The answers of several batches under one policy as those of one batch."""
+        """Join the answers of several batches under one policy into one answer."""
         first = answers[0]
         scores = [answer.scores for answer in answers if answer.scores is not None]
         return SparseLogits(
@@ -91,7 +94,7 @@ class SparseLogits:
         )
 
 
-def _demand_own_storage(tensor: Tensor, dtype: torch.dtype) -> None:
+def _check_own_storage(tensor: Tensor, dtype: torch.dtype) -> None:
     if tensor.dtype is not dtype or tensor.dim() != 2 or tensor.device.type != "cpu":
         raise PolicyViolation(f"expected a {dtype} tensor [batch, N] on the CPU, got another")
     own_bytes = tensor.numel() * tensor.element_size()

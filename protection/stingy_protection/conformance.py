@@ -1,4 +1,4 @@
-"""What every policy must pass. Invariant: one promise after the other, and all faults are told."""
+"""The conformance kit for policies. Invariant: every promise is checked, every fault listed."""
 
 import dataclasses
 import json
@@ -19,26 +19,35 @@ Check: TypeAlias = Callable[[Policy, Tensor], Iterator[str]]
 
 
 def check_policy(policy: Policy) -> None:
-    """Check a policy against everything the gate and the server rely on.
+    """Check a policy against everything that the gate and the server rely on.
 
-    Call it from the tests of a policy of your own, with options as you would serve it. It asks
-    the policy some dozens of times with made-up logits; a fault that shows only rarely may pass.
+    Call it from the tests of your own policy, with the options that you serve. It calls the
+    policy some dozens of times with artificial logits. So it may miss a fault that shows rarely.
+
+    Args:
+        policy: the policy, with its options.
 
     Raises:
-        PolicyViolation: naming every promise that does not hold.
+        PolicyViolation: if a promise is broken. It lists every broken promise.
     """
     if not isinstance(policy, Policy):
         raise PolicyViolation("expected an instance of Policy, got another type")
-    logits = _probes(policy.num_classes)
+    logits = _make_probes(policy.num_classes)
     faults: list[str] = []
-    for check in (_is_a_value, _is_pure, _keeps_its_hands_off, _passes_the_gate, _minds_its_row):
-        faults += _told(check, policy, logits)
+    for check in (
+        _check_value,
+        _check_purity,
+        _check_input_unchanged,
+        _check_gate,
+        _check_row_independence,
+    ):
+        faults += _collect_faults(check, policy, logits)
     if faults:
         raise PolicyViolation("; ".join(dict.fromkeys(faults)))
 
 
-def _told(check: Check, policy: Policy, logits: Tensor) -> list[str]:
-    """The faults that a check tells, and the error that ended it early."""
+def _collect_faults(check: Check, policy: Policy, logits: Tensor) -> list[str]:
+    """Collect the faults that a check yields, and the error that ends it early."""
     faults = []
     try:
         for fault in check(policy, logits.clone()):
@@ -48,8 +57,8 @@ def _told(check: Check, policy: Policy, logits: Tensor) -> list[str]:
     return faults
 
 
-def _probes(num_classes: int) -> Tensor:
-    """Rows `[16, classes]` that tempt: flat, tied, peaked, wide, nearly equal, ordered."""
+def _make_probes(num_classes: int) -> Tensor:
+    """Make difficult rows `[16, classes]`: flat, tied, peaked, wide, nearly equal, sorted."""
     generator = torch.Generator().manual_seed(20)
     noise = torch.randn(6, num_classes, generator=generator)
     ramp = torch.arange(num_classes, dtype=torch.float32)
@@ -77,24 +86,24 @@ def _probes(num_classes: int) -> Tensor:
     )
 
 
-def _noise(policy: Policy, logits: Tensor) -> Tensor | None:
-    """Noise that goes with the row, for a policy that takes noise: up to three deviations."""
+def _make_noise(policy: Policy, logits: Tensor) -> Tensor | None:
+    """Make noise that depends on the row, up to three deviations, if the policy needs any."""
     places = torch.arange(logits.shape[1])
     return 3 * torch.sin(7919 * logits + places) if isinstance(policy, NoisyPolicy) else None
 
 
 def _propose(policy: Policy, logits: Tensor) -> Proposal:
-    return gate.propose(policy, logits, _noise(policy, logits))
+    return gate.propose(policy, logits, _make_noise(policy, logits))
 
 
 def _sanitize(policy: Policy, logits: Tensor) -> SparseLogits:
-    return gate.sanitize(policy, logits, noise=_noise(policy, logits))
+    return gate.sanitize(policy, logits, noise=_make_noise(policy, logits))
 
 
-def _is_a_value(policy: Policy, logits: Tensor) -> Iterator[str]:
+def _check_value(policy: Policy, logits: Tensor) -> Iterator[str]:
     own = vars(type(policy)).get("__dataclass_params__")
     if own is None or not own.frozen:
-        yield "expected @dataclass(frozen=True) on the policy's own class, got another"
+        yield "expected @dataclass(frozen=True) on the policy's own class, got another class"
     try:
         hash(policy)
     except TypeError:
@@ -102,23 +111,23 @@ def _is_a_value(policy: Policy, logits: Tensor) -> Iterator[str]:
     try:
         json.dumps(policy.options(), allow_nan=False)
     except (TypeError, ValueError):
-        yield "expected options that fit into JSON, got another type"
+        yield "expected options that JSON can represent, got another type"
         return
-    twin = dataclasses.replace(policy)
-    if twin != policy or twin.fingerprint != policy.fingerprint:
+    copy = dataclasses.replace(policy)
+    if copy != policy or copy.fingerprint != policy.fingerprint:
         yield "expected a copy to be equal and to have the same fingerprint, got another"
 
 
-def _is_pure(policy: Policy, logits: Tensor) -> Iterator[str]:
+def _check_purity(policy: Policy, logits: Tensor) -> Iterator[str]:
     random_state, torch_state = random.getstate(), torch.get_rng_state()
     first = _propose(policy, logits.clone())
     first_indices, first_logits = first.indices.clone(), first.logits.clone()
-    twin = dataclasses.replace(policy)
+    copy = dataclasses.replace(policy)
     for _ in range(REPEATS):
-        again = _propose(policy, logits.clone())
-        _propose(policy, logits.flip(0) + 1.0)  # something else in between
-        fresh = _propose(twin, logits.clone())
-        for other in (again, fresh):
+        repeated = _propose(policy, logits.clone())
+        _propose(policy, logits.flip(0) + 1.0)  # other logits in between
+        fresh = _propose(copy, logits.clone())
+        for other in (repeated, fresh):
             if not (
                 torch.equal(other.indices, first_indices)
                 and torch.equal(other.logits, first_logits)
@@ -129,46 +138,46 @@ def _is_pure(policy: Policy, logits: Tensor) -> Iterator[str]:
         yield "expected a policy that draws no random numbers, got one that does"
 
 
-def _keeps_its_hands_off(policy: Policy, logits: Tensor) -> Iterator[str]:
+def _check_input_unchanged(policy: Policy, logits: Tensor) -> Iterator[str]:
     before = logits.clone()
     proposal = _propose(policy, logits)
     if not torch.equal(logits, before):
-        yield "expected the logits to be left as they are, got a policy that changes them"
+        yield "expected a policy that does not change its logits, got one that changes them"
     storage = logits.untyped_storage().data_ptr()
     if storage in (
         proposal.indices.untyped_storage().data_ptr(),
         proposal.logits.untyped_storage().data_ptr(),
     ):
-        yield "expected a proposal with storage of its own, got a view of the logits"
+        yield "expected a proposal with its own storage, got a view of the logits"
 
 
-def _passes_the_gate(policy: Policy, logits: Tensor) -> Iterator[str]:
+def _check_gate(policy: Policy, logits: Tensor) -> Iterator[str]:
     for row in logits.unsqueeze(1).unbind():
         _sanitize(policy, row)
     _sanitize(policy, logits)
     yield from ()
 
 
-def _minds_its_row(policy: Policy, logits: Tensor) -> Iterator[str]:
-    together = _sanitize(policy, logits)
-    rows = len(together)
+def _check_row_independence(policy: Policy, logits: Tensor) -> Iterator[str]:
+    batch = _sanitize(policy, logits)
+    rows = len(batch)
     generator = torch.Generator().manual_seed(21)
     order = torch.randperm(rows, generator=generator)
     others = torch.randn(logits.shape, generator=generator) * 3
-    alone = [_sanitize(policy, row) for row in logits.unsqueeze(1).unbind()]
+    single = [_sanitize(policy, row) for row in logits.unsqueeze(1).unbind()]
     shuffled = _sanitize(policy, logits[order])
     crowded = _sanitize(policy, torch.cat([others, logits]))
     for row in range(rows):
         place = int((order == row).nonzero())
-        if not _same(together.rows(row, row + 1), alone[row]):
-            yield "expected a row's answer alone as in a batch, got another"
-        if not _same(together.rows(row, row + 1), shuffled.rows(place, place + 1)):
-            yield "expected a row's answer at any place of the batch, got another"
-        if not _same(together.rows(row, row + 1), crowded.rows(rows + row, rows + row + 1)):
-            yield "expected a row's answer beside any other rows, got another"
+        if not _are_equal(batch.rows(row, row + 1), single[row]):
+            yield "expected the same answer for a row alone and in a batch, got another"
+        if not _are_equal(batch.rows(row, row + 1), shuffled.rows(place, place + 1)):
+            yield "expected the same answer for a row at any place of a batch, got another"
+        if not _are_equal(batch.rows(row, row + 1), crowded.rows(rows + row, rows + row + 1)):
+            yield "expected the same answer for a row beside any other rows, got another"
 
 
-def _same(left: SparseLogits, right: SparseLogits) -> bool:
+def _are_equal(left: SparseLogits, right: SparseLogits) -> bool:
     if not torch.equal(left.indices, right.indices):
         return False
     if left.scores is None or right.scores is None:

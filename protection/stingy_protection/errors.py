@@ -1,19 +1,19 @@
-"""The errors of this package. Invariant: no message holds a logit, a score or a path.
+"""The errors of this package. Invariant: no message contains a logit, a score or a path.
 
 * ProtectionError
-    + PolicyConfigError    the settings describe no policy
-    + LogitsRejected       the model's output may not enter the gate
-    + PolicyViolation      a policy broke a promise, so its answer may not leave
-    + BundleError          a bundle folder is not what it must be
+    + PolicyConfigError    the settings do not describe a policy
+    + LogitsRejected       the gate does not accept the model's output
+    + PolicyViolation      a policy failed or broke a promise; its answer does not leave
+    + BundleError          a bundle folder is faulty
 """
 
 
 class ProtectionError(Exception):
-    """Base of everything this package raises on purpose."""
+    """The base of every error that this package raises on purpose."""
 
 
 class _FaultyError(ProtectionError):
-    """An error that lists every fault found, not only the first."""
+    """An error that lists every fault, not only the first."""
 
     def __init__(self, faults: tuple[str, ...]) -> None:
         super().__init__(faults)
@@ -24,16 +24,16 @@ class _FaultyError(ProtectionError):
 
 
 class PolicyConfigError(_FaultyError):
-    """The settings describe no policy; `faults` names everything wrong with them."""
+    """Settings that do not describe a policy. `faults` lists every fault of them."""
 
 
 class LogitsRejected(ProtectionError):
-    """Logits that may not enter the gate: not finite, wrong shape or type, or with gradients."""
+    """Logits that the gate rejects: not finite, of a wrong shape or type, or with gradients."""
 
 
 class PolicyViolation(ProtectionError):
-    """A policy failed or broke a promise; nothing of its answer may leave."""
+    """A policy that failed or broke a promise. Nothing of its answer leaves."""
 
 
 class BundleError(_FaultyError):
-    """A bundle folder is not what it must be; `faults` names everything wrong with it."""
+    """A faulty bundle folder. `faults` lists every fault of it."""

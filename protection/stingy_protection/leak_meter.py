@@ -1,4 +1,4 @@
-"""How much an answer still tells. Invariant: the true hidden mass is never above the bound."""
+"""The leak meter of answers. Invariant: the true hidden mass is never above the bound."""
 
 import math
 
@@ -9,46 +9,49 @@ from torch import Tensor
 
 from stingy_protection.answers import ScoreForm, SparseLogits
 
-# Two float32 neighbours lie at most this share of their size apart.
+# Neighbouring float32 values differ by at most this fraction of their size.
 _FLOAT32_STEP = float(np.finfo(np.float32).eps)
 _LN_2 = math.log(2)
 
 
 def hidden_mass_bound(answer: SparseLogits) -> Tensor:
-    """An upper bound on the probability mass of the withheld classes, in 0..1.
+    """Bound the probability mass of the withheld classes from above, in 0..1.
 
-    With the kept logits A, their exponentials' sum Z_A and the smallest of them t, every withheld
-    logit is at most t, so the hidden mass is at most U = (K-N) e^t / (Z_A + (K-N) e^t). That is
-    what a reader of the answer can be sure of, and the wider the gap to 1, the more it tells. Each
-    score is widened by half a grid step, so that the bound holds for what was rounded. It never
-    exceeds (K-N)/K, which holds without any score.
+    Let A be the kept logits, t the smallest of them, and Z_A the sum of their exponentials. Every
+    withheld logit is at most t. So the hidden mass is at most
+    U = (K-N) e^t / (Z_A + (K-N) e^t).
 
-    It is a bound for policies that withhold the smallest logits and keep the others as they are.
+    A reader of the answer can rely on U, so an answer leaks more the further U is below 1. Each
+    score is widened by half a grid step, so that the bound also holds for rounded scores. U never
+    exceeds (K-N)/K, because that bound needs no score.
 
-    Source: "top-K censoring", arXiv 2605.10407; U is the diameter, in total variation, of the set
+    The bound holds for policies that withhold the smallest logits and do not change the others.
+
+    Source: "top-K censoring", arXiv 2605.10407. U is the diameter, in total variation, of the set
     of distributions that fit the answer.
 
     Args:
-        answer: scores of any form `[batch, N]`.
+        answer: scores of any form, `[batch, N]`.
 
     Returns:
-        float64 `[batch]`; 0 where nothing is withheld.
+        float64 `[batch]`. 0 for a row that withholds nothing.
     """
-    return torch.from_numpy(np.exp2(-_bits(answer)))
+    return torch.from_numpy(np.exp2(-_compute_bits(answer)))
 
 
 def leak_bits(answer: SparseLogits, *, most: float = 32.0) -> float:
-    """How much a batch of answers told: -log2 of the bound on each row's hidden mass, summed.
+    """Measure the leak of a batch in bits: the sum of -log2 of each row's hidden-mass bound.
 
     Args:
-        most: what a row is counted for whose bound is smaller still, or that withholds nothing.
+        answer: scores of any form, `[batch, N]`.
+        most: the largest count of one row, in bits. A row that withholds nothing counts this much.
     """
-    return float(np.minimum(_bits(answer), most).sum())
+    return float(np.minimum(_compute_bits(answer), most).sum())
 
 
-def _bits(answer: SparseLogits) -> npt.NDArray[np.float64]:
-    """-log2 of the bound `[batch]`."""
-    # numpy, and few calls: an answer is small and on the CPU, and is metered at every request.
+def _compute_bits(answer: SparseLogits) -> npt.NDArray[np.float64]:
+    """Compute -log2 of the bound, `[batch]`."""
+    # numpy and few calls, because every request is metered and an answer is small and on the CPU.
     num_hidden = answer.num_classes - answer.indices.shape[1]
     if num_hidden == 0:
         return np.full(len(answer), np.inf)
@@ -57,11 +60,11 @@ def _bits(answer: SparseLogits) -> npt.NDArray[np.float64]:
         return np.full(len(answer), unscored)
     scores = answer.scores.numpy()
     half_grid = 0.5 * 10.0**-answer.decimals
-    # A score widened by half a step grows with the score: the smallest is the smallest widened.
+    # Widening by half a step keeps the order, so the smallest score is also the smallest widened.
     smallest = scores.min(axis=1).astype(np.float64)
     highest = smallest + (half_grid + np.abs(smallest) * _FLOAT32_STEP)
-    # log of the smallest Z_A and of the largest e^t, in the units of the form; the probabilities
-    # of the support sum to 1 whatever was rounded.
+    # log of the smallest Z_A and of the largest e^t, in the units of the form. The probabilities
+    # of the support sum to 1 before rounding, so log Z_A is 0 for them.
     log_kept: npt.NDArray[np.float64] | float = 0.0
     if answer.form is ScoreForm.LOGIT:
         lowest = scores - (half_grid + np.abs(scores, dtype=np.float64) * _FLOAT32_STEP)

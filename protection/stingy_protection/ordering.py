@@ -1,24 +1,24 @@
-"""Putting entries in order. Invariant: by falling value, then by rising index, never by chance."""
+"""Sorting of entries. Invariant: always by falling value, then by rising index."""
 
 import numpy as np
 import numpy.typing as npt
 
-# What is small and on the CPU is numpy's: for a single row each call costs a tenth of torch's.
+# numpy sorts small CPU arrays, because for a single row each call costs a tenth of torch's.
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Floats32 = npt.NDArray[np.float32]
 
 BELOW_SIGN = np.int32(0x7FFFFFFF)
-FEW = 512  # values; numpy sorts so few itself before the keys are made
-BLOCK = 2**14  # entries; the keys of so many stay in the cache of a core
+FEW = 512  # values; numpy sorts this few faster than the keys are built
+BLOCK = 2**14  # entries; the keys of this many fit into the cache of a core
 
 
-def best_of(rows: Floats32, n: int) -> tuple[Floats32, Ints]:
-    """The n largest of each row, best first, ties to the lower index.
+def select_largest(rows: Floats32, n: int) -> tuple[Floats32, Ints]:
+    """Select the n largest values of each row, largest first, ties to the lower index.
 
     Args:
-        rows: `[batch, classes]`, without NaN; -0.0 counts as 0.0, and may come back as that.
-        n: 1..classes, which are at most 2^31.
+        rows: `[batch, classes]`, without NaN. -0.0 counts as 0.0, and may be returned as 0.0.
+        n: 1..classes. There are at most 2^31 classes.
 
     Returns:
         values and indices, `[batch, n]`.
@@ -34,32 +34,36 @@ def best_of(rows: Floats32, n: int) -> tuple[Floats32, Ints]:
     indices = np.arange(classes)
     step = max(1, BLOCK // classes)
     for start in range(0, batch, step):
-        keys = _keys(rows[start : start + step], indices)
+        keys = _encode_keys(rows[start : start + step], indices)
         if n < classes:
             keys.partition(n - 1, axis=1)
         best[start : start + step] = keys[:, :n]
     best.sort(axis=1)
-    return _entries(best)
+    return _decode_keys(best)
 
 
-def ordered(values: Floats32, indices: Ints, *, after: int) -> tuple[Floats32, Ints]:
-    """Each row by falling value, then by rising index; its first `after` entries stay.
+def sort_entries(values: Floats32, indices: Ints, *, after: int) -> tuple[Floats32, Ints]:
+    """Sort each row by falling value, then by rising index.
 
     Args:
-        values: `[batch, n]`, without NaN; -0.0 counts as 0.0, and comes back as that.
+        values: `[batch, n]`, without NaN. -0.0 counts as 0.0, and is returned as 0.0.
         indices: `[batch, n]`, each 0..2^31 - 1.
+        after: the number of leading entries that keep their places.
+
+    Returns:
+        values and indices, `[batch, n]`.
     """
-    keys = _keys(values, indices)
+    keys = _encode_keys(values, indices)
     keys[:, after:].sort(axis=1)
-    return _entries(keys)
+    return _decode_keys(keys)
 
 
-def _keys(values: Floats32, indices: Ints) -> Ints:
-    """One integer an entry, the value above the index, less where the entry comes first.
+def _encode_keys(values: Floats32, indices: Ints) -> Ints:
+    """Encode each entry as one integer: the value in the upper half, the index in the lower.
 
-    Sorting by two keys takes 20 times as long.
+    Smaller integers come first. A sort by two keys takes 20 times as long.
     """
-    # The bits of a float32 rise with its value once the lower ones of the negative are flipped.
+    # Read as int32, float32 bits rise with the value once the lower bits of negatives are flipped.
     bits = (values + np.float32(0.0)).view(np.int32)
     bits ^= (bits >> 31) & BELOW_SIGN
     np.invert(bits, out=bits)
@@ -69,8 +73,8 @@ def _keys(values: Floats32, indices: Ints) -> Ints:
     return keys
 
 
-def _entries(keys: Ints) -> tuple[Floats32, Ints]:
-    """The values and indices that `_keys` was made from."""
+def _decode_keys(keys: Ints) -> tuple[Floats32, Ints]:
+    """Decode the values and indices from the integers of `_encode_keys`."""
     bits = (keys >> 32).astype(np.int32)
     np.invert(bits, out=bits)
     bits ^= (bits >> 31) & BELOW_SIGN

@@ -1,158 +1,14 @@
-"""A stand-in for the server that writes the wire by hand, and a way to ask it with both clients."""
+"""Fixtures: a fake server, and a function that calls it with each client."""
 
 import asyncio
-import json
-import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 
+from fake_server import KEY, URL, CallClient, FakeServer
 from stingy_clients import AsyncClient, Client
-
-URL = "http://stingy.test"
-KEY = "sk-very-secret-key"
-LABELS = ["ant", "bee", "cat", "dog", "elk"]
-PNG = b"\x89PNG\r\n\x1a\n"
-LENGTH = "Inference-Header-Content-Length"
-
-
-@dataclass
-class FakeServer:
-    """Answers with class c and its successor, c being the image's first pixel or last byte.
-
-    `next` holds what the coming requests meet instead: a response, an error, or None for nothing.
-    """
-
-    max_batch: int = 3
-    with_scores: bool = True
-    version: str = "1"
-    labels: list[str] = field(default_factory=lambda: list(LABELS))
-    next: list[httpx.Response | Exception | None] = field(default_factory=list)
-    requests: list[httpx.Request] = field(default_factory=list)
-    charged: int = 0
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        self.requests.append(request)
-        if request.headers["Authorization"] != f"Bearer {KEY}":
-            return refuse(401, "unauthenticated")
-        met = self.next.pop(0) if self.next else None
-        if isinstance(met, Exception):
-            raise met
-        if met is not None:
-            return met
-        routes = {
-            "/v1/usage": self._usage,
-            "/v2/health/ready": lambda _: httpx.Response(200),
-            "/v2/models/pets": self._metadata,
-            "/v1/predict/pets": self._predict,
-            "/v2/models/pets/infer": self._infer,
-        }
-        route = routes.get(request.url.path)
-        return route(request) if route else refuse(404, "not_found")
-
-    @property
-    def paths(self) -> list[str]:
-        return [request.url.path for request in self.requests]
-
-    def _usage(self, _: httpx.Request) -> httpx.Response:
-        left = 500 - self.charged
-        usage = {"key": "abcd1234", "budget": 500, "used": self.charged, "remaining": left}
-        return httpx.Response(200, json=usage)
-
-    def _metadata(self, _: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, json=self.metadata())
-
-    def metadata(self) -> dict[str, Any]:
-        return {
-            "name": "pets",
-            "versions": [self.version],
-            "platform": "stingy",
-            "inputs": [{"name": "image", "datatype": "UINT8", "shape": [-1, -1, -1, 3]}],
-            "outputs": [{"name": "indices", "datatype": "INT64", "shape": [-1, 2]}],
-            "parameters": {
-                "labels": self.labels,
-                "num_classes": len(self.labels),
-                "policy": "stingy",
-                "support": 2,
-                "scores": "log_prob" if self.with_scores else "none",
-                "decimals": 3,
-                "fingerprint": "0123456789ab",
-                "image_size": [8, 8],
-                "max_batch": self.max_batch,
-            },
-        }
-
-    def _predict(self, request: httpx.Request) -> httpx.Response:
-        self.charged += 1
-        first = request.content[-1] % len(self.labels)
-        second = (first + 1) % len(self.labels)
-        classes: list[dict[str, Any]] = [
-            {"index": index, "label": self.labels[index]} for index in (first, second)
-        ]
-        if self.with_scores:
-            classes[0]["score"], classes[1]["score"] = -0.812, -1.427
-        answers = [{"classes": classes}]
-        return httpx.Response(
-            200, json={"model": "pets", "version": self.version, "answers": answers}
-        )
-
-    def _infer(self, request: httpx.Request) -> httpx.Response:
-        length = int(request.headers[LENGTH])
-        document, data = json.loads(request.content[:length]), request.content[length:]
-        (tensor,) = document["inputs"]
-        if tensor["parameters"]["binary_data_size"] != len(data):
-            return refuse(422, "bad_tensor")
-        if tensor["datatype"] == "UINT8":
-            pixels = np.frombuffer(data, np.uint8).reshape(tensor["shape"])
-            first = pixels[:, 0, 0, 0] % len(self.labels)
-        else:
-            first = np.array([file[-1] % len(self.labels) for file in split_bytes(data)])
-        if len(first) > self.max_batch:
-            return refuse(413, "too_large")
-        self.charged += len(first)
-        indices = np.stack([first, (first + 1) % len(self.labels)], axis=1)
-        scores = np.tile([-0.812, -1.427], (len(first), 1)) if self.with_scores else None
-        return infer_response(indices, scores, version=self.version)
-
-
-def split_bytes(data: bytes) -> list[bytes]:
-    """The elements of a BYTES tensor: each behind its length, 4 bytes little-endian."""
-    found = []
-    while data:
-        (size,) = struct.unpack_from("<I", data)
-        found.append(data[4 : 4 + size])
-        data = data[4 + size :]
-    return found
-
-
-def infer_response(indices: Any, scores: Any, *, version: str) -> httpx.Response:
-    """A binary answer."""
-    blobs = {"indices": ("INT64", indices, np.asarray(indices).astype("<i8").tobytes())}
-    if scores is not None:
-        blobs["scores"] = ("FP32", scores, np.asarray(scores).astype("<f4").tobytes())
-    outputs = [
-        {
-            "name": name,
-            "datatype": datatype,
-            "shape": list(np.shape(array)),
-            "parameters": {"binary_data_size": len(data)},
-        }
-        for name, (datatype, array, data) in blobs.items()
-    ]
-    document = {"model_name": "pets", "model_version": version, "outputs": outputs}
-    head = json.dumps(document).encode()
-    body = head + b"".join(data for _, _, data in blobs.values())
-    return httpx.Response(200, content=body, headers={LENGTH: str(len(head))})
-
-
-def refuse(status: int, code: str, **headers: str) -> httpx.Response:
-    body = {"code": code, "message": "A fixed sentence.", "request_id": "r-1"}
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return httpx.Response(status, json={"error": body}, headers=named)
 
 
 @pytest.fixture
@@ -160,25 +16,22 @@ def server() -> FakeServer:
     return FakeServer()
 
 
-Ask = Callable[..., Any]
-
-
-def _ask_sync(server: FakeServer, call: Callable[[Any], Any], **options: Any) -> Any:
+def _call_sync(server: FakeServer, method: Callable[[Any], Any], **options: Any) -> Any:
     with Client(URL, KEY, transport=httpx.MockTransport(server), **options) as client:
-        return call(client)
+        return method(client)
 
 
-def _ask_async(server: FakeServer, call: Callable[[Any], Any], **options: Any) -> Any:
+def _call_async(server: FakeServer, method: Callable[[Any], Any], **options: Any) -> Any:
     async def run() -> Any:
         transport = httpx.MockTransport(server)
         async with AsyncClient(URL, KEY, transport=transport, **options) as client:
-            return await call(client)
+            return await method(client)
 
     return asyncio.run(run())
 
 
-@pytest.fixture(params=[_ask_sync, _ask_async], ids=["sync", "async"])
-def ask(request: pytest.FixtureRequest) -> Ask:
-    """`ask(server, lambda client: client.predict(...))`, once with each client."""
-    chosen: Ask = request.param
+@pytest.fixture(params=[_call_sync, _call_async], ids=["sync", "async"])
+def call(request: pytest.FixtureRequest) -> CallClient:
+    """Return `call(server, lambda client: client.predict(...))`, once for each client."""
+    chosen: CallClient = request.param
     return chosen

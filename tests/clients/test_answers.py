@@ -1,4 +1,4 @@
-"""Answers as the user holds them, and the wire types."""
+"""The answer type of the client, and the wire types."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ def answer(*pairs: tuple[int, float | None], num_classes: int = 5) -> Answer:
     return Answer(classes, num_classes, "pets", "1")
 
 
-def test_the_first_class_is_the_choice() -> None:
+def test_top1_is_the_first_class() -> None:
     found = answer((3, -0.1), (1, -2.0))
     assert found.top1 == ScoredClass(index=3, label="c3", score=-0.1)
     assert found.label == "c3"
@@ -34,14 +34,14 @@ def test_arrays_keep_the_order_and_have_the_promised_types() -> None:
     assert found.scores.tolist() == np.array([-0.1, -2.0], np.float32).tolist()
 
 
-def test_dense_fills_what_was_withheld() -> None:
+def test_dense_fills_the_withheld_classes() -> None:
     found = answer((3, -0.5), (1, -2.0))
     assert found.dense().dtype == np.float32
     assert found.dense().tolist() == [-np.inf, -2.0, -np.inf, -0.5, -np.inf]
     assert found.dense(fill=-9).tolist() == [-9, -2.0, -9, -0.5, -9]
 
 
-def test_dense_without_scores_says_what_to_do() -> None:
+def test_dense_without_scores_raises_with_advice() -> None:
     found = answer((3, None), (1, None))
     assert found.scores is None
     assert found.indices.tolist() == [3, 1]
@@ -51,7 +51,7 @@ def test_dense_without_scores_says_what_to_do() -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(st.dictionaries(st.integers(0, 29), SCORES, min_size=1))
-def test_dense_holds_the_support_and_nothing_else(support: dict[int, float]) -> None:
+def test_dense_contains_exactly_the_support(support: dict[int, float]) -> None:
     row = answer(*support.items(), num_classes=30).dense(fill=np.nan)
     assert {int(index) for index in np.flatnonzero(~np.isnan(row))} == set(support)
     assert all(row[index] == np.float32(score) for index, score in support.items())
@@ -65,7 +65,7 @@ def test_answers_are_frozen() -> None:
         found.top1.index = 4
 
 
-def test_wire_types_ignore_what_they_do_not_know_and_refuse_what_is_off() -> None:
+def test_wire_types_ignore_unknown_fields_refuse_bad_values() -> None:
     body = '{"model": "m", "version": "1", "new": 1, "answers": [{"classes": [%s]}]}'
     entry = '{"index": 1, "label": "a", "score": %s}'
     good = PredictResponse.model_validate_json(body % (entry % -1), strict=True)
@@ -77,13 +77,13 @@ def test_wire_types_ignore_what_they_do_not_know_and_refuse_what_is_off() -> Non
         PredictResponse.model_validate_json(body % "", strict=True)
 
 
-def test_a_wire_answer_without_scores_leaves_them_out() -> None:
+def test_a_wire_answer_without_scores_omits_the_field() -> None:
     entry = ScoredClass(index=1, label="a")
     assert entry.model_dump(exclude_none=True) == {"index": 1, "label": "a"}
 
 
 @pytest.mark.parametrize("change", [{"labels": ("a",)}, {"support": 3}, {"support": 0}])
-def test_a_model_that_contradicts_itself_is_refused(change: dict[str, object]) -> None:
+def test_contradictory_model_metadata_is_refused(change: dict[str, object]) -> None:
     fields: dict[str, object] = {
         "name": "m",
         "version": "1",

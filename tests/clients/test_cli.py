@@ -1,4 +1,4 @@
-"""The `stingy` command as a user meets it."""
+"""The `stingy` command: its output, its exit codes and its plug-ins."""
 
 import json
 import sys
@@ -6,19 +6,15 @@ from collections.abc import Callable
 from importlib.metadata import EntryPoint, version
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import pytest
 import typer
 
+from fake_server import KEY, PNG, FakeServer
 from stingy_clients import Client, cli
 
-if TYPE_CHECKING:
-    from tests.clients.conftest import FakeServer
-
-KEY = "sk-very-secret-key"
-PNG = b"\x89PNG\r\n\x1a\n"
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -32,7 +28,7 @@ class OurPoint(EntryPoint):
 
 
 class ForeignPoint(EntryPoint):
-    """An entry point of somebody else's distribution."""
+    """An entry point of a third-party distribution."""
 
     class _Distribution:
         name = "stingy-plugin"
@@ -42,7 +38,7 @@ class ForeignPoint(EntryPoint):
 
 @pytest.fixture
 def points(monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
-    """The entry points that the command finds; a test fills the list."""
+    """Replace the entry points that the command finds by a list, which a test fills."""
     found: list[EntryPoint] = []
     monkeypatch.setattr(cli, "entry_points", lambda *, group: {"stingy.commands": found}[group])
     return found
@@ -52,24 +48,24 @@ def points(monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
 def run(
     points: list[EntryPoint], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Run:
-    """`run("predict", ...)` gives the exit code, stdout and stderr of `stingy predict ...`."""
+    """Return `run("predict", ...)`, which returns the exit code, stdout and stderr."""
     for name in ("STINGY_KEY", "STINGY_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
 
     def run_stingy(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["stingy", *arguments])
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as caught:
             cli.main()
         out, err = capsys.readouterr()
-        return int(left.value.code or 0), out, err
+        return int(caught.value.code or 0), out, err
 
     return run_stingy
 
 
 @pytest.fixture
-def to_server(server: "FakeServer", monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Sends the command's client to the stand-in; the urls it was given are in the list."""
+def to_server(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Connect the command's client to the fake server, and return the list of its urls."""
     urls: list[str] = []
 
     def client(url: str, key: str) -> Client:
@@ -88,7 +84,10 @@ def images(tmp_path: Path) -> list[str]:
 
 
 def plugin(name: str, monkeypatch: pytest.MonkeyPatch, *, missing: str = "") -> None:
-    """A module `name` whose `app` has the commands hello and broken, which lacks `missing`."""
+    """Add a module `name` whose `app` has the commands `hello` and `broken`.
+
+    `broken` fails because the module `missing` is missing.
+    """
     module = ModuleType(name)
     app = typer.Typer()
 
@@ -104,7 +103,7 @@ def plugin(name: str, monkeypatch: pytest.MonkeyPatch, *, missing: str = "") -> 
     monkeypatch.setitem(sys.modules, name, module)
 
 
-def test_predict_draws_a_table(run: Run, to_server: list[str], images: list[str]) -> None:
+def test_predict_prints_a_table(run: Run, to_server: list[str], images: list[str]) -> None:
     code, out, err = run("predict", *images, "--key", KEY, "--model", "pets")
     assert (code, err) == (0, "")
     assert to_server == ["http://127.0.0.1:8080"]
@@ -116,7 +115,7 @@ def test_predict_draws_a_table(run: Run, to_server: list[str], images: list[str]
     assert "b.png" in out
 
 
-def test_predict_prints_one_json_object_an_image(
+def test_predict_prints_one_json_object_per_image(
     run: Run, to_server: list[str], images: list[str]
 ) -> None:
     code, out, _ = run("predict", *images, "--key", KEY, "--model", "pets", "--json")
@@ -134,8 +133,8 @@ def test_predict_prints_one_json_object_an_image(
     assert second["classes"][0]["label"] == "elk"
 
 
-def test_predict_without_scores(
-    run: Run, to_server: list[str], images: list[str], server: "FakeServer"
+def test_predict_prints_labels_if_there_are_no_scores(
+    run: Run, to_server: list[str], images: list[str], server: FakeServer
 ) -> None:
     server.with_scores = False
     arguments = ["predict", images[0], "--key", KEY, "--model", "pets"]
@@ -147,14 +146,14 @@ def test_url_and_key_come_from_the_environment(
     run: Run, to_server: list[str], images: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STINGY_KEY", KEY)
-    monkeypatch.setenv("STINGY_URL", "http://elsewhere.test")
+    monkeypatch.setenv("STINGY_URL", "http://other.test")
     assert run("predict", images[0], "--model", "pets")[0] == 0
-    assert to_server == ["http://elsewhere.test"]
+    assert to_server == ["http://other.test"]
     assert KEY not in run("predict", "--help")[1]
 
 
-def test_an_error_is_one_line_and_what_was_bought_is_shown(
-    run: Run, to_server: list[str], images: list[str], server: "FakeServer"
+def test_an_error_is_one_line_after_the_paid_answers(
+    run: Run, to_server: list[str], images: list[str], server: FakeServer
 ) -> None:
     refusal = {"error": {"code": "budget_exhausted", "message": "The budget is used up."}}
     server.next = [None, None, httpx.Response(429, json=refusal)]
@@ -171,8 +170,8 @@ def test_a_wrong_key_is_not_shown(run: Run, to_server: list[str], images: list[s
     assert "sk-other" not in out + err
 
 
-def test_a_server_cannot_steer_the_terminal(
-    run: Run, to_server: list[str], images: list[str], server: "FakeServer"
+def test_control_characters_of_a_server_are_replaced(
+    run: Run, to_server: list[str], images: list[str], server: FakeServer
 ) -> None:
     server.labels[2] = "\x1b[31m[red]cat\n"
     _, out, _ = run("predict", images[0], "--key", KEY, "--model", "pets")
@@ -182,8 +181,8 @@ def test_a_server_cannot_steer_the_terminal(
     assert err == "500 x: ?[2J\n"
 
 
-def test_a_file_that_is_no_image_costs_nothing(
-    run: Run, to_server: list[str], server: "FakeServer", tmp_path: Path
+def test_a_missing_file_costs_nothing(
+    run: Run, to_server: list[str], server: FakeServer, tmp_path: Path
 ) -> None:
     code, _, err = run("predict", str(tmp_path / "none.png"), "--key", KEY, "--model", "pets")
     assert code == 1
@@ -192,7 +191,7 @@ def test_a_file_that_is_no_image_costs_nothing(
 
 
 @pytest.mark.parametrize("left_out", ["--key", "--model", "IMAGE"])
-def test_what_is_required_is_named(run: Run, left_out: str) -> None:
+def test_a_missing_argument_is_named(run: Run, left_out: str) -> None:
     given = {"--key": ["--key", KEY], "--model": ["--model", "pets"], "IMAGE": ["a.png"]}
     arguments = [word for name, words in given.items() if name != left_out for word in words]
     code, _, err = run("predict", *arguments)
@@ -200,7 +199,7 @@ def test_what_is_required_is_named(run: Run, left_out: str) -> None:
     assert left_out in err
 
 
-def test_the_version_is_the_distributions(run: Run) -> None:
+def test_version_prints_the_distributions_version(run: Run) -> None:
     assert run("--version") == (0, f"stingy {version('stingy')}\n", "")
 
 
@@ -223,7 +222,7 @@ def test_a_command_that_lacks_a_module_names_its_extra(
 
 
 @pytest.mark.parametrize("missing", ["stingy_server.nothing", "stingy_server", "torch.nothing"])
-def test_a_module_that_no_extra_brings_is_a_fault_of_ours(
+def test_a_missing_module_that_is_in_no_extra_is_raised(
     points: list[EntryPoint], monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
     plugin("stingy_fake", monkeypatch, missing=missing)
@@ -233,7 +232,7 @@ def test_a_module_that_no_extra_brings_is_a_fault_of_ours(
         cli.main()
 
 
-def test_a_foreign_command_that_lacks_a_module_is_not_ours_to_explain(
+def test_a_missing_module_of_a_foreign_command_is_raised(
     points: list[EntryPoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plugin("stingy_fake", monkeypatch, missing="torch")
@@ -245,7 +244,7 @@ def test_a_foreign_command_that_lacks_a_module_is_not_ours_to_explain(
 
 @pytest.fixture
 def without_extras(points: list[EntryPoint], tmp_path: Path, monkeypatch: Any) -> None:
-    """Both extras are missing, so that their modules cannot even be imported."""
+    """Add both extras with modules that cannot be imported."""
     (tmp_path / "needs_extra.py").write_text("import a_module_that_an_extra_brings\n")
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("audit", "server"):
@@ -258,20 +257,20 @@ def test_predict_works_without_extras(run: Run, to_server: list[str], images: li
 
 
 @pytest.mark.usefixtures("without_extras")
-def test_help_says_what_the_extras_bring(run: Run) -> None:
+def test_help_names_the_missing_extras(run: Run) -> None:
     _, out, _ = run("--help")
     hint = "More commands: pip install 'stingy[audit]' or pip install 'stingy[server]'"
     assert hint in " ".join(out.split())
 
 
 @pytest.mark.usefixtures("without_extras")
-def test_a_command_of_an_extra_that_is_not_there_says_so(run: Run) -> None:
+def test_a_command_of_a_missing_extra_names_the_extras(run: Run) -> None:
     hint = "pip install 'stingy[audit]' or pip install 'stingy[server]'"
     assert run("serve") == (2, "", f"stingy serve needs: {hint}\n")
 
 
 def test_a_refused_image_is_named(
-    run: Run, to_server: list[str], images: list[str], server: "FakeServer"
+    run: Run, to_server: list[str], images: list[str], server: FakeServer
 ) -> None:
     refusal = {"error": {"code": "bad_image", "message": "The image could not be read."}}
     server.next = [None, httpx.Response(422, json=refusal)]

@@ -1,16 +1,16 @@
-"""Both clients against a server that writes the wire by hand."""
+"""Both clients, with a fake server that writes the wire format by hand."""
 
 import asyncio
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
+from fake_server import PNG, CallClient, FakeServer
 from stingy_clients import (
     Answer,
     AsyncClient,
@@ -23,10 +23,6 @@ from stingy_clients import (
     UnexpectedAnswer,
 )
 
-if TYPE_CHECKING:
-    from tests.clients.conftest import Ask, FakeServer
-
-PNG = b"\x89PNG\r\n\x1a\n"
 MODEL = "/v2/models/pets"
 INFER = "/v2/models/pets/infer"
 
@@ -41,11 +37,11 @@ def pixels(*first: int, size: int = 4) -> np.ndarray:
     return batch
 
 
-def chosen(answers: list[Answer]) -> list[int]:
+def top1_indices(answers: list[Answer]) -> list[int]:
     return [answer.top1.index for answer in answers]
 
 
-def refusal(status: int, code: str) -> httpx.Response:
+def error_response(status: int, code: str) -> httpx.Response:
     return httpx.Response(status, json={"error": {"code": code, "message": "No."}})
 
 
@@ -63,10 +59,12 @@ def binary_answer(indices: list[list[int]]) -> httpx.Response:
     return httpx.Response(200, content=head + data, headers=length)
 
 
-def test_predict_sends_a_file_as_it_is(ask: "Ask", server: "FakeServer", tmp_path: Path) -> None:
+def test_predict_sends_a_file_unchanged(
+    call: CallClient, server: FakeServer, tmp_path: Path
+) -> None:
     path = tmp_path / "cat.png"
     path.write_bytes(png(2))
-    answer = ask(server, lambda client: client.predict(path, model="pets"))
+    answer = call(server, lambda client: client.predict(path, model="pets"))
     assert (answer.label, answer.top1.score, answer.num_classes) == ("cat", -0.812, 5)
     assert answer.indices.tolist() == [2, 3]
     assert (answer.model, answer.version) == ("pets", "1")
@@ -85,13 +83,15 @@ def test_predict_sends_a_file_as_it_is(ask: "Ask", server: "FakeServer", tmp_pat
     ],
     ids=["bytes", "array", "grey", "pillow", "grey pillow"],
 )
-def test_predict_takes_every_kind_of_image(ask: "Ask", server: "FakeServer", image: object) -> None:
-    assert ask(server, lambda client: client.predict(image, model="pets")).label == "dog"
+def test_predict_accepts_every_kind_of_image(
+    call: CallClient, server: FakeServer, image: object
+) -> None:
+    assert call(server, lambda client: client.predict(image, model="pets")).label == "dog"
 
 
-def test_an_array_travels_as_one_binary_tensor(ask: "Ask", server: "FakeServer") -> None:
+def test_an_array_is_sent_as_one_binary_tensor(call: CallClient, server: FakeServer) -> None:
     images = pixels(1)
-    ask(server, lambda client: client.predict(images[0], model="pets"))
+    call(server, lambda client: client.predict(images[0], model="pets"))
     request = server.requests[-1]
     length = int(request.headers["Inference-Header-Content-Length"])
     assert request.url.path == INFER
@@ -109,46 +109,46 @@ def test_an_array_travels_as_one_binary_tensor(ask: "Ask", server: "FakeServer")
     assert request.content[length:] == images.tobytes()
 
 
-def test_predict_batch_keeps_the_order_of_mixed_kinds(ask: "Ask", server: "FakeServer") -> None:
+def test_predict_batch_keeps_the_order_of_mixed_kinds(call: CallClient, server: FakeServer) -> None:
     small, large = pixels(1, 2), pixels(3, size=6)
     images = [png(4), png(0), small[0], small[1], large[0], png(2)]
-    answers = ask(server, lambda client: client.predict_batch(images, model="pets"))
-    assert chosen(answers) == [4, 0, 1, 2, 3, 2]
+    answers = call(server, lambda client: client.predict_batch(images, model="pets"))
+    assert top1_indices(answers) == [4, 0, 1, 2, 3, 2]
     assert server.paths == [MODEL, *[INFER] * 4]
     assert server.charged == 6
 
 
-def test_predict_batch_asks_in_chunks_of_max_batch(ask: "Ask", server: "FakeServer") -> None:
+def test_predict_batch_sends_chunks_of_max_batch(call: CallClient, server: FakeServer) -> None:
     images = pixels(0, 1, 2, 3, 4, 0, 1)
-    answers = ask(server, lambda client: client.predict_batch(images, model="pets"))
-    assert chosen(answers) == [0, 1, 2, 3, 4, 0, 1]
+    answers = call(server, lambda client: client.predict_batch(images, model="pets"))
+    assert top1_indices(answers) == [0, 1, 2, 3, 4, 0, 1]
     assert server.paths == [MODEL, INFER, INFER, INFER]
 
 
-def test_no_images_cost_nothing(ask: "Ask", server: "FakeServer") -> None:
-    assert ask(server, lambda client: client.predict_batch([], model="pets")) == []
+def test_an_empty_batch_costs_nothing(call: CallClient, server: FakeServer) -> None:
+    assert call(server, lambda client: client.predict_batch([], model="pets")) == []
     assert server.charged == 0
 
 
-def test_an_error_carries_what_was_already_bought(ask: "Ask", server: "FakeServer") -> None:
-    server.next = [None, None, refusal(429, "budget_exhausted")]
+def test_an_error_has_the_answers_already_paid_for(call: CallClient, server: FakeServer) -> None:
+    server.next = [None, None, error_response(429, "budget_exhausted")]
     with pytest.raises(BudgetExhausted) as caught:
-        ask(server, lambda client: client.predict_batch(pixels(*range(5)), model="pets"))
-    assert chosen(caught.value.answered) == [0, 1, 2]
+        call(server, lambda client: client.predict_batch(pixels(*range(5)), model="pets"))
+    assert top1_indices(caught.value.answered) == [0, 1, 2]
     assert len(server.requests) == 3
 
 
-def test_nothing_is_sent_if_one_image_is_none(ask: "Ask", server: "FakeServer") -> None:
+def test_nothing_is_sent_if_one_image_is_bad(call: CallClient, server: FakeServer) -> None:
     with pytest.raises(BadInput):
-        ask(server, lambda client: client.predict_batch([png(1), b"GIF89a"], model="pets"))
+        call(server, lambda client: client.predict_batch([png(1), b"GIF89a"], model="pets"))
     assert server.requests == []
 
 
-def test_predict_tensor_is_one_request(ask: "Ask", server: "FakeServer") -> None:
-    def twice(client: Client) -> object:
+def test_predict_tensor_is_one_request(call: CallClient, server: FakeServer) -> None:
+    def predict(client: Client) -> object:
         return client.predict_tensor(pixels(1, 4), model="pets")
 
-    indices, scores = ask(server, twice)
+    indices, scores = call(server, predict)
     assert (indices.dtype, scores.dtype) == (np.int64, np.float32)
     assert indices.tolist() == [[1, 2], [4, 0]]
     assert scores.tolist() == np.array([[-0.812, -1.427]] * 2, np.float32).tolist()
@@ -158,28 +158,30 @@ def test_predict_tensor_is_one_request(ask: "Ask", server: "FakeServer") -> None
 
 
 @pytest.mark.parametrize("count", [0, 4])
-def test_predict_tensor_refuses_more_than_one_request(
-    ask: "Ask", server: "FakeServer", count: int
+def test_predict_tensor_refuses_a_wrong_number_of_images(
+    call: CallClient, server: FakeServer, count: int
 ) -> None:
     with pytest.raises(BadInput, match=f"expected 1 to 3 images, got {count}"):
-        ask(server, lambda client: client.predict_tensor(pixels(*[0] * count), model="pets"))
+        call(server, lambda client: client.predict_tensor(pixels(*[0] * count), model="pets"))
     assert server.charged == 0
 
 
-def test_a_policy_without_scores_gives_none(ask: "Ask", server: "FakeServer") -> None:
+def test_scores_are_none_if_the_policy_has_none(call: CallClient, server: FakeServer) -> None:
     server.with_scores = False
-    assert ask(server, lambda client: client.predict(png(1), model="pets")).scores is None
-    assert ask(server, lambda client: client.predict(pixels(1)[0], model="pets")).scores is None
-    assert ask(server, lambda client: client.predict_tensor(pixels(1), model="pets"))[1] is None
+    assert call(server, lambda client: client.predict(png(1), model="pets")).scores is None
+    assert call(server, lambda client: client.predict(pixels(1)[0], model="pets")).scores is None
+    assert call(server, lambda client: client.predict_tensor(pixels(1), model="pets"))[1] is None
 
 
-def test_both_ways_of_asking_give_the_same_answer(ask: "Ask", server: "FakeServer") -> None:
-    by_file = ask(server, lambda client: client.predict(png(3), model="pets"))
-    (by_tensor,) = ask(server, lambda client: client.predict_batch([png(3)], model="pets"))
+def test_file_and_tensor_requests_give_the_same_answer(
+    call: CallClient, server: FakeServer
+) -> None:
+    by_file = call(server, lambda client: client.predict(png(3), model="pets"))
+    (by_tensor,) = call(server, lambda client: client.predict_batch([png(3)], model="pets"))
     assert by_file == by_tensor
 
 
-def test_the_model_is_asked_about_once(server: "FakeServer") -> None:
+def test_model_metadata_is_requested_once(server: FakeServer) -> None:
     with Client("http://stingy.test", "sk-very-secret-key", transport=mock(server)) as client:
         info = client.model("pets")
         client.predict(png(1), model="pets")
@@ -189,7 +191,7 @@ def test_the_model_is_asked_about_once(server: "FakeServer") -> None:
     assert info.image_size == (8, 8)
 
 
-def test_a_new_version_is_noticed(server: "FakeServer") -> None:
+def test_a_new_model_version_refreshes_the_metadata(server: FakeServer) -> None:
     with Client("http://stingy.test", "sk-very-secret-key", transport=mock(server)) as client:
         client.predict(pixels(1)[0], model="pets")
         server.version, server.labels = "2", ["b", "c", "d", "e", "f", "g"]
@@ -200,14 +202,14 @@ def test_a_new_version_is_noticed(server: "FakeServer") -> None:
     assert server.charged == 3
 
 
-def test_usage_counts_images(ask: "Ask", server: "FakeServer") -> None:
-    ask(server, lambda client: client.predict_batch(pixels(0, 1), model="pets"))
-    usage = ask(server, lambda client: client.usage())
+def test_usage_counts_images(call: CallClient, server: FakeServer) -> None:
+    call(server, lambda client: client.predict_batch(pixels(0, 1), model="pets"))
+    usage = call(server, lambda client: client.usage())
     assert (usage.key, usage.budget, usage.used, usage.remaining) == ("abcd1234", 500, 2, 498)
 
 
 @pytest.mark.parametrize(
-    ("met", "expected"),
+    ("outcome", "expected"),
     [
         (200, True),
         (503, False),
@@ -215,38 +217,38 @@ def test_usage_counts_images(ask: "Ask", server: "FakeServer") -> None:
         (httpx.ReadTimeout("silent"), False),
     ],
 )
-def test_ready_is_one_question(
-    ask: "Ask", server: "FakeServer", met: int | Exception, expected: bool
+def test_ready_sends_one_request(
+    call: CallClient, server: FakeServer, outcome: int | Exception, expected: bool
 ) -> None:
-    server.next = [httpx.Response(met) if isinstance(met, int) else met]
-    assert ask(server, lambda client: client.ready()) is expected
+    server.next = [httpx.Response(outcome) if isinstance(outcome, int) else outcome]
+    assert call(server, lambda client: client.ready()) is expected
     assert server.paths == ["/v2/health/ready"]
 
 
-def test_ready_does_not_hide_another_server(ask: "Ask", server: "FakeServer") -> None:
+def test_ready_raises_if_the_server_is_not_stingy(call: CallClient, server: FakeServer) -> None:
     server.next = [httpx.Response(404)]
     with pytest.raises(NotFound):
-        ask(server, lambda client: client.ready())
+        call(server, lambda client: client.ready())
 
 
-def test_a_post_without_an_answer_is_never_sent_again(ask: "Ask", server: "FakeServer") -> None:
+def test_a_post_without_a_response_is_never_retried(call: CallClient, server: FakeServer) -> None:
     for failure in (httpx.ReadTimeout("x"), httpx.ReadError("x"), httpx.ConnectError("x")):
         server.requests.clear()
         server.next = [None, failure]
         with pytest.raises(TransportError):
-            ask(server, lambda client: client.predict(png(1), model="pets"))
+            call(server, lambda client: client.predict(png(1), model="pets"))
         assert server.paths == [MODEL, "/v1/predict/pets"]
 
 
-def test_a_busy_server_is_asked_again(ask: "Ask", server: "FakeServer") -> None:
+def test_a_post_to_a_busy_server_is_retried(call: CallClient, server: FakeServer) -> None:
     busy = httpx.Response(503, headers={"Retry-After": "0"})
     server.next = [None, busy, busy]
-    assert ask(server, lambda client: client.predict(png(1), model="pets")).label == "bee"
+    assert call(server, lambda client: client.predict(png(1), model="pets")).label == "bee"
     assert server.paths.count("/v1/predict/pets") == 3
 
 
-def test_the_wait_before_a_retry_is_kept(
-    ask: "Ask", server: "FakeServer", monkeypatch: pytest.MonkeyPatch
+def test_the_client_waits_before_a_retry(
+    call: CallClient, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
 
@@ -257,14 +259,14 @@ def test_the_wait_before_a_retry_is_kept(
     monkeypatch.setattr("stingy_clients.client.time", SimpleNamespace(sleep=waits.append))
     monkeypatch.setattr("stingy_clients.aio.asyncio", asynchronous)
     server.next = [None, httpx.Response(503, headers={"Retry-After": "7"})]
-    ask(server, lambda client: client.predict(png(1), model="pets"))
+    call(server, lambda client: client.predict(png(1), model="pets"))
     assert waits == [0, 0, 7]
 
 
-def test_a_refusal_by_the_gate_is_not_asked_again(ask: "Ask", server: "FakeServer") -> None:
-    server.next = [None, refusal(500, "refused")]
+def test_a_refusal_by_the_gate_is_not_retried(call: CallClient, server: FakeServer) -> None:
+    server.next = [None, error_response(500, "refused")]
     with pytest.raises(ServerError, match="500 refused: No"):
-        ask(server, lambda client: client.predict(png(1), model="pets"))
+        call(server, lambda client: client.predict(png(1), model="pets"))
     assert len(server.requests) == 2
 
 
@@ -286,34 +288,34 @@ def test_a_refusal_by_the_gate_is_not_asked_again(ask: "Ask", server: "FakeServe
         },
     ],
 )
-def test_a_json_answer_that_is_off_is_refused(
-    ask: "Ask", server: "FakeServer", change: dict[str, object]
+def test_a_faulty_json_answer_is_refused(
+    call: CallClient, server: FakeServer, change: dict[str, object]
 ) -> None:
     answers = [{"classes": [{"index": 1, "label": "bee", "score": -0.5}]}]
     body = {"model": "pets", "version": "1", "answers": answers} | change
     server.next = [None, httpx.Response(200, content=json.dumps(body))]
     with pytest.raises(UnexpectedAnswer):
-        ask(server, lambda client: client.predict(png(1), model="pets"))
+        call(server, lambda client: client.predict(png(1), model="pets"))
 
 
 @pytest.mark.parametrize("indices", [[[5, 0]], [[0, 0]], [[-1, 0]]])
-def test_a_binary_answer_with_values_that_are_off_is_refused(
-    ask: "Ask", server: "FakeServer", indices: list[list[int]]
+def test_a_binary_answer_with_bad_indices_is_refused(
+    call: CallClient, server: FakeServer, indices: list[list[int]]
 ) -> None:
     server.next = [None, binary_answer(indices)]
     with pytest.raises(UnexpectedAnswer):
-        ask(server, lambda client: client.predict_tensor(pixels(1), model="pets"))
+        call(server, lambda client: client.predict_tensor(pixels(1), model="pets"))
 
 
-def test_metadata_of_another_model_is_refused(ask: "Ask", server: "FakeServer") -> None:
+def test_metadata_of_another_model_is_refused(call: CallClient, server: FakeServer) -> None:
     server.next = [httpx.Response(200, json=server.metadata() | {"name": "others"})]
     with pytest.raises(UnexpectedAnswer):
-        ask(server, lambda client: client.model("pets"))
+        call(server, lambda client: client.model("pets"))
 
 
-def test_a_model_name_is_one_path_segment(ask: "Ask", server: "FakeServer") -> None:
+def test_a_model_name_is_quoted_as_one_path_segment(call: CallClient, server: FakeServer) -> None:
     with pytest.raises(NotFound):
-        ask(server, lambda client: client.model("a/../b?c"))
+        call(server, lambda client: client.model("a/../b?c"))
     assert server.requests[0].url.raw_path == b"/v2/models/a%2F..%2Fb%3Fc"
 
 
@@ -339,7 +341,7 @@ def test_the_key_is_never_shown(kind: type[Client] | type[AsyncClient]) -> None:
         ("http://stingy.test", "sk-sécret"),
     ],
 )
-def test_a_useless_url_or_key_is_refused_without_showing_it(
+def test_a_bad_url_or_key_is_refused_and_not_shown(
     kind: type[Client] | type[AsyncClient], url: str, key: str
 ) -> None:
     with pytest.raises(BadInput) as caught:
@@ -352,30 +354,30 @@ def test_negative_retries_are_refused() -> None:
         Client("http://stingy.test", "sk", retries=-1)
 
 
-def test_a_url_may_have_a_path(server: "FakeServer") -> None:
+def test_a_url_may_have_a_path(server: FakeServer) -> None:
     client = Client("http://stingy.test/api/", "sk-very-secret-key", transport=mock(server))
     with client, pytest.raises(NotFound):
         client.usage()
     assert server.paths == ["/api/v1/usage"]
 
 
-def mock(server: "FakeServer") -> httpx.MockTransport:
+def mock(server: FakeServer) -> httpx.MockTransport:
     return httpx.MockTransport(server)
 
 
-def test_a_closed_client_says_that_it_is_closed(server: "FakeServer") -> None:
+def test_a_closed_client_raises_bad_input(server: FakeServer) -> None:
     transport = httpx.MockTransport(server)
     with Client("http://stingy.test", "key", transport=transport) as client:
         pass
-    for ask in (client.usage, client.ready, lambda: client.predict(png(1), model="pets")):
+    for method in (client.usage, client.ready, lambda: client.predict(png(1), model="pets")):
         with pytest.raises(BadInput, match="expected an open client, got a closed one"):
-            ask()
+            method()
 
-    async def later() -> None:
+    async def use_closed() -> None:
         async with AsyncClient("http://stingy.test", "key", transport=transport) as client:
             pass
         await client.usage()
 
     with pytest.raises(BadInput, match="expected an open client, got a closed one"):
-        asyncio.run(later())
+        asyncio.run(use_closed())
     assert server.requests == []

@@ -1,4 +1,4 @@
-"""The tree of errors and what a status and a body turn into."""
+"""The tree of errors, and the error for each status and body."""
 
 import copy
 import pickle
@@ -17,10 +17,10 @@ from stingy_clients import (
     Unavailable,
     UnexpectedAnswer,
 )
-from stingy_clients.replies import refusal
+from stingy_clients.replies import error_from_response
 
 
-def answered(status: int, code: str, **headers: str) -> httpx.Response:
+def error_response(status: int, code: str, **headers: str) -> httpx.Response:
     body = {"code": code, "message": "A fixed sentence.", "request_id": "r-1"}
     return httpx.Response(status, json={"error": body}, headers=headers)
 
@@ -47,19 +47,17 @@ def answered(status: int, code: str, **headers: str) -> httpx.Response:
         (504, "deadline", ServerError),
     ],
 )
-def test_every_error_of_the_wire_has_its_class(
-    status: int, code: str, kind: type[ApiError]
-) -> None:
-    error = refusal(answered(status, code))
+def test_every_wire_error_has_its_class(status: int, code: str, kind: type[ApiError]) -> None:
+    error = error_from_response(error_response(status, code))
     assert type(error) is kind
     assert isinstance(error, ClientError)
     assert str(error) == f"{status} {code}: A fixed sentence. (request r-1)"
 
 
 @pytest.mark.parametrize("status", [204, 301, 302, 307, 304])
-def test_a_status_without_an_answer_is_unexpected(status: int) -> None:
-    headers = {"Location": "http://elsewhere.test/"} if status in (301, 302, 307) else {}
-    error = refusal(httpx.Response(status, headers=headers))
+def test_a_status_other_than_200_is_unexpected(status: int) -> None:
+    headers = {"Location": "http://other.test/"} if status in (301, 302, 307) else {}
+    error = error_from_response(httpx.Response(status, headers=headers))
     assert type(error) is UnexpectedAnswer
     assert ("redirects are not followed" in str(error)) == bool(headers)
 
@@ -75,16 +73,16 @@ def test_a_status_without_an_answer_is_unexpected(status: int) -> None:
         b'{"error": {"code": "x", "message": "' + b"y" * 501 + b'"}}',
     ],
 )
-def test_a_proxys_words_stay_out_of_the_error(body: bytes) -> None:
-    error = refusal(httpx.Response(502, content=body))
+def test_a_proxys_text_is_not_in_the_error(body: bytes) -> None:
+    error = error_from_response(httpx.Response(502, content=body))
     assert type(error) is ServerError
-    assert str(error) == "502 http_502: the answer gives no reason"
+    assert str(error) == "502 http_502: the response gives no reason"
 
 
 def test_an_error_survives_pickling_and_copying() -> None:
-    error = refusal(answered(503, "draining", **{"Retry-After": "5"}))
+    error = error_from_response(error_response(503, "draining", **{"Retry-After": "5"}))
     error.answered = []
-    for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):  # noqa: S301 - our own bytes
-        assert type(twin) is Unavailable
-        assert str(twin) == str(error)
-        assert (twin.retry_after, twin.request_id, twin.answered) == (5.0, "r-1", [])
+    for copied in (pickle.loads(pickle.dumps(error)), copy.copy(error)):  # noqa: S301 - our own bytes
+        assert type(copied) is Unavailable
+        assert str(copied) == str(error)
+        assert (copied.retry_after, copied.request_id, copied.answered) == (5.0, "r-1", [])

@@ -1,4 +1,4 @@
-"""Which requests are sent again, and after how long: the flows driven without I/O."""
+"""The flows without I/O: the requests that are retried, and the waits."""
 
 import httpx
 import pytest
@@ -27,7 +27,7 @@ def busy(status: int = 503, code: str = "overloaded", after: str | None = None) 
 
 
 def drive(flow: Flow[T], *replies: Reply) -> tuple[list[float], T | ClientError]:
-    """The waits before every call of the flow, and how it ended."""
+    """Run the flow on these replies, and return the wait before each call and its result."""
     waits = []
     try:
         call = next(flow)
@@ -39,7 +39,7 @@ def drive(flow: Flow[T], *replies: Reply) -> tuple[list[float], T | ClientError]
         return waits, result
     except ClientError as error:
         return waits, error
-    raise AssertionError("the flow asks again")
+    raise AssertionError("the flow sends another request")
 
 
 def send(call: Call, *replies: Reply, retries: int = 3) -> tuple[list[float], object]:
@@ -47,19 +47,19 @@ def send(call: Call, *replies: Reply, retries: int = 3) -> tuple[list[float], ob
 
 
 @pytest.mark.parametrize("call", [GET, POST])
-def test_a_busy_server_is_asked_again_when_it_says(call: Call) -> None:
+def test_a_retry_waits_as_long_as_the_server_asks(call: Call) -> None:
     assert send(call, busy(after="2"), busy(after="90"), GOOD) == ([0.0, 2.0, 30.0], GOOD)
 
 
 @pytest.mark.parametrize("call", [GET, POST])
-def test_a_busy_server_that_names_no_time_is_asked_again_later_and_later(call: Call) -> None:
+def test_retries_without_a_named_time_wait_longer_each_time(call: Call) -> None:
     waits, end = send(call, busy(), busy(), busy(), GOOD)
     assert end is GOOD
     assert waits[0] == 0
     assert all(0.1 <= wait <= bound for wait, bound in zip(waits[1:], (0.2, 0.4, 0.8), strict=True))
 
 
-def test_the_retries_end() -> None:
+def test_the_last_error_is_raised_after_all_retries() -> None:
     waits, end = send(POST, *[busy(after="1")] * 3, retries=2)
     assert (waits, type(end)) == ([0.0, 1.0, 1.0], Unavailable)
     waits, end = send(POST, busy(after="1"), retries=0)
@@ -69,17 +69,17 @@ def test_the_retries_end() -> None:
 def test_a_retry_sends_the_same_request() -> None:
     flow = Flows(retries=1)._send(POST)
     first = next(flow)
-    again = flow.send(busy(after="3"))
+    second = flow.send(busy(after="3"))
     assert first is POST
-    assert again == Call("POST", POST.path, POST.content, POST.headers, wait=3.0)
+    assert second == Call("POST", POST.path, POST.content, POST.headers, wait=3.0)
 
 
-def test_an_exhausted_budget_is_never_asked_again() -> None:
+def test_an_exhausted_budget_is_never_retried() -> None:
     _, end = send(POST, busy(429, "budget_exhausted", after="1"))
     assert type(end) is BudgetExhausted
 
 
-def test_too_many_requests_are_asked_again_only_if_a_time_is_named() -> None:
+def test_a_rate_limit_is_retried_only_if_a_time_is_named() -> None:
     assert send(POST, busy(429, "rate_limited", after="4"), GOOD) == ([0.0, 4.0], GOOD)
     _, end = send(POST, busy(429, "rate_limited"))
     assert type(end) is Unavailable
@@ -102,7 +102,7 @@ TIMEOUTS = [httpx.ConnectTimeout("x"), httpx.ReadTimeout("x"), httpx.WriteTimeou
 
 
 @pytest.mark.parametrize("failure", FAILURES, ids=repr)
-def test_a_lost_connection_is_tried_again_for_a_get_only(failure: httpx.RequestError) -> None:
+def test_a_lost_connection_is_retried_for_a_get_only(failure: httpx.RequestError) -> None:
     waits, end = send(GET, failure, failure, GOOD)
     assert end is GOOD
     assert len(waits) == 3
@@ -123,14 +123,14 @@ def test_a_broken_encoding_is_final() -> None:
     assert type(end) is UnexpectedAnswer
 
 
-def test_the_cause_stays_with_the_error() -> None:
+def test_an_error_keeps_its_cause() -> None:
     failure = httpx.ConnectError("refused")
     _, end = send(POST, failure)
     assert isinstance(end, TransportError)
     assert end.__cause__ is failure
 
 
-def test_a_body_that_is_not_usage_is_refused() -> None:
+def test_a_body_other_than_usage_is_refused() -> None:
     for body in (b"", b"null", b"[]", b'{"key": "k", "budget": "5", "used": 0, "remaining": 5}'):
         _, end = drive(Flows(retries=0).usage(), httpx.Response(200, content=body))
         assert type(end) is UnexpectedAnswer

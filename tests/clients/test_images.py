@@ -1,4 +1,4 @@
-"""What is taken as an image, what is refused unsent, and how images are batched."""
+"""Images: the kinds that are accepted, the refusals before sending, and the batches."""
 
 from pathlib import Path
 
@@ -10,7 +10,13 @@ from PIL import Image
 
 from stingy_clients import BadInput
 from stingy_clients import images as module
-from stingy_clients.images import Payload, batches, payload, payloads, pixel_batch
+from stingy_clients.images import (
+    Payload,
+    check_pixel_batch,
+    encode_image,
+    encode_images,
+    split_batches,
+)
 
 PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8\xff"
@@ -21,41 +27,41 @@ def zeros(*shape: int, dtype: str = "uint8") -> np.ndarray:
 
 
 @pytest.mark.parametrize("data", [PNG + b"rest", JPEG + b"rest"])
-def test_files_travel_as_they_are(tmp_path: Path, data: bytes) -> None:
+def test_files_are_sent_unchanged(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "image"
     path.write_bytes(data)
-    assert payload(path) == payload(str(path)) == payload(data) == data
+    assert encode_image(path) == encode_image(str(path)) == encode_image(data) == data
 
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a", PNG[:-1], JPEG[:-1], b"x" + PNG])
-def test_a_file_that_is_neither_jpeg_nor_png_is_named(tmp_path: Path, data: bytes) -> None:
+def test_a_file_that_is_neither_jpeg_nor_png_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "image.png"
     path.write_bytes(data)
     with pytest.raises(BadInput, match=r"expected a JPEG or PNG, got the file .*image\.png"):
-        payload(path)
+        encode_image(path)
     with pytest.raises(BadInput, match="expected a JPEG or PNG, got bytes"):
-        payload(data)
+        encode_image(data)
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_refused_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"got .*none\.png: No such file"):
-        payload(tmp_path / "none.png")
+        encode_image(tmp_path / "none.png")
     with pytest.raises(BadInput, match="directory"):
-        payload(tmp_path)
+        encode_image(tmp_path)
     with pytest.raises(BadInput, match="not a path"):
-        payload("a\0b")
+        encode_image("a\0b")
 
 
 def test_grey_arrays_become_three_equal_channels() -> None:
     grey = np.arange(6, dtype=np.uint8).reshape(2, 3)
-    found = payload(grey)
+    found = encode_image(grey)
     assert isinstance(found, np.ndarray)
     assert found.shape == (2, 3, 3)
     assert all((found[:, :, channel] == grey).all() for channel in range(3))
 
 
 def test_pillow_images_become_rgb_pixels() -> None:
-    found = payload(Image.new("RGBA", (3, 2), (10, 20, 30, 255)))
+    found = encode_image(Image.new("RGBA", (3, 2), (10, 20, 30, 255)))
     assert isinstance(found, np.ndarray)
     assert found.dtype == np.uint8
     assert found.tolist() == [[[10, 20, 30]] * 3] * 2
@@ -65,7 +71,7 @@ def test_a_truncated_pillow_image_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "whole.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])
     with Image.open(tmp_path / "cut.png") as image, pytest.raises(BadInput, match="cannot be read"):
-        payload(image)
+        encode_image(image)
 
 
 @pytest.mark.parametrize(
@@ -85,9 +91,9 @@ def test_a_truncated_pillow_image_is_refused(tmp_path: Path) -> None:
         (3, "got int"),
     ],
 )
-def test_anything_else_is_refused_with_a_reason(image: object, reason: str) -> None:
+def test_other_kinds_of_image_are_refused_with_a_reason(image: object, reason: str) -> None:
     with pytest.raises(BadInput, match=reason):
-        payload(image)
+        encode_image(image)
 
 
 @pytest.mark.parametrize(
@@ -104,14 +110,14 @@ def test_anything_else_is_refused_with_a_reason(image: object, reason: str) -> N
         (zeros(2, 0, 4, 3), r"got the shape \[2, 0, 4, 3\]"),
     ],
 )
-def test_one_image_is_not_taken_for_many(images: object, reason: str) -> None:
+def test_a_single_image_is_refused_as_a_batch(images: object, reason: str) -> None:
     with pytest.raises(BadInput, match=reason):
-        payloads(images)
+        encode_images(images)
 
 
-def test_a_tensor_is_an_array() -> None:
+def test_a_list_is_refused_as_a_tensor() -> None:
     with pytest.raises(BadInput, match="got list"):
-        pixel_batch([[1]])
+        check_pixel_batch([[1]])
 
 
 FILES = st.binary(max_size=4).map(lambda rest: PNG + rest)
@@ -122,8 +128,8 @@ PIXELS = st.tuples(st.integers(1, 2), st.integers(0, 255)).map(
 
 @settings(deadline=None, max_examples=100)
 @given(st.lists(FILES | PIXELS, max_size=12), st.integers(1, 4))
-def test_batches_hold_every_image_once_and_in_order(items: list[Payload], most: int) -> None:
-    made = list(batches(items, most=most))
+def test_batches_contain_every_image_once_and_in_order(items: list[Payload], most: int) -> None:
+    made = list(split_batches(items, most=most))
     assert all(1 <= len(batch) <= most for batch in made)
     flat = [image for batch in made for image in batch]
     assert len(flat) == len(items)
@@ -134,18 +140,18 @@ def test_batches_hold_every_image_once_and_in_order(items: list[Payload], most: 
 
 def test_neighbours_of_one_kind_share_a_batch() -> None:
     items: list[Payload] = [PNG, PNG, zeros(2, 2, 3), zeros(2, 2, 3), zeros(3, 2, 3), PNG]
-    assert [len(batch) for batch in batches(items, most=9)] == [2, 2, 1, 1]
+    assert [len(batch) for batch in split_batches(items, most=9)] == [2, 2, 1, 1]
 
 
 def test_a_batch_stays_below_the_servers_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REQUEST_BYTES", 100)
     array = zeros(10, 4, 4, 3)  # 48 bytes an image
-    assert [len(batch) for batch in batches(array, most=256)] == [2] * 5
-    assert [len(batch) for batch in batches(list(array), most=256)] == [2] * 5
+    assert [len(batch) for batch in split_batches(array, most=256)] == [2] * 5
+    assert [len(batch) for batch in split_batches(list(array), most=256)] == [2] * 5
     files: list[Payload] = [PNG + bytes(size) for size in (42, 42, 1, 200, 1)]
-    assert [len(batch) for batch in batches(files, most=256)] == [2, 1, 1, 1]
-    assert [len(batch) for batch in batches(zeros(2, 9, 9, 3), most=256)] == [1, 1]
+    assert [len(batch) for batch in split_batches(files, most=256)] == [2, 1, 1, 1]
+    assert [len(batch) for batch in split_batches(zeros(2, 9, 9, 3), most=256)] == [1, 1]
 
 
 def test_an_empty_array_has_no_batches() -> None:
-    assert list(batches(payloads(zeros(0, 4, 4, 3)), most=3)) == []
+    assert list(split_batches(encode_images(zeros(0, 4, 4, 3)), most=3)) == []

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol to the byte, and every way in which an answer can be off."""
+"""The Open Inference Protocol to the byte, and every kind of faulty response."""
 
 import json
 import math
@@ -30,7 +30,7 @@ def tensor(name: str, datatype: str, shape: list[int], size: int) -> Document:
 
 
 def response(change: Callable[[Document], object] = lambda document: None) -> tuple[bytes, str]:
-    """Two images, two classes each, written by hand; `change` may spoil the JSON part."""
+    """Build a response by hand, for two images with two classes. `change` may edit the JSON."""
     document: Document = {
         "model_name": "pets",
         "model_version": "1",
@@ -49,7 +49,7 @@ def decode(content: bytes, length: str | None) -> Tensors:
     return decode_response(content, length, model="pets", count=2)
 
 
-def test_encoded_files_travel_behind_their_lengths() -> None:
+def test_encoded_files_are_sent_after_their_lengths() -> None:
     headers, content = encode_request((b"abc", b""))
     length = int(headers[LENGTH_HEADER])
     (sent,) = json.loads(content[:length])["inputs"]
@@ -57,15 +57,15 @@ def test_encoded_files_travel_behind_their_lengths() -> None:
     assert content[length:] == b"\x03\0\0\0abc\0\0\0\0"
 
 
-def test_pixels_travel_row_by_row_even_if_they_lie_otherwise_in_memory() -> None:
+def test_pixels_are_sent_row_by_row_for_any_memory_layout() -> None:
     pixels = np.arange(24, dtype=np.uint8).reshape(1, 2, 4, 3)
-    for laid in (pixels.transpose(0, 2, 1, 3), np.asfortranarray(pixels)):
-        headers, content = encode_request(laid)
-        rows = bytes(laid.ravel(order="C").tolist())
+    for array in (pixels.transpose(0, 2, 1, 3), np.asfortranarray(pixels)):
+        headers, content = encode_request(array)
+        rows = bytes(array.ravel(order="C").tolist())
         assert content[int(headers[LENGTH_HEADER]) :] == rows
 
 
-def test_an_answer_is_read_in_any_order_of_outputs() -> None:
+def test_a_response_is_decoded_in_any_order_of_outputs() -> None:
     found = decode(*response())
     assert found.indices.tolist() == [[3, 1], [0, 2]]
     assert found.scores is not None
@@ -120,7 +120,7 @@ SPOILED: dict[str, Callable[[Document], object]] = {
 
 
 @pytest.mark.parametrize("name", SPOILED)
-def test_an_answer_that_is_off_is_refused(name: str) -> None:
+def test_a_faulty_response_is_refused(name: str) -> None:
     with pytest.raises(UnexpectedAnswer):
         decode(*response(SPOILED[name]))
 
@@ -128,12 +128,12 @@ def test_an_answer_that_is_off_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     "length", [None, "", "-1", "x", "1.0", "²", "9" * 5000, "999999", "0", "5"]
 )
-def test_a_length_that_is_off_is_refused(length: str | None) -> None:
+def test_a_faulty_length_is_refused(length: str | None) -> None:
     with pytest.raises(UnexpectedAnswer):
         decode(response()[0], length)
 
 
-def test_bytes_missing_or_left_over_are_refused() -> None:
+def test_missing_or_extra_bytes_are_refused() -> None:
     content, length = response()
     for spoiled in (content[:-1], content + b"\0", content[: int(length)]):
         with pytest.raises(UnexpectedAnswer):
@@ -142,7 +142,7 @@ def test_bytes_missing_or_left_over_are_refused() -> None:
 
 @settings(deadline=None, max_examples=200)
 @given(st.data())
-def test_a_damaged_answer_is_read_or_refused_and_nothing_else(data: st.DataObject) -> None:
+def test_a_damaged_response_is_either_decoded_or_refused(data: st.DataObject) -> None:
     content, length = response()
     at = data.draw(st.integers(0, len(content) - 1))
     cut = data.draw(st.integers(0, 4))
@@ -162,7 +162,7 @@ def tensors(indices: list[list[int]], scores: list[list[float]] | None) -> Tenso
     return Tensors("1", np.array(indices, np.int64), values)
 
 
-def test_values_in_range_pass() -> None:
+def test_values_in_range_are_accepted() -> None:
     check_values(tensors([[0, 4], [4, 0]], [[0, -1], [-1, 0]]), num_classes=5)
     check_values(tensors([[2], [2]], None), num_classes=3)
 
@@ -177,7 +177,7 @@ def test_values_in_range_pass() -> None:
         ([[0, 1]], [[0.0, -math.inf]]),
     ],
 )
-def test_values_that_are_off_are_refused(
+def test_values_out_of_range_are_refused(
     indices: list[list[int]], scores: list[list[float]] | None
 ) -> None:
     with pytest.raises(UnexpectedAnswer):
@@ -185,6 +185,6 @@ def test_values_that_are_off_are_refused(
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"name": "stingy", "extensions": []}', b"\xff"])
-def test_other_metadata_is_refused(content: bytes) -> None:
+def test_metadata_of_another_server_is_refused(content: bytes) -> None:
     with pytest.raises(UnexpectedAnswer):
         decode_metadata(content)

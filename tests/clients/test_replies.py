@@ -1,4 +1,4 @@
-"""How long to wait, and which failures say that images may have been charged."""
+"""The waits before retries, and the failures that warn of a possible charge."""
 
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -7,13 +7,15 @@ import httpx
 import pytest
 
 from stingy_clients import ApiError, ClientError, TransportError, UnexpectedAnswer
-from stingy_clients.replies import broken, refusal, wait_before_retry
+from stingy_clients.replies import error_from_failure, error_from_response, wait_before_retry
 
 OVERFLOW = "Wed, 21 Oct 2015 07:28:00 +" + "9" * 30
 
 
 def retry_after(header: str) -> float | None:
-    error = refusal(httpx.Response(503, headers=[(b"Retry-After", header.encode("latin-1"))]))
+    error = error_from_response(
+        httpx.Response(503, headers=[(b"Retry-After", header.encode("latin-1"))])
+    )
     assert isinstance(error, ApiError)
     return error.retry_after
 
@@ -33,11 +35,11 @@ def test_retry_after_may_be_a_date() -> None:
 
 
 @pytest.mark.parametrize("header", ["", "-1", "soon", "1.5", "1e400", "²", OVERFLOW])
-def test_another_retry_after_counts_as_none(header: str) -> None:
+def test_an_invalid_retry_after_counts_as_none(header: str) -> None:
     assert retry_after(header) is None
 
 
-def test_the_wait_is_what_the_server_asks_but_30_seconds_at_most() -> None:
+def test_the_wait_is_the_servers_but_at_most_30_seconds() -> None:
     def wait(seconds: float) -> float:
         return wait_before_retry(ApiError(503, "draining", "x", "", seconds), 0)
 
@@ -67,15 +69,18 @@ def test_the_wait_grows_from_a_tenth_to_two_seconds(attempt: int) -> None:
         (httpx.RemoteProtocolError("x"), True),
     ],
 )
-def test_a_lost_post_says_whether_it_may_have_been_charged(
+def test_the_error_of_a_lost_post_warns_of_a_charge(
     failure: httpx.RequestError, charged: bool
 ) -> None:
-    post, get = broken(failure, method="POST"), broken(failure, method="GET")
+    post, get = (
+        error_from_failure(failure, method="POST"),
+        error_from_failure(failure, method="GET"),
+    )
     assert type(post) is type(get) is TransportError
     assert ("may have been charged" in str(post)) is charged
     assert "charged" not in str(get)
 
 
 def test_a_broken_encoding_is_an_unexpected_answer() -> None:
-    error: ClientError = broken(httpx.DecodingError("x"), method="GET")
+    error: ClientError = error_from_failure(httpx.DecodingError("x"), method="GET")
     assert type(error) is UnexpectedAnswer

@@ -7,24 +7,25 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import pytest
 
+from fake_server import KEY, FakeServer
+from fake_server import PNG as SIGNATURE
 from stingy_clients import AuthError, Client, TransportError, UnexpectedAnswer
 
-if TYPE_CHECKING:
-    from tests.clients.conftest import FakeServer
-
-KEY = "sk-very-secret-key"
-PNG = b"\x89PNG\r\n\x1a\nx"
+PNG = SIGNATURE + b"x"
 Behaviour = Callable[[httpx.Request], httpx.Response]
 
 
 @contextmanager
-def served(behaviour: Behaviour) -> Iterator[str]:
-    """The url of a server that answers by `behaviour`; a lost connection where it raises."""
+def serve(behaviour: Behaviour) -> Iterator[str]:
+    """Run a server that answers by `behaviour`, and yield its url.
+
+    It closes the connection if `behaviour` raises a ConnectionError.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -70,21 +71,21 @@ def closed_port() -> str:
         return f"http://127.0.0.1:{free.getsockname()[1]}"
 
 
-def test_a_request_and_its_answer_over_a_socket(server: "FakeServer") -> None:
-    with served(server) as url, Client(url, KEY) as client:
+def test_requests_are_answered_over_a_socket(server: FakeServer) -> None:
+    with serve(server) as url, Client(url, KEY) as client:
         assert client.ready()
         assert client.predict(PNG, model="pets").label == "ant"  # "x" is 120
         assert client.usage().used == 1
 
 
-def test_a_wrong_key_is_refused_and_not_shown(server: "FakeServer") -> None:
-    with served(server) as url, Client(url, "sk-another-key") as client:
+def test_a_wrong_key_is_refused_and_not_shown(server: FakeServer) -> None:
+    with serve(server) as url, Client(url, "sk-another-key") as client:
         with pytest.raises(AuthError) as caught:
             client.usage()
         assert "another" not in f"{caught.value!r} {caught.value}"
 
 
-def test_a_refused_connection_is_a_transport_error_without_the_key() -> None:
+def test_the_error_of_a_refused_connection_hides_the_key() -> None:
     with Client(closed_port(), KEY, retries=1) as client:
         assert client.ready() is False
         with pytest.raises(TransportError, match="is it running") as caught:
@@ -93,46 +94,46 @@ def test_a_refused_connection_is_a_transport_error_without_the_key() -> None:
         assert "secret" not in shown
 
 
-def test_a_post_that_timed_out_was_sent_once(server: "FakeServer") -> None:
+def test_a_post_that_timed_out_was_sent_once(server: FakeServer) -> None:
     def slow(request: httpx.Request) -> httpx.Response:
         response = server(request)
         if request.method == "POST":
             time.sleep(0.6)
         return response
 
-    with served(slow) as url, Client(url, KEY, timeout=0.2) as client:
+    with serve(slow) as url, Client(url, KEY, timeout=0.2) as client:
         with pytest.raises(TransportError, match=r"within the timeout.*may have been charged"):
             client.predict(PNG, model="pets")
         time.sleep(0.6)
     assert server.paths.count("/v1/predict/pets") == 1
 
 
-def test_a_post_whose_connection_was_lost_was_sent_once(server: "FakeServer") -> None:
+def test_a_post_whose_connection_was_lost_was_sent_once(server: FakeServer) -> None:
     server.next = [None, ConnectionResetError()]
     lost = pytest.raises(TransportError, match="may have been charged")
-    with served(server) as url, Client(url, KEY) as client, lost:
+    with serve(server) as url, Client(url, KEY) as client, lost:
         client.predict(PNG, model="pets")
     assert server.paths.count("/v1/predict/pets") == 1
 
 
-def test_a_get_whose_connection_was_lost_is_sent_again(server: "FakeServer") -> None:
+def test_a_get_whose_connection_was_lost_is_retried(server: FakeServer) -> None:
     server.next = [ConnectionResetError()]
-    with served(server) as url, Client(url, KEY) as client:
+    with serve(server) as url, Client(url, KEY) as client:
         assert client.usage().budget == 500
     assert server.paths == ["/v1/usage"] * 2
 
 
-def test_a_redirect_does_not_carry_the_key_away(server: "FakeServer") -> None:
-    def elsewhere(_: httpx.Request) -> httpx.Response:
+def test_a_redirect_is_not_followed_with_the_key(server: FakeServer) -> None:
+    def redirect(_: httpx.Request) -> httpx.Response:
         return httpx.Response(307, headers={"Location": f"{thief}/v1/usage"})
 
     refused = pytest.raises(UnexpectedAnswer, match="redirects are not followed")
-    with served(server) as thief, served(elsewhere) as url, Client(url, KEY) as client, refused:
+    with serve(server) as thief, serve(redirect) as url, Client(url, KEY) as client, refused:
         client.usage()
     assert server.requests == []
 
 
-def test_what_is_no_http_is_a_transport_error() -> None:
+def test_a_server_without_http_is_a_transport_error() -> None:
     def babble(listening: socket.socket) -> None:
         connection, _ = listening.accept()
         with connection:
@@ -148,8 +149,8 @@ def test_what_is_no_http_is_a_transport_error() -> None:
         thread.join()
 
 
-def test_one_client_serves_many_threads(server: "FakeServer") -> None:
-    with served(server) as url, Client(url, KEY) as client, ThreadPoolExecutor(8) as pool:
+def test_one_client_serves_many_threads(server: FakeServer) -> None:
+    with serve(server) as url, Client(url, KEY) as client, ThreadPoolExecutor(8) as pool:
         files = [PNG + bytes([index % 5]) for index in range(40)]
         answers = list(pool.map(lambda file: client.predict(file, model="pets"), files))
     assert [answer.top1.index for answer in answers] == [index % 5 for index in range(40)]

@@ -1,4 +1,4 @@
-"""SparseLogits: an answer owns exactly the bytes it shows, and never prints them."""
+"""SparseLogits: an answer owns exactly the bytes that it shows, and its repr hides them."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def answer(
     return SparseLogits(indices, scores, num_classes=3, form=form, decimals=3)
 
 
-def test_rows_are_copied_out_in_storage_of_their_own() -> None:
+def test_rows_are_copied_into_their_own_storage() -> None:
     middle = answer().rows(1, 2)
     assert len(answer()) == 3
     assert len(middle) == 1
@@ -28,7 +28,7 @@ def test_rows_are_copied_out_in_storage_of_their_own() -> None:
     assert middle.scores.untyped_storage().nbytes() == 8
 
 
-def test_an_answer_is_split_into_parts_of_their_own() -> None:
+def test_an_answer_is_split_into_parts_with_their_own_storage() -> None:
     first, rest = answer().split([1, 2])
     assert torch.equal(first.indices, INDICES[:1])
     assert torch.equal(rest.indices, INDICES[1:])
@@ -60,17 +60,17 @@ def test_a_view_or_another_type_is_refused(indices: Tensor, scores: Tensor | Non
         answer(indices, scores)
 
 
-def test_scores_are_refused_where_none_may_be_told() -> None:
+def test_scores_are_refused_for_the_form_none() -> None:
     with pytest.raises(PolicyViolation, match="none"):
         answer(form=ScoreForm.NONE)
 
 
-def test_an_answer_prints_no_number_of_its_own() -> None:
+def test_the_repr_of_an_answer_has_no_indices_or_scores() -> None:
     assert "875" not in repr(answer())
     assert "tensor" not in repr(answer())
 
 
-def test_concatenated_rows_are_the_whole_again() -> None:
+def test_concatenated_rows_equal_the_whole() -> None:
     whole = SparseLogits.concatenate([answer().rows(0, 1), answer().rows(1, 3)])
     assert whole.scores is not None
     assert torch.equal(whole.indices, INDICES)

@@ -1,4 +1,4 @@
-"""P9: every shipped policy passes the kit, and every sabotaged one is caught."""
+"""P9: every shipped policy passes the conformance kit, and every sabotaged one is caught."""
 
 import itertools
 import random
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from policy_strategies import shipped
+from policy_strategies import build_shipped
 from stingy_protection import (
     Policy,
     PolicyViolation,
@@ -24,7 +24,7 @@ torch.set_num_threads(1)
 
 @dataclass(frozen=True, kw_only=True)
 class Honest(Policy):
-    """Top-2, as a third party would write it; the sabotaged ones change one thing each."""
+    """A correct top-2 policy of a third party. Each sabotaged policy changes one thing of it."""
 
     name: ClassVar[str] = "honest"
     calls: ClassVar["itertools.count[int]"] = itertools.count()
@@ -59,7 +59,7 @@ class Random(Honest):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeldomRandom(Honest):
+class RarelyRandom(Honest):
     def propose(self, logits: Tensor) -> Proposal:
         drawn = random.random()
         return super().propose(logits * 2 if drawn > 0.999_999 else logits)
@@ -72,20 +72,20 @@ class Stateful(Honest):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LooksAtItsNeighbours(Honest):
+class DependsOnNeighbours(Honest):
     def propose(self, logits: Tensor) -> Proposal:
         return super().propose(logits / (1 + logits.abs().amax()))
 
 
 @dataclass(frozen=True, kw_only=True)
-class KnowsItsPlace(Honest):
+class DependsOnPlace(Honest):
     def propose(self, logits: Tensor) -> Proposal:
         place = torch.arange(1, logits.shape[0] + 1).unsqueeze(1)
         return super().propose(logits * place)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CountsItsBatch(Honest):
+class DependsOnBatchSize(Honest):
     def propose(self, logits: Tensor) -> Proposal:
         return super().propose(logits / logits.shape[0])
 
@@ -106,7 +106,7 @@ class OneTooMany(Honest):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vandal(Honest):
+class ChangesItsInput(Honest):
     def propose(self, logits: Tensor) -> Proposal:
         proposal = super().propose(logits)
         logits.zero_()
@@ -120,7 +120,7 @@ class MissesTheTop1(Honest):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TakesAnyOfATie(Honest):
+class BreaksTiesUpwards(Honest):
     def propose(self, logits: Tensor) -> Proposal:
         values, indices = best_first(logits.flip(1), 2)
         return Proposal(logits.shape[1] - 1 - indices, values)
@@ -137,16 +137,16 @@ SABOTAGES = [
     (Unhashable, "hashable"),
     (NotJson, "JSON"),
     (Random, "same proposal"),
-    (SeldomRandom, "random numbers"),
+    (RarelyRandom, "random numbers"),
     (Stateful, "same proposal"),
-    (LooksAtItsNeighbours, "row's answer"),
-    (KnowsItsPlace, "any place"),
-    (CountsItsBatch, "alone"),
+    (DependsOnNeighbours, "for a row"),
+    (DependsOnPlace, "any place"),
+    (DependsOnBatchSize, "alone"),
     (ReturnsAView, "view"),
     (OneTooMany, "1..2 entries"),
-    (Vandal, "changes them"),
+    (ChangesItsInput, "changes them"),
     (MissesTheTop1, "top-1"),
-    (TakesAnyOfATie, "top-1"),
+    (BreaksTiesUpwards, "top-1"),
     (Raises, "the policy failed"),
 ]
 
@@ -154,7 +154,7 @@ SABOTAGES = [
 @pytest.mark.parametrize("num_classes", [2, 3, 10, 100])
 @pytest.mark.parametrize("name", policy_names())
 def test_P9_every_shipped_policy_conforms(name: str, num_classes: int) -> None:
-    check_policy(shipped(name, num_classes))
+    check_policy(build_shipped(name, num_classes))
 
 
 def test_P9_an_honest_third_party_policy_conforms() -> None:
@@ -162,27 +162,27 @@ def test_P9_an_honest_third_party_policy_conforms() -> None:
     check_policy(replace(Honest(num_classes=10), decimals=6))
 
 
-@pytest.mark.parametrize(("sabotage", "told"), SABOTAGES, ids=[s.__name__ for s, _ in SABOTAGES])
-def test_P9_every_sabotage_is_caught(sabotage: type[Honest], told: str) -> None:
-    with pytest.raises(PolicyViolation, match=told):
+@pytest.mark.parametrize(("sabotage", "fault"), SABOTAGES, ids=[s.__name__ for s, _ in SABOTAGES])
+def test_P9_every_sabotaged_policy_is_caught(sabotage: type[Honest], fault: str) -> None:
+    with pytest.raises(PolicyViolation, match=fault):
         check_policy(sabotage(num_classes=10))
 
 
-def test_P9_all_broken_promises_are_told_at_once() -> None:
+def test_P9_all_broken_promises_are_listed_at_once() -> None:
     @dataclass(frozen=True, kw_only=True)
-    class Worst(Vandal):
+    class Worst(ChangesItsInput):
         weights: list[float] = field(default_factory=list)
 
     with pytest.raises(PolicyViolation, match=r"hashable.*; .*changes them"):
         check_policy(Worst(num_classes=10))
 
 
-def test_P9_what_is_no_policy_at_all_is_refused() -> None:
+def test_P9_an_object_that_is_not_a_policy_is_refused() -> None:
     with pytest.raises(PolicyViolation, match="instance of Policy"):
         check_policy("stingy")  # type: ignore[arg-type]
 
 
-def test_P9_no_message_holds_a_number_of_the_row() -> None:
+def test_P9_no_message_contains_a_logit() -> None:
     with pytest.raises(PolicyViolation) as caught:
         check_policy(Raises(num_classes=10))
     assert str(caught.value) == "the policy failed"

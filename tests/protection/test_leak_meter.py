@@ -1,4 +1,4 @@
-"""The leak meter: never below the true hidden mass."""
+"""The leak meter: the bound is never below the true hidden mass."""
 
 import pytest
 import torch
@@ -59,15 +59,15 @@ def test_the_bound_holds_for_ties_and_extremes(
     assert (bound >= true_hidden_mass(logits, n) - 1e-12).all()
 
 
-def test_the_bound_allows_for_kept_scores_that_were_rounded_up() -> None:
-    # 3.51 is told as 4, 1.49 as 1; every withheld logit is as large as it may be.
+def test_the_bound_covers_kept_scores_that_were_rounded_up() -> None:
+    # 3.51 rounds to 4 and 1.49 to 1. Every withheld logit is as large as possible.
     logits = torch.tensor([[3.51] + [1.49] * 9])
     answer = sanitize(Stingy(num_classes=10, n=2, scores=ScoreForm.LOGIT, decimals=0), logits)
     assert hidden_mass_bound(answer).item() >= true_hidden_mass(logits, 2).item()
 
 
 @pytest.mark.parametrize("form", SCORED)
-def test_the_bound_allows_for_scores_that_float32_rounds(form: ScoreForm) -> None:
+def test_the_bound_covers_scores_that_float32_rounds(form: ScoreForm) -> None:
     # The grid of 6 decimals is finer than float32 at these sizes, and the bound is tight.
     smallest = torch.linspace(-16, -8, 500).unsqueeze(1)
     logits = torch.cat([torch.zeros(500, 1), smallest.expand(-1, 999)], dim=1)
@@ -77,7 +77,7 @@ def test_the_bound_allows_for_scores_that_float32_rounds(form: ScoreForm) -> Non
 
 
 @pytest.mark.parametrize("form", SCORED)
-def test_on_a_fine_grid_it_is_the_formula(form: ScoreForm) -> None:
+def test_the_bound_on_a_fine_grid_equals_the_formula(form: ScoreForm) -> None:
     logits = torch.tensor([[3.0, 1.0, 0.5, 0.0, -1.0]])
     kept = logits[0, :2].double().exp()
     expected = 3 * kept[1] / (kept.sum() + 3 * kept[1])
@@ -85,11 +85,11 @@ def test_on_a_fine_grid_it_is_the_formula(form: ScoreForm) -> None:
     assert hidden_mass_bound(answer).item() == pytest.approx(float(expected), abs=1e-5)
 
 
-def test_where_nothing_is_withheld_it_is_zero() -> None:
+def test_the_bound_is_zero_if_nothing_is_withheld() -> None:
     assert hidden_mass_bound(sanitize(Open(num_classes=5), normal_logits(3, 5))).tolist() == [0] * 3
 
 
-def test_without_scores_it_is_the_share_of_withheld_classes() -> None:
+def test_the_bound_without_scores_is_the_share_of_hidden_classes() -> None:
     logits = normal_logits(2, 10)
     label = sanitize(Label(num_classes=10), logits)
     assert hidden_mass_bound(label).tolist() == pytest.approx([0.9] * 2)
@@ -97,7 +97,7 @@ def test_without_scores_it_is_the_share_of_withheld_classes() -> None:
     assert hidden_mass_bound(ranked).tolist() == pytest.approx([0.6] * 2)
 
 
-def test_a_coarser_grid_tells_less() -> None:
+def test_a_coarser_grid_leaks_less() -> None:
     logits = normal_logits(64, 10)
     bounds = [
         hidden_mass_bound(sanitize(Stingy(num_classes=10, n=3, decimals=decimals), logits)).mean()
@@ -115,7 +115,7 @@ def test_bits_are_the_logarithm_of_the_bound_and_add_up(form: ScoreForm) -> None
     assert sum(leak_bits(part) for part in answer.split([1, 3])) == pytest.approx(expected)
 
 
-def test_what_withholds_nothing_counts_for_the_most() -> None:
-    told = sanitize(Open(num_classes=5), normal_logits(3, 5))
-    assert leak_bits(told) == 3 * 32
-    assert leak_bits(told, most=8) == 3 * 8
+def test_an_answer_that_hides_nothing_counts_as_the_most_bits() -> None:
+    answer = sanitize(Open(num_classes=5), normal_logits(3, 5))
+    assert leak_bits(answer) == 3 * 32
+    assert leak_bits(answer, most=8) == 3 * 8

@@ -1,4 +1,4 @@
-"""The nasty loss against a hand computation, and where its gradient goes."""
+"""The nasty loss: a hand computation, and the direction of its gradient."""
 
 import math
 
@@ -18,9 +18,7 @@ def softmax(row: list[float], tau: float) -> list[float]:
 
 
 @pytest.mark.parametrize(("omega", "tau"), [(0.04, 4.0), (0.5, 1.0), (0.005, 20.0)])
-def test_it_is_cross_entropy_less_the_divergence_from_the_normal_teacher(
-    omega: float, tau: float
-) -> None:
+def test_nasty_loss_equals_a_hand_computation(omega: float, tau: float) -> None:
     expected = 0.0
     for logits, normal, label in zip(LOGITS, NORMAL, LABELS, strict=True):
         p, q = softmax(logits, tau), softmax(normal, tau)
@@ -41,7 +39,7 @@ def test_only_the_nasty_teacher_receives_gradients() -> None:
     assert normal.grad is None
 
 
-def test_a_step_down_the_loss_moves_away_from_the_normal_teacher() -> None:
+def test_a_gradient_step_moves_away_from_the_normal_teacher() -> None:
     nasty = torch.tensor([[0.2, 0.1, 0.0]], requires_grad=True)
     normal = torch.tensor([[0.0, 0.1, 0.2]])
 
@@ -60,7 +58,7 @@ def test_a_step_down_the_loss_moves_away_from_the_normal_teacher() -> None:
     ("normal", "omega", "tau"),
     [([[1.0, 1.0]], 1.0, 1.0), (NORMAL, 0.0, 1.0), (NORMAL, 1.0, 0.0), (NORMAL, 1.0, -1.0)],
 )
-def test_other_shapes_and_weights_are_refused(
+def test_wrong_shapes_and_weights_are_refused(
     normal: list[list[float]], omega: float, tau: float
 ) -> None:
     with pytest.raises(ValueError, match="expected"):

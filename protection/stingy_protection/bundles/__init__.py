@@ -1,1 +1,1 @@
-"""Bundles: a manifest, its weights, and the fused program of both with the gate."""
+"""Bundles: a manifest, its weights, and the program that fuses both with the gate."""

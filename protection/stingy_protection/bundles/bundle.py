@@ -1,4 +1,4 @@
-"""Bundles on disk. Invariant: no byte is parsed before its SHA-256 is right, and no pickle ever."""
+"""Bundles on disk. Invariant: weights are parsed only if their SHA-256 matches, never unpickled."""
 
 import hashlib
 import json
@@ -36,22 +36,28 @@ def write_bundle(
     preprocessing: Preprocessing,
     policy: str,
 ) -> BundleManifest:
-    """Write a model's weights and manifest into `folder`, which is made if need be.
+    """Write a model's weights and manifest into `folder`. Create the folder if it is missing.
 
-    Both files are written aside and renamed, `model.json` last, so a reader meets the old bundle,
-    the new one, or weights whose SHA-256 does not fit.
+    Both files are written to temporary files and renamed, `model.json` last. So a concurrent
+    reader gets the old bundle, the new one, or weights whose SHA-256 does not match.
+
+    Args:
+        folder: the folder of the bundle.
+        model: the network. Its `state_dict` is stored.
+
+    The other arguments are the fields of `BundleManifest`.
 
     Raises:
-        BundleError: the description is faulty or its policy does not fit the classes.
+        BundleError: if a field is faulty, or the policy does not fit the classes.
     """
     state = model.state_dict()
     if not all(isinstance(value, Tensor) for value in state.values()):
-        raise BundleError(("expected tensors alone in the model's state, got another type",))
-    # Cloned, as safetensors refuses tensors that share storage.
+        raise BundleError(("expected only tensors in the model's state, got another type",))
+    # Cloned, because safetensors refuses tensors that share storage.
     weights = save_safetensors(
         {key: value.detach().cpu().clone().contiguous() for key, value in state.items()}
     )
-    written = BundleManifest(
+    draft = BundleManifest(
         name=name,
         version=version,
         factory=factory,
@@ -62,25 +68,27 @@ def write_bundle(
         sha256=hashlib.sha256(weights).hexdigest(),
     )
     try:
-        text = json.dumps(asdict(written), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        text = json.dumps(asdict(draft), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     except (TypeError, ValueError):
-        raise BundleError(("expected fields that fit into JSON, got another value",)) from None
-    manifest = parse_manifest(text)  # what is written must be readable
+        raise BundleError(("expected fields that JSON can represent, got another value",)) from None
+    manifest = parse_manifest(text)  # checked before anything is written
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    _replace(target / WEIGHTS_FILE, weights)
-    _replace(target / MANIFEST_FILE, text.encode())
+    _write_atomically(target / WEIGHTS_FILE, weights)
+    _write_atomically(target / MANIFEST_FILE, text.encode())
     return manifest
 
 
 def read_manifest(folder: str | os.PathLike[str], *, with_weights: bool = True) -> BundleManifest:
-    """Read and check `model.json`; the weights are not opened.
+    """Read and check `model.json`. The weights are not opened.
 
     Args:
-        with_weights: whether they must be there; they need not where the model runs elsewhere.
+        folder: the folder of the bundle.
+        with_weights: True if the weights file must exist. An upstream's bundle needs none,
+            because the model runs elsewhere.
 
     Raises:
-        BundleError: with every fault found.
+        BundleError: if the bundle is faulty. It lists every fault.
     """
     faults = [
         f"expected {name} to be a plain file of the bundle, got none or a link"
@@ -101,12 +109,16 @@ def read_manifest(folder: str | os.PathLike[str], *, with_weights: bool = True) 
 
 
 def verified_weights(folder: str | os.PathLike[str], manifest: BundleManifest) -> dict[str, Tensor]:
-    """The state of the model, on the CPU, if the file has the manifest's SHA-256.
+    """Read the model's state onto the CPU, and check that it has the manifest's SHA-256.
 
-    The bytes are read once: what is hashed is what is parsed.
+    The file is read once, so that the hashed bytes are the parsed bytes.
+
+    Args:
+        folder: the folder of the bundle.
+        manifest: the bundle's manifest.
 
     Raises:
-        BundleError: the file is missing, a link, of another hash or no safetensors file.
+        BundleError: if the file is missing, a link, of another hash, or not a safetensors file.
     """
     path = Path(folder) / WEIGHTS_FILE
     if not _is_plain(path):
@@ -126,10 +138,10 @@ def _is_plain(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
 
 
-def _replace(path: Path, content: bytes) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+def _write_atomically(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        aside.write_bytes(content)
-        aside.replace(path)
+        temporary.write_bytes(content)
+        temporary.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)

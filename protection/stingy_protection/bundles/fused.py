@@ -1,4 +1,4 @@
-"""The gate as a part of the network. Invariant: no output but what the policy lets out."""
+"""The gate as a part of the network. Invariant: the only outputs are those of the gate."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,23 +10,23 @@ from torch import Tensor, nn
 from stingy_protection.answers import ScoreForm, SparseLogits
 from stingy_protection.bundles.manifest import Preprocessing
 from stingy_protection.errors import LogitsRejected, PolicyConfigError, PolicyViolation
-from stingy_protection.gate.promises import verified_answer
+from stingy_protection.gate.promises import verify_answer
 from stingy_protection.gate.scores import LARGEST
 from stingy_protection.policies.base import NoisyPolicy, Policy
 
-REFUSED = -1  # the index that fills a row whose logits were not finite
+NON_FINITE = -1  # the index in every place of a row whose logits were not finite
 
 
 class FusedGate(nn.Module):
-    """From logits to what may leave, as one function of tensors that can be exported.
+    """The gate as an exportable function from logits to indices and scores.
 
-    What it tells is what `sanitize` tells, but for a score that arithmetic in another order moves
-    across a step of the grid. It cannot raise: a row whose logits are not finite comes back with
-    the index -1 and the score 0 in every place. Run it exported; as it is, the policy may take ways
-    that no graph has.
+    Its outputs equal those of `sanitize`, except for scores that arithmetic in another order moves
+    across a step of the grid. It cannot raise. So a row with logits that are not finite gets the
+    index -1 and the score 0 in every place. Run it exported, because in eager mode the policy may
+    take branches that no graph has.
 
     Raises:
-        PolicyConfigError: the policy takes noise, which no graph draws.
+        PolicyConfigError: if the policy needs noise, because a graph cannot draw noise.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -39,20 +39,27 @@ class FusedGate(nn.Module):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The names of what `forward` returns: no scores where the policy tells none."""
+        """The names of the outputs of `forward`: "scores" is missing if the policy has none."""
         return ("indices",) if self._policy.scores is ScoreForm.NONE else ("indices", "scores")
 
     def forward(self, logits: Tensor) -> tuple[Tensor, ...]:
-        """Indices int64 `[batch, n]`, and scores float32 `[batch, n]` if the policy tells any."""
+        """Compute what leaves for a batch.
+
+        Args:
+            logits: floating `[batch, classes]`.
+
+        Returns:
+            indices int64 `[batch, n]` and, if the policy has scores, scores float32 `[batch, n]`.
+        """
         logits = logits.float()
         is_finite = logits.isfinite().all(dim=1, keepdim=True)
         proposal = self._policy.propose(torch.where(is_finite, logits, 0.0))
-        indices, scores = self._told(proposal.indices, proposal.logits.float())
-        indices = torch.where(is_finite, indices, REFUSED)
+        indices, scores = self._format_scores(proposal.indices, proposal.logits.float())
+        indices = torch.where(is_finite, indices, NON_FINITE)
         return (indices,) if scores is None else (indices, torch.where(is_finite, scores, 0.0))
 
-    def _told(self, indices: Tensor, kept: Tensor) -> tuple[Tensor, Tensor | None]:
-        """As `telling.told`."""
+    def _format_scores(self, indices: Tensor, kept: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Do as `gate.scores.format_scores`, in torch."""
         form = self._policy.scores
         if form is ScoreForm.NONE:
             return indices, None
@@ -64,7 +71,8 @@ class FusedGate(nn.Module):
             scores = scores.log_softmax(dim=1) if form is ScoreForm.LOG_PROB else scores.softmax(1)
         steps = 10.0**self._policy.decimals
         rounded = ((scores * steps).round() / steps + 0.0).clamp(-LARGEST, LARGEST).float()
-        # By index, and then stably by score: after the first, equal scores stay in index order.
+        # Sort by index, then stably by score, so that equal scores after the first are in index
+        # order.
         rising, places = indices[:, 1:].sort(dim=1, stable=True)
         rest, order = rounded[:, 1:].gather(1, places).sort(dim=1, descending=True, stable=True)
         return (
@@ -74,15 +82,15 @@ class FusedGate(nn.Module):
 
 
 class FusedClassifier(nn.Module):
-    """Preprocessing, network and gate in one: images in, indices and scores out.
+    """Preprocessing, network and gate in one module: it maps images to indices and scores.
 
     Args:
-        network: from `[batch, 3, height, width]` to logits `[batch, classes]`.
-        preprocessing: its mean and std; images come in the size it names.
-        policy: what may leave.
+        network: maps inputs `[batch, 3, height, width]` to logits `[batch, classes]`.
+        preprocessing: gives mean and std. The images must already have its size.
+        policy: the policy of the gate.
 
     Raises:
-        PolicyConfigError: as `FusedGate`.
+        PolicyConfigError: if the policy needs noise.
     """
 
     def __init__(self, network: nn.Module, *, preprocessing: Preprocessing, policy: Policy) -> None:
@@ -95,27 +103,31 @@ class FusedClassifier(nn.Module):
         self.register_buffer("_std", torch.tensor(preprocessing.std).view(1, 3, 1, 1))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """As `FusedGate.forward`, for RGB images uint8 `[batch, height, width, 3]`."""
+        """Compute the gate's outputs, as `FusedGate.forward` does.
+
+        Args:
+            image: RGB images uint8 `[batch, height, width, 3]`.
+        """
         inputs = (image.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std
-        told: tuple[Tensor, ...] = self.gate(self._network(inputs))
-        return told
+        outputs: tuple[Tensor, ...] = self.gate(self._network(inputs))
+        return outputs
 
 
-def received(policy: Policy, outputs: Sequence[npt.NDArray[Any]], *, rows: int) -> SparseLogits:
-    """What a fused program returned, as an answer, if it keeps the promises of its policy.
+def read_outputs(policy: Policy, outputs: Sequence[npt.NDArray[Any]], *, rows: int) -> SparseLogits:
+    """Build the answer from a fused program's outputs, and check the promises of its policy.
 
     Args:
-        policy: the one the program was fused with.
-        outputs: as `FusedGate.outputs` names them.
-        rows: how many images were asked.
+        policy: the policy that the program was fused with.
+        outputs: the arrays that `FusedGate.outputs` names, in its order.
+        rows: the number of images in the batch.
 
     Raises:
-        LogitsRejected: a row was refused in the graph.
-        PolicyViolation: a promise is broken.
+        LogitsRejected: if a row's logits were not finite.
+        PolicyViolation: if a promise is broken.
     """
-    told = policy.scores is not ScoreForm.NONE
-    if len(outputs) != 1 + told or len(outputs[0]) != rows:
-        raise PolicyViolation(f"expected {1 + told} outputs of {rows} rows, got others")
-    if (outputs[0] == REFUSED).any():
+    has_scores = policy.scores is not ScoreForm.NONE
+    if len(outputs) != 1 + has_scores or len(outputs[0]) != rows:
+        raise PolicyViolation(f"expected {1 + has_scores} outputs of {rows} rows, got others")
+    if (outputs[0] == NON_FINITE).any():
         raise LogitsRejected("expected finite logits, got NaN or infinity")
-    return verified_answer(policy, outputs[0], outputs[1] if told else None)
+    return verify_answer(policy, outputs[0], outputs[1] if has_scores else None)

@@ -1,4 +1,4 @@
-"""What a bundle's model.json says. Invariant: a manifest that was read is right in every field."""
+"""The manifest of a bundle, `model.json`. Invariant: every field of a parsed manifest is valid."""
 
 import json
 import math
@@ -18,16 +18,17 @@ Json: TypeAlias = "str | int | float | bool | list[Json] | None"
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an RGB uint8 image becomes the model's input.
+    """The way from an RGB uint8 image to the model's input.
 
-    x / 255, minus `mean`, over `std`. With `resize_shorter` the shorter side is resized to it
-    (bilinear, antialias) and the centre cropped to `size`; without, the image is resized to `size`.
+    The input is (x / 255 - `mean`) / `std`. With `resize_shorter`, the shorter side is resized to
+    it (bilinear, antialias) and the centre is cropped to `size`. Without, the image is resized to
+    `size`.
 
     Args:
         size: (height, width) in pixels.
-        mean: one value a channel, of x / 255.
-        std: one value a channel, > 0.
-        resize_shorter: pixels, at least the larger side of `size`; None to resize to `size`.
+        mean: one value per channel, of x / 255.
+        std: one value per channel, > 0.
+        resize_shorter: pixels, at least the larger side of `size`. None resizes to `size`.
     """
 
     size: tuple[int, int]
@@ -38,17 +39,17 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class BundleManifest:
-    """What `model.json` says.
+    """The content of `model.json`.
 
     Args:
-        name: [a-z0-9][a-z0-9._-]*, the name it is served under.
+        name: [a-z0-9][a-z0-9._-]*, the name under which the model is served.
         version: one word of letters, digits, dot, plus, dash and underscore.
-        factory: "package.module:callable", builds the `nn.Module`.
+        factory: "package.module:callable", the function that builds the `nn.Module`.
         arguments: keyword arguments of the factory: JSON scalars and lists.
         classes: the K labels, all different, by index.
-        preprocessing: from image to input.
-        policy: what may leave, such as "stingy:n=3,scores=prob".
-        sha256: of the weights file, 64 lower-case hex digits.
+        preprocessing: the way from an image to the model's input.
+        policy: the text of the policy, such as "stingy:n=3,scores=prob".
+        sha256: the hash of the weights file, 64 lower-case hex digits.
     """
 
     name: str
@@ -62,29 +63,29 @@ class BundleManifest:
 
 
 def parse_manifest(text: str) -> BundleManifest:
-    """Read the text of a `model.json`.
+    """Parse the text of a `model.json`.
 
     Raises:
-        BundleError: with every fault found: missing and unknown fields, wrong values, a policy
-            that does not fit the classes.
+        BundleError: if there are missing or unknown fields, wrong values, or a policy that does
+            not fit the classes. It lists every fault.
     """
     try:
         raw = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         raise BundleError((f"expected {MANIFEST_FILE} to be JSON, got another text",)) from None
     if not isinstance(raw, dict):
-        raise BundleError((f"expected {MANIFEST_FILE} to hold an object, got another value",))
-    faults = _faults(raw, _MANIFEST_RULES, "")
+        raise BundleError((f"expected {MANIFEST_FILE} to be a JSON object, got another value",))
+    faults = _find_faults(raw, _MANIFEST_RULES, "")
     image = raw.get("preprocessing")
     if isinstance(image, dict):
         image.setdefault("resize_shorter", None)
-        image_faults = _faults(image, _PREPROCESSING_RULES, "preprocessing.")
+        image_faults = _find_faults(image, _PREPROCESSING_RULES, "preprocessing.")
         shorter = image["resize_shorter"]
         if not image_faults and shorter is not None and shorter < max(image["size"]):
             image_faults = ["expected preprocessing.resize_shorter >= size, got less"]
         faults += image_faults
     if _are_classes(raw.get("classes")) and isinstance(raw.get("policy"), str):
-        faults += _policy_faults(raw["policy"], len(raw["classes"]))
+        faults += _find_policy_faults(raw["policy"], len(raw["classes"]))
     if faults:
         raise BundleError(tuple(faults))
     preprocessing = Preprocessing(
@@ -101,7 +102,7 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(name)
 
 
-def _policy_faults(text: str, num_classes: int) -> list[str]:
+def _find_policy_faults(text: str, num_classes: int) -> list[str]:
     try:
         name, options = parse_policy(text)
         build_policy(name, num_classes=num_classes, **options)
@@ -110,17 +111,17 @@ def _policy_faults(text: str, num_classes: int) -> list[str]:
     return []
 
 
-# A rule: what is right, and how that is said. Values come from JSON, hence Any.
+# A check of a field and the words for what it expects. Values come from JSON, hence Any.
 Rule: TypeAlias = tuple[Callable[[Any], bool], str]
 
 
-def _faults(raw: dict[str, Any], rules: dict[str, Rule], where: str) -> list[str]:
-    unknown = [f"unknown field {where}{name}" for name in raw if name not in rules]
-    missing = [f"missing field {where}{name}" for name in rules if name not in raw]
+def _find_faults(raw: dict[str, Any], rules: dict[str, Rule], prefix: str) -> list[str]:
+    unknown = [f"unknown field {prefix}{name}" for name in raw if name not in rules]
+    missing = [f"missing field {prefix}{name}" for name in rules if name not in raw]
     wrong = [
-        f"expected {where}{name} to be {expected}, got another value"
-        for name, (is_right, expected) in rules.items()
-        if name in raw and not is_right(raw[name])
+        f"expected {prefix}{name} to be {expected}, got another value"
+        for name, (is_valid, expected) in rules.items()
+        if name in raw and not is_valid(raw[name])
     ]
     return unknown + missing + wrong
 
@@ -171,7 +172,7 @@ _MANIFEST_RULES: dict[str, Rule] = {
     "arguments": (_are_arguments, "an object of JSON scalars and lists"),
     "classes": (_are_classes, "a list of 2 or more different labels"),
     "preprocessing": (lambda value: isinstance(value, dict), "an object"),
-    "policy": (lambda value: isinstance(value, str), "a text such as stingy:n=3"),
+    "policy": (lambda value: isinstance(value, str), "a string such as stingy:n=3"),
     "sha256": (_matches(r"[0-9a-f]{64}"), "64 lower-case hex digits"),
 }
 _PREPROCESSING_RULES: dict[str, Rule] = {

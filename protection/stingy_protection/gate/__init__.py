@@ -1,1 +1,1 @@
-"""The gate: apply a policy to logits and check what it promised."""
+"""The gate: apply a policy to logits and check the policy's promises."""

@@ -1,35 +1,40 @@
-"""How scores are told. Invariant: the order of a list never tells more than its scores."""
+"""The format of scores. Invariant: the order of a list never leaks more than its scores."""
 
 import numpy as np
 
 from stingy_protection.answers import ScoreForm
-from stingy_protection.ordering import Floats as Floats
-from stingy_protection.ordering import Floats32 as Floats32
-from stingy_protection.ordering import Ints as Ints
-from stingy_protection.ordering import ordered
+from stingy_protection.ordering import Floats, Floats32, Ints, sort_entries
 
 LARGEST = float(np.finfo(np.float32).max)
 
 
-def told(
+def format_scores(
     indices: Ints, kept: Floats, *, form: ScoreForm, decimals: int
 ) -> tuple[Ints, Floats32 | None]:
-    """The list as it leaves: scores in their form and on their grid, in canonical order.
+    """Convert logits to scores in their form, round them to the grid, and sort the entries.
 
     Args:
         indices: `[batch, n]`, best first, the top-1 at the head.
         kept: the logits of these classes, `[batch, n]`.
+        form: the form of the scores.
+        decimals: the grid, in decimal places.
+
+    Returns:
+        indices and scores, `[batch, n]`. The scores are None for the form `none`.
     """
     if form is ScoreForm.NONE:
         return indices, None
     if form is ScoreForm.RANK:
         ranks = np.arange(1, indices.shape[1] + 1, dtype=np.float32)
         return indices, np.tile(ranks, (len(indices), 1))
-    return _listed(indices, _on_grid(_scores(kept, form), decimals))
+    return _sort_by_score(indices, _round_to_grid(_convert(kept, form), decimals))
 
 
-def _scores(kept: Floats, form: ScoreForm) -> Floats:
-    """The scores `[batch, n]` before rounding; in float64, whose own rounding the grid hides."""
+def _convert(kept: Floats, form: ScoreForm) -> Floats:
+    """Convert logits to unrounded scores `[batch, n]`.
+
+    They are float64, because the grid hides float64's own rounding.
+    """
     if form is ScoreForm.LOGIT:
         return kept
     shifted = kept - kept.max(axis=1, keepdims=True)
@@ -39,8 +44,8 @@ def _scores(kept: Floats, form: ScoreForm) -> Floats:
     return result
 
 
-def _on_grid(scores: Floats, decimals: int) -> Floats32:
-    """Rounded to the grid, never -0.0, never beyond what float32 reaches."""
+def _round_to_grid(scores: Floats, decimals: int) -> Floats32:
+    """Round to the grid, replace -0.0 by 0.0, and clamp to the range of float32."""
     steps = 10.0**decimals
     rounded = scores * steps
     np.rint(rounded, out=rounded)
@@ -50,9 +55,9 @@ def _on_grid(scores: Floats, decimals: int) -> Floats32:
     return np.maximum(rounded, -LARGEST, out=rounded).astype(np.float32)
 
 
-def _listed(indices: Ints, scores: Floats32) -> tuple[Ints, Floats32]:
-    """The first entry stays; the others go by falling score, then by rising index."""
-    if (scores[:, 1:-1] > scores[:, 2:]).all():  # no two are equal, and they are in order
+def _sort_by_score(indices: Ints, scores: Floats32) -> tuple[Ints, Floats32]:
+    """Sort all entries but the first by falling score, then by rising index."""
+    if (scores[:, 1:-1] > scores[:, 2:]).all():  # already sorted, without ties
         return indices, scores
-    scores, indices = ordered(scores, indices, after=1)
+    scores, indices = sort_entries(scores, indices, after=1)
     return indices, scores

@@ -1,10 +1,10 @@
-"""Making an answer smaller. Invariant: a tightened answer is a function of the answer alone."""
+"""Tightening of an answer. Invariant: the result depends on the answer alone."""
 
 import numpy as np
 import torch
 
 from stingy_protection.answers import ScoreForm, SparseLogits
-from stingy_protection.gate.scores import told
+from stingy_protection.gate.scores import format_scores
 
 
 def tighten(
@@ -14,19 +14,19 @@ def tighten(
     decimals: int | None = None,
     form: ScoreForm | None = None,
 ) -> SparseLogits:
-    """Fewer classes, a coarser grid, ranks or labels in place of scores; never more than before.
+    """Reduce an answer to fewer classes, a coarser grid, ranks or labels.
 
-    Scores of the forms `log_prob` and `prob` are renormalised over the classes that stay, so the
-    mass of those that go is not told.
+    Scores of the forms `log_prob` and `prob` are renormalised over the remaining classes, so that
+    they do not leak the mass of the removed ones.
 
     Args:
-        answer: what left the worker.
-        classes: the most classes of a row that may stay; None keeps all.
-        decimals: the finest grid; None keeps the answer's.
-        form: `rank` or `none` in place of the answer's form; None keeps it.
+        answer: the answer that left the worker.
+        classes: the largest number of classes of a row. None keeps all.
+        decimals: the finest grid, in decimal places. None keeps the answer's grid.
+        form: `rank` or `none` instead of the answer's form. None keeps the answer's form.
 
     Raises:
-        ValueError: the result would tell more than a tighter answer may.
+        ValueError: if `classes` is below 1, or `form` is neither `rank`, `none` nor None.
     """
     if classes is not None and classes < 1:
         raise ValueError(f"expected classes >= 1, got {classes}")
@@ -34,9 +34,9 @@ def tighten(
         raise ValueError(f"expected the form rank or none, got {form}")
     kept = min(classes or answer.indices.shape[1], answer.indices.shape[1])
     grid = answer.decimals if decimals is None else min(decimals, answer.decimals)
-    # Where no scores are told, ranks would not tell more: the list is in order already.
-    told_form = form if form is not None and answer.scores is not None else answer.form
-    if (kept, grid, told_form) == (answer.indices.shape[1], answer.decimals, answer.form):
+    # Ranks would add nothing to an answer without scores, because its list is already in order.
+    new_form = form if form is not None and answer.scores is not None else answer.form
+    if (kept, grid, new_form) == (answer.indices.shape[1], answer.decimals, answer.form):
         return answer
     indices = answer.indices[:, :kept].numpy().copy()
     if answer.scores is None:
@@ -44,13 +44,13 @@ def tighten(
     else:
         logits = answer.scores[:, :kept].numpy().astype(np.float64)
         if answer.form is ScoreForm.PROB:
-            # A share rounded to nothing counts as the most it can have been.
+            # A probability that was rounded to 0 counts as the largest one that rounds to 0.
             logits = np.log(np.maximum(logits, 0.5 * 10.0**-answer.decimals))
-    indices, scores = told(indices, logits, form=told_form, decimals=grid)
+    indices, scores = format_scores(indices, logits, form=new_form, decimals=grid)
     return SparseLogits(
         indices=torch.from_numpy(indices),
         scores=None if scores is None else torch.from_numpy(scores),
         num_classes=answer.num_classes,
-        form=told_form,
+        form=new_form,
         decimals=grid,
     )

@@ -1,1 +1,1 @@
-"""Policies: what may leave of one answer, and the kit that checks a third party's."""
+"""Policies: each decides what may leave of an answer."""

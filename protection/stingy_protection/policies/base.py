@@ -1,4 +1,4 @@
-"""What a policy is. Invariant: a policy is a value, and its answer depends on the row alone."""
+"""The base of all policies. Invariant: a policy is a value, and rows do not affect each other."""
 
 import hashlib
 import json
@@ -13,16 +13,16 @@ from torch import Tensor
 
 from stingy_protection.answers import ScoreForm
 from stingy_protection.errors import PolicyConfigError, PolicyViolation
-from stingy_protection.ordering import best_of
+from stingy_protection.ordering import select_largest
 
 MAX_DECIMALS = 6
 
 
 @dataclass(frozen=True, eq=False)
 class Proposal:
-    """What a policy would let out; the gate decides whether it may.
+    """The answer that a policy proposes. The gate decides whether it leaves.
 
-    Entries come best first, the top-1 at the head, ties to the lower index.
+    Entries are best first, the top-1 at the head, ties to the lower index.
 
     Args:
         indices: int64 `[batch, n]` with n <= the policy's support, unique in each row.
@@ -35,18 +35,18 @@ class Proposal:
 
 @dataclass(frozen=True, kw_only=True)
 class Policy(ABC):
-    """What may leave the model, as a frozen dataclass with one pure method, `propose`.
+    """A rule for what may leave a model: a frozen dataclass with one pure method, `propose`.
 
-    A policy sees logits and nothing else: no request, key, clock or random source. Options are
-    dataclass fields, so equality, hash and fingerprint come from them.
+    A policy gets logits and nothing else: no request, key, clock or random source. Its options are
+    dataclass fields, so equality, hash and fingerprint depend on them.
 
     Args:
-        num_classes: how many classes the model knows, at least 2.
-        scores: the form in which scores are told.
-        decimals: the grid: scores are rounded to this many decimal places, 0..6.
+        num_classes: K, the number of the model's classes, at least 2.
+        scores: the form of the scores.
+        decimals: the grid. Scores are rounded to this many decimal places, 0..6.
 
     Raises:
-        PolicyConfigError: the options do not make a policy; every fault is listed.
+        PolicyConfigError: if an option is faulty. It lists every fault.
     """
 
     name: ClassVar[str]
@@ -64,19 +64,23 @@ class Policy(ABC):
     @property
     @abstractmethod
     def support(self) -> int:
-        """N: how many classes leave at most, 1..num_classes."""
+        """N, the largest number of classes that leave, 1..num_classes."""
 
     @property
     def hides_nothing(self) -> bool:
-        """Whether every logit leaves; such a policy is served by permission only."""
+        """True if every logit leaves. The server needs permission to serve such a policy."""
         return False
 
     @abstractmethod
     def propose(self, logits: Tensor) -> Proposal:
-        """Propose what leaves for float32 logits `[batch, classes]`, each row on its own."""
+        """Propose an answer for each row, independently of the other rows.
+
+        Args:
+            logits: float32 `[batch, classes]`.
+        """
 
     def faults(self) -> Iterator[str]:
-        """What is wrong with the options. A subclass adds its own to `super().faults()`."""
+        """Yield every fault of the options. A subclass adds its own to `super().faults()`."""
         if not is_integer(self.num_classes) or self.num_classes < 2:
             yield f"expected num_classes to be an integer >= 2, got {self.num_classes!r}"
         elif not is_integer(self.support) or not 1 <= self.support <= self.num_classes:
@@ -88,58 +92,68 @@ class Policy(ABC):
             yield f"expected scores to be a ScoreForm ({known}), got {self.scores!r}"
 
     def options(self) -> dict[str, object]:
-        """The resolved options, fit for JSON."""
+        """Return the resolved options, in a form that JSON can represent."""
         return {option.name: getattr(self, option.name) for option in fields(self)}
 
     @cached_property
     def fingerprint(self) -> str:
-        """12 hex digits that change with the name or any option."""
+        """12 hex digits that change with the name and with every option."""
         canonical = json.dumps(
             {"name": self.name, "options": self.options()}, sort_keys=True, separators=(",", ":")
         )
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
     def describe(self) -> str:
-        """One line for people, such as "stingy: top 2 of 10 classes, log_prob at 3 decimals"."""
-        many = "all" if self.support == self.num_classes else f"top {self.support} of"
+        """Describe it in a line such as "stingy: top 2 of 10 classes, log_prob at 3 decimals"."""
+        number = "all" if self.support == self.num_classes else f"top {self.support} of"
         if self.scores is ScoreForm.NONE:
-            told = "no scores"
+            scores = "no scores"
         elif self.scores is ScoreForm.RANK:
-            told = "ranks only"
+            scores = "ranks only"
         else:
-            told = f"{self.scores} at {self.decimals} decimals"
-        return f"{self.name}: {many} {self.num_classes} classes, {told}"
+            scores = f"{self.scores} at {self.decimals} decimals"
+        return f"{self.name}: {number} {self.num_classes} classes, {scores}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoisyPolicy(Policy):
-    """A policy whose answer also depends on noise, which is handed in and never drawn.
+    """A policy whose answer also depends on noise. It receives the noise and never draws any.
 
-    The engine derives the noise from the input's pixels (`keyed_noise`), so that an input has one
-    answer: asked again, alone or in a batch, nothing averages out. A policy still sees no pixels.
+    The engine derives the noise from the input's pixels (`keyed_noise`), so every query of an
+    input gets the same answer, alone or in a batch. An attacker cannot average the noise out. The
+    policy itself still gets no pixels.
     """
 
     @abstractmethod
     def propose_with(self, logits: Tensor, noise: Tensor) -> Proposal:
-        """As `propose`, with standard normal noise float32 `[batch, classes]`."""
+        """Propose an answer for each row, as `Policy.propose` does, with noise.
+
+        Args:
+            logits: float32 `[batch, classes]`.
+            noise: standard normal, float32 `[batch, classes]`.
+        """
 
     @final
     def propose(self, logits: Tensor) -> Proposal:
-        """Without noise nothing leaves: the gate calls `propose_with`."""
+        """Refuse, because the gate calls `propose_with` for a noisy policy.
+
+        Raises:
+            PolicyViolation: always, so that nothing leaves without noise.
+        """
         raise PolicyViolation(f"expected noise for the policy {self.name}, got none")
 
 
 def is_integer(value: object) -> bool:
-    """True for an int that is not a bool."""
+    """Check that a value is an int and not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def best_first(logits: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """The n largest of each row, ties to the lower index, exactly.
+    """Select exactly the n largest logits of each row, ties to the lower index.
 
-    `torch.topk` leaves the order of ties open, so one more entry is asked for: where no two
-    neighbours are equal, the choice and its order are unique; the others are sorted stably. On
-    the CPU numpy does it instead, which is faster.
+    `torch.topk` does not define the order of ties, so n + 1 entries are requested. If no two
+    neighbours are equal, the selection and its order are unique. The other rows are sorted stably.
+    On the CPU, numpy does it instead, because it is faster.
 
     Args:
         logits: finite, floating `[batch, classes]`.
@@ -148,29 +162,29 @@ def best_first(logits: Tensor, n: int) -> tuple[Tensor, Tensor]:
     Returns:
         values `[batch, n]` and indices int64 `[batch, n]`.
     """
-    if torch.compiler.is_exporting():  # into a graph, which has no branches
+    if torch.compiler.is_exporting():  # a graph has no branches
         values, indices = logits.sort(dim=1, descending=True, stable=True)
         return values[:, :n], indices[:, :n]
     if logits.is_cpu and logits.dtype is torch.float32:
-        best, places = best_of(logits.numpy(), n)
-        return torch.from_numpy(best), torch.from_numpy(places)
+        largest, places = select_largest(logits.numpy(), n)
+        return torch.from_numpy(largest), torch.from_numpy(places)
     values, indices = torch.topk(logits, min(n + 1, logits.shape[1]), dim=1)
     tied = (values[:, 1:] == values[:, :-1]).any(dim=1)
     if tied.any():
-        ordered = logits[tied].sort(dim=1, descending=True, stable=True)
-        values[tied] = ordered.values[:, : values.shape[1]]
-        indices[tied] = ordered.indices[:, : indices.shape[1]]
+        falling = logits[tied].sort(dim=1, descending=True, stable=True)
+        values[tied] = falling.values[:, : values.shape[1]]
+        indices[tied] = falling.indices[:, : indices.shape[1]]
     return values[:, :n], indices[:, :n]
 
 
 def top1_first(values: Tensor, logits: Tensor, n: int) -> Proposal:
-    """The n best of disturbed values, after the undisturbed top-1.
+    """Propose the n largest disturbed values, with the undisturbed top-1 first.
 
-    Where another value is above the top-1's, the top-1 is lifted to it.
+    If another value is above the top-1's, the top-1 is raised to it.
 
     Args:
-        values: finite, floating `[batch, classes]`.
-        logits: what the top-1 is read from, finite, floating `[batch, classes]`.
+        values: the disturbed logits, finite, floating `[batch, classes]`.
+        logits: the undisturbed logits, finite, floating `[batch, classes]`.
         n: 1..classes.
     """
     _, top1 = best_first(logits, 1)

@@ -1,4 +1,4 @@
-"""Answers that tell a ranked list and a coarse confidence, and no more.
+"""Policies that let out a ranked list and a coarse confidence, and nothing else.
 
 Invariant: the scores depend on the rank and on the top-1's bucket alone.
 """
@@ -18,21 +18,22 @@ from stingy_protection.policies.base import Policy, Proposal, best_first, is_int
 
 Lists: TypeAlias = tuple[tuple[int, ...], ...]
 MAX_BUCKETS = 100
-# Sums that differ in the last bit must not land on two sides of a bucket's edge.
+# Sums that differ in the last bit must not fall on two sides of a bucket's edge.
 _CONFIDENCE_DECIMALS = 9
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankedBuckets(Policy):
-    """The N best classes in order, with the top-1's probability told in a few buckets.
+    """The N best classes in order, with the top-1's probability rounded to a few buckets.
 
-    The top-1's score is the middle of its bucket; the rest goes to the others in falling shares,
-    the one of rank j as 1/(n + j - 1). The shape is our own and tells nothing: it keeps the order
-    visible on the grid and the second below the first. List and bucket are all that leaves.
+    The top-1's score is the middle of its bucket. The other classes share the rest in falling
+    parts: rank j gets a part in proportion to 1/(n + j - 1). We chose these parts, and they carry
+    no information: they keep the order visible on the grid and the second class below the first.
+    Only the list and the bucket leave.
 
     Args:
-        n: N, 1..num_classes; with 1 the bucket cannot be told.
-        buckets: how many equal parts 0..1 is cut into, 1..100.
+        n: N, 1..num_classes. With 1, renormalisation removes the bucket.
+        buckets: the number of equal parts of 0..1, 1..100.
     """
 
     name: ClassVar[str] = "ranked_buckets"
@@ -45,15 +46,19 @@ class RankedBuckets(Policy):
 
     def faults(self) -> Iterator[str]:
         yield from super().faults()
-        yield from _bucket_faults(self.buckets)
+        yield from _find_bucket_faults(self.buckets)
 
     def propose(self, logits: Tensor) -> Proposal:
         _, indices = best_first(logits, self.n)
-        return Proposal(indices, _told(logits, self.n, self.buckets))
+        return Proposal(indices, _compute_scores(logits, self.n, self.buckets))
 
 
 def read_prototypes(path: str) -> Lists:
-    """The canonical lists of `write_prototypes`. Raises ValueError when they cannot be read."""
+    """Read the canonical lists that `write_prototypes` stored.
+
+    Raises:
+        ValueError: if the file cannot be read or has no lists.
+    """
     try:
         content = json.loads(Path(path).read_bytes())
         return tuple(tuple(row) for row in content["lists"])
@@ -63,15 +68,15 @@ def read_prototypes(path: str) -> Lists:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassPrototype(Policy):
-    """Every input predicted as c gets c's canonical list, and the bucket of its confidence.
+    """The predicted class's canonical list, with the bucket of the confidence.
 
-    All answers together tell one list a class and, of each input, its class and a bucket.
+    All answers together leak one list per class and, for each input, its class and a bucket.
 
     Args:
-        lists: of every class, itself first and then the others, as `class_prototypes` ranks them;
-            in a text the path of a file by `write_prototypes`.
-        n: N, how much of its list leaves, 1..num_classes.
-        buckets: as for `ranked_buckets`.
+        lists: one list per class: the class itself first, then the others as `class_prototypes`
+            ranks them. In a policy's text, the path of a file by `write_prototypes`.
+        n: N, the number of entries of the list that leave, 1..num_classes.
+        buckets: the number of equal parts of 0..1, 1..100.
     """
 
     name: ClassVar[str] = "class_prototype"
@@ -85,7 +90,7 @@ class ClassPrototype(Policy):
 
     def faults(self) -> Iterator[str]:
         yield from super().faults()
-        yield from _bucket_faults(self.buckets)
+        yield from _find_bucket_faults(self.buckets)
         if not _are_lists(self.lists, self.num_classes, self.n):
             yield (
                 f"expected lists of {self.num_classes} classes, each with n = {self.n!r} or more "
@@ -99,21 +104,21 @@ class ClassPrototype(Policy):
     def propose(self, logits: Tensor) -> Proposal:
         _, top1 = best_first(logits, 1)
         indices = self._table.to(logits.device)[top1[:, 0]]
-        return Proposal(indices, _told(logits, self.n, self.buckets))
+        return Proposal(indices, _compute_scores(logits, self.n, self.buckets))
 
 
 def class_prototypes(logits: Tensor, *, n: int) -> Lists:
-    """The canonical list of every class, from logits of inputs nobody will ask about.
+    """Compute the canonical list of every class from logits of inputs that no client will query.
 
-    A class's list is itself, then the others by their mean log-probability over the rows
-    predicted as that class; over all rows for a class that no row is predicted as.
+    A class's list starts with the class itself. The others follow by their mean log-probability
+    over the rows predicted as that class. If no row is predicted as it, the mean is over all rows.
 
     Args:
         logits: finite, floating `[rows, classes]`, at least one row.
-        n: how long the lists are, 1..classes.
+        n: the length of the lists, 1..classes.
 
     Raises:
-        PolicyConfigError: the logits or n are not as described.
+        PolicyConfigError: if the logits or n are not as described.
     """
     if logits.dim() != 2 or not logits.is_floating_point() or not logits.isfinite().all():
         raise PolicyConfigError(("expected finite logits [rows, classes], got others",))
@@ -135,9 +140,9 @@ def write_prototypes(path: Path, lists: Lists) -> None:
     path.write_text(json.dumps({"lists": lists}) + "\n", encoding="utf-8")
 
 
-def _told(logits: Tensor, n: int, buckets: int) -> Tensor:
-    """Log-probabilities `[batch, n]`: the bucket's middle, then the rest in falling shares."""
-    # float64, and rounded: the bucket must not depend on how the batch was laid out.
+def _compute_scores(logits: Tensor, n: int, buckets: int) -> Tensor:
+    """Compute log-probabilities `[batch, n]`: the bucket's middle, then falling parts."""
+    # float64 and rounded, because the bucket must not depend on the layout of the batch.
     confidence = logits.double().softmax(dim=1).amax(dim=1, keepdim=True)
     bucket = (confidence.round(decimals=_CONFIDENCE_DECIMALS) * buckets).floor()
     middle = (bucket.clamp_max(buckets - 1) + 0.5) / buckets
@@ -145,12 +150,12 @@ def _told(logits: Tensor, n: int, buckets: int) -> Tensor:
         return middle.log().to(logits.dtype)
     shape = 1 / torch.arange(n + 1, 2 * n, dtype=torch.float64, device=logits.device)
     others = (1 - middle) * shape / shape.sum()
-    # In a low bucket of a short list the second would pass the first.
+    # In a low bucket of a short list, the second would otherwise exceed the first.
     head = torch.maximum(middle, others[:, :1])
     return torch.cat([head, others], dim=1).log().to(logits.dtype)
 
 
-def _bucket_faults(buckets: object) -> Iterator[str]:
+def _find_bucket_faults(buckets: object) -> Iterator[str]:
     if not (isinstance(buckets, int) and is_integer(buckets) and 1 <= buckets <= MAX_BUCKETS):
         yield f"expected buckets to be an integer 1..{MAX_BUCKETS}, got {buckets!r}"
 

@@ -1,4 +1,4 @@
-"""Noise that cannot be averaged away. Invariant: the same secret and pixels, the same noise."""
+"""Noise that cannot be averaged out. Invariant: equal secret and pixels give equal noise."""
 
 import hashlib
 import hmac
@@ -14,17 +14,17 @@ from stingy_protection.errors import PolicyConfigError
 from stingy_protection.policies.base import NoisyPolicy, Proposal, top1_first
 
 SECRET_BYTES = 16
-# The secret may serve elsewhere too: this label keeps the two uses apart.
+# A label that separates this use of the secret from any other use.
 _PURPOSE = b"stingy keyed noise 1"
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeyedNoise(NoisyPolicy):
-    """The N largest of the logits plus noise, the true top-1 first; the same image, same noise.
+    """The N largest of the logits plus noise, the true top-1 first. An image's noise is fixed.
 
     Args:
         n: N, 1..num_classes.
-        sigma: the noise's standard deviation, in units of logits, above 0.
+        sigma: the standard deviation of the noise, in units of logits, above 0.
     """
 
     name: ClassVar[str] = "keyed_noise"
@@ -47,22 +47,22 @@ class KeyedNoise(NoisyPolicy):
 
 
 def keyed_noise(secret: bytes, images: Tensor, num_classes: int) -> Tensor:
-    """Standard normal noise that depends on each image's pixels and the secret alone.
+    """Compute standard normal noise that depends only on each image's pixels and the secret.
 
-    Each image's HMAC-SHA256 is stretched by SHAKE-256 to one uniform number a class, which the
-    inverse of the normal distribution turns into noise: no generator whose stream may change
-    with a library's version.
+    SHAKE-256 stretches each image's HMAC-SHA256 to one uniform number per class. The inverse of
+    the normal distribution turns these into noise. No random generator is used, because its
+    stream may change with a library's version.
 
     Args:
         secret: at least 16 bytes, the same in every worker and after every restart.
-        images: uint8 RGB `[batch, H, W, 3]`, as decoded.
-        num_classes: K.
+        images: decoded RGB images, uint8 `[batch, H, W, 3]`.
+        num_classes: K, the number of the model's classes.
 
     Returns:
         float32 `[batch, classes]`, on the CPU.
 
     Raises:
-        PolicyConfigError: the secret is too short, or the images are no such tensor.
+        PolicyConfigError: if the secret is too short, or the images are not such a tensor.
     """
     if len(secret) < SECRET_BYTES:
         raise PolicyConfigError((f"expected a secret of {SECRET_BYTES} bytes or more, got fewer",))
@@ -77,7 +77,7 @@ def keyed_noise(secret: bytes, images: Tensor, num_classes: int) -> Tensor:
         stretched += hashlib.shake_256(digest).digest(8 * num_classes)
     if not stretched:
         return torch.empty(0, num_classes)
-    # 52 bits and a half step: never 0 or 1, whose normal quantiles are infinite.
+    # 52 bits and a half step exclude 0 and 1, because their normal quantiles are infinite.
     bits = torch.frombuffer(stretched, dtype=torch.int64) & ((1 << 52) - 1)
     uniform = (bits.double() + 0.5) / (1 << 52)
     noise: Tensor = torch.special.ndtri(uniform)

@@ -1,4 +1,4 @@
-"""From names in settings to policies. Invariant: a policy is built whole or every fault is told."""
+"""The registry of policies by name. Invariant: a policy is built, or every fault is listed."""
 
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
@@ -45,13 +45,18 @@ SHIPPED: dict[str, type[Policy]] = {
 
 
 def support_size(num_classes: int, *, n: int | None = None, ratio: Ratio | None = None) -> int:
-    """N for `num_classes` classes, from N itself or the sparse ratio r: max(1, floor(r K)).
+    """Compute N from N itself or from the sparse ratio r: max(1, floor(r K)).
 
-    The arithmetic is exact (0.29 of 100 is 29, not int(0.29 * 100) = 28). Without either, r is
-    0.1, or 0.2 for 10 classes, as in the paper.
+    The arithmetic is exact: 0.29 of 100 is 29, and int(0.29 * 100) would be 28. If neither is
+    given, r is 0.1, or 0.2 for 10 classes, as in the paper.
+
+    Args:
+        num_classes: K, the number of the model's classes, at least 2.
+        n: N, 1..num_classes.
+        ratio: r, 0 < r <= 1.
 
     Raises:
-        PolicyConfigError: unless 1 <= n <= num_classes and 0 < ratio <= 1, or if both are given.
+        PolicyConfigError: if an argument is out of range, or both n and ratio are given.
     """
     if not is_integer(num_classes) or num_classes < 2:
         raise PolicyConfigError((f"expected num_classes to be >= 2, got {num_classes!r}",))
@@ -73,7 +78,7 @@ def support_size(num_classes: int, *, n: int | None = None, ratio: Ratio | None 
 
 
 def policy_names() -> tuple[str, ...]:
-    """The names `build_policy` knows: ours and those of the entry points `stingy.policies`."""
+    """List the names for `build_policy`: ours and those of the entry points `stingy.policies`."""
     return tuple(sorted({*SHIPPED, *entry_points(group=ENTRY_POINTS).names}))
 
 
@@ -81,7 +86,7 @@ def parse_policy(text: str) -> tuple[str, dict[str, str]]:
     """Split "stingy:n=3,scores=prob" into the name and its options.
 
     Raises:
-        PolicyConfigError: the text is not NAME or NAME:OPTION=VALUE,...
+        PolicyConfigError: if the text is not NAME or NAME:OPTION=VALUE,...
     """
     name, colon, rest = text.partition(":")
     faults: list[str] = []
@@ -105,14 +110,20 @@ def parse_policy(text: str) -> tuple[str, dict[str, str]]:
 def build_policy(name: str, /, *, num_classes: int, **options: object) -> Policy:
     """Build the policy `name` for a model of `num_classes` classes.
 
-    Options may be strings; a field with `read` in its metadata has them read by that. A policy
-    with a field `n` also takes `ratio` in its place; without either, `n` is the default of
-    `support_size`.
+    A policy with a field `n` also takes the option `ratio` instead. If neither is given, `n` is
+    the default of `support_size`.
+
+    Args:
+        name: the name of the policy.
+        num_classes: K, the number of the model's classes.
+        options: the policy's fields. A string is converted to the field's type. If the field's
+            metadata has the function `read`, that function converts the string.
 
     Raises:
-        PolicyConfigError: with all faults: unknown policy or option, bad or missing values.
+        PolicyConfigError: if the policy or an option is unknown, or a value is bad or missing. It
+            lists every fault.
     """
-    policy_class = _find(name)
+    policy_class = _find_class(name)
     kinds = {**get_type_hints(policy_class), "ratio": object}
     required = {field.name: _is_required(field) for field in fields(policy_class)}
     readers: dict[str, Callable[[str], object]] = {
@@ -135,14 +146,14 @@ def build_policy(name: str, /, *, num_classes: int, **options: object) -> Policy
             else:
                 resolved[option] = _convert(value, kinds[option])
         except ValueError:
-            faults.append(f"expected {option} to be {_spoken(kinds[option])}, got {value!r}")
+            faults.append(f"expected {option} to be {_describe_type(kinds[option])}, got {value!r}")
     if takes_n:
         given = {option: resolved.pop(option, None) for option in ("n", "ratio")}
         try:
             resolved["n"] = support_size(num_classes, **given)
         except PolicyConfigError as error:
             faults += error.faults
-            resolved["n"] = 1  # so that the other options are still looked at
+            resolved["n"] = 1  # so that the other options are still checked
     resolved["num_classes"] = num_classes
 
     missing = [option for option in required if required[option] and option not in resolved]
@@ -163,8 +174,8 @@ def _is_required(field: Field[object]) -> bool:
     return field.default is MISSING and field.default_factory is MISSING
 
 
-def _find(name: str) -> type[Policy]:
-    """The policy class of that name; ours win a clash, and only the one asked for is imported."""
+def _find_class(name: str) -> type[Policy]:
+    """Find the policy class of a name. Ours win a name clash. No other plug-in is imported."""
     if name in SHIPPED:
         return SHIPPED[name]
     found = entry_points(group=ENTRY_POINTS, name=name)
@@ -179,12 +190,16 @@ def _find(name: str) -> type[Policy]:
     if not (isinstance(loaded, type) and issubclass(loaded, Policy)):
         raise PolicyConfigError((f"expected the plug-in {name!r} to be a Policy, got another",))
     if getattr(loaded, "name", None) != name:
-        raise PolicyConfigError((f"expected the plug-in {name!r} to bear that name, got another",))
+        raise PolicyConfigError((f"expected the plug-in {name!r} to have that name, got another",))
     return loaded
 
 
 def _convert(value: object, kind: object) -> object:
-    """A string as the type of its field; what is no string passes, and the policy judges it."""
+    """Convert a string to its field's type. The policy itself checks any other value.
+
+    Raises:
+        ValueError: if the string is not a value of that type.
+    """
     if not isinstance(value, str) or not isinstance(kind, type):
         return value
     if kind is bool:
@@ -196,7 +211,7 @@ def _convert(value: object, kind: object) -> object:
     return value
 
 
-def _spoken(kind: object) -> str:
+def _describe_type(kind: object) -> str:
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return f"one of {', '.join(kind)}"
     names = {int: "an integer", float: "a number", bool: "true or false"}

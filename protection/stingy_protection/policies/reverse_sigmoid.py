@@ -10,24 +10,23 @@ from torch import Tensor
 from stingy_protection.answers import ScoreForm
 from stingy_protection.policies.base import Policy, Proposal, top1_first
 
-# The smallest probability whose logarithm is asked for.
+# Smaller probabilities are raised to this before their logarithm is taken.
 _FLOOR = 1e-30
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReverseSigmoid(Policy):
-    """All classes leave, each with its probability y less beta (sigmoid(gamma logit(y)) - 1/2).
+    """All classes, each with its probability y minus beta (sigmoid(gamma logit(y)) - 1/2).
 
-    Where the disturbance would put another class first, the top-1 is lifted to that class's
-    score. The map is deterministic and known to whoever reads this: a defence-aware attacker
-    inverts it up to the grid.
+    If the disturbance puts another class first, the top-1 is raised to that class's score. The map
+    is deterministic and public, so a defence-aware attacker inverts it up to the grid.
 
     Source: Lee et al., "Defending Against Machine Learning Model Stealing Attacks Using Deceptive
     Perturbations", 2018, equations 3 and 4. The defaults are near ModelGuard's.
 
     Args:
-        beta: how strong, above 0, at most 1 (above that, scores may turn negative).
-        gamma: how steep, above 0, at most 1.
+        beta: the strength, above 0, at most 1. Above 1, scores may become negative.
+        gamma: the steepness, above 0, at most 1.
     """
 
     name: ClassVar[str] = "reverse_sigmoid"
@@ -46,7 +45,7 @@ class ReverseSigmoid(Policy):
                 yield f"expected 0 < {option} <= 1, got {value!r}"
 
     def propose(self, logits: Tensor) -> Proposal:
-        # float64: sums must not depend on how the batch was laid out.
+        # float64, because sums must not depend on the layout of the batch.
         log_y = logits.double().log_softmax(dim=1)
         y = log_y.exp()
         logit_y = log_y - torch.log1p(-y)

@@ -1,4 +1,4 @@
-"""The policies that ship. Invariant: each is a pure function of one row and its own options."""
+"""Policies that keep the largest logits. Invariant: each depends on one row and its options."""
 
 import math
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ UNSCORED = (ScoreForm.RANK, ScoreForm.NONE)
 
 @dataclass(frozen=True, kw_only=True)
 class Open(Policy):
-    """Everything leaves: the "normal" baseline, no protection at all."""
+    """All logits, without protection: the paper's "normal" baseline."""
 
     name: ClassVar[str] = "open"
     scores: ScoreForm = ScoreForm.LOGIT
@@ -36,7 +36,7 @@ class Open(Policy):
 
 @dataclass(frozen=True, kw_only=True)
 class Stingy(Policy):
-    """The N largest logits leave, the others are withheld.
+    """The N largest logits. The others are withheld.
 
     Source: Ma et al., "Sparse Logits Suffice to Fail Knowledge Distillation", ICLR 2022 workshop.
 
@@ -62,13 +62,13 @@ class Stingy(Policy):
 
 @dataclass(frozen=True, kw_only=True)
 class StingySmooth(Policy):
-    """The N largest logits are kept, the remaining mass is spread evenly; all classes leave.
+    """All classes: the N largest logits unchanged, the remaining mass spread evenly.
 
-    Each other class gets log(sum of exp(hidden logits) / (K - N)). This is our own definition:
-    the paper's figure names a "stingy-smooth" without defining it.
+    Each other class gets log(sum of exp(hidden logits) / (K - N)). This is our own definition,
+    because the paper's figure names a "stingy-smooth" without defining it.
 
     Args:
-        n: N, how many logits are kept, 1..num_classes.
+        n: N, the number of unchanged logits, 1..num_classes.
     """
 
     name: ClassVar[str] = "stingy_smooth"
@@ -93,9 +93,9 @@ class StingySmooth(Policy):
         if num_hidden == 0:
             return Proposal(indices, kept)
         is_hidden = torch.ones_like(logits, dtype=torch.bool).scatter_(1, indices, False)
-        # In index order, so that their order tells nothing about their values.
+        # In index order, so that their order does not leak their values.
         hidden = is_hidden.nonzero()[:, 1].view(-1, num_hidden)
-        # float64: the sum must not depend on how the batch was laid out.
+        # float64, because the sum must not depend on the layout of the batch.
         mass = logits.gather(1, hidden).double().logsumexp(dim=1, keepdim=True)
         share = (mass - math.log(num_hidden)).to(logits.dtype)
         return Proposal(
@@ -106,7 +106,7 @@ class StingySmooth(Policy):
 
 @dataclass(frozen=True, kw_only=True)
 class Reversed(Policy):
-    """All classes leave; the top-1 is kept, the class of rank j >= 2 gets the value of K + 2 - j.
+    """All classes: the top-1 keeps its logit, and rank j >= 2 gets the logit of rank K + 2 - j.
 
     Source: the same paper's figure "reversed logits".
     """
@@ -119,7 +119,7 @@ class Reversed(Policy):
 
     def propose(self, logits: Tensor) -> Proposal:
         values, indices = best_first(logits, self.num_classes)
-        # Best first after the exchange: the values stay, the classes of ranks 2..K turn round.
+        # The values stay in order. The classes of ranks 2..K are reversed.
         return Proposal(torch.cat([indices[:, :1], indices[:, 1:].flip(1)], dim=1), values)
 
 
@@ -137,7 +137,7 @@ class Label(Policy):
     def faults(self) -> Iterator[str]:
         yield from super().faults()
         if self.scores is not ScoreForm.NONE:
-            yield f"label tells no scores: expected scores=none, got {self.scores!s}"
+            yield f"label has no scores: expected scores=none, got {self.scores!s}"
 
     def propose(self, logits: Tensor) -> Proposal:
         values, indices = best_first(logits, 1)
@@ -163,7 +163,7 @@ class RankedLabels(Policy):
     def faults(self) -> Iterator[str]:
         yield from super().faults()
         if self.scores is not ScoreForm.RANK:
-            yield f"ranked_labels tells ranks only: expected scores=rank, got {self.scores!s}"
+            yield f"ranked_labels has ranks only: expected scores=rank, got {self.scores!s}"
 
     def propose(self, logits: Tensor) -> Proposal:
         values, indices = best_first(logits, self.n)
@@ -172,7 +172,7 @@ class RankedLabels(Policy):
 
 @dataclass(frozen=True, kw_only=True)
 class Rounded(Policy):
-    """All classes leave, on a coarse grid; the knob is `decimals`."""
+    """All classes, with scores on a coarse grid. The option `decimals` sets the grid."""
 
     name: ClassVar[str] = "rounded"
     scores: ScoreForm = ScoreForm.PROB

@@ -26,7 +26,7 @@ from stingy_protection import (
     parse_policy,
     sanitize,
 )
-from stingy_protection.bundles.fused import FusedClassifier, FusedGate, received
+from stingy_protection.bundles.fused import FusedClassifier, FusedGate, read_outputs
 from stingy_protection.bundles.manifest import MANIFEST_FILE, parse_manifest
 from stingy_server.inference.export import NotExportable, as_onnx, as_pt2, exported, onnx_session
 
@@ -176,7 +176,7 @@ def open_artefact(
 
     def answer(images: npt.NDArray[np.uint8]) -> SparseLogits:
         outputs = session.run(list(artefact.outputs), {IMAGE: images})
-        return received(policy, outputs, rows=len(images))
+        return read_outputs(policy, outputs, rows=len(images))
 
     return answer
 
@@ -205,7 +205,7 @@ def _try_gate(policy: Policy, *, format: Format) -> None:
         outputs = onnx_session(content, threads=1).run(None, {IMAGE: logits.numpy()})
     else:
         outputs = [output.numpy() for output in program.module()(logits)]
-    told, expected = received(policy, outputs, rows=TRIALS), sanitize(policy, logits)
+    told, expected = read_outputs(policy, outputs, rows=TRIALS), sanitize(policy, logits)
     if not torch.equal(told.indices, expected.indices) or _moved(told, expected) > MOST_MOVED:
         raise PolicyConfigError(
             (f"expected a policy that tells in {format} what it tells here, got {policy.name}",)

@@ -19,7 +19,7 @@ from stingy_protection import (
     ProtectionError,
 )
 from stingy_protection.answers import SparseLogits
-from stingy_protection.gate.promises import verified_answer
+from stingy_protection.gate.promises import verify_answer
 from stingy_protection.ordering import Floats32, Ints
 from stingy_server.codec.images import Pixels
 from stingy_server.errors import (
@@ -146,7 +146,7 @@ class RayEngine:
     def _checked(self, told: tuple[str, Any, Any], *, rows: int) -> SparseLogits:
         _, indices, scores = told
         try:
-            answer = verified_answer(self._policy, indices, scores)
+            answer = verify_answer(self._policy, indices, scores)
         except PolicyViolation as error:
             log.error("%s: a promise of the policy is broken: %s", self._name, error)
             raise ServiceError(REFUSED) from None

@@ -24,7 +24,7 @@ from stingy_protection import (
     keyed_noise,
     sanitize,
 )
-from stingy_protection.gate.promises import verified_answer
+from stingy_protection.gate.promises import verify_answer
 from stingy_server.codec.images import Pixels
 from stingy_server.errors import ServiceError
 from stingy_server.inference.async_batcher import Gathering
@@ -166,7 +166,7 @@ class UpstreamEngine:
         found = decode_reply(reply, self._outputs(), rows=len(images))
         if self._gated:
             try:
-                return verified_answer(self._policy, found["indices"], found.get("scores"))
+                return verify_answer(self._policy, found["indices"], found.get("scores"))
             except PolicyViolation as error:
                 raise UpstreamError(f"a promise of the policy is broken: {error}") from None
         (logits,) = found.values()

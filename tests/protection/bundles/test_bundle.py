@@ -1,4 +1,4 @@
-"""Bundles: what is written can be read, and every kind of damage is refused."""
+"""Bundles: a written bundle can be read, and every kind of damage is refused."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ PREPROCESSING = Preprocessing(
 
 
 class Tied(nn.Module):
-    """Two names for one tensor, and one that is not contiguous."""
+    """A module with two names for one tensor, and with a tensor that is not contiguous."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def write(folder: Path, **changes: Any) -> BundleManifest:
     return write_bundle(folder, **{**fields, **changes})
 
 
-def test_what_is_written_can_be_read(tmp_path: Path) -> None:
+def test_a_written_bundle_can_be_read(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "bundle"
     manifest = write(folder)
     assert read_manifest(folder) == manifest
@@ -63,11 +63,11 @@ def test_what_is_written_can_be_read(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["model.json", "weights.safetensors"]
 
 
-def test_the_same_model_is_written_to_the_same_bytes(tmp_path: Path) -> None:
+def test_equal_models_are_written_to_equal_bytes(tmp_path: Path) -> None:
     assert write(tmp_path / "a") == write(tmp_path / "b")
 
 
-def test_a_bundle_can_be_replaced(tmp_path: Path) -> None:
+def test_writing_again_replaces_a_bundle(tmp_path: Path) -> None:
     write(tmp_path)
     newer = write(tmp_path, version="2.0")
     assert read_manifest(tmp_path) == newer
@@ -103,19 +103,19 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize(("changes", "told"), FAULTS.values(), ids=FAULTS.keys())
-def test_a_faulty_description_is_never_written(
-    tmp_path: Path, changes: dict[str, Any], told: str
+@pytest.mark.parametrize(("changes", "fault"), FAULTS.values(), ids=FAULTS.keys())
+def test_a_bundle_with_a_faulty_field_is_not_written(
+    tmp_path: Path, changes: dict[str, Any], fault: str
 ) -> None:
-    with pytest.raises(BundleError, match=told):
+    with pytest.raises(BundleError, match=fault):
         write(tmp_path / "bundle", **changes)
     assert not (tmp_path / "bundle").exists()
 
 
-def test_state_that_is_no_tensor_is_never_written(tmp_path: Path) -> None:
+def test_model_state_other_than_tensors_is_not_written(tmp_path: Path) -> None:
     class Extra(nn.Module):
         def get_extra_state(self) -> dict[str, int]:
-            return {"seen": 3}
+            return {"steps": 3}
 
     with pytest.raises(BundleError, match="tensors"):
         write(tmp_path, model=Extra())
@@ -155,19 +155,19 @@ DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize(("change", "told"), DAMAGES.values(), ids=DAMAGES.keys())
+@pytest.mark.parametrize(("change", "fault"), DAMAGES.values(), ids=DAMAGES.keys())
 def test_a_damaged_manifest_is_refused(
-    tmp_path: Path, change: Callable[[dict[str, Any]], Any], told: str
+    tmp_path: Path, change: Callable[[dict[str, Any]], Any], fault: str
 ) -> None:
     write(tmp_path)
     raw = json.loads((tmp_path / "model.json").read_text())
     change(raw)
     (tmp_path / "model.json").write_text(json.dumps(raw))
-    with pytest.raises(BundleError, match=told):
+    with pytest.raises(BundleError, match=fault):
         read_manifest(tmp_path)
 
 
-def test_a_manifest_may_be_read_where_the_weights_are_not(tmp_path: Path) -> None:
+def test_a_manifest_can_be_read_without_the_weights_file(tmp_path: Path) -> None:
     written = write(tmp_path)
     (tmp_path / "weights.safetensors").unlink()
     assert read_manifest(tmp_path, with_weights=False) == written
@@ -175,7 +175,7 @@ def test_a_manifest_may_be_read_where_the_weights_are_not(tmp_path: Path) -> Non
         read_manifest(tmp_path)
 
 
-def test_every_fault_of_a_manifest_is_told(tmp_path: Path) -> None:
+def test_every_fault_of_a_manifest_is_listed(tmp_path: Path) -> None:
     write(tmp_path)
     raw = json.loads((tmp_path / "model.json").read_text())
     raw |= {"name": "A", "classes": ["a", "b"], "policy": "stingy:n=3", "more": 1}
@@ -194,14 +194,14 @@ def test_every_fault_of_a_manifest_is_told(tmp_path: Path) -> None:
     [b"", b"{", b"[]", b"3", b"[" * 100_000, b'{"a": NaN}', b'{"a": -Infinity}', b"\xff\xfe{}"],
     ids=lambda content: repr(content[:9]),
 )
-def test_what_is_no_json_object_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_manifest_other_than_a_json_object_is_refused(tmp_path: Path, content: bytes) -> None:
     write(tmp_path)
     (tmp_path / "model.json").write_bytes(content)
     with pytest.raises(BundleError):
         read_manifest(tmp_path)
 
 
-def test_numbers_that_json_does_not_know_are_refused_at_once(tmp_path: Path) -> None:
+def test_a_manifest_with_nan_is_refused_as_json(tmp_path: Path) -> None:
     write(tmp_path)
     text = (tmp_path / "model.json").read_text().replace('"width": 2', '"width": NaN')
     (tmp_path / "model.json").write_text(text)
@@ -209,14 +209,14 @@ def test_numbers_that_json_does_not_know_are_refused_at_once(tmp_path: Path) -> 
         read_manifest(tmp_path)
 
 
-def test_without_its_two_files_a_folder_is_no_bundle(tmp_path: Path) -> None:
+def test_an_empty_folder_has_two_faults(tmp_path: Path) -> None:
     with pytest.raises(BundleError) as caught:
         read_manifest(tmp_path)
     assert len(caught.value.faults) == 2
 
 
 @pytest.mark.parametrize("name", ["model.json", "weights.safetensors"])
-def test_a_link_in_place_of_a_file_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_link_instead_of_a_file_is_refused(tmp_path: Path, name: str) -> None:
     bundle = tmp_path / "bundle"
     manifest = write(bundle)
     (bundle / name).rename(tmp_path / name)
@@ -228,7 +228,7 @@ def test_a_link_in_place_of_a_file_is_refused(tmp_path: Path, name: str) -> None
             verified_weights(bundle, manifest)
 
 
-def test_changed_weights_are_refused_before_they_are_parsed(
+def test_changed_weights_are_refused_before_parsing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = write(tmp_path)
@@ -241,9 +241,7 @@ def test_changed_weights_are_refused_before_they_are_parsed(
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 64, pickle.dumps({"a": 1})])
-def test_what_is_no_safetensors_file_is_refused_whatever_its_hash(
-    tmp_path: Path, content: bytes
-) -> None:
+def test_weights_in_another_format_are_refused_by_any_hash(tmp_path: Path, content: bytes) -> None:
     manifest = replace(write(tmp_path), sha256=hashlib.sha256(content).hexdigest())
     (tmp_path / "weights.safetensors").write_bytes(content)
     with pytest.raises(BundleError, match="safetensors"):

@@ -1,4 +1,4 @@
-"""The fused gate: exported, it tells what the gate tells, and has no other output."""
+"""The fused gate: exported, its outputs equal the gate's, and it has no other output."""
 
 import math
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from policy_strategies import normal_logits, shipped
+from policy_strategies import build_shipped, normal_logits
 from stingy_protection import (
     Label,
     LogitsRejected,
@@ -21,7 +21,7 @@ from stingy_protection import (
     Stingy,
     sanitize,
 )
-from stingy_protection.bundles.fused import FusedClassifier, FusedGate, received
+from stingy_protection.bundles.fused import FusedClassifier, FusedGate, read_outputs
 
 torch.set_num_threads(1)
 CLASSES = 12
@@ -44,25 +44,25 @@ def export(module: nn.Module, example: Tensor) -> ExportedProgram:
 
 
 def output_shapes(program: ExportedProgram) -> list[tuple[int, ...]]:
-    """What the graph's output node hands out, the batch aside."""
+    """Return the shapes of the graph's outputs, without the batch dimension."""
     (output,) = [node for node in program.graph.nodes if node.op == "output"]
     return [tuple(value.meta["val"].shape[1:]) for value in output.args[0]]
 
 
 @pytest.mark.parametrize("name", FUSABLE)
-def test_P1_an_exported_gate_tells_what_the_gate_tells_ties_too(name: str) -> None:
-    policy = shipped(name, CLASSES)
+def test_P1_an_exported_gate_equals_the_gate_with_ties(name: str) -> None:
+    policy = build_shipped(name, CLASSES)
     program = export(FusedGate(policy), TIED)
     outputs = [output.numpy() for output in program.module()(TIED)]
-    told, expected = received(policy, outputs, rows=len(TIED)), sanitize(policy, TIED)
-    assert torch.equal(told.indices, expected.indices)
-    assert (told.scores is None) == (expected.scores is None)
-    if told.scores is not None and expected.scores is not None:
-        assert torch.equal(told.scores, expected.scores)
+    answer, expected = read_outputs(policy, outputs, rows=len(TIED)), sanitize(policy, TIED)
+    assert torch.equal(answer.indices, expected.indices)
+    assert (answer.scores is None) == (expected.scores is None)
+    if answer.scores is not None and expected.scores is not None:
+        assert torch.equal(answer.scores, expected.scores)
 
 
 @pytest.mark.parametrize("form", ScoreForm)
-def test_every_score_form_is_told_alike(form: ScoreForm) -> None:
+def test_every_score_form_equals_the_gates(form: ScoreForm) -> None:
     policy = Stingy(num_classes=CLASSES, n=4, scores=form, decimals=1)
     outputs = export(FusedGate(policy), TIED).module()(TIED)
     expected = sanitize(policy, TIED)
@@ -71,7 +71,7 @@ def test_every_score_form_is_told_alike(form: ScoreForm) -> None:
         assert torch.equal(outputs[1], expected.scores)
 
 
-def test_L4_a_graph_has_no_output_but_n_indices_and_n_scores() -> None:
+def test_L4_a_graph_outputs_only_n_indices_and_n_scores() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, CLASSES)).requires_grad_(False)
     preprocessing = Preprocessing(size=(4, 4), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     images = torch.zeros(2, 4, 4, 3, dtype=torch.uint8)
@@ -85,7 +85,7 @@ def test_L4_a_graph_has_no_output_but_n_indices_and_n_scores() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_P2_a_row_that_is_not_finite_is_refused_in_the_graph_and_the_others_answered(
+def test_P2_a_graph_refuses_only_the_rows_that_are_not_finite(
     bad: float,
 ) -> None:
     logits = TIED[:4].clone()
@@ -97,12 +97,12 @@ def test_P2_a_row_that_is_not_finite_is_refused_in_the_graph_and_the_others_answ
     expected = sanitize(policy, TIED[:4])
     assert torch.equal(indices[[0, 1, 3]], expected.indices[[0, 1, 3]])
     with pytest.raises(LogitsRejected):
-        received(policy, [indices.numpy(), scores.numpy()], rows=4)
+        read_outputs(policy, [indices.numpy(), scores.numpy()], rows=4)
 
 
 def test_a_policy_with_noise_cannot_be_fused() -> None:
     with pytest.raises(PolicyConfigError, match="without noise"):
-        FusedGate(shipped("keyed_noise", CLASSES))
+        FusedGate(build_shipped("keyed_noise", CLASSES))
 
 
 INDICES = np.array([[3, 1], [0, 2]])
@@ -126,9 +126,9 @@ SABOTAGES: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("change", SABOTAGES.values(), ids=SABOTAGES.keys())
-def test_L4_what_a_program_returns_is_checked_like_any_proposal(change: Change) -> None:
+def test_L4_outputs_that_break_a_promise_are_refused(change: Change) -> None:
     policy = Stingy(num_classes=CLASSES, n=2, decimals=1, scores=ScoreForm.LOG_PROB)
     fine = [INDICES, SCORES]
-    assert len(received(policy, fine, rows=2)) == 2
+    assert len(read_outputs(policy, fine, rows=2)) == 2
     with pytest.raises(PolicyViolation):
-        received(policy, change(), rows=2)
+        read_outputs(policy, change(), rows=2)

@@ -1,4 +1,4 @@
-"""The gate: what it lets in, what it lets out, and in which order."""
+"""The gate: the inputs it accepts, the answers it builds, and their order."""
 
 import math
 import pickle
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from checks import assert_n_largest
-from policy_strategies import finite_logits, noise_for, normal_logits, shipped
+from policy_strategies import build_shipped, finite_logits, make_noise, normal_logits
 from stingy_protection import (
     LogitsRejected,
     Open,
@@ -39,7 +39,7 @@ SCORED = (ScoreForm.LOG_PROB, ScoreForm.PROB, ScoreForm.LOGIT)
 
 @dataclass(frozen=True, kw_only=True)
 class Scripted(Policy):
-    """Proposes whatever the test says."""
+    """A policy that proposes what the test scripts."""
 
     name: ClassVar[str] = "scripted"
     n: int = 2
@@ -71,9 +71,7 @@ def expected_order(row: Tensor) -> list[int]:
 
 @settings(deadline=None, max_examples=150)
 @given(logits=finite_logits(), data=st.data())
-def test_P1_exactly_the_n_largest_leave_best_first_and_ties_to_the_lower_index(
-    logits: Tensor, data: st.DataObject
-) -> None:
+def test_P1_the_n_largest_leave_in_order_ties_by_index(logits: Tensor, data: st.DataObject) -> None:
     classes = logits.shape[1]
     n = data.draw(st.integers(1, classes))
     answer = sanitize(RankedLabels(num_classes=classes, n=n), logits)
@@ -87,7 +85,7 @@ def test_P1_exactly_the_n_largest_leave_best_first_and_ties_to_the_lower_index(
     form=st.sampled_from(SCORED),
     decimals=st.integers(0, 6),
 )
-def test_P1_scored_answers_hold_the_same_classes_sorted_by_score_then_index(
+def test_P1_scored_answers_have_the_n_largest_sorted_by_score(
     logits: Tensor, data: st.DataObject, form: ScoreForm, decimals: int
 ) -> None:
     classes = logits.shape[1]
@@ -131,18 +129,18 @@ def test_P2_logits_that_are_not_finite_are_rejected(bad: float) -> None:
     ],
     ids=str,
 )
-def test_P2_logits_of_another_kind_are_rejected(logits: Tensor) -> None:
+def test_P2_logits_of_a_wrong_type_or_shape_are_rejected(logits: Tensor) -> None:
     with pytest.raises(LogitsRejected):
         sanitize(Stingy(num_classes=5, n=2), logits)
 
 
-def test_finite_logits_whose_sum_overflows_are_let_in() -> None:
+def test_finite_logits_whose_sum_overflows_are_accepted() -> None:
     answer = sanitize(Stingy(num_classes=3, n=2), torch.tensor([[3e38, 3e38, -3e38]]))
     assert answer.indices.tolist() == [[0, 1]]
 
 
 @pytest.mark.parametrize("form", SCORED)
-def test_scores_stay_finite_where_float32_ends(form: ScoreForm) -> None:
+def test_scores_stay_finite_at_the_ends_of_float32(form: ScoreForm) -> None:
     policy = Open(num_classes=3, scores=form, decimals=6)
     answer = sanitize(policy, torch.tensor([[3.4e38, 0.0, -3.4e38]]))
     assert answer.indices[0, 0].item() == 0
@@ -150,7 +148,7 @@ def test_scores_stay_finite_where_float32_ends(form: ScoreForm) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_every_floating_type_is_lifted_to_float32(dtype: torch.dtype) -> None:
+def test_every_floating_type_is_converted_to_float32(dtype: torch.dtype) -> None:
     logits = normal_logits(4, 10).to(dtype)
     policy = Stingy(num_classes=10, n=3)
     assert same(sanitize(policy, logits), sanitize(policy, logits.float()))
@@ -158,29 +156,29 @@ def test_every_floating_type_is_lifted_to_float32(dtype: torch.dtype) -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(logits=finite_logits(max_rows=6), name=st.sampled_from(policy_names()), data=st.data())
-def test_P3_a_row_answers_alike_alone_shuffled_and_beside_others(
+def test_P3_a_row_has_the_same_answer_in_any_batch(
     logits: Tensor, name: str, data: st.DataObject
 ) -> None:
-    policy = shipped(name, logits.shape[1])
+    policy = build_shipped(name, logits.shape[1])
 
-    def ask(rows: Tensor) -> SparseLogits:
-        return sanitize(policy, rows, noise=noise_for(policy, rows))
+    def answer(rows: Tensor) -> SparseLogits:
+        return sanitize(policy, rows, noise=make_noise(policy, rows))
 
     rows = logits.shape[0]
     order = data.draw(st.permutations(range(rows)))
-    together = ask(logits)
-    shuffled = ask(logits[order])
-    crowded = ask(torch.cat([logits.flip(1), logits]))
+    batch = answer(logits)
+    shuffled = answer(logits[order])
+    crowded = answer(torch.cat([logits.flip(1), logits]))
     for place, row in enumerate(order):
-        alone = ask(logits[row : row + 1])
+        single = answer(logits[row : row + 1])
         for other in (
-            together.rows(row, row + 1),
+            batch.rows(row, row + 1),
             shuffled.rows(place, place + 1),
             crowded.rows(rows + row, rows + row + 1),
         ):
-            assert torch.equal(alone.indices, other.indices)
-            if alone.scores is not None:
-                assert torch.equal(alone.scores, scores_of(other))
+            assert torch.equal(single.indices, other.indices)
+            if single.scores is not None:
+                assert torch.equal(single.scores, scores_of(other))
 
 
 LOGITS = torch.tensor([[1.0, 4.0, 2.0, 3.0]])
@@ -208,12 +206,12 @@ def test_score_forms_match_hand_computed_values(
     assert (answer.form, answer.decimals, answer.num_classes) == (form, decimals, 4)
 
 
-def test_the_form_none_tells_no_score() -> None:
+def test_the_form_none_has_no_scores() -> None:
     answer = sanitize(Stingy(num_classes=4, n=2, scores=ScoreForm.NONE), LOGITS)
     assert (answer.scores, answer.indices.tolist()) == (None, [[1, 3]])
 
 
-def test_equal_rounded_scores_are_listed_by_index_after_the_top1() -> None:
+def test_equal_rounded_scores_after_the_top1_go_by_index() -> None:
     logits = torch.tensor([[0.1, 0.3, 0.4, 0.2, 9.0, 0.0, -9.0]])
     policy = Open(num_classes=7, scores=ScoreForm.LOGIT, decimals=0)
     assert sanitize(policy, logits).indices.tolist() == [[4, 0, 1, 2, 3, 5, 6]]
@@ -221,7 +219,7 @@ def test_equal_rounded_scores_are_listed_by_index_after_the_top1() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(steps=st.lists(st.integers(-4, 4), min_size=3, max_size=12), data=st.data())
-def test_differences_below_the_grid_never_change_the_answer_but_for_the_first_entry(
+def test_changes_below_the_grid_affect_only_the_first_entry(
     steps: list[int], data: st.DataObject
 ) -> None:
     below = st.lists(st.floats(-0.375, 0.375, width=32), min_size=len(steps), max_size=len(steps))
@@ -230,21 +228,21 @@ def test_differences_below_the_grid_never_change_the_answer_but_for_the_first_en
     answers = [
         sanitize(policy, (base + torch.tensor(data.draw(below))).unsqueeze(0)) for _ in range(2)
     ]
-    told = [
+    lists = [
         [pair for pair in zip(scores_of(a)[0].tolist(), a.indices[0].tolist(), strict=True)]
         for a in answers
     ]
-    # Put back in its place by score and index, the first entry is the only difference.
-    canonical = [sorted(pairs, key=lambda pair: (-pair[0], pair[1])) for pairs in told]
+    # Sorted by score and index, both answers are equal: only the first entry has another place.
+    canonical = [sorted(pairs, key=lambda pair: (-pair[0], pair[1])) for pairs in lists]
     assert canonical[0] == canonical[1]
     assert all(
         pairs[1:] == [p for p in c if p != pairs[0]]
-        for pairs, c in zip(told, canonical, strict=True)
+        for pairs, c in zip(lists, canonical, strict=True)
     )
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e12, 1e30])
-def test_the_order_is_by_score_and_index_however_far_the_scores_are(scale: float) -> None:
+def test_entries_go_by_score_then_index_at_any_scale(scale: float) -> None:
     logits = normal_logits(20, 30).round() * scale
     answer = sanitize(Reversed(num_classes=30, scores=ScoreForm.LOGIT, decimals=6), logits)
     for indices, scores in zip(answer.indices.tolist(), scores_of(answer).tolist(), strict=True):
@@ -252,7 +250,7 @@ def test_the_order_is_by_score_and_index_however_far_the_scores_are(scale: float
         assert tail == sorted(tail)
 
 
-def test_L4_an_answer_has_storage_of_its_own_whose_pickle_does_not_grow_with_k() -> None:
+def test_L4_an_answers_storage_and_pickle_do_not_grow_with_k() -> None:
     sizes = set()
     for classes in (10, 10_000):
         answer = sanitize(Stingy(num_classes=classes, n=5), normal_logits(2, classes))
@@ -264,11 +262,11 @@ def test_L4_an_answer_has_storage_of_its_own_whose_pickle_does_not_grow_with_k()
     assert len(sizes) == 1
 
 
-def test_L4_a_proposal_that_is_a_view_of_the_logits_leaves_as_a_copy() -> None:
+def test_L4_a_proposal_that_views_the_logits_leaves_as_a_copy() -> None:
     logits = torch.arange(100.0).flip(0).unsqueeze(0)
     policy = Scripted(
         num_classes=100,
-        script=lambda seen: Proposal(torch.arange(100).unsqueeze(0)[:, :2], seen[:, :2]),
+        script=lambda rows: Proposal(torch.arange(100).unsqueeze(0)[:, :2], rows[:, :2]),
     )
     answer = sanitize(policy, logits)
     assert scores_of(answer).untyped_storage().nbytes() == 8
@@ -310,12 +308,14 @@ SABOTAGES = {
 
 
 @pytest.mark.parametrize("script", SABOTAGES.values(), ids=SABOTAGES.keys())
-def test_L4_a_broken_promise_is_a_violation(script: Callable[[Tensor], Proposal]) -> None:
+def test_L4_a_proposal_that_breaks_a_promise_is_refused(
+    script: Callable[[Tensor], Proposal],
+) -> None:
     with pytest.raises(PolicyViolation):
         sanitize(Scripted(num_classes=4, script=script), LOGITS)
 
 
-def test_L4_the_same_index_twice_is_found_in_any_row_and_place() -> None:
+def test_L4_a_repeated_index_is_found_in_any_row_and_place() -> None:
     indices = torch.arange(6).repeat(3, 1)
     indices[2, 5] = 3
     policy = Scripted(num_classes=8, n=6, script=entries(indices, torch.zeros(3, 6)))
@@ -331,7 +331,7 @@ def test_L4_a_tied_top1_must_be_the_lower_index() -> None:
         sanitize(policy, torch.tensor([[1.0, 5.0, 5.0]]))
 
 
-def test_the_top1_is_that_of_the_logits_before_the_policy_touched_them() -> None:
+def test_a_policy_that_changes_the_logits_cannot_change_the_top1() -> None:
     def vandal(logits: Tensor) -> Proposal:
         logits[:, 0] = 99.0
         values, indices = best_first(logits, 2)
@@ -341,7 +341,7 @@ def test_the_top1_is_that_of_the_logits_before_the_policy_touched_them() -> None
         sanitize(Scripted(num_classes=4, script=vandal), LOGITS.clone())
 
 
-def test_a_policy_that_does_not_keep_the_top1_may_put_any_class_first() -> None:
+def test_a_policy_without_keeps_top1_may_put_any_class_first() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Liar(Scripted):
         keeps_top1: ClassVar[bool] = False
@@ -351,7 +351,7 @@ def test_a_policy_that_does_not_keep_the_top1_may_put_any_class_first() -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError(f"{LOGITS}"), KeyError(3), RecursionError("4.0")])
-def test_L4_a_policy_that_raises_leaves_no_trace_of_the_row(error: Exception) -> None:
+def test_L4_the_error_of_a_failing_policy_has_no_logits(error: Exception) -> None:
     with pytest.raises(PolicyViolation) as caught:
         sanitize(Scripted(num_classes=4, script=raises(error)), LOGITS)
     assert str(caught.value) == "the policy failed"
@@ -359,12 +359,12 @@ def test_L4_a_policy_that_raises_leaves_no_trace_of_the_row(error: Exception) ->
     assert caught.value.__context__ is None
 
 
-def test_our_own_errors_pass_through_the_gate() -> None:
+def test_a_protection_error_passes_through_the_gate() -> None:
     with pytest.raises(ProtectionError, match="out of stock"):
         sanitize(Scripted(num_classes=4, script=raises(ProtectionError("out of stock"))), LOGITS)
 
 
-def test_an_answer_is_an_ordinary_tensor_even_in_inference_mode() -> None:
+def test_answers_are_ordinary_tensors_in_inference_mode() -> None:
     with torch.inference_mode():
         answer = sanitize(Stingy(num_classes=4, n=2), LOGITS * 1.0)
     assert not scores_of(answer).is_inference()
@@ -372,9 +372,7 @@ def test_an_answer_is_an_ordinary_tensor_even_in_inference_mode() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(logits=finite_logits(), data=st.data())
-def test_stingy_smooth_never_orders_a_hidden_class_by_its_logit(
-    logits: Tensor, data: st.DataObject
-) -> None:
+def test_stingy_smooth_orders_hidden_classes_by_index(logits: Tensor, data: st.DataObject) -> None:
     classes = logits.shape[1]
     n = data.draw(st.integers(1, classes))
     proposal = StingySmooth(num_classes=classes, n=n).propose(logits)
@@ -385,6 +383,6 @@ def test_stingy_smooth_never_orders_a_hidden_class_by_its_logit(
 
 
 @pytest.mark.parametrize("n", [1, 2])
-def test_too_small_a_proposal_is_allowed(n: int) -> None:
+def test_a_proposal_below_the_support_is_allowed(n: int) -> None:
     policy = Scripted(num_classes=4, script=entries(FINE[:, :n], torch.tensor([[4.0, 3.0]])[:, :n]))
     assert sanitize(policy, LOGITS).indices.tolist() == FINE[:, :n].tolist()

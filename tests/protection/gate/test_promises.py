@@ -1,4 +1,4 @@
-"""What another gate let out is believed only where it keeps this policy's promises."""
+"""Answers of another gate are accepted only if they keep this policy's promises."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policy_strategies import finite_logits, noise_for, normal_logits, shipped
+from policy_strategies import build_shipped, finite_logits, make_noise, normal_logits
 from stingy_protection import PolicyViolation, ScoreForm, Stingy, policy_names, sanitize
-from stingy_protection.gate.promises import verified_answer
+from stingy_protection.gate.promises import verify_answer
 from stingy_protection.ordering import Floats32, Ints
 
 POLICY = Stingy(num_classes=6, n=3)
@@ -31,38 +31,38 @@ def arrays(*, form: ScoreForm) -> tuple[Ints, Floats32]:
     decimals=st.integers(0, 6),
 )
 @settings(deadline=None, max_examples=200)
-def test_whatever_the_gate_lets_out_is_let_through_unchanged(
+def test_every_answer_of_the_gate_is_accepted_unchanged(
     logits: torch.Tensor, name: str, form: ScoreForm, decimals: int
 ) -> None:
-    policy = shipped(name, logits.shape[1])
+    policy = build_shipped(name, logits.shape[1])
     if policy.scores not in (ScoreForm.RANK, ScoreForm.NONE):
         policy = dataclasses.replace(policy, scores=form, decimals=decimals)
-    answer = sanitize(policy, logits, noise=noise_for(policy, logits))
+    answer = sanitize(policy, logits, noise=make_noise(policy, logits))
     scores = None if answer.scores is None else answer.scores.numpy()
-    verified = verified_answer(policy, answer.indices.numpy(), scores)
+    verified = verify_answer(policy, answer.indices.numpy(), scores)
     assert torch.equal(verified.indices, answer.indices)
     assert (verified.scores is None) == (scores is None)
     if verified.scores is not None and answer.scores is not None:
         assert verified.scores.numpy().tobytes() == answer.scores.numpy().tobytes()
 
 
-def test_a_longer_answer_of_the_same_gate_is_refused() -> None:
+def test_an_answer_with_more_classes_is_refused() -> None:
     logits = normal_logits(4, 6)
-    open_wide = sanitize(Stingy(num_classes=6, n=4), logits)
-    assert open_wide.scores is not None
+    longer = sanitize(Stingy(num_classes=6, n=4), logits)
+    assert longer.scores is not None
     with pytest.raises(PolicyViolation, match=r"1\.\.3 entries, got 4"):
-        verified_answer(POLICY, open_wide.indices.numpy(), open_wide.scores.numpy())
+        verify_answer(POLICY, longer.indices.numpy(), longer.scores.numpy())
 
 
-def test_scores_that_tell_the_hidden_mass_are_refused() -> None:
+def test_scores_that_leak_the_hidden_mass_are_refused() -> None:
     logits = normal_logits(4, 6).double()
     values, indices = logits.log_softmax(dim=1).topk(3, dim=1)
-    told = values.round(decimals=3).float().numpy()
+    leaking = values.round(decimals=3).float().numpy()
     with pytest.raises(PolicyViolation, match="renormalised"):
-        verified_answer(POLICY, indices.numpy(), told)
+        verify_answer(POLICY, indices.numpy(), leaking)
     probabilities = dataclasses.replace(POLICY, scores=ScoreForm.PROB)
     with pytest.raises(PolicyViolation, match="renormalised"):
-        verified_answer(
+        verify_answer(
             probabilities, indices.numpy(), values.exp().round(decimals=3).float().numpy()
         )
 
@@ -93,29 +93,29 @@ BROKEN: dict[str, Change] = {
 def test_an_answer_that_breaks_a_promise_is_refused(form: ScoreForm, change: Change) -> None:
     policy = dataclasses.replace(POLICY, scores=form)
     indices, scores = arrays(form=form)
-    verified_answer(policy, indices, scores)
+    verify_answer(policy, indices, scores)
     with pytest.raises(PolicyViolation):
-        verified_answer(policy, *change(indices, scores))
+        verify_answer(policy, *change(indices, scores))
 
 
-def test_ranks_are_the_ranks_and_nothing_else() -> None:
+def test_scores_other_than_the_ranks_are_refused_as_ranks() -> None:
     policy = dataclasses.replace(POLICY, scores=ScoreForm.RANK)
     ranks = np.array([[1, 2, 3]] * 2, np.float32)
-    verified_answer(policy, INDICES, ranks)
+    verify_answer(policy, INDICES, ranks)
     with pytest.raises(PolicyViolation, match="ranks"):
-        verified_answer(policy, INDICES, LOG_PROBS)
+        verify_answer(policy, INDICES, LOG_PROBS)
 
 
-def test_where_the_policy_tells_no_scores_none_may_come() -> None:
+def test_scores_are_refused_if_the_policy_has_none() -> None:
     policy = dataclasses.replace(POLICY, scores=ScoreForm.NONE)
-    assert verified_answer(policy, INDICES, None).scores is None
+    assert verify_answer(policy, INDICES, None).scores is None
     with pytest.raises(PolicyViolation, match="scores"):
-        verified_answer(policy, INDICES, LOG_PROBS)
+        verify_answer(policy, INDICES, LOG_PROBS)
 
 
-def test_what_is_let_through_shares_no_storage() -> None:
+def test_a_verified_answer_shares_no_storage_with_its_input() -> None:
     indices, scores = arrays(form=ScoreForm.LOG_PROB)
-    verified = verified_answer(POLICY, indices, scores)
+    verified = verify_answer(POLICY, indices, scores)
     indices[:], scores[:] = 0, 0
     assert verified.indices.tolist() == INDICES.tolist()
     assert verified.scores is not None

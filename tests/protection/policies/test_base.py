@@ -1,4 +1,4 @@
-"""Policies as values: faults, fingerprints, descriptions; best_first."""
+"""Policies as values: faults, fingerprints and descriptions. The function `best_first`."""
 
 import json
 from dataclasses import replace
@@ -22,7 +22,7 @@ from stingy_protection import (
 )
 
 
-def test_every_fault_of_the_options_is_told() -> None:
+def test_every_fault_of_the_options_is_listed() -> None:
     with pytest.raises(PolicyConfigError) as caught:
         Stingy(num_classes=10, n=11, decimals=7, scores="prob")  # type: ignore[arg-type]
     assert len(caught.value.faults) == 3
@@ -48,13 +48,13 @@ def test_a_grid_outside_zero_to_six_decimals_is_a_fault(decimals: int) -> None:
 
 
 def test_policies_without_scores_refuse_another_form() -> None:
-    with pytest.raises(PolicyConfigError, match="label tells no scores"):
+    with pytest.raises(PolicyConfigError, match="label has no scores"):
         Label(num_classes=10, scores=ScoreForm.PROB)
-    with pytest.raises(PolicyConfigError, match="ranked_labels tells ranks only"):
+    with pytest.raises(PolicyConfigError, match="ranked_labels has ranks only"):
         RankedLabels(num_classes=10, n=2, scores=ScoreForm.PROB)
 
 
-def test_the_fingerprint_is_of_the_name_and_every_option() -> None:
+def test_the_fingerprint_depends_on_the_name_and_every_option() -> None:
     policy = Stingy(num_classes=10, n=2)
     others = (
         replace(policy, n=3),
@@ -69,11 +69,11 @@ def test_the_fingerprint_is_of_the_name_and_every_option() -> None:
     assert int(policy.fingerprint, 16) >= 0
 
 
-def test_the_fingerprint_stays_what_it_was_in_earlier_releases() -> None:
+def test_the_fingerprint_is_the_same_in_every_release() -> None:
     assert Stingy(num_classes=10, n=2).fingerprint == "82a2befe7ba7"
 
 
-def test_options_are_resolved_and_fit_into_json() -> None:
+def test_options_are_resolved_and_survive_json() -> None:
     options = Stingy(num_classes=10, n=2).options()
     assert options == {"num_classes": 10, "scores": "log_prob", "decimals": 3, "n": 2}
     assert json.loads(json.dumps(options)) == options
@@ -95,14 +95,14 @@ def test_a_policy_describes_itself_in_one_line(policy: Open, line: str) -> None:
 
 @settings(deadline=None, max_examples=150)
 @given(logits=finite_logits(), data=st.data())
-def test_best_first_is_a_stable_sort_cut_at_n(logits: Tensor, data: st.DataObject) -> None:
+def test_best_first_equals_a_stable_sort_cut_at_n(logits: Tensor, data: st.DataObject) -> None:
     n = data.draw(st.integers(1, logits.shape[1]))
     values, indices = best_first(logits, n)
-    ordered = logits.sort(dim=1, descending=True, stable=True)
-    assert torch.equal(values, ordered.values[:, :n])
-    assert torch.equal(indices, ordered.indices[:, :n])
+    falling = logits.sort(dim=1, descending=True, stable=True)
+    assert torch.equal(values, falling.values[:, :n])
+    assert torch.equal(indices, falling.indices[:, :n])
 
 
-def test_best_first_settles_a_tie_at_the_edge_of_the_support() -> None:
+def test_best_first_breaks_ties_at_the_cut_by_index() -> None:
     logits = torch.zeros(1, 100)
     assert best_first(logits, 5)[1].tolist() == [[0, 1, 2, 3, 4]]

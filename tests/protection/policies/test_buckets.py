@@ -1,4 +1,4 @@
-"""A ranked list and a bucket, and nothing that depends on anything else of the row."""
+"""Policies of a ranked list and a bucket: nothing else of the row affects the answer."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def shares(*values: float) -> Tensor:
     return torch.tensor([values]).log()
 
 
-def test_ranked_buckets_tell_the_order_and_the_buckets_middle() -> None:
+def test_ranked_buckets_give_the_order_and_the_buckets_middle() -> None:
     policy = RankedBuckets(num_classes=4, n=3, buckets=4, scores=PROB)
     answer = sanitize(policy, shares(0.04, 0.8, 0.01, 0.15))
     assert answer.indices.tolist() == [[1, 3, 0]]
@@ -40,7 +40,7 @@ def test_ranked_buckets_tell_the_order_and_the_buckets_middle() -> None:
 
 @pytest.mark.parametrize("n", [2, 10, 100])
 @pytest.mark.parametrize("confidence", [0.1, 0.4, 0.6, 0.9999])
-def test_the_order_is_told_in_every_bucket_on_the_default_grid(n: int, confidence: float) -> None:
+def test_the_order_is_visible_in_every_bucket_on_the_grid(n: int, confidence: float) -> None:
     logits = normal_logits(1, 200, scale=0.5).log_softmax(dim=1)
     first = logits.argmax()
     logits[0, first] = logits[0, first].exp().neg().log1p() + torch.tensor(confidence).logit()
@@ -55,7 +55,7 @@ def test_the_order_is_told_in_every_bucket_on_the_default_grid(n: int, confidenc
 
 @settings(deadline=None, max_examples=60)
 @given(logits=finite_logits(), data=st.data(), buckets=st.integers(1, 8))
-def test_two_rows_of_one_order_and_bucket_have_one_answer(
+def test_ranked_buckets_have_at_most_one_answer_per_bucket(
     logits: Tensor, data: st.DataObject, buckets: int
 ) -> None:
     classes = logits.shape[1]
@@ -69,7 +69,7 @@ def test_two_rows_of_one_order_and_bucket_have_one_answer(
 
 @settings(deadline=None, max_examples=40)
 @given(logits=finite_logits(max_classes=6), buckets=st.integers(1, 8))
-def test_a_class_prototype_tells_at_most_one_list_a_class_and_one_answer_a_bucket(
+def test_class_prototypes_have_one_answer_per_class_and_bucket(
     logits: Tensor, buckets: int
 ) -> None:
     classes = logits.shape[1]
@@ -83,16 +83,16 @@ def test_a_class_prototype_tells_at_most_one_list_a_class_and_one_answer_a_bucke
     for indices, scores in zip(answer.indices.tolist(), answer.scores.tolist(), strict=True):
         dense = [score for _, score in sorted(zip(indices, scores, strict=True))]
         by_class.setdefault(indices[0], set()).add(tuple(dense))
-    assert all(len(told) <= buckets for told in by_class.values())
+    assert all(len(answers) <= buckets for answers in by_class.values())
 
 
-def test_a_class_prototype_answers_with_the_predicted_classs_list() -> None:
+def test_class_prototype_answers_with_the_predicted_class_list() -> None:
     policy = ClassPrototype(num_classes=3, lists=LISTS, n=3, scores=ScoreForm.RANK)
     logits = torch.cat([shares(0.1, 0.5, 0.4), shares(0.45, 0.5, 0.05), shares(0.3, 0.2, 0.5)])
     assert sanitize(policy, logits).indices.tolist() == [[1, 2, 0], [1, 2, 0], [2, 0, 1]]
 
 
-def test_two_halves_fall_into_one_bucket_however_they_are_summed() -> None:
+def test_a_confidence_of_one_half_always_gets_one_bucket() -> None:
     policy = RankedBuckets(num_classes=200, n=1, buckets=2, scores=ScoreForm.LOGIT)
     halves = torch.full((1, 200), -80.0)
     halves[0, :2] = 3.3
@@ -101,7 +101,7 @@ def test_two_halves_fall_into_one_bucket_however_they_are_summed() -> None:
     assert answer.scores.exp().item() == pytest.approx(0.75, abs=1e-3)
 
 
-def test_canonical_lists_are_the_mean_ranking_of_the_rows_predicted_as_the_class() -> None:
+def test_canonical_lists_rank_by_the_mean_of_the_classs_rows() -> None:
     rows = torch.cat(
         [
             shares(0.6, 0.3, 0.1),
@@ -115,12 +115,12 @@ def test_canonical_lists_are_the_mean_ranking_of_the_rows_predicted_as_the_class
     assert class_prototypes(rows, n=2) == ((0, 2), (1, 0), (2, 0))
 
 
-def test_lists_are_written_and_read_back(tmp_path: Path) -> None:
+def test_written_lists_can_be_read(tmp_path: Path) -> None:
     write_prototypes(tmp_path / "lists.json", LISTS)
     assert read_prototypes(str(tmp_path / "lists.json")) == LISTS
 
 
-def test_the_fingerprint_is_of_the_lists_and_the_text_shows_none() -> None:
+def test_the_fingerprint_depends_on_the_lists_repr_hides_them() -> None:
     policy = ClassPrototype(num_classes=3, lists=LISTS, n=3)
     other = ClassPrototype(num_classes=3, lists=((0, 2, 1), *LISTS[1:]), n=3)
     assert policy.fingerprint != other.fingerprint
@@ -142,7 +142,7 @@ def test_the_fingerprint_is_of_the_lists_and_the_text_shows_none() -> None:
     ],
     ids=str,
 )
-def test_lists_that_are_not_one_ranking_a_class_are_a_fault(lists: object) -> None:
+def test_lists_that_are_not_one_ranking_per_class_are_a_fault(lists: object) -> None:
     with pytest.raises(PolicyConfigError, match="expected lists of 3 classes"):
         ClassPrototype(num_classes=3, lists=lists, n=3)  # type: ignore[arg-type]
 
@@ -167,6 +167,6 @@ def test_buckets_outside_one_to_a_hundred_are_a_fault(buckets: int) -> None:
     ],
     ids=str,
 )
-def test_calibration_rows_of_another_kind_are_refused(logits: Tensor, n: int) -> None:
+def test_calibration_rows_of_a_wrong_kind_are_refused(logits: Tensor, n: int) -> None:
     with pytest.raises(PolicyConfigError):
         class_prototypes(logits, n=n)

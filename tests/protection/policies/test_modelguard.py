@@ -1,4 +1,4 @@
-"""ModelGuard-W for a batch, against a linear-programming solver a row."""
+"""ModelGuard-W for a batch, compared with a linear-programming solver per row."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from policy_strategies import finite_logits, normal_logits
 from stingy_protection import ModelGuardW, PolicyConfigError, sanitize
-from stingy_protection.policies.modelguard import least_expected
+from stingy_protection.policies.modelguard import minimize_cost
 
 torch.set_num_threads(1)
 
@@ -21,8 +21,8 @@ def sorted_shares(rows: int, classes: int, *, seed: int, scale: float) -> Tensor
     return logits.softmax(dim=1).sort(dim=1, descending=True).values
 
 
-def solved(y: NDArray[np.float64], eps: float) -> float:
-    """The least cost, by the published program: y' and the sizes |y' - y| as unknowns."""
+def solve(y: NDArray[np.float64], eps: float) -> float:
+    """Solve the published program for the least cost, with unknowns y' and |y' - y|."""
     k = len(y)
     one, zero = np.eye(k), np.zeros(k)
     first_is_largest = np.hstack([one - one[0], np.zeros((k, k))])
@@ -46,19 +46,17 @@ def solved(y: NDArray[np.float64], eps: float) -> float:
 
 @pytest.mark.parametrize("classes", [2, 3, 5, 8])
 @pytest.mark.parametrize("eps", [0.05, 0.4, 1.0, 2.0])
-def test_a_batch_costs_what_the_linear_program_costs_row_by_row(classes: int, eps: float) -> None:
+def test_the_batch_solution_costs_what_the_linear_program_does(classes: int, eps: float) -> None:
     for seed, scale in enumerate((0.3, 1.0, 3.0, 10.0)):
         y = sorted_shares(4, classes, seed=seed, scale=scale)
-        batch = least_expected(y, eps).numpy()
+        batch = minimize_cost(y, eps).numpy()
         for row, disturbed in zip(y.numpy(), batch, strict=True):
-            assert np.log(row + 1e-6) @ disturbed == pytest.approx(solved(row, eps), abs=1e-6)
+            assert np.log(row + 1e-6) @ disturbed == pytest.approx(solve(row, eps), abs=1e-6)
 
 
 @settings(deadline=None, max_examples=40)
 @given(logits=finite_logits(), eps=st.floats(0.01, 2))
-def test_what_leaves_is_a_distribution_within_the_budget_and_keeps_the_top1(
-    logits: Tensor, eps: float
-) -> None:
+def test_an_answer_is_within_the_budget_and_keeps_the_top1(logits: Tensor, eps: float) -> None:
     policy = ModelGuardW(num_classes=logits.shape[1], eps=eps, decimals=6)
     answer = sanitize(policy, logits)
     assert answer.scores is not None

@@ -1,11 +1,11 @@
-"""Noise that belongs to the pixels: nothing averages it away, and no policy draws it itself."""
+"""Keyed noise: it depends on the pixels, so it cannot be averaged out. No policy draws it."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from policy_strategies import finite_logits, noise_for, normal_logits
+from policy_strategies import finite_logits, make_noise, normal_logits
 from stingy_protection import (
     KeyedNoise,
     LogitsRejected,
@@ -38,21 +38,21 @@ def test_the_noise_is_standard_normal() -> None:
         assert noise.quantile(quantile).item() == pytest.approx(expected, abs=0.05)
 
 
-def test_the_same_pixels_have_the_same_noise_at_any_place_of_any_batch() -> None:
+def test_equal_pixels_have_equal_noise_in_any_batch() -> None:
     images = pictures(5)
-    together = keyed_noise(SECRET, images, 10)
-    assert torch.equal(keyed_noise(SECRET, images.flip(0), 10), together.flip(0))
+    whole = keyed_noise(SECRET, images, 10)
+    assert torch.equal(keyed_noise(SECRET, images.flip(0), 10), whole.flip(0))
     for place in range(5):
-        assert torch.equal(keyed_noise(SECRET, images[place : place + 1], 10)[0], together[place])
+        assert torch.equal(keyed_noise(SECRET, images[place : place + 1], 10)[0], whole[place])
 
 
-def test_the_noise_stays_what_it_was_in_earlier_releases() -> None:
+def test_the_noise_is_the_same_in_every_release() -> None:
     image = torch.arange(12, dtype=torch.uint8).view(1, 2, 2, 3)
     noise = keyed_noise(SECRET, image, 3)[0].tolist()
     assert noise == pytest.approx(PINNED, abs=1e-6)
 
 
-def test_one_step_of_one_pixel_another_secret_or_another_shape_is_other_noise() -> None:
+def test_another_pixel_secret_or_shape_gives_other_noise() -> None:
     image = pictures(1)
     changed = image.clone()
     changed[0, 3, 3, 1] ^= 1
@@ -65,7 +65,7 @@ def test_one_step_of_one_pixel_another_secret_or_another_shape_is_other_noise() 
         assert abs(torch.corrcoef(torch.stack([first, other]))[0, 1]) < 0.15
 
 
-def test_what_is_no_image_and_a_short_secret_are_refused_without_showing_them() -> None:
+def test_bad_images_and_short_secrets_are_refused_unshown() -> None:
     with pytest.raises(PolicyConfigError, match="16 bytes or more") as caught:
         keyed_noise(b"short", pictures(1), 10)
     assert "short" not in str(caught.value)
@@ -87,19 +87,19 @@ def test_scores_are_logits_plus_sigma_times_noise() -> None:
 @given(logits=finite_logits())
 def test_the_top1_stays_first_under_any_noise(logits: Tensor) -> None:
     policy = KeyedNoise(num_classes=logits.shape[1], n=2, sigma=50.0)
-    answer = sanitize(policy, logits, noise=noise_for(policy, logits))
+    answer = sanitize(policy, logits, noise=make_noise(policy, logits))
     assert torch.equal(answer.indices[:, 0], torch.from_numpy(logits.numpy().argmax(axis=1)))
     assert answer.scores is not None
     assert torch.equal(answer.scores[:, 0], answer.scores.amax(dim=1))
 
 
-def test_asking_again_averages_nothing_away() -> None:
+def test_repeated_queries_average_no_noise_out() -> None:
     images, logits = pictures(4), normal_logits(4, 10)
     policy = KeyedNoise(num_classes=10, n=10)
-    asked = [
+    answers = [
         sanitize(policy, logits, noise=keyed_noise(SECRET, images, 10)).scores for _ in range(3)
     ]
-    assert all(torch.equal(asked[0], again) for again in asked if again is not None)  # type: ignore[arg-type]
+    assert all(torch.equal(answers[0], other) for other in answers if other is not None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -113,19 +113,19 @@ def test_asking_again_averages_nothing_away() -> None:
     ],
     ids=str,
 )
-def test_a_policy_that_needs_noise_is_refused_without(noise: Tensor | None) -> None:
+def test_a_noisy_policy_is_refused_without_noise(noise: Tensor | None) -> None:
     with pytest.raises(LogitsRejected, match="noise"):
         sanitize(KeyedNoise(num_classes=10, n=2), normal_logits(2, 10), noise=noise)
     with pytest.raises(PolicyViolation, match="noise"):
         KeyedNoise(num_classes=10, n=2).propose(normal_logits(2, 10))
 
 
-def test_a_policy_that_takes_no_noise_is_refused_with_some() -> None:
+def test_a_policy_without_noise_is_refused_with_noise() -> None:
     with pytest.raises(LogitsRejected, match="no noise for the policy stingy"):
         sanitize(Stingy(num_classes=10, n=2), normal_logits(2, 10), noise=torch.zeros(2, 10))
 
 
 @pytest.mark.parametrize("sigma", [0.0, -1.0, float("inf"), float("nan")])
-def test_a_sigma_that_is_no_deviation_is_a_fault(sigma: float) -> None:
+def test_a_sigma_that_is_not_positive_and_finite_is_a_fault(sigma: float) -> None:
     with pytest.raises(PolicyConfigError, match="sigma"):
         KeyedNoise(num_classes=10, n=2, sigma=sigma)

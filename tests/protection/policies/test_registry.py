@@ -1,4 +1,4 @@
-"""From names and ratios to policies: exact numbers, every fault told."""
+"""Building policies from names and ratios: exact numbers, and every fault is listed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ def plug(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
 
     def install(name: str, value: str) -> None:
         installed = EntryPoints([EntryPoint(name, value, registry.ENTRY_POINTS)])
-        monkeypatch.setattr(registry, "entry_points", lambda **wanted: installed.select(**wanted))
+        monkeypatch.setattr(registry, "entry_points", lambda **query: installed.select(**query))
 
     return install
 
@@ -80,7 +80,7 @@ def test_P4_a_ratio_becomes_n_in_exact_arithmetic(thousandths: int, classes: int
     ("classes", "ratio", "n"),
     [(100, 0.29, 29), (100, 0.57, 57), (100, 0.58, 58), (10, 0.05, 1), (7, 1, 7), (10, "0.3", 3)],
 )
-def test_P4_known_ratios(classes: int, ratio: float | str, n: int) -> None:
+def test_P4_known_ratios_give_known_n(classes: int, ratio: float | str, n: int) -> None:
     assert support_size(classes, ratio=ratio) == n
 
 
@@ -106,7 +106,7 @@ def test_n_and_ratio_together_are_a_fault() -> None:
         support_size(10, n=2, ratio=0.2)
 
 
-def test_fewer_than_two_classes_have_no_support() -> None:
+def test_fewer_than_two_classes_are_a_fault_of_the_support() -> None:
     with pytest.raises(PolicyConfigError, match="num_classes"):
         support_size(1)
 
@@ -133,7 +133,7 @@ def test_a_text_is_split_into_name_and_options() -> None:
         (":n,k=1,k=2", 3),
     ],
 )
-def test_a_malformed_text_tells_its_faults(text: str, faults: int) -> None:
+def test_every_fault_of_a_malformed_text_is_listed(text: str, faults: int) -> None:
     with pytest.raises(PolicyConfigError) as caught:
         parse_policy(text)
     assert len(caught.value.faults) == faults
@@ -162,7 +162,7 @@ def test_every_shipped_policy_is_built_from_its_text(text: str, policy: Policy) 
     assert build_policy(name, num_classes=10, **options) == policy
 
 
-def test_canonical_lists_are_read_from_the_file_that_the_text_names(tmp_path: Path) -> None:
+def test_canonical_lists_are_read_from_the_named_file(tmp_path: Path) -> None:
     lists = ((0, 2, 1), (1, 0, 2), (2, 1, 0))
     write_prototypes(tmp_path / "lists.json", lists)
     text = f"class_prototype:lists={tmp_path / 'lists.json'},n=2"
@@ -172,7 +172,7 @@ def test_canonical_lists_are_read_from_the_file_that_the_text_names(tmp_path: Pa
 
 
 @pytest.mark.parametrize("content", [None, "no json", "[]", '{"lists": 3}', '{"lists": [[]]}'])
-def test_a_file_that_holds_no_lists_is_a_fault(tmp_path: Path, content: str | None) -> None:
+def test_a_file_without_lists_is_a_fault(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "lists.json"
     if content is not None:
         path.write_text(content)
@@ -180,13 +180,13 @@ def test_a_file_that_holds_no_lists_is_a_fault(tmp_path: Path, content: str | No
         build_policy("class_prototype", num_classes=3, lists=str(path))
 
 
-def test_an_unknown_policy_is_answered_with_the_known_ones() -> None:
+def test_the_error_for_an_unknown_policy_names_the_known_ones() -> None:
     with pytest.raises(PolicyConfigError) as caught:
         build_policy("stingey", num_classes=10)
     assert all(name in str(caught.value) for name in policy_names())
 
 
-def test_all_faults_of_the_options_are_told_at_once() -> None:
+def test_all_faults_of_the_options_are_listed_at_once() -> None:
     with pytest.raises(PolicyConfigError) as caught:
         build_policy("stingy", num_classes=10, n="99", decimals="9", scores="loud", size=1)
     faults = caught.value.faults
@@ -195,17 +195,17 @@ def test_all_faults_of_the_options_are_told_at_once() -> None:
         assert any(word in fault for fault in faults)
 
 
-def test_a_fault_in_the_text_of_a_number_is_told() -> None:
+def test_an_option_that_is_not_a_number_is_a_fault() -> None:
     with pytest.raises(PolicyConfigError, match="expected n to be an integer, got 'two'"):
         build_policy("stingy", num_classes=10, n="two")
 
 
-def test_a_policy_without_n_takes_no_ratio() -> None:
+def test_a_ratio_is_refused_for_a_policy_without_n() -> None:
     with pytest.raises(PolicyConfigError, match="unknown option 'ratio' of open"):
         build_policy("open", num_classes=10, ratio=0.1)
 
 
-def test_a_plugged_in_policy_is_found_and_its_options_converted(
+def test_a_plug_in_policy_is_found_and_its_options_converted(
     plug: Callable[[str, str], None],
 ) -> None:
     plug("plugged", f"{__name__}:Plugged")
@@ -217,13 +217,13 @@ def test_a_plugged_in_policy_is_found_and_its_options_converted(
     assert len(caught.value.faults) == 2
 
 
-def test_ours_win_a_name_clash(plug: Callable[[str, str], None]) -> None:
+def test_a_shipped_policy_wins_a_name_clash(plug: Callable[[str, str], None]) -> None:
     plug("open", f"{__name__}:Plugged")
     assert build_policy("open", num_classes=10) == Open(num_classes=10)
 
 
 @pytest.mark.parametrize("value", ["nowhere:Nothing", f"{__name__}:plug", f"{__name__}:Plugged"])
-def test_a_plug_in_that_is_no_policy_of_that_name_is_a_fault(
+def test_a_plug_in_without_a_policy_of_its_name_is_a_fault(
     plug: Callable[[str, str], None], value: str
 ) -> None:
     plug("other", value)

@@ -1,4 +1,4 @@
-"""Reverse sigmoid against the published formula, and the top-1 it must not lose."""
+"""Reverse sigmoid: the published formula, and the top-1 stays first."""
 
 import math
 
@@ -19,7 +19,7 @@ def by_hand(y: float, beta: float, gamma: float) -> float:
     return y - beta * (1 / (1 + math.exp(-gamma * logit)) - 0.5)
 
 
-def test_scores_are_those_of_equations_3_and_4() -> None:
+def test_scores_equal_those_of_equations_3_and_4() -> None:
     policy = ReverseSigmoid(num_classes=3, beta=0.5, gamma=0.3, decimals=6)
     answer = sanitize(policy, torch.tensor([SHARES]).log())
     raw = [by_hand(y, 0.5, 0.3) for y in SHARES]
@@ -29,7 +29,7 @@ def test_scores_are_those_of_equations_3_and_4() -> None:
     assert answer.scores[0].tolist() == pytest.approx(expected, abs=2e-6)
 
 
-def test_where_the_formula_puts_another_class_first_the_top1_is_lifted_to_it() -> None:
+def test_the_top1_is_raised_where_another_class_would_be_first() -> None:
     shares = (0.51, 0.49)
     assert by_hand(0.51, 1.0, 1.0) == pytest.approx(by_hand(0.49, 1.0, 1.0))
     steep = ReverseSigmoid(num_classes=3, beta=1.0, gamma=0.9)
@@ -41,7 +41,7 @@ def test_where_the_formula_puts_another_class_first_the_top1_is_lifted_to_it() -
 
 @settings(deadline=None, max_examples=60)
 @given(logits=finite_logits(), beta=st.floats(0.01, 1), gamma=st.floats(0.01, 1))
-def test_the_top1_has_the_highest_score_whatever_the_options(
+def test_the_top1_has_the_highest_score_for_any_options(
     logits: Tensor, beta: float, gamma: float
 ) -> None:
     policy = ReverseSigmoid(num_classes=logits.shape[1], beta=beta, gamma=gamma)

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from sample_networks import canaries
 from serving import make_bundle, make_settings, random_images
 from stingy_protection import BundleError, LogitsRejected, SparseLogits
-from stingy_protection.bundles.fused import received
+from stingy_protection.bundles.fused import read_outputs
 from stingy_server import ModelSettings
 from stingy_server.cli.main import app
 from stingy_server.inference.engine import EmbeddedEngine
@@ -92,7 +92,7 @@ def run(home: Path, form: str) -> SparseLogits:
         return open_artefact(home / "onnx")(IMAGES)
     program = torch.export.load(home / "pt2" / "model.pt2")
     outputs = [output.numpy() for output in program.module()(torch.from_numpy(IMAGES))]
-    return received(read_artefact(home / "pt2").policy, outputs, rows=len(IMAGES))
+    return read_outputs(read_artefact(home / "pt2").policy, outputs, rows=len(IMAGES))
 
 
 @pytest.mark.parametrize("form", ["onnx", "pt2"])
