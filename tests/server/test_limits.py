@@ -19,10 +19,10 @@ from serving import make_bundle, make_key, make_settings, png, random_images, ru
 from stingy_protection import ScoreForm, build_policy
 from stingy_server import Keys, ModelSettings, Tier, create_app, service
 from stingy_server.app import summary
-from stingy_server.detection.key_profiles import Step
-from stingy_server.edge.tier_view import View
+from stingy_server.detection.key_profiles import Action
+from stingy_server.edge.tier_view import TierView
 from stingy_server.errors import DRAINING, OVERLOADED, Refusal, error_response
-from stingy_server.store.group_commit import Together
+from stingy_server.store.group_commit import BatchedLookup
 from stingy_server.store.keys import Key
 from stingy_server.store.ledger import Entry, Ledger
 
@@ -113,7 +113,7 @@ def test_no_tier_ever_sees_more_than_the_policy(
     name: str, classes: int | None, decimals: int | None, scores: Any
 ) -> None:
     policy = build_policy(name, num_classes=10)
-    view = View.of(policy, Tier(classes=classes, decimals=decimals, scores=scores))
+    view = TierView.of(policy, Tier(classes=classes, decimals=decimals, scores=scores))
     assert view.support <= policy.support
     assert view.decimals <= policy.decimals
     if policy.scores is ScoreForm.NONE:
@@ -178,11 +178,11 @@ def test_P7_two_policies_over_one_model_are_named_by_the_looser(tmp_path: Path) 
     service.database.close()
 
 
-async def entries(tmp_path: Path, asked: Any) -> list[Entry]:
+async def entries(tmp_path: Path, requests: Any) -> list[Entry]:
     """What the ledger says after these requests of one key."""
     configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"), max_body_bytes=50_000)
     async with running(configured, budget=20) as (client, app):
-        for request in asked:
+        for request in requests:
             await request(client)
         return [entry for _, entry in Ledger(app.state.service.database).entries()]
 
@@ -289,8 +289,8 @@ async def test_an_alarm_during_a_request_counts_from_the_next(
 ) -> None:
     configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     async with running(configured) as (client, app):
-        steps = iter([Step.NONE, Step.LABELS])
-        monkeypatch.setattr(app.state.service.watch, "step", lambda key: next(steps))
+        steps = iter([Action.NONE, Action.LABELS])
+        monkeypatch.setattr(app.state.service.watch, "action", lambda key: next(steps))
         told = [outputs(await infer(client, make_key(configured.state))) for _ in range(2)]
     assert [set(names) for names in told] == [{"indices", "scores"}, {"indices"}]
 
@@ -311,12 +311,12 @@ async def test_an_alarm_before_the_end_of_a_body_holds_for_it(
 ) -> None:
     configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     async with running(configured) as (client, app):
-        step = Step.NONE
-        monkeypatch.setattr(app.state.service.watch, "step", lambda key: step)
+        action = Action.NONE
+        monkeypatch.setattr(app.state.service.watch, "action", lambda key: action)
 
         def alarmed() -> None:
-            nonlocal step
-            step = Step.REFUSE
+            nonlocal action
+            action = Action.REFUSE
 
         response = await client.post(path, content=slowly(POSTS[path], alarmed))
         assert (response.status_code, code(response)) == (403, "suspended")
@@ -346,21 +346,21 @@ async def test_a_key_is_asked_for_once_unless_the_request_took_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
-    asked: list[str] = []
+    looked_up: list[str] = []
     async with running(configured) as (client, app):
-        callers: Together[Key | None] = app.state.service.callers
-        ask = callers.ask
+        key_lookup: BatchedLookup[Key | None] = app.state.service.key_lookup
+        lookup = key_lookup.lookup
 
         async def noted(text: str) -> Key | None:
-            asked.append(text)
-            return await ask(text)
+            looked_up.append(text)
+            return await lookup(text)
 
-        monkeypatch.setattr(callers, "ask", noted)
+        monkeypatch.setattr(key_lookup, "lookup", noted)
         for fresh_s in (60.0, 0.0):
             monkeypatch.setattr(service, "FRESH_S", fresh_s)
             assert (await client.post("/v2/models/digits/infer", json=body())).status_code == 200
-    assert len(asked) == 1 + 2
-    assert len(set(asked)) == 1
+    assert len(looked_up) == 1 + 2
+    assert len(set(looked_up)) == 1
 
 
 async def test_Q4_an_answer_that_the_watch_cannot_see_is_given_back(
@@ -371,7 +371,7 @@ async def test_Q4_an_answer_that_the_watch_cannot_see_is_given_back(
 
     configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     async with running(configured) as (client, app):
-        monkeypatch.setattr(app.state.service.watch, "see", broken)
+        monkeypatch.setattr(app.state.service.watch, "observe", broken)
         response = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
         assert (response.status_code, code(response)) == (500, "internal")
         assert (await client.get("/v1/usage")).json()["used"] == 0

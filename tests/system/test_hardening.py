@@ -68,11 +68,11 @@ def deaf(url: str) -> Iterator[socket.socket]:
         yield connection
 
 
-ASKED = 15_000  # of which the buffers of both sides have room for some 8,000 answers
+HOT_ROUTES = 15_000  # of which the buffers of both sides have room for some 8,000 answers
 
 
 def ask_much(connection: socket.socket) -> None:
-    connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * ASKED)
+    connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * HOT_ROUTES)
 
 
 def head(key: str, *more: str) -> bytes:
@@ -218,7 +218,7 @@ def test_H3_who_never_reads_is_cut_off(server: tuple[str, str]) -> None:
     with deaf(server[0]) as connection:
         ask_much(connection)
         time.sleep(6)  # until it is stuck, and two more
-        assert 0 < until_closed(connection).count(b"HTTP/1.1 401") < ASKED
+        assert 0 < until_closed(connection).count(b"HTTP/1.1 401") < HOT_ROUTES
 
 
 def test_H5_who_never_reads_takes_no_place_without_a_key(bundle: Path, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ class Keys:
     def create_first(self, *, budget: int) -> str | None:
         """The text of a key, where there is none yet; of several who ask at once, one gets it."""
         key_id, text = _new_text()
-        with self._database.transaction(over=("keys",)):
+        with self._database.transaction(locks=("keys",)):
             if self._database.execute("SELECT id FROM keys LIMIT 1").fetchone() is not None:
                 return None
             self._add(Key(key_id, "first", "full", None, stamp(), None, None), text, budget, None)

@@ -7,7 +7,7 @@ from stingy_server.store.deployments import Report
 
 
 def report(process: str, policy: str, *, share: float = 0.5, fault: str | None = None) -> Report:
-    return Report(process, "digits", "2", policy, share, fault, seen=0.0)
+    return Report(process, "digits", "2", policy, share, fault, reported_at=0.0)
 
 
 ONE = report("1", "label")

@@ -102,20 +102,20 @@ async def test_Q4_O1_a_request_cut_off_at_a_write_is_given_back_or_answered(
     async with running(settings) as (_, app):
         asking = Asking(app, make_key(settings.state, store=store))
         writes, left = app.state.service.writes, write
-        put = writes.put
+        submit = writes.submit
 
         def watched(call: Any, **options: Any) -> Any:
             nonlocal left
             left -= 1
             app.state.service.draining |= draining and left == 0
-            done = put(call, **options)
+            done = submit(call, **options)
             if left == 0 and begun:  # after the loop has begun the write, which was asked first
                 asyncio.get_running_loop().call_soon(asking.task.cancel)
             elif left == 0:
                 asking.task.cancel()
             return done
 
-        monkeypatch.setattr(writes, "put", watched)
+        monkeypatch.setattr(writes, "submit", watched)
         assert await asking.outcome() == (DRAINED if draining and expected == CUT_OFF else expected)
         assert left < 0 or write == 2
 

@@ -14,7 +14,7 @@ async def test_fastapi_documents_every_route_of_the_lane(tmp_path: Path) -> None
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     async with running(settings) as (_, app):
         document = app.openapi()["paths"]
-        for path in routes.ASKED | oip_routes.ASKED:
+        for path in routes.HOT_ROUTES | oip_routes.HOT_ROUTES:
             asked = document[path]["post"]
             assert asked["requestBody"]["required"]
             named = {parameter["name"] for parameter in asked["parameters"]}

@@ -32,21 +32,21 @@ from stingy_server.models.artefact import (
     write_artefact,
 )
 from stingy_server.models.endpoints import Endpoint, start_endpoints
-from stingy_server.models.loading import Loaded, load_bundles
+from stingy_server.models.loading import LoadedModel, load_bundles
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.timeout(600)
 IMAGES = random_images(1000)
 
 
-def load(folder: Path, bundle: Path) -> Loaded:
+def load(folder: Path, bundle: Path) -> LoadedModel:
     faults: list[str] = []
     (loaded,) = load_bundles(make_settings(folder, bundle), faults)
     assert faults == []
     return loaded
 
 
-def write(folder: Path, loaded: Loaded, *, format: Format) -> Artefact:
+def write(folder: Path, loaded: LoadedModel, *, format: Format) -> Artefact:
     assert isinstance(loaded.network, nn.Module)
     policy = loaded.policy
     return write_artefact(

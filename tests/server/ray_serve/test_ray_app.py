@@ -13,7 +13,7 @@ from sample_networks import NOT_A_NUMBER, POISON
 from serving import make_bundle, make_settings, random_images
 from stingy_protection import build_policy, read_manifest
 from stingy_server import ConfigurationError, ServiceError
-from stingy_server.identity import mark
+from stingy_server.identity import model_fingerprint
 from stingy_server.ray_serve.app import Arguments, app
 from stingy_server.ray_serve.engine import ModelReplica, RayEngine
 
@@ -105,7 +105,7 @@ def answer(bundle: Path, *, n: int = N, rows: int = 4, policy: str = POLICY) -> 
     indices = np.tile(np.arange(n), (rows, 1))
     scores = np.full((rows, n), np.round(-np.log(n), 3), np.float32)
     ours = engine(bundle, policy=policy)
-    return mark(read_manifest(bundle), ours._policy), indices, scores
+    return model_fingerprint(read_manifest(bundle), ours._policy), indices, scores
 
 
 async def test_U3_the_edge_passes_no_more_than_the_policy_allows(bundle: Path) -> None:

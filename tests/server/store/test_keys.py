@@ -28,7 +28,7 @@ def keys(database: Database) -> Keys:
 
 def test_a_key_opens_until_it_is_revoked_in_any_process(database: Database, keys: Keys) -> None:
     key, text = keys.create("k", budget=1)
-    with closing(database.again()) as other:
+    with closing(database.reopen()) as other:
         elsewhere = Keys(other)
         assert elsewhere.authenticate(text) == key
         assert keys.revoke(key.id)
@@ -142,7 +142,7 @@ def test_the_state_of_another_release_is_not_touched(database: Database) -> None
     later = "UPDATE stingy SET version = 99" if database.remote else "PRAGMA user_version = 99"
     database.execute(later)
     with pytest.raises(StoreUnavailable, match="99"):
-        database.again()
+        database.reopen()
 
 
 def test_of_several_first_starts_one_makes_the_first_key(

@@ -142,7 +142,7 @@ async def test_Q5_a_store_that_is_gone_refuses_until_it_is_back(
         await until(client, 200)
         ((_, budget),) = app.state.service.keys.all()
         assert budget.used == 2
-        assert app.state.service.watch.step("somebody") == "none"  # it lives
+        assert app.state.service.watch.action("somebody") == "none"  # it lives
 
 
 def test_O1_nothing_empties_the_ledger(tmp_path: Path, address: str) -> None:

@@ -33,7 +33,7 @@ from hostile import (
 from serving import make_bundle, make_settings, png, random_images, running
 from stingy_protection import build_policy, keyed_noise, parse_policy, read_manifest, sanitize
 from stingy_server import ConfigurationError, ModelSettings, Settings, create_app
-from stingy_server.identity import MARK_HEADER, mark
+from stingy_server.identity import FINGERPRINT_HEADER, model_fingerprint
 from stingy_server.settings import TensorSettings
 
 pytestmark = pytest.mark.anyio
@@ -392,11 +392,11 @@ def marked(tmp_path: Path, policy: str = "stingy:n=2", *, sha256: str | None = N
     """An answer that says which policy and weights it was made with."""
     manifest = read_manifest(make_bundle(tmp_path / "marked", policy=policy))
     name, options = parse_policy(policy)
-    made = mark(
+    made = model_fingerprint(
         replace(manifest, sha256=sha256 or manifest.sha256),
         build_policy(name, num_classes=10, **options),
     )
-    return says(GOOD, f"{MARK_HEADER}: {made}")
+    return says(GOOD, f"{FINGERPRINT_HEADER}: {made}")
 
 
 async def test_an_answer_made_with_another_policy_or_other_weights_is_refused(
