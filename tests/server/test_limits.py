@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from checks import labels_told
+from checks import metric_labels
 from serving import make_bundle, make_key, make_settings, png, random_images, running
 from stingy_protection import ScoreForm, build_policy
 from stingy_server import Keys, ModelSettings, Tier, create_app, service
@@ -63,20 +63,20 @@ async def test_a_tier_sees_less_of_the_same_answer(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", policy="stingy:n=4")
     configured = make_settings(tmp_path / "s", bundle, tiers=TIERS, strict=True)
     async with running(configured) as (client, _):
-        seen = {
+        by_tier = {
             tier: outputs(await infer(client, make_key(configured.state, tier=tier)))
             for tier in ("full", *TIERS)
         }
-    full = seen["full"]
+    full = by_tier["full"]
     assert full["indices"].shape == (8, 4)
     for tier in TIERS:
-        assert (seen[tier]["indices"][:, 0] == full["indices"][:, 0]).all()
-    assert np.array_equal(seen["two"]["indices"], full["indices"][:, :2])
-    assert np.exp(seen["two"]["scores"]).sum(axis=1) == pytest.approx(1, abs=2e-3)
-    assert np.allclose(np.round(seen["coarse"]["scores"], 1), seen["coarse"]["scores"])
-    assert "scores" not in seen["labels"]
-    assert seen["labels"]["indices"].shape == (8, 1)
-    assert seen["ranks"]["scores"].tolist() == [[1, 2, 3, 4]] * 8
+        assert (by_tier[tier]["indices"][:, 0] == full["indices"][:, 0]).all()
+    assert np.array_equal(by_tier["two"]["indices"], full["indices"][:, :2])
+    assert np.exp(by_tier["two"]["scores"]).sum(axis=1) == pytest.approx(1, abs=2e-3)
+    assert np.allclose(np.round(by_tier["coarse"]["scores"], 1), by_tier["coarse"]["scores"])
+    assert "scores" not in by_tier["labels"]
+    assert by_tier["labels"]["indices"].shape == (8, 1)
+    assert by_tier["ranks"]["scores"].tolist() == [[1, 2, 3, 4]] * 8
 
 
 async def test_metadata_tells_what_the_tier_will_see(tmp_path: Path) -> None:
@@ -86,12 +86,12 @@ async def test_metadata_tells_what_the_tier_will_see(tmp_path: Path) -> None:
     async with running(configured) as (client, _):
         for tier in ("full", *TIERS):
             headers = {"Authorization": f"Bearer {make_key(configured.state, tier=tier)}"}
-            told = (await client.get("/v2/models/digits", headers=headers)).json()
+            metadata = (await client.get("/v2/models/digits", headers=headers)).json()
             answer = await client.post("/v2/models/digits/infer", json=body(), headers=headers)
-            names = [output["name"] for output in told["outputs"]]
+            names = [output["name"] for output in metadata["outputs"]]
             assert set(outputs(answer)) == set(names) - {"logits"}
-            assert outputs(answer)["indices"].shape[1] == told["parameters"]["support"]
-            fingerprints.add(told["parameters"]["fingerprint"])
+            assert outputs(answer)["indices"].shape[1] == metadata["parameters"]["support"]
+            fingerprints.add(metadata["parameters"]["fingerprint"])
     assert len(fingerprints) == 5
 
 
@@ -160,8 +160,8 @@ async def test_a_model_has_a_budget_over_all_keys(tmp_path: Path) -> None:
     for _ in range(2):  # and over a restart
         async with running(configured) as (client, _):
             answers = [await infer(client, make_key(configured.state)) for _ in range(3)]
-            elsewhere = await infer(client, make_key(configured.state), model="other")
-            assert elsewhere.status_code == 200
+            other_model = await infer(client, make_key(configured.state), model="other")
+            assert other_model.status_code == 200
     assert [answer.status_code for answer in answers] == [429, 429, 429]
 
 
@@ -232,10 +232,10 @@ async def test_O4_a_ledger_that_cannot_be_written_lets_nothing_out(tmp_path: Pat
             assert (response.status_code, code(response)) == (503, "store_unavailable")
             assert "class" not in response.text
             other.execute("DROP TRIGGER full")
-        told = app.state.service.metrics.registry.get_sample_value
+        sample = app.state.service.metrics.registry.get_sample_value
         refused = {"model": "digits", "event": "store_unavailable"}
-        assert told("stingy_requests_total", refused) == 1
-        assert told("stingy_images_answered_total", {"model": "digits"}) is None
+        assert sample("stingy_requests_total", refused) == 1
+        assert sample("stingy_images_answered_total", {"model": "digits"}) is None
         again = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
         assert again.status_code == 200
 
@@ -261,7 +261,7 @@ async def test_O3_hostile_names_make_no_new_labels(tmp_path: Path) -> None:
         for number in range(50):
             await client.post(f"/v1/predict/{number}", content=b"")
             await client.post("/v1/usage", headers={"Authorization": f"Bearer {number}"})
-        assert len(labels_told(app.state.service.metrics.registry)) < 10
+        assert len(metric_labels(app.state.service.metrics.registry)) < 10
 
 
 async def test_H5_too_many_at_once_are_refused(tmp_path: Path) -> None:
@@ -277,11 +277,11 @@ async def test_H5_too_many_at_once_are_refused(tmp_path: Path) -> None:
 
 
 async def test_H5_who_is_refused_together_is_not_back_together() -> None:
-    def told(refusal: Refusal) -> set[str]:
+    def retry_after(refusal: Refusal) -> set[str]:
         return {error_response(refusal, "-").headers["retry-after"] for _ in range(200)}
 
-    assert told(OVERLOADED) == {"1", "2", "3"}
-    assert told(DRAINING) == {"5"}
+    assert retry_after(OVERLOADED) == {"1", "2", "3"}
+    assert retry_after(DRAINING) == {"5"}
 
 
 async def test_an_alarm_during_a_request_counts_from_the_next(
@@ -291,8 +291,8 @@ async def test_an_alarm_during_a_request_counts_from_the_next(
     async with running(configured) as (client, app):
         steps = iter([Action.NONE, Action.LABELS])
         monkeypatch.setattr(app.state.service.watch, "action", lambda key: next(steps))
-        told = [outputs(await infer(client, make_key(configured.state))) for _ in range(2)]
-    assert [set(names) for names in told] == [{"indices", "scores"}, {"indices"}]
+        answers = [outputs(await infer(client, make_key(configured.state))) for _ in range(2)]
+    assert [set(names) for names in answers] == [{"indices", "scores"}, {"indices"}]
 
 
 async def slowly(content: bytes, meanwhile: Callable[[], object]) -> AsyncIterator[bytes]:

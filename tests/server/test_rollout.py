@@ -195,11 +195,11 @@ async def test_who_is_still_sending_when_a_version_is_unloaded_is_answered(tmp_p
             await unloaded.wait()
             yield IMAGE[9:]
 
-        asking = asyncio.create_task(client.post("/v1/predict/digits", content=body()))
+        response_task = asyncio.create_task(client.post("/v1/predict/digits", content=body()))
         while served() is not None:
             await asyncio.sleep(0.05)
         unloaded.set()
-        response = await asking
+        response = await response_task
         assert (response.status_code, response.json()["version"]) == (200, "2")
         assert not closed.is_set()
         await closed.wait()

@@ -132,8 +132,8 @@ class Keys:
         digests = [self._digest(text) for text in texts]
         # A power of two of places, so that few different statements are ever prepared.
         places = 1 << (len(digests) - 1).bit_length()
-        asked = digests + digests[-1:] * (places - len(digests))
-        rows = self._database.execute(_valid(places), asked)
+        padded = digests + digests[-1:] * (places - len(digests))
+        rows = self._database.execute(_valid(places), padded)
         found = {digest: _lasting(Key(*row)) for digest, *row in rows}
         return [found.get(digest) for digest in digests]
 
