@@ -33,8 +33,8 @@ def on_the_way(database: Database, *, side: int, batch: int) -> list[float]:
     taken = []
     for _ in range(REQUESTS if batch == 1 else REQUESTS // 20):
         started = time.perf_counter()
-        watch.step("key")
-        watch.see("key", "model", images, answer, 1.0)
+        watch.action("key")
+        watch.observe("key", "model", images, answer, 1.0)
         taken.append((time.perf_counter() - started) * 1e6)
     return taken
 

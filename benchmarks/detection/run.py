@@ -32,7 +32,7 @@ from stingy_attacker_eval.oracle.oracle import Answers, HttpOracle, Oracle
 from stingy_attacker_eval.teachers import TeacherSettings, train_teachers
 from stingy_clients import Client, ModelInfo
 from stingy_server import Database, Keys, ModelSettings, Settings, create_app
-from stingy_server.detection.key_profiles import Standing, Standings
+from stingy_server.detection.key_profiles import KeyProfile, KeyProfileStore
 from stingy_server.detection.monitor import Watch
 
 Images = npt.NDArray[np.uint8]
@@ -59,14 +59,14 @@ AUDITS: dict[str, dict[str, Any]] = {
 def slow(data: Dataset, random: np.random.Generator) -> Iterator[Images]:
     """20 to 300 requests of an image each, few classes more than others, 3 of 10 asked before."""
     mix = random.dirichlet(np.full(data.num_classes, 0.5))
-    asked: list[int] = []
+    queried: list[int] = []
     for _ in range(random.integers(20, 300)):
-        if asked and random.random() < 0.3:
-            asked.append(asked[random.integers(len(asked))])
+        if queried and random.random() < 0.3:
+            queried.append(queried[random.integers(len(queried))])
         else:
             label = random.choice(data.num_classes, p=mix)
-            asked.append(int(random.choice(np.flatnonzero(data.train_y == label))))
-        yield data.train_x[asked[-1]][None]
+            queried.append(int(random.choice(np.flatnonzero(data.train_y == label))))
+        yield data.train_x[queried[-1]][None]
 
 
 def bulk(data: Dataset, random: np.random.Generator) -> Iterator[Images]:
@@ -95,25 +95,25 @@ CUSTOMERS: dict[str, Customer] = {
 def serving(settings: Settings) -> Iterator[tuple[str, Watch]]:
     """The application behind a real socket, in a thread of this process."""
     ready = threading.Event()
-    held: dict[str, Any] = {}
+    started: dict[str, Any] = {}
 
     def run() -> None:
         app = create_app(settings)  # here, as the database belongs to the thread that opens it
         config = uvicorn.Config(app, port=0, log_level="error", access_log=False)
-        held["server"], held["app"] = uvicorn.Server(config), app
+        started["server"], started["app"] = uvicorn.Server(config), app
         ready.set()
-        held["server"].run()
+        started["server"].run()
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     ready.wait()
-    while not held["server"].started:
+    while not started["server"].started:
         time.sleep(0.05)
-    port = held["server"].servers[0].sockets[0].getsockname()[1]
+    port = started["server"].servers[0].sockets[0].getsockname()[1]
     try:
-        yield f"http://127.0.0.1:{port}", held["app"].state.service.watch
+        yield f"http://127.0.0.1:{port}", started["app"].state.service.watch
     finally:
-        held["server"].should_exit = True
+        started["server"].should_exit = True
         thread.join()
 
 
@@ -136,7 +136,7 @@ class Patient:
         return answers
 
 
-def replay(data: Dataset, out: Path, *, keys: int) -> dict[str, list[Standing]]:
+def replay(data: Dataset, out: Path, *, keys: int) -> dict[str, list[KeyProfile]]:
     """Every customer and every audit with a key of its own; their rows in the end, by kind."""
     settings = Settings(
         models=(ModelSettings(bundle=out / "bundles" / "normal", name="digits"),),
@@ -160,7 +160,7 @@ def replay(data: Dataset, out: Path, *, keys: int) -> dict[str, list[Standing]]:
                     for images in customer(data, np.random.default_rng([number, seed])):
                         client.predict_tensor(images, model="digits")
                 # As slow as it likes to be: whatever it asks is looked at.
-                watch.round(database)
+                watch.run_once(database)
         for (kind, entry), slowly in itertools.product(AUDITS.items(), (True, False)):
             pace = "slow" if slowly else "fast"
             for seed in SEEDS:
@@ -168,16 +168,16 @@ def replay(data: Dataset, out: Path, *, keys: int) -> dict[str, list[Standing]]:
                 with Client(url, key(f"{pace} audit: {kind}")) as client:
                     oracle: Oracle = HttpOracle(client, model="digits")
                     if slowly:
-                        oracle = Patient(oracle, lambda: watch.round(database))
+                        oracle = Patient(oracle, lambda: watch.run_once(database))
                     run_audit(
                         _protocol(entry, seed=seed),
                         oracles={"digits": oracle},
                         out=folder,
                         console=Console(quiet=True),
                     )
-        watch.round(database)
-        standings = Standings(database)
-        return {kind: [standings.get(id_) for id_ in ids] for kind, ids in kinds.items()}
+        watch.run_once(database)
+        profiles = KeyProfileStore(database)
+        return {kind: [profiles.get(id_) for id_ in ids] for kind, ids in kinds.items()}
 
 
 def _protocol(entry: dict[str, Any], *, seed: int) -> Protocol:
@@ -196,7 +196,7 @@ def _protocol(entry: dict[str, Any], *, seed: int) -> Protocol:
     )
 
 
-def print_table(found: dict[str, list[Standing]], console: Console) -> None:
+def print_table(found: dict[str, list[KeyProfile]], console: Console) -> None:
     table = Table(
         "who",
         "keys",
@@ -210,7 +210,7 @@ def print_table(found: dict[str, list[Standing]], console: Console) -> None:
         "W < 0.9",
     )
     for kind, rows in found.items():
-        raised = [row.since for row in rows if row.step != "none"]
+        raised = [row.since for row in rows if row.action != "none"]
         normal = [row.normality for row in rows if row.normality is not None]
         table.add_row(
             kind,
@@ -256,7 +256,7 @@ def main() -> None:
         )
         print_table(found, console)
         rows = {
-            kind: [(row.images, row.since, row.step, round(row.score, 4)) for row in rows]
+            kind: [(row.images, row.since, row.action, round(row.score, 4)) for row in rows]
             for kind, rows in found.items()
         }
         (out / "detection.json").write_text(json.dumps(rows, indent=1))

@@ -68,18 +68,18 @@ def api(*, seconds: float) -> None:
         app.state.service.database.close()
         key = make_key(state)
         with served(bundle, state=state) as (url, process):
-            asked = 0
+            requests = 0
 
             def once() -> None:
-                nonlocal asked
-                asked += check_api(document, url, key, examples=100, fresh=True)
+                nonlocal requests
+                requests += check_api(document, url, key, examples=100, fresh=True)
 
             until(seconds, once)
             assert process.poll() is None  # noqa: S101
             process.terminate()
             assert process.stderr is not None  # noqa: S101
             assert "Traceback" not in process.stderr.read()  # noqa: S101
-        print(f"{asked} requests answered or refused as they should be")  # noqa: T201
+        print(f"{requests} requests answered or refused as they should be")  # noqa: T201
 
 
 def budgets(*, seconds: float) -> None:
@@ -87,8 +87,8 @@ def budgets(*, seconds: float) -> None:
     from hypothesis.stateful import run_state_machine_as_test
     from tests.server.store.test_budgets import Books
 
-    settled = settings(deadline=None, max_examples=100, stateful_step_count=50, database=None)
-    until(seconds, lambda: run_state_machine_as_test(Books, settings=settled))
+    options = settings(deadline=None, max_examples=100, stateful_step_count=50, database=None)
+    until(seconds, lambda: run_state_machine_as_test(Books, settings=options))
 
 
 def until(seconds: float, work: Callable[[], None]) -> None:
@@ -103,14 +103,14 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--runs", type=int, default=0, help="Inputs of oip and image; 0: no limit.")
     parser.add_argument("--out", type=Path, default=Path.home() / ".cache" / "stingy-fuzz")
-    asked = parser.parse_args()
-    seconds = 60 * asked.minutes
-    if asked.target == "api":
+    args = parser.parse_args()
+    seconds = 60 * args.minutes
+    if args.target == "api":
         api(seconds=seconds)
-    elif asked.target == "budgets":
+    elif args.target == "budgets":
         budgets(seconds=seconds)
     else:
-        parsers(asked.target, seconds=seconds, runs=asked.runs, out=asked.out)
+        parsers(args.target, seconds=seconds, runs=args.runs, out=args.out)
 
 
 if __name__ == "__main__":

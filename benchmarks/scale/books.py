@@ -63,7 +63,7 @@ class Books:
 
     def charge(self, requests: int, images: int = 1) -> int:
         """Requests granted, of `images` each, in one transaction."""
-        with self._database.transaction(over=(self._owner,)):
+        with self._database.transaction(locks=(self._owner,)):
             tried = [self._budgets.reserve([self._owner], images) for _ in range(requests)]
         return sum(one is not None for one in tried)
 

@@ -58,7 +58,7 @@ class Sample:
     store_cpu_ms: float | None
 
 
-def work(make: Make, way: str, start: float, seconds: float, told: Any) -> None:
+def work(make: Make, way: str, start: float, seconds: float, results: Any) -> None:
     """One process: requests until the time is over; tells their number, times, CPU and images."""
     group = 1 if way == "alone" else GROUP
     done = granted = leased = 0
@@ -79,7 +79,7 @@ def work(make: Make, way: str, start: float, seconds: float, told: Any) -> None:
             books.record(group)
             times.append(time.perf_counter() - began)
             done += group
-        told.put((done, times, sum(os.times()[:2]) - before, granted + leased))
+        results.put((done, times, sum(os.times()[:2]) - before, granted + leased))
 
 
 def measure(
@@ -91,18 +91,18 @@ def measure(
         ArithmeticError: the store charged other than was granted.
     """
     context = multiprocessing.get_context("fork")  # importing anew would take longer than the run
-    told = context.Queue()
+    results = context.Queue()
     with closing(make()) as books:
         charged = -books.used()
     cpu = -usage(server).cpu_s if server else 0.0
     start = time.time() + 0.5
     workers = [
-        context.Process(target=work, args=(make, way, start, seconds, told))
+        context.Process(target=work, args=(make, way, start, seconds, results))
         for _ in range(processes)
     ]
     for worker in workers:
         worker.start()
-    found = [told.get(timeout=seconds + 120) for _ in workers]
+    found = [results.get(timeout=seconds + 120) for _ in workers]
     for worker in workers:
         worker.join()
     cpu += usage(server).cpu_s if server else 0.0

@@ -77,16 +77,16 @@ def table(found: Measured) -> str:
     remote_ms = found.edge_ms - group["SQLite"].process_ms + group[POSTGRES].process_ms
     rows = [["requests/s", *(f"{rate:,}" for rate in RATES)]]
     for name, ms in (("SQLite", found.edge_ms), ("PostgreSQL", remote_ms)):
-        told = [f"{cores(rate, ms)}, {processes(rate, ms)}" for rate in RATES]
-        rows.append([f"edge with {name}: cores, and processes ({ms:.3f} ms)", *told])
+        cells = [f"{cores(rate, ms)}, {processes(rate, ms)}" for rate in RATES]
+        rows.append([f"edge with {name}: cores, and processes ({ms:.3f} ms)", *cells])
     rows.append(
         [f"model: cores, if a ResNet-18 on processors ({found.model_ms:g} ms)"]
         + [cores(rate, found.model_ms) for rate in RATES]
     )
-    for way, told_as in (("alone", "alone"), ("group", "in groups"), ("lease", "with leases")):
+    for way, label in (("alone", "alone"), ("group", "in groups"), ("lease", "with leases")):
         ms = found.most(POSTGRES, way).store_ms
         rows.append(
-            [f"PostgreSQL: cores, {told_as} ({ms:.3f} ms)", *(cores(rate, ms) for rate in RATES)]
+            [f"PostgreSQL: cores, {label} ({ms:.3f} ms)", *(cores(rate, ms) for rate in RATES)]
         )
     for store, best in group.items():
         most, name = best.requests_per_s, store.partition(",")[0]
@@ -97,7 +97,7 @@ def table(found: Measured) -> str:
     for store, size in found.entry_bytes.items():
         rows.append(
             [f"ledger a day, {store} ({size} bytes an entry)"]
-            + [size_told(rate * DAY_S * size) for rate in RATES]
+            + [size_text(rate * DAY_S * size) for rate in RATES]
         )
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
@@ -121,7 +121,7 @@ def share(part: float) -> str:
     return f"{rounded(100 * part)} %" if part <= 1 else f"impossible: {rounded(part)} times"
 
 
-def size_told(count: float) -> str:
+def size_text(count: float) -> str:
     return f"{rounded(count / 1e9)} GB" if count < 1e12 else f"{rounded(count / 1e12)} TB"
 
 

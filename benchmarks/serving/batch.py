@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import torch
-from asking import press
+from closed_loop import press
 from launch import fresh
 from load import raw_request
 from results import circumstances
@@ -84,13 +84,13 @@ def served(device: str, size: int, seconds: float, folder: Path) -> float:
     with running(launch.command, folder=folder, environment=launch.environment) as server:
         await_port(server, launch.port, timeout_s=60)
         for duration in (2.0, seconds):
-            seen = asyncio.run(
+            result = asyncio.run(
                 press(launch.port, request, connections=CONNECTIONS, seconds=duration)
             )
-    if set(seen.times) != {200}:
-        raise RuntimeError(f"expected answers alone, got status {sorted(seen.times)}")
+    if set(result.times) != {200}:
+        raise RuntimeError(f"expected answers alone, got status {sorted(result.times)}")
     # From answer to answer: what was on its way at both ends counts for nothing.
-    ends = sorted(seen.answered)
+    ends = sorted(result.answered)
     return BATCH * (len(ends) - 1) / (ends[-1] - ends[0])
 
 
@@ -101,16 +101,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "stingy-bench")
-    asked = parser.parse_args()
-    size = asked.size or (32 if asked.device == "cpu" else 224)
+    args = parser.parse_args()
+    size = args.size or (32 if args.device == "cpu" else 224)
     context = multiprocessing.get_context("spawn")
     rounds = []
-    for _ in range(asked.rounds):
-        with context.Pool(1) as alone:
-            ours = alone.apply(bare, (asked.device, size, asked.seconds))
-        theirs = served(asked.device, size, asked.seconds, asked.cache / "runs" / "batch")
-        rounds.append({"bare": ours, "served": theirs, "ratio": theirs / ours})
-    about = {**circumstances(), "device": asked.device, "size": size, "batch": BATCH}
+    for _ in range(args.rounds):
+        with context.Pool(1) as pool:
+            bare_rate = pool.apply(bare, (args.device, size, args.seconds))
+        served_rate = served(args.device, size, args.seconds, args.cache / "runs" / "batch")
+        rounds.append({"bare": bare_rate, "served": served_rate, "ratio": served_rate / bare_rate})
+    about = {**circumstances(), "device": args.device, "size": size, "batch": BATCH}
     print(json.dumps({**about, "rounds": rounds}, indent=1))  # noqa: T201
 
 

@@ -67,20 +67,20 @@ def application(folder: Path, layers: list[str]) -> tuple[FastAPI, dict[str, str
     return app, launch.headers
 
 
-def asker(app: FastAPI, caller: dict[str, str]) -> Callable[[], Awaitable[int]]:
+def request_sender(app: FastAPI, caller: dict[str, str]) -> Callable[[], Awaitable[int]]:
     """What asks the application for one image and tells the status."""
-    told, body = BINARY.write(images(1))
-    told |= {"Host": "bench", "Content-Length": str(len(body)), **caller}
+    headers, body = BINARY.write(images(1))
+    headers |= {"Host": "bench", "Content-Length": str(len(body)), **caller}
     scope: dict[str, Any] = {
         "type": "http",
         "http_version": "1.1",
         "method": "POST",
         "path": BINARY.path,
         "query_string": b"",
-        "headers": [(name.lower().encode(), value.encode()) for name, value in told.items()],
+        "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
     }
 
-    async def ask() -> int:
+    async def send_request() -> int:
         statuses = []
         coming = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -93,32 +93,32 @@ def asker(app: FastAPI, caller: dict[str, str]) -> Callable[[], Awaitable[int]]:
         await app({**scope, "state": {}}, receive, send)  # type: ignore[arg-type]
         return int(statuses[0])
 
-    return ask
+    return send_request
 
 
-async def measure(ask: Callable[[], Awaitable[int]], turns: int) -> float:
+async def measure(send_request: Callable[[], Awaitable[int]], turns: int) -> float:
     """Microseconds of processor time a request."""
     started = time.process_time()
     for _ in range(turns):
-        statuses = await asyncio.gather(*(ask() for _ in range(AT_ONCE)))
+        statuses = await asyncio.gather(*(send_request() for _ in range(AT_ONCE)))
         if set(statuses) != {200}:
             raise RuntimeError(f"expected answers alone, got status {sorted(set(statuses))}")
     return (time.process_time() - started) * 1e6 / (turns * AT_ONCE)
 
 
-def alone(layers: list[str], turns: int, *, profiled: bool) -> None:
+def run_variant(layers: list[str], turns: int, *, profiled: bool) -> None:
     """Print this process's measurement of one variant."""
     with tempfile.TemporaryDirectory() as folder:
         app, caller = application(Path(folder), layers)
-        ask = asker(app, caller)
+        send_request = request_sender(app, caller)
 
         async def run() -> float:
             async with app.router.lifespan_context(app):
-                await measure(ask, max(1, turns // 4))  # warm-up
+                await measure(send_request, max(1, turns // 4))  # warm-up
                 if not profiled:
-                    return await measure(ask, turns)
+                    return await measure(send_request, turns)
                 with cProfile.Profile() as profile:
-                    taken = await measure(ask, turns)
+                    taken = await measure(send_request, turns)
                 pstats.Stats(profile).sort_stats("tottime").print_stats(SHOWN)
                 return taken
 
@@ -147,22 +147,22 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=200, help=f"of {AT_ONCE} requests each")
     parser.add_argument("--profile", action="store_true", help="print the costliest functions too")
     parser.add_argument("--alone", help="one variant, in this process")
-    asked = parser.parse_args()
-    if asked.alone is not None:
-        layers = [layer for layer in asked.alone.split(",") if layer]
-        alone(layers, asked.turns, profiled=asked.profile)
+    args = parser.parse_args()
+    if args.alone is not None:
+        layers = [layer for layer in args.alone.split(",") if layer]
+        run_variant(layers, args.turns, profiled=args.profile)
         return
     about = circumstances()
     taken: dict[str, list[float]] = {name: [] for name in variants()}
-    for _ in range(asked.rounds):
+    for _ in range(args.rounds):
         for name, layers in variants().items():
-            taken[name].append(float(child(layers, asked.turns)))
+            taken[name].append(float(child(layers, args.turns)))
     least = {name: round(min(times)) for name, times in taken.items()}
     medians = {name: round(statistics.median(times)) for name, times in taken.items()}
     document = {**about, "least_us": least, "median_us": medians}
     print(json.dumps(document, indent=1))  # noqa: T201
-    if asked.profile:
-        print(child([], asked.turns, "--profile").replace(f"{ROOT}/", ""))  # noqa: T201
+    if args.profile:
+        print(child([], args.turns, "--profile").replace(f"{ROOT}/", ""))  # noqa: T201
 
 
 if __name__ == "__main__":

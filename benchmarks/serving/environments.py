@@ -70,7 +70,7 @@ def _link_torch(site_packages: Path) -> None:
                 target.symlink_to(own / top)
 
 
-def _needed_by(name: str, seen: frozenset[str] = frozenset()) -> set[str]:
+def _needed_by(name: str, visited: frozenset[str] = frozenset()) -> set[str]:
     """A distribution and all it requires here, by name."""
     try:
         required = distribution(name).requires or []
@@ -80,6 +80,6 @@ def _needed_by(name: str, seen: frozenset[str] = frozenset()) -> set[str]:
     for text in required:
         requirement = Requirement(text)
         applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-        if applies and requirement.name not in seen | found:
-            found |= _needed_by(requirement.name, seen | found)
+        if applies and requirement.name not in visited | found:
+            found |= _needed_by(requirement.name, visited | found)
     return found

@@ -60,13 +60,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time the gate beside torch.topk.")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=300)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    device = torch.device(asked.device)
+    device = torch.device(args.device)
     found = [
-        compare(name, rows, device, repeats=asked.repeats) for rows in ROWS for name in POLICIES
+        compare(name, rows, device, repeats=args.repeats) for rows in ROWS for name in POLICIES
     ]
-    print(json.dumps({**circumstances(), "device": asked.device, "gate": found}, indent=1))  # noqa: T201
+    print(json.dumps({**circumstances(), "device": args.device, "gate": found}, indent=1))  # noqa: T201
 
 
 if __name__ == "__main__":

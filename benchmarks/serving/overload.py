@@ -12,7 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-from asking import percentile, press
+from closed_loop import percentile, press
 from launch import fresh
 from load import raw_request
 from results import circumstances
@@ -29,8 +29,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Overload the server (row H5).")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "stingy-bench")
-    asked = parser.parse_args()
-    folder = fresh(asked.cache / "runs" / "overload")
+    args = parser.parse_args()
+    folder = fresh(args.cache / "runs" / "overload")
     launch = launch_stingy(own_python(), folder, max_concurrency=ALLOWED)
     headers, body = BINARY.write(images(1))
     request = raw_request("POST", BINARY.path, headers | launch.headers, body)
@@ -45,7 +45,7 @@ def main() -> int:
                     launch.port,
                     request,
                     connections=connections,
-                    seconds=asked.seconds,
+                    seconds=args.seconds,
                     patient=patient,
                 )
             )
@@ -53,22 +53,22 @@ def main() -> int:
         }
         check(BINARY, launch.port, launch.headers)
     over = (found["patient"], found["impatient"])
-    holds = {
-        "only 200 and 503": all(set(seen.times) <= {200, 503} for seen in over),
-        "excess was refused": all(503 in seen.times for seen in over),
-        "refusals say when to return": all(seen.silent == 0 for seen in over),
+    passed = {
+        "only 200 and 503": all(set(result.times) <= {200, 503} for result in over),
+        "excess was refused": all(503 in result.times for result in over),
+        "refusals say when to return": all(result.silent == 0 for result in over),
         "99 % of refusals within 100 ms": all(
-            percentile(seen.times.get(503, [0.0]), 0.99) < MOST_REFUSAL_MS for seen in over
+            percentile(result.times.get(503, [0.0]), 0.99) < MOST_REFUSAL_MS for result in over
         ),
     }
     document = {
         **circumstances(),
         "allowed": ALLOWED,
-        "loads": {name: seen.told() for name, seen in found.items()},
-        "holds": holds,
+        "loads": {name: result.summary() for name, result in found.items()},
+        "holds": passed,
     }
     print(json.dumps(document, indent=1))  # noqa: T201
-    return 0 if all(holds.values()) else 1
+    return 0 if all(passed.values()) else 1
 
 
 if __name__ == "__main__":

@@ -138,17 +138,17 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="of all servers; default 3")
     parser.add_argument("--only", help="servers whose name contains this, and the bare one")
     parser.add_argument("--out", type=Path, help="name of the table and the samples")
-    asked = parser.parse_args()
-    cache = asked.cache.resolve()
-    wanted = (asked.only or "").lower()
+    args = parser.parse_args()
+    cache = args.cache.resolve()
+    wanted = (args.only or "").lower()
     servers = [one for one in SERVERS if wanted in one.name.lower() or one is BARE]
     about = circumstances()
     samples, failures, installed = compare(
-        servers, cache=cache, rounds=asked.rounds, seconds=asked.seconds
+        servers, cache=cache, rounds=args.rounds, seconds=args.seconds
     )
-    about |= {"peers": installed, "seconds": asked.seconds, "rounds": asked.rounds}
+    about |= {"peers": installed, "seconds": args.seconds, "rounds": args.rounds}
     lines = [*headline(about), "", *table(servers, samples, failures, baseline=BARE.name)]
-    out = asked.out or cache / "serving"
+    out = args.out or cache / "serving"
     out.with_suffix(".md").write_text("\n".join(lines) + "\n")
     out.with_suffix(".json").write_text(as_json(about, samples, failures))
     print("\n".join(lines))  # noqa: T201

@@ -53,15 +53,15 @@ def _differences(
     run: Network, network: Network, images: Tensor, *, at_once: int
 ) -> dict[str, float]:
     """Shares of images: other classes, and a score moved; and by how many steps at most."""
-    told = []
+    pairs = []
     for start in range(0, len(images), 16):
         part = images[start : start + 16]
         logits = torch.cat([run(few) for few in part.split(at_once)])
-        told.append((sanitize(POLICY, logits), sanitize(POLICY, network(part))))
-    classes = [(left.indices != right.indices).any(dim=1) for left, right in told]
+        pairs.append((sanitize(POLICY, logits), sanitize(POLICY, network(part))))
+    classes = [(left.indices != right.indices).any(dim=1) for left, right in pairs]
     steps = [
         ((left.scores - right.scores) * 10.0**POLICY.decimals).abs().round().amax(dim=1)
-        for left, right in told
+        for left, right in pairs
         if left.scores is not None and right.scores is not None
     ]
     return {
@@ -88,8 +88,8 @@ def compare(network: nn.Module, images: Tensor, *, rounds: int) -> dict[str, obj
         for name, run in runs.items():
             for size in BATCHES:
                 _seconds(run, images[:size])
-                seen = min(_seconds(run, images[:size]) for _ in range(20))
-                times[name][size] = min(times[name][size], seen)
+                fastest = min(_seconds(run, images[:size]) for _ in range(20))
+                times[name][size] = min(times[name][size], fastest)
     return {
         name: {
             "ms": {size: round(1e3 * seconds, 3) for size, seconds in times[name].items()},
@@ -103,12 +103,12 @@ def compare(network: nn.Module, images: Tensor, *, rounds: int) -> dict[str, obj
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time runtimes of a network on the CPU.")
     parser.add_argument("--rounds", type=int, default=5)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(1)
     images = inputs()
     found = {
-        name: compare(network, images, rounds=asked.rounds) for name, network in networks().items()
+        name: compare(network, images, rounds=args.rounds) for name, network in networks().items()
     }
     print(json.dumps({**circumstances(), "networks": found}, indent=1))  # noqa: T201
 

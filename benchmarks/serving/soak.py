@@ -121,21 +121,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Soak the server (row H11).")
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "stingy-bench")
-    asked = parser.parse_args()
-    folder = fresh(asked.cache / "runs" / "soak")
+    args = parser.parse_args()
+    folder = fresh(args.cache / "runs" / "soak")
     launch = launch_stingy(own_python(), folder)
     load.write_requests(folder / "requests", mixed(launch.headers))
     with running(launch.command, folder=folder, environment=launch.environment) as server:
         await_port(server, launch.port, timeout_s=60)
         check(BINARY, launch.port, launch.headers)
-        moments = soak(server, launch.port, folder / "requests", minutes=asked.minutes)
+        moments = soak(server, launch.port, folder / "requests", minutes=args.minutes)
         check(BINARY, launch.port, launch.headers)
     slopes = {name: slope(moments, name) for name in ("rss_mb", "files", "threads", "p99_ms")}
     growth, error = slopes["rss_mb"]
     flat = all(abs(slopes[name][0]) <= 1.0 for name in ("files", "threads"))
-    holds = growth < MOST_MB_AN_HOUR and flat
-    verdict = "holds" if holds else "does not hold"
-    if asked.minutes < LEAST_MINUTES or error > MOST_MB_AN_HOUR:
+    passed = growth < MOST_MB_AN_HOUR and flat
+    verdict = "holds" if passed else "does not hold"
+    if args.minutes < LEAST_MINUTES or error > MOST_MB_AN_HOUR:
         verdict += f", but the slope is known to {error:.1f} MB an hour only: soak for longer"
     document = {
         **circumstances(),
@@ -144,7 +144,7 @@ def main() -> int:
         "moments": [asdict(moment) for moment in moments],
     }
     print(json.dumps(document, indent=1))  # noqa: T201
-    return 0 if holds else 1
+    return 0 if passed else 1
 
 
 if __name__ == "__main__":

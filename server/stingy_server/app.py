@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from stingy_server.detection.monitor import Watch
 from stingy_server.edge import oip_routes, routes
-from stingy_server.edge.fast_path import Lane
+from stingy_server.edge.fast_path import FastPathMiddleware
 from stingy_server.edge.guard import Guard
 from stingy_server.errors import (
     BAD_REQUEST,
@@ -26,10 +26,10 @@ from stingy_server.errors import (
     ConfigurationError,
     ServiceError,
 )
-from stingy_server.identity import identity
-from stingy_server.models.endpoints import Elsewhere, close_endpoints, start_endpoints
+from stingy_server.identity import bundle_digest
+from stingy_server.models.endpoints import EngineFactory, close_endpoints, start_endpoints
 from stingy_server.models.fleet import Fleet, overlaps, version_faults
-from stingy_server.models.loading import Loaded, load_bundles
+from stingy_server.models.loading import LoadedModel, load_bundles
 from stingy_server.observability.metrics import Metrics
 from stingy_server.observability.tracing import NoTracing, OpenTelemetry, Tracing
 from stingy_server.rollout import Rollout, bundle_faults
@@ -39,7 +39,7 @@ from stingy_server.store.base import StoreUnavailable
 from stingy_server.store.budgets import Budgets, model_owner
 from stingy_server.store.database import Database
 from stingy_server.store.deployments import Deployment, Deployments
-from stingy_server.store.group_commit import Alone, Together, Writes
+from stingy_server.store.group_commit import BatchedLookup, GroupCommit, StoreExecutor
 from stingy_server.store.keys import Keys
 from stingy_server.store.ledger import Ledger
 from stingy_server.store.rate_limits import Rates
@@ -53,7 +53,7 @@ def create_app(
     settings: Settings,
     *,
     faults: list[str] | None = None,
-    elsewhere: Elsewhere | None = None,
+    engine_factory: EngineFactory | None = None,
     expected: Mapping[tuple[str, str], str] | None = None,
 ) -> FastAPI:
     """The whole service as an ASGI application.
@@ -62,9 +62,9 @@ def create_app(
         settings: what to serve and how.
         faults: what is already known to be wrong with the configuration, to be told with the
             rest.
-        elsewhere: where other processes run the models: their engines. Then what is served is
+        engine_factory: where other processes run the models: their engines. Then what is served is
             what the settings say, and nothing is loaded while it runs.
-        expected: where other processes serve the same settings: the `identity` of each model
+        expected: where other processes serve the same settings: the `bundle_digest` of each model
             that they began with, by name and version.
 
     Raises:
@@ -72,7 +72,7 @@ def create_app(
         StoreUnavailable: the state cannot be read or written. What was started is ended.
     """
     found = [*(faults or [])]
-    models = load_bundles(settings, found, with_networks=elsewhere is None)
+    models = load_bundles(settings, found, with_networks=engine_factory is None)
     found += version_faults(models)
     if expected is not None:
         found += _changes(models, expected)
@@ -83,12 +83,12 @@ def create_app(
         started.callback(tracing.close)
         database = _database(settings, found)
         started.callback(database.close)
-        deployed = Deployments(database).wanted() if elsewhere is None else []
+        deployed = Deployments(database).desired() if engine_factory is None else []
         if deployed:
             models += _deployed_models(deployed, settings, found)
             found += version_faults(models)
         endpoints = start_endpoints(
-            models, settings, found, secret=database.pepper, elsewhere=elsewhere
+            models, settings, found, secret=database.pepper, engine_factory=engine_factory
         )
         if found:
             raise ConfigurationError(found)
@@ -104,11 +104,11 @@ def create_app(
             settings=settings,
             database=database,
             keys=keys,
-            callers=Together(database, keys.authenticate, keys.authenticate_all),
+            key_lookup=BatchedLookup(database, keys.authenticate, keys.authenticate_all),
             budgets=budgets,
             ledger=Ledger(database),
-            writes=Writes(database),
-            alone=Alone(database),
+            writes=GroupCommit(database),
+            executor=StoreExecutor(database),
             rates=rates,
             metrics=metrics,
             tracing=tracing,
@@ -122,7 +122,7 @@ def create_app(
         service.note("start")
         service.watch.start()
         # What runs elsewhere changes there, and not by what the state wants.
-        rollout = Rollout(service, deployed) if elsewhere is None else None
+        rollout = Rollout(service, deployed) if engine_factory is None else None
         rolling = None if rollout is None else asyncio.create_task(rollout.run())
         yield
         service.draining = True
@@ -134,8 +134,8 @@ def create_app(
         service.watch.close()
         service.tracing.close()
         service.writes.close()
-        service.alone.close()
-        service.callers.close()
+        service.executor.close()
+        service.key_lookup.close()
         try:
             if rollout is not None:
                 rollout.close()
@@ -161,25 +161,25 @@ def create_app(
     return app
 
 
-def _changes(models: list[Loaded], expected: Mapping[tuple[str, str], str]) -> list[str]:
+def _changes(models: list[LoadedModel], expected: Mapping[tuple[str, str], str]) -> list[str]:
     """What is not as it was when the other processes began."""
     return [
         f"{model.name}: the bundle changed since the start: restart to serve it"
         for model in models
-        if identity(model.manifest, model.policy)
+        if bundle_digest(model.manifest, model.policy)
         != expected.get((model.name, model.manifest.version))
     ]
 
 
 def _deployed_models(
     deployed: list[Deployment], settings: Settings, faults: list[str]
-) -> list[Loaded]:
+) -> list[LoadedModel]:
     """The bundles that were loaded into a running server and are to be served again."""
-    wanted = tuple(deployment.settings for deployment in deployed)
-    told: list[str] = []
-    models = load_bundles(settings.model_copy(update={"models": wanted}), told)
-    told += bundle_faults(deployed, models)
-    faults += [f"{fault} (deployed; see: stingy models unload)" for fault in told]
+    desired = tuple(deployment.settings for deployment in deployed)
+    own_faults: list[str] = []
+    models = load_bundles(settings.model_copy(update={"models": desired}), own_faults)
+    own_faults += bundle_faults(deployed, models)
+    faults += [f"{fault} (deployed; see: stingy models unload)" for fault in own_faults]
     return models
 
 
@@ -187,8 +187,10 @@ class _Guarded(FastAPI):
     """FastAPI with the guard around everything, its own middleware too."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        lane = Lane(super().build_middleware_stack(), handlers=routes.ASKED | oip_routes.ASKED)
-        return Guard(lane, service=self.state.service)
+        fast_path = FastPathMiddleware(
+            super().build_middleware_stack(), handlers=routes.HOT_ROUTES | oip_routes.HOT_ROUTES
+        )
+        return Guard(fast_path, service=self.state.service)
 
 
 def rate_store_faults(settings: Settings) -> list[str]:

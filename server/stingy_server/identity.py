@@ -1,4 +1,4 @@
-"""How a model and its policy are told from others."""
+"""The names of a model and its policy: the fingerprint in a header, the digest of a bundle."""
 
 import hashlib
 import json
@@ -6,15 +6,15 @@ from dataclasses import asdict
 
 from stingy_protection import BundleManifest, Policy
 
-MARK_HEADER = "stingy-gate"
+FINGERPRINT_HEADER = "stingy-gate"
 
 
-def mark(manifest: BundleManifest, policy: Policy) -> str:
-    """What an answer's header says of the weights and the policy it was made with."""
+def model_fingerprint(manifest: BundleManifest, policy: Policy) -> str:
+    """Return the header's value for an answer made with these weights and this policy."""
     return f"{policy.fingerprint} {manifest.sha256}"
 
 
-def identity(manifest: BundleManifest, policy: Policy) -> str:
-    """64 hex digits that change with the weights, any word of the manifest, or the policy."""
-    told = [asdict(manifest), policy.fingerprint]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+def bundle_digest(manifest: BundleManifest, policy: Policy) -> str:
+    """Return 64 hex digits that change with weights, any word of the manifest, or policy."""
+    content = [asdict(manifest), policy.fingerprint]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

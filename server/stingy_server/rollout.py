@@ -12,12 +12,12 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from stingy_server.identity import identity
+from stingy_server.identity import bundle_digest
 from stingy_server.models.endpoints import Endpoint, start_endpoints
 from stingy_server.models.fleet import overlaps, version_faults
-from stingy_server.models.loading import Loaded, load_bundles
-from stingy_server.observability.request_record import NOTHING, Visit
-from stingy_server.process.gc_tuning import settle_again
+from stingy_server.models.loading import LoadedModel, load_bundles
+from stingy_server.observability.request_record import NO_VALUE, RequestRecord
+from stingy_server.process.gc_tuning import refreeze_gc
 from stingy_server.service import Service
 from stingy_server.store.base import StoreUnavailable
 from stingy_server.store.deployments import Deployment, Deployments, Report
@@ -46,7 +46,7 @@ class Rollout:
         self._service = service
         self._deployments = Deployments(service.database)
         self._process = f"{os.getpid()}-{secrets.token_hex(4)}"
-        self._served = {(wanted.name, wanted.version): wanted for wanted in deployed}
+        self._served = {(desired.name, desired.version): desired for desired in deployed}
         self._failed: dict[tuple[str, str], _Failed] = {}
         self._leaving: set[asyncio.Task[None]] = set()
 
@@ -54,7 +54,7 @@ class Rollout:
         """Until cancelled."""
         while True:
             try:
-                await self.round()
+                await self.reconcile()
             except StoreUnavailable as error:
                 log.error("the rollout: %s", error)
             except Exception as error:  # noqa: BLE001  a row of a later release may be anything
@@ -67,32 +67,32 @@ class Rollout:
         Raises:
             StoreUnavailable: nobody can be told.
         """
-        self._deployments.tell(self._process, [])
+        self._deployments.report(self._process, [])
 
-    async def round(self) -> None:
+    async def reconcile(self) -> None:
         """Take in what is wanted, take out what is not, and tell.
 
         Raises:
             StoreUnavailable: the state cannot be read or written.
         """
-        alone = self._service.alone
-        found = await alone.do(self._deployments.wanted)
-        wanted = {(each.name, each.version): each for each in found}
+        executor = self._service.executor
+        found = await executor.run(self._deployments.desired)
+        desired = {(each.name, each.version): each for each in found}
         for key, served in [*self._served.items()]:
             # Of the same number, it may be wanted under another policy than it was.
-            if key not in wanted or served.with_share(wanted[key].settings.share) != wanted[key]:
+            if key not in desired or served.with_share(desired[key].settings.share) != desired[key]:
                 await self._take_out(*key)
-        for key in [key for key in self._failed if key not in wanted]:
+        for key in [key for key in self._failed if key not in desired]:
             del self._failed[key]
         alive = self._reports()  # and about to load
-        await alone.do(lambda: self._deployments.tell(self._process, alive))
-        for key, deployment in wanted.items():
+        await executor.run(lambda: self._deployments.report(self._process, alive))
+        for key, deployment in desired.items():
             if key in self._served:
                 await self._adjust(deployment)
             elif key not in self._failed or self._failed[key].deployment != deployment:
                 await self._take_in(deployment)
         reports = self._reports()
-        await alone.do(lambda: self._deployments.tell(self._process, reports))
+        await executor.run(lambda: self._deployments.report(self._process, reports))
 
     async def _take_in(self, deployment: Deployment) -> None:
         key = (deployment.name, deployment.version)
@@ -110,7 +110,7 @@ class Rollout:
             return
         try:
             # Loading takes a while: it may be wanted no more by now, or otherwise.
-            if deployment not in await self._service.alone.do(self._deployments.wanted):
+            if deployment not in await self._service.executor.run(self._deployments.desired):
                 return
             await self._note("load", endpoint)
             self._failed.pop(key, None)
@@ -149,17 +149,17 @@ class Rollout:
             await self._note("unload", endpoint)
             fleet.take(name, version)
             # Who had found it before may still be sending, and is answered then.
-            held_s = settings.body_timeout_s + settings.deadline_s
-            task = asyncio.create_task(_close_later(endpoint, held_s))
+            in_use_s = settings.body_timeout_s + settings.deadline_s
+            task = asyncio.create_task(_close_later(endpoint, in_use_s))
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
         del self._served[name, version]
 
     async def _note(self, event: str, endpoint: Endpoint) -> None:
         """Before it is so: if this fails, all is tried again in the next round."""
-        visit = Visit(NOTHING, time.perf_counter(), endpoint=endpoint, event=event)
-        entry = visit.entry(0)
-        await self._service.alone.do(lambda: self._service.ledger.append(entry))
+        record = RequestRecord(NO_VALUE, time.perf_counter(), endpoint=endpoint, event=event)
+        entry = record.entry(0)
+        await self._service.executor.run(lambda: self._service.ledger.append(entry))
 
     def _warnings(self, endpoint: Endpoint) -> list[str]:
         """What a version and others let out together."""
@@ -190,7 +190,7 @@ class Rollout:
         return serving + failed
 
 
-def bundle_faults(deployed: Iterable[Deployment], models: Iterable[Loaded]) -> list[str]:
+def bundle_faults(deployed: Iterable[Deployment], models: Iterable[LoadedModel]) -> list[str]:
     """Which deployments are of another bundle than the one that is there now."""
     meant = {(each.name, each.version): each.bundle for each in deployed}
     return [
@@ -198,7 +198,7 @@ def bundle_faults(deployed: Iterable[Deployment], models: Iterable[Loaded]) -> l
         "unload it, and load it under another version"
         for model in models
         if meant.get((model.name, model.manifest.version))
-        not in (None, identity(model.manifest, model.policy))
+        not in (None, bundle_digest(model.manifest, model.policy))
     ]
 
 
@@ -208,4 +208,4 @@ async def _close_later(endpoint: Endpoint, seconds: float) -> None:
     finally:
         await endpoint.engine.close()
     del endpoint
-    settle_again()
+    refreeze_gc()

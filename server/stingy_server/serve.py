@@ -15,11 +15,11 @@ from rich.console import Console
 
 from stingy_server.app import create_app, summary
 from stingy_server.errors import ConfigurationError
-from stingy_server.identity import identity
+from stingy_server.identity import bundle_digest
 from stingy_server.observability import metrics
 from stingy_server.observability.logs import log_config
 from stingy_server.process.core_dumps import forbid_core_dumps
-from stingy_server.process.gc_tuning import settle
+from stingy_server.process.gc_tuning import freeze_gc
 from stingy_server.process.http_protocol import BoundedConfig
 from stingy_server.process.workers import DrainingServer, Workers
 from stingy_server.service import Service
@@ -46,9 +46,9 @@ def serve(settings: Settings, faults: list[str], *, console: Console) -> None:
             app = create_app(settings, faults=faults)
         service: Service = app.state.service
         _make_first_key(service, console)
-        settle()  # before anybody waits: it takes a quarter of a second
+        freeze_gc()  # before anybody waits: it takes a quarter of a second
         listener.listen(2048)  # who connects from here on waits a moment, and is not refused
-        _tell(service, listener, console)
+        _announce(service, listener, console)
         if settings.metrics_port is not None:
             registry = service.metrics.registry if settings.workers == 1 else None
             metrics.listen(settings.metrics_host, settings.metrics_port, registry=registry)
@@ -57,7 +57,9 @@ def serve(settings: Settings, faults: list[str], *, console: Console) -> None:
             return
         # The workers load for themselves, and serve only what was found here.
         found = {
-            (endpoint.name, endpoint.manifest.version): identity(endpoint.manifest, endpoint.policy)
+            (endpoint.name, endpoint.manifest.version): bundle_digest(
+                endpoint.manifest, endpoint.policy
+            )
             for endpoint in service.fleet
         }
         config = _config(functools.partial(_worker_app, settings, found), settings)
@@ -74,7 +76,7 @@ def _worker_app(settings: Settings, expected: Mapping[tuple[str, str], str]) -> 
     except StoreUnavailable as error:
         faults = (str(error),)
     else:
-        settle()
+        freeze_gc()
         return app
     for fault in faults:
         log.error("this worker does not serve: %s", fault)
@@ -111,7 +113,7 @@ def _bind(settings: Settings, faults: list[str]) -> socket.socket:
     return listener
 
 
-def _tell(service: Service, listener: socket.socket, console: Console) -> None:
+def _announce(service: Service, listener: socket.socket, console: Console) -> None:
     for line in summary(service):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     host, port = listener.getsockname()[:2]

@@ -14,7 +14,7 @@ from stingy_protection import (
     tighten,
 )
 from stingy_server.codec.images import Pixels
-from stingy_server.detection.key_profiles import Step
+from stingy_server.detection.key_profiles import Action
 from stingy_server.detection.monitor import Watch
 from stingy_server.errors import (
     BUDGET_EXHAUSTED,
@@ -29,12 +29,12 @@ from stingy_server.errors import (
 from stingy_server.models.endpoints import Endpoint
 from stingy_server.models.fleet import Fleet
 from stingy_server.observability.metrics import Metrics
-from stingy_server.observability.request_record import NOTHING, Visit
+from stingy_server.observability.request_record import NO_VALUE, RequestRecord
 from stingy_server.observability.tracing import Tracing
 from stingy_server.settings import FULL_TIER, Settings, Tier
 from stingy_server.store.budgets import DAY_S, Budgets, key_owner, model_owner
 from stingy_server.store.database import Database
-from stingy_server.store.group_commit import Alone, Together, Writes
+from stingy_server.store.group_commit import BatchedLookup, GroupCommit, StoreExecutor
 from stingy_server.store.keys import Key, Keys
 from stingy_server.store.ledger import Ledger
 from stingy_server.store.rate_limits import Rates
@@ -54,11 +54,11 @@ class Service:
     settings: Settings
     database: Database
     keys: Keys
-    callers: Together[Key | None]  # by the texts of their keys
+    key_lookup: BatchedLookup[Key | None]  # from the text of a key to the key
     budgets: Budgets
     ledger: Ledger
-    writes: Writes
-    alone: Alone
+    writes: GroupCommit
+    executor: StoreExecutor
     rates: Rates
     metrics: Metrics
     tracing: Tracing
@@ -66,17 +66,17 @@ class Service:
     fleet: Fleet
     draining: bool = False
 
-    def endpoint(self, visit: Visit, model: str, version: str | None = None) -> Endpoint:
+    def endpoint(self, record: RequestRecord, model: str, version: str | None = None) -> Endpoint:
         """The version of this model that was named, or that the caller meets.
 
         Raises:
             ServiceError: there is none, or not in this version.
         """
-        caller = NOTHING if visit.key is None else visit.key.id
+        caller = NO_VALUE if record.key is None else record.key.id
         found = self.fleet.find(model, version, caller=caller)
         if found is None:
             raise ServiceError(UNKNOWN_MODEL)
-        visit.endpoint = found
+        record.endpoint = found
         return found
 
     def note(self, event: str) -> None:
@@ -85,33 +85,33 @@ class Service:
         Raises:
             StoreUnavailable: the ledger cannot be written.
         """
-        visit = Visit(NOTHING, time.perf_counter(), event=event)
-        self.ledger.append(visit.entry(0))
+        record = RequestRecord(NO_VALUE, time.perf_counter(), event=event)
+        self.ledger.append(record.entry(0))
 
-    def tier(self, visit: Visit) -> Tier:
+    def tier(self, record: RequestRecord) -> Tier:
         """What the caller may see at most.
 
         Raises:
             ServiceError: refused, for a key of a tier that the settings do not have; suspended,
                 after an alarm.
         """
-        if visit.key is None:
+        if record.key is None:
             raise ServiceError(REFUSED)
-        step = self.watch.step(visit.key.id)
-        if step is Step.REFUSE:
+        action = self.watch.action(record.key.id)
+        if action is Action.REFUSE:
             raise ServiceError(SUSPENDED)
-        if step is Step.LABELS:
+        if action is Action.LABELS:
             return LABELS
-        if visit.key.tier == FULL_TIER:
+        if record.key.tier == FULL_TIER:
             return FULL
-        tier = self.settings.tiers.get(visit.key.tier)
+        tier = self.settings.tiers.get(record.key.tier)
         if tier is None:
             log.error("a key has a tier that the settings do not have")
             raise ServiceError(REFUSED)
         return tier
 
     async def answer(
-        self, visit: Visit, endpoint: Endpoint, images: Awaitable[Pixels], *, tier: Tier
+        self, record: RequestRecord, endpoint: Endpoint, images: Awaitable[Pixels], *, tier: Tier
     ) -> SparseLogits:
         """Charge the key for a batch, all or nothing, and answer it as its tier may see it; in
         time, from its decoding on.
@@ -129,59 +129,59 @@ class Service:
         """
         try:
             async with asyncio.timeout(self.settings.deadline_s):
-                return await self._answer(visit, endpoint, await images, tier)
+                return await self._answer(record, endpoint, await images, tier)
         except TimeoutError:
             raise ServiceError(DEADLINE) from None
 
     async def _answer(
-        self, visit: Visit, endpoint: Endpoint, images: Pixels, tier: Tier
+        self, record: RequestRecord, endpoint: Endpoint, images: Pixels, tier: Tier
     ) -> SparseLogits:
-        visit.images = len(images)
+        record.images = len(images)
         if images.nbytes <= INLINE_BYTES:
-            visit.pixels = self.ledger.digest(images)
+            record.pixels = self.ledger.digest(images)
         else:  # hashing releases the interpreter's lock, and the event loop goes on
-            visit.pixels = await asyncio.to_thread(self.ledger.digest, images)
-        await self._charge(visit, endpoint, len(images))
+            record.pixels = await asyncio.to_thread(self.ledger.digest, images)
+        await self._charge(record, endpoint, len(images))
         try:
-            visit.asked = time.perf_counter()
+            record.engine_started = time.perf_counter()
             answer = await endpoint.engine.predict(images)
-            visit.told = time.perf_counter()
+            record.engine_finished = time.perf_counter()
             answer = tightened(answer, tier)
             bits = leak_bits(answer)
-            if visit.key is not None:
-                self.watch.see(visit.key.id, endpoint.name, images, answer, bits)
+            if record.key is not None:
+                self.watch.observe(record.key.id, endpoint.name, images, answer, bits)
         except Exception as error:  # noqa: BLE001  nothing of it may leave, in whatever text
-            raise _told(error) from None
-        visit.answered = len(images)
-        visit.bits = bits
-        visit.event = "answer"
+            raise _refusal(error) from None
+        record.answered = len(images)
+        record.bits = bits
+        record.event = "answer"
         return answer
 
-    async def _charge(self, visit: Visit, endpoint: Endpoint, images: int) -> None:
-        if visit.key is None:
+    async def _charge(self, record: RequestRecord, endpoint: Endpoint, images: int) -> None:
+        if record.key is None:
             raise ServiceError(REFUSED)
         # A body may take its time: a key that was valid at its head may have been revoked since.
-        stale = time.perf_counter() - visit.started > FRESH_S
-        if stale and await self.callers.ask(visit.secret) is None:
+        stale = time.perf_counter() - record.started > FRESH_S
+        if stale and await self.key_lookup.lookup(record.secret) is None:
             raise ServiceError(UNAUTHENTICATED)
-        if visit.key.rate is not None:
-            state = await self.rates.charge(visit.key.id, visit.key.rate, images)
-            visit.headers = {
+        if record.key.rate is not None:
+            state = await self.rates.charge(record.key.id, record.key.rate, images)
+            record.headers = {
                 "ratelimit-limit": str(state.limit),
                 "ratelimit-remaining": str(state.remaining),
                 "ratelimit-reset": str(state.reset_s),
             }
-        owners = [key_owner(visit.key.id)]
+        owners = [key_owner(record.key.id)]
         if self.fleet.limited(endpoint.name):
             owners.append(model_owner(endpoint.name))
-        visit.charged = await self.writes.do(
-            lambda: self.budgets.reserve(owners, images), over=owners
+        record.charged = await self.writes.run(
+            lambda: self.budgets.reserve(owners, images), locks=owners
         )
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             await asyncio.sleep(0)  # cut off meanwhile: it ends here, before anything else does
-        if visit.charged is None:
-            wait = await self.alone.do(lambda: self._next_day(owners, images))
+        if record.charged is None:
+            wait = await self.executor.run(lambda: self._next_day(owners, images))
             raise ServiceError(BUDGET_EXHAUSTED, retry_after=wait)
 
     def _next_day(self, owners: list[str], images: int) -> int | None:
@@ -194,13 +194,13 @@ class Service:
                 return None
         return max(1, DAY_S - int(time.time() % DAY_S))
 
-    def give_back(self, visit: Visit) -> None:
+    def give_back(self, record: RequestRecord) -> None:
         """Refund what was charged, if anything was, and forget what was to be answered."""
-        if (charged := visit.charged) is not None:
+        if (charged := record.charged) is not None:
             # Nobody waits for it here, but the entry in the ledger is written after it.
-            given = self.writes.put(lambda: self.budgets.refund(charged), over=charged.owners)
+            given = self.writes.submit(lambda: self.budgets.refund(charged), locks=charged.owners)
             given.add_done_callback(_refunded)
-        visit.charged, visit.answered, visit.bits = None, 0, 0.0
+        record.charged, record.answered, record.bits = None, 0, 0.0
 
 
 def _refunded(given: asyncio.Future[None]) -> None:
@@ -215,7 +215,7 @@ def tightened(answer: SparseLogits, tier: Tier) -> SparseLogits:
     return tighten(answer, classes=tier.classes, decimals=tier.decimals, form=form)
 
 
-def _told(error: Exception) -> ServiceError:
+def _refusal(error: Exception) -> ServiceError:
     """What may be told of a failure between reservation and answer."""
     if isinstance(error, ServiceError):
         return error

@@ -225,7 +225,7 @@ class Settings(BaseSettings):
 
     @field_validator("tiers")
     @classmethod
-    def _leave_full_alone(cls, tiers: dict[str, Tier]) -> dict[str, Tier]:
+    def _reserve_full(cls, tiers: dict[str, Tier]) -> dict[str, Tier]:
         if FULL_TIER in tiers:
             raise ValueError(
                 f"expected other names than {FULL_TIER}: it sees what the policy lets out"

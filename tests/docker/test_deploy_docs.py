@@ -27,10 +27,10 @@ def test_every_file_that_is_named_exists() -> None:
 def test_the_backup_keeps_the_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "copy").mkdir()
-    (told,) = re.findall(r"^(python -c .*\.backup.*)\n(cp .*)$", DEPLOY, re.MULTILINE)
+    (commands,) = re.findall(r"^(python -c .*\.backup.*)\n(cp .*)$", DEPLOY, re.MULTILINE)
     with closing(Database(Path("state"))) as database:  # in use while it is copied
         _, text = Keys(database).create("alice", budget=1)
-        for command in told:
+        for command in commands:
             words = shlex.split(command)
             words[0] = sys.executable if words[0] == "python" else words[0]
             subprocess.run(words, check=True)

@@ -43,23 +43,23 @@ def locks_of(name: str) -> list[Path]:
 
 @every_image
 def test_M2_no_image_installs_by_other_means(name: str) -> None:
-    told = [value for _, value in instructions(DOCKER / f"{name}.Dockerfile")]
-    assert not any(re.search(r"\b(pip|uv|conda|curl|git)\b", value) for value in told)
+    commands = [value for _, value in instructions(DOCKER / f"{name}.Dockerfile")]
+    assert not any(re.search(r"\b(pip|uv|conda|curl|git)\b", value) for value in commands)
 
 
 @every_image
 def test_M2_the_locks_of_an_image_have_all_that_its_extras_ask_for(name: str) -> None:
     had = {name: pin for lock in locks_of(name) for name, pin in pins(lock.read_text()).items()}
     extras = PROJECT["project"]["optional-dependencies"]
-    asked = [*PROJECT["project"]["dependencies"], *(a for e in NEEDED[name] for a in extras[e])]
-    for requirement in map(Requirement, asked):
+    required = [*PROJECT["project"]["dependencies"], *(a for e in NEEDED[name] for a in extras[e])]
+    for requirement in map(Requirement, required):
         if requirement.name != "stingy":
             assert had[canonicalize_name(requirement.name)] in requirement.specifier, requirement
 
 
 def test_M2_stingy_is_built_by_what_a_lock_has() -> None:
-    asked = {Requirement(text).name for text in PROJECT["build-system"]["requires"]}
-    assert asked <= set(pins((DOCKER / "build.lock").read_text()))
+    required = {Requirement(text).name for text in PROJECT["build-system"]["requires"]}
+    assert required <= set(pins((DOCKER / "build.lock").read_text()))
 
 
 @pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
@@ -80,14 +80,14 @@ def test_M2_pip_takes_files_by_their_hashes_and_pytorch_alone_from_another_index
     every = [*packages(locks_of("ray"), tmp_path, index=index), *stingy(tmp_path)]
     installs = [list(map(str, command)) for command in every if "install" in command]
     by_hash = [words for words in installs if "--require-hashes" in words]
-    elsewhere = [words for words in installs if "--index-url" in words]
+    from_index = [words for words in installs if "--index-url" in words]
     (built,) = [words for words in installs if "--no-index" in words]
-    assert len(installs) == len(by_hash) + len(elsewhere) + 1
+    assert len(installs) == len(by_hash) + len(from_index) + 1
     assert all("--no-deps" in words for words in installs)
     assert built[-1] == "stingy"
     torch = [f"torch=={pins(LOCKS[0].read_text())['torch']}"]
     torch += [f"torchvision=={pins(LOCKS[0].read_text())['torchvision']}"]
-    assert [words[-4:] for words in elsewhere] == (
+    assert [words[-4:] for words in from_index] == (
         [["--index-url", index, *torch]] if index else []
     )
 

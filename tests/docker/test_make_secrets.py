@@ -29,9 +29,9 @@ def test_the_edge_has_the_passwords_of_the_stores(made: Path) -> None:
     password = (made / "postgres_password").read_text()
     assert len(password) >= 32
     assert settings["store"] == f"postgresql://stingy:{password}@postgres/stingy"
-    told = (made / "redis.conf").read_text().splitlines()[0].removeprefix("requirepass ")
-    assert settings["rate_store"] == f"redis://:{told}@redis:6379"
-    assert len({password, told, (made / "grafana_password").read_text()}) == 3
+    redis_password = (made / "redis.conf").read_text().splitlines()[0].removeprefix("requirepass ")
+    assert settings["rate_store"] == f"redis://:{redis_password}@redis:6379"
+    assert len({password, redis_password, (made / "grafana_password").read_text()}) == 3
 
 
 def test_secrets_are_not_made_twice(made: Path) -> None:

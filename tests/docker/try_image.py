@@ -86,9 +86,9 @@ class Image:
     def said(self, *command: str) -> str:
         """What a program of the image prints."""
         process = self.start(*command, stdout=subprocess.PIPE)
-        told, _ = process.communicate(timeout=READY_S)
+        output, _ = process.communicate(timeout=READY_S)
         assert process.returncode == 0, command
-        return told.strip()
+        return output.strip()
 
     def _copy(self, source: str, target: str) -> None:
         listed = ["git", "-C", str(ROOT), "ls-files", "-z", "--", source]
@@ -146,16 +146,16 @@ def try_server(image: Image, bundle: Path) -> None:
         say("written:", image.said("python", "-c", WRITE))
         say("listening:", _listening())
         image.said(*image.health)
-        asked = urllib.request.Request(
+        request = urllib.request.Request(
             f"http://127.0.0.1:8080/v1/predict/{bundle.name}",
             data=(bundle.parent / "image.png").read_bytes(),
             headers={"Authorization": f"Bearer {key}"},
         )
-        with urllib.request.urlopen(asked, timeout=30) as answered:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=30) as answered:  # noqa: S310
             say("answered:", answered.status, answered.read().decode())
         with urllib.request.urlopen("http://127.0.0.1:9100/metrics", timeout=30) as page:
-            told = page.read().decode()
-            say(next(x for x in told.splitlines() if x.startswith("stingy_requests_total")))
+            output = page.read().decode()
+            say(next(x for x in output.splitlines() if x.startswith("stingy_requests_total")))
         say(image.said("stingy", "keys", "list", "--json"))
     finally:
         server.terminate()

@@ -30,7 +30,7 @@ DEMO = files(stingy_attacker_eval) / "protocols" / "digits.toml"
 POLICIES = {"normal": "open", "nasty": "open", "stingy": "stingy"}
 IMAGES = 1797  # of each endpoint: 1,297 to learn from, and 500 to compare
 # What an audit has bought, by the names of its files.
-Bought = dict[str, bytes]
+RunFiles = dict[str, bytes]
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +45,15 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     for name, policy in POLICIES.items():
         shutil.copytree(teachers["nasty" if name == "nasty" else "normal"], folder / name)
         manifest = folder / name / "model.json"
-        told = json.loads(manifest.read_text("utf-8")) | {"name": name, "policy": policy}
-        manifest.write_text(json.dumps(told), "utf-8")
+        document = json.loads(manifest.read_text("utf-8")) | {"name": name, "policy": policy}
+        manifest.write_text(json.dumps(document), "utf-8")
     return [folder / name for name in POLICIES]
 
 
 @pytest.fixture(scope="module")
-def embedded(bundles: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Bought:
+def embedded(bundles: list[Path], tmp_path_factory: pytest.TempPathFactory) -> RunFiles:
     folder = tmp_path_factory.mktemp("embedded")
-    return bought(folder, settings(folder, bundles))
+    return run_audit_against(folder, settings(folder, bundles))
 
 
 def settings(
@@ -70,7 +70,9 @@ def settings(
     return file
 
 
-def bought(folder: Path, config: Path, *, endpoints: Sequence[str] = tuple(POLICIES)) -> Bought:
+def run_audit_against(
+    folder: Path, config: Path, *, endpoints: Sequence[str] = tuple(POLICIES)
+) -> RunFiles:
     """What the demo's audit buys from `stingy serve` with these settings."""
     state = folder / "state"
     key = make_key(state, budget=IMAGES * len(endpoints))
@@ -80,12 +82,12 @@ def bought(folder: Path, config: Path, *, endpoints: Sequence[str] = tuple(POLIC
 
 def audited(
     folder: Path, url: str, key: str, *, endpoints: Sequence[str] = tuple(POLICIES)
-) -> Bought:
+) -> RunFiles:
     """The answers that `stingy audit run` has on disk afterwards; one student is trained too."""
     head, *tables = DEMO.read_text("utf-8").split("[[endpoints]]")
-    asked = [table for table in tables if tomllib.loads(table)["name"] in endpoints]
+    chosen = [table for table in tables if tomllib.loads(table)["name"] in endpoints]
     protocol = folder / "protocol.toml"
-    protocol.write_text("[[endpoints]]".join([head, *asked]), "utf-8")
+    protocol.write_text("[[endpoints]]".join([head, *chosen]), "utf-8")
     done = subprocess.run(
         [
             *(*STINGY, "audit", "run", protocol, "--out", folder / "audit", "--url", url),
@@ -107,34 +109,34 @@ def audited(
     return found
 
 
-def by_torchserve(folder: Path, bundles: list[Path]) -> Bought:
+def by_torchserve(folder: Path, bundles: list[Path]) -> RunFiles:
     with torchserve(*bundles) as server:
 
         def model(bundle: Path) -> str:
             url = f"{server.url}/predictions/{bundle.name}"
             return f'engine = "torchserve"\nurl = "{url}"\nkey_file = "{server.key_file}"\n'
 
-        return bought(folder, settings(folder, bundles, model=model))
+        return run_audit_against(folder, settings(folder, bundles, model=model))
 
 
 def by_mlserver(
     folder: Path, bundles: list[Path], *, runtime: str = "Gated", tensors: str = "binary = false"
-) -> Bought:
+) -> RunFiles:
     with mlserver(*bundles, runtime=runtime) as upstream:
 
         def model(bundle: Path) -> str:
             url = f"{upstream}/v2/models/{bundle.name}/infer"
             return f'engine = "oip"\nurl = "{url}"\ntensors = {{ {tensors} }}\n'
 
-        return bought(folder, settings(folder, bundles, model=model))
+        return run_audit_against(folder, settings(folder, bundles, model=model))
 
 
-def by_mlserver_that_tells_logits(folder: Path, bundles: list[Path]) -> Bought:
+def by_mlserver_with_logits(folder: Path, bundles: list[Path]) -> RunFiles:
     tensors = 'datatype = "FP32", logits = "logits", binary = false'
     return by_mlserver(folder, bundles, runtime="Logits", tensors=tensors)
 
 
-def by_ray(folder: Path, bundles: list[Path]) -> Bought:
+def by_ray(folder: Path, bundles: list[Path]) -> RunFiles:
     few = "[ray]\nedge = { num_cpus = 0.1 }\nmodel = { min_replicas = 2, num_cpus = 0.1 }\n"
     settings(folder, bundles, top=f'state = "state"\n{few}')
     key = make_key(folder / "state", budget=IMAGES * len(POLICIES))
@@ -147,12 +149,15 @@ def by_ray(folder: Path, bundles: list[Path]) -> Bought:
     [
         pytest.param(by_torchserve, marks=needs_torchserve()),
         pytest.param(by_mlserver, marks=needs_mlserver()),
-        pytest.param(by_mlserver_that_tells_logits, marks=needs_mlserver()),
+        pytest.param(by_mlserver_with_logits, marks=needs_mlserver()),
         pytest.param(by_ray, marks=needs_ray()),
     ],
 )
 def test_the_demos_audit_buys_the_same_transfer_set_byte_for_byte(
-    by: Callable[[Path, list[Path]], Bought], tmp_path: Path, bundles: list[Path], embedded: Bought
+    by: Callable[[Path, list[Path]], RunFiles],
+    tmp_path: Path,
+    bundles: list[Path],
+    embedded: RunFiles,
 ) -> None:
     found = by(tmp_path, bundles)
     assert sorted(found) == sorted(embedded)
@@ -169,29 +174,29 @@ def needs(name: str) -> pytest.MarkDecorator:
     [pytest.param(name, marks=needs(name)) for name in ("onnxruntime", "openvino")],
 )
 def test_another_runtime_moves_no_class_and_few_scores_by_one_step(
-    runtime: str, tmp_path: Path, bundles: list[Path], embedded: Bought
+    runtime: str, tmp_path: Path, bundles: list[Path], embedded: RunFiles
 ) -> None:
     """Behind `open`, where all ten scores are told, a runtime may be refused at start-up."""
     config = settings(tmp_path, bundles[-1:], top=f'runtime = "{runtime}"\n')
-    found = bought(tmp_path, config, endpoints=["stingy"])
+    found = run_audit_against(tmp_path, config, endpoints=["stingy"])
     assert found.keys() < embedded.keys()
     assert moved(found, embedded, "stingy") <= 0.01
 
 
 @needs("onnxruntime")
 def test_fused_artefacts_move_no_class_and_few_scores_by_one_step(
-    tmp_path: Path, bundles: list[Path], embedded: Bought
+    tmp_path: Path, bundles: list[Path], embedded: RunFiles
 ) -> None:
     artefacts = [tmp_path / bundle.name for bundle in bundles]
     for bundle, artefact in zip(bundles, artefacts, strict=True):
         stingy("bundle", "export", bundle, "--fuse", "--allow-open", "--out", artefact)
-    found = bought(tmp_path, settings(tmp_path, artefacts))
+    found = run_audit_against(tmp_path, settings(tmp_path, artefacts))
     assert found.keys() == embedded.keys()
     assert moved(found, embedded, "stingy") <= 0.01
     assert max(moved(found, embedded, name) for name in ("normal", "nasty")) <= 0.03
 
 
-def moved(found: Bought, expected: Bought, endpoint: str) -> float:
+def moved(found: RunFiles, expected: RunFiles, endpoint: str) -> float:
     """The share of images with a score that differs: each by a step, and no class does."""
     (indices, scores), (same, near) = answers(found, endpoint), answers(expected, endpoint)
     assert len(indices) == IMAGES
@@ -201,7 +206,9 @@ def moved(found: Bought, expected: Bought, endpoint: str) -> float:
     return float((steps > 0).mean())
 
 
-def answers(found: Bought, endpoint: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+def answers(
+    found: RunFiles, endpoint: str
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """Indices and scores of all images, [images, N] each."""
     names = [name for name in sorted(found) if name.startswith(endpoint) and name.endswith(".npz")]
     parts = [np.load(io.BytesIO(found[name]), allow_pickle=False) for name in names]

@@ -69,7 +69,7 @@ def charged(url: str, key: str) -> int:
         return client.usage().used
 
 
-def ask(url: str, key: str, *, tries: int) -> Counter[str]:
+def query(url: str, key: str, *, tries: int) -> Counter[str]:
     """What became of so many questions of one image, one after the other, none asked again."""
     became: Counter[str] = Counter()
     with Client(url, key, retries=0) as client:
@@ -84,15 +84,15 @@ def ask(url: str, key: str, *, tries: int) -> Counter[str]:
     return became
 
 
-def ask_while(server: RayServe, key: str, *, killing: str) -> tuple[Counter[str], Counter[str]]:
+def query_while(server: RayServe, key: str, *, killing: str) -> tuple[Counter[str], Counter[str]]:
     """What became of questions on eight connections: one replica is killed, and afterwards."""
     with ThreadPoolExecutor(8) as threads:
-        asking = [threads.submit(ask, server.url, key, tries=50) for _ in range(8)]
+        queries = [threads.submit(query, server.url, key, tries=50) for _ in range(8)]
         time.sleep(0.5)
         assert len(server.replicas(killing)) == 2
         server.kill(killing)
-        during = sum((one.result() for one in asking), Counter())
-    return during, ask(server.url, key, tries=50)
+        during = sum((one.result() for one in queries), Counter())
+    return during, query(server.url, key, tries=50)
 
 
 def test_the_replicas_are_those_of_the_settings(server: RayServe) -> None:
@@ -103,7 +103,7 @@ def test_U3_a_model_replica_that_dies_under_load_costs_nobody_an_answer_or_a_cha
     server: RayServe, folder: Path
 ) -> None:
     text = key(folder, budget=440)
-    during, after = ask_while(server, text, killing="digits@1")
+    during, after = query_while(server, text, killing="digits@1")
     # One replica has a queue for four: who is told that it is full has lost nothing.
     lost = during.total() - during["answered"] - during["overloaded"]
     assert lost <= 8, during  # at most what was in flight
@@ -117,7 +117,7 @@ def test_U3_an_edge_replica_that_dies_under_load_gives_no_image_away(
     server: RayServe, folder: Path
 ) -> None:
     text = key(folder)
-    during, after = ask_while(server, text, killing="edge")
+    during, after = query_while(server, text, killing="edge")
     assert after["answered"] == 50, after
     answered = during["answered"] + after["answered"]
     assert answered <= charged(server.url, text) <= 450
@@ -168,21 +168,21 @@ def test_Q_without_the_state_nothing_is_answered_and_afterwards_it_is(
     text = key(folder)
     with closing(sqlite3.connect(folder / "state" / FILE, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        became = ask(server.url, text, tries=1)
+        became = query(server.url, text, tries=1)
     assert became == {"store_unavailable": 1}
-    assert ask(server.url, text, tries=4) == {"answered": 4}
+    assert query(server.url, text, tries=4) == {"answered": 4}
 
 
 def test_Q_without_the_store_of_rates_a_key_with_a_rate_is_refused(
     server: RayServe, folder: Path
 ) -> None:
-    assert ask(server.url, key(folder, rate="600/minute"), tries=2) == {"store_unavailable": 2}
+    assert query(server.url, key(folder, rate="600/minute"), tries=2) == {"store_unavailable": 2}
 
 
 def test_A_no_key_no_answer_and_what_ray_tells_is_the_route_alone(server: RayServe) -> None:
     for method, path in [("POST", "/v1/predict/digits"), ("GET", "/v1/usage"), ("GET", "/docs")]:
-        told = httpx.request(method, server.url + path, content=png(IMAGES[0]))
-        assert (told.status_code, told.json()["error"]["code"]) == (401, "unauthenticated")
+        response = httpx.request(method, server.url + path, content=png(IMAGES[0]))
+        assert (response.status_code, response.json()["error"]["code"]) == (401, "unauthenticated")
     assert httpx.get(f"{server.url}/-/routes").json() == {"/": "default"}
 
 
@@ -200,13 +200,13 @@ def test_an_upgrade_goes_on_under_load_and_every_answer_is_within_one_policy_or_
     with Client(server.url, text, retries=0) as client:
         while in_a_row < 50 and time.monotonic() < until:
             try:
-                told = str(len(client.predict(IMAGES[0], model="digits").classes))
+                outcome = str(len(client.predict(IMAGES[0], model="digits").classes))
             except ApiError as error:
-                told = error.code
+                outcome = error.code
             except ClientError:  # from HAProxy, or from nobody
-                told = "no answer"
-            became[told] += 1
-            in_a_row = in_a_row + 1 if told == "2" else 0
+                outcome = "no answer"
+            became[outcome] += 1
+            in_a_row = in_a_row + 1 if outcome == "2" else 0
     assert in_a_row == 50, became
     assert set(became) <= {"3", "2", "overloaded"}, became
     assert became["2"] + became["3"] == charged(server.url, text)

@@ -65,11 +65,11 @@ def question(**rest: Any) -> dict[str, Any]:
 
 def binary_question(*outputs: str) -> tuple[bytes, dict[str, str]]:
     image = {"name": "image", "datatype": "UINT8", "shape": IMAGES.shape}
-    asked = {
+    request = {
         "inputs": [{**image, "parameters": {"binary_data_size": IMAGES.nbytes}}],
         "outputs": [{"name": name, "parameters": {"binary_data": True}} for name in outputs],
     }
-    head = json.dumps(asked).encode()
+    head = json.dumps(request).encode()
     return head + IMAGES.tobytes(), {HEADER_LENGTH: str(len(head)), "Content-Type": BINARY}
 
 
@@ -86,13 +86,13 @@ ROUTES = (
 def test_U2_asked_directly_it_tells_at_most_n_values_of_a_file(
     server: TorchServe, route: str
 ) -> None:
-    told = httpx.post(
+    response = httpx.post(
         server.url + route,
         content=png(IMAGES[0]),
         headers=server.token() | {"Content-Type": "image/png"},
     )
-    assert told.status_code == 200, told.text
-    assert {output["name"]: len(output["data"]) for output in told.json()["outputs"]} == {
+    assert response.status_code == 200, response.text
+    assert {output["name"]: len(output["data"]) for output in response.json()["outputs"]} == {
         "indices": N,
         "scores": N,
     }
@@ -103,14 +103,14 @@ def test_U2_asked_directly_it_tells_at_most_n_values_of_a_file(
 def test_U2_asked_directly_it_tells_at_most_n_values_of_a_tensor(
     server: TorchServe, route: str
 ) -> None:
-    told = httpx.post(server.url + route, json=question(), headers=server.token())
-    assert told.status_code == 200, told.text
-    assert [output["shape"] for output in told.json()["outputs"]] == [[4, N], [4, N]]
+    response = httpx.post(server.url + route, json=question(), headers=server.token())
+    assert response.status_code == 200, response.text
+    assert [output["shape"] for output in response.json()["outputs"]] == [[4, N], [4, N]]
 
     body, headers = binary_question("logits")
-    told = httpx.post(server.url + route, content=body, headers=server.token() | headers)
-    assert told.status_code == 200, told.text
-    dense = np.frombuffer(told.content[int(told.headers[HEADER_LENGTH]) :], "<f4")
+    response = httpx.post(server.url + route, content=body, headers=server.token() | headers)
+    assert response.status_code == 200, response.text
+    dense = np.frombuffer(response.content[int(response.headers[HEADER_LENGTH]) :], "<f4")
     assert np.isfinite(dense.reshape(4, 10)).sum(axis=1).tolist() == [N] * 4
 
 
@@ -124,17 +124,19 @@ def field(number: int, content: bytes) -> bytes:
 def test_U2_asked_by_grpc_it_tells_at_most_n_values_too(server: TorchServe) -> None:
     grpc = pytest.importorskip("grpc", reason="needs grpcio: make test-integration")
     image = field(1, b"data") + field(2, png(IMAGES[0]))
-    asked = field(1, b"digits") + field(3, image)
+    request = field(1, b"digits") + field(3, image)
     metadata = [(name.lower(), value) for name, value in server.token().items()]
     service = "/org.pytorch.serve.grpc.inference.InferenceAPIsService/"
     with grpc.insecure_channel(f"127.0.0.1:{server.port + 3}") as channel:
-        told = [channel.unary_unary(service + "Predictions")(asked, metadata=metadata, timeout=30)]
+        replies = [
+            channel.unary_unary(service + "Predictions")(request, metadata=metadata, timeout=30)
+        ]
         stream = channel.unary_stream(service + "StreamPredictions")
-        told += stream(asked, metadata=metadata, timeout=30)
+        replies += stream(request, metadata=metadata, timeout=30)
         with pytest.raises(grpc.RpcError, match="PERMISSION_DENIED"):
-            channel.unary_unary(service + "Predictions")(asked, timeout=30)
-    assert len(told) == 2
-    for message in told:
+            channel.unary_unary(service + "Predictions")(request, timeout=30)
+    assert len(replies) == 2
+    for message in replies:
         document = json.loads(message[message.index(b"{") :])
         assert [output["shape"] for output in document["outputs"]] == [[1, N], [1, N]]
     assert "NullPointerException" not in server.log()
@@ -152,15 +154,15 @@ def test_U2_its_own_description_names_no_other_route(server: TorchServe) -> None
     ["/explanations/digits", "/explanations/digits/1", "/v1/models/digits:explain"],
 )
 def test_U2_explanations_are_refused(server: TorchServe, route: str) -> None:
-    told = httpx.post(server.url + route, content=png(IMAGES[0]), headers=server.token())
-    assert told.status_code == 404
-    assert told.json()["error"]["code"] == "not_found"
+    response = httpx.post(server.url + route, content=png(IMAGES[0]), headers=server.token())
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "not_found"
 
 
 def test_U2_a_description_by_the_worker_is_refused(server: TorchServe) -> None:
     address = f"{server.management}/models/digits?customized=true"
-    (told,) = httpx.get(address, headers=server.token("management")).json()
-    assert told["customizedMetadata"]["error"]["code"] == "not_found"
+    (response,) = httpx.get(address, headers=server.token("management")).json()
+    assert response["customizedMetadata"]["error"]["code"] == "not_found"
 
 
 def test_U1_no_key_no_answer_and_no_model_can_be_added(server: TorchServe) -> None:
@@ -169,8 +171,8 @@ def test_U1_no_key_no_answer_and_no_model_can_be_added(server: TorchServe) -> No
         ("POST", f"{server.management}/models?url=digits.mar"),
         ("DELETE", f"{server.management}/models/digits"),
     ]:
-        told = httpx.request(method, address, headers=server.token("management"))
-        assert told.status_code == 405
+        response = httpx.request(method, address, headers=server.token("management"))
+        assert response.status_code == 405
     assert server.key_file.stat().st_mode & 0o077 == 0
 
 
@@ -195,9 +197,9 @@ def test_U1_it_listens_on_loopback_alone(server: TorchServe) -> None:
 def test_what_it_cannot_read_it_refuses_in_a_sentence(
     server: TorchServe, content: bytes, headers: dict[str, str], status: int, code: str
 ) -> None:
-    told = httpx.post(server.url + ROUTES[0], content=content, headers=server.token() | headers)
-    assert told.status_code == status
-    assert told.json()["error"]["code"] == code
+    response = httpx.post(server.url + ROUTES[0], content=content, headers=server.token() | headers)
+    assert response.status_code == status
+    assert response.json()["error"]["code"] == code
 
 
 def test_L4_a_network_that_fails_tells_nothing_neither_here_nor_in_the_log(
@@ -205,13 +207,13 @@ def test_L4_a_network_that_fails_tells_nothing_neither_here_nor_in_the_log(
 ) -> None:
     image = IMAGES[0].copy()
     image[0, 0] = POISON
-    told = httpx.post(
+    response = httpx.post(
         f"{server.url}/predictions/fragile",
         content=png(image),
         headers=server.token() | {"Content-Type": "image/png"},
     )
-    assert told.status_code == 500
-    assert told.json()["error"]["code"] == "internal"
+    assert response.status_code == 500
+    assert response.json()["error"]["code"] == "internal"
     assert "no answer: RuntimeError" in server.log()
     assert "cannot answer" not in server.log()
 
@@ -253,8 +255,8 @@ async def test_an_edge_before_it_answers_and_charges(
     server: TorchServe, bundles: dict[str, Path], tmp_path: Path
 ) -> None:
     async with running(behind(server, bundles["digits"], tmp_path / "state")) as (client, _):
-        told = await client.post("/v2/models/digits/infer", json=question())
-        assert [output["shape"] for output in told.json()["outputs"]] == [[4, N], [4, N]]
+        response = await client.post("/v2/models/digits/infer", json=question())
+        assert [output["shape"] for output in response.json()["outputs"]] == [[4, N], [4, N]]
         assert (await client.get("/v1/usage")).json()["used"] == 4
 
 
@@ -265,12 +267,12 @@ async def test_an_edge_goes_on_after_a_restart_and_refunds_what_is_not_answered(
     try:
         async with running(settings) as (client, _):
             server.restart()  # with another key
-            told = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
-            assert told.status_code == 200
+            response = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
+            assert response.status_code == 200
             server.stop()
-            told = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
-            assert told.status_code == 502
-            assert told.json()["error"]["code"] == "upstream_failed"
+            response = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
+            assert response.status_code == 502
+            assert response.json()["error"]["code"] == "upstream_failed"
             assert (await client.get("/v1/usage")).json()["used"] == 1
     finally:
         server.restart()

@@ -26,7 +26,7 @@ N, K = 4, 10
 
 
 @dataclass(frozen=True)
-class Asked:
+class Expected:
     """A server, a key to it, and what our own client was answered there."""
 
     url: str
@@ -44,14 +44,14 @@ class Asked:
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
+def expected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Expected]:
     folder = tmp_path_factory.mktemp("interop")
     bundle = make_bundle(folder / "bundle", policy=f"stingy:n={N}")
     key = make_key(folder / "state")
     with served(bundle, state=folder / "state") as (url, _):
         with Client(url, key) as client:
             answers = client.predict_batch(IMAGES, model="digits")
-        yield Asked(url, key, answers)
+        yield Expected(url, key, answers)
 
 
 def curl(*arguments: str, given: bytes = b"") -> tuple[int, Any]:
@@ -63,59 +63,59 @@ def curl(*arguments: str, given: bytes = b"") -> tuple[int, Any]:
 
 
 @pytest.mark.parametrize("how", [["--http1.0"], ["-H", "Transfer-Encoding: chunked"], []])
-def test_curl_sends_a_picture(asked: Asked, tmp_path: Path, how: list[str]) -> None:
+def test_curl_sends_a_picture(expected: Expected, tmp_path: Path, how: list[str]) -> None:
     (tmp_path / "image.png").write_bytes(png(IMAGES[0]))
-    status, told = curl(
+    status, answer = curl(
         *how,
         *("--data-binary", f"@{tmp_path / 'image.png'}"),
-        *("-H", f"Authorization: Bearer {asked.key}"),
-        f"{asked.url}/v1/predict/digits",
+        *("-H", f"Authorization: Bearer {expected.key}"),
+        f"{expected.url}/v1/predict/digits",
     )
     assert status == 200
-    assert [entry["index"] for entry in told["answers"][0]["classes"]] == asked.indices[0]
+    assert [entry["index"] for entry in answer["answers"][0]["classes"]] == expected.indices[0]
 
 
-def test_curl_sends_a_tensor_and_is_told_of_a_wrong_key(asked: Asked) -> None:
+def test_curl_sends_a_tensor_and_is_told_of_a_wrong_key(expected: Expected) -> None:
     tensor = {"name": "image", "datatype": "UINT8", "shape": IMAGES.shape}
     document = {"inputs": [{**tensor, "data": IMAGES.ravel().tolist()}]}
     content = json.dumps(document).encode()
-    target = f"{asked.url}/v2/models/digits/infer"
+    target = f"{expected.url}/v2/models/digits/infer"
     sent = ("--json", "@-", target)
-    status, told = curl("-H", f"Authorization: Bearer {asked.key}", *sent, given=content)
+    status, answer = curl("-H", f"Authorization: Bearer {expected.key}", *sent, given=content)
     assert status == 200
-    assert np.reshape(told["outputs"][0]["data"], (3, N)).tolist() == asked.indices
-    status, told = curl("-H", "Authorization: Bearer wrong", *sent, given=content)
-    assert (status, told["error"]["code"]) == (401, "unauthenticated")
+    assert np.reshape(answer["outputs"][0]["data"], (3, N)).tolist() == expected.indices
+    status, answer = curl("-H", "Authorization: Bearer wrong", *sent, given=content)
+    assert (status, answer["error"]["code"]) == (401, "unauthenticated")
 
 
-async def test_tritons_client_on_asyncio(asked: Asked) -> None:
-    async with triton_aio.InferenceServerClient(asked.url.removeprefix("http://")) as client:
+async def test_tritons_client_on_asyncio(expected: Expected) -> None:
+    async with triton_aio.InferenceServerClient(expected.url.removeprefix("http://")) as client:
         assert await client.is_server_live()
         assert await client.is_server_ready()
-        assert await client.is_model_ready("digits", headers=asked.headers)
-        metadata = await client.get_model_metadata("digits", headers=asked.headers)
+        assert await client.is_model_ready("digits", headers=expected.headers)
+        metadata = await client.get_model_metadata("digits", headers=expected.headers)
         assert metadata["parameters"]["support"] == N
         for binary in (True, False):
             image = triton.InferInput("image", list(IMAGES.shape), "UINT8")
             image.set_data_from_numpy(IMAGES, binary_data=binary)
             names = ("indices", "scores")
             wanted = [triton.InferRequestedOutput(name, binary_data=binary) for name in names]
-            result = await client.infer("digits", [image], outputs=wanted, headers=asked.headers)
-            assert result.as_numpy("indices").tolist() == asked.indices
+            result = await client.infer("digits", [image], outputs=wanted, headers=expected.headers)
+            assert result.as_numpy("indices").tolist() == expected.indices
         dense = [triton.InferRequestedOutput("logits", binary_data=True)]
-        result = await client.infer("digits", [image], outputs=dense, headers=asked.headers)
-        assert np.array_equal(result.as_numpy("logits"), [a.dense() for a in asked.answers])
+        result = await client.infer("digits", [image], outputs=dense, headers=expected.headers)
+        assert np.array_equal(result.as_numpy("logits"), [a.dense() for a in expected.answers])
         with pytest.raises(triton.InferenceServerException):
             await client.infer("digits", [image])  # no key
 
 
-async def test_kserves_client(asked: Asked) -> None:
+async def test_kserves_client(expected: Expected) -> None:
     kserve = pytest.importorskip("kserve", reason="needs kserve: make test-interop")
     config = kserve.RESTConfig(protocol="v2")
     async with kserve.InferenceRESTClient(config) as client:
-        assert await client.is_server_live(asked.url)
-        assert await client.is_server_ready(asked.url)
-        assert await client.is_model_ready(asked.url, "digits", headers=asked.headers)
+        assert await client.is_server_live(expected.url)
+        assert await client.is_server_ready(expected.url)
+        assert await client.is_model_ready(expected.url, "digits", headers=expected.headers)
         for binary in (True, False):
             image = kserve.InferInput("image", list(IMAGES.shape), "UINT8")
             image.set_data_from_numpy(IMAGES, binary_data=binary)
@@ -125,10 +125,10 @@ async def test_kserves_client(asked: Asked) -> None:
                 parameters={"binary_data_output": binary},
             )
             result = await client.infer(
-                asked.url, request, model_name="digits", headers=asked.headers
+                expected.url, request, model_name="digits", headers=expected.headers
             )
-            told = {output.name: output.as_numpy() for output in result.outputs}
-            assert told["indices"].tolist() == asked.indices
-            assert np.isfinite(told["scores"]).all()
+            answer = {output.name: output.as_numpy() for output in result.outputs}
+            assert answer["indices"].tolist() == expected.indices
+            assert np.isfinite(answer["scores"]).all()
         with pytest.raises(httpx.HTTPStatusError, match="unauthenticated"):
-            await client.infer(asked.url, request, model_name="digits")
+            await client.infer(expected.url, request, model_name="digits")

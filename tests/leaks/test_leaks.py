@@ -28,12 +28,12 @@ def body(images: Any = IMAGES, **rest: Any) -> dict[str, Any]:
     return {"inputs": [{**image, "data": images.ravel().tolist()}], **rest}
 
 
-async def everything_seen(tmp_path: Path, caplog: pytest.LogCaptureFixture, **bundle: Any) -> bytes:
+async def all_bytes_sent(tmp_path: Path, caplog: pytest.LogCaptureFixture, **bundle: Any) -> bytes:
     """All bytes that an outsider or an operator gets to see of a server's day."""
     folder = make_bundle(tmp_path / "b", gain=1.0, **bundle)
     settings = make_settings(tmp_path / "s", folder, max_body_bytes=100_000)
     caplog.set_level(logging.DEBUG)
-    seen: list[bytes] = []
+    sent: list[bytes] = []
     async with running(settings, budget=40) as (client, app):
         dense = {"name": "logits", "parameters": {"binary_data": True}}
         requests: list[tuple[str, str, dict[str, Any]]] = [
@@ -53,36 +53,36 @@ async def everything_seen(tmp_path: Path, caplog: pytest.LogCaptureFixture, **bu
         ]
         for method, path, content in requests:
             response = await client.request(method, path, **content)
-            seen += [response.content, repr(response.headers).encode()]
-        seen.append(str(app.openapi()).encode())
-        seen.append(generate_latest(app.state.service.metrics.registry))
+            sent += [response.content, repr(response.headers).encode()]
+        sent.append(str(app.openapi()).encode())
+        sent.append(generate_latest(app.state.service.metrics.registry))
     with closing(Database(settings.state)) as database:
-        seen += [repr(entry).encode() for _, entry in Ledger(database).entries()]
-    seen += [record.getMessage().encode() for record in caplog.records]
-    return b"\n".join(seen)
+        sent += [repr(entry).encode() for _, entry in Ledger(database).entries()]
+    sent += [record.getMessage().encode() for record in caplog.records]
+    return b"\n".join(sent)
 
 
 @pytest.mark.parametrize("scores", ["logit", "log_prob"])
 async def test_L2_the_withheld_numbers_are_nowhere(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, scores: str
 ) -> None:
-    seen = await everything_seen(
+    sent = await all_bytes_sent(
         tmp_path,
         caplog,
         factory="sample_networks:Canary",
         policy=f"stingy:n={N},scores={scores},decimals=6",
     )
-    told, withheld = canaries(K)[:N].tolist(), canaries(K)[N:].tolist()
+    allowed, withheld = canaries(K)[:N].tolist(), canaries(K)[N:].tolist()
     if scores == "logit":  # the search finds what is there to be found
-        assert all(any(form in seen for form in disguises(value)) for value in told)
+        assert all(any(form in sent for form in disguises(value)) for value in allowed)
     logged = (canaries(K) - canaries(K).logsumexp(0)).tolist()
-    assert_nowhere([*withheld, *logged], seen)
+    assert_nowhere([*withheld, *logged], sent)
 
 
 async def test_L3_logs_and_ledger_of_twins_are_alike(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def told(folder: Path) -> list[tuple[Any, ...]]:
+    def ledger_rows(folder: Path) -> list[tuple[Any, ...]]:
         with closing(Database(folder / "s")) as database:
             return [
                 (e.model, e.version, e.fingerprint, e.images, e.answered, e.bits, e.status, e.event)
@@ -93,7 +93,7 @@ async def test_L3_logs_and_ledger_of_twins_are_alike(
     for variant in (1, 2):
         caplog.clear()
         folder = tmp_path / str(variant)
-        await everything_seen(
+        await all_bytes_sent(
             folder,
             caplog,
             factory="sample_networks:Twin",
@@ -103,7 +103,7 @@ async def test_L3_logs_and_ledger_of_twins_are_alike(
         )
         ours = [r for r in caplog.records if r.name.startswith(("stingy", "uvicorn"))]
         logs.append([(r.name, r.levelname, r.getMessage()) for r in ours])
-    assert told(tmp_path / "1") == told(tmp_path / "2")
+    assert ledger_rows(tmp_path / "1") == ledger_rows(tmp_path / "2")
     assert logs[0] == logs[1]
 
 
@@ -114,9 +114,9 @@ async def test_L9_no_knob_of_a_request_touches_the_answer(tmp_path: Path) -> Non
         plain = (await client.post("/v2/models/digits/infer", json=body())).json()
         single = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
         for name, value in {**knobs, "policy": "open"}.items():
-            asked = body(**{name: value}, parameters={name: value})
-            asked["inputs"][0] |= {name: value, "parameters": {name: value}}
-            turned = await client.post("/v2/models/digits/infer", json=asked, params={name: "1"})
+            document = body(**{name: value}, parameters={name: value})
+            document["inputs"][0] |= {name: value, "parameters": {name: value}}
+            turned = await client.post("/v2/models/digits/infer", json=document, params={name: "1"})
             assert turned.json() == plain
             again = await client.post(
                 "/v1/predict/digits",

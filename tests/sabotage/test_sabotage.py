@@ -19,7 +19,7 @@ from checks import (
     compared_secrets,
     doors,
     granted_to_processes,
-    labels_told,
+    metric_labels,
     unpickling,
 )
 from sample_networks import canaries
@@ -35,7 +35,7 @@ IMAGE = random_images(1)[0]
 N, K = 3, 10
 
 
-def asking(app: httpx.ASGITransport) -> httpx.AsyncClient:
+def client_of(app: httpx.ASGITransport) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=app, base_url="http://stingy")
 
 
@@ -59,9 +59,9 @@ async def test_L_an_engine_that_lets_the_row_out_is_caught(
     bundle = make_bundle(tmp_path / "b", factory="sample_networks:Canary", policy=policy, gain=1.0)
     async with running(make_settings(tmp_path / "s", bundle)) as (client, _):
         response = await client.post("/v1/predict/digits", content=png(IMAGE))
-    seen = response.content + caplog.text.encode()
+    sent = response.content + caplog.text.encode()
     with pytest.raises(AssertionError):
-        assert_nowhere(canaries(K)[N:].tolist(), seen)
+        assert_nowhere(canaries(K)[N:].tolist(), sent)
 
 
 def test_P_a_top_n_with_ties_in_any_order_is_caught() -> None:
@@ -74,9 +74,9 @@ def test_P_a_top_n_with_ties_in_any_order_is_caught() -> None:
 @pytest.mark.anyio
 async def test_A_a_route_without_a_key_is_caught(tmp_path: Path) -> None:
     async with running(make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))) as (_, app):
-        async with asking(httpx.ASGITransport(app)) as client:
+        async with client_of(httpx.ASGITransport(app)) as client:
             await assert_closed(client, doors(app), {})
-        async with asking(httpx.ASGITransport(OpenDoor(app, "/v1/usage"))) as client:
+        async with client_of(httpx.ASGITransport(OpenDoor(app, "/v1/usage"))) as client:
             with pytest.raises(AssertionError, match="/v1/usage"):
                 await assert_closed(client, doors(app), {})
 
@@ -104,7 +104,7 @@ def test_Q_a_counter_without_a_lock_is_caught(tmp_path: Path) -> None:
 async def test_H_a_server_that_names_itself_is_caught(tmp_path: Path) -> None:
     async with (
         running(make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))) as (_, app),
-        asking(httpx.ASGITransport(Boasting(app))) as client,
+        client_of(httpx.ASGITransport(Boasting(app))) as client,
     ):
         response = await client.get("/v2/health/live")
     with pytest.raises(AssertionError):
@@ -140,9 +140,9 @@ def test_M_a_loader_of_pickles_is_caught(source: str) -> None:
 async def test_O_a_label_that_clients_make_up_is_caught(tmp_path: Path) -> None:
     async with running(make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))) as (_, app):
         registry = app.state.service.metrics.registry
-        before = len(labels_told(registry))
-        async with asking(httpx.ASGITransport(CountingPaths(app, registry))) as client:
+        before = len(metric_labels(registry))
+        async with client_of(httpx.ASGITransport(CountingPaths(app, registry))) as client:
             for number in range(50):
                 await client.get(f"/{number}")
         assert before < 10
-        assert len(labels_told(registry)) >= 50
+        assert len(metric_labels(registry)) >= 50

@@ -62,9 +62,9 @@ async def test_one_image_gets_the_policy_answer_best_first(tmp_path: Path) -> No
     async with running(settings) as (client, _):
         response = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
         assert response.status_code == 200
-        told = PredictResponse.model_validate_json(response.content)
-        assert (told.model, told.version) == ("digits", "1")
-        (answer,) = told.answers
+        body = PredictResponse.model_validate_json(response.content)
+        assert (body.model, body.version) == ("digits", "1")
+        (answer,) = body.answers
         scores = [entry.score for entry in answer.classes]
         assert len(scores) == 3
         assert scores == sorted(scores, reverse=True)  # type: ignore[type-var]
@@ -79,10 +79,10 @@ async def test_every_way_to_send_a_picture_gets_the_same_answer(tmp_path: Path) 
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"), strict=True)
     async with running(settings) as (client, _):
         plain = (await client.post("/v1/predict/digits", content=png(IMAGES[0]))).json()
-        told = outputs(await infer(client, IMAGES[:1]))
+        body = outputs(await infer(client, IMAGES[:1]))
         classes = plain["answers"][0]["classes"]
-        assert told["indices"]["data"] == [entry["index"] for entry in classes]
-        assert told["scores"]["data"] == [entry["score"] for entry in classes]
+        assert body["indices"]["data"] == [entry["index"] for entry in classes]
+        assert body["scores"]["data"] == [entry["score"] for entry in classes]
 
 
 async def test_a_label_policy_tells_no_score(tmp_path: Path) -> None:
@@ -98,11 +98,11 @@ async def test_a_label_policy_tells_no_score(tmp_path: Path) -> None:
 async def test_metadata_tells_the_policy(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b", policy="stingy:ratio=0.3"))
     async with running(settings) as (client, _):
-        told = (await client.get("/v2/models/digits/versions/1")).json()
+        body = (await client.get("/v2/models/digits/versions/1")).json()
         policy = build_policy("stingy", num_classes=10, n=3)
-        assert told["parameters"]["fingerprint"] == policy.fingerprint
-        assert told["parameters"]["support"] == 3
-        assert told["outputs"][0]["shape"] == [-1, 3]
+        assert body["parameters"]["fingerprint"] == policy.fingerprint
+        assert body["parameters"]["support"] == 3
+        assert body["outputs"][0]["shape"] == [-1, 3]
         for path in ("/v2/models/digits/versions/2", "/v2/models/other", "/v2/models/other/ready"):
             assert code(await client.get(path)) == (404, "not_found")
 
@@ -213,8 +213,8 @@ async def test_Q3_a_batch_beyond_the_budget_is_refused_whole(tmp_path: Path) -> 
             await client.post("/v1/predict/digits", content=png(IMAGES[0])),
         ):
             assert code(response) == (429, "budget_exhausted")
-        told = (await client.get("/v1/usage")).json()
-        assert (told["budget"], told["used"], told["remaining"]) == (20, 20, 0)
+        body = (await client.get("/v1/usage")).json()
+        assert (body["budget"], body["used"], body["remaining"]) == (20, 20, 0)
 
 
 async def test_Q4_what_is_not_answered_is_not_charged(tmp_path: Path) -> None:
@@ -238,14 +238,14 @@ async def test_L7_a_bad_image_never_touches_its_neighbours(tmp_path: Path) -> No
     poisoned = IMAGES[:1].copy()
     poisoned[0, 0, 0, 0] = POISON
     async with running(settings) as (client, _):
-        alone = [outputs(await infer(client, image[None])) for image in IMAGES[:8]]
-        together = await asyncio.gather(
+        singles = [outputs(await infer(client, image[None])) for image in IMAGES[:8]]
+        batched = await asyncio.gather(
             *(infer(client, image[None]) for image in IMAGES[:4]),
             infer(client, poisoned),
             *(infer(client, image[None]) for image in IMAGES[4:8]),
         )
-        assert code(together.pop(4)) == (500, "internal")
-        assert [outputs(response) for response in together] == alone
+        assert code(batched.pop(4)) == (500, "internal")
+        assert [outputs(response) for response in batched] == singles
 
 
 async def test_P5_one_image_has_one_answer_in_strict_mode(tmp_path: Path) -> None:
@@ -262,8 +262,8 @@ async def test_P5_one_image_has_one_answer_in_strict_mode(tmp_path: Path) -> Non
                 for place in {0, mates // 2, mates - 1}:
                     batch = random_images(mates, seed=mates * 100 + place)
                     batch[place] = IMAGES[0]
-                    told = outputs(await infer(client, batch))
-                    answers.add(tuple(told["scores"]["data"][place * 10 : place * 10 + 10]))
+                    body = outputs(await infer(client, batch))
+                    answers.add(tuple(body["scores"]["data"][place * 10 : place * 10 + 10]))
             plain = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
             classes = plain.json()["answers"][0]["classes"]
             answers.add(tuple(entry["score"] for entry in classes))
@@ -286,8 +286,8 @@ async def test_L1_twin_teachers_cannot_be_told_apart(
         )
         settings = make_settings(tmp_path / f"s{variant}", bundle, max_body_bytes=200_000)
         async with running(settings, budget=100) as (client, app):
-            seen = [await client.request(method, path) for method, path in doors(app)]
-            seen += [
+            responses = [await client.request(method, path) for method, path in doors(app)]
+            responses += [
                 await client.post("/v1/predict/digits", content=png(image)) for image in IMAGES
             ]
             dense = {"name": "logits", "parameters": {"binary_data": True}}
@@ -300,11 +300,11 @@ async def test_L1_twin_teachers_cannot_be_told_apart(
                 tensor(outputs=[{"name": "features"}]),
                 tensor(IMAGES[:, :2]),
             ):
-                seen.append(await client.post("/v2/models/digits/infer", json=document))
-            seen += [await client.post("/v1/predict/digits", content=b"x") for _ in range(2)]
-            seen += [await infer(client, IMAGES) for _ in range(3)]  # beyond the budget
-        assert {response.status_code for response in seen} >= {200, 400, 404, 405, 415, 429}
-        return [(r.status_code, bare(r), headers(r)) for r in seen]
+                responses.append(await client.post("/v2/models/digits/infer", json=document))
+            responses += [await client.post("/v1/predict/digits", content=b"x") for _ in range(2)]
+            responses += [await infer(client, IMAGES) for _ in range(3)]  # beyond the budget
+        assert {response.status_code for response in responses} >= {200, 400, 404, 405, 415, 429}
+        return [(r.status_code, bare(r), headers(r)) for r in responses]
 
     def bare(response: httpx.Response) -> bytes:
         """The body without what names the request or the key."""
@@ -393,10 +393,10 @@ def test_P6_every_fault_of_every_model_is_told_before_anything_is_served(tmp_pat
     )
     with pytest.raises(ConfigurationError) as error:
         create_app(settings, faults=["port: out of range"])
-    told = "\n".join(error.value.faults)
+    faults = "\n".join(error.value.faults)
     for word in ("port", "changed", "os:system", "absent", "many", "11", "stingi", "allow_open"):
-        assert word in told
-    assert "digits 1 is given 2 times" in told
+        assert word in faults
+    assert "digits 1 is given 2 times" in faults
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyError, RecursionError, AssertionError])

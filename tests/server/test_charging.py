@@ -25,7 +25,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "serve.md"
 BATCH = 4
 IMAGES = random_images(BATCH)
 PREDICT, INFER = "/v1/predict/digits", "/v2/models/digits/infer"
-Asking = Callable[[httpx.AsyncClient, FastAPI], Awaitable[int]]
+Query = Callable[[httpx.AsyncClient, FastAPI], Awaitable[int]]
 
 
 def document(pixels: Any = IMAGES) -> dict[str, Any]:
@@ -33,11 +33,11 @@ def document(pixels: Any = IMAGES) -> dict[str, Any]:
     return {"inputs": [{**image, "data": pixels.ravel().tolist()}]}
 
 
-def posting(path: str = INFER, **options: Any) -> Asking:
-    async def ask(client: httpx.AsyncClient, app: FastAPI) -> int:
+def posting(path: str = INFER, **options: Any) -> Query:
+    async def query(client: httpx.AsyncClient, app: FastAPI) -> int:
         return (await client.post(path, **options)).status_code
 
-    return ask
+    return query
 
 
 def marked(value: int) -> Any:
@@ -88,11 +88,11 @@ async def leaving(client: httpx.AsyncClient, app: FastAPI) -> int:
 
 async def cut_off(client: httpx.AsyncClient, app: FastAPI) -> int:
     """Asks a server that gives up waiting for its network, as when a drain runs out of time."""
-    asking = asyncio.ensure_future(leaving(client, app))
+    task = asyncio.ensure_future(leaving(client, app))
     await asyncio.sleep(0.1)
-    asking.cancel()
+    task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asking
+        await task
     await app.state.service.writes.flush()
     return 0
 
@@ -114,7 +114,7 @@ class Case:
     """One way for a request to end: the docs' row for it, and what it costs in images."""
 
     row: str
-    ask: Asking
+    query: Query
     status: int
     charged: int
     settings: dict[str, Any] = field(default_factory=dict)
@@ -160,7 +160,7 @@ async def test_Q4_what_is_charged_is_what_the_table_says(tmp_path: Path, name: s
     )
     settings = make_settings(tmp_path / "s", bundle, **case.settings)
     async with running(settings, budget=case.budget) as (client, app):
-        assert await case.ask(client, app) == case.status
+        assert await case.query(client, app) == case.status
         used = sum(budget.used for _, budget in app.state.service.keys.all())
     assert used == case.charged
 

@@ -14,15 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from checks import labels_told
+from checks import metric_labels
 from serving import make_bundle, make_key, make_settings, png, random_images, running
 from stingy_protection import ScoreForm, build_policy
 from stingy_server import Keys, ModelSettings, Tier, create_app, service
 from stingy_server.app import summary
-from stingy_server.detection.key_profiles import Step
-from stingy_server.edge.tier_view import View
+from stingy_server.detection.key_profiles import Action
+from stingy_server.edge.tier_view import TierView
 from stingy_server.errors import DRAINING, OVERLOADED, Refusal, error_response
-from stingy_server.store.group_commit import Together
+from stingy_server.store.group_commit import BatchedLookup
 from stingy_server.store.keys import Key
 from stingy_server.store.ledger import Entry, Ledger
 
@@ -63,20 +63,20 @@ async def test_a_tier_sees_less_of_the_same_answer(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", policy="stingy:n=4")
     configured = make_settings(tmp_path / "s", bundle, tiers=TIERS, strict=True)
     async with running(configured) as (client, _):
-        seen = {
+        by_tier = {
             tier: outputs(await infer(client, make_key(configured.state, tier=tier)))
             for tier in ("full", *TIERS)
         }
-    full = seen["full"]
+    full = by_tier["full"]
     assert full["indices"].shape == (8, 4)
     for tier in TIERS:
-        assert (seen[tier]["indices"][:, 0] == full["indices"][:, 0]).all()
-    assert np.array_equal(seen["two"]["indices"], full["indices"][:, :2])
-    assert np.exp(seen["two"]["scores"]).sum(axis=1) == pytest.approx(1, abs=2e-3)
-    assert np.allclose(np.round(seen["coarse"]["scores"], 1), seen["coarse"]["scores"])
-    assert "scores" not in seen["labels"]
-    assert seen["labels"]["indices"].shape == (8, 1)
-    assert seen["ranks"]["scores"].tolist() == [[1, 2, 3, 4]] * 8
+        assert (by_tier[tier]["indices"][:, 0] == full["indices"][:, 0]).all()
+    assert np.array_equal(by_tier["two"]["indices"], full["indices"][:, :2])
+    assert np.exp(by_tier["two"]["scores"]).sum(axis=1) == pytest.approx(1, abs=2e-3)
+    assert np.allclose(np.round(by_tier["coarse"]["scores"], 1), by_tier["coarse"]["scores"])
+    assert "scores" not in by_tier["labels"]
+    assert by_tier["labels"]["indices"].shape == (8, 1)
+    assert by_tier["ranks"]["scores"].tolist() == [[1, 2, 3, 4]] * 8
 
 
 async def test_metadata_tells_what_the_tier_will_see(tmp_path: Path) -> None:
@@ -86,12 +86,12 @@ async def test_metadata_tells_what_the_tier_will_see(tmp_path: Path) -> None:
     async with running(configured) as (client, _):
         for tier in ("full", *TIERS):
             headers = {"Authorization": f"Bearer {make_key(configured.state, tier=tier)}"}
-            told = (await client.get("/v2/models/digits", headers=headers)).json()
+            metadata = (await client.get("/v2/models/digits", headers=headers)).json()
             answer = await client.post("/v2/models/digits/infer", json=body(), headers=headers)
-            names = [output["name"] for output in told["outputs"]]
+            names = [output["name"] for output in metadata["outputs"]]
             assert set(outputs(answer)) == set(names) - {"logits"}
-            assert outputs(answer)["indices"].shape[1] == told["parameters"]["support"]
-            fingerprints.add(told["parameters"]["fingerprint"])
+            assert outputs(answer)["indices"].shape[1] == metadata["parameters"]["support"]
+            fingerprints.add(metadata["parameters"]["fingerprint"])
     assert len(fingerprints) == 5
 
 
@@ -113,7 +113,7 @@ def test_no_tier_ever_sees_more_than_the_policy(
     name: str, classes: int | None, decimals: int | None, scores: Any
 ) -> None:
     policy = build_policy(name, num_classes=10)
-    view = View.of(policy, Tier(classes=classes, decimals=decimals, scores=scores))
+    view = TierView.of(policy, Tier(classes=classes, decimals=decimals, scores=scores))
     assert view.support <= policy.support
     assert view.decimals <= policy.decimals
     if policy.scores is ScoreForm.NONE:
@@ -160,8 +160,8 @@ async def test_a_model_has_a_budget_over_all_keys(tmp_path: Path) -> None:
     for _ in range(2):  # and over a restart
         async with running(configured) as (client, _):
             answers = [await infer(client, make_key(configured.state)) for _ in range(3)]
-            elsewhere = await infer(client, make_key(configured.state), model="other")
-            assert elsewhere.status_code == 200
+            other_model = await infer(client, make_key(configured.state), model="other")
+            assert other_model.status_code == 200
     assert [answer.status_code for answer in answers] == [429, 429, 429]
 
 
@@ -178,11 +178,11 @@ def test_P7_two_policies_over_one_model_are_named_by_the_looser(tmp_path: Path) 
     service.database.close()
 
 
-async def entries(tmp_path: Path, asked: Any) -> list[Entry]:
+async def entries(tmp_path: Path, requests: Any) -> list[Entry]:
     """What the ledger says after these requests of one key."""
     configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"), max_body_bytes=50_000)
     async with running(configured, budget=20) as (client, app):
-        for request in asked:
+        for request in requests:
             await request(client)
         return [entry for _, entry in Ledger(app.state.service.database).entries()]
 
@@ -232,10 +232,10 @@ async def test_O4_a_ledger_that_cannot_be_written_lets_nothing_out(tmp_path: Pat
             assert (response.status_code, code(response)) == (503, "store_unavailable")
             assert "class" not in response.text
             other.execute("DROP TRIGGER full")
-        told = app.state.service.metrics.registry.get_sample_value
+        sample = app.state.service.metrics.registry.get_sample_value
         refused = {"model": "digits", "event": "store_unavailable"}
-        assert told("stingy_requests_total", refused) == 1
-        assert told("stingy_images_answered_total", {"model": "digits"}) is None
+        assert sample("stingy_requests_total", refused) == 1
+        assert sample("stingy_images_answered_total", {"model": "digits"}) is None
         again = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
         assert again.status_code == 200
 
@@ -261,7 +261,7 @@ async def test_O3_hostile_names_make_no_new_labels(tmp_path: Path) -> None:
         for number in range(50):
             await client.post(f"/v1/predict/{number}", content=b"")
             await client.post("/v1/usage", headers={"Authorization": f"Bearer {number}"})
-        assert len(labels_told(app.state.service.metrics.registry)) < 10
+        assert len(metric_labels(app.state.service.metrics.registry)) < 10
 
 
 async def test_H5_too_many_at_once_are_refused(tmp_path: Path) -> None:
@@ -277,11 +277,11 @@ async def test_H5_too_many_at_once_are_refused(tmp_path: Path) -> None:
 
 
 async def test_H5_who_is_refused_together_is_not_back_together() -> None:
-    def told(refusal: Refusal) -> set[str]:
+    def retry_after(refusal: Refusal) -> set[str]:
         return {error_response(refusal, "-").headers["retry-after"] for _ in range(200)}
 
-    assert told(OVERLOADED) == {"1", "2", "3"}
-    assert told(DRAINING) == {"5"}
+    assert retry_after(OVERLOADED) == {"1", "2", "3"}
+    assert retry_after(DRAINING) == {"5"}
 
 
 async def test_an_alarm_during_a_request_counts_from_the_next(
@@ -289,10 +289,10 @@ async def test_an_alarm_during_a_request_counts_from_the_next(
 ) -> None:
     configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     async with running(configured) as (client, app):
-        steps = iter([Step.NONE, Step.LABELS])
-        monkeypatch.setattr(app.state.service.watch, "step", lambda key: next(steps))
-        told = [outputs(await infer(client, make_key(configured.state))) for _ in range(2)]
-    assert [set(names) for names in told] == [{"indices", "scores"}, {"indices"}]
+        steps = iter([Action.NONE, Action.LABELS])
+        monkeypatch.setattr(app.state.service.watch, "action", lambda key: next(steps))
+        answers = [outputs(await infer(client, make_key(configured.state))) for _ in range(2)]
+    assert [set(names) for names in answers] == [{"indices", "scores"}, {"indices"}]
 
 
 async def slowly(content: bytes, meanwhile: Callable[[], object]) -> AsyncIterator[bytes]:
@@ -311,12 +311,12 @@ async def test_an_alarm_before_the_end_of_a_body_holds_for_it(
 ) -> None:
     configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     async with running(configured) as (client, app):
-        step = Step.NONE
-        monkeypatch.setattr(app.state.service.watch, "step", lambda key: step)
+        action = Action.NONE
+        monkeypatch.setattr(app.state.service.watch, "action", lambda key: action)
 
         def alarmed() -> None:
-            nonlocal step
-            step = Step.REFUSE
+            nonlocal action
+            action = Action.REFUSE
 
         response = await client.post(path, content=slowly(POSTS[path], alarmed))
         assert (response.status_code, code(response)) == (403, "suspended")
@@ -346,21 +346,21 @@ async def test_a_key_is_asked_for_once_unless_the_request_took_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
-    asked: list[str] = []
+    looked_up: list[str] = []
     async with running(configured) as (client, app):
-        callers: Together[Key | None] = app.state.service.callers
-        ask = callers.ask
+        key_lookup: BatchedLookup[Key | None] = app.state.service.key_lookup
+        lookup = key_lookup.lookup
 
         async def noted(text: str) -> Key | None:
-            asked.append(text)
-            return await ask(text)
+            looked_up.append(text)
+            return await lookup(text)
 
-        monkeypatch.setattr(callers, "ask", noted)
+        monkeypatch.setattr(key_lookup, "lookup", noted)
         for fresh_s in (60.0, 0.0):
             monkeypatch.setattr(service, "FRESH_S", fresh_s)
             assert (await client.post("/v2/models/digits/infer", json=body())).status_code == 200
-    assert len(asked) == 1 + 2
-    assert len(set(asked)) == 1
+    assert len(looked_up) == 1 + 2
+    assert len(set(looked_up)) == 1
 
 
 async def test_Q4_an_answer_that_the_watch_cannot_see_is_given_back(
@@ -371,7 +371,7 @@ async def test_Q4_an_answer_that_the_watch_cannot_see_is_given_back(
 
     configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     async with running(configured) as (client, app):
-        monkeypatch.setattr(app.state.service.watch, "see", broken)
+        monkeypatch.setattr(app.state.service.watch, "observe", broken)
         response = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
         assert (response.status_code, code(response)) == (500, "internal")
         assert (await client.get("/v1/usage")).json()["used"] == 0

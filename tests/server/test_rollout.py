@@ -13,7 +13,7 @@ from fastapi import FastAPI
 
 from serving import make_bundle, make_settings, png, random_images, running
 from stingy_server import ConfigurationError, ModelSettings, create_app
-from stingy_server.identity import identity
+from stingy_server.identity import bundle_digest
 from stingy_server.models.endpoints import Endpoint, close_endpoints
 from stingy_server.models.loading import load_bundles
 from stingy_server.rollout import Rollout
@@ -72,16 +72,16 @@ async def test_a_version_is_loaded_shared_and_unloaded(
         answer = await client.post("/v1/predict/digits", content=IMAGE)
         return str(answer.json()["version"])
 
-    deployments.ask(second(tmp_path, share=0.0))
-    await rollout.round()
+    deployments.upsert(second(tmp_path, share=0.0))
+    await rollout.reconcile()
     assert await version() == "1"
     assert (await client.get("/v2/models/digits/versions/2/ready")).status_code == 200
     assert (await client.get("/v2/models/digits")).json()["versions"] == ["1", "2"]
-    deployments.ask(second(tmp_path, share=1.0))
-    await rollout.round()
+    deployments.upsert(second(tmp_path, share=1.0))
+    await rollout.reconcile()
     assert await version() == "2"
-    deployments.withdraw("digits", "2")
-    await rollout.round()
+    deployments.delete("digits", "2")
+    await rollout.reconcile()
     assert await version() == "1"
     assert (await client.get("/v2/models/digits/versions/2/ready")).status_code == 404
     assert noted(service) == ["load", "share", "unload"]
@@ -91,18 +91,18 @@ async def test_a_version_that_is_wanted_otherwise_than_it_was_is_loaded_anew(
     service: Service, tmp_path: Path
 ) -> None:
     deployments, rollout = Deployments(service.database), Rollout(service, [])
-    deployments.ask(second(tmp_path, share=0.5, policy=WIDE))
-    await rollout.round()
-    deployments.withdraw("digits", "2")  # and back again before the next round
-    deployments.ask(second(tmp_path, share=0.5, policy="label"))
-    await rollout.round()
-    (report,) = [report for report in deployments.told() if report.version == "2"]
+    deployments.upsert(second(tmp_path, share=0.5, policy=WIDE))
+    await rollout.reconcile()
+    deployments.delete("digits", "2")  # and back again before the next round
+    deployments.upsert(second(tmp_path, share=0.5, policy="label"))
+    await rollout.reconcile()
+    (report,) = [report for report in deployments.reports() if report.version == "2"]
     endpoint = service.fleet.find("digits", "2", caller="")
     assert endpoint is not None
     assert report.policy == endpoint.policy.describe() == "label: top 1 of 10 classes, no scores"
-    deployments.ask(second(tmp_path, share=1.0, policy="label"))
+    deployments.upsert(second(tmp_path, share=1.0, policy="label"))
     for _ in range(2):
-        await rollout.round()
+        await rollout.reconcile()
     assert noted(service) == ["load", "unload", "load", "share"]
 
 
@@ -113,13 +113,13 @@ async def test_a_version_that_is_unloaded_while_it_is_loaded_is_not_served(
     load = rollout._load
 
     def unloaded_meanwhile(deployment: Deployment) -> tuple[Endpoint | None, list[str]]:
-        with closing(service.database.again()) as own:
-            assert Deployments(own).withdraw("digits", "2")
+        with closing(service.database.reopen()) as own:
+            assert Deployments(own).delete("digits", "2")
         return load(deployment)
 
     monkeypatch.setattr(rollout, "_load", unloaded_meanwhile)
-    Deployments(service.database).ask(second(tmp_path, share=0.5))
-    await rollout.round()
+    Deployments(service.database).upsert(second(tmp_path, share=0.5))
+    await rollout.reconcile()
     assert [endpoint.manifest.version for endpoint in service.fleet] == ["1"]
     assert (noted(service), model_threads()) == ([], threads)
 
@@ -129,10 +129,10 @@ async def test_a_process_that_was_starting_does_not_keep_what_is_wanted_no_more(
 ) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "1"))
     async with running(settings) as (_, app):
-        Deployments(app.state.service.database).ask(second(tmp_path, share=0.5, policy=WIDE))
+        Deployments(app.state.service.database).upsert(second(tmp_path, share=0.5, policy=WIDE))
     app = create_app(settings)  # it has read what is wanted, and tells nobody yet
     service: Service = app.state.service
-    Deployments(service.database).ask(second(tmp_path, share=0.5, policy="label"))
+    Deployments(service.database).upsert(second(tmp_path, share=0.5, policy="label"))
     async with app.router.lifespan_context(app), asyncio.timeout(60):
         while not any("label" in endpoint.policy.describe() for endpoint in service.fleet):
             await asyncio.sleep(0.05)
@@ -152,17 +152,17 @@ async def test_what_the_ledger_could_not_note_is_tried_again_and_noted(
         served, threads = [*service.fleet], model_threads()
         for _ in range(2):
             with pytest.raises(StoreUnavailable):
-                await rollout.round()
+                await rollout.reconcile()
         assert ([*service.fleet], model_threads()) == (served, threads)
         service.database.execute("DROP TRIGGER full")
-        await rollout.round()
+        await rollout.reconcile()
         assert noted(service)[-1:] == [event]
 
-    deployments.ask(second(tmp_path, share=0.5))
+    deployments.upsert(second(tmp_path, share=0.5))
     await failing("load")
-    deployments.ask(second(tmp_path, share=1.0))
+    deployments.upsert(second(tmp_path, share=1.0))
     await failing("share")
-    deployments.withdraw("digits", "2")
+    deployments.delete("digits", "2")
     await failing("unload")
     assert [endpoint.manifest.version for endpoint in service.fleet] == ["1"]
     assert noted(service) == ["load", "share", "unload"]
@@ -174,7 +174,7 @@ async def test_who_is_still_sending_when_a_version_is_unloaded_is_answered(tmp_p
     async with running(settings) as (client, app), asyncio.timeout(60):
         service: Service = app.state.service
         deployments = Deployments(service.database)
-        deployments.ask(second(tmp_path, share=1.0))
+        deployments.upsert(second(tmp_path, share=1.0))
 
         def served() -> Endpoint | None:
             return service.fleet.find("digits", "2", caller="")
@@ -191,15 +191,15 @@ async def test_who_is_still_sending_when_a_version_is_unloaded_is_answered(tmp_p
 
         async def body() -> AsyncIterator[bytes]:
             yield IMAGE[:9]
-            deployments.withdraw("digits", "2")
+            deployments.delete("digits", "2")
             await unloaded.wait()
             yield IMAGE[9:]
 
-        asking = asyncio.create_task(client.post("/v1/predict/digits", content=body()))
+        response_task = asyncio.create_task(client.post("/v1/predict/digits", content=body()))
         while served() is not None:
             await asyncio.sleep(0.05)
         unloaded.set()
-        response = await asking
+        response = await response_task
         assert (response.status_code, response.json()["version"]) == (200, "2")
         assert not closed.is_set()
         await closed.wait()
@@ -210,10 +210,10 @@ async def test_Q1_all_versions_of_a_model_are_charged_to_one_budget(
 ) -> None:
     client, app = running_one
     service: Service = app.state.service
-    Deployments(service.database).ask(second(tmp_path, share=0.0))
-    await Rollout(service, []).round()
+    Deployments(service.database).upsert(second(tmp_path, share=0.0))
+    await Rollout(service, []).reconcile()
     path = "/v2/models/digits/versions/{}/infer"
-    ask = {
+    document = {
         "inputs": [
             {
                 "name": "image",
@@ -224,7 +224,8 @@ async def test_Q1_all_versions_of_a_model_are_charged_to_one_budget(
         ]
     }
     statuses = [
-        (await client.post(path.format(1 + turn % 2), json=ask)).status_code for turn in range(12)
+        (await client.post(path.format(1 + turn % 2), json=document)).status_code
+        for turn in range(12)
     ]
     assert statuses == [200] * 10 + [429] * 2
     budget = service.budgets.get(model_owner("digits"))
@@ -238,19 +239,19 @@ async def test_a_version_that_is_not_fit_changes_nothing_and_says_why(
     client, app = running_one
     service: Service = app.state.service
     deployments, rollout = Deployments(service.database), Rollout(service, [])
-    deployments.ask(second(tmp_path))  # without a share, beside another
-    deployments.ask(Deployment("bare", "1", ModelSettings(bundle=tmp_path / "1", policy="open")))
-    deployments.ask(Deployment("gone", "1", ModelSettings(bundle=tmp_path / "gone")))
-    await rollout.round()
-    told = {report.name + report.version: report for report in deployments.told()}
-    assert told["digits1"].fault is None
-    assert "share" in str(told["digits2"].fault)
-    assert "allow_open" in str(told["bare1"].fault)
-    assert told["gone1"].fault is not None
+    deployments.upsert(second(tmp_path))  # without a share, beside another
+    deployments.upsert(Deployment("bare", "1", ModelSettings(bundle=tmp_path / "1", policy="open")))
+    deployments.upsert(Deployment("gone", "1", ModelSettings(bundle=tmp_path / "gone")))
+    await rollout.reconcile()
+    reports = {report.name + report.version: report for report in deployments.reports()}
+    assert reports["digits1"].fault is None
+    assert "share" in str(reports["digits2"].fault)
+    assert "allow_open" in str(reports["bare1"].fault)
+    assert reports["gone1"].fault is not None
     assert (await client.get("/v2/models/digits")).json()["versions"] == ["1"]
     assert (await client.get("/v2/models/bare")).status_code == 404
-    deployments.ask(second(tmp_path, share=0.5))  # mended: it is tried again
-    await rollout.round()
+    deployments.upsert(second(tmp_path, share=0.5))  # mended: it is tried again
+    await rollout.reconcile()
     assert (await client.get("/v2/models/digits")).json()["versions"] == ["1", "2"]
 
 
@@ -260,12 +261,12 @@ async def test_a_bundle_that_is_not_what_was_asked_for_is_not_served(
     client, app = running_one
     service: Service = app.state.service
     deployments, rollout = Deployments(service.database), Rollout(service, [])
-    deployments.ask(Deployment("digits", "9", second(tmp_path, share=0.5).settings))
+    deployments.upsert(Deployment("digits", "9", second(tmp_path, share=0.5).settings))
     for _ in range(2):
-        await rollout.round()
-    told = {report.version: report.fault for report in deployments.told()}
-    assert told["1"] is None
-    assert "expected digits 9 in the bundle" in str(told["9"])
+        await rollout.reconcile()
+    reports = {report.version: report.fault for report in deployments.reports()}
+    assert reports["1"] is None
+    assert "expected digits 9 in the bundle" in str(reports["9"])
     assert (await client.get("/v2/models/digits")).json()["versions"] == ["1"]
 
 
@@ -273,31 +274,31 @@ async def test_a_server_that_has_stopped_is_not_waited_for(tmp_path: Path) -> No
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "1"))
     async with running(settings) as (_, app):
         rollout = Rollout(app.state.service, [])
-        await rollout.round()
-        assert Deployments(app.state.service.database).told()
+        await rollout.reconcile()
+        assert Deployments(app.state.service.database).reports()
         rollout.close()
-        ours = {report.process for report in Deployments(app.state.service.database).told()}
+        ours = {report.process for report in Deployments(app.state.service.database).reports()}
         assert rollout._process not in ours
 
 
 async def test_a_loaded_version_is_served_again_after_a_restart(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "1"))
     async with running(settings) as (_, app):
-        Deployments(app.state.service.database).ask(second(tmp_path, share=0.5))
+        Deployments(app.state.service.database).upsert(second(tmp_path, share=0.5))
     async with running(settings) as (client, app):
         assert (await client.get("/v2/models/digits")).json()["versions"] == ["1", "2"]
-        Deployments(app.state.service.database).ask(
+        Deployments(app.state.service.database).upsert(
             Deployment("gone", "1", ModelSettings(bundle=tmp_path / "gone"))
         )
     with pytest.raises(ConfigurationError, match="stingy models unload"):
         create_app(settings)
 
 
-def meant(folder: Path, wanted: Deployment) -> Deployment:
+def meant(folder: Path, desired: Deployment) -> Deployment:
     """As the command asks: with the bundle that is there."""
     faults: list[str] = []
-    (found,) = load_bundles(make_settings(folder / "meant", wanted.settings), faults)
-    return replace(wanted, bundle=identity(found.manifest, found.policy))
+    (found,) = load_bundles(make_settings(folder / "meant", desired.settings), faults)
+    return replace(desired, bundle=bundle_digest(found.manifest, found.policy))
 
 
 async def test_P8_a_version_is_of_the_bundle_that_was_there_when_it_was_loaded(
@@ -306,26 +307,26 @@ async def test_P8_a_version_is_of_the_bundle_that_was_there_when_it_was_loaded(
     client, app = running_one
     service: Service = app.state.service
     deployments, rollout = Deployments(service.database), Rollout(service, [])
-    wanted = meant(tmp_path, second(tmp_path, share=0.5))
-    make_bundle(wanted.settings.bundle, version="2", seed=1, policy="stingy:n=5")
-    deployments.ask(wanted)
-    await rollout.round()
-    told = {report.version: report.fault for report in deployments.told()}
-    assert "expected the bundle that was loaded, got another" in str(told["2"])
+    desired = meant(tmp_path, second(tmp_path, share=0.5))
+    make_bundle(desired.settings.bundle, version="2", seed=1, policy="stingy:n=5")
+    deployments.upsert(desired)
+    await rollout.reconcile()
+    reports = {report.version: report.fault for report in deployments.reports()}
+    assert "expected the bundle that was loaded, got another" in str(reports["2"])
     assert (await client.get("/v2/models/digits")).json()["versions"] == ["1"]
-    make_bundle(wanted.settings.bundle, version="2", seed=1)  # as it was
-    await Rollout(service, []).round()
+    make_bundle(desired.settings.bundle, version="2", seed=1)  # as it was
+    await Rollout(service, []).reconcile()
     assert (await client.get("/v2/models/digits")).json()["versions"] == ["1", "2"]
 
 
 async def test_P8_a_loaded_version_is_that_bundle_after_a_restart_too(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "1"))
-    wanted = meant(tmp_path, second(tmp_path, share=0.5))
+    desired = meant(tmp_path, second(tmp_path, share=0.5))
     async with running(settings) as (_, app):
-        Deployments(app.state.service.database).ask(wanted)
+        Deployments(app.state.service.database).upsert(desired)
     async with running(settings) as (client, _):
         assert (await client.get("/v2/models/digits")).json()["versions"] == ["1", "2"]
-    make_bundle(wanted.settings.bundle, version="2", seed=2)
+    make_bundle(desired.settings.bundle, version="2", seed=2)
     with pytest.raises(ConfigurationError, match="digits 2: expected the bundle that was loaded"):
         create_app(settings)
 
@@ -339,9 +340,11 @@ async def test_P7_a_version_that_comes_with_another_policy_over_the_same_weights
     service: Service = app.state.service
     deployments, rollout = Deployments(service.database), Rollout(service, [])
     bundle = tmp_path / "1"
-    deployments.ask(Deployment("wide", "1", ModelSettings(bundle=bundle, name="wide", policy=WIDE)))
-    await rollout.round()
-    (report,) = [report for report in deployments.told() if report.name == "wide"]
+    deployments.upsert(
+        Deployment("wide", "1", ModelSettings(bundle=bundle, name="wide", policy=WIDE))
+    )
+    await rollout.reconcile()
+    (report,) = [report for report in deployments.reports() if report.name == "wide"]
     said = "digits 1, wide 1 serve the same weights: together they are at least as open as wide 1"
     assert report.warnings == said
     assert [record.message for record in caplog.records] == [said]

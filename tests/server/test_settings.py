@@ -8,7 +8,7 @@ from stingy_server import load_settings
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
@@ -44,9 +44,9 @@ def test_P6_every_fault_is_told_and_the_rest_is_kept(
     monkeypatch.setenv("STINGY_QUEUE_IMAGES", "none")
     monkeypatch.setenv("STINGY_ALOW_OPEN", "true")
     settings, faults = load_settings(file)
-    told = "\n".join(faults)
+    text = "\n".join(faults)
     for word in ("port", "unknown", "models.0.police", "queue_images", "STINGY_ALOW_OPEN"):
-        assert word in told
+        assert word in text
     assert len(faults) == 5
     assert settings.batch_size == 7
 

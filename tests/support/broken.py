@@ -83,10 +83,10 @@ class CountingPaths:
 
     def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
         self._app = app
-        self._asked = Counter("asked", "requests by path", ["path"], registry=registry)
+        self._requests = Counter("asked", "requests by path", ["path"], registry=registry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._asked.labels(scope["path"]).inc()
+        self._requests.labels(scope["path"]).inc()
         await self._app(scope, receive, send)
 
 

@@ -24,11 +24,11 @@ SECRETS = {"secret", "digest", "pepper", "token", "text", "authorization", "pass
 FOREIGN = ("GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO")
 
 
-def assert_nowhere(values: Iterable[float], seen: bytes) -> None:
+def assert_nowhere(values: Iterable[float], sent: bytes) -> None:
     """L: none of these numbers is in these bytes, in no form."""
     for value in values:
         for form in disguises(value):
-            assert form not in seen, (value, form)
+            assert form not in sent, (value, form)
 
 
 def assert_n_largest(logits: Tensor, indices: Tensor, n: int) -> None:
@@ -50,11 +50,11 @@ def doors(app: FastAPI) -> list[tuple[str, str]]:
 
 
 async def assert_closed(
-    client: httpx.AsyncClient, asked: Iterable[tuple[str, str]], headers: dict[bytes, bytes]
+    client: httpx.AsyncClient, requests: Iterable[tuple[str, str]], headers: dict[bytes, bytes]
 ) -> None:
     """A: every method and path but the probes is answered 401, with one body."""
     bodies = set()
-    for method, path in asked:
+    for method, path in requests:
         response = await client.request(method, path, headers=headers)
         if path.startswith("/v2/health/"):
             assert response.status_code in (200, 405)
@@ -139,7 +139,7 @@ def compared_secrets(source: str) -> list[str]:
     ]
 
 
-def labels_told(registry: CollectorRegistry) -> set[tuple[tuple[str, Any], ...]]:
+def metric_labels(registry: CollectorRegistry) -> set[tuple[tuple[str, Any], ...]]:
     """O: every set of labels that the metrics have."""
     return {
         tuple(sample.labels.items()) for metric in registry.collect() for sample in metric.samples

@@ -37,19 +37,19 @@ def check_oip(data: bytes) -> None:
     headers = (None, str(int.from_bytes(value, "little")), value.decode("latin-1"))
     form = FORMS[kind[0] // 3 % len(FORMS)]
     try:
-        asked = parse_request(body, headers[kind[0] % 3], form=form, max_images=MOST_IMAGES)
+        query = parse_request(body, headers[kind[0] % 3], form=form, max_images=MOST_IMAGES)
     except ServiceError:
         return
-    assert 1 <= len(asked.images) <= MOST_IMAGES
-    assert asked.outputs
-    assert form is not ScoreForm.NONE or set(asked.outputs) == {"indices"}
-    if isinstance(asked.images, list):
-        assert sum(map(len, asked.images)) <= len(body)
+    assert 1 <= len(query.images) <= MOST_IMAGES
+    assert query.outputs
+    assert form is not ScoreForm.NONE or set(query.outputs) == {"indices"}
+    if isinstance(query.images, list):
+        assert sum(map(len, query.images)) <= len(body)
     else:
-        assert asked.images.dtype == np.uint8
-        assert asked.images.ndim == 4
-        assert asked.images.shape[3] == 3
-        assert asked.images.size <= len(body)
+        assert query.images.dtype == np.uint8
+        assert query.images.ndim == 4
+        assert query.images.shape[3] == 3
+        assert query.images.size <= len(body)
 
 
 def check_image(data: bytes) -> None:
@@ -131,21 +131,21 @@ def check_api(document: dict[str, Any], url: str, key: str, *, examples: int, fr
     from schemathesis import openapi  # not everybody who imports this has it
     from schemathesis.checks import response_schema_conformance
 
-    asked = 0
+    count = 0
     headers = {"Authorization": f"Bearer {key}"}
 
-    def ask(case: Any, body: bytes | None) -> None:
-        nonlocal asked
+    def send(case: Any, body: bytes | None) -> None:
+        nonlocal count
         sent = {} if body is None else {"data": body}
         response = case.call(base_url=url, headers=headers, timeout=30, **sent)
-        asked += 1
+        count += 1
         assert_answered(
             response.status_code, response.content, {k: v[0] for k, v in response.headers.items()}
         )
         if response.status_code == 200:
             case.validate_response(response, checks=[response_schema_conformance])
 
-    settled = settings(
+    options = settings(
         max_examples=examples,
         deadline=None,
         database=None,
@@ -159,8 +159,8 @@ def check_api(document: dict[str, Any], url: str, key: str, *, examples: int, fr
         existing = {name: value for name, value in NAMES.items() if f"{{{name}}}" in operation.path}
         for names in (None, existing):
             cases = operation.as_strategy(path_parameters=names)
-            settled(given(case=cases, body=bodies)(ask))()
-    return asked
+            options(given(case=cases, body=bodies)(send))()
+    return count
 
 
 def assert_answered(status: int, body: bytes, headers: dict[str, str]) -> None:

@@ -28,7 +28,7 @@ def slow_bundle(folder: Path, *, seconds: float) -> Path:
     return make_bundle(folder, factory="sample_networks:Slow", policy="stingy:n=2", seconds=seconds)
 
 
-class Asking(threading.Thread):
+class RequestThread(threading.Thread):
     """One request in a thread of its own."""
 
     def __init__(self, url: str, key: str) -> None:
@@ -81,12 +81,12 @@ def test_L12_a_crash_in_mid_inference_leaves_no_number_behind(
     key = make_key(state)
     shared = set(SHARED_MEMORY.glob("*"))
     with served(bundle, state=state, TMPDIR=str(temporary)) as (url, process):
-        asking = Asking(url, key)
+        thread = RequestThread(url, key)
         await_inference(process)
         process.send_signal(number)
         assert process.wait(60) == -number
-        asking.join(60)
-    assert asking.status == 0
+        thread.join(60)
+    assert thread.status == 0
     left = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert state / "stingy.sqlite3" in left
     left += set(SHARED_MEMORY.glob("*")) - shared
@@ -122,7 +122,7 @@ def test_H6_what_is_in_flight_is_answered_and_nothing_new_is_taken(tmp_path: Pat
     state = tmp_path / "state"
     key = make_key(state)
     with served(bundle, state=state) as (url, process):
-        asking = [Asking(url, key) for _ in range(8)]
+        threads = [RequestThread(url, key) for _ in range(8)]
         await_inference(process)
         time.sleep(1.0)  # all eight have arrived; the first holds the model for another second
         process.send_signal(signal.SIGTERM)
@@ -132,11 +132,11 @@ def test_H6_what_is_in_flight_is_answered_and_nothing_new_is_taken(tmp_path: Pat
             time.sleep(0.01)
         else:
             raise AssertionError("a draining server says that it is ready")
-        late = Asking(url, key)
+        late = RequestThread(url, key)
         assert process.wait(30) == 0
-        for thread in (*asking, late):
+        for thread in (*threads, late):
             thread.join(60)
-    assert [thread.status for thread in asking] == [200] * 8
+    assert [thread.status for thread in threads] == [200] * 8
     assert late.status in (0, 503)
     with closing(Database(state)) as database:
         ((_, budget),) = Keys(database).all()
@@ -156,7 +156,7 @@ def test_H6_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     state = tmp_path / "state"
     key = make_key(state)
     with served(bundle, state=state) as (url, process):
-        asking = Asking(url, key)
+        thread = RequestThread(url, key)
         await_inference(process)
         started = time.monotonic()
         process.send_signal(signal.SIGTERM)
@@ -165,8 +165,8 @@ def test_H6_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
         assert time.monotonic() - started < 20
-        asking.join(60)
-    assert asking.status in (0, 503)
+        thread.join(60)
+    assert thread.status in (0, 503)
 
 
 def test_H6_what_had_come_in_part_before_the_signal_is_answered(
@@ -184,8 +184,8 @@ def test_H6_what_had_come_in_part_before_the_signal_is_answered(
             time.sleep(1.0)
             yield body[9:]
 
-        asked = {"Authorization": f"Bearer {key}", "Content-Length": str(len(body))}
-        answered = httpx.post(f"{url}/v1/predict/digits", content=slowly(), headers=asked)
+        headers = {"Authorization": f"Bearer {key}", "Content-Length": str(len(body))}
+        answered = httpx.post(f"{url}/v1/predict/digits", content=slowly(), headers=headers)
         assert answered.status_code == 200
         assert process.wait(30) == 0
 
@@ -225,16 +225,16 @@ def test_Q4_O1_what_a_drain_cuts_off_is_given_back_and_booked(tmp_path: Path) ->
     state = tmp_path / "state"
     key = make_key(state)
     with served(bundle, state=state, STINGY_DRAIN_S="1") as (url, process):
-        asking = [Asking(url, key) for _ in range(3)]
+        threads = [RequestThread(url, key) for _ in range(3)]
         await_inference(process)
         time.sleep(1.0)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
-        for thread in asking:
+        for thread in threads:
             thread.join(60)
         assert process.stderr is not None
         said = process.stderr.read()
-    assert [thread.status for thread in asking] == [503] * 3
+    assert [thread.status for thread in threads] == [503] * 3
     assert "Traceback" not in said
     with closing(Database(state)) as database:
         ((_, budget),) = Keys(database).all()

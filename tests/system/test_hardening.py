@@ -68,11 +68,11 @@ def deaf(url: str) -> Iterator[socket.socket]:
         yield connection
 
 
-ASKED = 15_000  # of which the buffers of both sides have room for some 8,000 answers
+HOT_ROUTES = 15_000  # of which the buffers of both sides have room for some 8,000 answers
 
 
-def ask_much(connection: socket.socket) -> None:
-    connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * ASKED)
+def send_requests(connection: socket.socket) -> None:
+    connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * HOT_ROUTES)
 
 
 def head(key: str, *more: str) -> bytes:
@@ -216,9 +216,9 @@ def test_H12_many_requests_sent_at_once_are_all_answered(server: tuple[str, str]
 
 def test_H3_who_never_reads_is_cut_off(server: tuple[str, str]) -> None:
     with deaf(server[0]) as connection:
-        ask_much(connection)
+        send_requests(connection)
         time.sleep(6)  # until it is stuck, and two more
-        assert 0 < until_closed(connection).count(b"HTTP/1.1 401") < ASKED
+        assert 0 < until_closed(connection).count(b"HTTP/1.1 401") < HOT_ROUTES
 
 
 def test_H5_who_never_reads_takes_no_place_without_a_key(bundle: Path, tmp_path: Path) -> None:
@@ -226,10 +226,10 @@ def test_H5_who_never_reads_takes_no_place_without_a_key(bundle: Path, tmp_path:
     key = make_key(state)
     with served(bundle, state=state, STINGY_MAX_CONCURRENCY="1") as (url, _), ExitStack() as stuck:
         for _ in range(2):
-            ask_much(stuck.enter_context(deaf(url)))
+            send_requests(stuck.enter_context(deaf(url)))
         time.sleep(5)  # until they are stuck
-        asked = {"Authorization": f"Bearer {key}"}
-        assert httpx.get(f"{url}/v1/usage", headers=asked).status_code == 200
+        headers = {"Authorization": f"Bearer {key}"}
+        assert httpx.get(f"{url}/v1/usage", headers=headers).status_code == 200
         assert httpx.get(f"{url}/v2/health/live").status_code == 200
 
 
@@ -246,12 +246,12 @@ def test_H3_slow_senders_do_not_slow_an_honest_client(server: tuple[str, str]) -
         return sorted(seconds)[95]
 
     worst()
-    alone = worst()
+    alone_s = worst()
     with ExitStack() as slow:
         for _ in range(200):
             slow.enter_context(connected(url)).sendall(b"POST /v1/pre")
         beside = worst()
-    assert beside < 3 * alone + 0.02
+    assert beside < 3 * alone_s + 0.02
 
 
 @pytest.mark.parametrize(
@@ -370,7 +370,7 @@ def test_several_workers_share_one_budget_one_rate_and_their_counters(
     with served(bundle, *options, state=state, STINGY_RATE_STORE=redis) as (url, process):
         _wait_ready(url)
 
-        def ask(key: str) -> int:
+        def count_answered(key: str) -> int:
             answered = 0
             with Client(url, key, retries=0) as client:
                 for _ in range(100):
@@ -382,8 +382,8 @@ def test_several_workers_share_one_budget_one_rate_and_their_counters(
             return answered
 
         with ThreadPoolExecutor(4) as pool:
-            assert sum(pool.map(ask, [budgeted] * 4)) == 150
-            assert sum(pool.map(ask, [rated] * 4)) == 60
+            assert sum(pool.map(count_answered, [budgeted] * 4)) == 150
+            assert sum(pool.map(count_answered, [rated] * 4)) == 60
         page = httpx.get(f"http://127.0.0.1:{metrics_port}/metrics").text
         counted = {
             sample.name: sample.value

@@ -38,16 +38,16 @@ def stingy(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
 def create_key(state: Path, *, budget: int) -> dict[str, str]:
     done = stingy("keys", "create", "alice", "--budget", str(budget), "--state", state, "--json")
     assert done.returncode == 0, done.stderr
-    told: dict[str, str] = json.loads(done.stdout)
-    assert set(told) == {"id", "key"}
-    return told
+    printed: dict[str, str] = json.loads(done.stdout)
+    assert set(printed) == {"id", "key"}
+    return printed
 
 
 def list_keys(state: Path) -> list[dict[str, Any]]:
-    told: list[dict[str, Any]] = json.loads(
+    printed: list[dict[str, Any]] = json.loads(
         stingy("keys", "list", "--state", state, "--json").stdout
     )
-    return told
+    return printed
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ def test_a_signal_drains_and_nothing_charged_is_left_unanswered(
     key = create_key(state, budget=1_000_000)["key"]
     answered = 0
 
-    def ask(url: str) -> None:
+    def query(url: str) -> None:
         nonlocal answered
         with Client(url, key, retries=0) as client:
             while True:
@@ -180,7 +180,7 @@ def test_a_signal_drains_and_nothing_charged_is_left_unanswered(
                     return
 
     with served(bundle, state=state) as (url, process):
-        thread = threading.Thread(target=ask, args=(url,))
+        thread = threading.Thread(target=query, args=(url,))
         thread.start()
         time.sleep(1)
         process.send_signal(number)

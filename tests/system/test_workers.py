@@ -73,7 +73,7 @@ def await_workers(state: Path, count: int) -> None:
     time.sleep(4 * HEARTBEAT_S)
 
 
-def ask(url: str, key: str) -> httpx.Response:
+def query(url: str, key: str) -> httpx.Response:
     """Over a connection of its own: whichever worker is free takes it."""
     return httpx.post(
         f"{url}/v1/predict/digits",
@@ -84,19 +84,19 @@ def ask(url: str, key: str) -> httpx.Response:
 
 
 def classes(url: str, key: str) -> int:
-    return len(ask(url, key).json()["answers"][0]["classes"])
+    return len(query(url, key).json()["answers"][0]["classes"])
 
 
-class Asking(threading.Thread):
+class RequestThread(threading.Thread):
     def __init__(self, url: str, key: str) -> None:
         super().__init__(daemon=True)
-        self._asked = (url, key)
+        self._arguments = (url, key)
         self.status = 0
         self.start()
 
     def run(self) -> None:
         try:
-            self.status = ask(*self._asked).status_code
+            self.status = query(*self._arguments).status_code
         except httpx.TransportError:
             return
 
@@ -153,7 +153,7 @@ def test_Q8_a_killed_worker_works_on_nothing_any_more(tmp_path: Path) -> None:
     with served(slow, *options, state=state, **NOWHERE) as (url, process):
         Said(process)
         await_workers(state, 2)
-        Asking(url, key)
+        RequestThread(url, key)
         until(lambda: in_flight() == 1)
         for worker in workers(process):
             os.kill(worker, signal.SIGKILL)
@@ -167,17 +167,17 @@ def test_H6_workers_answer_what_is_in_flight_though_the_signal_reaches_all(tmp_p
     with served(slow, *OPTIONS, state=state, **NOWHERE) as (url, process):
         Said(process)
         await_workers(state, 2)
-        asking = [Asking(url, key) for _ in range(8)]
+        threads = [RequestThread(url, key) for _ in range(8)]
         time.sleep(1.0)
         for pid in (*workers(process), process.pid):  # as Ctrl-C and systemd do
             os.kill(pid, signal.SIGTERM)
         time.sleep(0.6)
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{url}/v2/health/ready", timeout=1)
-        for thread in asking:
+        for thread in threads:
             thread.join(60)
         assert process.wait(30) == 0
-    assert [thread.status for thread in asking] == [200] * 8
+    assert [thread.status for thread in threads] == [200] * 8
     with closing(Database(state)) as database:
         ((_, budget),) = Keys(database).all()
         booked = sum(entry.answered for _, entry in Ledger(database).entries())
@@ -192,7 +192,7 @@ def test_H6_a_second_signal_ends_all_workers_at_once(tmp_path: Path) -> None:
     with served(slow, *OPTIONS, state=state, **NOWHERE) as (url, process):
         Said(process)
         await_workers(state, 2)
-        asking = Asking(url, key)
+        thread = RequestThread(url, key)
         time.sleep(1.0)
         serving = workers(process)
         process.send_signal(signal.SIGINT)
@@ -202,8 +202,8 @@ def test_H6_a_second_signal_ends_all_workers_at_once(tmp_path: Path) -> None:
         second = time.monotonic()
         process.wait(30)
         assert time.monotonic() - second < 4  # it takes PyTorch two to unload on a busy machine
-        asking.join(60)
-    assert asking.status == 0
+        thread.join(60)
+    assert thread.status == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in serving)
 
 

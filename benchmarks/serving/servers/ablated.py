@@ -21,7 +21,7 @@ from stingy_server import app as app_module
 from stingy_server import serve as serve_module
 from stingy_server import service as service_module
 from stingy_server.inference import engine as engine_module
-from stingy_server.observability.request_record import Visit
+from stingy_server.observability.request_record import RequestRecord
 from stingy_server.service import Service
 from stingy_server.settings import load_settings
 from stingy_server.store.budgets import Reservation
@@ -34,7 +34,7 @@ class OneCaller:
     def __init__(self, keys: Keys) -> None:
         self._key = keys.all()[0][0]
 
-    async def ask(self, text: str) -> Key:
+    async def lookup(self, text: str) -> Key:
         return self._key
 
     def close(self) -> None:
@@ -64,7 +64,7 @@ class NoLedger:
 class NoWrites:
     """Nothing is left to be written together, so there is no transaction either."""
 
-    async def do(self, write: Callable[[], object], *, over: Collection[str] = ()) -> object:
+    async def run(self, write: Callable[[], object], *, locks: Collection[str] = ()) -> object:
         return write()
 
     async def flush(self) -> None:
@@ -83,7 +83,9 @@ class NoGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            scope.setdefault("state", {})["visit"] = Visit("-", time.perf_counter(), key=self._key)
+            scope.setdefault("state", {})["record"] = RequestRecord(
+                "-", time.perf_counter(), key=self._key
+            )
         await self._app(scope, receive, send)
 
 
@@ -100,7 +102,7 @@ def top_unchecked(policy: Policy, logits: Tensor, **_: object) -> SparseLogits:
 
 
 def without_key(service: Service) -> None:
-    service.callers = OneCaller(service.keys)
+    service.key_lookup = OneCaller(service.keys)
 
 
 def without_budget(service: Service) -> None:

@@ -41,10 +41,10 @@ class Batcher:
                 self._changed.wait_for(lambda: self._jobs)
                 jobs = [self._jobs.popleft() for _ in range(min(len(self._jobs), MAX_BATCH))]
             indices, scores = top(np.concatenate([images for images, _ in jobs]))
-            self._loop.call_soon_threadsafe(_settle, jobs, indices, scores)
+            self._loop.call_soon_threadsafe(_resolve, jobs, indices, scores)
 
 
-def _settle(jobs: list[Job], indices: np.ndarray, scores: np.ndarray) -> None:
+def _resolve(jobs: list[Job], indices: np.ndarray, scores: np.ndarray) -> None:
     start = 0
     for images, future in jobs:
         stop = start + len(images)

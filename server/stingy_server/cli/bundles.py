@@ -98,7 +98,7 @@ def show(
         end(error.faults)
     name, options = parse_policy(manifest.policy)
     policy = build_policy(name, num_classes=len(manifest.classes), **options)
-    told = {
+    fields = {
         "name": manifest.name,
         "version": manifest.version,
         "form": form,
@@ -110,7 +110,7 @@ def show(
         "sha256": manifest.sha256,
     }
     if as_json:
-        typer.echo(json.dumps(told))
+        typer.echo(json.dumps(fields))
         return
-    for key, value in told.items():
+    for key, value in fields.items():
         typer.echo(f"{key:12}{value}")

@@ -150,7 +150,7 @@ def list_keys(config: Config = None, state: State = None, as_json: AsJson = Fals
                 str(budget.used),
                 "no limit" if budget.total is None else str(budget.total),
                 key.created[:10],
-                _standing(key),
+                _validity(key),
             )
             for key, budget in found
         ),
@@ -173,7 +173,7 @@ def usage(
     if key_id not in found:
         end([f"expected the id of a key, got {key_id}; see: stingy keys list"])
     budget = found[key_id]
-    told = {
+    fields = {
         "id": key_id,
         "used": budget.used,
         "budget": budget.total,
@@ -182,9 +182,9 @@ def usage(
         "remaining": budget.remaining(today()),
     }
     if as_json:
-        typer.echo(json.dumps(told))
+        typer.echo(json.dumps(fields))
     else:
-        table(tuple(told), [tuple("" if v is None else str(v) for v in told.values())])
+        table(tuple(fields), [tuple("" if v is None else str(v) for v in fields.values())])
 
 
 @keys.command()
@@ -268,9 +268,9 @@ def export(
 def release(key_id: KeyId, config: Config = None, state: State = None) -> None:
     """Undo what an alarm of the watch did to a key, within two seconds in every server."""
     with opened(config, state) as (_, database):
-        from stingy_server.detection.key_profiles import Standings
+        from stingy_server.detection.key_profiles import KeyProfileStore
 
-        released = Standings(database).release(key_id)
+        released = KeyProfileStore(database).release(key_id)
     if not released:
         end([f"expected the id of a key after an alarm, got {key_id}; see: stingy watch"])
     typer.echo(f"{key_id} is released.")
@@ -297,7 +297,7 @@ def _json_lines(book: "Ledger", *, after: int) -> Iterator[str]:
         yield json.dumps({"seq": seq, **asdict(entry)})
 
 
-def _standing(key: "Key") -> str:
+def _validity(key: "Key") -> str:
     from datetime import UTC, datetime
 
     if key.revoked is not None:

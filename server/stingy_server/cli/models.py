@@ -30,7 +30,7 @@ def list_models(config: Config = None, state: State = None, as_json: AsJson = Fa
     with opened(config, state) as (_, database):
         from stingy_server.store.deployments import Deployments
 
-        reports = Deployments(database).told()
+        reports = Deployments(database).reports()
     if as_json:
         typer.echo(json.dumps([asdict(report) for report in reports]))
         return
@@ -73,41 +73,41 @@ def load(
     with opened(config, state) as (settings, database):
         from stingy_server.store.deployments import Deployments
 
-        _load(_meant(model, settings), Deployments(database))
+        _load(_deployment(model, settings), Deployments(database))
 
 
-def _meant(model: "ModelSettings", settings: "Settings") -> "Deployment":
+def _deployment(model: "ModelSettings", settings: "Settings") -> "Deployment":
     """The bundle that is there now, and no later one."""
-    from stingy_server.identity import identity
+    from stingy_server.identity import bundle_digest
     from stingy_server.models.loading import load_bundles
     from stingy_server.store.deployments import Deployment
 
     # Whether an open policy is allowed is for the servers to say, whose flags are not known here.
-    alone = settings.model_copy(update={"models": (model,), "allow_open": True})
+    one_model = settings.model_copy(update={"models": (model,), "allow_open": True})
     faults: list[str] = []
-    found = load_bundles(alone, faults, with_networks=False)
+    found = load_bundles(one_model, faults, with_networks=False)
     if faults:
         end(faults)
     (loaded,) = found
-    bundle = identity(loaded.manifest, loaded.policy)
+    bundle = bundle_digest(loaded.manifest, loaded.policy)
     return Deployment(loaded.name, loaded.manifest.version, model, bundle)
 
 
-def _load(wanted: "Deployment", deployments: "Deployments") -> None:
-    name, version = wanted.name, wanted.version
-    known = {(each.name, each.version) for each in deployments.told()}
-    known |= {(each.name, each.version) for each in deployments.wanted()}
+def _load(deployment: "Deployment", deployments: "Deployments") -> None:
+    name, version = deployment.name, deployment.version
+    known = {(each.name, each.version) for each in deployments.reports()}
+    known |= {(each.name, each.version) for each in deployments.desired()}
     if (name, version) in known:
         end([f"{name} {version} is served already; give the bundle another version"])
-    deployments.ask(wanted)
+    deployments.upsert(deployment)
     try:
         reports = _await(deployments, name, version, present=True)
     except BaseException:  # given up: nobody is to find it at the next start
-        deployments.withdraw(name, version)
+        deployments.delete(name, version)
         raise
     faults = sorted({report.fault for report in reports if report.fault is not None})
     if faults:
-        deployments.withdraw(name, version)
+        deployments.delete(name, version)
         end([*faults, f"{name} {version} is not served."])
     typer.echo(_outcome(f"{name} {version} is served", reports))
     for warning in sorted({line for report in reports for line in report.warnings.splitlines()}):
@@ -129,9 +129,9 @@ def share(
             end([f"expected shares of at most 1 together, got {others + of_keys:g}"])
         if shares.get(version, of_keys) is None:
             end([f"{name} {version} is what the rest of the keys meets; give another a share"])
-        for wanted in deployments.wanted():
-            if (wanted.name, wanted.version) == (name, version):
-                deployments.ask(wanted.with_share(of_keys))
+        for deployment in deployments.desired():
+            if (deployment.name, deployment.version) == (name, version):
+                deployments.upsert(deployment.with_share(of_keys))
                 typer.echo(f"{name} {version} meets a share of {of_keys:g} within two seconds.")
                 return
     end([_not_loaded(name, version)])
@@ -147,7 +147,7 @@ def unload(name: Name, version: Version, config: Config = None, state: State = N
         shares = _shares(deployments, name)
         if len(shares) > 1 and shares.get(version, 0.0) is None:
             end([f"{name} {version} is what the rest of the keys meets; unload the others first"])
-        if not deployments.withdraw(name, version):
+        if not deployments.delete(name, version):
             end([_not_loaded(name, version)])
         reports = _await(deployments, name, version, present=False)
     typer.echo(_outcome(f"{name} {version} is served no more", reports))
@@ -155,8 +155,10 @@ def unload(name: Name, version: Version, config: Config = None, state: State = N
 
 def _shares(deployments: "Deployments", name: str) -> dict[str, float | None]:
     """The share of each version of a model that is in service."""
-    told = deployments.told()
-    return {each.version: each.share for each in told if each.name == name and each.fault is None}
+    reports = deployments.reports()
+    return {
+        each.version: each.share for each in reports if each.name == name and each.fault is None
+    }
 
 
 def _not_loaded(name: str, version: str) -> str:
@@ -170,12 +172,12 @@ def _await(deployments: "Deployments", name: str, version: str, *, present: bool
     """What each living process says of a version, once all of them have followed."""
     until = time.monotonic() + WAIT_S
     while True:
-        told = deployments.told()
-        processes = {report.process for report in told}
-        about = [report for report in told if (report.name, report.version) == (name, version)]
+        reports = deployments.reports()
+        processes = {report.process for report in reports}
+        about = [report for report in reports if (report.name, report.version) == (name, version)]
         behind = processes - {r.process for r in about} if present else {r.process for r in about}
         if not behind:
-            return about if present else told
+            return about if present else reports
         if time.monotonic() > until:
             end([f"expected every server to follow within {WAIT_S:g} s, {len(behind)} did not"])
         time.sleep(0.2)
@@ -192,6 +194,6 @@ def _row(reports: Sequence["Report"]) -> tuple[str, ...]:
     """One version over all processes, which may differ while they follow."""
     first = reports[0]
     shares = {"the rest" if r.share is None else f"{r.share:g}" for r in reports if r.fault is None}
-    told = sorted({r.policy if r.fault is None else f"not served: {r.fault}" for r in reports})
-    policy = told[0] if len(told) == 1 else f"processes differ: {'; '.join(told)}"
+    states = sorted({r.policy if r.fault is None else f"not served: {r.fault}" for r in reports})
+    policy = states[0] if len(states) == 1 else f"processes differ: {'; '.join(states)}"
     return first.name, first.version, " or ".join(sorted(shares)), str(len(reports)), policy

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from stingy_server.detection.key_profiles import Standing, Standings, Step
+from stingy_server.detection.key_profiles import Action, KeyProfile, KeyProfileStore
 from stingy_server.store.database import Database
 from stingy_server.store.keys import Key, Keys
 
@@ -21,45 +21,45 @@ EVERY_S = 1.0
 
 # Short enough for a terminal of 80 columns; names may be cut, nothing else.
 COLUMNS = ("id", "name", "score", "step", "near", "cover", "norm", "bits", "images", "today", "ago")
-COLOURS = {Step.NONE: "", Step.ALARM: "yellow", Step.LABELS: "yellow", Step.REFUSE: "red"}
+COLOURS = {Action.NONE: "", Action.ALARM: "yellow", Action.LABELS: "yellow", Action.REFUSE: "red"}
 
 
-def document(standing: Standing) -> dict[str, Any]:
+def document(profile: KeyProfile) -> dict[str, Any]:
     """One row for scripts."""
     return {
-        "id": standing.key,
-        "score": round(standing.score, 3),
-        "step": standing.step,
-        "near_share": round(standing.near_share, 4),
-        "coverage": round(standing.coverage, 4),
-        "normality": None if standing.normality is None else round(standing.normality, 4),
-        "bits": round(standing.bits, 1),
-        "images": standing.images,
-        "burnt_today": round(standing.burnt, 4),
-        "updated": standing.updated,
+        "id": profile.key,
+        "score": round(profile.score, 3),
+        "step": profile.action,
+        "near_share": round(profile.near_share, 4),
+        "coverage": round(profile.coverage, 4),
+        "normality": None if profile.normality is None else round(profile.normality, 4),
+        "bits": round(profile.bits, 1),
+        "images": profile.images,
+        "budget_used_today": round(profile.budget_used_today, 4),
+        "updated": profile.updated,
     }
 
 
-def table(standings: Sequence[Standing], keys: Sequence[Key]) -> Table:
+def table(profiles: Sequence[KeyProfile], keys: Sequence[Key]) -> Table:
     """The rows for people; names come from whoever made the keys and are no markup."""
     names = {key.id: key.name for key in keys}
     shown = Table(box=box.SIMPLE, padding=0, pad_edge=False)
     for column in COLUMNS:
         shown.add_column(column, no_wrap=True, min_width=None if column == "name" else len(column))
-    for standing in standings:
-        normality = "" if standing.normality is None else f"{standing.normality:.2f}"
+    for profile in profiles:
+        normality = "" if profile.normality is None else f"{profile.normality:.2f}"
         shown.add_row(
-            standing.key,
-            Text(names.get(standing.key, "")),
-            f"{standing.score:.2f}",
-            Text(standing.step, style=COLOURS[Step(standing.step)]),
-            f"{standing.near_share:.0%}",
-            f"{standing.coverage:.2f}",
+            profile.key,
+            Text(names.get(profile.key, "")),
+            f"{profile.score:.2f}",
+            Text(profile.action, style=COLOURS[Action(profile.action)]),
+            f"{profile.near_share:.0%}",
+            f"{profile.coverage:.2f}",
             normality,
-            f"{standing.bits:,.0f}",
-            f"{standing.images:,}",
-            f"{standing.burnt:.0%}",
-            f"{max(0.0, time.time() - standing.updated):.0f} s",
+            f"{profile.bits:,.0f}",
+            f"{profile.images:,}",
+            f"{profile.budget_used_today:.0%}",
+            f"{max(0.0, time.time() - profile.updated):.0f} s",
         )
     return shown
 
@@ -70,23 +70,23 @@ def run(database: Database, *, once: bool, as_json: bool) -> None:
     Raises:
         StoreUnavailable: the rows cannot be read.
     """
-    standings = Standings(database)
+    profiles = KeyProfileStore(database)
     if as_json:
         for _ in _times(once=once):
-            typer.echo(json.dumps([document(standing) for standing in standings.all()]))
+            typer.echo(json.dumps([document(profile) for profile in profiles.all()]))
         return
     keys = Keys(database)
     console = Console()
     if once:
-        console.print(_now(standings, keys))
+        console.print(_now(profiles, keys))
         return
-    with Live(_now(standings, keys), console=console, auto_refresh=False) as live:
+    with Live(_now(profiles, keys), console=console, auto_refresh=False) as live:
         for _ in _times(once=False):
-            live.update(_now(standings, keys), refresh=True)
+            live.update(_now(profiles, keys), refresh=True)
 
 
-def _now(standings: Standings, keys: Keys) -> Table:
-    return table(standings.all(), [key for key, _ in keys.all()])
+def _now(profiles: KeyProfileStore, keys: Keys) -> Table:
+    return table(profiles.all(), [key for key, _ in keys.all()])
 
 
 def _times(*, once: bool) -> Iterator[None]:

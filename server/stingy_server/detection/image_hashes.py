@@ -30,7 +30,7 @@ JUDGED, COMPARED = 16, 512  # images of a chunk whose distance is taken, and to 
 
 
 @dataclass(frozen=True)
-class Looks:
+class BatchStats:
     """What a batch of images looked like, next to what came before.
 
     Attributes:
@@ -53,7 +53,7 @@ def sampled(images: Pixels) -> Grid:
     return images[:, ::down, ::right, 1].copy()
 
 
-class Coder:
+class ImageHasher:
     """From samples to codes of 128 bits, under a secret: nobody outside can aim at a code.
 
     "Similarity estimation techniques from rounding algorithms" (Charikar, STOC 2002): the sign
@@ -88,11 +88,11 @@ def _mean_cells(values: npt.NDArray[np.float32], axis: int) -> npt.NDArray[np.fl
     shape = [1] * values.ndim
     shape[axis] = CELLS
     sums = np.add.reduceat(values, starts, axis)
-    means: npt.NDArray[np.float32] = sums / sizes.astype(np.float32).reshape(shape)
-    return means
+    averages: npt.NDArray[np.float32] = sums / sizes.astype(np.float32).reshape(shape)
+    return averages
 
 
-class Memory:
+class HashIndex:
     """The latest novel images of one key, as codes: 240 KiB.
 
     Codes are found by four tables over a quarter of their bits each, as codes that differ little
@@ -107,7 +107,7 @@ class Memory:
         self._sums = np.zeros(REMEMBERED, np.uint64)
         self._count = 0
 
-    def look(self, grids: Grid, codes: Codes, classes: Classes) -> Looks:
+    def compare(self, grids: Grid, codes: Codes, classes: Classes) -> BatchStats:
         """Compare images with those before them, in this batch too, and remember them.
 
         Args:
@@ -123,10 +123,10 @@ class Memory:
             new = self._unseen(sums[part])
             views, labels = codes[part][new], classes[part][new]
             novel += len(views)
-            near += int((self._resemble_remembered(views) | _resemble_earlier(views)).sum())
+            near += int((self._resemble_stored(views) | _resemble_earlier(views)).sum())
             distances += self._distances(views[:JUDGED, PLAIN], labels[:JUDGED])
-            self._remember(sums[part][new], views[:, PLAIN], labels)
-        return Looks(novel, near, len(grids) - novel, distances)
+            self._add(sums[part][new], views[:, PLAIN], labels)
+        return BatchStats(novel, near, len(grids) - novel, distances)
 
     def _unseen(self, sums: Codes) -> Flags:
         """[chunk]: the first of its kind here, and not known from before."""
@@ -134,7 +134,7 @@ class Memory:
         first[np.unique(sums, return_index=True)[1]] = True
         return np.asarray(first & ~(self._sums == sums[:, None]).any(axis=1))
 
-    def _resemble_remembered(self, views: Codes) -> Flags:
+    def _resemble_stored(self, views: Codes) -> Flags:
         """[chunk]: whether a view of it is near the code of a remembered image."""
         slots = self._tables[np.arange(QUARTERS.size), _places(views)]
         alike = _apart(self._codes[slots], views[:, :, None]) <= ALIKE_BITS
@@ -142,14 +142,14 @@ class Memory:
 
     def _distances(self, codes: Codes, classes: Classes) -> bytes:
         """Of each, the fewest bits to one of its class among the latest, where there is one."""
-        held = min(self._count, REMEMBERED)
-        latest = np.arange(self._count - min(held, COMPARED), self._count) % REMEMBERED
+        stored = min(self._count, REMEMBERED)
+        latest = np.arange(self._count - min(stored, COMPARED), self._count) % REMEMBERED
         apart = _apart(self._codes[latest], codes[:, None]).astype(np.uint8)
         apart = np.where(self._classes[latest] == classes[:, None], apart, BITS + 1)
         fewest = apart.min(axis=1, initial=BITS + 1)
         return bytes(fewest[fewest <= BITS])
 
-    def _remember(self, sums: Codes, codes: Codes, classes: Classes) -> None:
+    def _add(self, sums: Codes, codes: Codes, classes: Classes) -> None:
         slots = np.arange(self._count, self._count + len(codes)) % REMEMBERED
         self._codes[slots] = codes
         self._classes[slots] = classes

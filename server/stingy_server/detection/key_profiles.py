@@ -30,8 +30,8 @@ NORMAL, ABNORMAL = 0.95, 0.85  # Shapiro-Francia's statistic, where its evidence
 PATIENCE = 200  # images between two steps of the ladder
 
 
-class Step(StrEnum):
-    """What an alarm has done to a key."""
+class Action(StrEnum):
+    """What an alarm does to a key, from the mildest on."""
 
     NONE = "none"
     ALARM = "alarm"
@@ -40,12 +40,12 @@ class Step(StrEnum):
 
 
 @dataclass(frozen=True)
-class Gained:
-    """What one process has seen of a key since it last told.
+class Observation:
+    """What one process has observed of a key since its last write.
 
     Attributes:
         images: answered; bits: the leak meter's reading over them.
-        novel, near, repeats, distances: as in `Looks`, of those images that were looked at.
+        novel, near, repeats, distances: as in `BatchStats`, of those images that were compared.
         classes: by model, its number of classes and how often each was the top-1.
     """
 
@@ -59,21 +59,22 @@ class Gained:
 
 
 @dataclass(frozen=True)
-class Standing:
+class KeyProfile:
     """One key's row.
 
     Attributes:
         updated: seconds since 1970.
         images, bits: answered in all, and the leak meter's reading over them.
-        novel, near, repeats: as in `Gained`; old ones count less and less.
+        novel, near, repeats: as in `Observation`; old ones count less and less.
         classes: JSON, by model: [number of classes, {class: how often}].
         distances: the latest, a byte each.
         coverage: 0..1, entropy of the answered top-1 over that of all classes alike, of the model
             asked most.
         normality: Shapiro-Francia's statistic of the distances, 0..1; None before there are 100.
-        burnt: share of the key's whole budget that was asked today; 0 without a budget.
-        score: 0..1, see `score`.
-        step: what an alarm has done; since: `images` at that time.
+        budget_used_today: share of the key's whole budget that was used today; 0 without a budget.
+        score: 0..1, as the function `score` has it.
+        action: of the latest alarm.
+        since: `images` at the time of that alarm.
     """
 
     key: str
@@ -87,9 +88,9 @@ class Standing:
     distances: bytes = b""
     coverage: float = 0.0
     normality: float | None = None
-    burnt: float = 0.0
+    budget_used_today: float = field(default=0.0, metadata={"column": "burnt"})
     score: float = 0.0
-    step: str = Step.NONE
+    action: str = field(default=Action.NONE, metadata={"column": "step"})
     since: int = 0
 
     @property
@@ -98,18 +99,19 @@ class Standing:
         return self.near / self.novel if self.novel else 0.0
 
 
-COLUMNS = ", ".join(column.name for column in fields(Standing))
-PLACES = ", ".join("?" * len(fields(Standing)))
+NAMES = [each.metadata.get("column", each.name) for each in fields(KeyProfile)]
+COLUMNS = ", ".join(NAMES)
+PLACES = ", ".join("?" * len(NAMES))
 # The columns are the fields of the class above; nothing of a request is in the statements.
 SELECT = f"SELECT {COLUMNS} FROM watch"  # noqa: S608
-GIVEN = ", ".join(f"excluded.{column.name}" for column in fields(Standing))
+GIVEN = ", ".join(f"excluded.{name}" for name in NAMES)
 WRITE = (
     f"INSERT INTO watch ({COLUMNS}) VALUES ({PLACES}) "  # noqa: S608
     f"ON CONFLICT (key) DO UPDATE SET ({COLUMNS}) = ({GIVEN})"
 )
 
 
-class Standings:
+class KeyProfileStore:
     """The rows in a database.
 
     Raises:
@@ -121,19 +123,19 @@ class Standings:
         self._budgets = Budgets(database)
         self._ledger = Ledger(database)
 
-    def get(self, key: str) -> Standing:
+    def get(self, key: str) -> KeyProfile:
         row = self._database.execute(f"{SELECT} WHERE key = ?", (key,)).fetchone()
-        return Standing(key) if row is None else Standing(*row)
+        return KeyProfile(key) if row is None else KeyProfile(*row)
 
-    def all(self) -> list[Standing]:
+    def all(self) -> list[KeyProfile]:
         """Every key that was watched, the highest score first."""
         rows = self._database.execute(f"{SELECT} ORDER BY score DESC, key").fetchall()
-        return [Standing(*row) for row in rows]
+        return [KeyProfile(*row) for row in rows]
 
-    def steps(self) -> dict[str, Step]:
-        """The keys that an alarm has done something to."""
+    def actions(self) -> dict[str, Action]:
+        """Return the keys that an alarm acted on."""
         rows = self._database.execute("SELECT key, step FROM watch WHERE step != 'none'")
-        return {key: Step(step) for key, step in rows}
+        return {key: Action(action) for key, action in rows}
 
     def scores(self, bounds: Sequence[float]) -> list[int]:
         """How many keys have a score of at most each bound."""
@@ -144,97 +146,101 @@ class Standings:
             for bound in bounds
         ]
 
-    def add(self, key: str, gained: Gained, *, alarm: float, ladder: Sequence[Step]) -> Standing:
-        """Count what was seen; at `alarm` or above take a step, which the ledger is told."""
-        with self._database.transaction(over=(f"watch:{key}",)):
+    def add(
+        self, key: str, observation: Observation, *, alarm: float, ladder: Sequence[Action]
+    ) -> KeyProfile:
+        """Add an observation; from the score `alarm` on, escalate and record that in the ledger."""
+        with self._database.transaction(locks=(f"watch:{key}",)):
             before = self.get(key)
-            after = climbed(
-                merged(before, gained, burnt=self._burnt(key)), alarm=alarm, ladder=ladder
+            after = escalate(
+                merged(before, observation, budget_used_today=self._budget_used_today(key)),
+                alarm=alarm,
+                ladder=ladder,
             )
             self._database.execute(WRITE, astuple(after))
-            if after.step != before.step:
-                event = "alarm" if after.step == Step.ALARM else f"alarm_{after.step}"
+            if after.action != before.action:
+                event = "alarm" if after.action == Action.ALARM else f"alarm_{after.action}"
                 self._ledger.append(_entry(key, event))
         return after
 
     def release(self, key: str) -> bool:
         """Undo what an alarm did and begin to count anew; False where there is nothing to undo."""
-        with self._database.transaction(over=(f"watch:{key}",)):
+        with self._database.transaction(locks=(f"watch:{key}",)):
             found = self.get(key)
-            if found.step == Step.NONE:
+            if found.action == Action.NONE:
                 return False
-            fresh = Standing(key, time.time(), found.images, found.bits, since=found.images)
+            fresh = KeyProfile(key, time.time(), found.images, found.bits, since=found.images)
             self._database.execute(WRITE, astuple(fresh))
             self._ledger.append(_entry(key, "released"))
         return True
 
-    def _burnt(self, key: str) -> float:
+    def _budget_used_today(self, key: str) -> float:
         budget = self._budgets.get(key_owner(key))
         if budget is None or not budget.total:
             return 0.0
         return min(1.0, (budget.day_used if budget.day >= today() else 0) / budget.total)
 
 
-def merged(before: Standing, gained: Gained, *, burnt: float) -> Standing:
-    """The row with what one process gained; old images count less and less."""
-    fading = 0.5 ** ((gained.novel + gained.repeats) / HALF_LIFE)
+def merged(before: KeyProfile, observation: Observation, *, budget_used_today: float) -> KeyProfile:
+    """Return the profile with an observation added; old images count less and less."""
+    fading = 0.5 ** ((observation.novel + observation.repeats) / HALF_LIFE)
     classes: dict[str, tuple[int, Counter[str]]] = {
         model: (size, Counter({label: count * fading for label, count in counts.items()}))
         for model, (size, counts) in json.loads(before.classes).items()
     }
-    for model, (size, counts) in gained.classes.items():
+    for model, (size, counts) in observation.classes.items():
         _, known = classes.setdefault(model, (size, Counter()))
         known.update({str(label): count for label, count in counts.items()})
     kept = {
         model: (size, {label: round(n, 3) for label, n in counts.items() if n > 0.01})
         for model, (size, counts) in classes.items()
     }
-    distances = (before.distances + gained.distances)[-DISTANCES:]
+    distances = (before.distances + observation.distances)[-DISTANCES:]
     after = replace(
         before,
         updated=time.time(),
-        images=before.images + gained.images,
-        bits=before.bits + gained.bits,
-        novel=before.novel * fading + gained.novel,
-        near=before.near * fading + gained.near,
-        repeats=before.repeats * fading + gained.repeats,
+        images=before.images + observation.images,
+        bits=before.bits + observation.bits,
+        novel=before.novel * fading + observation.novel,
+        near=before.near * fading + observation.near,
+        repeats=before.repeats * fading + observation.repeats,
         classes=json.dumps(kept),
         distances=distances,
         coverage=coverage(kept),
         normality=normality(distances),
-        burnt=burnt,
+        budget_used_today=budget_used_today,
     )
     return replace(after, score=score(after))
 
 
-def climbed(standing: Standing, *, alarm: float, ladder: Sequence[Step]) -> Standing:
-    """The row after the step an alarm takes, if it takes one: to something stricter, or none."""
-    if standing.score < alarm:
-        return standing
-    rungs = tuple(ladder) or (Step.ALARM,)
-    place = rungs.index(Step(standing.step)) + 1 if standing.step in rungs else 0
-    if place == len(rungs) or (place and standing.images - standing.since < PATIENCE):
-        return standing
-    strictness = list(Step)
-    if strictness.index(rungs[place]) <= strictness.index(Step(standing.step)):
-        return standing
-    return replace(standing, step=rungs[place], since=standing.images)
+def escalate(profile: KeyProfile, *, alarm: float, ladder: Sequence[Action]) -> KeyProfile:
+    """Return the profile with the ladder's next action, if it is in alarm and that is stricter."""
+    if profile.score < alarm:
+        return profile
+    rungs = tuple(ladder) or (Action.ALARM,)
+    place = rungs.index(Action(profile.action)) + 1 if profile.action in rungs else 0
+    if place == len(rungs) or (place and profile.images - profile.since < PATIENCE):
+        return profile
+    strictness = list(Action)
+    if strictness.index(rungs[place]) <= strictness.index(Action(profile.action)):
+        return profile
+    return replace(profile, action=rungs[place], since=profile.images)
 
 
-def score(standing: Standing) -> float:
+def score(profile: KeyProfile) -> float:
     """How sure the three kinds of evidence are together, 0..1.
 
     1 - (1 - near)(1 - distances / 2)(1 - bulk * 3 / 4): near-duplicates alone can make an alarm;
-    distances that are not normal and a budget burnt over all classes in a day, never without
+    distances that are not normal and a budget used over all classes in a day, never without
     them, at the default threshold.
     """
     near = 0.0
-    if standing.novel >= FEWEST_NOVEL:
-        near = min(1.0, lower_bound(standing.near, standing.novel) / NEAR_SHARE)
+    if profile.novel >= FEWEST_NOVEL:
+        near = min(1.0, lower_bound(profile.near, profile.novel) / NEAR_SHARE)
     shape = 0.0
-    if standing.normality is not None:
-        shape = min(1.0, max(0.0, (NORMAL - standing.normality) / (NORMAL - ABNORMAL)))
-    bulk = standing.coverage * standing.burnt
+    if profile.normality is not None:
+        shape = min(1.0, max(0.0, (NORMAL - profile.normality) / (NORMAL - ABNORMAL)))
+    bulk = profile.coverage * profile.budget_used_today
     return 1 - (1 - near) * (1 - shape / 2) * (1 - bulk * 3 / 4)
 
 

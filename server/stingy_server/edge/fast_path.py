@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-class Lane:
+class FastPathMiddleware:
     """ASGI middleware: a POST to one of these paths goes to its handler, all else to the app.
 
     Args:

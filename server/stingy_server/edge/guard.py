@@ -29,7 +29,7 @@ from stingy_server.errors import (
     ServiceError,
     error_response,
 )
-from stingy_server.observability.request_record import Visit
+from stingy_server.observability.request_record import RequestRecord
 from stingy_server.service import Service
 from stingy_server.settings import Settings
 from stingy_server.store.base import StoreUnavailable
@@ -43,56 +43,56 @@ HYGIENE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-stor
 
 
 class Guard:
-    """ASGI middleware. What passes has `scope["state"]["visit"]`, with the caller's key."""
+    """ASGI middleware. What passes has `scope["state"]["record"]`, with the caller's key."""
 
     def __init__(self, app: ASGIApp, *, service: Service) -> None:
         self._app = app
         self._service = service
         self._settings = service.settings
         self._in_flight = 0
-        self._held = 0  # bytes of bodies
+        self._body_bytes = 0  # bytes of bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        visit = Visit(secrets.token_hex(8), time.perf_counter())
-        scope.setdefault("state", {})["visit"] = visit
-        recorded = _Recorded(self._service, visit, scope, send)
+        record = RequestRecord(secrets.token_hex(8), time.perf_counter())
+        scope.setdefault("state", {})["record"] = record
+        sender = LedgerSender(self._service, record, scope, send)
         try:
-            await self._answered_or_refused(scope, receive, recorded)
+            await self._answered_or_refused(scope, receive, sender)
         except asyncio.CancelledError:
             if not self._service.draining:
                 raise
-            await recorded.refuse(DRAINING)  # its time to drain is over, and the client still there
+            await sender.refuse(DRAINING)  # its time to drain is over, and the client still there
         finally:
-            recorded.cut_off()
+            sender.record_abort()
 
     async def _answered_or_refused(
-        self, scope: Scope, receive: Receive, recorded: "_Recorded"
+        self, scope: Scope, receive: Receive, sender: "LedgerSender"
     ) -> None:
         headers = _headers(scope)
         try:
             probe = scope["path"] in PROBES
             if not probe:
-                await self._authenticate(recorded.visit, headers.get(b"authorization", []))
+                await self._authenticate(sender.record, headers.get(b"authorization", []))
             _check(headers, self._settings)
             with (
                 contextlib.nullcontext() if probe else self._place(),
                 self._bounded(receive) as bounded,
             ):
-                await self._app(scope, bounded, recorded.send)
+                await self._app(scope, bounded, sender.send)
         except ServiceError as error:
-            await recorded.refuse(error.refusal)
+            await sender.refuse(error.refusal)
         except StoreUnavailable as error:
             log.error("%s", error)
-            await recorded.refuse(STORE_UNAVAILABLE)
+            await sender.refuse(STORE_UNAVAILABLE)
         except ClientDisconnect:
             pass  # before its body had come; there is nobody to refuse
         except Exception as error:  # noqa: BLE001  nothing of it may leave, in whatever text
             # The type alone: a message may quote what was computed on.
             log.error("unexpected %s", type(error).__name__)
-            await recorded.refuse(INTERNAL)
+            await sender.refuse(INTERNAL)
 
     @contextlib.contextmanager
     def _place(self) -> Iterator[None]:
@@ -112,13 +112,13 @@ class Guard:
             self._in_flight -= 1
             self._service.metrics.in_flight.dec()
 
-    async def _authenticate(self, visit: Visit, given: list[bytes]) -> None:
+    async def _authenticate(self, record: RequestRecord, given: list[bytes]) -> None:
         scheme, _, secret = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
         if scheme.lower() != b"bearer" or not 0 < len(secret) <= MAX_KEY_LENGTH:
             raise ServiceError(UNAUTHENTICATED)
-        visit.secret = secret.decode("latin-1")
-        visit.key = await self._service.callers.ask(visit.secret)
-        if visit.key is None:
+        record.secret = secret.decode("latin-1")
+        record.key = await self._service.key_lookup.lookup(record.secret)
+        if record.key is None:
             raise ServiceError(UNAUTHENTICATED)
 
     @contextlib.contextmanager
@@ -126,12 +126,12 @@ class Guard:
         """The body as it really comes: no larger and no slower than allowed, whatever it claims;
         and with all others no larger than there is room for, until its request has ended.
         """
-        held = 0
+        received = 0
         until = asyncio.get_running_loop().time() + self._settings.body_timeout_s
         whole = False
 
         async def bounded() -> Message:
-            nonlocal held, whole
+            nonlocal received, whole
             if whole:  # what comes after the body is the end of the connection: no hurry there
                 return await receive()
             try:
@@ -141,19 +141,21 @@ class Guard:
                 raise ServiceError(TIMED_OUT) from None
             if message["type"] == "http.request":
                 size = len(message.get("body", b""))
-                held += size
-                self._held += size
+                received += size
+                self._body_bytes += size
                 whole = not message.get("more_body", False)
-                if held > self._settings.max_body_bytes:
+                if received > self._settings.max_body_bytes:
                     raise ServiceError(TOO_LARGE)
-                if self._held > max(self._settings.max_held_bytes, held):  # alone, each has room
+                if self._body_bytes > max(
+                    self._settings.max_held_bytes, received
+                ):  # alone, each has room
                     raise ServiceError(OVERLOADED)
             return message
 
         try:
             yield bounded
         finally:
-            self._held -= held
+            self._body_bytes -= received
 
 
 def _check(headers: dict[bytes, list[bytes]], settings: Settings) -> None:
@@ -174,11 +176,11 @@ def _headers(scope: Scope) -> dict[bytes, list[bytes]]:
     return headers
 
 
-class _Recorded:
-    """The way out: the ledger has the request before its first byte leaves, or none leaves."""
+class LedgerSender:
+    """A sender that records the request in the ledger before the first byte leaves."""
 
-    def __init__(self, service: Service, visit: Visit, scope: Scope, send: Send) -> None:
-        self.visit = visit
+    def __init__(self, service: Service, record: RequestRecord, scope: Scope, send: Send) -> None:
+        self.record = record
         self._service = service
         self._scope = scope
         self._send = send
@@ -190,21 +192,21 @@ class _Recorded:
         """Answer with a refusal, unless an answer is on its way."""
         if self._started:
             return
-        self._service.give_back(self.visit)
-        self.visit.event = refusal.code
-        response = error_response(refusal, self.visit.request_id)
+        self._service.give_back(self.record)
+        self.record.event = refusal.code
+        response = error_response(refusal, self.record.request_id)
         await response(self._scope, _nothing, self.send)
 
-    def cut_off(self) -> None:
-        """What ends without a record, because the server stops or the client has left, has one."""
+    def record_abort(self) -> None:
+        """Record a request that ended without a response (client left, or server stopping)."""
         if self._ended:
             return
-        self._service.give_back(self.visit)
-        self.visit.event = CANCELLED
-        if self._is_booked:
-            entry = self.visit.entry(0)
-            booked = self._service.writes.put(lambda: self._service.ledger.append(entry))
-            booked.add_done_callback(_booked)
+        self._service.give_back(self.record)
+        self.record.event = CANCELLED
+        if self._in_ledger:
+            entry = self.record.entry(0)
+            appended = self._service.writes.submit(lambda: self._service.ledger.append(entry))
+            appended.add_done_callback(_log_if_failed)
         self._count(0)
 
     async def send(self, message: Message) -> None:
@@ -213,55 +215,55 @@ class _Recorded:
                 await self._send(message)
             return
         try:
-            await self._record(message["status"])
+            await self._append_entry(message["status"])
         except StoreUnavailable as error:
             log.error("%s", error)
             await self._withhold()
         else:
             self._started = True
-            await self._plain(message)
+            await self._send_with_headers(message)
 
     async def _withhold(self) -> None:
-        """Refuse in place of an answer that cannot be booked; the charge stands."""
+        """Refuse in place of an answer that the ledger cannot record; the charge stays."""
         self._started = self._withheld = self._ended = True
-        visit = self.visit
-        visit.event, visit.answered, visit.bits = STORE_UNAVAILABLE.code, 0, 0.0
+        record = self.record
+        record.event, record.answered, record.bits = STORE_UNAVAILABLE.code, 0, 0.0
         self._count(STORE_UNAVAILABLE.status)
-        response = error_response(STORE_UNAVAILABLE, visit.request_id)
-        await response(self._scope, _nothing, self._plain)
+        response = error_response(STORE_UNAVAILABLE, record.request_id)
+        await response(self._scope, _nothing, self._send_with_headers)
 
-    async def _record(self, status: int) -> None:
-        if self._is_booked:
-            entry = self.visit.entry(status)
-            await self._service.writes.do(lambda: self._service.ledger.append(entry))
+    async def _append_entry(self, status: int) -> None:
+        if self._in_ledger:
+            entry = self.record.entry(status)
+            await self._service.writes.run(lambda: self._service.ledger.append(entry))
         self._ended = True
         self._count(status)
 
     @property
-    def _is_booked(self) -> bool:
+    def _in_ledger(self) -> bool:
         # Only who has a key can make the ledger grow; metadata is no query.
-        return self.visit.key is not None and self._scope["method"] == "POST"
+        return self.record.key is not None and self._scope["method"] == "POST"
 
     def _count(self, status: int) -> None:
-        service, visit = self._service, self.visit
-        if self._is_booked:
-            service.tracing.tell(visit, status)
-        service.metrics.count(visit, seconds=time.perf_counter() - visit.started)
+        service, record = self._service, self.record
+        if self._in_ledger:
+            service.tracing.trace(record, status)
+        service.metrics.count(record, seconds=time.perf_counter() - record.started)
 
-    async def _plain(self, message: Message) -> None:
+    async def _send_with_headers(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            told = {"x-request-id": self.visit.request_id, **self.visit.headers}
+            extra = {"x-request-id": self.record.request_id, **self.record.headers}
             message["headers"] = [
                 *message["headers"],
                 *HYGIENE,
-                *((name.encode(), value.encode()) for name, value in told.items()),
+                *((name.encode(), value.encode()) for name, value in extra.items()),
             ]
         await self._send(message)
 
 
-def _booked(booked: asyncio.Future[None]) -> None:
-    if (error := booked.exception()) is not None:
-        log.error("not booked: %s", error)
+def _log_if_failed(appended: asyncio.Future[None]) -> None:
+    if (error := appended.exception()) is not None:
+        log.error("not in the ledger: %s", error)
 
 
 async def _nothing() -> Message:

@@ -12,14 +12,14 @@ from starlette.responses import Response
 from stingy_protection import ScoreForm
 from stingy_server.codec import oip
 from stingy_server.codec.images import Pixels, decode, fit
-from stingy_server.edge.openapi import REFUSED, asks
-from stingy_server.edge.tier_view import View, form_seen
+from stingy_server.edge.openapi import ERROR_RESPONSES, request_body
+from stingy_server.edge.tier_view import TierView, visible_form
 from stingy_server.errors import DRAINING, INTERNAL, JSON, ServiceError
 from stingy_server.models.endpoints import Endpoint
-from stingy_server.observability.request_record import Visit
+from stingy_server.observability.request_record import RequestRecord
 from stingy_server.service import Service
 
-router = APIRouter(prefix="/v2", responses=REFUSED)
+router = APIRouter(prefix="/v2", responses=ERROR_RESPONSES)
 
 MODEL = "/models/{model}"
 VERSION = "/models/{model}/versions/{version}"
@@ -59,7 +59,7 @@ async def ready(request: Request) -> Response:
 @router.get(f"{VERSION}/ready")
 async def model_ready(request: Request, model: str, version: str | None = None) -> Response:
     service: Service = request.app.state.service
-    endpoint = service.endpoint(request.state.visit, model, version)
+    endpoint = service.endpoint(request.state.record, model, version)
     return _json({"name": endpoint.name, "ready": not (service.draining or service.watch.failed)})
 
 
@@ -67,58 +67,58 @@ async def model_ready(request: Request, model: str, version: str | None = None) 
 @router.get(VERSION)
 async def model_metadata(request: Request, model: str, version: str | None = None) -> Response:
     service: Service = request.app.state.service
-    endpoint = service.endpoint(request.state.visit, model, version)
-    seen = View.of(endpoint.policy, service.tier(request.state.visit))
+    endpoint = service.endpoint(request.state.record, model, version)
+    view = TierView.of(endpoint.policy, service.tier(request.state.record))
     versions = [each.manifest.version for each in service.fleet.versions(endpoint.name)]
     max_batch = service.settings.max_request_images
-    return _json(_metadata(endpoint, seen, versions=versions, max_batch=max_batch))
+    return _json(_metadata(endpoint, view, versions=versions, max_batch=max_batch))
 
 
 async def infer(request: Request) -> Response:
     """Classify a batch of images, in JSON or as a binary tensor."""
     service: Service = request.app.state.service
-    visit: Visit = request.state.visit
-    endpoint = service.endpoint(visit, **request.path_params)
+    record: RequestRecord = request.state.record
+    endpoint = service.endpoint(record, **request.path_params)
     body = await request.body()
-    tier = service.tier(visit)
-    asked = oip.parse_request(
+    tier = service.tier(record)
+    query = oip.parse_request(
         body,
         request.headers.get(oip.HEADER_LENGTH),
-        form=form_seen(endpoint.policy, tier),
+        form=visible_form(endpoint.policy, tier),
         max_images=service.settings.max_request_images,
     )
-    images = _pixels(asked, endpoint, max_pixels=service.settings.max_pixels)
-    answer = await service.answer(visit, endpoint, images, tier=tier)
-    return oip.encode_answer(asked, answer, model=endpoint.name, version=endpoint.manifest.version)
+    images = _pixels(query, endpoint, max_pixels=service.settings.max_pixels)
+    answer = await service.answer(record, endpoint, images, tier=tier)
+    return oip.encode_answer(query, answer, model=endpoint.name, version=endpoint.manifest.version)
 
 
-ASKED = {f"/v2{MODEL}/infer": infer, f"/v2{VERSION}/infer": infer}
-for path, handler in ASKED.items():
+HOT_ROUTES = {f"/v2{MODEL}/infer": infer, f"/v2{VERSION}/infer": infer}
+for path, handler in HOT_ROUTES.items():
     router.add_api_route(
         path.removeprefix("/v2"),
         handler,
         methods=["POST"],
-        openapi_extra=asks(path, JSON, oip.BINARY),
+        openapi_extra=request_body(path, JSON, oip.BINARY),
     )
 
 
-async def _pixels(asked: oip.InferRequest, endpoint: Endpoint, *, max_pixels: int) -> Pixels:
+async def _pixels(query: oip.InferRequest, endpoint: Endpoint, *, max_pixels: int) -> Pixels:
     preprocessing = endpoint.manifest.preprocessing
-    if isinstance(asked.images, np.ndarray):
-        return await fit(asked.images, preprocessing)
-    return await decode(asked.images, preprocessing, max_pixels=max_pixels)
+    if isinstance(query.images, np.ndarray):
+        return await fit(query.images, preprocessing)
+    return await decode(query.images, preprocessing, max_pixels=max_pixels)
 
 
 def _metadata(
-    endpoint: Endpoint, seen: View, *, versions: list[str], max_batch: int
+    endpoint: Endpoint, view: TierView, *, versions: list[str], max_batch: int
 ) -> dict[str, Any]:
     policy, manifest = endpoint.policy, endpoint.manifest
     outputs: list[dict[str, Any]] = [
-        {"name": "indices", "datatype": "INT64", "shape": [-1, seen.support]}
+        {"name": "indices", "datatype": "INT64", "shape": [-1, view.support]}
     ]
-    if seen.form is not ScoreForm.NONE:
+    if view.form is not ScoreForm.NONE:
         outputs += [
-            {"name": "scores", "datatype": "FP32", "shape": [-1, seen.support]},
+            {"name": "scores", "datatype": "FP32", "shape": [-1, view.support]},
             {"name": "logits", "datatype": "FP32", "shape": [-1, policy.num_classes]},
         ]
     return {
@@ -131,10 +131,10 @@ def _metadata(
             "labels": manifest.classes,
             "num_classes": policy.num_classes,
             "policy": policy.name,
-            "support": seen.support,
-            "scores": seen.form,
-            "decimals": seen.decimals,
-            "fingerprint": seen.fingerprint,
+            "support": view.support,
+            "scores": view.form,
+            "decimals": view.decimals,
+            "fingerprint": view.fingerprint,
             "image_size": manifest.preprocessing.size,
             "max_batch": max_batch,
         },

@@ -23,12 +23,12 @@ class Refused(BaseModel):
 
 
 # In place of FastAPI's own form of errors, which is never sent.
-REFUSED: dict[int | str, dict[str, Any]] = {
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     "default": {"model": Refused, "description": "A refusal."}
 }
 
 
-def asks(path: str, *media_types: str) -> dict[str, Any]:
+def request_body(path: str, *media_types: str) -> dict[str, Any]:
     """The path's parameters and a body of one of these types, in OpenAPI's words."""
     schema = {"type": "string", "format": "binary"}
     return {

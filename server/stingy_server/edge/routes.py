@@ -11,30 +11,30 @@ from stingy_clients import PredictResponse, Usage
 from stingy_protection import SparseLogits
 from stingy_server.codec.images import decode
 from stingy_server.codec.oip import json_numbers
-from stingy_server.edge.openapi import IMAGE_TYPES, REFUSED, asks
+from stingy_server.edge.openapi import ERROR_RESPONSES, IMAGE_TYPES, request_body
 from stingy_server.errors import JSON
 from stingy_server.models.endpoints import Endpoint
-from stingy_server.observability.request_record import Visit
+from stingy_server.observability.request_record import RequestRecord
 from stingy_server.service import Service
 from stingy_server.store.budgets import today
 from stingy_server.store.keys import Key
 
-router = APIRouter(responses=REFUSED)
+router = APIRouter(responses=ERROR_RESPONSES)
 
 
 async def predict(request: Request) -> Response:
     """Classify one JPEG or PNG, sent as the body."""
     service: Service = request.app.state.service
-    visit: Visit = request.state.visit
-    endpoint = service.endpoint(visit, request.path_params["model"])
+    record: RequestRecord = request.state.record
+    endpoint = service.endpoint(record, request.path_params["model"])
     body = await request.body()
-    tier = service.tier(visit)
+    tier = service.tier(record)
     images = decode(
         [body],
         endpoint.manifest.preprocessing,
         max_pixels=service.settings.max_pixels,
     )
-    answer = await service.answer(visit, endpoint, images, tier=tier)
+    answer = await service.answer(record, endpoint, images, tier=tier)
     return Response(orjson.dumps(_document(endpoint, answer)), media_type=JSON)
 
 
@@ -42,8 +42,8 @@ async def predict(request: Request) -> Response:
 async def usage(request: Request) -> Response:
     """What the caller's key may ask, and has asked."""
     service: Service = request.app.state.service
-    key: Key = request.state.visit.key
-    budget = await service.alone.do(lambda: service.keys.budget(key))
+    key: Key = request.state.record.key
+    budget = await service.executor.run(lambda: service.keys.budget(key))
     document = {
         "key": key.id,
         "budget": budget.total,
@@ -53,13 +53,13 @@ async def usage(request: Request) -> Response:
     return Response(orjson.dumps(document), media_type=JSON)
 
 
-ASKED = {"/v1/predict/{model}": predict}
-for path, handler in ASKED.items():
+HOT_ROUTES = {"/v1/predict/{model}": predict}
+for path, handler in HOT_ROUTES.items():
     router.add_api_route(
         path,
         handler,
         methods=["POST"],
-        openapi_extra=asks(path, *IMAGE_TYPES),
+        openapi_extra=request_body(path, *IMAGE_TYPES),
         responses={200: {"model": PredictResponse}},
     )
 

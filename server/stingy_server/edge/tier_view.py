@@ -9,7 +9,7 @@ from stingy_server.settings import Tier
 
 
 @dataclass(frozen=True)
-class View:
+class TierView:
     """The promises of a policy as a tier sees them. `fingerprint` names policy and tier."""
 
     support: int
@@ -26,13 +26,13 @@ class View:
             fingerprint = hashlib.sha256(named.encode()).hexdigest()[:12]
         return cls(
             support=min(tier.classes or policy.support, policy.support),
-            form=form_seen(policy, tier),
+            form=visible_form(policy, tier),
             decimals=decimals if tier.decimals is None else min(tier.decimals, decimals),
             fingerprint=fingerprint,
         )
 
 
-def form_seen(policy: Policy, tier: Tier) -> ScoreForm:
+def visible_form(policy: Policy, tier: Tier) -> ScoreForm:
     """The form in which a tier sees the policy's scores."""
     if tier.scores == "keep" or policy.scores is ScoreForm.NONE:
         return policy.scores

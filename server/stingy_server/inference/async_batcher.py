@@ -12,16 +12,16 @@ from functools import partial
 from stingy_protection import SparseLogits
 from stingy_server.codec.images import Pixels
 from stingy_server.errors import UPSTREAM_TIMEOUT, ServiceError
-from stingy_server.inference.batch_queue import Job, Queue, images_of, parts, settle
+from stingy_server.inference.batch_queue import BatchQueue, Job, images_of, parts, resolve
 
-Asking = Callable[[Pixels], Awaitable[SparseLogits]]
+PassFunction = Callable[[Pixels], Awaitable[SparseLogits]]
 
 
-class Gathering:
+class AsyncBatcher:
     """The passes to a model elsewhere, and the requests that wait for one.
 
     Args:
-        ask: what a pass does; it may take any number of images.
+        run_pass: what a pass does; it may take any number of images.
         batch_size: images gathered for one pass, unless one request brings more.
         passes: how many are under way at most. While one is free nobody waits for company.
         queue_images, queue_bytes: what may be waiting or under way at once.
@@ -29,29 +29,29 @@ class Gathering:
 
     def __init__(
         self,
-        ask: Asking,
+        run_pass: PassFunction,
         *,
         batch_size: int,
         passes: int,
         queue_images: int,
         queue_bytes: int,
     ) -> None:
-        self._ask = ask
+        self._run_pass = run_pass
         self._batch_size = batch_size
-        self._free = passes
-        self._queue = Queue(images=queue_images, nbytes=queue_bytes)
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._free_passes = passes
+        self._queue = BatchQueue(images=queue_images, nbytes=queue_bytes)
+        self._running: set[asyncio.Task[None]] = set()
 
     async def submit(self, images: Pixels) -> SparseLogits:
         """The answer for images [batch, height, width, 3], in their order.
 
         Raises:
             ServiceError: the queue is full.
-            Exception: what `ask` raised for them.
+            Exception: what `run_pass` raised for them.
         """
         loop = asyncio.get_running_loop()
         if not self._queue:
-            loop.call_soon(self._set_out)  # with all that comes in this turn
+            loop.call_soon(self._start_passes)  # with all that comes in this turn
         job = Job(images, loop.create_future())
         self._queue.put(job)
         try:
@@ -62,43 +62,43 @@ class Gathering:
 
     async def close(self) -> None:
         """Wait for what is under way."""
-        while self._under_way:
-            await asyncio.wait(self._under_way)
+        while self._running:
+            await asyncio.wait(self._running)
 
-    def _set_out(self) -> None:
-        while self._free and self._queue:
+    def _start_passes(self) -> None:
+        while self._free_passes and self._queue:
             taken = self._queue.take(self._batch_size)
             jobs = [job for job in taken if not job.future.done()]
             if not jobs:
-                self._queue.leave(taken)
+                self._queue.release(taken)
                 continue
-            self._free -= 1
+            self._free_passes -= 1
             task = asyncio.create_task(self._run(jobs))
-            self._under_way.add(task)
-            task.add_done_callback(partial(self._come_back, taken))
+            self._running.add(task)
+            task.add_done_callback(partial(self._finish_pass, taken))
 
-    def _come_back(self, taken: Sequence[Job], task: asyncio.Task[None]) -> None:
-        self._under_way.discard(task)
-        self._queue.leave(taken)
-        self._free += 1
-        self._set_out()
+    def _finish_pass(self, taken: Sequence[Job], task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._queue.release(taken)
+        self._free_passes += 1
+        self._start_passes()
 
     async def _run(self, jobs: Sequence[Job]) -> None:
         """Together; where that fails each alone, until the model elsewhere is too late."""
-        error = await self._tried(jobs)
+        error = await self._try_pass(jobs)
         for job in jobs:
             if not job.future.done() and not _too_late(error):
-                error = await self._tried([job])
+                error = await self._try_pass([job])
         if error is not None:
-            settle(jobs, [error] * len(jobs))  # those who have not been told yet
+            resolve(jobs, [error] * len(jobs))  # those who have not been told yet
 
-    async def _tried(self, jobs: Sequence[Job]) -> Exception | None:
+    async def _try_pass(self, jobs: Sequence[Job]) -> Exception | None:
         """Tell each its answer; what failed, which is told to one who asked alone."""
         try:
-            settle(jobs, parts(await self._ask(images_of(jobs)), jobs))
+            resolve(jobs, parts(await self._run_pass(images_of(jobs)), jobs))
         except Exception as error:  # noqa: BLE001  whatever it was, nobody may wait for ever
             if len(jobs) == 1:
-                settle(jobs, [error])
+                resolve(jobs, [error])
             return error
         return None
 

@@ -23,7 +23,7 @@ class Job:
     future: asyncio.Future[SparseLogits]
 
 
-class Queue:
+class BatchQueue:
     """The jobs that wait, and the room for them; whoever uses it from two threads locks it.
 
     Args:
@@ -44,7 +44,7 @@ class Queue:
         return sum(len(job.images) for job in self._waiting)
 
     def put(self, job: Job) -> None:
-        """Let a job wait; its room is taken until `leave` or `drop`.
+        """Let a job wait; its room is taken until `release` or `drop`.
 
         Raises:
             ServiceError: there is not so much room.
@@ -64,7 +64,7 @@ class Queue:
             at_most -= len(job.images)
         return taken
 
-    def leave(self, jobs: Sequence[Job]) -> None:
+    def release(self, jobs: Sequence[Job]) -> None:
         """Give back the room of jobs that were taken, and have run."""
         self._free_images += sum(len(job.images) for job in jobs)
         self._free_bytes += sum(job.images.nbytes for job in jobs)
@@ -73,7 +73,7 @@ class Queue:
         """Forget a job whose client is gone, if it waits still."""
         if job in self._waiting:
             self._waiting.remove(job)
-            self.leave([job])
+            self.release([job])
 
 
 def images_of(jobs: Sequence[Job]) -> Pixels:
@@ -86,7 +86,7 @@ def parts(answer: SparseLogits, jobs: Sequence[Job]) -> list[SparseLogits]:
     return answer.split([len(job.images) for job in jobs])
 
 
-def settle(jobs: Sequence[Job], outcomes: Sequence[SparseLogits | Exception]) -> None:
+def resolve(jobs: Sequence[Job], outcomes: Sequence[SparseLogits | Exception]) -> None:
     """Give each request its outcome, unless its client is gone."""
     for job, outcome in zip(jobs, outcomes, strict=True):
         if job.future.done():

@@ -19,7 +19,7 @@ from stingy_protection import (
 )
 from stingy_server.codec.images import Pixels
 from stingy_server.inference.runtimes import Network, device_of
-from stingy_server.inference.thread_batcher import Answering, Batcher
+from stingy_server.inference.thread_batcher import AnswerFunction, ThreadBatcher
 from stingy_server.settings import Settings
 
 CUDA_THREADS = 2  # one pass copies its pixels while the other computes
@@ -41,7 +41,7 @@ class _InProcess(ABC):
     def __init__(self, settings: Settings, *, threads: int = 1) -> None:
         self._batch_size = settings.batch_size
         self._strict = settings.strict
-        self._batcher = Batcher(
+        self._batcher = ThreadBatcher(
             self.answer,
             batch_size=settings.batch_size,
             max_delay_s=settings.max_delay_ms / 1000,
@@ -172,7 +172,7 @@ class FusedEngine(_InProcess):
         program: of `open_artefact`.
     """
 
-    def __init__(self, program: Answering, *, settings: Settings) -> None:
+    def __init__(self, program: AnswerFunction, *, settings: Settings) -> None:
         self._program = program
         super().__init__(settings)
 

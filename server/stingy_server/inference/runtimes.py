@@ -89,16 +89,16 @@ def _fastest(
     if not candidates:
         log.warning("runtime: nothing beside torch is installed and fit; taking torch")
         return "torch", network
-    alone, together = _both_timed(network, inputs[:1], batch)
+    single, batched = _both_timed(network, inputs[:1], batch)
     candidates = {"torch": network, **candidates}
-    times = {"torch": (alone, together), **times}
+    times = {"torch": (single, batched), **times}
 
     def cost(name: str) -> float:
-        return times[name][0] / alone + times[name][1] / together
+        return times[name][0] / single + times[name][1] / batched
 
     best = min(times, key=cost)
-    told = ", ".join(f"{name} {1e3 * a:.2f}/{1e3 * b:.2f}" for name, (a, b) in times.items())
-    log.info("runtime: taking %s; ms for 1/%d images: %s", best, batch_size, told)
+    timings = ", ".join(f"{name} {1e3 * a:.2f}/{1e3 * b:.2f}" for name, (a, b) in times.items())
+    log.info("runtime: taking %s; ms for 1/%d images: %s", best, batch_size, timings)
     return best, candidates[best]
 
 
@@ -187,11 +187,11 @@ def _answer_alike(run: Network, network: Network, inputs: Tensor, policy: Policy
     moved = 0
     for start in range(0, len(inputs), 32):
         rows = inputs[start : start + 32]
-        told, expected = sanitize(policy, run(rows)), sanitize(policy, network(rows))
-        if not torch.equal(told.indices, expected.indices):
+        timings, expected = sanitize(policy, run(rows)), sanitize(policy, network(rows))
+        if not torch.equal(timings.indices, expected.indices):
             return False
-        if told.scores is not None and expected.scores is not None:
-            steps = ((told.scores - expected.scores) * 10.0**policy.decimals).abs()
+        if timings.scores is not None and expected.scores is not None:
+            steps = ((timings.scores - expected.scores) * 10.0**policy.decimals).abs()
             if bool((steps > 1.5).any()):
                 return False
             moved += int((steps > 0.5).any(dim=1).sum())

@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from stingy_protection import SparseLogits
 from stingy_server.codec.images import Pixels
 from stingy_server.errors import DRAINING, ServiceError
-from stingy_server.inference.batch_queue import Job, Queue, images_of, parts, settle
+from stingy_server.inference.batch_queue import BatchQueue, Job, images_of, parts, resolve
 
-Answering = Callable[[Pixels], SparseLogits]
+AnswerFunction = Callable[[Pixels], SparseLogits]
 
 
-class Batcher:
+class ThreadBatcher:
     """Threads that answer images [batch, height, width, 3], and the bounded queue before them.
 
     Args:
@@ -30,7 +30,7 @@ class Batcher:
 
     def __init__(
         self,
-        answer: Answering,
+        answer: AnswerFunction,
         *,
         batch_size: int,
         max_delay_s: float,
@@ -41,7 +41,7 @@ class Batcher:
         self._answer = answer
         self._batch_size = batch_size
         self._max_delay_s = max_delay_s
-        self._queue = Queue(images=queue_images, nbytes=queue_bytes)
+        self._queue = BatchQueue(images=queue_images, nbytes=queue_bytes)
         self._changed = threading.Condition()
         self._closing = False
         self._threads = [
@@ -78,7 +78,7 @@ class Batcher:
             if waiting:
                 self._run(waiting)
             with self._changed:
-                self._queue.leave(jobs)
+                self._queue.release(jobs)
 
     def _gather(self) -> list[Job]:
         """The next jobs that fit in one batch; none once closed and empty."""
@@ -113,4 +113,4 @@ def _hand_over(jobs: list[Job], outcomes: Sequence[SparseLogits | Exception]) ->
     """Wake the event loop once for all requests of a pass, unless it is gone."""
     loop = jobs[0].future.get_loop()
     if not loop.is_closed():
-        loop.call_soon_threadsafe(settle, jobs, outcomes)
+        loop.call_soon_threadsafe(resolve, jobs, outcomes)

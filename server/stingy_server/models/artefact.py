@@ -91,14 +91,14 @@ def write_artefact(
     artefact = Artefact(frozen, format, policy.fingerprint, manifest.sha256, fused.gate.outputs)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / artefact.file).write_bytes(program)
-    told = {
+    described = {
         "format": format,
         "fingerprint": artefact.fingerprint,
         "weights": artefact.weights,
         "input": IMAGE,
         "outputs": list(artefact.outputs),
     }
-    content = json.dumps({**asdict(frozen), "artefact": told}, indent=2, ensure_ascii=False)
+    content = json.dumps({**asdict(frozen), "artefact": described}, indent=2, ensure_ascii=False)
     (folder / MANIFEST_FILE).write_text(content + "\n", encoding="utf-8")
     return artefact
 
@@ -120,9 +120,9 @@ def read_artefact(folder: str | os.PathLike[str]) -> Artefact:
     """
     try:
         raw = json.loads((Path(folder) / MANIFEST_FILE).read_bytes())
-        told = raw.pop("artefact")
-        form, fingerprint, outputs = told["format"], told["fingerprint"], tuple(told["outputs"])
-        weights = told.get("weights")
+        described = raw.pop("artefact")
+        form, fingerprint = described["format"], described["fingerprint"]
+        outputs, weights = tuple(described["outputs"]), described.get("weights")
     except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError):
         raise BundleError((f"expected {MANIFEST_FILE} of an artefact, got another",)) from None
     manifest = parse_manifest(json.dumps(raw))
@@ -205,18 +205,18 @@ def _try_gate(policy: Policy, *, format: Format) -> None:
         outputs = onnx_session(content, threads=1).run(None, {IMAGE: logits.numpy()})
     else:
         outputs = [output.numpy() for output in program.module()(logits)]
-    told, expected = read_outputs(policy, outputs, rows=TRIALS), sanitize(policy, logits)
-    if not torch.equal(told.indices, expected.indices) or _moved(told, expected) > MOST_MOVED:
+    answer, expected = read_outputs(policy, outputs, rows=TRIALS), sanitize(policy, logits)
+    if not torch.equal(answer.indices, expected.indices) or _moved(answer, expected) > MOST_MOVED:
         raise PolicyConfigError(
             (f"expected a policy that tells in {format} what it tells here, got {policy.name}",)
         )
 
 
-def _moved(told: SparseLogits, expected: SparseLogits) -> float:
+def _moved(answer: SparseLogits, expected: SparseLogits) -> float:
     """The share of rows with a score that is off by a step; 1 if any is off by more."""
-    if told.scores is None or expected.scores is None:
+    if answer.scores is None or expected.scores is None:
         return 0.0
-    steps = ((told.scores.double() - expected.scores.double()) * 10.0**told.decimals).abs()
+    steps = ((answer.scores.double() - expected.scores.double()) * 10.0**answer.decimals).abs()
     if bool((steps > 1.5).any()):
         return 1.0
     return float((steps > 0.5).any(dim=1).float().mean())

@@ -13,12 +13,12 @@ from stingy_protection import BundleManifest, Policy, ProtectionError
 from stingy_server.codec.images import Pixels
 from stingy_server.inference.engine import EmbeddedEngine, Engine, FusedEngine
 from stingy_server.inference.runtimes import Network, RuntimeUnfit, chosen_runtime
-from stingy_server.models.loading import Loaded
+from stingy_server.models.loading import LoadedModel
 from stingy_server.settings import ModelSettings, Settings
 from stingy_server.upstream.start import start_upstream
 
 # The engine of a model that would run in this process, where other processes run it.
-Elsewhere: TypeAlias = Callable[[Loaded], Engine]
+EngineFactory: TypeAlias = Callable[[LoadedModel], Engine]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,12 +54,12 @@ class Endpoint:
 
 
 def start_endpoints(
-    models: list[Loaded],
+    models: list[LoadedModel],
     settings: Settings,
     faults: list[str],
     *,
     secret: bytes,
-    elsewhere: Elsewhere | None = None,
+    engine_factory: EngineFactory | None = None,
 ) -> list[Endpoint]:
     """The endpoints, each of which was asked one black image, so that a misfit shows before
     listening; but for those elsewhere, which were asked there. Where there are faults, what was
@@ -72,7 +72,7 @@ def start_endpoints(
     started: list[Endpoint] = []
     try:
         for model in models:
-            there = elsewhere if model.settings.engine == "embedded" else None
+            there = engine_factory if model.settings.engine == "embedded" else None
             started.append(
                 Endpoint(
                     model.name,
@@ -107,7 +107,7 @@ def close_endpoints(endpoints: Iterable[Endpoint]) -> None:
         thread.submit(asyncio.run, close()).result()
 
 
-def _engine(model: Loaded, settings: Settings, faults: list[str], *, secret: bytes) -> Engine:
+def _engine(model: LoadedModel, settings: Settings, faults: list[str], *, secret: bytes) -> Engine:
     """The engine that the settings ask for; what keeps it from its work is a fault."""
     black = np.zeros((1, *model.manifest.preprocessing.size, 3), np.uint8)
     if model.network is None:
@@ -144,7 +144,7 @@ def _engine(model: Loaded, settings: Settings, faults: list[str], *, secret: byt
 
 
 def _tried(
-    engine: EmbeddedEngine | FusedEngine, model: Loaded, trial: Pixels, faults: list[str]
+    engine: EmbeddedEngine | FusedEngine, model: LoadedModel, trial: Pixels, faults: list[str]
 ) -> Engine:
     try:
         engine.answer(trial)

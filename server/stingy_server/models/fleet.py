@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from stingy_protection import BundleManifest, Policy, ScoreForm
 from stingy_server.models.endpoints import Endpoint
-from stingy_server.models.loading import Loaded
+from stingy_server.models.loading import LoadedModel
 from stingy_server.settings import ModelSettings
 
 
@@ -131,7 +131,7 @@ def _looseness(policy: Policy) -> tuple[bool, bool, int, int]:
     return policy.hides_nothing, scored, policy.support, policy.decimals
 
 
-def version_faults(models: Sequence[Loaded | Endpoint]) -> list[str]:
+def version_faults(models: Sequence[LoadedModel | Endpoint]) -> list[str]:
     """What keeps these models from being served side by side."""
     faults = []
     by_name: dict[str, list[tuple[BundleManifest, ModelSettings]]] = defaultdict(list)

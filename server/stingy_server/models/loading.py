@@ -21,7 +21,7 @@ from stingy_protection import (
     read_manifest,
     verified_weights,
 )
-from stingy_server.inference.thread_batcher import Answering
+from stingy_server.inference.thread_batcher import AnswerFunction
 from stingy_server.models.artefact import is_artefact, open_artefact, read_artefact
 from stingy_server.settings import ModelSettings, Settings, misplaced_settings
 
@@ -30,7 +30,7 @@ DOWNLOADS = frozenset({"weights", "weights_backbone", "pretrained", "checkpoint_
 
 
 @dataclass(frozen=True, eq=False)
-class Loaded:
+class LoadedModel:
     """A model that has passed every check there is before it is asked.
 
     Attributes:
@@ -45,14 +45,14 @@ class Loaded:
     policy: Policy
     settings: ModelSettings
     weights: str
-    network: nn.Module | Answering | None
+    network: nn.Module | AnswerFunction | None
 
 
 @dataclass(frozen=True, eq=False)
-class _Checked:
+class ValidatedBundle:
     """A bundle that has passed every check that needs no factory; `state` of a network here.
 
-    `here`: whether this process is to run it.
+    `embedded`: whether this process is to run it.
     """
 
     name: str
@@ -60,14 +60,14 @@ class _Checked:
     policy: Policy
     settings: ModelSettings
     weights: str
-    here: bool
+    embedded: bool
     state: dict[str, Tensor] | None = None
-    program: Answering | None = None
+    program: AnswerFunction | None = None
 
 
 def load_bundles(
     settings: Settings, faults: list[str], *, with_networks: bool = True
-) -> list[Loaded]:
+) -> list[LoadedModel]:
     """The bundles and artefacts of the settings, with their networks.
 
     Args:
@@ -78,7 +78,7 @@ def load_bundles(
     if not settings.models and not faults:
         faults.append("models: expected at least one bundle to serve, got none")
     checks = (
-        _check(model, settings, faults, here=with_networks and model.engine == "embedded")
+        _check(model, settings, faults, embedded=with_networks and model.engine == "embedded")
         for model in settings.models
     )
     checked = [found for found in checks if found is not None]
@@ -87,11 +87,11 @@ def load_bundles(
 
 
 def _check(
-    model: ModelSettings, settings: Settings, faults: list[str], *, here: bool
-) -> _Checked | None:
+    model: ModelSettings, settings: Settings, faults: list[str], *, embedded: bool
+) -> ValidatedBundle | None:
     before = len(faults)
     read = _artefact if is_artefact(model.bundle) else _bundle
-    found = read(model, settings, faults, here=here)
+    found = read(model, settings, faults, embedded=embedded)
     if found is None:
         return None
     faults += [f"{found.name}: {fault}" for fault in misplaced_settings(model)]
@@ -104,13 +104,13 @@ def _check(
 
 
 def _artefact(
-    model: ModelSettings, settings: Settings, faults: list[str], *, here: bool
-) -> _Checked | None:
+    model: ModelSettings, settings: Settings, faults: list[str], *, embedded: bool
+) -> ValidatedBundle | None:
     """Its factory is never called, and its policy is what was fused in."""
     try:
         artefact = read_artefact(model.bundle)
         program = None
-        if here:
+        if embedded:
             program = open_artefact(model.bundle, threads=torch.get_num_threads())
     except BundleError as error:
         faults += [f"{model.bundle}: {fault}" for fault in error.faults]
@@ -119,14 +119,16 @@ def _artefact(
     if model.policy is not None:
         faults.append(f"{name}: the artefact has its policy fused in: expected none, got one")
     manifest, policy = artefact.manifest, artefact.policy
-    return _Checked(name, manifest, policy, model, artefact.weights, here, program=program)
+    return ValidatedBundle(
+        name, manifest, policy, model, artefact.weights, embedded, program=program
+    )
 
 
 def _bundle(
-    model: ModelSettings, settings: Settings, faults: list[str], *, here: bool
-) -> _Checked | None:
+    model: ModelSettings, settings: Settings, faults: list[str], *, embedded: bool
+) -> ValidatedBundle | None:
     try:
-        manifest = read_manifest(model.bundle, with_weights=here)
+        manifest = read_manifest(model.bundle, with_weights=embedded)
     except BundleError as error:
         faults += [f"{model.bundle}: {fault}" for fault in error.faults]
         return None
@@ -137,10 +139,10 @@ def _bundle(
         policy = build_policy(policy_name, num_classes=len(manifest.classes), **options)
     except PolicyConfigError as error:
         faults += [f"{name}: {fault}" for fault in error.faults]
-    state = _state(name, model, manifest, settings, faults) if here else None
+    state = _state(name, model, manifest, settings, faults) if embedded else None
     if policy is None:
         return None
-    return _Checked(name, manifest, policy, model, manifest.sha256, here, state=state)
+    return ValidatedBundle(name, manifest, policy, model, manifest.sha256, embedded, state=state)
 
 
 def _state(
@@ -166,14 +168,18 @@ def _state(
         return None
 
 
-def _loaded(model: _Checked, faults: list[str]) -> Loaded | None:
+def _loaded(model: ValidatedBundle, faults: list[str]) -> LoadedModel | None:
     network = model.program if model.state is None else _network(model, model.state, faults)
-    if network is None and model.here:
+    if network is None and model.embedded:
         return None
-    return Loaded(model.name, model.manifest, model.policy, model.settings, model.weights, network)
+    return LoadedModel(
+        model.name, model.manifest, model.policy, model.settings, model.weights, network
+    )
 
 
-def _network(model: _Checked, state: dict[str, Tensor], faults: list[str]) -> nn.Module | None:
+def _network(
+    model: ValidatedBundle, state: dict[str, Tensor], faults: list[str]
+) -> nn.Module | None:
     """The bundle's network with its weights, or None and a fault."""
     module, _, attribute = model.manifest.factory.partition(":")
     try:
@@ -181,8 +187,8 @@ def _network(model: _Checked, state: dict[str, Tensor], faults: list[str]) -> nn
         network = factory(**model.manifest.arguments)
     # A factory is anybody's code, and may raise anything.
     except Exception as error:  # noqa: BLE001
-        told = f"{type(error).__name__}: {error}"
-        faults.append(f"{model.name}: {model.manifest.factory} failed: {told}")
+        message = f"{type(error).__name__}: {error}"
+        faults.append(f"{model.name}: {model.manifest.factory} failed: {message}")
         return None
     if not isinstance(network, nn.Module):
         faults.append(

@@ -11,7 +11,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from stingy_server.observability.request_record import Visit
+from stingy_server.observability.request_record import RequestRecord
 
 LATENCY_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 WATCH_STEPS = ("alarm", "labels", "refuse")
@@ -85,17 +85,17 @@ class Metrics:
         for bound, keys in zip(SCORE_BOUNDS, scores, strict=True):
             self._scores.labels(str(bound)).set(keys)
 
-    def count(self, visit: Visit, *, seconds: float) -> None:
+    def count(self, record: RequestRecord, *, seconds: float) -> None:
         """A request has ended."""
-        if visit.key is None:
+        if record.key is None:
             self._unauthenticated.inc()
             return
-        model = visit.model
-        self._request_of(model, visit.event).inc()
-        if visit.answered:
+        model = record.model
+        self._request_of(model, record.event).inc()
+        if record.answered:
             images, bits, latency = self._answers_of(model)
-            images.inc(visit.answered)
-            bits.inc(visit.bits)
+            images.inc(record.answered)
+            bits.inc(record.bits)
             latency.observe(seconds)
 
     def _answers(self, model: str) -> tuple[Counter, Counter, Histogram]:

@@ -1,4 +1,4 @@
-"""One request on its way: who asked, what was asked, what became of it. The ledger's source."""
+"""The record of one request: its key, images and outcome. The ledger's entry is made from it."""
 
 import time
 from dataclasses import dataclass, field
@@ -8,11 +8,11 @@ from stingy_server.store.budgets import Reservation
 from stingy_server.store.keys import Key, stamp
 from stingy_server.store.ledger import Entry
 
-NOTHING = "-"
+NO_VALUE = "-"
 
 
 @dataclass
-class Visit:
+class RequestRecord:
     """Filled in from left to right along the way of the request; read once, when it ends.
 
     Attributes:
@@ -23,7 +23,8 @@ class Visit:
         event: "answer", the code of the refusal, or "cancelled".
         charged: what is to be given back if no answer comes of it.
         headers: what the answer tells of the key's rate.
-        asked, told: when the engine was asked and when it had answered, on the clock of `started`.
+        engine_started: when the engine was called, on the clock of `started`.
+        engine_finished: when the engine had answered, on the same clock.
     """
 
     request_id: str
@@ -35,26 +36,26 @@ class Visit:
     answered: int = 0
     pixels: str | None = None
     bits: float = 0.0
-    event: str = NOTHING
+    event: str = NO_VALUE
     charged: Reservation | None = None
     headers: dict[str, str] = field(default_factory=dict)
-    asked: float | None = None
-    told: float | None = None
+    engine_started: float | None = None
+    engine_finished: float | None = None
 
     @property
     def model(self) -> str:
         """The model's name; never one that a client made up."""
-        return NOTHING if self.endpoint is None else self.endpoint.name
+        return NO_VALUE if self.endpoint is None else self.endpoint.name
 
     def entry(self, status: int) -> Entry:
         endpoint = self.endpoint
         return Entry(
             time=stamp(),
             request=self.request_id,
-            key=NOTHING if self.key is None else self.key.id,
+            key=NO_VALUE if self.key is None else self.key.id,
             model=self.model,
-            version=NOTHING if endpoint is None else endpoint.manifest.version,
-            fingerprint=NOTHING if endpoint is None else endpoint.policy.fingerprint,
+            version=NO_VALUE if endpoint is None else endpoint.manifest.version,
+            fingerprint=NO_VALUE if endpoint is None else endpoint.policy.fingerprint,
             pixels=self.pixels,
             images=self.images,
             answered=self.answered,

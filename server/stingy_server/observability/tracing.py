@@ -1,34 +1,34 @@
 """OpenTelemetry, where it is asked for: a span a request and, inside it, one of the model.
 
-The spans are made once the request has ended, from what its visit knows, so that the way of a
-request is the same with and without them. They say what the ledger says, and no key.
+The spans are made from the record of a request once it has ended, so that its way is the same with
+and without them. They say what the ledger says, and no key.
 """
 
 import time
 from typing import Protocol
 
 from stingy_server.errors import ConfigurationError
-from stingy_server.observability.request_record import Visit
+from stingy_server.observability.request_record import RequestRecord
 
 
 class Tracing(Protocol):
-    """Whoever is told of requests that have ended."""
+    """A receiver of the requests that have ended."""
 
-    def tell(self, visit: Visit, status: int) -> None:
-        """A request has ended with this status."""
+    def trace(self, record: RequestRecord, status: int) -> None:
+        """Record a request that ended with this status."""
 
     def close(self) -> None:
         """Send what is left."""
 
 
 class NoTracing:
-    """Nobody is told."""
+    """Tracing switched off."""
 
-    def tell(self, visit: Visit, status: int) -> None:
-        """Forget it."""
+    def trace(self, record: RequestRecord, status: int) -> None:
+        """Do nothing."""
 
     def close(self) -> None:
-        """There is nothing left."""
+        """Do nothing."""
 
 
 class OpenTelemetry:
@@ -61,26 +61,26 @@ class OpenTelemetry:
         self._tracer = self._provider.get_tracer("stingy")
         self._inside = trace.set_span_in_context
 
-    def tell(self, visit: Visit, status: int) -> None:
-        # The visit keeps the clock that never jumps; spans want nanoseconds since 1970.
+    def trace(self, record: RequestRecord, status: int) -> None:
+        # The record keeps the clock that never jumps; spans want nanoseconds since 1970.
         offset = time.time() - time.perf_counter()
         span = self._tracer.start_span(
-            visit.event,
-            start_time=_nanoseconds(visit.started + offset),
+            record.event,
+            start_time=_nanoseconds(record.started + offset),
             attributes={
-                "stingy.request": visit.request_id,
-                "stingy.model": visit.model,
-                "stingy.images": visit.images,
-                "stingy.leak_bits": visit.bits,
+                "stingy.request": record.request_id,
+                "stingy.model": record.model,
+                "stingy.images": record.images,
+                "stingy.leak_bits": record.bits,
                 "http.response.status_code": status,
             },
         )
-        if visit.asked is not None and visit.told is not None:
+        if record.engine_started is not None and record.engine_finished is not None:
             self._tracer.start_span(
                 "model",
                 context=self._inside(span),
-                start_time=_nanoseconds(visit.asked + offset),
-            ).end(_nanoseconds(visit.told + offset))
+                start_time=_nanoseconds(record.engine_started + offset),
+            ).end(_nanoseconds(record.engine_finished + offset))
         span.end(_nanoseconds(time.time()))
 
     def close(self) -> None:

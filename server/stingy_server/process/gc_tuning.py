@@ -9,7 +9,7 @@ import gc
 YOUNG = 20_000  # objects made and not yet gone before the young are looked through; Python has 700
 
 
-def settle() -> None:
+def freeze_gc() -> None:
     """What is alive now stays: look at it once more, and then no more."""
     gc.unfreeze()
     gc.collect()
@@ -17,7 +17,7 @@ def settle() -> None:
     gc.set_threshold(YOUNG, 10, 10)
 
 
-def settle_again() -> None:
+def refreeze_gc() -> None:
     """After something that was to stay has gone, in a process that had settled."""
     if gc.get_freeze_count():
-        settle()
+        freeze_gc()

@@ -93,7 +93,7 @@ class Workers:
         """Let this place have a worker, now or when it is its time."""
         worker = place.worker
         if worker is None:
-            if time.monotonic() >= place.again_at:
+            if time.monotonic() >= place.retry_at:
                 place.worker = _Worker(self._config, self._listener)
         elif worker.is_alive():
             if worker.ready:
@@ -105,7 +105,7 @@ class Workers:
         else:
             place.failures += 1
             pause = min(2.0 ** (place.failures - 1), LONGEST_PAUSE_S)
-            place.worker, place.again_at = None, time.monotonic() + pause
+            place.worker, place.retry_at = None, time.monotonic() + pause
             log.error("worker %s could not start; again in %g s", worker.pid, pause)
 
     def _drain(self) -> None:
@@ -127,7 +127,7 @@ class _Place:
     def __init__(self) -> None:
         self.worker: _Worker | None = None
         self.failures = 0  # one after the other
-        self.again_at = 0.0
+        self.retry_at = 0.0
 
 
 class _Worker:

@@ -19,9 +19,9 @@ from ray.serve.handle import DeploymentHandle
 from stingy_server.app import create_app, rate_store_faults
 from stingy_server.errors import ConfigurationError
 from stingy_server.models.fleet import version_faults
-from stingy_server.models.loading import Loaded, load_bundles
+from stingy_server.models.loading import LoadedModel, load_bundles
 from stingy_server.process.core_dumps import forbid_core_dumps
-from stingy_server.process.gc_tuning import settle
+from stingy_server.process.gc_tuning import freeze_gc
 from stingy_server.ray_serve.engine import ModelReplica, RayEngine
 from stingy_server.settings import DEFAULT_FILE, ReplicaSettings, Settings, load_settings
 
@@ -68,22 +68,24 @@ def app(arguments: Arguments) -> serve.Application:
         raise ConfigurationError(faults)
     if os.environ.get(FAST_INGRESS) != "1":
         log.warning("expected %s=1: without it a request takes much more time", FAST_INGRESS)
-    return _edge(settings, {_deployed_as(m): _model(m, settings) for m in models if _here(m)})
+    return _edge(
+        settings, {_deployed_as(m): _model(m, settings) for m in models if _is_embedded(m)}
+    )
 
 
-def _here(model: Loaded) -> bool:
+def _is_embedded(model: LoadedModel) -> bool:
     return model.settings.engine == "embedded"
 
 
-def _replicas(model: Loaded, settings: Settings) -> ReplicaSettings:
+def _replicas(model: LoadedModel, settings: Settings) -> ReplicaSettings:
     return model.settings.replicas or settings.ray.model
 
 
-def _deployed_as(model: Loaded) -> str:
+def _deployed_as(model: LoadedModel) -> str:
     return f"{model.name}@{model.manifest.version}"
 
 
-def _model(model: Loaded, settings: Settings) -> serve.Application:
+def _model(model: LoadedModel, settings: Settings) -> serve.Application:
     deployment = serve.deployment(
         ModelReplica,
         name=_deployed_as(model),
@@ -136,11 +138,11 @@ class Edge:
         self._models = models
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        app = create_app(self._settings, elsewhere=self._engine)
-        settle()
+        app = create_app(self._settings, engine_factory=self._engine)
+        freeze_gc()
         return app
 
-    def _engine(self, model: Loaded) -> RayEngine:
+    def _engine(self, model: LoadedModel) -> RayEngine:
         return RayEngine(
             model.name,
             self._models[_deployed_as(model)],

@@ -32,7 +32,7 @@ from stingy_server.errors import (
     Refusal,
     ServiceError,
 )
-from stingy_server.identity import mark
+from stingy_server.identity import model_fingerprint
 from stingy_server.models.endpoints import start_endpoints
 from stingy_server.models.loading import load_bundles
 from stingy_server.process.core_dumps import forbid_core_dumps
@@ -41,7 +41,7 @@ from stingy_server.settings import Settings
 log = logging.getLogger("stingy")
 
 # The mark of bundle and policy, indices int64 [batch, N], scores float32 [batch, N]; or a code.
-Told: TypeAlias = tuple[str, Ints, Floats32 | None] | str
+ReplicaAnswer: TypeAlias = tuple[str, Ints, Floats32 | None] | str
 
 REFUSALS = {refusal.code: refusal for refusal in (DRAINING, OVERLOADED, REFUSED)}
 TRIES = 3  # a question has no effect, so it can be asked again of another replica
@@ -70,9 +70,9 @@ class ModelReplica:
         (endpoint,) = endpoints
         self._name = endpoint.name
         self._engine = endpoint.engine
-        self._mark = mark(endpoint.manifest, endpoint.policy)
+        self._fingerprint = model_fingerprint(endpoint.manifest, endpoint.policy)
 
-    async def predict(self, images: Pixels) -> Told:
+    async def predict(self, images: Pixels) -> ReplicaAnswer:
         """The answer, or the code of a refusal.
 
         Args:
@@ -86,7 +86,7 @@ class ModelReplica:
             log.error("%s: no answer: %s", self._name, type(error).__name__)
             return (REFUSED if isinstance(error, ProtectionError) else INTERNAL).code
         scores = None if answer.scores is None else answer.scores.numpy()
-        return self._mark, answer.indices.numpy(), scores
+        return self._fingerprint, answer.indices.numpy(), scores
 
 
 def _pepper(settings: Settings, faults: list[str]) -> bytes:
@@ -112,7 +112,7 @@ class RayEngine:
         self._name = name
         self._handle = handle
         self._policy = policy
-        self._mark = mark(manifest, policy)
+        self._fingerprint = model_fingerprint(manifest, policy)
 
     async def predict(self, images: Pixels) -> SparseLogits:
         """The answer of a replica that is alive and of this release.
@@ -123,7 +123,7 @@ class RayEngine:
         refusal: Refusal = UPSTREAM_FAILED
         for _ in range(TRIES):
             try:
-                told = await self._handle.predict.remote(images)
+                reply = await self._handle.predict.remote(images)
             except BackPressureError:
                 raise ServiceError(OVERLOADED) from None
             except RayActorError as error:
@@ -132,10 +132,10 @@ class RayEngine:
             except (RayError, RayServeException) as error:
                 log.error("%s: no answer: %s", self._name, type(error).__name__)
                 raise ServiceError(UPSTREAM_FAILED) from None
-            if isinstance(told, str):
-                raise ServiceError(REFUSALS.get(told, INTERNAL))
-            if told[0] == self._mark:
-                return self._checked(told, rows=len(images))
+            if isinstance(reply, str):
+                raise ServiceError(REFUSALS.get(reply, INTERNAL))
+            if reply[0] == self._fingerprint:
+                return self._checked(reply, rows=len(images))
             log.warning("%s: a model replica has another bundle or policy", self._name)
             refusal = OVERLOADED  # while an upgrade goes on; the next try may find the right one
         raise ServiceError(refusal)
@@ -143,8 +143,8 @@ class RayEngine:
     async def close(self) -> None:
         """Nothing: Ray ends the replicas."""
 
-    def _checked(self, told: tuple[str, Any, Any], *, rows: int) -> SparseLogits:
-        _, indices, scores = told
+    def _checked(self, reply: tuple[str, Any, Any], *, rows: int) -> SparseLogits:
+        _, indices, scores = reply
         try:
             answer = verify_answer(self._policy, indices, scores)
         except PolicyViolation as error:

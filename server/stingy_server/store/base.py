@@ -1,15 +1,15 @@
-"""What every store is: its statements, its cursors and its one error."""
+"""The interface of a store: its statements, its cursors and its one error."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 
 class StoreUnavailable(Exception):
-    """The state cannot be read or written; whoever asks must refuse."""
+    """The state cannot be read or written; the caller must refuse."""
 
 
 class Cursor(Protocol):
-    """What a statement found or changed."""
+    """The rows that a statement found or changed."""
 
     @property
     def rowcount(self) -> int: ...
@@ -22,23 +22,23 @@ class Cursor(Protocol):
 
 
 class Store(Protocol):
-    """What SQLite and PostgreSQL do each in their own way; statements are written as for SQLite."""
+    """The operations that SQLite and PostgreSQL do differently; statements are those of SQLite."""
 
     begin: str
-    append_only: str  # what makes the ledger so
+    append_only: str  # the script that makes the ledger append-only
 
     def execute(self, statement: str, values: Any = ()) -> Cursor: ...
 
     def run(self, script: str) -> None:
-        """Many statements, inside the transaction that is open."""
+        """Run many statements inside the transaction that is open."""
 
     def version(self, pepper: bytes) -> int:
-        """Of the schema; 0 where there is none yet."""
+        """Return the version of the schema; 0 if there is none yet."""
 
     def set_version(self, version: int, pepper: bytes) -> None: ...
 
-    def hold(self, names: Iterable[str]) -> None:
-        """Wait until no other transaction holds one of them, and keep them until this one ends."""
+    def lock(self, names: Iterable[str]) -> None:
+        """Wait until no other transaction locks one of the names; lock them until this one ends."""
 
     def rollback(self) -> None: ...
 

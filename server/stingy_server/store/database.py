@@ -80,8 +80,8 @@ class Database:
             self.close()
             raise
 
-    def again(self) -> "Database":
-        """The same state opened once more, for another thread."""
+    def reopen(self) -> "Database":
+        """Open the same state once more, for another thread."""
         state, store = self._opened
         return Database(state, store=store, create=False)
 
@@ -89,18 +89,19 @@ class Database:
         self._store.close()
 
     @contextlib.contextmanager
-    def transaction(self, *, over: Iterable[str] = ()) -> Iterator[None]:
-        """All statements inside hold, or none.
+    def transaction(self, *, locks: Iterable[str] = ()) -> Iterator[None]:
+        """Commit all statements inside, or none.
 
-        A file has one writer at a time. PostgreSQL has many, of which no two are over the same
-        name; one that writes rows whose order others may cross, or what it has read, names them.
+        A file has one writer at a time. PostgreSQL has many, of which no two lock the same name. A
+        transaction locks the rows that it reads before it writes them, and those whose order other
+        transactions may cross.
 
         Args:
-            over: such as "key:1", or "keys" for a whole table.
+            locks: names such as "key:1", or "keys" for a whole table.
         """
         self.execute(self._store.begin)
         try:
-            self._store.hold(over)
+            self._store.lock(locks)
             yield
             self.execute("COMMIT")
         except BaseException:
@@ -108,7 +109,7 @@ class Database:
             raise
 
     def _prepare(self, state: Path) -> None:
-        with self.transaction(over=("schema",)):
+        with self.transaction(locks=("schema",)):
             version = self._store.version(self.pepper)
             if version > len(SCHEMAS):
                 raise StoreUnavailable(
@@ -170,8 +171,8 @@ BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
     def set_version(self, version: int, pepper: bytes) -> None:
         self.execute(f"PRAGMA user_version = {version}")
 
-    def hold(self, names: Iterable[str]) -> None:
-        """Whoever writes a file holds all of it."""
+    def lock(self, names: Iterable[str]) -> None:
+        """Do nothing: a writer has the whole file."""
 
     def rollback(self) -> None:
         with contextlib.suppress(sqlite3.Error):  # some failures have rolled back already

@@ -1,7 +1,7 @@
-"""Which versions are to be served beside those of the settings, and what each process serves.
+"""The versions to serve beside those of the settings, and the reports of what each process serves.
 
-The command writes what is wanted into the state; every server on that state reads it, acts, and
-writes what became of it. Nothing of this can be asked for over the network.
+The command writes the desired versions into the state. Every server on that state reads them, acts,
+and writes a report. Nothing of this can be requested over the network.
 """
 
 import time
@@ -11,15 +11,15 @@ from dataclasses import astuple, dataclass, replace
 from stingy_server.settings import ModelSettings
 from stingy_server.store.database import Database
 
-ALIVE_S = 60.0  # a process that has told nothing for so long is gone; loading takes a while
+ALIVE_S = 60.0  # without a report for so long a process is gone; loading takes a while
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """A version that is to be served until it is withdrawn, over restarts too.
+    """A version to serve until it is deleted, over restarts too.
 
-    `bundle` is the `identity` of the one that was there when it was asked for, and no other is
-    served in its place; None where an earlier release did not note it.
+    `bundle` is the `bundle_digest` of the bundle that was there when the version was requested. No
+    other bundle is served in its place. It is None if the digest was not recorded.
     """
 
     name: str
@@ -35,7 +35,8 @@ class Deployment:
 class Report:
     """One version in one process; `fault` says why it is not in service there.
 
-    `warnings`: what it and others let out together, a line each.
+    `reported_at` is in seconds since 1970. `warnings` has a line for each set of endpoints that
+    together let out more than each of them.
     """
 
     process: str
@@ -44,7 +45,7 @@ class Report:
     policy: str
     share: float | None
     fault: str | None
-    seen: float
+    reported_at: float
     warnings: str = ""
 
 
@@ -58,23 +59,28 @@ class Deployments:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def ask(self, wanted: Deployment) -> None:
-        """Want a version, or want it with other settings."""
+    def upsert(self, deployment: Deployment) -> None:
+        """Add a version to the desired ones, or change its settings."""
         self._database.execute(
             "INSERT INTO deployments (name, version, settings, bundle) VALUES (?, ?, ?, ?) "
             "ON CONFLICT (name, version) DO UPDATE "
             "SET settings = excluded.settings, bundle = excluded.bundle",
-            (wanted.name, wanted.version, wanted.settings.model_dump_json(), wanted.bundle),
+            (
+                deployment.name,
+                deployment.version,
+                deployment.settings.model_dump_json(),
+                deployment.bundle,
+            ),
         )
 
-    def withdraw(self, name: str, version: str) -> bool:
-        """Want a version no more; False where it was not wanted."""
+    def delete(self, name: str, version: str) -> bool:
+        """Remove a version from the desired ones; False if it was not one of them."""
         gone = self._database.execute(
             "DELETE FROM deployments WHERE name = ? AND version = ?", (name, version)
         )
         return gone.rowcount == 1
 
-    def wanted(self) -> list[Deployment]:
+    def desired(self) -> list[Deployment]:
         rows = self._database.execute(
             "SELECT name, version, settings, bundle FROM deployments ORDER BY name, version"
         )
@@ -83,8 +89,8 @@ class Deployments:
             for name, version, settings, bundle in rows
         ]
 
-    def tell(self, process: str, reports: Sequence[Report]) -> None:
-        """Say what a process serves now, in place of what it said before."""
+    def report(self, process: str, reports: Sequence[Report]) -> None:
+        """Replace the last reports of a process by these."""
         with self._database.transaction():
             self._database.execute(
                 "DELETE FROM serving WHERE process = ? OR seen < ?",
@@ -98,8 +104,8 @@ class Deployments:
                     astuple(report),
                 )
 
-    def told(self) -> list[Report]:
-        """What the living processes said last."""
+    def reports(self) -> list[Report]:
+        """Return the last reports of the living processes."""
         rows = self._database.execute(
             "SELECT process, name, version, policy, share, fault, seen, warnings FROM serving "
             "WHERE seen >= ? ORDER BY name, version, process",

@@ -1,8 +1,8 @@
-"""How an event loop asks the store: what the requests of one turn write is one transaction.
+"""Group commit: writes queued in one event-loop turn share a transaction.
 
-Nobody goes on before the transaction holds, and if it fails it fails for everyone in it. A store
-over a network is asked in a thread; what comes meanwhile waits, and goes together then. Who is
-cancelled has written nothing, or is told what was written first.
+Callers resume after the commit. If it fails, all of them get the error. A remote store is called
+in a thread; what is queued meanwhile forms the next batch. A cancelled caller has written nothing,
+or receives the result of its write before the cancellation.
 """
 
 import asyncio
@@ -14,181 +14,224 @@ from typing import Any, Generic, NamedTuple, TypeVar, cast
 from stingy_server.store.base import StoreUnavailable
 from stingy_server.store.database import Database
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-SETTLING_S = 0.01
+FLUSH_POLL_S = 0.01
 
 
-class _Asked(NamedTuple):  # made for every write: a frozen dataclass would cost a microsecond
-    call: Callable[[], Any]
-    over: Collection[str]
-    done: asyncio.Future[Any]
+class _Entry(NamedTuple, Generic[Item]):  # one a write: a frozen dataclass costs a microsecond more
+    item: Item
+    future: asyncio.Future[Any]
 
 
-class _Done(asyncio.Future[Any]):
-    """What a thread will have written: once it is begun, nobody can cancel it."""
+class _BatchFuture(asyncio.Future[Any]):
+    """The outcome of an item in a thread: it cannot be cancelled once its batch has started."""
 
-    begun = False
+    started = False
 
     def cancel(self, msg: Any = None) -> bool:
-        return not self.begun and super().cancel(msg)
+        return not self.started and super().cancel(msg)
 
 
-class Writes:
-    """The writes that wait for the end of the turn.
+class _StoreQueue(Generic[Item]):
+    """Items queued by an event loop, in order, and processed in batches.
 
-    A commit costs more than what is in it: sixteen together take a quarter of the time of sixteen
-    alone.
+    A file is processed at the end of the turn in the loop's own thread, a remote store in a thread.
+
+    Args:
+        database: the store that the batches use.
+        process: maps a batch to the result or the exception of each item. If it raises, every
+            item of the batch gets the exception.
     """
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._waiting: list[_Asked] = []
+    def __init__(
+        self, database: Database, process: Callable[[Sequence[Item]], Sequence[Any]]
+    ) -> None:
+        self._process = process
+        self._entries: list[_Entry[Item]] = []
         self._busy = False
         self._thread = ThreadPoolExecutor(1) if database.remote else None
 
-    async def do(self, call: Callable[[], Result], *, over: Collection[str] = ()) -> Result:
-        """The result of a write, once it is committed.
+    @property
+    def idle(self) -> bool:
+        return not (self._entries or self._busy)
 
-        One that is begun is not given up: a task that is cancelled meanwhile has the result, and
-        is cancelled where it waits next.
-
-        Args:
-            over: what it charges, as in `Database.transaction`.
-
-        Raises:
-            StoreUnavailable: nothing was written.
-        """
-        done = self.put(call, over=over)
-        try:
-            return await done
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or done.cancelled() or done.exception() is not None:
-                raise  # nothing was written
-            task.uncancel()  # once for once: a timeout counts who cancels
-            task.cancel()
-            return done.result()
-
-    def put(
-        self, call: Callable[[], Result], *, over: Collection[str] = ()
-    ) -> asyncio.Future[Result]:
-        """The same for who need not wait; what is put first is written first."""
+    def put(self, item: Item) -> asyncio.Future[Any]:
+        """Queue an item for the next batch."""
         loop = asyncio.get_running_loop()
-        if not self._waiting and not self._busy:
-            loop.call_soon(self._begin)
-        done: asyncio.Future[Result]
-        done = loop.create_future() if self._thread is None else _Done(loop=loop)
-        self._waiting.append(_Asked(call, over, done))
-        return done
-
-    async def flush(self) -> None:
-        """Wait until all is written that was put, or is about to be by who has been cancelled."""
-        idle = 0
-        while idle < 2:  # who has just been told of one write may be about to ask for another
-            await asyncio.sleep(SETTLING_S)
-            idle = 0 if self._waiting or self._busy else idle + 1
+        if self.idle:
+            loop.call_soon(self._start_batch)
+        future = loop.create_future() if self._thread is None else _BatchFuture(loop=loop)
+        self._entries.append(_Entry(item, future))
+        return future
 
     def close(self) -> None:
         if self._thread is not None:
             self._thread.shutdown()
 
-    def _begin(self) -> None:
-        # Whoever was cancelled meanwhile writes nothing.
-        waiting = [asked for asked in self._waiting if not asked.done.done()]
-        self._waiting.clear()
+    def _start_batch(self) -> None:
+        # An item whose caller was cancelled meanwhile is dropped.
+        batch = [entry for entry in self._entries if not entry.future.done()]
+        self._entries.clear()
         if self._thread is None:
-            _tell(waiting, self._tried(waiting))
+            _resolve(batch, self._outcomes(batch))
             return
         self._busy = True
-        for asked in waiting:
-            asked.done.begun = True  # type: ignore[attr-defined]
+        for entry in batch:
+            entry.future.started = True  # type: ignore[attr-defined]
         loop = asyncio.get_running_loop()
-        tried = loop.run_in_executor(self._thread, self._tried, waiting)
-        tried.add_done_callback(partial(self._end, waiting))
+        outcomes = loop.run_in_executor(self._thread, self._outcomes, batch)
+        outcomes.add_done_callback(partial(self._finish_batch, batch))
 
-    def _end(self, waiting: Sequence[_Asked], tried: asyncio.Future[Sequence[Any]]) -> None:
+    def _finish_batch(
+        self, batch: Sequence[_Entry[Item]], outcomes: asyncio.Future[Sequence[Any]]
+    ) -> None:
         self._busy = False
-        _tell(waiting, tried.result())
-        if self._waiting:
-            self._begin()
+        _resolve(batch, outcomes.result())
+        if self._entries:
+            self._start_batch()
 
-    def _tried(self, waiting: Sequence[_Asked]) -> Sequence[Any]:
-        """The result of each, or the exception it is to be told."""
+    def _outcomes(self, batch: Sequence[_Entry[Item]]) -> Sequence[Any]:
         try:
-            return self._results(waiting)
-        except Exception as error:  # noqa: BLE001  whatever it was, nobody may wait for ever
-            return [error] * len(waiting)
-
-    def _results(self, waiting: Sequence[_Asked]) -> Sequence[Any]:
-        with self._database.transaction(over=(name for asked in waiting for name in asked.over)):
-            return [asked.call() for asked in waiting]
+            return self._process([entry.item for entry in batch])
+        except Exception as error:  # noqa: BLE001  any error must wake the callers
+            return [error] * len(batch)
 
 
-class Alone(Writes):
-    """What is no part of a common transaction: at once in a file, else in a thread of its own.
+def _resolve(batch: Sequence[_Entry[Any]], outcomes: Sequence[Any]) -> None:
+    for entry, outcome in zip(batch, outcomes, strict=True):
+        if isinstance(outcome, Exception):
+            entry.future.set_exception(outcome)
+        else:
+            entry.future.set_result(outcome)
 
-    What one fails with is its own; but where one finds the store gone, those that wait behind it
-    do not try again.
+
+class _Write(NamedTuple):
+    call: Callable[[], Any]
+    locks: Collection[str]
+
+
+class GroupCommit:
+    """The writes that share the transaction of their event-loop turn.
+
+    A commit costs more than its writes: sixteen in one transaction take a quarter of the time of
+    sixteen transactions.
     """
 
-    async def do(self, call: Callable[[], Result], *, over: Collection[str] = ()) -> Result:
-        """The result of a call that reads, or that is a transaction by itself.
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._queue = _StoreQueue(database, self._commit)
+
+    async def run(self, call: Callable[[], Result], *, locks: Collection[str] = ()) -> Result:
+        """Return the result of a write after its commit.
+
+        A write that has started is not given up: a task that is cancelled meanwhile receives the
+        result, and is cancelled at its next wait.
+
+        Args:
+            call: the write, without a transaction of its own.
+            locks: the names that it charges, as in `Database.transaction`.
+
+        Raises:
+            StoreUnavailable: nothing was written.
+        """
+        committed = self.submit(call, locks=locks)
+        try:
+            return await committed
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or committed.cancelled() or committed.exception() is not None:
+                raise  # nothing was written
+            task.uncancel()  # one for one: a timeout counts the cancellations
+            task.cancel()
+            return committed.result()
+
+    def submit(
+        self, call: Callable[[], Result], *, locks: Collection[str] = ()
+    ) -> asyncio.Future[Result]:
+        """Queue a write without waiting for it. Writes are made in the order of their calls."""
+        return self._queue.put(_Write(call, locks))
+
+    async def flush(self) -> None:
+        """Wait for all queued writes, and for those that their cancelled callers queue next."""
+        idle = 0
+        while idle < 2:  # a caller that has just received its result may queue another write
+            await asyncio.sleep(FLUSH_POLL_S)
+            idle = idle + 1 if self._queue.idle else 0
+
+    def close(self) -> None:
+        self._queue.close()
+
+    def _commit(self, writes: Sequence[_Write]) -> Sequence[Any]:
+        with self._database.transaction(locks=(name for write in writes for name in write.locks)):
+            return [write.call() for write in writes]
+
+
+class StoreExecutor:
+    """Calls that stay out of the shared transaction: reads, and transactions of their own.
+
+    A file is called at once, a remote store in a thread. A call's error is its own. Where a call
+    finds the store gone, the calls behind it in the batch fail without a try.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._remote = database.remote
+        self._queue = _StoreQueue(database, _call_each)
+
+    async def run(self, call: Callable[[], Result]) -> Result:
+        """Return the result of a call.
 
         Raises:
             StoreUnavailable: from the call.
         """
-        return call() if self._thread is None else await self.put(call)
+        return cast("Result", await self._queue.put(call)) if self._remote else call()
 
-    def _results(self, waiting: Sequence[_Asked]) -> Sequence[Any]:
-        results: list[Any] = []
-        for asked in waiting:
-            try:
-                results.append(asked.call())
-            except StoreUnavailable as error:
-                return results + [error] * (len(waiting) - len(results))
-            except Exception as error:  # noqa: BLE001  it is told to who asked, and to nobody else
-                results.append(error)
-        return results
+    def close(self) -> None:
+        self._queue.close()
 
 
-class Together(Alone, Generic[Result]):
-    """What is asked for many in one question: over a network for all who wait, else at once.
+def _call_each(calls: Sequence[Callable[[], Any]]) -> Sequence[Any]:
+    outcomes: list[Any] = []
+    for call in calls:
+        try:
+            outcomes.append(call())
+        except StoreUnavailable as error:
+            return outcomes + [error] * (len(calls) - len(outcomes))
+        except Exception as error:  # noqa: BLE001  the caller of this item gets it, no other
+            outcomes.append(error)
+    return outcomes
 
-    So strangers who ask all the time cost the others one question, and no queue of them.
+
+class BatchedLookup(Generic[Result]):
+    """Look-ups by text, batched into one query when the store is remote.
+
+    A flood of bad keys then costs one query per batch.
 
     Args:
-        answer: to one text.
-        answers: to any number of texts, in their order.
+        find: looks one text up; used with a file, at once.
+        find_all: looks any number of texts up, in their order; used with a remote store.
     """
 
     def __init__(
         self,
         database: Database,
-        answer: Callable[[str], Result],
-        answers: Callable[[Sequence[str]], Sequence[Result]],
+        find: Callable[[str], Result],
+        find_all: Callable[[Sequence[str]], Sequence[Result]],
     ) -> None:
-        super().__init__(database)
-        self._answer = answer
-        self._answers = answers
+        self._remote = database.remote
+        self._find = find
+        self._queue = _StoreQueue(database, find_all)
 
-    async def ask(self, text: str) -> Result:
-        """The answer to one text.
+    async def lookup(self, text: str) -> Result:
+        """Return what the store has for one text.
 
         Raises:
-            StoreUnavailable: from the question.
+            StoreUnavailable: from the query.
         """
-        if self._thread is None:
-            return self._answer(text)
-        return cast("Result", await self.put(lambda: text))
+        if not self._remote:
+            return self._find(text)
+        return cast("Result", await self._queue.put(text))
 
-    def _results(self, waiting: Sequence[_Asked]) -> Sequence[Result]:
-        return self._answers([asked.call() for asked in waiting])
-
-
-def _tell(waiting: Sequence[_Asked], results: Sequence[Any]) -> None:
-    for asked, result in zip(waiting, results, strict=True):
-        if isinstance(result, Exception):
-            asked.done.set_exception(result)
-        else:
-            asked.done.set_result(result)
+    def close(self) -> None:
+        self._queue.close()

@@ -81,7 +81,7 @@ class Keys:
     def create_first(self, *, budget: int) -> str | None:
         """The text of a key, where there is none yet; of several who ask at once, one gets it."""
         key_id, text = _new_text()
-        with self._database.transaction(over=("keys",)):
+        with self._database.transaction(locks=("keys",)):
             if self._database.execute("SELECT id FROM keys LIMIT 1").fetchone() is not None:
                 return None
             self._add(Key(key_id, "first", "full", None, stamp(), None, None), text, budget, None)
@@ -132,8 +132,8 @@ class Keys:
         digests = [self._digest(text) for text in texts]
         # A power of two of places, so that few different statements are ever prepared.
         places = 1 << (len(digests) - 1).bit_length()
-        asked = digests + digests[-1:] * (places - len(digests))
-        rows = self._database.execute(_valid(places), asked)
+        padded = digests + digests[-1:] * (places - len(digests))
+        rows = self._database.execute(_valid(places), padded)
         found = {digest: _lasting(Key(*row)) for digest, *row in rows}
         return [found.get(digest) for digest in digests]
 

@@ -40,7 +40,7 @@ TYPES = (
 
 
 class Postgres:
-    """A connection for each thread that asks."""
+    """A PostgreSQL, with a connection for each thread that uses it."""
 
     begin = "BEGIN"
     append_only = """
@@ -89,8 +89,8 @@ FOR EACH STATEMENT EXECUTE FUNCTION ledger_only_grows();
     def version(self, pepper: bytes) -> int:
         if self.execute("SELECT to_regclass('stingy')").fetchone() == (None,):
             return 0
-        version, mark = self.execute("SELECT version, pepper FROM stingy").fetchone()
-        if not hmac.compare_digest(mark, _mark(pepper)):
+        version, digest = self.execute("SELECT version, pepper FROM stingy").fetchone()
+        if not hmac.compare_digest(digest, _pepper_digest(pepper)):
             raise StoreUnavailable(
                 "expected the pepper that the store was first used with, got another: "
                 "copy the file from the state folder of another server of this store"
@@ -100,9 +100,9 @@ FOR EACH STATEMENT EXECUTE FUNCTION ledger_only_grows();
     def set_version(self, version: int, pepper: bytes) -> None:
         self.run("CREATE TABLE IF NOT EXISTS stingy (version INTEGER NOT NULL, pepper BLOB)")
         self.execute("DELETE FROM stingy")
-        self.execute("INSERT INTO stingy VALUES (?, ?)", (version, _mark(pepper)))
+        self.execute("INSERT INTO stingy VALUES (?, ?)", (version, _pepper_digest(pepper)))
 
-    def hold(self, names: Iterable[str]) -> None:
+    def lock(self, names: Iterable[str]) -> None:
         # In one order, lest two transactions wait for each other.
         if numbers := sorted({_number(name) for name in names}):
             self.execute(
@@ -164,6 +164,6 @@ def _number(name: str) -> int:
     return int.from_bytes(digest, signed=True)
 
 
-def _mark(pepper: bytes) -> bytes:
-    """Tells one pepper from another, and nothing else of it."""
+def _pepper_digest(pepper: bytes) -> bytes:
+    """Return a digest that identifies a pepper and reveals nothing else of it."""
     return hashlib.blake2b(b"pepper", digest_size=16, key=pepper).digest()

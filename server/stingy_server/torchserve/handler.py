@@ -25,7 +25,7 @@ from stingy_server.errors import (
     ServiceError,
     error_response,
 )
-from stingy_server.identity import MARK_HEADER, mark
+from stingy_server.identity import FINGERPRINT_HEADER, model_fingerprint
 from stingy_server.models.endpoints import start_endpoints
 from stingy_server.models.loading import load_bundles
 from stingy_server.settings import ModelSettings, Settings
@@ -67,17 +67,17 @@ class Handler:
         if faults:
             raise ConfigurationError(faults)
         (self._endpoint,) = endpoints
-        self._mark = mark(self._endpoint.manifest, self._endpoint.policy)
+        self._fingerprint = model_fingerprint(self._endpoint.manifest, self._endpoint.policy)
         self._loop = asyncio.new_event_loop()
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
         """The answers to requests that came together; each is answered or fails on its own."""
 
-        async def together() -> list[bytes]:
+        async def answer_all() -> list[bytes]:
             replies = (self._reply(row, context, index) for index, row in enumerate(data))
             return list(await asyncio.gather(*replies))
 
-        return self._loop.run_until_complete(together())
+        return self._loop.run_until_complete(answer_all())
 
     async def _reply(self, row: dict[str, Any], context: Any, index: int) -> bytes:
         headers = {
@@ -93,7 +93,7 @@ class Handler:
             refusal = REFUSED if isinstance(error, ProtectionError) else INTERNAL
             response = error_response(refusal, context.get_request_id(index))
         else:
-            context.set_response_header(index, MARK_HEADER, self._mark)
+            context.set_response_header(index, FINGERPRINT_HEADER, self._fingerprint)
         context.set_response_status(code=response.status_code, idx=index)
         # It came by gRPC. Without this a stream is never at its end, and TorchServe loses the
         # worker; with it an answer by HTTP would not end.
@@ -114,15 +114,15 @@ class Handler:
             body = orjson.dumps(body)
         if not isinstance(body, bytes | bytearray):
             raise ServiceError(BAD_REQUEST)
-        asked = _asked(
+        query = _parse_query(
             bytes(body),
             headers.get(oip.HEADER_LENGTH.lower()),
             form=endpoint.policy.scores,
             max_images=self._settings.max_request_images,
         )
-        answer = await endpoint.engine.predict(await self._pixels(asked.images))
+        answer = await endpoint.engine.predict(await self._pixels(query.images))
         return oip.encode_answer(
-            asked, answer, model=endpoint.name, version=endpoint.manifest.version
+            query, answer, model=endpoint.name, version=endpoint.manifest.version
         )
 
     async def _pixels(self, images: Pixels | list[bytes]) -> Pixels:
@@ -133,7 +133,7 @@ class Handler:
         return await decode(images, preprocessing, max_pixels=most)
 
 
-def _asked(
+def _parse_query(
     body: bytes, header_length: str | None, *, form: ScoreForm, max_images: int
 ) -> oip.InferRequest:
     """A file is a question for all that the policy tells of it, in JSON."""

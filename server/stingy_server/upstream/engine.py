@@ -27,7 +27,7 @@ from stingy_protection import (
 from stingy_protection.gate.promises import verify_answer
 from stingy_server.codec.images import Pixels
 from stingy_server.errors import ServiceError
-from stingy_server.inference.async_batcher import Gathering
+from stingy_server.inference.async_batcher import AsyncBatcher
 from stingy_server.settings import Settings, TensorSettings
 from stingy_server.upstream.http_client import Reply, Upstream, UpstreamError
 from stingy_server.upstream.oip_client import Array, Request, decode_reply, encode_request
@@ -43,16 +43,16 @@ FRAME_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
-class Wire:
+class UpstreamFormat:
     """How an upstream is spoken to.
 
     Args:
         tensors: the names and forms of what goes there and comes back.
-        mark: a header that every answer must bear, and its value.
+        required_header: a header that every answer must bear, and its value.
     """
 
     tensors: TensorSettings
-    mark: tuple[str, str] | None = None
+    required_header: tuple[str, str] | None = None
 
 
 class UpstreamEngine:
@@ -68,7 +68,7 @@ class UpstreamEngine:
         self,
         name: str,
         upstream: Upstream,
-        wire: Wire,
+        upstream_format: UpstreamFormat,
         *,
         manifest: BundleManifest,
         policy: Policy,
@@ -78,13 +78,13 @@ class UpstreamEngine:
     ) -> None:
         self._name = name
         self._upstream = upstream
-        self._wire = wire
+        self._format = upstream_format
         self._manifest = manifest
         self._policy = policy
         self._batch_size = settings.batch_size
         self._secret = secret
-        self._gathering = Gathering(
-            self._asked,
+        self._batcher = AsyncBatcher(
+            self._answer_or_refuse,
             batch_size=settings.batch_size,
             passes=passes,
             queue_images=settings.queue_images,
@@ -97,52 +97,52 @@ class UpstreamEngine:
         Raises:
             ServiceError: overloaded, upstream_failed or upstream_timeout.
         """
-        return await self._gathering.submit(images)
+        return await self._batcher.submit(images)
 
-    async def ask(self, images: Pixels) -> SparseLogits:
+    async def answer(self, images: Pixels) -> SparseLogits:
         """As `predict`, but alone, and an UpstreamError says why there is no answer."""
         passes = [
-            await self._ask_pass(images[start : start + self._batch_size])
+            await self._run_pass(images[start : start + self._batch_size])
             for start in range(0, len(images), self._batch_size)
         ]
         return passes[0] if len(passes) == 1 else SparseLogits.concatenate(passes)
 
     async def close(self) -> None:
-        await self._gathering.close()
+        await self._batcher.close()
         await self._upstream.close()
 
-    async def _asked(self, images: Pixels) -> SparseLogits:
+    async def _answer_or_refuse(self, images: Pixels) -> SparseLogits:
         try:
-            return await self.ask(images)
+            return await self.answer(images)
         except UpstreamError as error:
             log.error("%s: upstream: %s", self._name, error)
             raise ServiceError(error.refusal) from None
 
-    async def _ask_pass(self, images: Pixels) -> SparseLogits:
+    async def _run_pass(self, images: Pixels) -> SparseLogits:
         run = _at_once if images.nbytes <= INLINE_BYTES else asyncio.to_thread
         request = await run(self._request, images)
-        told = self._policy.support * 2 if self._gated else self._policy.num_classes
+        numbers = self._policy.support * 2 if self._gated else self._policy.num_classes
         reply = await self._upstream.post(
             request.body,
             request.headers,
-            max_bytes=FRAME_BYTES + len(images) * told * NUMBER_BYTES,
+            max_bytes=FRAME_BYTES + len(images) * numbers * NUMBER_BYTES,
         )
         return await run(self._answer, reply, images)
 
     @property
     def _gated(self) -> bool:
-        return self._wire.tensors.logits is None
+        return self._format.tensors.logits is None
 
     def _outputs(self) -> dict[str, str]:
         """What the upstream must answer with, and nothing else."""
-        if self._wire.tensors.logits is not None:
-            return {self._wire.tensors.logits: "FP32"}
+        if self._format.tensors.logits is not None:
+            return {self._format.tensors.logits: "FP32"}
         if self._policy.scores is ScoreForm.NONE:
             return {"indices": "INT64"}
         return {"indices": "INT64", "scores": "FP32"}
 
     def _request(self, images: Pixels) -> Request:
-        tensors = self._wire.tensors
+        tensors = self._format.tensors
         return encode_request(
             tensors.input,
             images if tensors.datatype == "UINT8" else self._normalised(images),
@@ -159,8 +159,8 @@ class UpstreamEngine:
         return (channels - mean) / std
 
     def _answer(self, reply: Reply, images: Pixels) -> SparseLogits:
-        if self._wire.mark is not None:
-            header, value = self._wire.mark
+        if self._format.required_header is not None:
+            header, value = self._format.required_header
             if reply.headers.get(header) != value:
                 raise UpstreamError("expected this endpoint's bundle and policy, got others")
         found = decode_reply(reply, self._outputs(), rows=len(images))

@@ -7,9 +7,9 @@ from functools import partial
 
 from stingy_protection import BundleManifest, Policy
 from stingy_server.codec.images import Pixels
-from stingy_server.identity import MARK_HEADER, mark
+from stingy_server.identity import FINGERPRINT_HEADER, model_fingerprint
 from stingy_server.settings import ModelSettings, Settings, TensorSettings
-from stingy_server.upstream.engine import UpstreamEngine, Wire
+from stingy_server.upstream.engine import UpstreamEngine, UpstreamFormat
 from stingy_server.upstream.http_client import Upstream, UpstreamError
 
 
@@ -36,10 +36,13 @@ def start_upstream(
             f"{name}: strict cannot be kept by the engine {model.engine}: expected strict = false "
             "here, got true; what the batches are is the model server's to say"
         )
-    wire = Wire(model.tensors or TensorSettings())
+    upstream_format = UpstreamFormat(model.tensors or TensorSettings())
     if model.engine == "torchserve":
-        wire = Wire(TensorSettings(), mark=(MARK_HEADER, mark(manifest, policy)))
-    make = partial(_engine, name, model, wire, manifest, policy, settings, secret)
+        upstream_format = UpstreamFormat(
+            TensorSettings(),
+            required_header=(FINGERPRINT_HEADER, model_fingerprint(manifest, policy)),
+        )
+    make = partial(_engine, name, model, upstream_format, manifest, policy, settings, secret)
     try:
         _try_out(make, trial)
     except UpstreamError as error:
@@ -50,7 +53,7 @@ def start_upstream(
 def _engine(
     name: str,
     model: ModelSettings,
-    wire: Wire,
+    upstream_format: UpstreamFormat,
     manifest: BundleManifest,
     policy: Policy,
     settings: Settings,
@@ -65,7 +68,7 @@ def _engine(
     return UpstreamEngine(
         name,
         upstream,
-        wire,
+        upstream_format,
         manifest=manifest,
         policy=policy,
         settings=settings,
@@ -75,14 +78,14 @@ def _engine(
 
 
 def _try_out(make: Callable[[], UpstreamEngine], images: Pixels) -> None:
-    async def ask() -> None:
+    async def run_trial() -> None:
         engine = make()
         try:
-            await engine.ask(images)
+            await engine.answer(images)
         finally:
             await engine.close()
 
     # A loop of its own in a thread of its own: start-up may itself run within a loop, and
     # connections belong to the loop they were made in.
     with ThreadPoolExecutor(max_workers=1) as thread:
-        thread.submit(asyncio.run, ask()).result()
+        thread.submit(asyncio.run, run_trial()).result()

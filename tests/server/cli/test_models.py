@@ -7,7 +7,7 @@ from stingy_server.store.deployments import Report
 
 
 def report(process: str, policy: str, *, share: float = 0.5, fault: str | None = None) -> Report:
-    return Report(process, "digits", "2", policy, share, fault, seen=0.0)
+    return Report(process, "digits", "2", policy, share, fault, reported_at=0.0)
 
 
 ONE = report("1", "label")
@@ -22,5 +22,5 @@ ONE = report("1", "label")
         (report("2", "", fault="no file"), "0.5", "processes differ: label; not served: no file"),
     ],
 )
-def test_processes_that_differ_are_told(other: Report, share: str, told: str) -> None:
-    assert _row([ONE, other]) == ("digits", "2", share, "2", told)
+def test_processes_that_differ_are_told(other: Report, share: str, text: str) -> None:
+    assert _row([ONE, other]) == ("digits", "2", share, "2", text)

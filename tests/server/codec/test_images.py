@@ -214,5 +214,5 @@ async def test_many_small_pictures_do_not_hold_up_the_loop(monkeypatch: pytest.M
     monkeypatch.setattr(images, "INLINE_PIXELS", 1000)
     small = png(PICTURE)
     await decode([small] * 10, PREPROCESSING, max_pixels=LIMIT)
-    together = 1000 // max(64, len(small))
-    assert inline == [True] * together + [False] * (10 - together)
+    count_inline = 1000 // max(64, len(small))
+    assert inline == [True] * count_inline + [False] * (10 - count_inline)

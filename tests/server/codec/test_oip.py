@@ -67,8 +67,8 @@ PARAMETERS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("parameters", PARAMETERS)
 def test_L9_parameters_that_mean_nothing_here_change_nothing(parameters: dict[str, Any]) -> None:
-    told = message({"data": IMAGES.tolist(), "parameters": parameters}, parameters=parameters)
-    assert np.array_equal(parse(told).images, IMAGES)
+    document = message({"data": IMAGES.tolist(), "parameters": parameters}, parameters=parameters)
+    assert np.array_equal(parse(document).images, IMAGES)
     document, raw = binary(IMAGES.tobytes())
     document["inputs"][0]["parameters"] = {**parameters, **document["inputs"][0]["parameters"]}
     assert np.array_equal(parse(document, raw).images, IMAGES)
@@ -77,10 +77,10 @@ def test_L9_parameters_that_mean_nothing_here_change_nothing(parameters: dict[st
 def test_P5_floating_pixels_are_the_same_pixels() -> None:
     planes = (IMAGES.transpose(0, 3, 1, 2) / 255).astype("<f4")
     shape = list(planes.shape)
-    asked = parse(*binary(planes.tobytes(), datatype="FP32", shape=shape))
-    assert np.array_equal(asked.images, IMAGES)
-    told = {"datatype": "FP32", "shape": shape, "data": planes.astype(float).tolist()}
-    assert np.array_equal(parse(message(told)).images, IMAGES)
+    query = parse(*binary(planes.tobytes(), datatype="FP32", shape=shape))
+    assert np.array_equal(query.images, IMAGES)
+    document = {"datatype": "FP32", "shape": shape, "data": planes.astype(float).tolist()}
+    assert np.array_equal(parse(message(document)).images, IMAGES)
 
 
 @given(st.lists(st.binary(max_size=40), min_size=1, max_size=5))
@@ -251,9 +251,9 @@ def test_H8_whatever_bytes_come_the_answer_is_a_refusal(body: bytes, header: str
 def test_no_scores_can_be_asked_of_a_policy_without() -> None:
     assert parse(message(), form=ScoreForm.NONE).outputs == {"indices": False}
     for name in ("scores", "logits"):
-        asked = {"name": name, "parameters": {"binary_data": True}}
+        query = {"name": name, "parameters": {"binary_data": True}}
         with pytest.raises(ServiceError):
-            parse(message(outputs=[asked]), form=ScoreForm.NONE)
+            parse(message(outputs=[query]), form=ScoreForm.NONE)
 
 
 ANSWER = SparseLogits(
@@ -266,17 +266,17 @@ ANSWER = SparseLogits(
 
 
 def test_json_shows_the_grid_and_nothing_below() -> None:
-    asked = InferRequest("7", IMAGES, {"indices": False, "scores": False})
-    body = encode_answer(asked, ANSWER, model="m", version="1").body
+    query = InferRequest("7", IMAGES, {"indices": False, "scores": False})
+    body = encode_answer(query, ANSWER, model="m", version="1").body
     assert b"-0.012,-4.5]" in bytes(body)
-    told = orjson.loads(body)
-    assert told["id"] == "7"
-    assert [output["shape"] for output in told["outputs"]] == [[1, 2], [1, 2]]
+    document = orjson.loads(body)
+    assert document["id"] == "7"
+    assert [output["shape"] for output in document["outputs"]] == [[1, 2], [1, 2]]
 
 
 def test_dense_logits_travel_in_binary_with_minus_infinity() -> None:
-    asked = InferRequest(None, IMAGES, {"logits": True, "indices": False})
-    response = encode_answer(asked, ANSWER, model="m", version="1")
+    query = InferRequest(None, IMAGES, {"logits": True, "indices": False})
+    response = encode_answer(query, ANSWER, model="m", version="1")
     split = int(response.headers[HEADER_LENGTH])
     head, tail = orjson.loads(response.body[:split]), bytes(response.body[split:])
     assert head["outputs"][0]["parameters"] == {"binary_data_size": 20}

@@ -23,7 +23,7 @@ ANSWERED, CUT_OFF = (200, 1, "answer", 1), (0, 0, "cancelled", 0)
 DRAINED = (503, 0, "draining", 0)
 
 
-class Asking:
+class OpenRequest:
     """A request as a server's protocol hands it over, in a task that can be cancelled."""
 
     def __init__(self, app: FastAPI, key: str, messages: Sequence[Message] = WHOLE) -> None:
@@ -100,40 +100,42 @@ async def test_Q4_O1_a_request_cut_off_at_a_write_is_given_back_or_answered(
 ) -> None:
     settings = settings_of(tmp_path, store=store)
     async with running(settings) as (_, app):
-        asking = Asking(app, make_key(settings.state, store=store))
+        request = OpenRequest(app, make_key(settings.state, store=store))
         writes, left = app.state.service.writes, write
-        put = writes.put
+        submit = writes.submit
 
         def watched(call: Any, **options: Any) -> Any:
             nonlocal left
             left -= 1
             app.state.service.draining |= draining and left == 0
-            done = put(call, **options)
+            done = submit(call, **options)
             if left == 0 and begun:  # after the loop has begun the write, which was asked first
-                asyncio.get_running_loop().call_soon(asking.task.cancel)
+                asyncio.get_running_loop().call_soon(request.task.cancel)
             elif left == 0:
-                asking.task.cancel()
+                request.task.cancel()
             return done
 
-        monkeypatch.setattr(writes, "put", watched)
-        assert await asking.outcome() == (DRAINED if draining and expected == CUT_OFF else expected)
+        monkeypatch.setattr(writes, "submit", watched)
+        assert await request.outcome() == (
+            DRAINED if draining and expected == CUT_OFF else expected
+        )
         assert left < 0 or write == 2
 
 
 async def test_Q4_O1_in_whatever_turn_a_request_is_cut_off_the_books_are_right(
     tmp_path: Path,
 ) -> None:
-    seen = []
+    outcomes = []
     settings = settings_of(tmp_path)
     async with running(settings) as (_, app):
         key = make_key(settings.state)
         for turns in range(1, 40):
-            asking = Asking(app, key)
+            request = OpenRequest(app, key)
             for _ in range(turns):
                 await asyncio.sleep(0.0005 if turns > 20 else 0)
-            asking.task.cancel()
-            seen.append(await asking.outcome())
-    assert set(seen) == {ANSWERED, CUT_OFF}
+            request.task.cancel()
+            outcomes.append(await request.outcome())
+    assert set(outcomes) == {ANSWERED, CUT_OFF}
 
 
 @pytest.mark.parametrize("sent", [(), HALF])
@@ -142,10 +144,10 @@ async def test_Q4_O1_a_request_cut_off_before_its_body_has_come_is_booked(
 ) -> None:
     settings = settings_of(tmp_path)
     async with running(settings) as (_, app):
-        asking = Asking(app, make_key(settings.state), sent)
+        request = OpenRequest(app, make_key(settings.state), sent)
         await asyncio.sleep(0.05)
-        asking.task.cancel()
-        assert await asking.outcome() == CUT_OFF
+        request.task.cancel()
+        assert await request.outcome() == CUT_OFF
 
 
 async def test_O1_a_client_that_leaves_before_its_body_has_come_is_no_fault_of_the_server(
@@ -153,12 +155,12 @@ async def test_O1_a_client_that_leaves_before_its_body_has_come_is_no_fault_of_t
 ) -> None:
     settings = settings_of(tmp_path)
     async with running(settings) as (_, app):
-        asking = Asking(app, make_key(settings.state), HALF + GONE)
-        assert await asking.outcome() == CUT_OFF
-        asked = app.state.service.metrics.registry.get_sample_value(
+        request = OpenRequest(app, make_key(settings.state), HALF + GONE)
+        assert await request.outcome() == CUT_OFF
+        cancelled = app.state.service.metrics.registry.get_sample_value(
             "stingy_requests_total", {"model": "digits", "event": "cancelled"}
         )
-    assert asked == 1
+    assert cancelled == 1
     assert caplog.records == []
 
 
@@ -170,11 +172,11 @@ async def test_Q4_a_server_that_stops_writes_what_was_given_back_before_it_close
         (endpoint,) = app.state.service.fleet
         end = endpoint.engine.close
         monkeypatch.setattr(endpoint.engine, "close", at_once)  # as that of a model elsewhere
-        asking = Asking(app, make_key(settings.state, store=store))
+        request = OpenRequest(app, make_key(settings.state, store=store))
         while books(app)[0] == 0:
             await asyncio.sleep(0)
-        asking.task.cancel()
-    await asyncio.wait_for(asking.task, 5)  # refused like any other, and so no error
+        request.task.cancel()
+    await asyncio.wait_for(request.task, 5)  # refused like any other, and so no error
     await end()
     async with running(settings) as (_, app):
         used, entries = books(app)

@@ -14,10 +14,10 @@ async def test_fastapi_documents_every_route_of_the_lane(tmp_path: Path) -> None
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     async with running(settings) as (_, app):
         document = app.openapi()["paths"]
-        for path in routes.ASKED | oip_routes.ASKED:
-            asked = document[path]["post"]
-            assert asked["requestBody"]["required"]
-            named = {parameter["name"] for parameter in asked["parameters"]}
+        for path in routes.HOT_ROUTES | oip_routes.HOT_ROUTES:
+            operation = document[path]["post"]
+            assert operation["requestBody"]["required"]
+            named = {parameter["name"] for parameter in operation["parameters"]}
             assert all("{" + name + "}" in path for name in named)
 
 
@@ -43,7 +43,7 @@ async def test_the_document_tells_the_form_of_refusals_that_is_sent(tmp_path: Pa
         for operations in document["paths"].values():
             for operation in operations.values():
                 assert "422" not in operation["responses"]
-                told = operation["responses"]["default"]["content"]["application/json"]
-                assert told["schema"]["$ref"].endswith("/Refused")
+                content = operation["responses"]["default"]["content"]["application/json"]
+                assert content["schema"]["$ref"].endswith("/Refused")
         sent = (await client.post("/v1/predict/digits", content=b"x")).json()["error"]
         assert set(sent) == set(document["components"]["schemas"]["Reason"]["properties"])

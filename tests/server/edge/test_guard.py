@@ -88,7 +88,7 @@ async def mixed(client: httpx.AsyncClient, *, rounds: int) -> int:
     document = {"name": "image", "datatype": "UINT8", "shape": IMAGES.shape}
     tensor = {"inputs": [{**document, "data": IMAGES.ravel().tolist()}]}
     wrong = {"Authorization": "Bearer stingy_wrong"}
-    asked = 0
+    answered = 0
     for _ in range(rounds):
         responses = [await client.post(PREDICT, content=png(image)) for image in IMAGES[:4]]
         responses += [
@@ -102,8 +102,8 @@ async def mixed(client: httpx.AsyncClient, *, rounds: int) -> int:
             await client.delete(PREDICT),
         ]
         assert {r.status_code for r in responses} == {200, 400, 401, 404, 405, 415, 422}
-        asked += len(responses)
-    return asked
+        answered += len(responses)
+    return answered
 
 
 async def blocks(client: httpx.AsyncClient) -> int:
@@ -124,10 +124,10 @@ async def test_H11_hundreds_of_requests_leave_nothing_behind(tmp_path: Path) -> 
 
     async with running(settings) as (client, _):
         await mixed(client, rounds=20)  # what has a fixed size fills
-        held, grown = handles(), []
+        handles_before, grown = handles(), []
         for _ in range(2):  # a second look: something of a fixed size may fill meanwhile
             before = await blocks(client)
-            asked = await mixed(client, rounds=80)
+            answered = await mixed(client, rounds=80)
             grown.append(await blocks(client) - before)
-        assert handles() == held
-    assert min(grown) < asked / 2
+        assert handles() == handles_before
+    assert min(grown) < answered / 2

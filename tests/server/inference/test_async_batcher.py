@@ -11,17 +11,17 @@ from numbered import first_pixels, numbered
 from stingy_protection import SparseLogits
 from stingy_server.codec.images import Pixels
 from stingy_server.errors import OVERLOADED, UPSTREAM_FAILED, UPSTREAM_TIMEOUT, ServiceError
-from stingy_server.inference.async_batcher import Gathering
+from stingy_server.inference.async_batcher import AsyncBatcher
 
 pytestmark = pytest.mark.anyio
 
 
 def numbers(answer: SparseLogits) -> list[int]:
-    told: list[int] = answer.indices.flatten().tolist()
-    return told
+    values: list[int] = answer.indices.flatten().tolist()
+    return values
 
 
-class Elsewhere:
+class ControlledModel:
     """A model elsewhere, which answers when it is let."""
 
     def __init__(self, answer: Callable[[Pixels], SparseLogits] = first_pixels) -> None:
@@ -41,21 +41,21 @@ class Elsewhere:
             self.at_once -= 1
 
 
-def make(model: Elsewhere, **options: int) -> Gathering:
+def make(model: ControlledModel, **options: int) -> AsyncBatcher:
     limits = {"queue_images": 100, "queue_bytes": 10_000} | options
-    return Gathering(model, **limits)
+    return AsyncBatcher(model, **limits)
 
 
-def asking(gathering: Gathering, *requests: Pixels) -> list[asyncio.Task[SparseLogits]]:
-    return [asyncio.create_task(gathering.submit(images)) for images in requests]
+def submit_all(batcher: AsyncBatcher, *requests: Pixels) -> list[asyncio.Task[SparseLogits]]:
+    return [asyncio.create_task(batcher.submit(images)) for images in requests]
 
 
 async def test_who_comes_while_all_passes_are_under_way_waits_and_goes_together() -> None:
-    model = Elsewhere()
-    gathering = make(model, batch_size=4, passes=2)
+    model = ControlledModel()
+    batcher = make(model, batch_size=4, passes=2)
     waiting = []
     for number in range(8):
-        waiting += asking(gathering, numbered(number))
+        waiting += submit_all(batcher, numbered(number))
         await asyncio.sleep(0.01)
     assert model.passes == [[0], [1]]
     model.free.set()
@@ -67,11 +67,11 @@ async def test_who_comes_while_all_passes_are_under_way_waits_and_goes_together(
 
 
 async def test_who_comes_in_one_turn_goes_together_and_a_large_request_goes_alone() -> None:
-    model = Elsewhere()
+    model = ControlledModel()
     model.free.set()
-    gathering = make(model, batch_size=3, passes=4)
+    batcher = make(model, batch_size=3, passes=4)
     requests = [numbered(1), numbered(2), numbered(3, 4, 5, 6, 7), numbered(8)]
-    answers = await asyncio.gather(*asking(gathering, *requests))
+    answers = await asyncio.gather(*submit_all(batcher, *requests))
     assert [numbers(answer) for answer in answers] == [[1], [2], [3, 4, 5, 6, 7], [8]]
     assert model.passes == [[1, 2], [3, 4, 5, 6, 7], [8]]
 
@@ -82,10 +82,10 @@ async def test_a_failing_image_fails_its_own_request_alone() -> None:
             raise RuntimeError("66")
         return first_pixels(images)
 
-    model = Elsewhere(fragile)
+    model = ControlledModel(fragile)
     model.free.set()
-    gathering = make(model, batch_size=4, passes=1)
-    tasks = asking(gathering, numbered(1), numbered(66), numbered(3))
+    batcher = make(model, batch_size=4, passes=1)
+    tasks = submit_all(batcher, numbered(1), numbered(66), numbered(3))
     first, bad, third = await asyncio.gather(*tasks, return_exceptions=True)
     assert isinstance(bad, RuntimeError)
     assert isinstance(first, SparseLogits)
@@ -97,10 +97,10 @@ async def test_an_answer_that_came_too_late_is_not_asked_for_again() -> None:
     def late(images: Pixels) -> SparseLogits:
         raise ServiceError(UPSTREAM_TIMEOUT)
 
-    model = Elsewhere(late)
+    model = ControlledModel(late)
     model.free.set()
-    gathering = make(model, batch_size=4, passes=1)
-    tasks = asking(gathering, numbered(1), numbered(2))
+    batcher = make(model, batch_size=4, passes=1)
+    tasks = submit_all(batcher, numbered(1), numbered(2))
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(outcome, ServiceError) for outcome in outcomes)
     assert model.passes == [[1, 2]]
@@ -116,10 +116,10 @@ async def test_who_is_asked_for_alone_too_late_is_the_last_that_is_asked_for() -
             raise ServiceError(UPSTREAM_TIMEOUT)
         return first_pixels(images)
 
-    model = Elsewhere(restarting)
+    model = ControlledModel(restarting)
     model.free.set()
-    gathering = make(model, batch_size=8, passes=1)
-    tasks = asking(gathering, *(numbered(n) for n in (1, 66, 2, 3, 4, 5)))
+    batcher = make(model, batch_size=8, passes=1)
+    tasks = submit_all(batcher, *(numbered(n) for n in (1, 66, 2, 3, 4, 5)))
     first, bad, second, *late = await asyncio.gather(*tasks, return_exceptions=True)
     assert isinstance(first, SparseLogits)
     assert isinstance(second, SparseLogits)
@@ -131,11 +131,11 @@ async def test_who_is_asked_for_alone_too_late_is_the_last_that_is_asked_for() -
 
 
 async def test_L13_who_is_gone_is_not_asked_for_and_shifts_no_answer() -> None:
-    model = Elsewhere()
-    gathering = make(model, batch_size=4, passes=1)
-    (first,) = asking(gathering, numbered(1))
+    model = ControlledModel()
+    batcher = make(model, batch_size=4, passes=1)
+    (first,) = submit_all(batcher, numbered(1))
     await asyncio.sleep(0.01)
-    second, gone, third = asking(gathering, numbered(2), numbered(66), numbered(3))
+    second, gone, third = submit_all(batcher, numbered(2), numbered(66), numbered(3))
     await asyncio.sleep(0.01)
     gone.cancel()
     await asyncio.sleep(0.01)
@@ -148,61 +148,61 @@ async def test_L13_who_is_gone_is_not_asked_for_and_shifts_no_answer() -> None:
 
 @pytest.mark.parametrize("limits", [{"queue_images": 3}, {"queue_bytes": 3 * 12}])
 async def test_the_queue_is_bounded_in_images_and_bytes(limits: dict[str, int]) -> None:
-    model = Elsewhere()
-    gathering = make(model, batch_size=2, passes=1, **limits)
-    under_way, *waiting = asking(gathering, *(numbered(n) for n in (1, 2, 3)))
+    model = ControlledModel()
+    batcher = make(model, batch_size=2, passes=1, **limits)
+    under_way, *waiting = submit_all(batcher, *(numbered(n) for n in (1, 2, 3)))
     await asyncio.sleep(0.01)
     with pytest.raises(ServiceError) as refused:
-        await gathering.submit(numbered(4))
+        await batcher.submit(numbered(4))
     assert refused.value.refusal is OVERLOADED
     under_way.cancel()  # its pass goes on, and keeps the room
     await asyncio.sleep(0.01)
     with pytest.raises(ServiceError):
-        await gathering.submit(numbered(4))
+        await batcher.submit(numbered(4))
     model.free.set()
     await asyncio.gather(*waiting)
     await asyncio.sleep(0.01)
-    again = asking(gathering, *(numbered(n) for n in (5, 6, 7)))
+    again = submit_all(batcher, *(numbered(n) for n in (5, 6, 7)))
     assert [numbers(answer) for answer in await asyncio.gather(*again)] == [[5], [6], [7]]
 
 
 async def test_who_is_gone_while_waiting_leaves_its_room_at_once() -> None:
-    model = Elsewhere()
-    gathering = make(model, batch_size=1, passes=1, queue_images=3)
-    (first,) = asking(gathering, numbered(1))
+    model = ControlledModel()
+    batcher = make(model, batch_size=1, passes=1, queue_images=3)
+    (first,) = submit_all(batcher, numbered(1))
     await asyncio.sleep(0.01)
     for _ in range(10):
-        gone = asking(gathering, numbered(2), numbered(3))
+        gone = submit_all(batcher, numbered(2), numbered(3))
         await asyncio.sleep(0)
         for task in gone:
             task.cancel()
         assert all(task.cancelled() for task in (await asyncio.wait(gone))[0])
-    waiting = asking(gathering, numbered(4), numbered(5))
+    waiting = submit_all(batcher, numbered(4), numbered(5))
     model.free.set()
     assert [numbers(answer) for answer in await asyncio.gather(first, *waiting)] == [[1], [4], [5]]
     assert model.passes == [[1], [4], [5]]
 
 
 async def test_who_is_gone_before_a_pass_sets_out_leaves_no_room_taken() -> None:
-    model = Elsewhere()
+    model = ControlledModel()
     model.free.set()
-    gathering = make(model, batch_size=4, passes=1, queue_images=1)
+    batcher = make(model, batch_size=4, passes=1, queue_images=1)
     for _ in range(3):
-        (gone,) = asking(gathering, numbered(1))
+        (gone,) = submit_all(batcher, numbered(1))
         await asyncio.sleep(0)  # it waits for the turn's end
         gone.cancel()
         await asyncio.wait([gone])
-        assert numbers(await gathering.submit(numbered(2))) == [2]
+        assert numbers(await batcher.submit(numbered(2))) == [2]
         await asyncio.sleep(0.01)
     assert model.passes == [[2]] * 3
 
 
 async def test_closing_waits_for_what_is_under_way() -> None:
-    model = Elsewhere()
-    gathering = make(model, batch_size=1, passes=1)
-    waiting = asking(gathering, numbered(1), numbered(2))
+    model = ControlledModel()
+    batcher = make(model, batch_size=1, passes=1)
+    waiting = submit_all(batcher, numbered(1), numbered(2))
     await asyncio.sleep(0.01)
-    closing = asyncio.create_task(gathering.close())
+    closing = asyncio.create_task(batcher.close())
     await asyncio.sleep(0.01)
     assert not closing.done()
     model.free.set()
@@ -217,15 +217,15 @@ async def test_closing_waits_for_what_is_under_way() -> None:
     passes=st.integers(1, 3),
 )
 def test_everybody_has_their_own_answer(sizes: list[int], batch_size: int, passes: int) -> None:
-    async def ask() -> None:
-        model = Elsewhere()
+    async def submit() -> None:
+        model = ControlledModel()
         model.free.set()
-        gathering = make(model, batch_size=batch_size, passes=passes)
+        batcher = make(model, batch_size=batch_size, passes=passes)
         requests = [numbered(*range(place, place + size)) for place, size in enumerate(sizes)]
-        answers = await asyncio.gather(*asking(gathering, *requests))
+        answers = await asyncio.gather(*submit_all(batcher, *requests))
         assert [numbers(answer) for answer in answers] == [
             list(range(place, place + size)) for place, size in enumerate(sizes)
         ]
         assert model.most_at_once <= passes
 
-    asyncio.run(ask())
+    asyncio.run(submit())

@@ -77,15 +77,15 @@ async def test_P5_without_strict_only_the_last_step_of_the_grid_may_move(tmp_pat
     )
     endpoint = start(make_settings(tmp_path / "s", bundle))[0]
     images = random_images(256)
-    together = await endpoint.engine.predict(images)
-    alone = [await endpoint.engine.predict(image[None]) for image in images]
+    batched = await endpoint.engine.predict(images)
+    singles = [await endpoint.engine.predict(image[None]) for image in images]
     await endpoint.engine.close()
-    assert together.scores is not None
+    assert batched.scores is not None
     moved = 0
-    for row, single in enumerate(alone):
+    for row, single in enumerate(singles):
         assert single.scores is not None
-        assert torch.equal(together.indices[row], single.indices[0])
-        steps = ((together.scores[row] - single.scores[0]) * 1000).round().abs()
+        assert torch.equal(batched.indices[row], single.indices[0])
+        steps = ((batched.scores[row] - single.scores[0]) * 1000).round().abs()
         assert steps.max() <= 1
         moved += int(steps.max() > 0)
     assert moved <= 0.01 * len(images)
@@ -97,8 +97,8 @@ async def test_P5_keyed_noise_is_the_same_for_the_same_pixels(tmp_path: Path) ->
     for options in ({}, {"batch_size": 3}):  # other batches, after a restart
         endpoint = start(make_settings(tmp_path / "s", bundle, strict=True, **options))[0]
         answers.append(await endpoint.engine.predict(IMAGES))
-        alone = await endpoint.engine.predict(IMAGES[7:8])
-        assert torch.equal(alone.indices[0], answers[-1].indices[7])
+        single = await endpoint.engine.predict(IMAGES[7:8])
+        assert torch.equal(single.indices[0], answers[-1].indices[7])
         await endpoint.engine.close()
     assert torch.equal(answers[0].indices, answers[1].indices)
 

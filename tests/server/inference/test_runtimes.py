@@ -47,11 +47,11 @@ async def answers(folder: Path, **options: Any) -> tuple[Tensor, Tensor, Tensor]
     endpoint, faults = start(folder, **options)
     assert faults == []
     assert endpoint is not None
-    together = await endpoint.engine.predict(IMAGES)
-    alone = [(await endpoint.engine.predict(image[None])).scores for image in IMAGES]
+    batched = await endpoint.engine.predict(IMAGES)
+    single = [(await endpoint.engine.predict(image[None])).scores for image in IMAGES]
     await endpoint.engine.close()
-    assert together.scores is not None
-    return together.indices, together.scores, torch.cat([one for one in alone if one is not None])
+    assert batched.scores is not None
+    return batched.indices, batched.scores, torch.cat([one for one in single if one is not None])
 
 
 def moved(left: Tensor, right: Tensor) -> float:
@@ -67,10 +67,10 @@ async def test_P5_another_runtime_moves_an_answer_by_a_step_at_most_and_hardly_e
     tmp_path: Path, runtime: str
 ) -> None:
     indices, scores, _ = await answers(tmp_path / "torch")
-    other_indices, other_scores, other_alone = await answers(tmp_path / "other", runtime=runtime)
+    other_indices, other_scores, other_single = await answers(tmp_path / "other", runtime=runtime)
     assert torch.equal(indices, other_indices)
     assert moved(scores, other_scores) <= 0.01
-    assert moved(other_scores, other_alone) <= 0.01
+    assert moved(other_scores, other_single) <= 0.01
 
 
 @pytest.mark.anyio
@@ -78,8 +78,8 @@ async def test_P5_another_runtime_moves_an_answer_by_a_step_at_most_and_hardly_e
 async def test_P5_strict_holds_bit_by_bit_in_a_runtime_that_is_named(
     tmp_path: Path, runtime: str
 ) -> None:
-    _, together, alone = await answers(tmp_path, runtime=runtime, strict=True, batch_size=8)
-    assert torch.equal(together, alone)
+    _, batched, single = await answers(tmp_path, runtime=runtime, strict=True, batch_size=8)
+    assert torch.equal(batched, single)
 
 
 class Branching(nn.Module):
@@ -109,17 +109,17 @@ def test_torch_is_the_default() -> None:
 
 def test_auto_takes_what_was_measured_to_be_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
     network = linear()
-    asked: list[int] = []
+    sizes: list[int] = []
 
     def timed(run: object, inputs: Tensor) -> float:
-        asked.append(len(inputs))
+        sizes.append(len(inputs))
         return 2.0 if run is network else 1.0
 
     monkeypatch.setattr(runtimes, "RUNTIMES", ("onnxruntime",))
     monkeypatch.setattr(runtimes, "_timed", timed)
     name, run = choose(network, runtime="auto")
     assert name == "onnxruntime"
-    assert asked == [1, 4, 1, 4]
+    assert sizes == [1, 4, 1, 4]
     inputs = torch.rand(3, 3, 8, 8)
     torch.testing.assert_close(run(inputs), network(inputs))
     monkeypatch.setattr(runtimes, "_timed", lambda run, _: 1.0 if run is network else 2.0)

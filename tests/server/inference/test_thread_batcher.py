@@ -10,17 +10,17 @@ from numbered import first_pixels, numbered
 from stingy_protection import SparseLogits
 from stingy_server.codec.images import Pixels
 from stingy_server.errors import DRAINING, OVERLOADED, ServiceError
-from stingy_server.inference.thread_batcher import Batcher
+from stingy_server.inference.thread_batcher import ThreadBatcher
 
 pytestmark = pytest.mark.anyio
 
 
-def make(answer: Callable[[Pixels], SparseLogits], **options: int) -> Batcher:
+def make(answer: Callable[[Pixels], SparseLogits], **options: int) -> ThreadBatcher:
     limits = {"batch_size": 4, "queue_images": 100, "queue_bytes": 10_000} | options
-    return Batcher(answer, max_delay_s=0.0, **limits)
+    return ThreadBatcher(answer, max_delay_s=0.0, **limits)
 
 
-class Held:
+class GatedModel:
     """Answers only when let go, and remembers the size of each pass."""
 
     def __init__(self, answer: Callable[[Pixels], SparseLogits] = first_pixels) -> None:
@@ -35,18 +35,18 @@ class Held:
 
 
 async def test_waiting_requests_share_a_pass_and_each_gets_its_own() -> None:
-    held = Held()
-    batcher = make(held)
+    model = GatedModel()
+    batcher = make(model)
     requests = [numbered(1), numbered(2, 3), numbered(4), numbered(5), numbered(6, 7, 8, 9, 10)]
     tasks = [asyncio.create_task(batcher.submit(images)) for images in requests]
     await asyncio.sleep(0.05)
-    held.free.set()
+    model.free.set()
     answers = await asyncio.gather(*tasks)
     assert [a.indices.flatten().tolist() for a in answers] == [
         images[:, 0, 0, 0].tolist() for images in requests
     ]
-    assert max(held.passes) == 5  # a request larger than a batch goes alone, whole
-    assert len(held.passes) < len(requests)
+    assert max(model.passes) == 5  # a request larger than a batch goes alone, whole
+    assert len(model.passes) < len(requests)
     await batcher.close()
 
 
@@ -56,14 +56,14 @@ async def test_a_failing_image_fails_its_own_request_alone() -> None:
             raise RuntimeError("66")
         return first_pixels(images)
 
-    held = Held(fragile)
-    batcher = make(held)
+    model = GatedModel(fragile)
+    batcher = make(model)
     tasks = [
         asyncio.create_task(batcher.submit(images))
         for images in (numbered(1), numbered(2), numbered(66), numbered(3))
     ]
     await asyncio.sleep(0.05)
-    held.free.set()
+    model.free.set()
     first, second, bad, third = await asyncio.gather(*tasks, return_exceptions=True)
     assert isinstance(bad, RuntimeError)
     for answer, number in ((first, 1), (second, 2), (third, 3)):
@@ -74,14 +74,14 @@ async def test_a_failing_image_fails_its_own_request_alone() -> None:
 
 @pytest.mark.parametrize("limits", [{"queue_images": 3}, {"queue_bytes": 3 * 12}])
 async def test_the_queue_is_bounded_in_images_and_bytes(limits: dict[str, int]) -> None:
-    held = Held()
-    batcher = make(held, **limits)
+    model = GatedModel()
+    batcher = make(model, **limits)
     waiting = [asyncio.create_task(batcher.submit(numbered(n))) for n in (1, 2, 3)]
     await asyncio.sleep(0.05)
     with pytest.raises(ServiceError) as refused:
         await batcher.submit(numbered(4))
     assert refused.value.refusal is OVERLOADED
-    held.free.set()
+    model.free.set()
     await asyncio.gather(*waiting)
     await asyncio.sleep(0.05)
     assert (await batcher.submit(numbered(5))).indices.item() == 5  # room again
@@ -89,8 +89,8 @@ async def test_the_queue_is_bounded_in_images_and_bytes(limits: dict[str, int]) 
 
 
 async def test_closing_answers_what_waits_and_takes_no_more() -> None:
-    held = Held()
-    batcher = make(held)
+    model = GatedModel()
+    batcher = make(model)
     waiting = [asyncio.create_task(batcher.submit(numbered(n))) for n in range(10)]
     await asyncio.sleep(0.05)
     closing = asyncio.create_task(batcher.close())
@@ -98,22 +98,22 @@ async def test_closing_answers_what_waits_and_takes_no_more() -> None:
     with pytest.raises(ServiceError) as refused:
         await batcher.submit(numbered(1))
     assert refused.value.refusal is DRAINING
-    held.free.set()
+    model.free.set()
     await closing
     assert [a.indices.item() for a in await asyncio.gather(*waiting)] == list(range(10))
 
 
 async def test_L13_a_cancelled_request_costs_no_pass_and_shifts_no_answer() -> None:
-    held = Held()
-    batcher = make(held, batch_size=1)
+    model = GatedModel()
+    batcher = make(model, batch_size=1)
     tasks = [asyncio.create_task(batcher.submit(numbered(n))) for n in (1, 2, 3)]
     await asyncio.sleep(0.05)
     tasks[1].cancel()
     await asyncio.sleep(0)
-    held.free.set()
+    model.free.set()
     assert (await tasks[0]).indices.item() == 1
     assert (await tasks[2]).indices.item() == 3
-    assert held.passes == [1, 1]
+    assert model.passes == [1, 1]
     await batcher.close()
 
 

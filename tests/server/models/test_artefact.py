@@ -32,21 +32,21 @@ from stingy_server.models.artefact import (
     write_artefact,
 )
 from stingy_server.models.endpoints import Endpoint, start_endpoints
-from stingy_server.models.loading import Loaded, load_bundles
+from stingy_server.models.loading import LoadedModel, load_bundles
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.timeout(600)
 IMAGES = random_images(1000)
 
 
-def load(folder: Path, bundle: Path) -> Loaded:
+def load(folder: Path, bundle: Path) -> LoadedModel:
     faults: list[str] = []
     (loaded,) = load_bundles(make_settings(folder, bundle), faults)
     assert faults == []
     return loaded
 
 
-def write(folder: Path, loaded: Loaded, *, format: Format) -> Artefact:
+def write(folder: Path, loaded: LoadedModel, *, format: Format) -> Artefact:
     assert isinstance(loaded.network, nn.Module)
     policy = loaded.policy
     return write_artefact(
@@ -99,11 +99,11 @@ def run(home: Path, form: str) -> SparseLogits:
 def test_an_artefact_answers_a_thousand_images_as_the_embedded_engine(
     home: Path, form: str
 ) -> None:
-    told, expected = run(home, form), embedded(home)
-    assert torch.equal(told.indices, expected.indices)
-    assert told.scores is not None
+    answer, expected = run(home, form), embedded(home)
+    assert torch.equal(answer.indices, expected.indices)
+    assert answer.scores is not None
     assert expected.scores is not None
-    steps = ((told.scores - expected.scores) * 1000).round().abs().amax(dim=1)
+    steps = ((answer.scores - expected.scores) * 1000).round().abs().amax(dim=1)
     assert steps.max() <= 1
     assert (steps > 0).float().mean() <= 0.01
 
@@ -113,11 +113,11 @@ def test_an_artefact_answers_a_thousand_images_as_the_embedded_engine(
 async def test_an_artefact_is_served_like_a_bundle(home: Path, options: dict[str, Any]) -> None:
     endpoint = start(home / "state", home / "onnx", **options)
     answer = await endpoint.engine.predict(IMAGES[:21])
-    alone = await endpoint.engine.predict(IMAGES[20:21])
+    single = await endpoint.engine.predict(IMAGES[20:21])
     await endpoint.engine.close()
     expected = run(home, "onnx")
     assert torch.equal(answer.indices, expected.indices[:21])
-    assert torch.equal(alone.indices, expected.indices[20:21])
+    assert torch.equal(single.indices, expected.indices[20:21])
     assert endpoint.policy.describe().startswith("stingy: top 3 of 20")
 
 
@@ -162,10 +162,10 @@ def test_L4_canary_logits_do_not_leave_the_program(tmp_path: Path) -> None:
     outputs = onnx_session(verified_program(tmp_path / "a", artefact), threads=1).run(
         None, {"image": IMAGES[:5]}
     )
-    told = {round(float(value), 3) for value in np.concatenate([o.ravel() for o in outputs])}
+    numbers = {round(float(value), 3) for value in np.concatenate([o.ravel() for o in outputs])}
     birds = [round(float(value), 3) for value in canaries(10)]
-    assert set(birds[:2]) <= told
-    assert not set(birds[2:]) & told
+    assert set(birds[:2]) <= numbers
+    assert not set(birds[2:]) & numbers
 
 
 def test_P2_logits_that_are_not_finite_are_refused_by_the_program(tmp_path: Path) -> None:
@@ -211,8 +211,8 @@ CHANGES: Sequence[dict[str, Any]] = (
 def test_L4_a_manifest_that_says_other_than_what_was_fused_is_refused(
     tmp_path: Path, home: Path, change: dict[str, Any]
 ) -> None:
-    told = json.loads((home / "onnx" / "model.json").read_text())
-    (tmp_path / "model.json").write_text(json.dumps(told | change))
+    document = json.loads((home / "onnx" / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps(document | change))
     with pytest.raises(BundleError):
         read_artefact(tmp_path)
 
@@ -258,9 +258,9 @@ def test_export_refuses_what_would_tell_too_much_or_cannot_be_fused(
 def test_show_tells_the_policy_and_checks_the_file(home: Path, tmp_path: Path) -> None:
     for folder, form in (("bundle", "weights"), ("onnx", "onnx, policy fused in")):
         code, output = invoke("show", home / folder, "--json")
-        told = json.loads(output)
-        assert (code, told["form"]) == (0, form)
-        assert told["policy"].startswith("stingy: top 3 of 20 classes")
+        shown = json.loads(output)
+        assert (code, shown["form"]) == (0, form)
+        assert shown["policy"].startswith("stingy: top 3 of 20 classes")
     for file in (home / "onnx").iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes() + b" ")
     code, output = invoke("show", tmp_path)
@@ -288,20 +288,20 @@ def test_a_triton_repository_holds_the_program_and_a_configuration_that_fits_it(
     )
     assert code == 0, output
     model = tmp_path / "r" / "digits"
-    told = triton_config((model / "config.pbtxt").read_text())
+    config = triton_config((model / "config.pbtxt").read_text())
     artefact: Artefact = read_artefact(model / "1")
     session = onnx_session(verified_program(model / "1", artefact), threads=1)
-    assert (told.name, told.backend, told.default_model_filename) == (
+    assert (config.name, config.backend, config.default_model_filename) == (
         "digits",
         "onnxruntime",
         "model.onnx",
     )
     types = {2: "tensor(uint8)", 9: "tensor(int64)", 11: "tensor(float)"}
     for stated, real in (
-        (told.input, session.get_inputs()),
-        (told.output, session.get_outputs()),
+        (config.input, session.get_inputs()),
+        (config.output, session.get_outputs()),
     ):
         assert [entry.name for entry in stated] == [entry.name for entry in real]
-        for entry, held in zip(stated, real, strict=True):
-            assert list(entry.dims) == held.shape[1:]
-            assert types[entry.data_type] == held.type
+        for entry, real_entry in zip(stated, real, strict=True):
+            assert list(entry.dims) == real_entry.shape[1:]
+            assert types[entry.data_type] == real_entry.type

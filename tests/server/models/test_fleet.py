@@ -82,12 +82,12 @@ def test_a_named_version_is_that_version_or_none(endpoint: Endpoint) -> None:
 def test_versions_that_cannot_stand_side_by_side_are_refused(tmp_path: Path) -> None:
     one = make_bundle(tmp_path / "1")
     two = make_bundle(tmp_path / "2", version="2", num_classes=5)
-    alone = make_bundle(tmp_path / "3", name="alone")
+    canary = make_bundle(tmp_path / "3", name="alone")
     settings = make_settings(
         tmp_path / "s",
         ModelSettings(bundle=one, budget=5),
         ModelSettings(bundle=two, budget=6),
-        ModelSettings(bundle=alone, share=0.5),
+        ModelSettings(bundle=canary, share=0.5),
     )
     with pytest.raises(ConfigurationError) as error:
         create_app(settings)

@@ -26,9 +26,9 @@ def said(form: LogFormat, capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_O2_a_record_is_one_json_object_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     (line,) = said("json", capsys).splitlines()
-    told = json.loads(line)
-    assert told.pop("time").endswith("Z")
-    assert told == {"level": "error", "logger": "stingy", "event": f"the store: {HOSTILE}"}
+    record = json.loads(line)
+    assert record.pop("time").endswith("Z")
+    assert record == {"level": "error", "logger": "stingy", "event": f"the store: {HOSTILE}"}
 
 
 def test_text_has_time_level_and_message(capsys: pytest.CaptureFixture[str]) -> None:

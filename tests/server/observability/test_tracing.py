@@ -70,9 +70,9 @@ async def test_a_request_is_a_span_with_the_model_inside(
     assert model.parent_span_id == request.span_id
     assert request.start_time_unix_nano <= model.start_time_unix_nano
     assert model.end_time_unix_nano <= request.end_time_unix_nano
-    told = {each.key: each.value for each in request.attributes}
-    assert told["stingy.model"].string_value == "digits"
-    assert told["http.response.status_code"].int_value == 200
+    attributes = {each.key: each.value for each in request.attributes}
+    assert attributes["stingy.model"].string_value == "digits"
+    assert attributes["http.response.status_code"].int_value == 200
     assert all(key.encode() not in body for body in collector.bodies)
 
 

@@ -6,19 +6,19 @@ import sys
 PROGRAM = """
 import gc, time, weakref
 import torch
-from stingy_server.process.gc_tuning import settle, settle_again
+from stingy_server.process.gc_tuning import freeze_gc, refreeze_gc
 
 class Version:
     def __init__(self):
         self.itself = self
 
-settle_again()
-assert gc.get_freeze_count() == 0  # nothing, where the process never settled
+refreeze_gc()
+assert gc.get_freeze_count() == 0  # nothing, where the process never froze
 gone, later = Version(), Version()
-seen = [weakref.ref(gone), weakref.ref(later)]
+observed = [weakref.ref(gone), weakref.ref(later)]
 del gone
-settle()
-assert seen[0]() is None
+freeze_gc()
+assert observed[0]() is None
 assert gc.get_freeze_count() > 100_000
 pauses = []
 def note(phase, info):
@@ -29,13 +29,13 @@ gc.callbacks.remove(note)
 print(pauses[1] - pauses[0])
 del later
 gc.collect()
-assert seen[1]() is not None  # it was to stay
-settle_again()
-assert seen[1]() is None
+assert observed[1]() is not None  # it was to stay
+refreeze_gc()
+assert observed[1]() is None
 unnoticed = [Version() for _ in range(10)]
 refs = [weakref.ref(each) for each in unnoticed]
 del unnoticed
-kept = [[] for _ in range(60_000)]
+survivors = [[] for _ in range(60_000)]
 assert all(ref() is None for ref in refs)  # found without being asked
 """
 

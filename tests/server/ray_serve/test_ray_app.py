@@ -13,7 +13,7 @@ from sample_networks import NOT_A_NUMBER, POISON
 from serving import make_bundle, make_settings, random_images
 from stingy_protection import build_policy, read_manifest
 from stingy_server import ConfigurationError, ServiceError
-from stingy_server.identity import mark
+from stingy_server.identity import model_fingerprint
 from stingy_server.ray_serve.app import Arguments, app
 from stingy_server.ray_serve.engine import ModelReplica, RayEngine
 
@@ -26,22 +26,22 @@ POLICY = f"stingy:n={N}"
 class Handle:
     """In place of Ray's: what is asked of it is answered by these in turn."""
 
-    def __init__(self, *told: object) -> None:
-        self._told = iter(told)
+    def __init__(self, *replies: object) -> None:
+        self._replies = iter(replies)
         self.predict = self
 
     async def remote(self, images: object) -> Any:
-        told = next(self._told)
-        if isinstance(told, Exception):
-            raise told
-        return told
+        reply = next(self._replies)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
 
 
-def engine(bundle: Path, *told: object, policy: str = POLICY) -> RayEngine:
+def engine(bundle: Path, *replies: object, policy: str = POLICY) -> RayEngine:
     manifest = read_manifest(bundle)
     name, _, options = policy.partition(":n=")
     built = build_policy(name, num_classes=len(manifest.classes), n=int(options))
-    return RayEngine("digits", Handle(*told), manifest=manifest, policy=built)
+    return RayEngine("digits", Handle(*replies), manifest=manifest, policy=built)
 
 
 async def code(engine: RayEngine) -> str:
@@ -59,10 +59,10 @@ async def test_L5_what_crosses_does_not_grow_with_the_classes(tmp_path: Path) ->
     sizes = []
     for classes in (10, 1000):
         bundle = make_bundle(tmp_path / f"{classes}", policy=POLICY, num_classes=classes)
-        told = await ModelReplica(make_settings(tmp_path / "state", bundle)).predict(IMAGES)
-        assert not isinstance(told, str)
-        assert told[1].shape == (4, N)
-        sizes.append(len(pickle.dumps(told)))
+        reply = await ModelReplica(make_settings(tmp_path / "state", bundle)).predict(IMAGES)
+        assert not isinstance(reply, str)
+        assert reply[1].shape == (4, N)
+        sizes.append(len(pickle.dumps(reply)))
     assert sizes[0] == sizes[1] < 800
 
 
@@ -70,9 +70,9 @@ async def test_the_edge_makes_of_it_what_the_embedded_engine_answers(
     bundle: Path, tmp_path: Path
 ) -> None:
     replica = ModelReplica(make_settings(tmp_path / "state", bundle))
-    told = await replica.predict(IMAGES)
+    reply = await replica.predict(IMAGES)
     embedded = await replica._engine.predict(IMAGES)
-    answer = await engine(bundle, told).predict(IMAGES)
+    answer = await engine(bundle, reply).predict(IMAGES)
     assert answer.indices.equal(embedded.indices)
     assert answer.scores is not None
     assert embedded.scores is not None
@@ -86,18 +86,18 @@ async def test_L4_a_failure_crosses_as_a_code_alone(
     bundle = make_bundle(tmp_path / "f", factory="sample_networks:Fragile", policy=POLICY)
     images = IMAGES.copy()
     images[:, 0, 0] = pixel
-    told = await ModelReplica(make_settings(tmp_path / "state", bundle)).predict(images)
-    assert told == expected
+    reply = await ModelReplica(make_settings(tmp_path / "state", bundle)).predict(images)
+    assert reply == expected
     assert "cannot answer" not in caplog.text
-    assert await code(engine(bundle, told)) == expected
+    assert await code(engine(bundle, reply)) == expected
 
 
 async def test_a_full_queue_of_the_model_is_overloaded_at_the_edge(
     bundle: Path, tmp_path: Path
 ) -> None:
     settings = make_settings(tmp_path / "state", bundle, queue_images=3)
-    told = await ModelReplica(settings).predict(IMAGES)
-    assert await code(engine(bundle, told)) == "overloaded"
+    reply = await ModelReplica(settings).predict(IMAGES)
+    assert await code(engine(bundle, reply)) == "overloaded"
 
 
 def answer(bundle: Path, *, n: int = N, rows: int = 4, policy: str = POLICY) -> tuple[Any, ...]:
@@ -105,7 +105,7 @@ def answer(bundle: Path, *, n: int = N, rows: int = 4, policy: str = POLICY) -> 
     indices = np.tile(np.arange(n), (rows, 1))
     scores = np.full((rows, n), np.round(-np.log(n), 3), np.float32)
     ours = engine(bundle, policy=policy)
-    return mark(read_manifest(bundle), ours._policy), indices, scores
+    return model_fingerprint(read_manifest(bundle), ours._policy), indices, scores
 
 
 async def test_U3_the_edge_passes_no_more_than_the_policy_allows(bundle: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from stingy_server import Budgets, Database
 from stingy_server.store.base import StoreUnavailable
-from stingy_server.store.group_commit import Alone, Together, Writes
+from stingy_server.store.group_commit import BatchedLookup, GroupCommit, StoreExecutor
 
 pytestmark = pytest.mark.anyio
 
@@ -40,9 +40,9 @@ async def test_the_writes_of_one_turn_are_one_transaction(
         return execute(sql, values)
 
     monkeypatch.setattr(database, "execute", noted)
-    books, writes = Budgets(database), Writes(database)
+    books, writes = Budgets(database), GroupCommit(database)
     granted = await asyncio.gather(
-        *(writes.do(lambda: books.reserve(["key:a"], 4)) for _ in range(3))
+        *(writes.run(lambda: books.reserve(["key:a"], 4)) for _ in range(3))
     )
     assert [reservation is not None for reservation in granted] == [True, True, False]
     assert (sum("BEGIN" in sql for sql in said), said.count("COMMIT")) == (1, 1)
@@ -50,50 +50,50 @@ async def test_the_writes_of_one_turn_are_one_transaction(
 
 
 async def test_a_write_that_fails_fails_its_whole_turn_and_no_other(database: Database) -> None:
-    books, writes = Budgets(database), Writes(database)
+    books, writes = Budgets(database), GroupCommit(database)
 
     def broken() -> None:
         raise StoreUnavailable("expected a disk")
 
     outcomes = await asyncio.gather(
-        writes.do(lambda: books.reserve(["key:a"], 1)), writes.do(broken), return_exceptions=True
+        writes.run(lambda: books.reserve(["key:a"], 1)), writes.run(broken), return_exceptions=True
     )
     assert [type(outcome) for outcome in outcomes] == [StoreUnavailable, StoreUnavailable]
     assert used(database) == 0
-    assert await writes.do(lambda: books.reserve(["key:a"], 1))
+    assert await writes.run(lambda: books.reserve(["key:a"], 1))
     assert used(database) == 1
 
 
 async def test_a_fault_of_the_program_leaves_nobody_waiting(database: Database) -> None:
-    writes = Writes(database)
+    writes = GroupCommit(database)
     with pytest.raises(ZeroDivisionError):
-        await writes.do(lambda: 1 // 0)
-    assert await writes.do(lambda: 7) == 7
+        await writes.run(lambda: 1 // 0)
+    assert await writes.run(lambda: 7) == 7
 
 
 async def test_who_was_cancelled_writes_nothing(database: Database) -> None:
-    books, writes = Budgets(database), Writes(database)
-    gone = asyncio.ensure_future(writes.do(lambda: books.reserve(["key:a"], 1)))
+    books, writes = Budgets(database), GroupCommit(database)
+    gone = asyncio.ensure_future(writes.run(lambda: books.reserve(["key:a"], 1)))
     await asyncio.sleep(0)  # it waits for the turn's end
     gone.cancel()
-    assert await writes.do(lambda: books.reserve(["key:a"], 2))
+    assert await writes.run(lambda: books.reserve(["key:a"], 2))
     assert used(database) == 2
 
 
 async def test_who_is_cancelled_while_it_is_written_is_told_first(database: Database) -> None:
-    books, writes = Budgets(database), Writes(database)
-    told: list[object] = []
+    books, writes = Budgets(database), GroupCommit(database)
+    outcomes: list[object] = []
 
     async def limited() -> None:
         async with asyncio.timeout(None) as limit:
             # It cancels once the write has been begun, and before its task has been woken.
             asyncio.get_running_loop().call_soon(limit.reschedule, 0)
-            told.append(await writes.do(lambda: books.reserve(["key:a"], 1)))
+            outcomes.append(await writes.run(lambda: books.reserve(["key:a"], 1)))
             await asyncio.sleep(60)
 
     with pytest.raises(TimeoutError):
         await limited()
-    assert len(told) == used(database) == 1
+    assert len(outcomes) == used(database) == 1
 
 
 async def test_who_is_cancelled_while_a_write_fails_is_cancelled(
@@ -108,21 +108,21 @@ async def test_who_is_cancelled_while_a_write_fails_is_cancelled(
 
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
-            await Writes(database).do(slow_and_broken)
+            await GroupCommit(database).run(slow_and_broken)
     await asyncio.sleep(0)  # and nothing of it comes later
 
 
 async def test_who_waits_for_all_writes_waits_for_those_they_lead_to(database: Database) -> None:
-    books, writes = Budgets(database), Writes(database)
+    books, writes = Budgets(database), GroupCommit(database)
 
     async def twice() -> None:
         for _ in range(2):
-            await writes.do(lambda: books.reserve(["key:a"], 1))
+            await writes.run(lambda: books.reserve(["key:a"], 1))
 
-    asking = asyncio.ensure_future(twice())
+    twice_running = asyncio.ensure_future(twice())
     await writes.flush()
     assert used(database) == 2
-    await asking
+    await twice_running
 
 
 async def test_a_failed_commit_leaves_the_database_usable(
@@ -135,13 +135,13 @@ async def test_a_failed_commit_leaves_the_database_usable(
             raise StoreUnavailable("expected room on the disk")
         return execute(sql, values)
 
-    books, writes = Budgets(database), Writes(database)
+    books, writes = Budgets(database), GroupCommit(database)
     with monkeypatch.context() as patch:
         patch.setattr(database, "execute", full)
         with pytest.raises(StoreUnavailable):
-            await writes.do(lambda: books.reserve(["key:a"], 1))
+            await writes.run(lambda: books.reserve(["key:a"], 1))
     assert used(database) == 0
-    assert await writes.do(lambda: books.reserve(["key:a"], 1))
+    assert await writes.run(lambda: books.reserve(["key:a"], 1))
 
 
 async def test_turns_of_several_servers_that_cross_do_not_wait_for_each_other(
@@ -154,11 +154,11 @@ async def test_turns_of_several_servers_that_cross_do_not_wait_for_each_other(
 
     def turns(chosen: list[str]) -> None:
         async def several() -> None:
-            with closing(database.again()) as own:
-                writes, mine = Writes(own), Budgets(own)
+            with closing(database.reopen()) as own:
+                writes, budgets = GroupCommit(own), Budgets(own)
                 for _ in range(25):
                     await asyncio.gather(
-                        *(writes.do(partial(mine.reserve, [o], 1), over=[o]) for o in chosen)
+                        *(writes.run(partial(budgets.reserve, [o], 1), locks=[o]) for o in chosen)
                     )
                 writes.close()
 
@@ -168,14 +168,16 @@ async def test_turns_of_several_servers_that_cross_do_not_wait_for_each_other(
     assert [budget.used for owner in owners if (budget := books.get(owner))] == [50] * 8
 
 
-async def held_up(alone: Alone, *calls: Callable[[], object]) -> list[object]:
+async def run_behind_a_slow_call(
+    executor: StoreExecutor, *calls: Callable[[], object]
+) -> list[object]:
     """What each is told, of calls that wait together; a file lets nobody wait."""
-    first = asyncio.ensure_future(alone.do(lambda: time.sleep(0.1)))
+    first = asyncio.ensure_future(executor.run(lambda: time.sleep(0.1)))
     await asyncio.sleep(0.01)
-    told = await asyncio.gather(*map(alone.do, calls), return_exceptions=True)
+    outcomes = await asyncio.gather(*map(executor.run, calls), return_exceptions=True)
     await first
-    alone.close()
-    return list(told)
+    executor.close()
+    return list(outcomes)
 
 
 async def test_what_fails_alone_fails_for_nobody_else(database: Database) -> None:
@@ -184,8 +186,8 @@ async def test_what_fails_alone_fails_for_nobody_else(database: Database) -> Non
     def wrote() -> bool:
         return books.reserve(["key:a"], 1) is not None
 
-    told = await held_up(Alone(database), wrote, lambda: 1 // 0, wrote)
-    assert [type(outcome) for outcome in told] == [bool, ZeroDivisionError, bool]
+    outcomes = await run_behind_a_slow_call(StoreExecutor(database), wrote, lambda: 1 // 0, wrote)
+    assert [type(outcome) for outcome in outcomes] == [bool, ZeroDivisionError, bool]
     assert used(database) == 2
 
 
@@ -198,10 +200,10 @@ async def test_who_waits_behind_a_store_that_is_gone_does_not_try_and_who_was_be
         tried.append("gone")
         raise StoreUnavailable("expected a network")
 
-    told = await held_up(
-        Alone(database), lambda: books.reserve(["key:a"], 1) is not None, gone, gone
+    outcomes = await run_behind_a_slow_call(
+        StoreExecutor(database), lambda: books.reserve(["key:a"], 1) is not None, gone, gone
     )
-    assert [type(outcome) for outcome in told] == [bool, StoreUnavailable, StoreUnavailable]
+    assert [type(outcome) for outcome in outcomes] == [bool, StoreUnavailable, StoreUnavailable]
     assert used(database) == 1
     assert len(tried) == (1 if database.remote else 2)
 
@@ -214,11 +216,11 @@ async def test_all_who_wait_are_asked_for_in_one_question(database: Database) ->
         time.sleep(0.05)
         return [text.upper() for text in texts]
 
-    callers = Together(database, str.upper, answers)
-    first = asyncio.ensure_future(callers.ask("a"))
+    lookup = BatchedLookup(database, str.upper, answers)
+    first = asyncio.ensure_future(lookup.lookup("a"))
     await asyncio.sleep(0.01)  # it is being asked for
-    assert await asyncio.gather(*(callers.ask(text) for text in "bcd")) == ["B", "C", "D"]
+    assert await asyncio.gather(*(lookup.lookup(text) for text in "bcd")) == ["B", "C", "D"]
     assert await first == "A"
     # A file answers at once: nobody waits.
     assert questions == ([("a",), ("b", "c", "d")] if database.remote else [])
-    callers.close()
+    lookup.close()

@@ -12,7 +12,7 @@ import pytest
 
 from stingy_server import Database, Keys, StoreUnavailable
 
-file_alone = pytest.mark.parametrize("store", [None])
+only_sqlite = pytest.mark.parametrize("store", [None])
 
 
 @pytest.fixture
@@ -28,11 +28,11 @@ def keys(database: Database) -> Keys:
 
 def test_a_key_opens_until_it_is_revoked_in_any_process(database: Database, keys: Keys) -> None:
     key, text = keys.create("k", budget=1)
-    with closing(database.again()) as other:
-        elsewhere = Keys(other)
-        assert elsewhere.authenticate(text) == key
+    with closing(database.reopen()) as other:
+        other_keys = Keys(other)
+        assert other_keys.authenticate(text) == key
         assert keys.revoke(key.id)
-        assert elsewhere.authenticate(text) is None
+        assert other_keys.authenticate(text) is None
         assert not keys.revoke(key.id)
 
 
@@ -61,8 +61,8 @@ def test_many_are_looked_up_in_one_question_each_as_alone(
     made = [keys.create("k", budget=1) for _ in range(count)]
     keys.revoke(made[0][0].id)
     texts = [text for _, text in made] + ["stranger", made[-1][1]]
-    alone = [keys.authenticate(text) for text in texts]
-    assert alone == [None, *(key for key, _ in made[1:]), None, alone[-1]]
+    one_by_one = [keys.authenticate(text) for text in texts]
+    assert one_by_one == [None, *(key for key, _ in made[1:]), None, one_by_one[-1]]
     questions = []
     execute = database.execute
 
@@ -71,7 +71,7 @@ def test_many_are_looked_up_in_one_question_each_as_alone(
         return execute(statement, values)
 
     monkeypatch.setattr(database, "execute", noted)
-    assert keys.authenticate_all(texts) == alone
+    assert keys.authenticate_all(texts) == one_by_one
     assert len(questions) == 1
 
 
@@ -90,7 +90,7 @@ def test_A6_anything_else_is_no_key(keys: Keys, text: str) -> None:
     assert keys.authenticate(text) is None
 
 
-@file_alone
+@only_sqlite
 def test_A4_the_key_is_nowhere_on_disk(keys: Keys, tmp_path: Path) -> None:
     key, text = keys.create("k", budget=1)
     secret = text.split("_", 2)[2].encode()
@@ -101,7 +101,7 @@ def test_A4_the_key_is_nowhere_on_disk(keys: Keys, tmp_path: Path) -> None:
     assert secret.decode() not in repr(key)
 
 
-@file_alone
+@only_sqlite
 def test_A3_a_locked_state_refuses(keys: Keys, tmp_path: Path) -> None:
     _, text = keys.create("k", budget=5)
     path = tmp_path / "state" / "stingy.sqlite3"
@@ -142,17 +142,17 @@ def test_the_state_of_another_release_is_not_touched(database: Database) -> None
     later = "UPDATE stingy SET version = 99" if database.remote else "PRAGMA user_version = 99"
     database.execute(later)
     with pytest.raises(StoreUnavailable, match="99"):
-        database.again()
+        database.reopen()
 
 
 def test_of_several_first_starts_one_makes_the_first_key(
     database: Database, store: str | None, tmp_path: Path
 ) -> None:
-    together = Barrier(4)
+    barrier = Barrier(4)
 
     def start(_: int) -> str | None:
         with closing(Database(tmp_path / "state", store=store, lock_timeout_s=60)) as own:
-            together.wait(timeout=60)
+            barrier.wait(timeout=60)
             return Keys(own).create_first(budget=3)
 
     with ThreadPoolExecutor(4) as threads:

@@ -45,8 +45,8 @@ async def until(client: httpx.AsyncClient, status: int) -> httpx.Response:
 @pytest.mark.anyio
 async def test_a_request_is_answered_charged_and_booked(tmp_path: Path, address: str) -> None:
     async with running(configured(tmp_path, address), budget=2) as (client, app):
-        asked = [await client.post(PATH, content=IMAGE) for _ in range(3)]
-        assert [response.status_code for response in asked] == [200, 200, 429]
+        responses = [await client.post(PATH, content=IMAGE) for _ in range(3)]
+        assert [response.status_code for response in responses] == [200, 200, 429]
         assert (await client.get("/v1/usage")).json()["used"] == 2
         events = [entry.event for _, entry in Ledger(app.state.service.database).entries()]
     assert events == ["start", "answer", "answer", "budget_exhausted"]
@@ -60,8 +60,8 @@ async def test_many_at_once_are_granted_exactly_what_a_failure_gives_back(
     bundle = make_bundle(tmp_path / "b", factory="sample_networks:Slow", seconds=0.3)
     settings = make_settings(tmp_path / "s", bundle, store=address, deadline_s=0.05)
     async with running(settings, budget=10) as (client, app):
-        asked = await asyncio.gather(*(client.post(PATH, content=IMAGE) for _ in range(20)))
-        assert {response.status_code for response in asked} <= {504, 429}
+        responses = await asyncio.gather(*(client.post(PATH, content=IMAGE) for _ in range(20)))
+        assert {response.status_code for response in responses} <= {504, 429}
         ((_, budget),) = app.state.service.keys.all()
         assert budget.used == 0
 
@@ -142,7 +142,7 @@ async def test_Q5_a_store_that_is_gone_refuses_until_it_is_back(
         await until(client, 200)
         ((_, budget),) = app.state.service.keys.all()
         assert budget.used == 2
-        assert app.state.service.watch.step("somebody") == "none"  # it lives
+        assert app.state.service.watch.action("somebody") == "none"  # it lives
 
 
 def test_O1_nothing_empties_the_ledger(tmp_path: Path, address: str) -> None:
@@ -169,10 +169,10 @@ def test_a_server_with_another_pepper_is_refused(tmp_path: Path, address: str) -
 
 def test_a_store_that_is_not_there_is_told_without_its_password(tmp_path: Path) -> None:
     settings = configured(tmp_path, "postgresql://stingy:s3cret@127.0.0.1:9/stingy")
-    with pytest.raises(ConfigurationError) as told:
+    with pytest.raises(ConfigurationError) as raised:
         create_app(settings)
-    assert "the store failed" in str(told.value)
-    assert "s3cret" not in f"{told.value} {settings!r}"
+    assert "the store failed" in str(raised.value)
+    assert "s3cret" not in f"{raised.value} {settings!r}"
     with pytest.raises(StoreUnavailable, match="expected a state folder"):
         Database(tmp_path / "absent", store=settings.store, create=False)
 
@@ -192,9 +192,9 @@ def test_Q2_two_servers_spend_one_budget_exactly_though_one_is_killed(
     key = make_key(tmp_path / "one", store=address, budget=300)
     (tmp_path / "two").mkdir()
     shutil.copy(tmp_path / "one" / "pepper", tmp_path / "two" / "pepper")
-    asking = 4
+    clients = 4
 
-    def ask(url: str, times: int) -> list[int]:
+    def query(url: str, times: int) -> list[int]:
         statuses = []
         with httpx.Client(headers={"Authorization": f"Bearer {key}"}, timeout=60) as client:
             for _ in range(times):
@@ -207,18 +207,18 @@ def test_Q2_two_servers_spend_one_budget_exactly_though_one_is_killed(
     with (
         served(bundle, state=tmp_path / "one", STINGY_STORE=address) as (doomed, process),
         served(bundle, state=tmp_path / "two", STINGY_STORE=address) as (other, _),
-        ThreadPoolExecutor(2 * asking) as threads,
+        ThreadPoolExecutor(2 * clients) as threads,
     ):
-        begun = [threads.submit(ask, url, 1000) for url in (doomed,) * asking]
-        begun += [threads.submit(ask, other, 20) for _ in range(asking)]
+        begun = [threads.submit(query, url, 1000) for url in (doomed,) * clients]
+        begun += [threads.submit(query, other, 20) for _ in range(clients)]
         while _used(tmp_path / "two", address) < 60:
             time.sleep(0.05)
         process.kill()
         before = [status for each in begun for status in each.result()]
-        after = ask(other, 310)
+        after = query(other, 310)
     answered = [*before, *after].count(200)
     assert _used(tmp_path / "two", address) == 300
-    assert 300 - asking <= answered <= 300
+    assert 300 - clients <= answered <= 300
     assert after[-1] == 429
 
 

@@ -15,7 +15,7 @@ from stingy_server.models.artefact import write_artefact
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STINGY_TRUSTED_FACTORIES", '["sample_networks"]')
 

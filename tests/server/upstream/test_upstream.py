@@ -33,7 +33,7 @@ from hostile import (
 from serving import make_bundle, make_settings, png, random_images, running
 from stingy_protection import build_policy, keyed_noise, parse_policy, read_manifest, sanitize
 from stingy_server import ConfigurationError, ModelSettings, Settings, create_app
-from stingy_server.identity import MARK_HEADER, mark
+from stingy_server.identity import FINGERPRINT_HEADER, model_fingerprint
 from stingy_server.settings import TensorSettings
 
 pytestmark = pytest.mark.anyio
@@ -156,8 +156,8 @@ async def test_U3_a_bad_answer_is_a_502_that_relays_and_costs_nothing(
             assert (await client.get("/v1/usage")).json()["used"] == 0
 
             switched.behaviour = says(GOOD)  # and the next request is none the worse
-            answered = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
-            assert answered.status_code == 200
+            response = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
+            assert response.status_code == 200
             assert (await client.get("/v1/usage")).json()["used"] == 1
 
 
@@ -176,8 +176,8 @@ async def test_U3_a_slow_answer_is_a_504_that_costs_nothing(
             assert refused.json()["error"]["code"] == "upstream_timeout"
             assert (await client.get("/v1/usage")).json()["used"] == 0
             switched.behaviour = says(GOOD)
-            answered = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
-            assert answered.status_code == 200
+            response = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
+            assert response.status_code == 200
 
 
 async def test_more_than_may_wait_is_a_503_that_costs_nothing(tmp_path: Path) -> None:
@@ -205,8 +205,8 @@ async def test_U3_an_upstream_that_is_gone_is_a_502_until_it_is_back(tmp_path: P
             refused = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
             assert refused.json()["error"]["code"] == "upstream_failed"
             with upstream(says(GOOD), port=urlsplit(url).port or 0):
-                answered = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
-                assert answered.status_code == 200
+                response = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
+                assert response.status_code == 200
 
 
 async def test_U3_a_gigabyte_is_not_read(tmp_path: Path) -> None:
@@ -225,8 +225,8 @@ async def test_U3_a_gigabyte_is_not_read(tmp_path: Path) -> None:
 async def test_what_the_upstream_tells_within_the_policy_is_the_answer(tmp_path: Path) -> None:
     with upstream(says(GOOD)) as url:
         async with running(edge(tmp_path, url)) as (client, _):
-            answered = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
-    (row,) = answered.json()["answers"]
+            response = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
+    (row,) = response.json()["answers"]
     assert [(entry["index"], entry["score"]) for entry in row["classes"]] == [
         (3, -0.105),
         (7, -2.304),
@@ -245,8 +245,8 @@ async def test_tensors_are_read_by_name_in_binary_too(tmp_path: Path) -> None:
     switched = Switched(binary)
     with upstream(switched) as url:
         async with running(edge(tmp_path, url)) as (client, _):
-            answered = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
-            assert answered.json()["answers"][0]["classes"][0]["index"] == 3
+            response = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
+            assert response.json()["answers"][0]["classes"][0]["index"] == 3
             switched.behaviour = says(
                 head + tail[:-1], f"Inference-Header-Content-Length: {len(head)}"
             )
@@ -263,7 +263,7 @@ async def test_nothing_a_client_chooses_reaches_the_upstream(tmp_path: Path) -> 
     with upstream(switched) as url:
         async with running(edge(tmp_path, url)) as (client, _):
             switched.behaviour = says(two)
-            asked = {
+            request = {
                 "id": CANARY,
                 "parameters": {"binary_data_output": False, CANARY: 1},
                 "inputs": [
@@ -276,8 +276,8 @@ async def test_nothing_a_client_chooses_reaches_the_upstream(tmp_path: Path) -> 
                 ],
                 "outputs": [{"name": "indices", "parameters": {"classification": 10}}],
             }
-            answered = await client.post("/v2/models/digits/infer", json=asked)
-            assert answered.status_code == 200
+            response = await client.post("/v2/models/digits/infer", json=request)
+            assert response.status_code == 200
     sent = switched.requests[-1]
     head, _, body = sent.partition(b"\r\n\r\n")
     assert CANARY.encode() not in sent
@@ -305,18 +305,18 @@ LOGITS = np.random.default_rng(1).normal(0, 3, (1, 10)).astype(np.float32)
 
 @pytest.mark.parametrize("policy", ["stingy:n=2", "label", "keyed_noise"])
 async def test_raw_logits_pass_the_gate_here(tmp_path: Path, policy: str) -> None:
-    told = document(tensor("raw", "FP32", [1, 10], LOGITS.ravel().tolist()))
+    raw_logits = document(tensor("raw", "FP32", [1, 10], LOGITS.ravel().tolist()))
     tensors = {"input": "x", "datatype": "FP32", "logits": "raw", "binary": False}
-    with upstream(says(told)) as url:
+    with upstream(says(raw_logits)) as url:
         settings = edge(tmp_path, url, policy=policy, tensors=tensors)
         async with running(settings) as (client, app):
-            answered = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
+            response = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
             secret = app.state.service.database.pepper
             gate = next(iter(app.state.service.fleet)).policy
     pixels, logits = torch.from_numpy(IMAGES[:1].copy()), torch.from_numpy(LOGITS)
     noise = keyed_noise(secret, pixels, 10) if policy == "keyed_noise" else None
     expected = sanitize(gate, logits, noise=noise)
-    (row,) = answered.json()["answers"]
+    (row,) = response.json()["answers"]
     assert [entry["index"] for entry in row["classes"]] == expected.indices[0].tolist()
 
 
@@ -332,8 +332,8 @@ async def test_logits_that_are_not_numbers_are_a_502(tmp_path: Path) -> None:
 
 
 async def test_the_input_is_the_one_the_embedded_network_gets(tmp_path: Path) -> None:
-    told = document(tensor("raw", "FP32", [1, 10], [0.0] * 10))
-    switched = Switched(says(told))
+    raw_logits = document(tensor("raw", "FP32", [1, 10], [0.0] * 10))
+    switched = Switched(says(raw_logits))
     tensors = {"datatype": "FP32", "logits": "raw"}
     with upstream(switched) as url:
         async with running(edge(tmp_path, url, tensors=tensors)) as (client, _):
@@ -369,9 +369,9 @@ async def test_a_large_request_goes_in_passes(tmp_path: Path) -> None:
     with upstream(switched) as url:
         async with running(edge(tmp_path, url, policy="label")) as (client, _):
             head = {"name": "image", "datatype": "UINT8", "shape": images.shape}
-            asked = {"inputs": [{**head, "data": images.ravel().tolist()}]}
-            answered = await client.post("/v2/models/digits/infer", json=asked)
-    (output,) = answered.json()["outputs"]
+            request = {"inputs": [{**head, "data": images.ravel().tolist()}]}
+            response = await client.post("/v2/models/digits/infer", json=request)
+    (output,) = response.json()["outputs"]
     assert output["data"] == (images[:, 0, 0, 0] % 10).tolist()
     assert len(switched.requests) == 1 + 3  # the trial, and 64 + 64 + 22
 
@@ -392,11 +392,11 @@ def marked(tmp_path: Path, policy: str = "stingy:n=2", *, sha256: str | None = N
     """An answer that says which policy and weights it was made with."""
     manifest = read_manifest(make_bundle(tmp_path / "marked", policy=policy))
     name, options = parse_policy(policy)
-    made = mark(
+    made = model_fingerprint(
         replace(manifest, sha256=sha256 or manifest.sha256),
         build_policy(name, num_classes=10, **options),
     )
-    return says(GOOD, f"{MARK_HEADER}: {made}")
+    return says(GOOD, f"{FINGERPRINT_HEADER}: {made}")
 
 
 async def test_an_answer_made_with_another_policy_or_other_weights_is_refused(

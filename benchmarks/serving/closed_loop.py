@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Seen:
+class LoadResult:
     """What came of many requests.
 
     Attributes:
@@ -20,7 +20,7 @@ class Seen:
     answered: list[float] = field(default_factory=list)
     silent: int = 0
 
-    def told(self) -> dict[str, object]:
+    def summary(self) -> dict[str, object]:
         return {
             "by_status": {
                 str(status): {
@@ -38,7 +38,9 @@ def percentile(values: list[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
-async def _client(port: int, request: bytes, until: float, patient: bool, seen: Seen) -> None:
+async def _client(
+    port: int, request: bytes, until: float, patient: bool, result: LoadResult
+) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         while time.perf_counter() < until:
@@ -49,11 +51,11 @@ async def _client(port: int, request: bytes, until: float, patient: bool, seen: 
             await reader.readexactly(int(headers.get(b"content-length", b"0")))
             status = int(head[9:12])
             ended = time.perf_counter()
-            seen.times.setdefault(status, []).append(1000 * (ended - started))
+            result.times.setdefault(status, []).append(1000 * (ended - started))
             if status == 200:
-                seen.answered.append(ended)
+                result.answered.append(ended)
             if status == 503:
-                seen.silent += b"retry-after" not in headers
+                result.silent += b"retry-after" not in headers
                 if patient:
                     wait = float(headers.get(b"retry-after", b"1"))
                     await asyncio.sleep(max(0.0, min(wait, until - time.perf_counter())))
@@ -71,10 +73,10 @@ def _headers(head: bytes) -> dict[bytes, bytes]:
 
 async def press(
     port: int, request: bytes, *, connections: int, seconds: float, patient: bool = True
-) -> Seen:
+) -> LoadResult:
     """So many clients at once, each with one request at a time."""
-    seen = Seen()
+    result = LoadResult()
     until = time.perf_counter() + seconds
-    clients = (_client(port, request, until, patient, seen) for _ in range(connections))
+    clients = (_client(port, request, until, patient, result) for _ in range(connections))
     await asyncio.gather(*clients)
-    return seen
+    return result
