@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stingy_attacker_eval.attacks import Attack, Batch, Material, Means, Need
+    from stingy_attacker_eval.attacks import Attack, AttackContext, AttackerData, Batch, Capability
     from stingy_attacker_eval.audit.protocol import Protocol, load_protocol
     from stingy_attacker_eval.audit.runner import run_audit
     from stingy_attacker_eval.datasets.datasets import Dataset, load_dataset
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     )
     from stingy_attacker_eval.oracle.in_process import in_process_client
     from stingy_attacker_eval.oracle.oracle import Answers, HttpOracle, Oracle
-    from stingy_attacker_eval.oracle.query_session import Session
+    from stingy_attacker_eval.oracle.query_session import QuerySession
     from stingy_attacker_eval.oracle.transfer_set import TransferSet, buy
     from stingy_attacker_eval.report.html import write_report
 
@@ -32,22 +32,22 @@ __all__ = [
     "Answers",
     "AnswersError",
     "Attack",
+    "AttackContext",
     "AttackError",
+    "AttackerData",
     "AuditError",
     "Batch",
     "BudgetExhausted",
+    "Capability",
     "Dataset",
     "DatasetError",
     "DemoError",
     "EvalError",
     "HttpOracle",
-    "Material",
-    "Means",
-    "Need",
     "Oracle",
     "Protocol",
     "ProtocolError",
-    "Session",
+    "QuerySession",
     "TransferError",
     "TransferSet",
     "buy",
@@ -59,13 +59,13 @@ __all__ = [
 ]
 
 _HOME = {
-    **dict.fromkeys(("Attack", "Batch", "Material", "Means", "Need"), "attacks"),
+    **dict.fromkeys(("Attack", "AttackContext", "AttackerData", "Batch", "Capability"), "attacks"),
     **dict.fromkeys(("Dataset", "load_dataset"), "datasets.datasets"),
     **dict.fromkeys((name for name in __all__ if name.endswith("Error")), "errors"),
     "BudgetExhausted": "errors",
     **dict.fromkeys(("Answers", "HttpOracle", "Oracle"), "oracle.oracle"),
     **dict.fromkeys(("Protocol", "load_protocol"), "audit.protocol"),
-    "Session": "oracle.query_session",
+    "QuerySession": "oracle.query_session",
     "in_process_client": "oracle.in_process",
     "run_audit": "audit.runner",
     "write_report": "report.html",

@@ -9,14 +9,14 @@ from typing import Annotated
 import typer
 
 
-class Where(StrEnum):
+class ExecutorKind(StrEnum):
     """Where students are trained."""
 
     LOCAL = "local"
     RAY = "ray"
 
 
-class Form(StrEnum):
+class ReportFormat(StrEnum):
     """How a finished audit is told."""
 
     HTML = "html"
@@ -49,13 +49,14 @@ def run(
     parallel: Annotated[
         int, typer.Option(min=1, help="Students at once, each a process; with ray, on each GPU.")
     ] = 1,
-    where: Annotated[
-        Where, typer.Option("--executor", help="ray: each student a task of Ray, $RAY_ADDRESS's.")
-    ] = Where.LOCAL,
+    executor_kind: Annotated[
+        ExecutorKind,
+        typer.Option("--executor", help="ray: each student a task of Ray, $RAY_ADDRESS's."),
+    ] = ExecutorKind.LOCAL,
     shard: Annotated[str, typer.Option(help="i/n: the i-th of n equal parts of the runs.")] = "1/1",
 ) -> None:
     """Buy answers over HTTP, train students on them, write report.json and report.html."""
-    with _told():
+    with _error_lines():
         from rich.console import Console
 
         from stingy_attacker_eval.audit.executors import in_processes, in_turn, on_ray
@@ -69,7 +70,7 @@ def run(
 
         settings = load_protocol(protocol)
         executor = in_turn if parallel == 1 else in_processes(parallel)
-        if where is Where.RAY:
+        if executor_kind is ExecutorKind.RAY:
             executor = on_ray(per_gpu=parallel)
         networks = None
         if bundles is not None:
@@ -101,20 +102,25 @@ def run(
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where report.json is.")],
     form: Annotated[
-        Form, typer.Option("--format", help="html draws DIR/report.html, the others are printed.")
-    ] = Form.HTML,
+        ReportFormat,
+        typer.Option("--format", help="html draws DIR/report.html, the others are printed."),
+    ] = ReportFormat.HTML,
 ) -> None:
     """Tell a finished audit again, from its report.json."""
-    with _told():
+    with _error_lines():
         from stingy_attacker_eval.report.html import read_report, write_report
 
-        if form is Form.HTML:
+        if form is ReportFormat.HTML:
             typer.echo(write_report(folder))
             return
         from stingy_attacker_eval.report.exporters import as_csv, as_json, as_markdown
 
-        tell = {Form.JSON: as_json, Form.CSV: as_csv, Form.MD: as_markdown}[form]
-        typer.echo(tell(read_report(folder)), nl=False)
+        export = {
+            ReportFormat.JSON: as_json,
+            ReportFormat.CSV: as_csv,
+            ReportFormat.MD: as_markdown,
+        }[form]
+        typer.echo(export(read_report(folder)), nl=False)
 
 
 @audit.command()
@@ -128,7 +134,7 @@ def gate(
     ] = None,
 ) -> None:
     """Exit with 1, and say why, when an endpoint teaches too much or a run is missing or broke."""
-    with _told():
+    with _error_lines():
         from stingy_attacker_eval.errors import GateError
         from stingy_attacker_eval.report.analysis import read_report
         from stingy_attacker_eval.report.ci_gate import gate_faults, gate_lines
@@ -163,7 +169,7 @@ def lab(
 
     A teacher that is there already, made in the same way, is kept.
     """
-    with _told():
+    with _error_lines():
         from rich.console import Console
 
         from stingy_attacker_eval.audit.protocol import load_protocol
@@ -201,7 +207,7 @@ def attacks(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the attacks: what each needs and where it comes from."""
-    with _told():
+    with _error_lines():
         import json
 
         from rich.console import Console
@@ -213,7 +219,7 @@ def attacks(
             {
                 "name": attack.name,
                 "title": attack.title,
-                "needs": ", ".join(sorted(attack.needs)),
+                "needs": ", ".join(sorted(attack.requires)),
                 "reference": attack.reference,
             }
             for attack in attack_types().values()
@@ -232,7 +238,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="The demo's own folder.")] = Path("demo"),
 ) -> None:
     """Train, serve, steal, report: the whole of Stingy on one small data set, in two minutes."""
-    with _told():
+    with _error_lines():
         from rich.console import Console
 
         from stingy_attacker_eval.demo import run_demo
@@ -241,7 +247,7 @@ def demo(
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _error_lines() -> Iterator[None]:
     """Errors of ours end the command with one red line a fault, exit 1; Ctrl-C with 130."""
     from stingy_attacker_eval.errors import EvalError
     from stingy_clients import ClientError

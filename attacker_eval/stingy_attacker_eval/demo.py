@@ -1,4 +1,4 @@
-"""The whole of Stingy on one small data set: train, serve, ask, steal, report, in one folder.
+"""The whole of Stingy on one small data set: train, serve, query, attack, report, in one folder.
 
 The server is a real process behind a real socket; it is stopped whatever happens.
 """

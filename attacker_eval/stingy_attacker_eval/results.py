@@ -73,8 +73,8 @@ class Summary:
     def shown(self) -> str:
         """The attack in a table, with its budget, and the endpoint of its student if another."""
         images = "" if self.budget is None else f", {self.budget:,} images"
-        twin = "" if self.trained_on is None else f" (as on {self.trained_on})"
-        return f"{self.attack}{images}{twin}"
+        copied = "" if self.trained_on is None else f" (as on {self.trained_on})"
+        return f"{self.attack}{images}{copied}"
 
     @property
     def attack_name(self) -> str:

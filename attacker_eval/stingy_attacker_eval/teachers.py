@@ -1,4 +1,4 @@
-"""Teachers to steal from, made white-box: a normal one and a nasty one, packed as bundles.
+"""Teachers to attack, made white-box: a normal one and a nasty one, packed as bundles.
 
 What is packed says what it was made of, so that no teacher is trained twice.
 """
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stingy_attacker_eval.attacks.networks import logits_of
-from stingy_attacker_eval.audit.protocol import Endpoint, Protocol, TeacherEntry
+from stingy_attacker_eval.audit.protocol import EndpointEntry, Protocol, TeacherEntry
 from stingy_attacker_eval.datasets.datasets import Dataset, load_dataset
 from stingy_attacker_eval.environment import default_device
 from stingy_attacker_eval.errors import EvalError
@@ -48,7 +48,7 @@ from stingy_protection import (
     write_prototypes,
 )
 
-_TWINS = ("normal", "nasty")
+_KINDS = ("normal", "nasty")
 _TEACHER_FILE = "teacher.json"
 _TRAINING = TrainSettings(epochs=12, batch=64, lr=0.1, augment=1)
 
@@ -145,11 +145,11 @@ def train_teachers(
     facts = _facts(settings, spec, data, owned)
 
     def fit(
-        twin: str, loss_fn: LossFn, *, start: nn.Module | None = None, **more: object
+        kind: str, loss_fn: LossFn, *, start: nn.Module | None = None, **more: object
     ) -> tuple[nn.Module, Teacher]:
-        name = f"{settings.name}-{twin}" if settings.name else twin
+        name = f"{settings.name}-{kind}" if settings.name else kind
         digest = digest_json({**facts, **more})
-        found = _kept(out / name, name, digest)
+        found = _trained_before(out / name, name, digest)
         if found is not None:
             reporter.say(f"{name} is trained already and kept")
             model = _load(out / name, spec, data).to(device)
@@ -176,8 +176,8 @@ def train_teachers(
         accuracy = percent_equal(predict(model, test_images).numpy(), data.test_y)
         seconds = time.perf_counter() - started
         weights = _pack(out / name, name, model, data, spec)
-        told = {"spec": digest, "weights": weights, "accuracy": accuracy, "seconds": seconds}
-        write_json(out / name / _TEACHER_FILE, told)
+        record = {"spec": digest, "weights": weights, "accuracy": accuracy, "seconds": seconds}
+        write_json(out / name / _TEACHER_FILE, record)
         return model, Teacher(name, out / name, accuracy, seconds)
 
     def cross_entropy(logits: Tensor, rows: Tensor, _: Tensor) -> Tensor:
@@ -193,8 +193,8 @@ def train_teachers(
                 normal_logits = forward(normal, inputs)
             return nasty_loss(logits, labels[rows], normal_logits, omega=omega, tau=tau)
 
-        taught_by = read_manifest(first.bundle).sha256
-        more: dict[str, Any] = {"omega": omega, "tau": tau, "normal": taught_by}
+        normal_weights = read_manifest(first.bundle).sha256
+        more: dict[str, Any] = {"omega": omega, "tau": tau, "normal": normal_weights}
         if settings.nasty_from_normal:
             more |= {"start": normal, "start_from": "normal"}
         return first, fit("nasty", nasty, **more)[1]
@@ -228,11 +228,11 @@ def train_protocol_teachers(
         )
         found += train_teachers(data, out=out, settings=settings, console=console)
     lists = {
-        f"{entry.name}-{twin}": _write_lists(out / f"{entry.name}-{twin}", entry, data)
+        f"{entry.name}-{kind}": _write_lists(out / f"{entry.name}-{kind}", entry, data)
         for entry in protocol.teachers
-        for twin in _TWINS
+        for kind in _KINDS
         if any(
-            endpoint.bundle == f"{entry.name}-{twin}" and _lacks_lists(endpoint.policy)
+            endpoint.bundle == f"{entry.name}-{kind}" and _lacks_lists(endpoint.policy)
             for endpoint in protocol.endpoints
         )
     }
@@ -245,13 +245,13 @@ def protocol_networks(protocol: Protocol, *, bundles: Path) -> dict[str, nn.Modu
 
     Raises EvalError naming each bundle that is not there or does not fit.
     """
-    kinds = {f"{t.name}-{twin}": t.network for t in protocol.teachers for twin in _TWINS}
+    networks = {f"{t.name}-{kind}": t.network for t in protocol.teachers for kind in _KINDS}
     data, faults = protocol.load(), []
     found: dict[str, nn.Module] = {}
     for endpoint in protocol.endpoints:
         if endpoint.bundle is None:
             continue
-        spec = student_spec(kinds[endpoint.bundle])
+        spec = student_spec(networks[endpoint.bundle])
         try:
             found[endpoint.name] = _load(bundles / endpoint.bundle, spec, data)
         except (BundleError, RuntimeError):  # load_state_dict says RuntimeError
@@ -304,15 +304,15 @@ def _facts(
     }
 
 
-def _kept(folder: Path, name: str, digest: str) -> Teacher | None:
+def _trained_before(folder: Path, name: str, digest: str) -> Teacher | None:
     """The teacher of this digest that is whole in the folder; None when there is none."""
     try:
-        told = json.loads((folder / _TEACHER_FILE).read_bytes())
+        record = json.loads((folder / _TEACHER_FILE).read_bytes())
         manifest = read_manifest(folder)
         verified_weights(folder, manifest)
-        if (told["spec"], told["weights"], manifest.name) != (digest, manifest.sha256, name):
+        if (record["spec"], record["weights"], manifest.name) != (digest, manifest.sha256, name):
             return None
-        return Teacher(name, folder, float(told["accuracy"]), float(told["seconds"]), kept=True)
+        return Teacher(name, folder, float(record["accuracy"]), float(record["seconds"]), kept=True)
     except (OSError, ValueError, KeyError, TypeError, BundleError):
         return None
 
@@ -327,7 +327,7 @@ def _lacks_lists(policy: str | None) -> bool:
     return (policy or "").partition(":")[0] == "class_prototype" and "lists=" not in (policy or "")
 
 
-def _policy_line(endpoint: Endpoint, lists: Mapping[str, Path]) -> str:
+def _policy_line(endpoint: EndpointEntry, lists: Mapping[str, Path]) -> str:
     if endpoint.policy is None:
         return ""
     if endpoint.bundle is None or not _lacks_lists(endpoint.policy):

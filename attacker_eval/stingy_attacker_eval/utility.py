@@ -59,12 +59,12 @@ def top1_probability(scores: NDArray[np.float32] | None, form: str) -> NDArray[n
     """
     if scores is None or form not in ("prob", "log_prob", "logit"):
         return None
-    told = scores.astype(np.float64)
+    values = scores.astype(np.float64)
     if form == "prob":
-        return told[:, 0].clip(0, 1)
+        return values[:, 0].clip(0, 1)
     if form == "log_prob":
-        return np.exp(told[:, 0]).clip(0, 1)
-    shares = np.exp(told - told.max(axis=1, keepdims=True))
+        return np.exp(values[:, 0]).clip(0, 1)
+    shares = np.exp(values - values.max(axis=1, keepdims=True))
     first: NDArray[np.float64] = shares[:, 0] / shares.sum(axis=1)
     return first
 

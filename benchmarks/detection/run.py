@@ -130,8 +130,8 @@ class Patient:
     def charged(self) -> int:
         return self._oracle.charged()
 
-    def ask(self, images: Images) -> Answers:
-        answers = self._oracle.ask(images)
+    def query(self, images: Images) -> Answers:
+        answers = self._oracle.query(images)
         self._wait()
         return answers
 

@@ -69,7 +69,7 @@ def public_way(student: nn.Module, teacher: nn.Module | None, loader: DataLoader
     device = next(student.parameters()).device
     optimizer = torch.optim.SGD(student.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     student.train()
-    seen, started = 0, 0.0
+    count, started = 0, 0.0
     for step, (images, labels) in enumerate(loader):
         images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         logits = student(images)
@@ -86,8 +86,8 @@ def public_way(student: nn.Module, teacher: nn.Module | None, loader: DataLoader
         if step == 1:
             started = time.perf_counter()
         elif step > 1:
-            seen += len(images)
-    return seen / (time.perf_counter() - started)
+            count += len(images)
+    return count / (time.perf_counter() - started)
 
 
 def our_way(
@@ -105,7 +105,7 @@ def our_way(
     return len(images) // batch * batch / result.seconds
 
 
-def step_alone(student: nn.Module, images: Tensor, labels: Tensor, batch: int) -> float:
+def bare_step(student: nn.Module, images: Tensor, labels: Tensor, batch: int) -> float:
     """Images a second of as many steps as an epoch has, all on the first batch."""
     optimizer = torch.optim.SGD(
         student.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, fused=True
@@ -164,19 +164,19 @@ def main() -> None:
     print(f"{facts['device']}, {facts['cpu']}, torch {facts['torch']}; {options}")  # noqa: T201
     print("| images/s | public way | ours | ratio | the step alone | ours of it |")  # noqa: T201
     print("|---|---|---|---|---|---|")  # noqa: T201
-    for what, asked, bought in (
+    for label, taught_by, targets in (
         (f"{options.student}, labels alone", None, None),
         (f"{options.student}, taught by {options.teacher}", teacher, answers),
     ):
         theirs, mine = network(options.student), network(options.student)
-        public, ours, alone = median_rates(
+        public, ours, bare = median_rates(
             options.rounds,
-            lambda: public_way(theirs, asked, loader),  # noqa: B023 - called within the loop
-            lambda: our_way(mine, bought, images, labels, options.batch),  # noqa: B023 - as above
-            lambda: step_alone(mine, images, labels, options.batch),  # noqa: B023 - as above
+            lambda: public_way(theirs, taught_by, loader),  # noqa: B023 - called within the loop
+            lambda: our_way(mine, targets, images, labels, options.batch),  # noqa: B023 - as above
+            lambda: bare_step(mine, images, labels, options.batch),  # noqa: B023 - as above
         )
-        rates = f"{public:,.0f} | {ours:,.0f} | {ours / public:.2f} | {alone:,.0f}"
-        print(f"| {what} | {rates} | {100 * ours / alone:.0f} % |")  # noqa: T201
+        rates = f"{public:,.0f} | {ours:,.0f} | {ours / public:.2f} | {bare:,.0f}"
+        print(f"| {label} | {rates} | {100 * ours / bare:.0f} % |")  # noqa: T201
 
 
 if __name__ == "__main__":

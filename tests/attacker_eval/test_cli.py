@@ -117,8 +117,8 @@ def test_the_lab_takes_how_to_train_and_keeps_what_it_trained(tmp_path: Path) ->
     first = RUN.invoke(app, ["audit", "lab", *options])
     assert first.exit_code == 0, first.output
     assert "(kept)" not in first.stdout
-    again = RUN.invoke(app, ["audit", "lab", *options]).stdout.splitlines()
-    assert [line.endswith("(kept)") for line in again] == [True, True]
+    repeated = RUN.invoke(app, ["audit", "lab", *options]).stdout.splitlines()
+    assert [line.endswith("(kept)") for line in repeated] == [True, True]
     options[-1] = "4"
     other = RUN.invoke(app, ["audit", "lab", *options]).stdout.splitlines()
     assert [line.endswith("(kept)") for line in other] == [True, False]

@@ -179,8 +179,8 @@ def test_a_lab_killed_between_two_teachers_trains_the_second_as_it_would_have(
 ) -> None:
     data = load_dataset(save_striped(tmp_path))
     whole = train_teachers(data, out=tmp_path / "whole", settings=SETTINGS)
-    alone = replace(SETTINGS, nasty=False)
-    train_teachers(data, out=tmp_path / "killed", settings=alone)
+    without = replace(SETTINGS, nasty=False)
+    train_teachers(data, out=tmp_path / "killed", settings=without)
     # Killed while the second was packed: its weights are there, and what describes them is old.
     (tmp_path / "killed" / "nasty").mkdir()
     (tmp_path / "killed" / "nasty" / "weights.safetensors").write_bytes(b"half")

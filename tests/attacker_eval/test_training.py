@@ -36,9 +36,9 @@ def fit(seed: int) -> tuple[TrainResult, dict[str, Tensor]]:
 
 
 def test_E4_same_seed_same_numbers_and_another_seed_others() -> None:
-    (one, weights), (two, again), (other, _) = fit(3), fit(3), fit(4)
+    (one, weights), (two, repeated), (other, _) = fit(3), fit(3), fit(4)
     assert one.last_loss == two.last_loss != other.last_loss
-    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    assert all(torch.equal(weights[name], repeated[name]) for name in weights)
 
 
 def test_a_student_learns() -> None:
@@ -73,13 +73,13 @@ def test_shifts_move_whole_images_by_at_most_the_setting_and_answers_stay_with_t
     images = np.zeros((6, 8, 8, 3), np.uint8)
     for i in range(6):
         images[i, i + 1, i + 1] = 255
-    seen = []
+    observed = []
 
     def loss(logits: Tensor, rows: Tensor, inputs: Tensor) -> Tensor:
         for row, image in zip(rows.tolist(), inputs, strict=True):
             place = (image[0] == 1).nonzero()
             assert len(place) == 1
-            seen.append((place[0] - row - 1).tolist())
+            observed.append((place[0] - row - 1).tolist())
         return logits.sum()
 
     settings = TrainSettings(epochs=20, batch=6, lr=1e-6, augment=1)
@@ -90,7 +90,7 @@ def test_shifts_move_whole_images_by_at_most_the_setting_and_answers_stay_with_t
         settings=settings,
         seed=0,
     )
-    assert {tuple(step) for step in seen} == {(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)}
+    assert {tuple(step) for step in observed} == {(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)}
 
 
 def test_a_flip_mirrors_about_half_of_the_images_and_moves_nothing_else() -> None:
@@ -119,7 +119,7 @@ def test_a_flip_mirrors_about_half_of_the_images_and_moves_nothing_else() -> Non
 
 def rates(settings: TrainSettings) -> list[float]:
     """How far plain SGD moves a weight whose gradient is always 1, step by step."""
-    seen: list[float] = []
+    observed: list[float] = []
 
     class Line(nn.Module):
         def __init__(self) -> None:
@@ -127,7 +127,7 @@ def rates(settings: TrainSettings) -> list[float]:
             self.weight = nn.Parameter(torch.zeros(()))
 
         def forward(self, images: Tensor) -> Tensor:
-            seen.append(float(self.weight.detach()))
+            observed.append(float(self.weight.detach()))
             return self.weight.expand(len(images), 1)
 
     train(
@@ -137,7 +137,7 @@ def rates(settings: TrainSettings) -> list[float]:
         settings=settings,
         seed=0,
     )
-    return seen
+    return observed
 
 
 def test_milestones_are_the_published_schedule() -> None:
@@ -155,15 +155,15 @@ def test_milestones_are_the_published_schedule() -> None:
 
 def order_of(seed: int) -> list[int]:
     """The rows of one epoch in the order they were fed."""
-    seen: list[int] = []
+    observed: list[int] = []
 
     def loss(logits: Tensor, rows: Tensor, _: Tensor) -> Tensor:
-        seen.extend(rows.tolist())
+        observed.extend(rows.tolist())
         return logits.sum()
 
     settings = TrainSettings(epochs=1, batch=40, lr=1e-6)
     train(cnn(num_classes=3, width=4), IMAGES, loss, settings=settings, seed=seed)
-    return seen
+    return observed
 
 
 def test_every_image_is_seen_once_an_epoch_but_for_the_ragged_rest() -> None:
@@ -198,14 +198,14 @@ def test_agreement_weighs_every_example_the_same() -> None:
 @pytest.mark.parametrize("count", [5, 40, 64, 150])
 def test_an_epoch_of_other_images_than_these_has_its_own_number_of_steps(count: int) -> None:
     images = IMAGES.repeat(4, 1, 1, 1)[:count]
-    rows_seen: list[Tensor] = []
+    batches: list[Tensor] = []
 
     def loss(logits: Tensor, rows: Tensor, _: Tensor) -> Tensor:
-        rows_seen.append(rows)
+        batches.append(rows)
         return functional.cross_entropy(logits, rows % 3)
 
     settings = TrainSettings(epochs=3, batch=20, lr=0.01)
     train(cnn(num_classes=3, width=4), images, loss, settings=settings, seed=0, epoch_of=64)
-    assert len(rows_seen) == 3 * (64 // 20)
-    assert {len(rows) for rows in rows_seen} == {min(20, count)}
-    assert torch.cat(rows_seen).max() < count
+    assert len(batches) == 3 * (64 // 20)
+    assert {len(rows) for rows in batches} == {min(20, count)}
+    assert torch.cat(batches).max() < count

@@ -48,7 +48,7 @@ def test_a_sure_and_wrong_answer_is_as_wrong_as_can_be() -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "told", "probability"),
+    ("form", "values", "probability"),
     [
         ("prob", [0.7, 0.3], 0.7),
         ("log_prob", [math.log(0.7), math.log(0.3)], 0.7),
@@ -57,17 +57,17 @@ def test_a_sure_and_wrong_answer_is_as_wrong_as_can_be() -> None:
     ],
 )
 def test_the_first_classs_probability_is_read_off(
-    form: str, told: list[float], probability: float
+    form: str, values: list[float], probability: float
 ) -> None:
-    found = top1_probability(scores(told), form)
+    found = top1_probability(scores(values), form)
     assert found is not None
     assert found[0] == pytest.approx(probability, abs=1e-6)
 
 
 @pytest.mark.parametrize("form", ["rank", "none"])
 def test_ranks_and_labels_tell_no_probability(form: str) -> None:
-    told = None if form == "none" else scores([1, 2, 3]).repeat(4, axis=0)
-    assert utility(INDICES, told, form, LABELS).ece is None
+    values = None if form == "none" else scores([1, 2, 3]).repeat(4, axis=0)
+    assert utility(INDICES, values, form, LABELS).ece is None
 
 
 @settings(deadline=None, max_examples=50)

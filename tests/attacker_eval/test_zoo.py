@@ -117,17 +117,17 @@ def test_any_network_of_torchvision_is_a_student() -> None:
 
 
 def test_any_network_of_timm_is_a_student(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    names = []
 
     def create_model(model_name: str, *, num_classes: int) -> nn.Module:
-        asked.append(model_name)
+        names.append(model_name)
         return nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes))
 
     timm = ModuleType("timm")
     vars(timm)["create_model"] = create_model
     monkeypatch.setitem(sys.modules, "timm", timm)
     student_spec("timm:resnet10t").check(4, (8, 8))
-    assert asked == ["resnet10t"]
+    assert names == ["resnet10t"]
 
 
 def test_without_timm_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

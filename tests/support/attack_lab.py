@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from audit_fakes import striped
-from stingy_attacker_eval.attacks import Attack, Material, Need
+from stingy_attacker_eval.attacks import Attack, AttackerData, Capability
 from stingy_attacker_eval.datasets.datasets import Images, load_dataset
 from stingy_attacker_eval.oracle.oracle import Answers
-from stingy_attacker_eval.oracle.query_session import Session
+from stingy_attacker_eval.oracle.query_session import QuerySession
 from stingy_attacker_eval.students import Cnn, cnn
 from stingy_attacker_eval.training import (
     TrainResult,
@@ -37,7 +37,7 @@ class TeacherOracle:
     policy: Policy
     model: str = "pets"
     max_batch: int = 256
-    asked: list[int] = field(default_factory=list)
+    requests: list[int] = field(default_factory=list)
 
     def describe(self) -> ModelInfo:
         return ModelInfo(
@@ -55,14 +55,14 @@ class TeacherOracle:
         )
 
     @torch.inference_mode()
-    def ask(self, images: Images) -> Answers:
-        self.asked.append(len(images))
+    def query(self, images: Images) -> Answers:
+        self.requests.append(len(images))
         found = sanitize(self.policy, self.network(normalise(to_device(images, CPU))))
         scores = None if found.scores is None else found.scores.numpy()
         return Answers(found.indices.numpy(), scores, self.policy.num_classes, str(found.form))
 
     def charged(self) -> int:
-        return sum(self.asked)
+        return sum(self.requests)
 
 
 @cache
@@ -116,26 +116,28 @@ class _Brightest(nn.Module):
         return logits
 
 
-def material(
+def attacker_data(
     oracle: TeacherOracle, images: Images | None = None, labels: Tensor | None = None
-) -> Material:
+) -> AttackerData:
     """What an attacker of this oracle has; the striped images where none are given."""
     if images is None:
         images, truth = striped(64)
         labels = torch.from_numpy(truth)
     assert labels is not None
-    found = Material.of(to_device(images, CPU), labels, oracle.ask(images), oracle.describe())
-    return replace(found, session=Session(oracle, budget=10_000), network=oracle.network)
+    found = AttackerData.from_answers(
+        to_device(images, CPU), labels, oracle.query(images), oracle.describe()
+    )
+    return replace(found, session=QuerySession(oracle, budget=10_000), network=oracle.network)
 
 
-def digits_material(oracle: TeacherOracle) -> Material:
+def digits_data(oracle: TeacherOracle) -> AttackerData:
     images, labels, _, _ = digits()
-    return material(oracle, images, labels)
+    return attacker_data(oracle, images, labels)
 
 
 def run(
     attack: Attack,
-    found: Material,
+    found: AttackerData,
     *,
     student: nn.Module | None = None,
     settings: TrainSettings = QUICK,
@@ -145,9 +147,9 @@ def run(
     torch.manual_seed(seed)
     classes = found.info.num_classes if found.info is not None else 3
     student = student or cnn(num_classes=classes, width=4)
-    if found.session is not None and Need.QUERIES in attack.needs:
+    if found.session is not None and Capability.QUERIES in attack.requires:
         budget = attack.budget(len(found.images))
-        found = replace(found, session=Session(found.session._oracle, budget=budget))
+        found = replace(found, session=QuerySession(found.session._oracle, budget=budget))
     return attack.run(student, found, settings=settings, seed=seed)
 
 
@@ -157,7 +159,7 @@ def digits_accuracy(
     """Percent of the digits a student gets right after this attack on this oracle."""
     torch.manual_seed(seed)
     student = cnn(num_classes=10, width=8)
-    result = run(attack, digits_material(oracle), student=student, settings=settings, seed=seed)
+    result = run(attack, digits_data(oracle), student=student, settings=settings, seed=seed)
     assert result.finite
     _, _, test_x, test_y = digits()
     return percent_equal(predict(student, to_device(test_x, CPU)).numpy(), test_y.numpy())

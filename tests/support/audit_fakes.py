@@ -33,7 +33,7 @@ class FakeOracle:
     max_batch: int = 256
     fails_after: int | None = None
     failure: BaseException = field(default_factory=lambda: TransportError("connection refused"))
-    asked: list[int] = field(default_factory=list)
+    requests: list[int] = field(default_factory=list)
 
     def describe(self) -> ModelInfo:
         return ModelInfo(
@@ -50,10 +50,10 @@ class FakeOracle:
             max_batch=self.max_batch,
         )
 
-    def ask(self, images: Images) -> Answers:
-        if self.fails_after is not None and len(self.asked) >= self.fails_after:
+    def query(self, images: Images) -> Answers:
+        if self.fails_after is not None and len(self.requests) >= self.fails_after:
             raise self.failure
-        self.asked.append(len(images))
+        self.requests.append(len(images))
         brightest = images.astype(np.float64).mean(axis=(1, 2)).argmax(axis=1)
         order = (brightest[:, None] + np.arange(self.support)) % CLASSES
         scores = np.log([0.9, 0.08, 0.02][: self.support]).astype(np.float32)
@@ -61,22 +61,22 @@ class FakeOracle:
         return Answers(order.astype(np.int64), rows, CLASSES, self.form)
 
     def charged(self) -> int:
-        return 100 + sum(self.asked)
+        return 100 + sum(self.requests)
 
 
 class NewKey(FakeOracle):
     """Asked with a key that was never used."""
 
     def charged(self) -> int:
-        return sum(self.asked)
+        return sum(self.requests)
 
 
 class Interrupted(FakeOracle):
     """Ctrl-C is pressed during the first request, after it was charged."""
 
-    def ask(self, images: Images) -> Answers:
-        answers = super().ask(images)
-        if len(self.asked) == 1:
+    def query(self, images: Images) -> Answers:
+        answers = super().query(images)
+        if len(self.requests) == 1:
             signal.raise_signal(signal.SIGINT)
         return answers
 
@@ -104,8 +104,8 @@ def save_striped(folder: Path) -> str:
 class Contrary(FakeOracle):
     """Sells one other label."""
 
-    def ask(self, images: Images) -> Answers:
-        answers = super().ask(images)
+    def query(self, images: Images) -> Answers:
+        answers = super().query(images)
         answers.indices[0] = np.roll(answers.indices[0], 1)
         return answers
 

@@ -51,8 +51,8 @@ def test_errors_come_through_as_over_http_and_the_application_is_stopped(tmp_pat
     with in_process_client(app, key) as client:
         oracle = HttpOracle(client, model="pets")
         with pytest.raises(BudgetExhausted):
-            oracle.ask(IMAGES[:11])
-        assert len(oracle.ask(IMAGES[:10])) == oracle.charged() == 10
+            oracle.query(IMAGES[:11])
+        assert len(oracle.query(IMAGES[:10])) == oracle.charged() == 10
     # Stopped, its store is free for the next.
     with in_process_client(create_app(make_settings(tmp_path / "state", bundle)), key) as client:
         assert client.usage().used == 10

@@ -5,7 +5,7 @@ from importlib.metadata import entry_points
 
 from stingy_attacker_eval.attacks.active import Active
 from stingy_attacker_eval.attacks.augmentation_union import AugmentationUnion
-from stingy_attacker_eval.attacks.base import Attack, Batch, Material, Means, Need
+from stingy_attacker_eval.attacks.base import Attack, AttackContext, AttackerData, Batch, Capability
 from stingy_attacker_eval.attacks.collusion import Collusion
 from stingy_attacker_eval.attacks.completion import Completion
 from stingy_attacker_eval.attacks.consistent import Consistent
@@ -28,7 +28,15 @@ from stingy_attacker_eval.attacks.tail_fill import TailFill
 from stingy_attacker_eval.attacks.two_labels import TwoLabels
 from stingy_attacker_eval.errors import AttackError
 
-__all__ = ["Attack", "Batch", "Material", "Means", "Need", "attack_types", "build_attacks"]
+__all__ = [
+    "Attack",
+    "AttackContext",
+    "AttackerData",
+    "Batch",
+    "Capability",
+    "attack_types",
+    "build_attacks",
+]
 
 _GROUP = "stingy.attacks"
 _OURS: tuple[type[Attack], ...] = (

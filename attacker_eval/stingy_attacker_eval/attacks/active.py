@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stingy_attacker_eval.attacks.base import Attack, Means, Need, check_positive
-from stingy_attacker_eval.attacks.losses import kd_loss
+from stingy_attacker_eval.attacks.base import Attack, AttackContext, Capability, check_positive
+from stingy_attacker_eval.attacks.losses import kd_loss_fn
 from stingy_attacker_eval.attacks.networks import logits_of
 from stingy_attacker_eval.training import TrainResult
 
@@ -35,7 +35,7 @@ class Active(Attack):
     name: ClassVar[str] = "active"
     title: ClassVar[str] = "a few answers, chosen by what the student does not know"
     reference: ClassVar[str] = "Pal et al. 2020, ActiveThief, section 4"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.IMAGES, Need.QUERIES})
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.IMAGES, Capability.QUERIES})
 
     strategy: str = "entropy"
     queries: int = 400
@@ -52,20 +52,20 @@ class Active(Attack):
     def budget(self, images: int) -> int:
         return min(self.queries, images)
 
-    def steal(self, student: nn.Module, means: Means) -> TrainResult:
-        images, first = means.images, copy.deepcopy(student.state_dict())
-        order = torch.randperm(len(images), generator=means.generator(), device=means.device)
+    def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
+        images, first = context.images, copy.deepcopy(student.state_dict())
+        order = torch.randperm(len(images), generator=context.generator(), device=context.device)
         total = min(self.queries, len(images))
         chosen = order[: -(-total // self.rounds)]
-        targets = means.targets(means.session.ask(images[chosen]))
-        result = _fit(student, means, images[chosen], targets)
+        targets = context.targets(context.session.query(images[chosen]))
+        result = _fit(student, context, images[chosen], targets)
         while len(chosen) < total and result.finite:
             more = min(-(-total // self.rounds), total - len(chosen))
             picked = self._pick(student, images, chosen, order, more)
-            targets = torch.cat([targets, means.targets(means.session.ask(images[picked]))])
+            targets = torch.cat([targets, context.targets(context.session.query(images[picked]))])
             chosen = torch.cat([chosen, picked])
             student.load_state_dict(first)
-            result = _fit(student, means, images[chosen], targets)
+            result = _fit(student, context, images[chosen], targets)
         return result
 
     def _pick(
@@ -76,11 +76,11 @@ class Active(Attack):
         free[chosen] = False
         if self.strategy == "random":
             return order[free[order]][:count]
-        guesses = functional.log_softmax(logits_of(student, images), dim=1)
+        log_probs = functional.log_softmax(logits_of(student, images), dim=1)
         if self.strategy == "entropy":
-            entropy = -(guesses.exp() * guesses).sum(dim=1)
+            entropy = -(log_probs.exp() * log_probs).sum(dim=1)
             return entropy.masked_fill(~free, -torch.inf).topk(count).indices
-        return farthest(guesses.exp(), chosen, count)
+        return farthest(log_probs.exp(), chosen, count)
 
 
 def farthest(points: Tensor, chosen: Tensor, count: int) -> Tensor:
@@ -96,11 +96,7 @@ def farthest(points: Tensor, chosen: Tensor, count: int) -> Tensor:
     return torch.stack(picked)
 
 
-def _fit(student: nn.Module, means: Means, images: Tensor, targets: Tensor) -> TrainResult:
-    return means.train(
-        student,
-        images,
-        lambda student_logits, rows, _: kd_loss(
-            student_logits, targets[rows], None, tau=1.0, alpha=1.0
-        ),
-    )
+def _fit(
+    student: nn.Module, context: AttackContext, images: Tensor, targets: Tensor
+) -> TrainResult:
+    return context.train(student, images, kd_loss_fn(targets))

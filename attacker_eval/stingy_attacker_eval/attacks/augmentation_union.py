@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stingy_attacker_eval.attacks.base import Attack, Means, Need
-from stingy_attacker_eval.attacks.losses import kd_loss
+from stingy_attacker_eval.attacks.base import Attack, AttackContext, Capability
+from stingy_attacker_eval.attacks.losses import kd_loss_fn
 from stingy_attacker_eval.training import TrainResult
 
 _MOVES = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1))
@@ -34,7 +34,9 @@ class AugmentationUnion(Attack):
     name: ClassVar[str] = "augmentation_union"
     title: ClassVar[str] = "answers to several views and mixtures of each image"
     reference: ClassVar[str] = "after Tang et al. 2024, ModelGuard, and Zhang et al. 2018, mixup"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.ANSWERS, Need.SCORES, Need.QUERIES})
+    requires: ClassVar[frozenset[Capability]] = frozenset(
+        {Capability.ANSWERS, Capability.SCORES, Capability.QUERIES}
+    )
 
     views: int = 2
     flip: bool = False
@@ -49,30 +51,27 @@ class AugmentationUnion(Attack):
     def budget(self, images: int) -> int:
         return images * (self.views + self.flip + self.mixtures)
 
-    def steal(self, student: nn.Module, means: Means) -> TrainResult:
-        images, logits = means.images, union(means, self.views, flip=self.flip)
+    def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
+        images, logits = context.images, union(context, self.views, flip=self.flip)
         if self.mixtures:
             order = torch.randperm(
-                len(images), generator=means.generator(seed=0), device=means.device
+                len(images), generator=context.generator(seed=0), device=context.device
             )
             mixed = (0.6 * images.float() + 0.4 * images[order].float()).round().byte()
-            logits = torch.cat([logits, means.dense(means.session.ask(mixed))])
+            logits = torch.cat([logits, context.dense(context.session.query(mixed))])
             images = torch.cat([images, mixed])
-        return means.train(
-            student,
-            images,
-            lambda student_logits, rows, _: kd_loss(
-                student_logits, logits[rows], None, tau=1.0, alpha=1.0
-            ),
-        )
+        return context.train(student, images, kd_loss_fn(logits))
 
 
-def union(means: Means, views: int, *, flip: bool) -> Tensor:
+def union(context: AttackContext, views: int, *, flip: bool) -> Tensor:
     """log of the mean answered probabilities over the bought answer and its views."""
-    asked = [moved(means.images, *move) for move in _MOVES[:views]]
+    moved_images = [moved(context.images, *move) for move in _MOVES[:views]]
     if flip:
-        asked.append(means.images.flip(3))
-    answers = [means.logits, *(means.dense(means.session.ask(view)) for view in asked)]
+        moved_images.append(context.images.flip(3))
+    answers = [
+        context.logits,
+        *(context.dense(context.session.query(view)) for view in moved_images),
+    ]
     return torch.stack([functional.softmax(each, dim=1) for each in answers]).mean(0).log()
 
 

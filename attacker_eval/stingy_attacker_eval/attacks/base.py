@@ -1,4 +1,4 @@
-"""What an attack is: one method over what it declared; no plug-in can skip the checks around it."""
+"""The base class of attacks: a plug-in writes one method and cannot skip the checks around it."""
 
 import dataclasses
 from abc import ABC
@@ -9,89 +9,99 @@ from typing import ClassVar, Self, final
 import torch
 from torch import Tensor, nn
 
-from stingy_attacker_eval.attacks.context import Batch, Material, Means, Need
+from stingy_attacker_eval.attacks.context import AttackContext, AttackerData, Batch, Capability
 from stingy_attacker_eval.errors import AnswersError, AttackError, EvalError
-from stingy_attacker_eval.oracle.oracle import scores_refusal
+from stingy_attacker_eval.oracle.oracle import scores_unsupported_reason
 from stingy_attacker_eval.training import TrainResult, TrainSettings
 
-__all__ = ["Attack", "Batch", "Material", "Means", "Need", "check_positive", "check_tau_alpha"]
+__all__ = [
+    "Attack",
+    "AttackContext",
+    "AttackerData",
+    "Batch",
+    "Capability",
+    "check_positive",
+    "check_tau_alpha",
+]
 
 
-_FINAL = ("label", "learns_from_answers_alone", "refusal", "run", "settings")
+_FINAL = ("label", "run", "settings", "skip_reason", "trains_on_fixed_answers")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attack(ABC):
-    """One way to learn from answers: a frozen dataclass whose fields are its settings.
+    """One way to train a student from answers: a frozen dataclass whose fields are its settings.
 
-    A plug-in names itself and writes one method: `loss`, where a loss over answers bought once is
-    the whole attack, or `steal`, where it is more. `run` does the rest and cannot be overridden.
+    A plug-in names itself and writes one method. It writes `loss` if a loss over answers bought
+    once is the whole attack, else `train_student`. `run` does the rest and cannot be overridden.
 
-    per_run: whether each student and seed asks for images of its own, so that nothing it buys
-    serves another run. reads_top1_alone: whether of the answers it uses the top-1 and nothing else,
-    so that endpoints which sell the same labels make the same student.
+    name, title, reference: for protocols, listings and reports.
+    requires: the capabilities that the attack may read.
+    per_run: each student and seed queries other images, so no other run can reuse the answers.
+    reads_top1_only: the attack reads nothing of an answer but its top-1, so endpoints that sold
+        equal labels make equal students.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     reference: ClassVar[str]
-    needs: ClassVar[frozenset[Need]]
+    requires: ClassVar[frozenset[Capability]]
     per_run: ClassVar[bool] = False
-    reads_top1_alone: ClassVar[bool] = False
+    reads_top1_only: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
-        if cls.loss is Attack.loss and cls.steal is Attack.steal:
-            raise TypeError(f"expected {cls.__name__} to write loss or steal, got neither")
+        if cls.loss is Attack.loss and cls.train_student is Attack.train_student:
+            raise TypeError(f"expected {cls.__name__} to write loss or train_student, got neither")
         taken = [name for name in _FINAL if getattr(cls, name) is not getattr(Attack, name)]
         if taken:
             raise TypeError(f"expected {cls.__name__} to leave {', '.join(taken)} as Attack has it")
 
     def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
-        """Student logits float32 `[batch, classes]` and what was bought for them, to a scalar."""
+        """Return a scalar loss for student logits float32 `[batch, classes]`."""
         raise AttackError(f"{self.label} has no loss of its own")
 
-    def steal(self, student: nn.Module, means: Means) -> TrainResult:
-        """Train the student in place on what the attack declared; by default on `loss` alone."""
-        return means.train(
+    def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
+        """Train the student in place; by default with `loss` on the attacker's images."""
+        return context.train(
             student,
-            means.images,
-            lambda student_logits, rows, _: self.loss(student_logits, means.batch(rows)),
+            context.images,
+            lambda student_logits, rows, _: self.loss(student_logits, context.batch(rows)),
         )
 
     def budget(self, images: int) -> int:
-        """The most images one run asks for when the attacker owns `images`; 0 without QUERIES."""
+        """Return the most images one run queries if the attacker owns `images`; else 0."""
         return 0
 
     @final
     @property
-    def learns_from_answers_alone(self) -> bool:
-        """Whether all it costs is the answers bought once, so that fewer of them can be tried."""
-        asks = self.needs & {Need.QUERIES, Need.WHITE_BOX}
-        return bool(self.needs & {Need.ANSWERS, Need.SCORES}) and not asks
+    def trains_on_fixed_answers(self) -> bool:
+        """Whether the attack trains on answers bought once, so that fewer of them can be tried."""
+        querying = self.requires & {Capability.QUERIES, Capability.WHITE_BOX}
+        return bool(self.requires & {Capability.ANSWERS, Capability.SCORES}) and not querying
 
     def partner_name(self) -> str | None:
-        """The endpoint of the protocol the second key is for; None without SECOND_TIER."""
+        """Return the protocol's endpoint that the second key is for; None without SECOND_TIER."""
         return None
 
     @property
     def uses_true_labels(self) -> bool:
-        """Whether what it learns depends on the true labels of its images."""
-        return Need.LABELS in self.needs
+        """Whether the student depends on the true labels of the attacker's images."""
+        return Capability.LABELS in self.requires
 
     def pool_name(self) -> str | None:
-        """Where its other images are from, as `pools.load_pool` knows it; None without POOL."""
+        """Return the image pool, a name for `query_pools.load_pool`; None without POOL."""
         return None
 
-    def objection(self, material: Material) -> str | None:
-        """Why this attack cannot learn from this endpoint, beyond what its needs say."""
+    def unsupported_reason(self, data: AttackerData) -> str | None:
+        """Return why the attack does not support this endpoint, beyond lacking capabilities."""
         return None
 
     @classmethod
     def expand(cls, settings: Mapping[str, object]) -> tuple[Self, ...]:
-        """The runs a protocol's entry stands for: one, unless the attack is a grid.
+        """Return the attacks of one protocol entry: one, unless the attack is a grid.
 
-        Raises TypeError or ValueError for settings that do not fit.
+        Raises TypeError or ValueError if the settings do not fit.
         """
         kinds = {field.name: field.type for field in dataclasses.fields(cls)}
         fitted = {name: _fitted(name, value, kinds.get(name)) for name, value in settings.items()}
@@ -99,17 +109,17 @@ class Attack(ABC):
 
     @final
     def settings(self) -> dict[str, object]:
-        """The fields by name, for the report."""
+        """Return the fields by name, for the report."""
         return dataclasses.asdict(self)
 
     @final
     @property
     def label(self) -> str:
-        """The name, with the settings that are not the default: `sweep[tau=4,alpha=0.9]`.
+        """The name with the settings that are not the default: `sweep[tau=4,alpha=0.9]`.
 
-        An attack that sees the network itself says so here, and so in every output.
+        White-box attacks are marked here, and so in every output.
         """
-        changed = ["white-box"] if Need.WHITE_BOX in self.needs else []
+        changed = ["white-box"] if Capability.WHITE_BOX in self.requires else []
         changed += [
             f"{field.name}={value:g}" if isinstance(value, float) else f"{field.name}={value}"
             for field in dataclasses.fields(self)
@@ -118,36 +128,39 @@ class Attack(ABC):
         return f"{self.name}[{','.join(changed)}]" if changed else self.name
 
     @final
-    def refusal(self, material: Material) -> str | None:
-        """Why the attack cannot run on this; None when it can. Sessions come with the run."""
-        form = material.info.scores if material.info is not None else ""
-        if Need.SCORES in self.needs and scores_refusal(form) is not None:
-            return scores_refusal(form)
-        if Need.WHITE_BOX in self.needs and material.network is None:
+    def skip_reason(self, data: AttackerData) -> str | None:
+        """Return why the attack cannot run on this data; None if it can.
+
+        Query sessions are not checked, because they come with the run.
+        """
+        form = data.info.scores if data.info is not None else ""
+        if Capability.SCORES in self.requires and scores_unsupported_reason(form) is not None:
+            return scores_unsupported_reason(form)
+        if Capability.WHITE_BOX in self.requires and data.network is None:
             return "needs the network itself, and the endpoint shows its answers alone"
-        if Need.SECOND_TIER in self.needs and material.partner is None:
+        if Capability.SECOND_TIER in self.requires and data.partner is None:
             return f"needs a second tier, and the audit has no endpoint {self.partner_name()}"
-        return self.objection(material)
+        return self.unsupported_reason(data)
 
     @final
     def run(
-        self, student: nn.Module, material: Material, *, settings: TrainSettings, seed: int
+        self, student: nn.Module, data: AttackerData, *, settings: TrainSettings, seed: int
     ) -> TrainResult:
-        """Train the student in place on what the attack declared it needs, and nothing else.
+        """Train the student in place on the capabilities that the attack requires.
 
-        Labels and answers are copies of the run's own. Raises AnswersError when the material lacks
-        a need, AttackError when the attack breaks its contract or fails, BudgetExhausted when it
-        asks for more than its session allows; errors of ours and of the machine stay what they are.
+        Labels and answers are copies for this run. Raises AnswersError if the data lack a
+        capability, AttackError if the attack breaks its contract or fails, and BudgetExhausted
+        if it queries more than its session allows. Errors of ours and of the machine pass.
         """
-        lacking = sorted(need for need in self.needs if material.lacks(need))
+        lacking = sorted(capability for capability in self.requires if data.lacks(capability))
         if lacking:
             raise AnswersError(f"{self.label} needs {', '.join(lacking)}, and there are none")
-        means = Means(material.own(), self.needs, settings=settings, seed=seed)
+        context = AttackContext(data.clone(), self.requires, settings=settings, seed=seed)
         try:
-            result = self.steal(student, means)
+            result = self.train_student(student, context)
         except AttackError as error:
             raise AttackError(f"{self.label}: {error}") from None
-        except (EvalError, OSError):  # asking fails with these, and a full disk
+        except (EvalError, OSError):  # queries fail with these, and a full disk
             raise
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything; it is named here
             raise AttackError(
@@ -160,7 +173,7 @@ class Attack(ABC):
 
 
 def _fitted(name: str, value: object, kind: object) -> object:
-    """A setting from TOML as its field's type; unknown names are the constructor's to refuse."""
+    """Convert a setting from TOML to its field's type; the constructor refuses unknown names."""
     if kind in (float, "float"):
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TypeError(f"expected a number for {name}, got {type(value).__name__}")
@@ -172,7 +185,7 @@ def _fitted(name: str, value: object, kind: object) -> object:
 
 
 def check_tau_alpha(tau: float, alpha: float) -> None:
-    """Raises ValueError unless 0 < tau, 0 <= alpha <= 1, both finite."""
+    """Raise ValueError unless 0 < tau and 0 <= alpha <= 1, both finite."""
     faults = []
     if not 0 < tau < float("inf"):
         faults.append(f"expected a finite tau above 0, got {tau}")
@@ -183,7 +196,7 @@ def check_tau_alpha(tau: float, alpha: float) -> None:
 
 
 def check_positive(**numbers: float) -> None:
-    """Raises ValueError naming every number that is not finite and above 0."""
+    """Raise ValueError naming every number that is not finite and above 0."""
     faults = [
         f"expected a finite {name} above 0, got {number}"
         for name, number in numbers.items()

@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from stingy_attacker_eval.attacks.base import Attack, Material, Means, Need
-from stingy_attacker_eval.attacks.losses import fill_constant, kd_loss
+from stingy_attacker_eval.attacks.base import Attack, AttackContext, AttackerData, Capability
+from stingy_attacker_eval.attacks.losses import fill_constant, kd_loss_fn
 from stingy_attacker_eval.training import TrainResult
 
 _SAME_MODEL = 0.9
@@ -28,43 +28,39 @@ class Collusion(Attack):
     name: ClassVar[str] = "collusion"
     title: ClassVar[str] = "the answers of two tiers of one model together"
     reference: ClassVar[str] = "after Dubinski et al. 2023, Bucks for Buckets, section 4"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.ANSWERS, Need.SCORES, Need.SECOND_TIER})
+    requires: ClassVar[frozenset[Capability]] = frozenset(
+        {Capability.ANSWERS, Capability.SCORES, Capability.SECOND_TIER}
+    )
 
     partner: str
 
     def partner_name(self) -> str | None:
         return self.partner
 
-    def objection(self, material: Material) -> str | None:
-        second = material.partner
+    def unsupported_reason(self, data: AttackerData) -> str | None:
+        second = data.partner
         if second is None or second.top1 is None or second.indices is None:
             return None
-        if material.top1 is None or material.indices is None:
+        if data.top1 is None or data.indices is None:
             return None
-        same = float((material.top1 == second.top1).float().mean())
+        same = float((data.top1 == second.top1).float().mean())
         if same < _SAME_MODEL:
             return (
                 f"needs two tiers of one model, and {self.partner} has the same top-1 for "
                 f"{100 * same:.0f} % of the images only"
             )
-        if second.logits is None and second.indices.shape[1] <= material.indices.shape[1]:
+        if second.logits is None and second.indices.shape[1] <= data.indices.shape[1]:
             return f"needs a second tier that tells more, and {self.partner} tells less"
         return None
 
-    def steal(self, student: nn.Module, means: Means) -> TrainResult:
-        second = means.partner
+    def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
+        second = context.partner
         both = (
-            united(means.logits, second.logits, means.top1)
-            if second.has(Need.SCORES)
-            else ranked_below(means.logits, second.indices)
+            united(context.logits, second.logits, context.top1)
+            if second.has(Capability.SCORES)
+            else ranked_below(context.logits, second.indices)
         )
-        return means.train(
-            student,
-            means.images,
-            lambda student_logits, rows, _: kd_loss(
-                student_logits, both[rows], None, tau=1.0, alpha=1.0
-            ),
-        )
+        return context.train(student, context.images, kd_loss_fn(both))
 
 
 def united(first: Tensor, second: Tensor, top1: Tensor) -> Tensor:

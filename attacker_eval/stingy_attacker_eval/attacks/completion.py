@@ -7,13 +7,13 @@ from torch import nn
 
 from stingy_attacker_eval.attacks.base import (
     Attack,
-    Means,
-    Need,
+    AttackContext,
+    Capability,
     check_positive,
     check_tau_alpha,
 )
 from stingy_attacker_eval.attacks.imputation import low_rank
-from stingy_attacker_eval.attacks.losses import kd_loss
+from stingy_attacker_eval.attacks.losses import kd_loss_fn
 from stingy_attacker_eval.training import TrainResult
 
 
@@ -32,7 +32,7 @@ class Completion(Attack):
     name: ClassVar[str] = "completion"
     title: ClassVar[str] = "distillation on answers completed from each other"
     reference: ClassVar[str] = "after Finlayson et al. 2024, section 3"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.ANSWERS, Need.SCORES})
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.ANSWERS, Capability.SCORES})
 
     rank: int = 5
     iterations: int = 50
@@ -44,18 +44,16 @@ class Completion(Attack):
         check_tau_alpha(self.tau, self.alpha)
         check_positive(rank=self.rank, iterations=self.iterations, delta=self.delta)
 
-    def steal(self, student: nn.Module, means: Means) -> TrainResult:
+    def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
         filled = low_rank(
-            means.logits,
-            means.top1,
-            rank=min(self.rank, means.logits.shape[1] - 1),
+            context.logits,
+            context.top1,
+            rank=min(self.rank, context.logits.shape[1] - 1),
             iterations=self.iterations,
             delta=self.delta,
         )
-        return means.train(
+        return context.train(
             student,
-            means.images,
-            lambda student_logits, rows, _: kd_loss(
-                student_logits, filled[rows], means.top1[rows], tau=self.tau, alpha=self.alpha
-            ),
+            context.images,
+            kd_loss_fn(filled, context.top1, tau=self.tau, alpha=self.alpha),
         )

@@ -6,7 +6,13 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from stingy_attacker_eval.attacks.base import Attack, Material, Means, Need, check_positive
+from stingy_attacker_eval.attacks.base import (
+    Attack,
+    AttackContext,
+    AttackerData,
+    Capability,
+    check_positive,
+)
 from stingy_attacker_eval.attacks.label_only import LabelOnly
 from stingy_attacker_eval.attacks.paper_kd import PaperKd
 from stingy_attacker_eval.attacks.rank_and_label import RankAndLabel
@@ -52,7 +58,7 @@ class Consistent(Attack):
     name: ClassVar[str] = "consistent"
     title: ClassVar[str] = "another attack, on an answer of its own for every view"
     reference: ClassVar[str] = "Beyer et al. 2022, section 3"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.LABELS, Need.QUERIES})
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LABELS, Capability.QUERIES})
 
     attack: str = "soft_label"
     views: int = 4
@@ -69,18 +75,22 @@ class Consistent(Attack):
     def budget(self, images: int) -> int:
         return images * self.views
 
-    def objection(self, material: Material) -> str | None:
-        return _INNER[self.attack]().refusal(material)
+    def unsupported_reason(self, data: AttackerData) -> str | None:
+        return _INNER[self.attack]().skip_reason(data)
 
-    def steal(self, student: nn.Module, means: Means) -> TrainResult:
-        generator = means.generator(seed=0)
-        moved = [augmented(means.images, means.settings, generator) for _ in range(1, self.views)]
-        views = torch.cat([means.images, *moved])
-        answers = means.session.ask(views)
-        seen = Material.of(views, means.labels.repeat(self.views), answers, means.info)
+    def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
+        generator = context.generator(seed=0)
+        moved = [
+            augmented(context.images, context.settings, generator) for _ in range(1, self.views)
+        ]
+        views = torch.cat([context.images, *moved])
+        answers = context.session.query(views)
+        views_data = AttackerData.from_answers(
+            views, context.labels.repeat(self.views), answers, context.info
+        )
         return _INNER[self.attack]().run(
             student,
-            replace(seen, owned=means.owned),
-            settings=replace(means.settings, augment=0, flip=False),
-            seed=means.seed,
+            replace(views_data, owned=context.owned),
+            settings=replace(context.settings, augment=0, flip=False),
+            seed=context.seed,
         )

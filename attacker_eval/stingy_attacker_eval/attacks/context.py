@@ -1,4 +1,4 @@
-"""What an attacker has; an attack reads what it declared it needs and nothing else."""
+"""The data of an attacker; an attack reads only the capabilities that it requires."""
 
 import copy
 import time
@@ -13,16 +13,16 @@ from torch.nn import functional
 
 from stingy_attacker_eval.datasets.query_pools import load_pool
 from stingy_attacker_eval.errors import AnswersError, AttackError
-from stingy_attacker_eval.oracle.oracle import Answers, dense_logits, scores_refusal
-from stingy_attacker_eval.oracle.query_session import Session
+from stingy_attacker_eval.oracle.oracle import Answers, dense_logits, scores_unsupported_reason
+from stingy_attacker_eval.oracle.query_session import QuerySession
 from stingy_attacker_eval.training import LossFn, TrainResult, TrainSettings, to_device, train
 from stingy_clients import ModelInfo
 
 T = TypeVar("T")
 
 
-class Need(StrEnum):
-    """What an attacker must own to run the attack."""
+class Capability(StrEnum):
+    """A thing that an attacker must have to run an attack."""
 
     ANSWERS = "answers"
     """Answers bought once for its own images."""
@@ -31,30 +31,37 @@ class Need(StrEnum):
     LABELS = "labels"
     """The true labels of its own images."""
     IMAGES = "images"
-    """Its own images, not yet asked for; what it then asks for are these alone."""
+    """Its own images, without answers; the attack then queries these images only."""
     POOL = "pool"
     """Other images than those of the task."""
     QUERIES = "queries"
-    """Questions while it runs."""
+    """Queries while the attack runs."""
     SECOND_TIER = "second_tier"
-    """A second key that sees another tier of the same model."""
+    """A second key, for another tier of the same model."""
     WHITE_BOX = "white_box"
     """The network itself, in process; no customer has that."""
 
 
-_OWN_IMAGES = frozenset({Need.ANSWERS, Need.SCORES, Need.LABELS, Need.IMAGES})
+_OWN_IMAGES = frozenset(
+    {Capability.ANSWERS, Capability.SCORES, Capability.LABELS, Capability.IMAGES}
+)
 
 
 @dataclass(frozen=True, eq=False)
-class Material:
-    """What the attacker holds, on one device, None where it does not have it.
+class AttackerData:
+    """The data of an attacker, on one device; a field is None where the attacker lacks it.
 
-    images: its own, uint8 `[n, 3, H, W]`; labels: true classes int64 `[n]`; top1: the endpoint's
-    int64 `[n]`; logits: the answers as float32 `[n, classes]`, -inf where withheld; indices: the
-    answered classes int64 `[n, N]`, best first; info: what the endpoint says about its model and
-    policy; session: what it may still ask; partner: the same of a second tier of the same model;
-    network: the teacher, for images as `train.normalise` makes them; owned: how many images it
-    has in all, None for these: who learns from fewer, or more, takes as many steps.
+    images: its own images, uint8 `[n, 3, H, W]`.
+    labels: their true classes, int64 `[n]`.
+    top1: the endpoint's top-1, int64 `[n]`.
+    logits: the answers, float32 `[n, classes]`, -inf where withheld.
+    indices: the answered classes, int64 `[n, N]`, best first.
+    info: the endpoint's description of its model and policy.
+    session: the queries that are left to the attack.
+    partner: the data bought with a second key, for another tier of the same model.
+    network: the teacher, for images as `training.normalise` makes them.
+    owned: images the attacker owns; None stands for len(images). Their number sets the training
+        steps, so runs on subsets take equally many.
     """
 
     images: Tensor
@@ -63,16 +70,18 @@ class Material:
     logits: Tensor | None = None
     indices: Tensor | None = None
     info: ModelInfo | None = None
-    session: Session | None = None
-    partner: "Material | None" = None
+    session: QuerySession | None = None
+    partner: "AttackerData | None" = None
     network: nn.Module | None = None
     owned: int | None = None
 
     @classmethod
-    def of(cls, images: Tensor, labels: Tensor, answers: Answers, info: ModelInfo) -> Self:
-        """What an attacker has who bought these answers for these images, on the images' device."""
+    def from_answers(
+        cls, images: Tensor, labels: Tensor, answers: Answers, info: ModelInfo
+    ) -> Self:
+        """Return what an attacker has who bought these answers, on the device of the images."""
         device = images.device
-        has_scores = scores_refusal(answers.form) is None
+        has_scores = scores_unsupported_reason(answers.form) is None
         return cls(
             images,
             labels=labels,
@@ -82,209 +91,209 @@ class Material:
             info=info,
         )
 
-    def first(self, count: int) -> "Material":
-        """What an attacker has that owns, and asked about, the first `count` images alone."""
-
-        def cut(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor[:count]
-
+    def first(self, count: int) -> "AttackerData":
+        """Return the data of an attacker who owns, and queried, the first `count` images only."""
         return replace(
-            self,
+            self._map_tensors(lambda tensor: tensor[:count]),
             images=self.images[:count],
-            labels=cut(self.labels),
-            top1=cut(self.top1),
-            logits=cut(self.logits),
-            indices=cut(self.indices),
             partner=None if self.partner is None else self.partner.first(count),
             owned=self.owned or len(self.images),
         )
 
-    def on(self, device: torch.device) -> "Material":
-        """The same on another device, without sessions."""
-
-        def moved(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device)
-
+    def to(self, device: torch.device) -> "AttackerData":
+        """Return the same data on another device, without query sessions."""
         return replace(
-            self,
+            self._map_tensors(lambda tensor: tensor.to(device)),
             images=self.images.to(device),
-            labels=moved(self.labels),
-            top1=moved(self.top1),
-            logits=moved(self.logits),
-            indices=moved(self.indices),
             session=None,
-            partner=None if self.partner is None else self.partner.on(device),
+            partner=None if self.partner is None else self.partner.to(device),
             network=None if self.network is None else copy.deepcopy(self.network).to(device),
         )
 
-    def own(self) -> "Material":
-        """The same with copies of labels and answers: what is written into them stays in them."""
+    def clone(self) -> "AttackerData":
+        """Return the same data with copies of labels and answers, so that an attack may edit them.
 
-        def copied(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.clone()
+        The images are shared.
+        """
+        partner = None if self.partner is None else self.partner.clone()
+        return replace(self._map_tensors(Tensor.clone), partner=partner)
+
+    def _map_tensors(self, fn: Callable[[Tensor], Tensor]) -> "AttackerData":
+        """Apply `fn` to the labels and the answers; images and partner stay as they are."""
+
+        def apply(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else fn(tensor)
 
         return replace(
             self,
-            labels=copied(self.labels),
-            top1=copied(self.top1),
-            logits=copied(self.logits),
-            indices=copied(self.indices),
-            partner=None if self.partner is None else self.partner.own(),
+            labels=apply(self.labels),
+            top1=apply(self.top1),
+            logits=apply(self.logits),
+            indices=apply(self.indices),
         )
 
-    def lacks(self, need: Need) -> bool:
-        """Whether the attacker does not have it. Images and pools are there for everyone."""
-        held: dict[Need, object] = {
-            Need.ANSWERS: self.top1,
-            Need.SCORES: self.logits,
-            Need.LABELS: self.labels,
-            Need.QUERIES: self.session,
-            Need.SECOND_TIER: self.partner,
-            Need.WHITE_BOX: self.network,
+    def lacks(self, capability: Capability) -> bool:
+        """Return whether the attacker lacks the capability. All have images and pools."""
+        values: dict[Capability, object] = {
+            Capability.ANSWERS: self.top1,
+            Capability.SCORES: self.logits,
+            Capability.LABELS: self.labels,
+            Capability.QUERIES: self.session,
+            Capability.SECOND_TIER: self.partner,
+            Capability.WHITE_BOX: self.network,
         }
-        return need in held and held[need] is None
+        return capability in values and values[capability] is None
 
 
 class Batch:
-    """The rows of one training step. Reading what the attack did not declare is an error."""
+    """The rows of one training step. Reading a capability that is not required is an error."""
 
-    def __init__(self, material: Material, needs: frozenset[Need], rows: Tensor) -> None:
-        self._material = material
-        self._needs = needs
+    def __init__(self, data: AttackerData, requires: frozenset[Capability], rows: Tensor) -> None:
+        self._data = data
+        self._requires = requires
         self._rows = rows
 
     @property
     def labels(self) -> Tensor:
-        """True classes, int64 `[batch]`; needs Need.LABELS."""
-        return self._take(self._material.labels, Need.LABELS)
+        """True classes, int64 `[batch]`; needs Capability.LABELS."""
+        return self._take(self._data.labels, Capability.LABELS)
 
     @property
     def top1(self) -> Tensor:
-        """The endpoint's top-1, int64 `[batch]`; needs Need.ANSWERS."""
-        return self._take(self._material.top1, Need.ANSWERS)
+        """The endpoint's top-1, int64 `[batch]`; needs Capability.ANSWERS."""
+        return self._take(self._data.top1, Capability.ANSWERS)
 
     @property
     def indices(self) -> Tensor:
-        """The answered classes, int64 `[batch, N]`, best first; needs Need.ANSWERS."""
-        return self._take(self._material.indices, Need.ANSWERS)
+        """The answered classes, int64 `[batch, N]`, best first; needs Capability.ANSWERS."""
+        return self._take(self._data.indices, Capability.ANSWERS)
 
     @property
     def places(self) -> Tensor:
-        """The place of each answered class, int64 `[batch, N]`, 0 for the best; needs Need.ANSWERS.
+        """The rank of each answered class, int64 `[batch, N]`, 0 for the best.
 
-        Classes of one score share the first of their places, for a list has them by index. The
-        top-1 has its place alone: it is listed first even among its equals.
+        Needs Capability.ANSWERS. Classes with equal scores share the first of their places,
+        because an answer lists them by index. The top-1 shares its place with no class: it is
+        listed first even among equals.
         """
         order = self.indices
         places = torch.arange(order.shape[1], device=order.device).repeat(len(order), 1)
-        if self._material.logits is None or order.shape[1] < 2:
+        if self._data.logits is None or order.shape[1] < 2:
             return places
-        scores = self._material.logits[self._rows].gather(1, order)
+        scores = self._data.logits[self._rows].gather(1, order)
         tied = functional.pad(scores[:, 2:] == scores[:, 1:-1], (2, 0))
         return places.masked_fill(tied, 0).cummax(dim=1).values
 
     @property
     def logits(self) -> Tensor:
-        """The answers, float32 `[batch, classes]`, -inf where withheld; needs Need.SCORES."""
-        return self._take(self._material.logits, Need.SCORES)
+        """The answers, float32 `[batch, classes]`, -inf where withheld; needs Capability.SCORES."""
+        return self._take(self._data.logits, Capability.SCORES)
 
-    def _take(self, tensor: Tensor | None, need: Need) -> Tensor:
-        return _declared(tensor, need, self._needs)[self._rows]
+    def _take(self, tensor: Tensor | None, capability: Capability) -> Tensor:
+        return _declared(tensor, capability, self._requires)[self._rows]
 
 
-class Means:
-    """Everything one run of an attack may use. Reading what it did not declare is an error."""
+class AttackContext:
+    """The data and settings of one run. Reading a capability that is not required is an error."""
 
     def __init__(
-        self, material: Material, needs: frozenset[Need], *, settings: TrainSettings, seed: int
+        self,
+        data: AttackerData,
+        requires: frozenset[Capability],
+        *,
+        settings: TrainSettings,
+        seed: int,
     ) -> None:
-        self._material = material
-        self._needs = needs
+        self._data = data
+        self._requires = requires
         self.settings = settings
         self.seed = seed
-        self.device = material.images.device
+        self.device = data.images.device
 
     @property
     def images(self) -> Tensor:
-        """Its own images, uint8 `[n, 3, H, W]`; needs any of them, their labels or answers."""
-        if not self._needs & _OWN_IMAGES:
-            raise AttackError(f"expected an attack that declares the need {Need.IMAGES}")
-        return self._material.images
+        """Its own images, uint8 `[n, 3, H, W]`; needs IMAGES, LABELS, ANSWERS or SCORES."""
+        if not self._requires & _OWN_IMAGES:
+            raise AttackError(f"expected an attack that requires {Capability.IMAGES}")
+        return self._data.images
 
     @property
     def owned(self) -> int:
-        """How many images the attacker has in all; a student takes as many steps as they make."""
-        return self._material.owned or len(self._material.images)
+        """The number of images the attacker owns; it sets the training steps of every student."""
+        return self._data.owned or len(self._data.images)
 
     @property
     def labels(self) -> Tensor:
-        """True classes, int64 `[n]`; needs Need.LABELS."""
-        return _declared(self._material.labels, Need.LABELS, self._needs)
+        """True classes, int64 `[n]`; needs Capability.LABELS."""
+        return _declared(self._data.labels, Capability.LABELS, self._requires)
 
     @property
     def top1(self) -> Tensor:
-        """The endpoint's top-1, int64 `[n]`; needs Need.ANSWERS."""
-        return _declared(self._material.top1, Need.ANSWERS, self._needs)
+        """The endpoint's top-1, int64 `[n]`; needs Capability.ANSWERS."""
+        return _declared(self._data.top1, Capability.ANSWERS, self._requires)
 
     @property
     def indices(self) -> Tensor:
-        """The answered classes, int64 `[n, N]`, best first; needs Need.ANSWERS."""
-        return _declared(self._material.indices, Need.ANSWERS, self._needs)
+        """The answered classes, int64 `[n, N]`, best first; needs Capability.ANSWERS."""
+        return _declared(self._data.indices, Capability.ANSWERS, self._requires)
 
     @property
     def logits(self) -> Tensor:
-        """The answers, float32 `[n, classes]`, -inf where withheld; needs Need.SCORES."""
-        return _declared(self._material.logits, Need.SCORES, self._needs)
+        """The answers, float32 `[n, classes]`, -inf where withheld; needs Capability.SCORES."""
+        return _declared(self._data.logits, Capability.SCORES, self._requires)
 
     @property
-    def session(self) -> Session:
-        """What may still be asked; needs Need.QUERIES."""
-        return _declared(self._material.session, Need.QUERIES, self._needs)
+    def session(self) -> QuerySession:
+        """The queries that are left to the run; needs Capability.QUERIES."""
+        return _declared(self._data.session, Capability.QUERIES, self._requires)
 
     @property
     def network(self) -> nn.Module:
-        """The teacher itself; needs Need.WHITE_BOX."""
-        return _declared(self._material.network, Need.WHITE_BOX, self._needs)
+        """The teacher itself; needs Capability.WHITE_BOX."""
+        return _declared(self._data.network, Capability.WHITE_BOX, self._requires)
 
     @property
-    def partner(self) -> "Means":
-        """What the second key has, under the same needs; needs Need.SECOND_TIER."""
-        partner = _declared(self._material.partner, Need.SECOND_TIER, self._needs)
-        return Means(partner, self._needs, settings=self.settings, seed=self.seed)
+    def partner(self) -> "AttackContext":
+        """The data of the second key, under the same requirements; needs Capability.SECOND_TIER."""
+        partner = _declared(self._data.partner, Capability.SECOND_TIER, self._requires)
+        return AttackContext(partner, self._requires, settings=self.settings, seed=self.seed)
 
-    def has(self, need: Need) -> bool:
-        """Whether it is declared and there: of a second tier the scores may be missing."""
-        return need in self._needs and not self._material.lacks(need)
+    def has(self, capability: Capability) -> bool:
+        """Return whether it is required and there; a second tier may have no scores."""
+        return capability in self._requires and not self._data.lacks(capability)
 
     @property
     def info(self) -> ModelInfo:
-        """What the endpoint says about its model and its policy, which every attacker knows."""
-        if self._material.info is None:
+        """The endpoint's description of model and policy, which every attacker can read."""
+        if self._data.info is None:
             raise AnswersError("expected an endpoint's description, got none")
-        return self._material.info
+        return self._data.info
 
     def pool(self, name: str, count: int) -> Tensor:
-        """Up to `count` images of another source, uint8 `[m, 3, H, W]`; needs Need.POOL."""
-        if Need.POOL not in self._needs:
-            raise AttackError(f"expected an attack that declares the need {Need.POOL}")
-        size = (int(self._material.images.shape[2]), int(self._material.images.shape[3]))
+        """Return up to `count` images of another source, uint8 `[m, 3, H, W]`; needs POOL."""
+        if Capability.POOL not in self._requires:
+            raise AttackError(f"expected an attack that requires {Capability.POOL}")
+        size = (int(self._data.images.shape[2]), int(self._data.images.shape[3]))
         return to_device(load_pool(name, count=count, size=size), self.device)
 
     def batch(self, rows: Tensor) -> Batch:
-        """The bought rows of one training step."""
-        return Batch(self._material, self._needs, rows)
+        """Return the rows of one training step."""
+        return Batch(self._data, self._requires, rows)
 
     def generator(self, *, seed: int | None = None) -> torch.Generator:
-        """A source of random numbers of the run's own, or of that seed."""
+        """Return a random generator with the run's seed, or with the given one."""
         return torch.Generator(self.device).manual_seed(self.seed if seed is None else seed)
 
     def dense(self, answers: Answers) -> Tensor:
-        """Answers as logits float32 `[n, classes]`, -inf where withheld; raises AnswersError."""
+        """Return answers as logits float32 `[n, classes]`, -inf where withheld.
+
+        Raises AnswersError if the answers have no scores.
+        """
         return dense_logits(answers, self.device)
 
     def targets(self, answers: Answers) -> Tensor:
-        """Like `dense`; where the endpoint tells no scores, the top-1 alone is not -inf."""
-        if scores_refusal(answers.form) is None:
+        """Return answers like `dense`; without scores, every class but the top-1 is -inf."""
+        if scores_unsupported_reason(answers.form) is None:
             return self.dense(answers)
         top1 = torch.from_numpy(answers.top1).to(self.device)
         dense = torch.full((len(answers), answers.num_classes), -torch.inf, device=self.device)
@@ -295,10 +304,10 @@ class Means:
     ) -> TrainResult:
         """Train the student in place on images uint8 `[n, 3, H, W]` with the run's settings.
 
-        epoch_of: how many images make an epoch, by default those the attacker owns, so that
-        however many an attack asks about, its student takes as many steps as any other.
+        epoch_of: images in an epoch, by default those the attacker owns. A student then takes
+            equally many steps however many images its attack queries.
 
-        Raises AttackError when the loss is not one number with a gradient.
+        Raises AttackError if the loss is not one number with a gradient.
         """
         return train(
             student,
@@ -311,7 +320,7 @@ class Means:
 
 
 def timed(body: Callable[[], float]) -> TrainResult:
-    """What a training loop of an attack's own came to; the body returns its last loss."""
+    """Time an attack's own training loop; `body` returns the last loss."""
     started = time.perf_counter()
     loss = body()
     finite = bool(torch.isfinite(torch.tensor(loss)))
@@ -328,7 +337,7 @@ def _checked(loss_fn: LossFn) -> LossFn:
     return checked
 
 
-def _declared(value: T | None, need: Need, needs: frozenset[Need]) -> T:
-    if need not in needs or value is None:
-        raise AttackError(f"expected an attack that declares the need {need}, got one without")
+def _declared(value: T | None, capability: Capability, requires: frozenset[Capability]) -> T:
+    if capability not in requires or value is None:
+        raise AttackError(f"expected an attack that requires {capability}, got one that does not")
     return value

@@ -6,12 +6,22 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from stingy_attacker_eval.attacks.base import Attack, Material, Means, Need, check_positive
+from stingy_attacker_eval.attacks.base import (
+    Attack,
+    AttackContext,
+    AttackerData,
+    Capability,
+    check_positive,
+)
 from stingy_attacker_eval.attacks.context import timed
 from stingy_attacker_eval.attacks.data_free import Generator, noise
 from stingy_attacker_eval.attacks.losses import dafl_generator_loss, kd_loss
 from stingy_attacker_eval.attacks.networks import Tap, last_linear
-from stingy_attacker_eval.attacks.policy_simulation import Options, released, simulation_refusal
+from stingy_attacker_eval.attacks.policy_simulation import (
+    PolicyOptions,
+    simulate_policy,
+    simulation_unsupported_reason,
+)
 from stingy_attacker_eval.training import TrainResult
 
 
@@ -30,7 +40,7 @@ class Dafl(Attack):
     name: ClassVar[str] = "dafl"
     title: ClassVar[str] = "white box: a generator taught through the network itself"
     reference: ClassVar[str] = "Chen et al. 2019, DAFL, section 3"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.WHITE_BOX})
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.WHITE_BOX})
 
     steps: int = 2000
     batch: int = 64
@@ -42,43 +52,49 @@ class Dafl(Attack):
     def __post_init__(self) -> None:
         check_positive(steps=self.steps, batch=self.batch, generator_lr=self.generator_lr)
 
-    def objection(self, material: Material) -> str | None:
-        return simulation_refusal(material.info) if material.info is not None else None
+    def unsupported_reason(self, data: AttackerData) -> str | None:
+        return simulation_unsupported_reason(data.info) if data.info is not None else None
 
-    def steal(self, student: nn.Module, means: Means) -> TrainResult:
-        source, info = means.generator(), means.info
-        generator = Generator(info.image_size).to(means.device)
+    def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
+        source, info = context.generator(), context.info
+        generator = Generator(info.image_size).to(context.device)
         generator_steps = torch.optim.Adam(generator.parameters(), lr=self.generator_lr)
         student_steps = torch.optim.SGD(
-            student.parameters(), lr=means.settings.lr, momentum=0.9, weight_decay=5e-4
+            student.parameters(), lr=context.settings.lr, momentum=0.9, weight_decay=5e-4
         )
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(student_steps, self.steps)
-        tap = Tap(last_linear(means.network), of_input=True)
+        tap = Tap(last_linear(context.network), of_input=True)
 
         def body() -> float:
             student.train()
             last = 0.0
             for _ in range(self.steps):
                 images = generator(noise(self.batch, source))
-                told = released(means.network(images).float(), info, Options())
+                released_logits = simulate_policy(
+                    context.network(images).float(), info, PolicyOptions()
+                )
                 hard = dafl_generator_loss(
-                    told,
+                    released_logits,
                     tap.value.float(),
                     one_hot=self.one_hot,
                     balance=self.balance,
                     activation=self.activation,
                 )
-                taught = kd_loss(
-                    student(images.detach()).float(), told.detach(), None, tau=1.0, alpha=1.0
+                student_loss = kd_loss(
+                    student(images.detach()).float(),
+                    released_logits.detach(),
+                    None,
+                    tau=1.0,
+                    alpha=1.0,
                 )
                 generator_steps.zero_grad(set_to_none=True)
                 student_steps.zero_grad(set_to_none=True)
                 # One pass back for both: the images are cut off from the student above.
-                (hard + taught).backward()  # type: ignore[no-untyped-call]
+                (hard + student_loss).backward()  # type: ignore[no-untyped-call]
                 generator_steps.step()
                 student_steps.step()
                 schedule.step()
-                last = float(taught.detach())
+                last = float(student_loss.detach())
             return last
 
         try:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from stingy_attacker_eval.attacks.base import Attack, Means, Need, check_positive
+from stingy_attacker_eval.attacks.base import Attack, AttackContext, Capability, check_positive
 from stingy_attacker_eval.training import TrainResult
 
 NOISE = 64
@@ -54,11 +54,11 @@ def as_pixels(images: Tensor) -> Tensor:
     return ((images.detach() + 1) * 127.5).round().clamp(0, 255).byte()
 
 
-class Replay:
+class ReplayBuffer:
     """Images bought so far with their targets; a step learns from old and new ones."""
 
-    def __init__(self, means: Means) -> None:
-        self._generator = means.generator()
+    def __init__(self, context: AttackContext) -> None:
+        self._generator = context.generator()
         self._images: list[Tensor] = []
         self._targets: list[Tensor] = []
 
@@ -84,7 +84,7 @@ class DataFree(Attack):
     balance keeps the classes the student sees as frequent as each other.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.QUERIES})
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.QUERIES})
     per_run: ClassVar[bool] = True
 
     queries: int = 20_000
@@ -107,26 +107,26 @@ class DataFree(Attack):
     def budget(self, images: int) -> int:
         return self.queries
 
-    def steal(self, student: nn.Module, means: Means) -> TrainResult:
-        replay = Replay(means)
-        generator = Generator(means.info.image_size).to(means.device)
-        play = self.rounds(student, generator, means, replay)
-        while means.session.left >= self.round_queries:
-            play()
+    def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
+        replay = ReplayBuffer(context)
+        generator = Generator(context.info.image_size).to(context.device)
+        run_round = self.round_runner(student, generator, context, replay)
+        while context.session.remaining >= self.round_queries:
+            run_round()
         pixels, targets = replay.everything()
-        return means.train(
+        return context.train(
             student,
             pixels,
-            lambda guesses, rows, _: self.taught(guesses, targets[rows]),
+            lambda student_logits, rows, _: self.student_loss(student_logits, targets[rows]),
             epoch_of=len(pixels),
         )
 
     @abstractmethod
-    def rounds(
-        self, student: nn.Module, generator: Generator, means: Means, replay: Replay
+    def round_runner(
+        self, student: nn.Module, generator: Generator, context: AttackContext, replay: ReplayBuffer
     ) -> Callable[[], None]:
         """What plays one round: it asks `round_queries` images and adds them to the replay."""
 
     @abstractmethod
-    def taught(self, guesses: Tensor, targets: Tensor) -> Tensor:
+    def student_loss(self, student_logits: Tensor, targets: Tensor) -> Tensor:
         """The student's loss `[]` for logits `[batch, classes]` on what the replay holds."""

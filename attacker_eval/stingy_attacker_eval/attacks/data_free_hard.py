@@ -8,10 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stingy_attacker_eval.attacks.base import Means, check_positive
-from stingy_attacker_eval.attacks.data_free import DataFree, Generator, Replay, as_pixels, noise
+from stingy_attacker_eval.attacks.base import AttackContext, check_positive
+from stingy_attacker_eval.attacks.data_free import (
+    DataFree,
+    Generator,
+    ReplayBuffer,
+    as_pixels,
+    noise,
+)
 from stingy_attacker_eval.attacks.losses import disguide_generator_loss
-from stingy_attacker_eval.attacks.networks import renewed
+from stingy_attacker_eval.attacks.networks import reinitialised
 from stingy_attacker_eval.training import normalise
 
 
@@ -39,16 +45,16 @@ class DataFreeHard(DataFree):
         super().__post_init__()
         check_positive(generator_steps=self.generator_steps)
 
-    def rounds(
-        self, student: nn.Module, generator: Generator, means: Means, replay: Replay
+    def round_runner(
+        self, student: nn.Module, generator: Generator, context: AttackContext, replay: ReplayBuffer
     ) -> Callable[[], None]:
-        source = means.generator()
+        source = context.generator()
         generator_steps = torch.optim.Adam(generator.parameters(), lr=self.generator_lr)
-        students = nn.ModuleList([student, renewed(student)])
+        students = nn.ModuleList([student, reinitialised(student)])
         students.train()
-        student_steps = torch.optim.SGD(students.parameters(), lr=means.settings.lr, momentum=0.9)
+        student_steps = torch.optim.SGD(students.parameters(), lr=context.settings.lr, momentum=0.9)
 
-        def play() -> None:
+        def run_round() -> None:
             for _ in range(self.generator_steps):
                 images = generator(noise(self.batch, source))
                 first, second = (each(images).float() for each in students)
@@ -58,16 +64,16 @@ class DataFreeHard(DataFree):
                 generator_steps.step()
             with torch.no_grad():
                 pixels = as_pixels(generator(noise(self.batch, source)))
-            labels = torch.from_numpy(means.session.ask(pixels).top1).to(means.device)
+            labels = torch.from_numpy(context.session.query(pixels).top1).to(context.device)
             replay.add(pixels, labels)
             for images, wanted in ((pixels, labels), replay.sample()):
                 inputs = normalise(images)
-                losses = [self.taught(each(inputs).float(), wanted) for each in students]
+                losses = [self.student_loss(each(inputs).float(), wanted) for each in students]
                 student_steps.zero_grad(set_to_none=True)
                 torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
                 student_steps.step()
 
-        return play
+        return run_round
 
-    def taught(self, guesses: Tensor, targets: Tensor) -> Tensor:
-        return functional.cross_entropy(guesses, targets)
+    def student_loss(self, student_logits: Tensor, targets: Tensor) -> Tensor:
+        return functional.cross_entropy(student_logits, targets)

@@ -7,10 +7,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from stingy_attacker_eval.attacks.base import Material, Means, check_positive
-from stingy_attacker_eval.attacks.data_free import DataFree, Generator, Replay, as_pixels, noise
+from stingy_attacker_eval.attacks.base import AttackContext, AttackerData, check_positive
+from stingy_attacker_eval.attacks.data_free import (
+    DataFree,
+    Generator,
+    ReplayBuffer,
+    as_pixels,
+    noise,
+)
 from stingy_attacker_eval.attacks.losses import centred_l1, class_balance, fill_constant, kd_loss
-from stingy_attacker_eval.oracle.oracle import scores_refusal
+from stingy_attacker_eval.oracle.oracle import scores_unsupported_reason
 from stingy_attacker_eval.training import normalise
 
 
@@ -49,25 +55,25 @@ class DataFreeSoft(DataFree):
         """Questions of one step of the generator and those of the student after it."""
         return self.batch * (2 + self.student_steps)
 
-    def objection(self, material: Material) -> str | None:
-        return scores_refusal(material.info.scores) if material.info is not None else None
+    def unsupported_reason(self, data: AttackerData) -> str | None:
+        return scores_unsupported_reason(data.info.scores) if data.info is not None else None
 
-    def rounds(
-        self, student: nn.Module, generator: Generator, means: Means, replay: Replay
+    def round_runner(
+        self, student: nn.Module, generator: Generator, context: AttackContext, replay: ReplayBuffer
     ) -> Callable[[], None]:
-        source = means.generator()
+        source = context.generator()
         generator_steps = torch.optim.Adam(generator.parameters(), lr=self.generator_lr)
-        student_steps = torch.optim.SGD(student.parameters(), lr=means.settings.lr, momentum=0.9)
+        student_steps = torch.optim.SGD(student.parameters(), lr=context.settings.lr, momentum=0.9)
         student.train()
 
-        def ask(pixels: Tensor) -> Tensor:
-            answers = fill_constant(means.dense(means.session.ask(pixels)), delta=self.delta)
+        def query(pixels: Tensor) -> Tensor:
+            answers = fill_constant(context.dense(context.session.query(pixels)), delta=self.delta)
             replay.add(pixels, answers)
             return answers
 
-        def play() -> None:
+        def run_round() -> None:
             images = generator(noise(self.batch, source))
-            slope = self._slope(student, as_pixels(images), ask, source)
+            slope = self._slope(student, as_pixels(images), query, source)
             # The estimate tells a direction at best; its size is set against the balance.
             gap = (images * slope / slope.abs().sum().clamp_min(1e-12)).sum()
             even = class_balance(student(images).float())
@@ -77,24 +83,24 @@ class DataFreeSoft(DataFree):
             for _ in range(self.student_steps):
                 with torch.no_grad():
                     pixels = as_pixels(generator(noise(self.batch, source)))
-                answers = ask(pixels)
+                answers = query(pixels)
                 old_pixels, old_answers = replay.sample()
-                guesses = student(normalise(torch.cat([pixels, old_pixels])))
-                loss = self.taught(guesses, torch.cat([answers, old_answers]))
+                student_logits = student(normalise(torch.cat([pixels, old_pixels])))
+                loss = self.student_loss(student_logits, torch.cat([answers, old_answers]))
                 student_steps.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 student_steps.step()
 
-        return play
+        return run_round
 
-    def taught(self, guesses: Tensor, targets: Tensor) -> Tensor:
-        return kd_loss(guesses, targets, None, tau=1.0, alpha=1.0)
+    def student_loss(self, student_logits: Tensor, targets: Tensor) -> Tensor:
+        return kd_loss(student_logits, targets, None, tau=1.0, alpha=1.0)
 
     def _slope(
         self,
         student: nn.Module,
         pixels: Tensor,
-        ask: Callable[[Tensor], Tensor],
+        query: Callable[[Tensor], Tensor],
         source: torch.Generator,
     ) -> Tensor:
         """The gap's gradient by the images, from one difference along a random sign a pixel."""
@@ -102,7 +108,8 @@ class DataFreeSoft(DataFree):
         moved = (pixels.short() + self.step * signs).clamp(0, 255).byte()
         with torch.no_grad():
             gaps = [
-                centred_l1(student(normalise(each)).float(), ask(each)) for each in (pixels, moved)
+                centred_l1(student(normalise(images)).float(), query(images))
+                for images in (pixels, moved)
             ]
         # What was clamped at black or white has moved by less, or not at all.
         rise = (gaps[1] - gaps[0])[:, None, None, None]

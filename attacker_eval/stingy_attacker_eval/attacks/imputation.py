@@ -15,14 +15,14 @@ def class_means(logits: Tensor, top1: Tensor, *, delta: float) -> Tensor:
     """
     count = logits.shape[1]
     best = logits.amax(dim=1, keepdim=True)
-    seen = logits.isfinite()
-    distance = torch.where(seen, logits - best, 0.0)
+    answered = logits.isfinite()
+    distance = torch.where(answered, logits - best, 0.0)
     sums = torch.zeros(count, count, device=logits.device).index_add_(0, top1, distance)
-    times = torch.zeros_like(sums).index_add_(0, top1, seen.float())
-    guess = best + (sums / times.clamp_min(1.0))[top1]
+    times = torch.zeros_like(sums).index_add_(0, top1, answered.float())
+    estimate = best + (sums / times.clamp_min(1.0))[top1]
     floor = fill_constant(logits, delta=0.0)
-    known = torch.where(times[top1] > 0, torch.minimum(guess, floor), floor - delta)
-    return torch.where(seen, logits, known)
+    known = torch.where(times[top1] > 0, torch.minimum(estimate, floor), floor - delta)
+    return torch.where(answered, logits, known)
 
 
 def low_rank(logits: Tensor, top1: Tensor, *, rank: int, iterations: int, delta: float) -> Tensor:
@@ -31,7 +31,7 @@ def low_rank(logits: Tensor, top1: Tensor, *, rank: int, iterations: int, delta:
     Begins at class_means and replaces what was withheld by its projection on the leading
     directions, again and again, never above the row's smallest score.
     """
-    seen = logits.isfinite()
+    answered = logits.isfinite()
     floor = fill_constant(logits, delta=0.0)
     filled = class_means(logits, top1, delta=delta)
     for _ in range(iterations):
@@ -42,6 +42,6 @@ def low_rank(logits: Tensor, top1: Tensor, *, rank: int, iterations: int, delta:
         spread = (centred - mean).double()
         _, vectors = torch.linalg.eigh(spread.T @ spread)
         leading = vectors[:, -rank:]
-        guess = ((spread @ leading) @ leading.T).float() + mean + offset
-        filled = torch.where(seen, logits, torch.minimum(guess, floor))
+        estimate = ((spread @ leading) @ leading.T).float() + mean + offset
+        filled = torch.where(answered, logits, torch.minimum(estimate, floor))
     return filled

@@ -9,19 +9,19 @@ from torch.nn import functional
 
 from stingy_attacker_eval.attacks.base import (
     Attack,
-    Material,
-    Means,
-    Need,
+    AttackContext,
+    AttackerData,
+    Capability,
     check_positive,
     check_tau_alpha,
 )
-from stingy_attacker_eval.attacks.losses import fill_constant, kd_loss
-from stingy_attacker_eval.attacks.networks import logits_of, renewed
+from stingy_attacker_eval.attacks.losses import fill_constant, kd_loss, kd_loss_fn
+from stingy_attacker_eval.attacks.networks import logits_of, reinitialised
 from stingy_attacker_eval.attacks.policy_simulation import (
-    Options,
+    PolicyOptions,
     class_lists,
-    released,
-    simulation_refusal,
+    simulate_policy,
+    simulation_unsupported_reason,
 )
 from stingy_attacker_eval.training import TrainResult
 
@@ -50,7 +50,9 @@ class Inversion(Attack):
     name: ClassVar[str] = "inversion"
     title: ClassVar[str] = "the known policy, inverted by a network"
     reference: ClassVar[str] = "Chen et al. 2023, D-DAE, section IV"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.ANSWERS, Need.SCORES, Need.LABELS})
+    requires: ClassVar[frozenset[Capability]] = frozenset(
+        {Capability.ANSWERS, Capability.SCORES, Capability.LABELS}
+    )
 
     tau: float = 4.0
     alpha: float = 0.9
@@ -63,49 +65,51 @@ class Inversion(Attack):
         check_tau_alpha(self.tau, self.alpha)
         check_positive(beta=self.beta, gamma=self.gamma, buckets=self.buckets, kept=self.kept)
 
-    def objection(self, material: Material) -> str | None:
-        if material.info is None:
+    def unsupported_reason(self, data: AttackerData) -> str | None:
+        if data.info is None:
             return None
-        return simulation_refusal(material.info)
+        return simulation_unsupported_reason(data.info)
 
-    def steal(self, student: nn.Module, means: Means) -> TrainResult:
-        shadow = _shadow_logits(student, means)
-        options = Options(
+    def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
+        shadow = _shadow_logits(student, context)
+        options = PolicyOptions(
             beta=self.beta,
             gamma=self.gamma,
             buckets=self.buckets,
             kept=self.kept,
-            lists=class_lists(means.indices, means.info.num_classes),
+            lists=class_lists(context.indices, context.info.num_classes),
         )
-        inverter = _fit_inverter(released(shadow, means.info, options), shadow, means, self.tau)
+        inverter = _fit_inverter(
+            simulate_policy(shadow, context.info, options), shadow, context, self.tau
+        )
         with torch.no_grad():
-            inverted = inverter(means.logits)
-        return means.train(
+            inverted = inverter(context.logits)
+        return context.train(
             student,
-            means.images,
-            lambda student_logits, rows, _: kd_loss(
-                student_logits, inverted[rows], means.top1[rows], tau=self.tau, alpha=self.alpha
-            ),
+            context.images,
+            kd_loss_fn(inverted, context.top1, tau=self.tau, alpha=self.alpha),
         )
 
 
-def _shadow_logits(student: nn.Module, means: Means) -> Tensor:
+def _shadow_logits(student: nn.Module, context: AttackContext) -> Tensor:
     """Logits `[n, classes]` for the attacker's images, each from a shadow that did not learn it."""
-    order = torch.randperm(len(means.images), generator=means.generator(), device=means.device)
+    order = torch.randperm(
+        len(context.images), generator=context.generator(), device=context.device
+    )
     half = len(order) // 2
-    logits = torch.zeros(len(order), means.info.num_classes, device=means.device)
-    for learnt, asked in ((order[:half], order[half:]), (order[half:], order[:half])):
-        labels = means.labels[learnt]
-        shadow = renewed(student)
-        means.train(
+    logits = torch.zeros(len(order), context.info.num_classes, device=context.device)
+    for train_rows, query_rows in ((order[:half], order[half:]), (order[half:], order[:half])):
+        labels = context.labels[train_rows]
+        shadow = reinitialised(student)
+        context.train(
             shadow,
-            means.images[learnt],
-            lambda guess, rows, _, labels=labels: functional.cross_entropy(  # type: ignore[misc]
-                guess, labels[rows]
+            context.images[train_rows],
+            lambda student_logits, rows, _, labels=labels: functional.cross_entropy(  # type: ignore[misc]
+                student_logits, labels[rows]
             ),
-            epoch_of=len(learnt),
+            epoch_of=len(train_rows),
         )
-        logits[asked] = logits_of(shadow, means.images[asked])
+        logits[query_rows] = logits_of(shadow, context.images[query_rows])
     return logits
 
 
@@ -124,12 +128,12 @@ class _Inverter(nn.Module):
         return filled + correction
 
 
-def _fit_inverter(answers: Tensor, logits: Tensor, means: Means, tau: float) -> _Inverter:
-    inverter = _Inverter(logits.shape[1]).to(means.device)
+def _fit_inverter(answers: Tensor, logits: Tensor, context: AttackContext, tau: float) -> _Inverter:
+    inverter = _Inverter(logits.shape[1]).to(context.device)
     optimizer = torch.optim.Adam(inverter.parameters(), lr=3e-3)
-    generator = means.generator()
+    generator = context.generator()
     for _ in range(_STEPS):
-        rows = torch.randint(len(logits), (_BATCH,), generator=generator, device=means.device)
+        rows = torch.randint(len(logits), (_BATCH,), generator=generator, device=context.device)
         loss = kd_loss(inverter(answers[rows]), logits[rows], None, tau=tau, alpha=1.0)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import nn
 
-from stingy_attacker_eval.attacks.base import Attack, Means, Need, check_positive
-from stingy_attacker_eval.attacks.losses import kd_loss
+from stingy_attacker_eval.attacks.base import Attack, AttackContext, Capability, check_positive
+from stingy_attacker_eval.attacks.losses import kd_loss_fn
 from stingy_attacker_eval.datasets.query_pools import SYNTHETIC
 from stingy_attacker_eval.training import TrainResult
 
@@ -25,7 +25,7 @@ class Knockoff(Attack):
     name: ClassVar[str] = "knockoff"
     title: ClassVar[str] = "answers to images that are not of the task"
     reference: ClassVar[str] = "Orekondy et al. 2019, Knockoff Nets, section 4"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.POOL, Need.QUERIES})
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.POOL, Capability.QUERIES})
 
     pool: str = SYNTHETIC
     queries: int = 5000
@@ -39,13 +39,7 @@ class Knockoff(Attack):
     def budget(self, images: int) -> int:
         return self.queries
 
-    def steal(self, student: nn.Module, means: Means) -> TrainResult:
-        images = means.pool(self.pool, self.queries)
-        targets = means.targets(means.session.ask(images))
-        return means.train(
-            student,
-            images,
-            lambda student_logits, rows, _: kd_loss(
-                student_logits, targets[rows], None, tau=1.0, alpha=1.0
-            ),
-        )
+    def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
+        images = context.pool(self.pool, self.queries)
+        targets = context.targets(context.session.query(images))
+        return context.train(student, images, kd_loss_fn(targets))

@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional
 
-from stingy_attacker_eval.attacks.base import Attack, Batch, Need
+from stingy_attacker_eval.attacks.base import Attack, Batch, Capability
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +20,8 @@ class LabelOnly(Attack):
     name: ClassVar[str] = "label_only"
     title: ClassVar[str] = "the bought top-1 as a label"
     reference: ClassVar[str] = "Correia-Silva et al. 2018, Copycat CNN, section III"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.ANSWERS})
-    reads_top1_alone: ClassVar[bool] = True
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.ANSWERS})
+    reads_top1_only: ClassVar[bool] = True
 
     def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
         return functional.cross_entropy(student_logits, batch.top1)

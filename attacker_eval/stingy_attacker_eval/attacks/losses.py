@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from stingy_attacker_eval.training import LossFn
+
 _NEVER = torch.finfo(torch.float32).min / 4
 
 
@@ -24,13 +26,29 @@ def kd_loss(
     # kl_div takes 0 * log 0 as 0, so a withheld class costs nothing itself; it is pushed
     # down through the student's normaliser alone.
     target = functional.softmax(teacher / tau, dim=1)
-    guess = functional.log_softmax(student / tau, dim=1)
-    distil = functional.kl_div(guess, target, reduction="batchmean") * tau**2
+    log_probs = functional.log_softmax(student / tau, dim=1)
+    distil = functional.kl_div(log_probs, target, reduction="batchmean") * tau**2
     if alpha == 1:
         return distil
     if labels is None:
         raise ValueError(f"expected labels at alpha {alpha}, got none")
     return alpha * distil + (1 - alpha) * functional.cross_entropy(student, labels)
+
+
+def kd_loss_fn(
+    teacher: Tensor, labels: Tensor | None = None, *, tau: float = 1.0, alpha: float = 1.0
+) -> LossFn:
+    """Return `kd_loss` as a loss for `train`, which takes the rows of each batch.
+
+    teacher: logits `[n, classes]` of all images, -inf where withheld. labels: int64 `[n]`. By
+    default it is the soft cross-entropy on the answered probabilities.
+    """
+
+    def loss(student: Tensor, rows: Tensor, _: Tensor) -> Tensor:
+        some_labels = None if labels is None else labels[rows]
+        return kd_loss(student, teacher[rows], some_labels, tau=tau, alpha=alpha)
+
+    return loss
 
 
 def subset_kl(student: Tensor, teacher: Tensor, *, tau: float) -> Tensor:
@@ -155,6 +173,6 @@ def consistency(weak: Tensor, strong: Tensor, *, threshold: float) -> Tensor:
     Student logits `[batch, classes]` of two views of the same images; weak gets no gradient.
     "FixMatch" (Sohn et al., NeurIPS 2020), equation 4.
     """
-    confidence, guess = functional.softmax(weak.detach(), dim=1).max(dim=1)
-    losses = functional.cross_entropy(strong, guess, reduction="none")
+    confidence, pseudo_labels = functional.softmax(weak.detach(), dim=1).max(dim=1)
+    losses = functional.cross_entropy(strong, pseudo_labels, reduction="none")
     return (losses * (confidence >= threshold)).mean()

@@ -21,14 +21,14 @@ def logits_of(network: nn.Module, images: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def renewed(network: nn.Module) -> nn.Module:
+def reinitialised(network: nn.Module) -> nn.Module:
     """A network of the same build with weights of its own, from torch's global random source."""
-    twin = copy.deepcopy(network)
-    for module in twin.modules():
+    fresh = copy.deepcopy(network)
+    for module in fresh.modules():
         reset = getattr(module, "reset_parameters", None)
         if reset is not None:
             reset()
-    return twin
+    return fresh
 
 
 class Tap:

@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional
 
-from stingy_attacker_eval.attacks.base import Attack, Batch, Need
+from stingy_attacker_eval.attacks.base import Attack, Batch, Capability
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class NoApi(Attack):
     name: ClassVar[str] = "no_api"
     title: ClassVar[str] = "training without the API"
     reference: ClassVar[str] = "Ma et al. 2022, Table 1, student baseline"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.LABELS})
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LABELS})
 
     def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
         return functional.cross_entropy(student_logits, batch.labels)

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from stingy_attacker_eval.attacks.base import Attack, Batch, Need, check_tau_alpha
+from stingy_attacker_eval.attacks.base import Attack, Batch, Capability, check_tau_alpha
 from stingy_attacker_eval.attacks.losses import kd_loss
 
 
@@ -21,7 +21,9 @@ class PaperKd(Attack):
     name: ClassVar[str] = "paper_kd"
     title: ClassVar[str] = "distillation as in the paper"
     reference: ClassVar[str] = "Ma et al. 2022, L_KD with the settings of Table 1"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.ANSWERS, Need.SCORES, Need.LABELS})
+    requires: ClassVar[frozenset[Capability]] = frozenset(
+        {Capability.ANSWERS, Capability.SCORES, Capability.LABELS}
+    )
 
     tau: float = 20.0
     alpha: float = 0.9

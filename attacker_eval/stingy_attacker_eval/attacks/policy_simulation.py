@@ -22,7 +22,7 @@ KNOWN = (
 
 
 @dataclass(frozen=True)
-class Options:
+class PolicyOptions:
     """What an endpoint's description leaves out of its policy, at the policies' defaults.
 
     kept: N of stingy_smooth; lists: class_prototype's, int64 `[classes, N]`, seen in its answers.
@@ -35,29 +35,29 @@ class Options:
     lists: Tensor | None = field(default=None, repr=False)
 
 
-def simulation_refusal(info: ModelInfo) -> str | None:
+def simulation_unsupported_reason(info: ModelInfo) -> str | None:
     """Why this policy cannot be simulated; None when it can."""
     if info.policy in KNOWN:
         return None
     return f"needs a policy it can simulate ({', '.join(KNOWN)}), and this is {info.policy}"
 
 
-def released(logits: Tensor, info: ModelInfo, options: Options) -> Tensor:
+def simulate_policy(logits: Tensor, info: ModelInfo, options: PolicyOptions) -> Tensor:
     """What the endpoint would answer for logits `[n, classes]`: the same shape, -inf withheld.
 
-    Gradients flow through the kept scores. info must pass simulation_refusal.
+    Gradients flow through the kept scores. info must pass simulation_unsupported_reason.
     """
     values, indices = _propose(logits, info, options)
     if info.scores == "prob":
-        told = functional.softmax(values, dim=1)
-        scores = _on_grid(told, info.decimals).clamp_min(0.0).log()
+        values = functional.softmax(values, dim=1)
+        scores = _on_grid(values, info.decimals).clamp_min(0.0).log()
         # A row rounded to zero throughout still names its top-1.
         lost = scores.isinf().all(dim=1, keepdim=True)
         first = torch.arange(scores.shape[1], device=scores.device) == 0
         scores = torch.where(lost & first, 0.0, scores)
     else:
-        told = values if info.scores == "logit" else functional.log_softmax(values, dim=1)
-        scores = _on_grid(told, info.decimals)
+        values = values if info.scores == "logit" else functional.log_softmax(values, dim=1)
+        scores = _on_grid(values, info.decimals)
     return torch.full_like(logits, -torch.inf).scatter(1, indices, scores)
 
 
@@ -73,7 +73,7 @@ def class_lists(indices: Tensor, num_classes: int) -> Tensor:
     )
 
 
-def _propose(logits: Tensor, info: ModelInfo, options: Options) -> tuple[Tensor, Tensor]:
+def _propose(logits: Tensor, info: ModelInfo, options: PolicyOptions) -> tuple[Tensor, Tensor]:
     """The policy's scores and classes `[n, N]`, best first."""
     values, indices = logits.topk(info.support, dim=1)
     match info.policy:

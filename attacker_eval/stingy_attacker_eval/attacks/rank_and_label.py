@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional
 
-from stingy_attacker_eval.attacks.base import Batch, Need
+from stingy_attacker_eval.attacks.base import Batch, Capability
 from stingy_attacker_eval.attacks.rank_distillation import RankDistillation
 
 
@@ -26,7 +26,7 @@ class RankAndLabel(RankDistillation):
     name: ClassVar[str] = "rank_and_label"
     title: ClassVar[str] = "the order of the answered classes beside the true label"
     reference: ClassVar[str] = "Xia et al. 2008, section 4.3, with Hinton et al. 2015, section 2"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.ANSWERS, Need.LABELS})
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.ANSWERS, Capability.LABELS})
 
     def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
         own = functional.cross_entropy(student_logits, batch.labels)

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from stingy_attacker_eval.attacks.base import Attack, Batch, Material, Need
+from stingy_attacker_eval.attacks.base import Attack, AttackerData, Batch, Capability
 from stingy_attacker_eval.attacks.losses import plackett_luce
 
 
@@ -31,7 +31,7 @@ class RankDistillation(Attack):
     name: ClassVar[str] = "rank_distillation"
     title: ClassVar[str] = "the order of the answered classes"
     reference: ClassVar[str] = "Xia et al. 2008, ListMLE, section 4.3"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.ANSWERS})
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.ANSWERS})
 
     n: int | None = None
 
@@ -39,10 +39,10 @@ class RankDistillation(Attack):
         if self.n is not None and (type(self.n) is not int or self.n < 2):
             raise ValueError(f"expected n to be 2 or more, or none, got {self.n!r}")
 
-    def objection(self, material: Material) -> str | None:
-        if material.indices is not None and material.indices.shape[1] < 2:
+    def unsupported_reason(self, data: AttackerData) -> str | None:
+        if data.indices is not None and data.indices.shape[1] < 2:
             return "needs ranks, and the endpoint answers one class: that is label_only"
-        probabilities = material.info is not None and material.info.scores == "prob"
+        probabilities = data.info is not None and data.info.scores == "prob"
         if probabilities and self.n is None:
             return "needs ranks, and most probabilities on a grid tie: of them, name the first n"
         return None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stingy_attacker_eval.attacks.base import Attack, Means, Need, check_positive
+from stingy_attacker_eval.attacks.base import Attack, AttackContext, Capability, check_positive
 from stingy_attacker_eval.attacks.losses import consistency, kd_loss
 from stingy_attacker_eval.training import TrainResult, augmented, normalise
 
@@ -30,7 +30,7 @@ class SemiSupervised(Attack):
     name: ClassVar[str] = "semi_supervised"
     title: ClassVar[str] = "a few answers, and many images without"
     reference: ClassVar[str] = "Sohn et al. 2020, FixMatch; Jagielski et al. 2020, section 4"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.IMAGES, Need.QUERIES})
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.IMAGES, Capability.QUERIES})
 
     queries: int = 200
     weight: float = 1.0
@@ -44,24 +44,26 @@ class SemiSupervised(Attack):
     def budget(self, images: int) -> int:
         return min(self.queries, images)
 
-    def steal(self, student: nn.Module, means: Means) -> TrainResult:
-        images, generator = means.images, means.generator()
+    def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
+        images, generator = context.images, context.generator()
         count = self.budget(len(images))
-        order = torch.randperm(len(images), generator=means.generator(seed=0), device=means.device)
-        bought = images[order[:count]]
-        targets = means.targets(means.session.ask(bought))
+        order = torch.randperm(
+            len(images), generator=context.generator(seed=0), device=context.device
+        )
+        purchased = images[order[:count]]
+        targets = context.targets(context.session.query(purchased))
 
         def loss(weak: Tensor, rows: Tensor, inputs: Tensor) -> Tensor:
             size = min(len(rows), count)
-            some = torch.randint(count, (size,), generator=generator, device=means.device)
+            some = torch.randint(count, (size,), generator=generator, device=context.device)
             # One pass for both: batch statistics then are those of all images.
-            moved = augmented(bought[some], means.settings, generator)
+            moved = augmented(purchased[some], context.settings, generator)
             both = student(torch.cat([normalise(moved), strong_view(inputs, generator)]))
             labelled, strong = both.float().split([size, len(rows)])
             supervised = kd_loss(labelled, targets[some], None, tau=1.0, alpha=1.0)
             return supervised + self.weight * consistency(weak, strong, threshold=self.threshold)
 
-        return means.train(student, images, loss)
+        return context.train(student, images, loss)
 
 
 def strong_view(inputs: Tensor, generator: torch.Generator) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stingy_attacker_eval.attacks.base import Attack, Means, Need, check_tau_alpha
+from stingy_attacker_eval.attacks.base import Attack, AttackContext, Capability, check_tau_alpha
 from stingy_attacker_eval.attacks.losses import kd_loss
 from stingy_attacker_eval.attacks.networks import Tap, middle_convolution
 from stingy_attacker_eval.training import TrainResult, normalise
@@ -27,7 +27,9 @@ class Skeptical(Attack):
     name: ClassVar[str] = "skeptical"
     title: ClassVar[str] = "distillation into a shallow exit, labels for the head"
     reference: ClassVar[str] = "Kundu et al. 2021, Skeptical Student, section 4"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.ANSWERS, Need.SCORES, Need.LABELS})
+    requires: ClassVar[frozenset[Capability]] = frozenset(
+        {Capability.ANSWERS, Capability.SCORES, Capability.LABELS}
+    )
 
     tau: float = 4.0
     alpha: float = 0.9
@@ -38,27 +40,27 @@ class Skeptical(Attack):
         if not 0 <= self.weight <= 1:
             raise ValueError(f"expected weight in 0..1, got {self.weight}")
 
-    def steal(self, student: nn.Module, means: Means) -> TrainResult:
-        classes = means.logits.shape[1]
+    def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
+        classes = context.logits.shape[1]
         tap = Tap(middle_convolution(student), of_input=False)
         with torch.no_grad():
-            student.eval()(normalise(means.images[:1]))
+            student.eval()(normalise(context.images[:1]))
         both = _WithExit(student, tap, channels=tap.value.shape[1], classes=classes)
-        both.to(means.device)
+        both.to(context.device)
 
         def loss(outputs: Tensor, rows: Tensor, _: Tensor) -> Tensor:
             head, early = torch.split(outputs, classes, dim=1)
-            labels = means.labels[rows]
-            taught = kd_loss(early, means.logits[rows], labels, tau=self.tau, alpha=self.alpha)
-            own = kd_loss(head, early.detach(), None, tau=self.tau, alpha=1.0)
+            labels = context.labels[rows]
+            exit_loss = kd_loss(early, context.logits[rows], labels, tau=self.tau, alpha=self.alpha)
+            self_loss = kd_loss(head, early.detach(), None, tau=self.tau, alpha=1.0)
             return (
-                taught
+                exit_loss
                 + (1 - self.weight) * functional.cross_entropy(head, labels)
-                + self.weight * own
+                + self.weight * self_loss
             )
 
         try:
-            return means.train(both, means.images, loss)
+            return context.train(both, context.images, loss)
         finally:
             tap.remove()
 

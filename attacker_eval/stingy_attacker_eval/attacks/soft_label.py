@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from stingy_attacker_eval.attacks.base import Attack, Batch, Need
+from stingy_attacker_eval.attacks.base import Attack, Batch, Capability
 from stingy_attacker_eval.attacks.losses import kd_loss
 
 
@@ -20,7 +20,7 @@ class SoftLabel(Attack):
     name: ClassVar[str] = "soft_label"
     title: ClassVar[str] = "the answered probabilities as a label"
     reference: ClassVar[str] = "Orekondy et al. 2019, Knockoff Nets, section 4.2"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.ANSWERS, Need.SCORES})
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.ANSWERS, Capability.SCORES})
 
     def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
         return kd_loss(student_logits, batch.logits, None, tau=1.0, alpha=1.0)

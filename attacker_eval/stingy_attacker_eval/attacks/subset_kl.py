@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional
 
-from stingy_attacker_eval.attacks.base import Attack, Batch, Need, check_tau_alpha
+from stingy_attacker_eval.attacks.base import Attack, Batch, Capability, check_tau_alpha
 from stingy_attacker_eval.attacks.losses import subset_kl
 
 
@@ -28,7 +28,7 @@ class SubsetKl(Attack):
     name: ClassVar[str] = "subset_kl"
     title: ClassVar[str] = "distillation over the answered classes alone"
     reference: ClassVar[str] = "after Anshumann et al. 2025, Sparse Logit Sampling"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.ANSWERS, Need.SCORES})
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.ANSWERS, Capability.SCORES})
 
     tau: float = 4.0
     alpha: float = 0.5

@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 
 from torch import Tensor
 
-from stingy_attacker_eval.attacks.base import Attack, Batch, Need, check_tau_alpha
+from stingy_attacker_eval.attacks.base import Attack, Batch, Capability, check_tau_alpha
 from stingy_attacker_eval.attacks.losses import kd_loss
 
 
@@ -23,7 +23,9 @@ class Sweep(Attack):
     name: ClassVar[str] = "sweep"
     title: ClassVar[str] = "distillation over a grid of tau and alpha"
     reference: ClassVar[str] = "Ma et al. 2021, ablations over tau and alpha"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.ANSWERS, Need.SCORES, Need.LABELS})
+    requires: ClassVar[frozenset[Capability]] = frozenset(
+        {Capability.ANSWERS, Capability.SCORES, Capability.LABELS}
+    )
 
     tau: float
     alpha: float

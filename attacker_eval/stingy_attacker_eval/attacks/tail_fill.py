@@ -7,13 +7,13 @@ from torch import nn
 
 from stingy_attacker_eval.attacks.base import (
     Attack,
-    Means,
-    Need,
+    AttackContext,
+    Capability,
     check_positive,
     check_tau_alpha,
 )
 from stingy_attacker_eval.attacks.imputation import class_means
-from stingy_attacker_eval.attacks.losses import fill_constant, kd_loss
+from stingy_attacker_eval.attacks.losses import fill_constant, kd_loss_fn
 from stingy_attacker_eval.training import TrainResult
 
 _FILLS = ("constant", "class_mean")
@@ -34,7 +34,7 @@ class TailFill(Attack):
     name: ClassVar[str] = "tail_fill"
     title: ClassVar[str] = "distillation with the withheld classes filled in"
     reference: ClassVar[str] = "after Anshumann et al. 2025, Sparse Logit Sampling"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.ANSWERS, Need.SCORES})
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.ANSWERS, Capability.SCORES})
 
     fill: str = "constant"
     delta: float = 1.0
@@ -47,16 +47,14 @@ class TailFill(Attack):
         if self.fill not in _FILLS:
             raise ValueError(f'expected fill out of {", ".join(_FILLS)}, got "{self.fill}"')
 
-    def steal(self, student: nn.Module, means: Means) -> TrainResult:
+    def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
         filled = (
-            fill_constant(means.logits, delta=self.delta)
+            fill_constant(context.logits, delta=self.delta)
             if self.fill == "constant"
-            else class_means(means.logits, means.top1, delta=self.delta)
+            else class_means(context.logits, context.top1, delta=self.delta)
         )
-        return means.train(
+        return context.train(
             student,
-            means.images,
-            lambda student_logits, rows, _: kd_loss(
-                student_logits, filled[rows], means.top1[rows], tau=self.tau, alpha=self.alpha
-            ),
+            context.images,
+            kd_loss_fn(filled, context.top1, tau=self.tau, alpha=self.alpha),
         )

@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional
 
-from stingy_attacker_eval.attacks.base import Attack, Batch, Need
+from stingy_attacker_eval.attacks.base import Attack, Batch, Capability
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +24,9 @@ class TwoLabels(Attack):
     name: ClassVar[str] = "two_labels"
     title: ClassVar[str] = "the bought top-1 beside the true label"
     reference: ClassVar[str] = "after Hinton et al. 2015, section 2"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.ANSWERS, Need.LABELS})
-    reads_top1_alone: ClassVar[bool] = True
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.ANSWERS, Capability.LABELS})
+    reads_top1_only: ClassVar[bool] = True
 
     def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
-        bought = functional.cross_entropy(student_logits, batch.top1)
-        return (bought + functional.cross_entropy(student_logits, batch.labels)) / 2
+        answer_loss = functional.cross_entropy(student_logits, batch.top1)
+        return (answer_loss + functional.cross_entropy(student_logits, batch.labels)) / 2

@@ -19,18 +19,18 @@ from typing import Any
 
 import torch
 
-from stingy_attacker_eval.audit.train_student import Learnt, Task, learn
+from stingy_attacker_eval.audit.train_student import StudentResult, Task, train_student
 from stingy_attacker_eval.environment import default_device
 from stingy_attacker_eval.errors import AuditError
 
-Executor = Callable[[Iterable[tuple[int, Task]]], Iterator[tuple[int, Learnt]]]
-"""Numbered tasks to what came of them, in whatever order they end."""
+Executor = Callable[[Iterable[tuple[int, Task]]], Iterator[tuple[int, StudentResult]]]
+"""A function from numbered tasks to their results, in the order in which they end."""
 
 
-def in_turn(tasks: Iterable[tuple[int, Task]]) -> Iterator[tuple[int, Learnt]]:
+def in_turn(tasks: Iterable[tuple[int, Task]]) -> Iterator[tuple[int, StudentResult]]:
     """One after the other, in this process."""
     for number, task in tasks:
-        yield number, learn(task)
+        yield number, train_student(task)
 
 
 def in_processes(count: int) -> Executor:
@@ -41,11 +41,11 @@ def in_processes(count: int) -> Executor:
     if count < 1:
         raise AuditError(f"expected one student or more at once, got {count}")
 
-    def execute(tasks: Iterable[tuple[int, Task]]) -> Iterator[tuple[int, Learnt]]:
+    def execute(tasks: Iterable[tuple[int, Task]]) -> Iterator[tuple[int, StudentResult]]:
         context = multiprocessing.get_context("spawn")  # CUDA and threads do not survive a fork
         others = set(multiprocessing.active_children())
-        pool = ProcessPoolExecutor(count, mp_context=context, initializer=_end_with_the_starter)
-        running: dict[Future[Learnt], int] = {}
+        pool = ProcessPoolExecutor(count, mp_context=context, initializer=_exit_with_parent)
+        running: dict[Future[StudentResult], int] = {}
         source = iter(tasks)
         try:
             while True:
@@ -80,7 +80,7 @@ def on_ray(per_gpu: int = 1) -> Executor:
     except ModuleNotFoundError:
         raise AuditError("expected the package ray, got none: pip install 'stingy[ray]'") from None
 
-    def execute(tasks: Iterable[tuple[int, Task]]) -> Iterator[tuple[int, Learnt]]:
+    def execute(tasks: Iterable[tuple[int, Task]]) -> Iterator[tuple[int, StudentResult]]:
         ours = not ray.is_initialized()
         if ours:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
@@ -108,26 +108,26 @@ def on_ray(per_gpu: int = 1) -> Executor:
     return execute
 
 
-def work(packed: bytes, threads: int) -> Learnt:
+def work(packed: bytes, threads: int) -> StudentResult:
     """A packed task, in another process, on what that process has to train on."""
     torch.set_num_threads(threads)
     task: Task = pickle.loads(packed)  # noqa: S301 - ours, from the process that started this one
-    return learn(task.on(default_device()))
+    return train_student(task.to(default_device()))
 
 
 def _packed(task: Task) -> tuple[bytes, int]:
     # As plain bytes: tensors would go through shared memory, which containers have little of.
-    return pickle.dumps(task.on(torch.device("cpu"))), torch.get_num_threads()
+    return pickle.dumps(task.to(torch.device("cpu"))), torch.get_num_threads()
 
 
-def _end_with_the_starter() -> None:
-    """In another process: Ctrl-C is the starter's to hear, and a starter that is killed ends it."""
+def _exit_with_parent() -> None:
+    """Ignore SIGINT (the parent handles it); exit when the parent dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_await_the_starters_end, daemon=True).start()
+    threading.Thread(target=_exit_after_parent, daemon=True).start()
 
 
-def _await_the_starters_end() -> None:
-    starter = multiprocessing.parent_process()
-    assert starter is not None  # noqa: S101 - this is never run in the starter itself
-    starter.join()
+def _exit_after_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # noqa: S101 - only child processes run this
+    parent.join()
     os._exit(1)

@@ -1,4 +1,4 @@
-"""Which students an audit trains, and what each of them learns from."""
+"""The students of an audit: which ones it trains, and what each of them is trained on."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from stingy_attacker_eval.attacks import Attack, Material, Need
+from stingy_attacker_eval.attacks import Attack, AttackerData, Capability
 from stingy_attacker_eval.attacks.no_api import NoApi
 from stingy_attacker_eval.audit.protocol import Protocol
-from stingy_attacker_eval.audit.purchase import Bought
+from stingy_attacker_eval.audit.purchase import PurchasedData
 from stingy_attacker_eval.audit.runs import Run
 from stingy_attacker_eval.datasets.datasets import Dataset
 from stingy_attacker_eval.oracle.oracle import digest_labels
@@ -19,106 +19,115 @@ from stingy_attacker_eval.training import to_device
 
 @dataclass(frozen=True)
 class Job:
-    """Everything one trained student needs to know.
+    """One student to train, with everything its training needs.
 
-    budget: how many of the images it may use, None for all. twin: the run whose student this one
-    is as well: the attack reads nothing but labels, and both endpoints sold the same.
+    purchase: what the endpoint sold; None for the baseline.
+    partner: what the second tier sold, if the attack has one.
+    budget: the number of images the attacker may use; None for all.
+    duplicate_of: an earlier run that trains an identical student; its result is reused. That is
+        so if the attack reads labels only, and both endpoints sold equal labels.
     """
 
-    bought: Bought | None
-    partner: Bought | None
+    purchase: PurchasedData | None
+    partner: PurchasedData | None
     attack: Attack
-    material: Material
+    attacker_data: AttackerData
     student: str
     seed: int
     budget: int | None = None
-    twin: Run | None = None
+    duplicate_of: Run | None = None
 
     @property
     def run(self) -> Run:
-        endpoint = self.bought.endpoint.name if self.bought else NO_ENDPOINT
+        endpoint = self.purchase.endpoint.name if self.purchase else NO_ENDPOINT
         return Run(endpoint, self.attack.label, self.student, self.seed, self.budget)
 
     @property
-    def asks(self) -> bool:
-        """Whether it asks the endpoint as it runs."""
-        return Need.QUERIES in self.attack.needs
+    def queries_endpoint(self) -> bool:
+        """Whether the attack queries the endpoint as it runs."""
+        return Capability.QUERIES in self.attack.requires
 
     @property
-    def queries_bought(self) -> int:
-        """What the attack learns from of the answers bought once, in images."""
-        if not self.attack.needs & {Need.ANSWERS, Need.SCORES}:
+    def transfer_queries(self) -> int:
+        """The number of answers bought once that the attack trains on."""
+        if not self.attack.requires & {Capability.ANSWERS, Capability.SCORES}:
             return 0
-        sources = [source for source in (self.bought, self.partner) if source]
+        sources = [source for source in (self.purchase, self.partner) if source]
         return sum(self.budget or source.transfer.queries for source in sources)
 
 
 def plan_jobs(
     protocol: Protocol,
-    data: Dataset,
-    bought: list[Bought],
+    dataset: Dataset,
+    purchases: list[PurchasedData],
     device: torch.device,
     networks: Mapping[str, nn.Module],
 ) -> tuple[list[Job], list[dict[str, str]]]:
-    """Baseline first: every uplift is counted from it. Attacks that cannot run are told apart."""
+    """Return the jobs and, apart from them, the attacks that cannot run.
+
+    The baseline comes first, because every uplift is counted from it.
+    """
     jobs: list[Job] = []
     skipped: list[dict[str, str]] = []
-    images = to_device(data.train_x, device)
-    labels = torch.from_numpy(data.train_y).to(device)
+    images = to_device(dataset.train_x, device)
+    labels = torch.from_numpy(dataset.train_y).to(device)
 
     def add(
-        source: Bought | None, partner: Bought | None, attack: Attack, material: Material
+        purchase: PurchasedData | None,
+        partner: PurchasedData | None,
+        attack: Attack,
+        attacker_data: AttackerData,
     ) -> None:
-        tried = attack.learns_from_answers_alone or source is None
+        has_budgets = attack.trains_on_fixed_answers or purchase is None
         jobs.extend(
-            Job(source, partner, attack, held, student, seed, budget)
-            for budget in (None, *(protocol.budgets if tried else ()))
-            for held in (material if budget is None else material.first(budget),)
-            for student in protocol.students_of(source.endpoint if source else None)
+            Job(purchase, partner, attack, data, student, seed, budget)
+            for budget in (None, *(protocol.budgets if has_budgets else ()))
+            for data in (attacker_data if budget is None else attacker_data.first(budget),)
+            for student in protocol.students_of(purchase.endpoint if purchase else None)
             for seed in protocol.seeds
         )
 
-    add(None, None, NoApi(), Material(images, labels=labels))
-    sources = {source.endpoint.name: source for source in bought}
-    materials = {
-        name: _material(source, images, labels, networks.get(name))
-        for name, source in sources.items()
+    add(None, None, NoApi(), AttackerData(images, labels=labels))
+    by_name = {purchase.endpoint.name: purchase for purchase in purchases}
+    data_by_name = {
+        name: _attacker_data(purchase, images, labels, networks.get(name))
+        for name, purchase in by_name.items()
     }
-    for name, source in sources.items():
-        for attack in protocol.variants_of(source.endpoint):
+    for name, purchase in by_name.items():
+        for attack in protocol.variants_of(purchase.endpoint):
             other = attack.partner_name()
-            partner = sources.get(other) if other is not None and other != name else None
-            material = materials[name]
+            partner = by_name.get(other) if other is not None and other != name else None
+            data = data_by_name[name]
             if partner is not None:
-                material = replace(material, partner=materials[partner.endpoint.name])
-            refusal = attack.refusal(material)
-            if refusal is None:
-                add(source, partner, attack, material)
+                data = replace(data, partner=data_by_name[partner.endpoint.name])
+            reason = attack.skip_reason(data)
+            if reason is None:
+                add(purchase, partner, attack, data)
             else:
-                skipped.append({"endpoint": name, "attack": attack.label, "reason": refusal})
+                skipped.append({"endpoint": name, "attack": attack.label, "reason": reason})
     return jobs, skipped
 
 
-def with_twins(jobs: Sequence[Job]) -> list[Job]:
-    """The jobs, each that would train the student of an earlier one again pointing to that one."""
+def mark_duplicates(jobs: Sequence[Job]) -> list[Job]:
+    """Return the jobs; each that would train an earlier job's student again refers to that one."""
     first: dict[tuple[object, ...], Run] = {}
-    found = []
+    marked = []
     for job in jobs:
-        if job.bought is None or not job.attack.reads_top1_alone:
-            found.append(job)
+        if job.purchase is None or not job.attack.reads_top1_only:
+            marked.append(job)
             continue
-        sold = job.bought.transfer, job.bought.evaluation
-        labels = tuple(digest_labels(part.answers) for part in sold)
+        sets = job.purchase.transfer, job.purchase.evaluation
+        labels = tuple(digest_labels(transfer_set.answers) for transfer_set in sets)
         same = job.attack.label, job.student, job.seed, job.budget, labels
         original = first.setdefault(same, job.run)
-        found.append(job if original == job.run else replace(job, twin=original))
-    return found
+        marked.append(job if original == job.run else replace(job, duplicate_of=original))
+    return marked
 
 
-def _material(
-    source: Bought, images: torch.Tensor, labels: torch.Tensor, network: nn.Module | None
-) -> Material:
-    """What an attacker of this endpoint has before a run begins."""
-    material = Material.of(images, labels, source.transfer.answers, source.info)
-    seen = network.to(images.device).eval() if network is not None else None
-    return replace(material, network=seen)
+def _attacker_data(
+    purchase: PurchasedData, images: torch.Tensor, labels: torch.Tensor, network: nn.Module | None
+) -> AttackerData:
+    """Return what an attacker of this endpoint has before a run begins."""
+    data = AttackerData.from_answers(images, labels, purchase.transfer.answers, purchase.info)
+    teacher = network.to(images.device).eval() if network is not None else None
+    return replace(data, network=teacher)

@@ -58,7 +58,7 @@ def _entry(value: object) -> object:
 _Attacks = tuple[Annotated[AttackEntry, BeforeValidator(_entry)], ...]
 
 
-class Endpoint(_Part):
+class EndpointEntry(_Part):
     """One model on the server, and what stands in front of it in the report's words.
 
     students, attacks: those of this endpoint alone, beside the protocol's. bundle and policy: how
@@ -140,7 +140,7 @@ class Protocol(_Schedule):
     title: Annotated[str, Field(min_length=1)]
     dataset: str
     budget: Annotated[int, Field(gt=0)]
-    endpoints: Annotated[tuple[Endpoint, ...], Field(min_length=1)]
+    endpoints: Annotated[tuple[EndpointEntry, ...], Field(min_length=1)]
     attacks: Annotated[_Attacks, Field(min_length=1)]
     students: Annotated[tuple[str, ...], Field(min_length=1)]
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
@@ -152,14 +152,14 @@ class Protocol(_Schedule):
         """The attacks on every endpoint, grids expanded."""
         return tuple(attack for entry in self.attacks for attack in entry.build())
 
-    def variants_of(self, endpoint: Endpoint) -> tuple[Attack, ...]:
+    def variants_of(self, endpoint: EndpointEntry) -> tuple[Attack, ...]:
         """Every attack on this endpoint."""
         return self.variants + endpoint.variants
 
-    def students_of(self, endpoint: Endpoint | None) -> tuple[str, ...]:
+    def students_of(self, endpoint: EndpointEntry | None) -> tuple[str, ...]:
         """Who learns from this endpoint; None stands for the baseline, which everyone needs."""
-        asked = self.endpoints if endpoint is None else (endpoint,)
-        own = (name for item in asked for name in item.students)
+        endpoints = self.endpoints if endpoint is None else (endpoint,)
+        own = (name for item in endpoints for name in item.students)
         return tuple(dict.fromkeys((*self.students, *own)))
 
     def load(self) -> Dataset:
@@ -181,7 +181,7 @@ class Protocol(_Schedule):
 
     @field_validator("endpoints")
     @classmethod
-    def _endpoints(cls, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
+    def _endpoints(cls, endpoints: tuple[EndpointEntry, ...]) -> tuple[EndpointEntry, ...]:
         names = [endpoint.name for endpoint in endpoints]
         faults = _repeated("endpoint", names)
         if NO_ENDPOINT in names:
@@ -233,7 +233,7 @@ class Protocol(_Schedule):
                 student_spec(name).check(data.num_classes, data.image_size)
             except EvalError as error:
                 faults.append(str(error))
-        known = {f"{t.name}-{twin}" for t in self.teachers for twin in ("normal", "nasty")}
+        known = {f"{t.name}-{kind}" for t in self.teachers for kind in ("normal", "nasty")}
         known -= {f"{teacher.name}-nasty" for teacher in self.teachers if not teacher.nasty}
         faults += [
             f"expected a bundle of the teachers for {endpoint.name}, got {endpoint.bundle}"

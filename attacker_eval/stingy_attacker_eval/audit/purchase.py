@@ -6,20 +6,20 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import nn
 
-from stingy_attacker_eval.attacks import Need
-from stingy_attacker_eval.audit.protocol import Endpoint, Protocol
+from stingy_attacker_eval.attacks import Capability
+from stingy_attacker_eval.audit.protocol import EndpointEntry, Protocol
 from stingy_attacker_eval.audit.run_folder import RunFolder
 from stingy_attacker_eval.datasets.datasets import Dataset
 from stingy_attacker_eval.errors import AuditError
-from stingy_attacker_eval.oracle.cached_oracle import KeptOracle
+from stingy_attacker_eval.oracle.cached_oracle import CachedOracle
 from stingy_attacker_eval.oracle.oracle import (
     Oracle,
-    SteadyOracle,
+    PinnedOracle,
     digest_answers,
     digest_labels,
-    identity,
+    endpoint_identity,
 )
-from stingy_attacker_eval.oracle.transfer_set import TransferSet, buy, is_bought
+from stingy_attacker_eval.oracle.transfer_set import TransferSet, buy, is_complete
 from stingy_attacker_eval.progress import Reporter
 from stingy_attacker_eval.training import percent_equal, predict, to_device
 from stingy_attacker_eval.utility import Utility, utility
@@ -29,26 +29,28 @@ _ALIKE = 99.0  # percent
 
 
 @dataclass(frozen=True)
-class Bought:
+class PurchasedData:
     """What one endpoint sold: answers to learn from, answers to compare with, and what attacks
     asked for as they ran."""
 
-    endpoint: Endpoint
+    endpoint: EndpointEntry
     info: ModelInfo
     transfer: TransferSet
     evaluation: TransferSet
-    kept: KeptOracle
+    oracle: CachedOracle
     teacher_accuracy: float
     utility: Utility
 
     def source(self) -> dict[str, object]:
         """What identifies the answers that students learn from and are compared with."""
         sold = {"transfer": self.transfer.answers, "evaluation": self.evaluation.answers}
-        return identity(self.info) | {name: digest_answers(part) for name, part in sold.items()}
+        return endpoint_identity(self.info) | {
+            name: digest_answers(part) for name, part in sold.items()
+        }
 
     def facts(self) -> dict[str, object]:
         """The endpoint's entry in the report."""
-        queries = self.transfer.queries, self.evaluation.queries, self.kept.asked
+        queries = self.transfer.queries, self.evaluation.queries, self.oracle.queries
         return {
             "name": self.endpoint.name,
             "defence": self.endpoint.defence,
@@ -66,7 +68,7 @@ class Bought:
             "queries_attacks": queries[2],
             "queries_spent": sum(queries),
             "queries_charged": (
-                self.transfer.charged + self.evaluation.charged + self.kept.settle()
+                self.transfer.charged + self.evaluation.charged + self.oracle.reconcile_charges()
             ),
             "teacher_accuracy": self.teacher_accuracy,
             "utility": asdict(self.utility),
@@ -75,7 +77,7 @@ class Bought:
 
 def check_budget(protocol: Protocol, data: Dataset) -> None:
     """Raises AuditError, before a query is spent, when the attacks could ask for more."""
-    extra = max(_asked_by_attacks(protocol, endpoint, data) for endpoint in protocol.endpoints)
+    extra = max(_attack_queries(protocol, endpoint, data) for endpoint in protocol.endpoints)
     wanted = len(data.train_x) + len(data.test_x) + extra
     if protocol.budget < wanted:
         raise AuditError(
@@ -94,7 +96,7 @@ def check_remaining(
     once is all that is certain.
     """
     once = len(protocol.endpoints) * (len(data.train_x) + len(data.test_x))
-    extra = sum(_asked_by_attacks(protocol, endpoint, data) for endpoint in protocol.endpoints)
+    extra = sum(_attack_queries(protocol, endpoint, data) for endpoint in protocol.endpoints)
     wanted = once + (extra if whole else 0)
     if remaining < wanted:
         raise AuditError(
@@ -104,18 +106,19 @@ def check_remaining(
         )
 
 
-def _asked_by_attacks(protocol: Protocol, endpoint: Endpoint, data: Dataset) -> int:
+def _attack_queries(protocol: Protocol, endpoint: EndpointEntry, data: Dataset) -> int:
     """The most that this endpoint's attacks ask for as they run, in images."""
     runs = len(protocol.students_of(endpoint)) * len(protocol.seeds)
     return sum(
         attack.budget(len(data.train_x)) * (runs if attack.per_run else 1)
         for attack in protocol.variants_of(endpoint)
-        if Need.IMAGES not in attack.needs  # those ask for what the audit has bought already
+        if Capability.IMAGES
+        not in attack.requires  # those ask for what the audit has bought already
     )
 
 
 def check_networks(
-    bought: Sequence[Bought],
+    purchases: Sequence[PurchasedData],
     networks: Mapping[str, nn.Module],
     data: Dataset,
     device: torch.device,
@@ -126,7 +129,7 @@ def check_networks(
     """
     images = to_device(data.test_x, device)
     faults = []
-    for item in bought:
+    for item in purchases:
         if (network := networks.get(item.endpoint.name)) is None:
             continue
         labels = predict(network.to(device), images).numpy()
@@ -140,19 +143,19 @@ def check_networks(
 
 
 def buy_from(
-    endpoint: Endpoint,
+    endpoint: EndpointEntry,
     oracle: Oracle,
     protocol: Protocol,
     data: Dataset,
     rows: RunFolder,
     reporter: Reporter,
-) -> Bought:
+) -> PurchasedData:
     """Everything bought once, in the folder of the rows, which are then of these answers alone.
 
     Raises AuditError, before a query is spent where it can be told, when the rows are of others;
     TransferError as `buy` does.
     """
-    oracle = SteadyOracle(oracle)
+    oracle = PinnedOracle(oracle)
     info = oracle.describe()
     if info.num_classes != data.num_classes:
         raise AuditError(
@@ -161,9 +164,9 @@ def buy_from(
         )
     folder = rows.path / "bought" / endpoint.name
     parts = folder / "transfer", folder / "evaluation"
-    rows.check_source(endpoint.name, identity(info), bought=all(map(is_bought, parts)))
-    bought_once = len(data.train_x) + len(data.test_x)
-    kept = KeptOracle(oracle, folder=folder / "asked", budget=protocol.budget - bought_once)
+    rows.check_source(endpoint.name, endpoint_identity(info), bought=all(map(is_complete, parts)))
+    purchased_once = len(data.train_x) + len(data.test_x)
+    cached = CachedOracle(oracle, folder=folder / "asked", budget=protocol.budget - purchased_once)
     total, done = len(data.train_x) + len(data.test_x), 0
 
     def progress(count: int) -> None:
@@ -179,14 +182,14 @@ def buy_from(
         folder=parts[1],
         progress=progress,
     )
-    kept.add(data.train_x, transfer.answers)
+    cached.add(data.train_x, transfer.answers)
     answers = evaluation.answers
-    bought = Bought(
+    bought = PurchasedData(
         endpoint=endpoint,
         info=info,
         transfer=transfer,
         evaluation=evaluation,
-        kept=kept,
+        oracle=cached,
         teacher_accuracy=percent_equal(evaluation.answers.top1, data.test_y),
         utility=utility(answers.indices, answers.scores, answers.form, data.test_y),
     )

@@ -14,8 +14,8 @@ from torch import nn
 from stingy_attacker_eval.attacks import Attack
 from stingy_attacker_eval.attacks.no_api import NoApi
 from stingy_attacker_eval.audit.executors import Executor, in_turn
-from stingy_attacker_eval.audit.plan import Job, plan_jobs, with_twins
-from stingy_attacker_eval.audit.protocol import Endpoint, Protocol
+from stingy_attacker_eval.audit.plan import Job, mark_duplicates, plan_jobs
+from stingy_attacker_eval.audit.protocol import EndpointEntry, Protocol
 from stingy_attacker_eval.audit.purchase import (
     buy_from,
     check_budget,
@@ -24,13 +24,13 @@ from stingy_attacker_eval.audit.purchase import (
 )
 from stingy_attacker_eval.audit.run_folder import RunFolder
 from stingy_attacker_eval.audit.runs import Shard, choose
-from stingy_attacker_eval.audit.train_student import Learnt, Task
+from stingy_attacker_eval.audit.train_student import StudentResult, Task
 from stingy_attacker_eval.datasets.datasets import Dataset
 from stingy_attacker_eval.environment import default_device, describe_environment
 from stingy_attacker_eval.errors import AuditError
 from stingy_attacker_eval.files import locked, write_json
 from stingy_attacker_eval.oracle.oracle import Oracle
-from stingy_attacker_eval.oracle.query_session import Session
+from stingy_attacker_eval.oracle.query_session import QuerySession
 from stingy_attacker_eval.oracle.transfer_set import digest_images
 from stingy_attacker_eval.progress import Reporter, reporting
 from stingy_attacker_eval.results import (
@@ -77,15 +77,15 @@ def run_audit(
         check_remaining(remaining, protocol, data, whole=not only)
     with locked(out), reporting(console or Console()) as reporter:
         folder = RunFolder(out, _config(protocol, data))
-        bought = [
+        purchases = [
             buy_from(endpoint, oracles[endpoint.name], protocol, data, folder, reporter)
             for endpoint in protocol.endpoints
         ]
-        check_networks(bought, networks or {}, data, device)
-        jobs, skipped = plan_jobs(protocol, data, bought, device, networks or {})
+        check_networks(purchases, networks or {}, data, device)
+        jobs, skipped = plan_jobs(protocol, data, purchases, device, networks or {})
         chosen = set(choose([job.run for job in jobs], only=only, shard=shard))
         jobs = [job for job in jobs if job.run in chosen or folder.get(job.run) is not None]
-        jobs = with_twins(jobs)
+        jobs = mark_duplicates(jobs)
         rows = _run(jobs, folder, protocol, data, device, reporter, executor)
         summaries = summarise(rows)
         best = {name: summary.attack for name, summary in best_attacks(summaries).items()}
@@ -93,7 +93,9 @@ def run_audit(
             "schema": SCHEMA,
             "config": _config(protocol, data),
             "environment": _environment(device, rows),
-            "endpoints": [item.facts() | {"best": best.get(item.endpoint.name)} for item in bought],
+            "endpoints": [
+                item.facts() | {"best": best.get(item.endpoint.name)} for item in purchases
+            ],
             "rows": [asdict(row) for row in rows],
             "summary": [asdict(summary) for summary in summaries],
             "skipped": skipped,
@@ -121,7 +123,7 @@ def _digest(labels: NDArray[np.int64]) -> str:
     return hashlib.sha256(labels.tobytes()).hexdigest()
 
 
-def _endpoint_config(endpoint: Endpoint) -> dict[str, object]:
+def _endpoint_config(endpoint: EndpointEntry) -> dict[str, object]:
     found = endpoint.model_dump(mode="json", exclude={"attacks"})
     # Left out where there are none, so that a folder of before there could be any goes on.
     return found | ({"attacks": _settings(endpoint.variants)} if endpoint.attacks else {})
@@ -133,8 +135,8 @@ def _environment(device: torch.device, rows: Sequence[Row]) -> dict[str, object]
     for name, now in (("commit", found["commit"]), ("threads", torch.get_num_threads())):
         values = dict.fromkeys(getattr(row, name) for row in rows)
         if set(values) - {now}:
-            told = ("not noted" if value is None else str(value) for value in values)
-            found[f"{name} of the rows"] = ", ".join(told)
+            texts = ("not noted" if value is None else str(value) for value in values)
+            found[f"{name} of the rows"] = ", ".join(texts)
     return found
 
 
@@ -164,36 +166,40 @@ def _run(
 
     def train(chosen: list[Job], execute: Executor) -> None:
         tasks = ((n, _task(job, protocol, data, test_images)) for n, job in enumerate(chosen))
-        held: list[tuple[Job, Learnt]] = []
-        for number, learnt in execute(tasks):
-            held.append((chosen[number], learnt))
-            if chosen[number].bought is None:
-                add(chosen[number], _row(*held.pop(), data, []))
+        waiting: list[tuple[Job, StudentResult]] = []
+        for number, result in execute(tasks):
+            waiting.append((chosen[number], result))
+            if chosen[number].purchase is None:
+                add(chosen[number], _row(*waiting.pop(), data, []))
             # Whatever ends before the last baseline waits for it.
-            baselines = [folder.get(job.run) for job in jobs if job.bought is None]
+            baselines = [folder.get(job.run) for job in jobs if job.purchase is None]
             if all(baselines):
-                for job, result in held:
-                    add(job, _row(job, result, data, [row for row in baselines if row]))
-                held.clear()
+                for job, earlier in waiting:
+                    add(job, _row(job, earlier, data, [row for row in baselines if row]))
+                waiting.clear()
 
     planned = {job.run for job in jobs}
-    twins = [(job, job.twin) for job in todo if job.twin is not None and job.twin in planned]
-    alone = [job for job in todo if job.twin not in planned]
-    train([job for job in alone if not job.asks], executor)
-    train([job for job in alone if job.asks], in_turn)
-    for job, twin in twins:
-        add(job, _row_of_twin(job, folder.row(twin)))
+    duplicates = [
+        (job, job.duplicate_of)
+        for job in todo
+        if job.duplicate_of is not None and job.duplicate_of in planned
+    ]
+    originals = [job for job in todo if job.duplicate_of not in planned]
+    train([job for job in originals if not job.queries_endpoint], executor)
+    train([job for job in originals if job.queries_endpoint], in_turn)
+    for job, original in duplicates:
+        add(job, _copied_row(job, folder.row(original)))
     return [folder.row(job.run) for job in jobs]
 
 
 def _task(job: Job, protocol: Protocol, data: Dataset, test_images: torch.Tensor) -> Task:
-    material = job.material
-    if job.bought is not None and job.asks:
-        session = Session(job.bought.kept, budget=job.attack.budget(len(data.train_x)))
-        material = replace(material, session=session)
+    attacker_data = job.attacker_data
+    if job.purchase is not None and job.queries_endpoint:
+        session = QuerySession(job.purchase.oracle, budget=job.attack.budget(len(data.train_x)))
+        attacker_data = replace(attacker_data, session=session)
     return Task(
         attack=job.attack,
-        material=material,
+        attacker_data=attacker_data,
         student=job.student,
         num_classes=data.num_classes,
         seed=job.seed,
@@ -202,9 +208,9 @@ def _task(job: Job, protocol: Protocol, data: Dataset, test_images: torch.Tensor
     )
 
 
-def _row(job: Job, learnt: Learnt, data: Dataset, earlier: list[Row]) -> Row:
-    source = job.bought
-    accuracy = percent_equal(learnt.guesses, data.test_y)
+def _row(job: Job, result: StudentResult, data: Dataset, earlier: list[Row]) -> Row:
+    source = job.purchase
+    accuracy = percent_equal(result.predictions, data.test_y)
     baseline = accuracy if source is None else baseline_accuracy(earlier, job.student, job.budget)
     if baseline is None:
         raise AuditError(
@@ -217,22 +223,24 @@ def _row(job: Job, learnt: Learnt, data: Dataset, earlier: list[Row]) -> Row:
         attack=job.attack.label,
         student=job.student,
         seed=job.seed,
-        queries=job.queries_bought + learnt.asked,
+        queries=job.transfer_queries + result.queries,
         accuracy=accuracy,
-        agreement=percent_equal(learnt.guesses, source.evaluation.answers.top1) if source else None,
+        agreement=percent_equal(result.predictions, source.evaluation.answers.top1)
+        if source
+        else None,
         teacher_accuracy=source.teacher_accuracy if source else None,
         uplift=accuracy - baseline,
-        finite=learnt.finite,
-        seconds=learnt.seconds,
+        finite=result.finite,
+        seconds=result.seconds,
         budget=job.budget,
-        commit=learnt.commit,
-        threads=learnt.threads,
+        commit=result.commit,
+        threads=result.threads,
     )
 
 
-def _row_of_twin(job: Job, row: Row) -> Row:
+def _copied_row(job: Job, row: Row) -> Row:
     """The same student's row for an endpoint that sold the same labels."""
-    endpoint = job.run.endpoint, job.bought.endpoint.defence if job.bought else row.defence
+    endpoint = job.run.endpoint, job.purchase.endpoint.defence if job.purchase else row.defence
     return replace(
         row, endpoint=endpoint[0], defence=endpoint[1], seconds=0.0, trained_on=row.endpoint
     )

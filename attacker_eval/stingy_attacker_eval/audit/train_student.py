@@ -1,4 +1,4 @@
-"""One student trained by itself: all it needs goes in, all that is known of it comes out."""
+"""The training of one student, as a function of one task that any process can run."""
 
 import time
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stingy_attacker_eval.attacks import Attack, Material
+from stingy_attacker_eval.attacks import Attack, AttackerData
 from stingy_attacker_eval.environment import source_commit
 from stingy_attacker_eval.students import student_spec
 from stingy_attacker_eval.training import TrainSettings, predict
@@ -16,54 +16,63 @@ from stingy_attacker_eval.training import TrainSettings, predict
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A student to train. test_images: uint8 `[n, 3, H, W]`, on the device of the material."""
+    """A student to train.
+
+    test_images: uint8 `[n, 3, H, W]`, on the device of the attacker's data.
+    """
 
     attack: Attack
-    material: Material
+    attacker_data: AttackerData
     student: str
     num_classes: int
     seed: int
     settings: TrainSettings
     test_images: Tensor
 
-    def on(self, device: torch.device) -> "Task":
-        """The same on another device, without the session: who asks stays where it is."""
-        material, images = self.material.on(device), self.test_images.to(device)
-        return replace(self, material=material, test_images=images)
+    def to(self, device: torch.device) -> "Task":
+        """Return the same task on another device, without its query session."""
+        return replace(
+            self,
+            attacker_data=self.attacker_data.to(device),
+            test_images=self.test_images.to(device),
+        )
 
 
 @dataclass(frozen=True, eq=False)
-class Learnt:
-    """What came of it. guesses: its top-1 for the test images, int64 `[n]`; asked: images.
+class StudentResult:
+    """The outcome of one task.
 
-    seconds: of the whole attack, all that it trains and asks. commit, threads: of the process that
-    trained it.
+    predictions: the student's top-1 for the test images, int64 `[n]`.
+    finite: False if the loss was not finite.
+    seconds: of the whole attack, all its training and queries included.
+    queries: the images that the attack queried as it ran.
+    commit, threads: of the process that trained the student.
     """
 
-    guesses: NDArray[np.int64]
+    predictions: NDArray[np.int64]
     finite: bool
     seconds: float
-    asked: int
+    queries: int
     commit: str | None
     threads: int
 
 
-def learn(task: Task) -> Learnt:
-    """One student from scratch; the same seed starts every attack from the same weights.
+def train_student(task: Task) -> StudentResult:
+    """Train one student from scratch; the same seed starts every attack from the same weights.
 
     Raises AttackError, AnswersError, BudgetExhausted or TransferError, as the attack does.
     """
     torch.manual_seed(task.seed)
     student = student_spec(task.student).build(task.num_classes).to(task.test_images.device)
     started = time.perf_counter()
-    result = task.attack.run(student, task.material, settings=task.settings, seed=task.seed)
+    result = task.attack.run(student, task.attacker_data, settings=task.settings, seed=task.seed)
     seconds = time.perf_counter() - started
-    session = task.material.session
-    return Learnt(
-        guesses=predict(student, task.test_images).numpy(),
+    session = task.attacker_data.session
+    return StudentResult(
+        predictions=predict(student, task.test_images).numpy(),
         finite=result.finite,
         seconds=round(seconds, 3),
-        asked=session.spent if session is not None else 0,
+        queries=session.spent if session is not None else 0,
         commit=source_commit(),
         threads=torch.get_num_threads(),
     )

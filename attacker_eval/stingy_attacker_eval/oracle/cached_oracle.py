@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from stingy_attacker_eval.datasets.datasets import Images
 from stingy_attacker_eval.errors import AnswersError, BudgetExhausted, TransferError
 from stingy_attacker_eval.files import finished_first, write_json
-from stingy_attacker_eval.oracle.oracle import Answers, Oracle, as_described, identity
+from stingy_attacker_eval.oracle.oracle import Answers, Oracle, as_described, endpoint_identity
 from stingy_clients import ModelInfo
 
 _DIGEST = 16
 
 
-class KeptOracle:
+class CachedOracle:
     """An oracle whose answers stay on disk by the digest of their pixels: none is bought twice.
 
     FOLDER/answers.bin grows by a record an image, at once; FOLDER/ledger.json says what the
@@ -31,7 +31,7 @@ class KeptOracle:
         self._budget = budget
         self._info = oracle.describe()
         self._rows: dict[bytes, tuple[NDArray[np.int64], NDArray[np.float32] | None]] = {}
-        self._asked = self._charged = 0
+        self._queries = self._charged = 0
         self._charged_before: int | None = None  # the key's count while something is unsettled
         self._record = np.dtype(
             [
@@ -41,12 +41,12 @@ class KeptOracle:
             ]
         )
         self._open()
-        self.settle()  # of a request that was lost, before anything else is asked
+        self.reconcile_charges()  # of a request that was lost, before anything else is asked
 
     @property
-    def asked(self) -> int:
+    def queries(self) -> int:
         """Images sent to the endpoint through this object, in this process and former ones."""
-        return self._asked
+        return self._queries
 
     def describe(self) -> ModelInfo:
         """As the endpoint says."""
@@ -56,7 +56,7 @@ class KeptOracle:
         """As the endpoint says, for the whole key."""
         return self._oracle.charged()
 
-    def settle(self) -> int:
+    def reconcile_charges(self) -> int:
         """Images the endpoint charged for what was `asked`; call it before others use the key."""
         if self._charged_before is not None:
             # Less than before: the key is another, and the former one's last request failed.
@@ -69,7 +69,7 @@ class KeptOracle:
         """Know these answers too, bought elsewhere; nothing is written."""
         self._remember(_digests(images), answers)
 
-    def ask(self, images: Images) -> Answers:
+    def query(self, images: Images) -> Answers:
         """As the endpoint's, but only images not seen before are sent, each once.
 
         Raises BudgetExhausted before sending when they are more than the budget allows.
@@ -84,18 +84,18 @@ class KeptOracle:
         return self._look_up(digests)
 
     def _buy(self, images: Images, digests: Sequence[bytes]) -> None:
-        if self._asked + len(images) > self._budget:
+        if self._queries + len(images) > self._budget:
             raise BudgetExhausted(
-                f"expected at most {self._budget - self._asked} images more for this endpoint, "
+                f"expected at most {self._budget - self._queries} images more for this endpoint, "
                 f"got {len(images)}: raise the protocol's budget"
             )
         if self._charged_before is None:
             self._charged_before = self._oracle.charged()
             self._write_ledger()
         with finished_first():
-            answers = as_described(self._oracle.ask(images), len(images), self._info)
+            answers = as_described(self._oracle.query(images), len(images), self._info)
             self._save(digests, answers)
-            self.settle()  # at once: other endpoints may be asked with the same key
+            self.reconcile_charges()  # at once: other endpoints may be asked with the same key
 
     def _save(self, digests: Sequence[bytes], answers: Answers) -> None:
         records = np.zeros(len(answers), self._record)
@@ -105,7 +105,7 @@ class KeptOracle:
             records["scores"] = answers.scores
         with (self._folder / "answers.bin").open("ab") as file:
             file.write(records.tobytes())
-        self._asked += len(answers)
+        self._queries += len(answers)
         self._remember(digests, answers)
 
     def _remember(self, digests: Sequence[bytes], answers: Answers) -> None:
@@ -133,7 +133,7 @@ class KeptOracle:
                 self._charged_before = found["charged_before"]
             except (ValueError, KeyError, TypeError):
                 raise TransferError(f"expected a ledger of ours at {path}, got another") from None
-            if endpoint != identity(self._info):
+            if endpoint != endpoint_identity(self._info):
                 raise TransferError(
                     f"expected the answers in {self._folder} to be of the same endpoint, got "
                     "those of another: answers are never mixed, choose a new folder"
@@ -160,12 +160,12 @@ class KeptOracle:
                 f"expected the answers that were saved in {kept}, got a damaged file: delete it "
                 "to buy them again"
             ) from None
-        self._asked = len(records)
+        self._queries = len(records)
         self._remember([digest.tobytes() for digest in records["digest"]], answers)
 
     def _write_ledger(self) -> None:
         ledger = {
-            "endpoint": identity(self._info),
+            "endpoint": endpoint_identity(self._info),
             "charged": self._charged,
             "charged_before": self._charged_before,
         }

@@ -44,9 +44,9 @@ class _Transport(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         request.read()
-        return self._runner.run(self._ask(request))
+        return self._runner.run(self._request(request))
 
-    async def _ask(self, request: httpx.Request) -> httpx.Response:
+    async def _request(self, request: httpx.Request) -> httpx.Response:
         response = await self._inner.handle_async_request(request)
         body = await response.aread()
         # As it came: a stream that both kinds of client read, the headers untouched.
@@ -66,7 +66,7 @@ class _Lifespan:
 
     async def start(self) -> None:
         self._running = asyncio.create_task(self._run())
-        if not await self._heard("startup"):
+        if not await self._phase_completed("startup"):
             await asyncio.wait([self._running])
             reason = self._running.exception()
             self._running = None
@@ -74,7 +74,7 @@ class _Lifespan:
             raise EvalError(f"expected an application that starts, got {kind}")
 
     async def stop(self) -> None:
-        if self._running is not None and await self._heard("shutdown"):
+        if self._running is not None and await self._phase_completed("shutdown"):
             await self._running
 
     async def _run(self) -> None:
@@ -84,8 +84,8 @@ class _Lifespan:
         finally:
             await self._from_app.put({"type": "ended"})
 
-    async def _heard(self, phase: str) -> bool:
+    async def _phase_completed(self, phase: str) -> bool:
         """Whether the application says that its start or stop is complete."""
         await self._to_app.put({"type": f"lifespan.{phase}"})
-        told = await self._from_app.get()
-        return bool(told["type"] == f"lifespan.{phase}.complete")
+        message = await self._from_app.get()
+        return bool(message["type"] == f"lifespan.{phase}.complete")

@@ -77,7 +77,7 @@ def digest_answers(answers: Answers) -> str:
     return hashlib.sha256(answers.indices.tobytes() + scores).hexdigest()
 
 
-def identity(info: ModelInfo) -> dict[str, object]:
+def endpoint_identity(info: ModelInfo) -> dict[str, object]:
     """What answers that may be mixed, or compared, have in common."""
     return {
         "model": info.name,
@@ -97,7 +97,7 @@ class Oracle(typing.Protocol):
         """What the endpoint says about its model."""
         ...
 
-    def ask(self, images: Images) -> Answers:
+    def query(self, images: Images) -> Answers:
         """One request: as many images as describe().max_batch allows, each charged."""
         ...
 
@@ -116,7 +116,7 @@ class HttpOracle:
     def describe(self) -> ModelInfo:
         return self._client.model(self._model)
 
-    def ask(self, images: Images) -> Answers:
+    def query(self, images: Images) -> Answers:
         info = self.describe()
         indices, scores = self._client.predict_tensor(images, model=self._model)
         return Answers(indices, scores, info.num_classes, info.scores)
@@ -125,7 +125,7 @@ class HttpOracle:
         return self._client.usage().used
 
 
-class SteadyOracle:
+class PinnedOracle:
     """An oracle as long as it is what it was at first; another model or policy is refused."""
 
     def __init__(self, oracle: Oracle) -> None:
@@ -135,10 +135,10 @@ class SteadyOracle:
     def describe(self) -> ModelInfo:
         return self._info
 
-    def ask(self, images: Images) -> Answers:
+    def query(self, images: Images) -> Answers:
         """Raises TransferError instead of answers that may not be mixed with those before."""
-        answers = self._oracle.ask(images)
-        expected, got = identity(self._info), identity(self._oracle.describe())
+        answers = self._oracle.query(images)
+        expected, got = endpoint_identity(self._info), endpoint_identity(self._oracle.describe())
         changed = [name for name in expected if expected[name] != got[name]]
         if changed:
             raise TransferError(
@@ -151,7 +151,7 @@ class SteadyOracle:
         return self._oracle.charged()
 
 
-def scores_refusal(form: str) -> str | None:
+def scores_unsupported_reason(form: str) -> str | None:
     """Why answers of this score form cannot be turned into logits; None when they can."""
     if form in ("log_prob", "logit", "prob"):
         return None
@@ -164,9 +164,9 @@ def dense_logits(answers: Answers, device: torch.device) -> Tensor:
     Log-probabilities and logits are taken as they are (a constant a row changes no softmax),
     probabilities by their logarithm. Raises AnswersError when there are no scores.
     """
-    refusal = scores_refusal(answers.form)
-    if refusal is not None or answers.scores is None:
-        raise AnswersError(refusal or "expected answers with scores, got indices alone")
+    reason = scores_unsupported_reason(answers.form)
+    if reason is not None or answers.scores is None:
+        raise AnswersError(reason or "expected answers with scores, got indices alone")
     values = torch.from_numpy(answers.scores).to(device)
     indices = torch.from_numpy(answers.indices).to(device)
     if answers.form == "prob":

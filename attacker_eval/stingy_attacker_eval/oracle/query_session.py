@@ -9,7 +9,7 @@ from stingy_attacker_eval.oracle.oracle import Answers, Oracle, as_described, jo
 from stingy_clients import ClientError, ModelInfo
 
 
-class Session:
+class QuerySession:
     """What one run of an attack may ask: `budget` images, of any Oracle.
 
     `spent` counts every image asked for, whether the audit had its answer already or not: it is
@@ -28,11 +28,11 @@ class Session:
         return self._spent
 
     @property
-    def left(self) -> int:
+    def remaining(self) -> int:
         """Images that may still be asked for."""
         return self._budget - self._spent
 
-    def ask(self, images: Tensor) -> Answers:
+    def query(self, images: Tensor) -> Answers:
         """The answers for images uint8 `[n, 3, H, W]`, n >= 1, in as few requests as allowed.
 
         Raises BudgetExhausted, before anything is asked, when n is more than is left;
@@ -43,9 +43,9 @@ class Session:
             raise AnswersError(
                 f"expected images uint8 [n, 3, H, W], got {images.dtype} {list(images.shape)}"
             )
-        if len(images) > self.left:
+        if len(images) > self.remaining:
             raise BudgetExhausted(
-                f"expected at most {self.left} images more, got {len(images)}: "
+                f"expected at most {self.remaining} images more, got {len(images)}: "
                 f"{self._spent} of {self._budget} are spent"
             )
         pixels = np.ascontiguousarray(images.permute(0, 2, 3, 1).cpu().numpy())
@@ -53,7 +53,7 @@ class Session:
         for start in range(0, len(pixels), self.info.max_batch):
             part = pixels[start : start + self.info.max_batch]
             try:
-                answers = self._oracle.ask(part)
+                answers = self._oracle.query(part)
             except ClientError as error:
                 raise TransferError(
                     f"{self._spent} of {self._budget} images were asked; the endpoint failed: "

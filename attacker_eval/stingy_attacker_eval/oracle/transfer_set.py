@@ -111,7 +111,7 @@ def buy(
     )
 
 
-def is_bought(folder: Path) -> bool:
+def is_complete(folder: Path) -> bool:
     """Whether the folder holds a purchase that was finished; what it holds is not checked."""
     path = folder / "meta.json"
     try:
@@ -192,26 +192,28 @@ def _buy(
         part = images[start : start + meta.chunk]
         try:
             with finished_first():
-                answers = oracle.ask(part)
+                answers = oracle.query(part)
                 _check(answers, len(part), meta)
                 _save(_chunk_path(folder, start, meta), answers)
                 meta = _counted(meta, oracle)
                 write_json(folder / "meta.json", asdict(meta))
         except (ClientError, EvalError) as error:
-            raise TransferError(f"{_kept(folder, meta)}; the endpoint failed: {error}") from None
+            raise TransferError(
+                f"{_progress_text(folder, meta)}; the endpoint failed: {error}"
+            ) from None
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(_kept(folder, meta)) from None
+            raise KeyboardInterrupt(_progress_text(folder, meta)) from None
         report(len(part))
     return meta
 
 
-def _kept(folder: Path, meta: _Meta) -> str:
-    bought = sum(
+def _progress_text(folder: Path, meta: _Meta) -> str:
+    count = sum(
         min(meta.chunk, meta.images - start)
         for start in range(0, meta.images, meta.chunk)
         if _chunk_path(folder, start, meta).exists()
     )
-    return f"{bought} of {meta.images} images were bought and are kept, run again for the rest"
+    return f"{count} of {meta.images} images were bought and are kept, run again for the rest"
 
 
 def _chunk_path(folder: Path, start: int, meta: _Meta) -> Path:

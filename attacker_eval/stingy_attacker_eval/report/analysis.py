@@ -12,13 +12,13 @@ from typing import Any
 from stingy_attacker_eval.attacks import Attack, attack_types
 from stingy_attacker_eval.errors import AuditError
 from stingy_attacker_eval.report.formatting import cost, endpoint_title, percent, signed
-from stingy_attacker_eval.report.label_floor import (
-    LabelFloor,
+from stingy_attacker_eval.report.label_only_baseline import (
+    LabelOnlyBaseline,
     Point,
-    floor_sentence,
     frontier,
     gives_a_list,
-    label_floors,
+    label_only_baselines,
+    label_only_sentence,
 )
 from stingy_attacker_eval.report.significance import Difference, difference
 from stingy_attacker_eval.results import NO_ENDPOINT, Summary, best_attacks
@@ -75,9 +75,9 @@ class Audit:
         return frontier(self.endpoints, self.summaries)
 
     @cached_property
-    def floors(self) -> tuple[LabelFloor, ...]:
+    def label_baselines(self) -> tuple[LabelOnlyBaseline, ...]:
         """Of endpoints that give more than a label."""
-        return label_floors(
+        return label_only_baselines(
             self.endpoints, self.summaries, self.document["rows"], _attacks(self.document["config"])
         )
 
@@ -112,7 +112,7 @@ def headline(audit: Audit) -> str:
         return unanswered(audit)
     best = max(audit.best.values(), key=lambda summary: summary.uplift_mean or 0.0)
     endpoint = next(item for item in audit.endpoints if item["name"] == best.endpoint)
-    lists = floor_sentence(audit.floors, audit.lists)
+    lists = label_only_sentence(audit.label_baselines, audit.lists)
     sentence = (
         f"The best attack of this audit, {best.attack} on "
         f"{endpoint_title(best.endpoint, endpoint['defence'])}, gained "
@@ -177,9 +177,9 @@ def health(audit: Audit) -> tuple[Health, ...]:
     found: dict[str, Health] = {}
     for row in audit.document["rows"]:
         old = found.get(row["attack"], Health(row["attack"], 0, 0, 0))
-        gained = row["finite"] and row.get("uplift", 0.0) > 0 and row["endpoint"] != NO_ENDPOINT
+        is_gain = row["finite"] and row.get("uplift", 0.0) > 0 and row["endpoint"] != NO_ENDPOINT
         found[row["attack"]] = Health(
-            old.attack, old.runs + 1, old.finite + row["finite"], old.gains + gained
+            old.attack, old.runs + 1, old.finite + row["finite"], old.gains + is_gain
         )
     return tuple(found.values())
 
@@ -200,8 +200,8 @@ def _attacks(config: Mapping[str, Any]) -> dict[str, Attack]:
 
 
 def _queries(best: Summary, endpoint: Mapping[str, Any]) -> int:
-    bought: int = endpoint["queries_transfer"]
-    return bought if best.queries is None else best.queries
+    transfer: int = endpoint["queries_transfer"]
+    return transfer if best.queries is None else best.queries
 
 
 def _remark(uplift: Difference) -> str:

@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 
 from stingy_attacker_eval.report.analysis import Audit, headline, health, verdict
 from stingy_attacker_eval.report.formatting import cost, percent, signed
-from stingy_attacker_eval.report.label_floor import Outcome, Point
+from stingy_attacker_eval.report.label_only_baseline import Outcome, Point
 from stingy_attacker_eval.results import NO_ENDPOINT, Summary
 
 SCHEMA = "stingy.audit.outcome/1"
@@ -55,16 +55,16 @@ def as_json(audit: Audit) -> str:
         ],
         "label_floors": [
             {
-                "endpoint": floor.endpoint,
-                "over": floor.floor.attack,
-                "on": floor.floor.endpoint,
-                "gap": floor.gap.mean,
-                "standard_error": floor.gap.error,
-                "seeds": floor.gap.n,
-                "outcome": floor.outcome,
-                "holds": floor.outcome is Outcome.NO_MORE,
+                "endpoint": item.endpoint,
+                "over": item.baseline.attack,
+                "on": item.baseline.endpoint,
+                "gap": item.gap.mean,
+                "standard_error": item.gap.error,
+                "seeds": item.gap.n,
+                "outcome": item.outcome,
+                "holds": item.outcome is Outcome.NO_MORE,
             }
-            for floor in audit.floors
+            for item in audit.label_baselines
         ],
         "health": [asdict(item) for item in health(audit)],
         "skipped": audit.document["skipped"],
@@ -107,7 +107,9 @@ def as_markdown(audit: Audit) -> str:
 
 def _kept(audit: Audit, point: Point) -> tuple[str, ...]:
     kept = point.utility
-    floor = next((each for each in audit.floors if each.endpoint == point.endpoint), None)
+    baseline = next(
+        (each for each in audit.label_baselines if each.endpoint == point.endpoint), None
+    )
     return (
         point.endpoint,
         percent(kept.top1),
@@ -116,7 +118,7 @@ def _kept(audit: Audit, point: Point) -> tuple[str, ...]:
         cost(kept.answer_bytes),
         point.best.shown,
         signed(point.best.uplift_mean, point.best.uplift_spread),
-        "" if floor is None else floor.told,
+        "" if baseline is None else baseline.text,
     )
 
 

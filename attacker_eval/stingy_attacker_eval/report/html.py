@@ -56,8 +56,8 @@ def render(audit: Audit) -> str:
         summaries=audit.summaries,
         papers=paper_tables(document["config"], audit.endpoints, audit.summaries),
         lettered=list(zip(letters(len(audit.points)), audit.points, strict=True)),
-        asked=any(item.get("queries_attacks") for item in audit.endpoints),
-        floors={floor.endpoint: floor for floor in audit.floors},
+        has_attack_queries=any(item.get("queries_attacks") for item in audit.endpoints),
+        label_baselines={item.endpoint: item for item in audit.label_baselines},
         broken=[row for row in document["rows"] if not row["finite"]],
         health=health(audit),
         no_endpoint=NO_ENDPOINT,
@@ -81,8 +81,8 @@ def _charts(audit: Audit) -> dict[str, object]:
         own = chart_summaries([s for s in whole if s.student == student])
         shown = shorten(own)
         shortened |= len(shown) < len(own)
-        asked = {s.endpoint for s in shown}
-        places = {name: accuracy for name, accuracy in teachers.items() if name in asked}
+        endpoints = {s.endpoint for s in shown}
+        places = {name: accuracy for name, accuracy in teachers.items() if name in endpoints}
         if places:
             title = _chart_text(shown, student)
             charts.append(draw_chart(shown, places, student=student, title=title))

@@ -36,7 +36,7 @@ class Difference:
         return "one seed" if self.error is None else f"error {self.error:.2f}, n = {self.n}"
 
     @property
-    def told(self) -> str:
+    def text(self) -> str:
         """`+1.0 (error 0.21, n = 3)`, in points."""
         return f"{signed(self.mean)} ({self.reliability})"
 
@@ -51,13 +51,13 @@ def difference(left: Summary, right: Summary, rows: Sequence[Mapping[str, Any]])
     two attacks alone is the variance of their gaps. Where the seeds differ the error is that of
     two means apart.
     """
-    means = left.accuracy_mean or 0.0, right.accuracy_mean or 0.0
-    mean, n = means[0] - means[1], min(left.n, right.n)
+    accuracies = left.accuracy_mean or 0.0, right.accuracy_mean or 0.0
+    mean, n = accuracies[0] - accuracies[1], min(left.n, right.n)
     if left.accuracy_spread is None or right.accuracy_spread is None:
         return Difference(mean, None, n)
     seeds = _by_seed(left, rows).keys()
     if len(seeds) == n and seeds == _by_seed(right, rows).keys():
-        noise = _noise(left, seeds, min(means), rows)
+        noise = _noise(left, seeds, min(accuracies), rows)
         if noise is not None:
             return Difference(mean, math.sqrt(2 * noise / n), n)
     apart = math.hypot(

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attack_lab import material, striped_oracle
+from attack_lab import attacker_data, striped_oracle
 from audit_fakes import striped
 from stingy_attacker_eval import attacks
 from stingy_attacker_eval.attacks import (
     Attack,
+    AttackContext,
+    AttackerData,
     Batch,
-    Material,
-    Means,
-    Need,
+    Capability,
     attack_types,
     base,
     build_attacks,
@@ -37,15 +37,15 @@ REQUIRED: dict[str, dict[str, object]] = {
     "sweep": {"tau": [1.0], "alpha": [1.0]},
 }
 LOGITS = torch.full((32, 3), -torch.inf).scatter(1, LABELS[:, None], 0.0)
-MATERIAL = Material(
+DATA = AttackerData(
     to_device(PIXELS, torch.device("cpu")), labels=LABELS, top1=LABELS, logits=LOGITS
 )
 
 
-def run(attack: Attack, material: Material = MATERIAL) -> TrainResult:
+def run(attack: Attack, data: AttackerData = DATA) -> TrainResult:
     torch.manual_seed(0)
     settings = TrainSettings(epochs=1, batch=16, lr=0.01)
-    return attack.run(cnn(num_classes=3, width=4), material, settings=settings, seed=0)
+    return attack.run(cnn(num_classes=3, width=4), data, settings=settings, seed=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class Plugin(Attack):
     name: ClassVar[str] = "plugin"
     title: ClassVar[str] = "a third party's"
     reference: ClassVar[str] = "none"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.ANSWERS})
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.ANSWERS})
 
     def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
         return torch.nn.functional.cross_entropy(student_logits, batch.top1)
@@ -74,7 +74,7 @@ def test_every_attack_runs_to_a_finite_loss_and_says_where_it_is_from(name: str)
 def test_attacks_without_true_labels_do_not_change_when_those_are_taken_away(
     attack: Attack,
 ) -> None:
-    without = Material(MATERIAL.images, top1=LABELS, logits=LOGITS)
+    without = AttackerData(DATA.images, top1=LABELS, logits=LOGITS)
     assert run(attack, without).last_loss == run(attack).last_loss
 
 
@@ -84,13 +84,13 @@ def test_an_attack_cannot_read_what_it_did_not_declare() -> None:
         def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
             return torch.nn.functional.cross_entropy(student_logits, batch.labels)
 
-    with pytest.raises(AttackError, match="declares the need labels"):
+    with pytest.raises(AttackError, match="requires labels"):
         run(Peeks())
 
 
 def test_an_attack_without_what_it_needs_is_refused() -> None:
     with pytest.raises(AnswersError, match="paper_kd needs labels, scores"):
-        run(PaperKd(), Material(MATERIAL.images, top1=LABELS))
+        run(PaperKd(), AttackerData(DATA.images, top1=LABELS))
 
 
 def test_a_loss_that_is_not_one_number_is_the_plugins_fault() -> None:
@@ -122,13 +122,13 @@ def test_a_loss_that_is_not_finite_is_flagged() -> None:
     ],
 )
 def test_attacks_that_learn_from_scores_refuse_answers_without(policy: str, refused: bool) -> None:
-    found = material(striped_oracle(policy))
+    found = attacker_data(striped_oracle(policy))
     for kind in attack_types().values():
-        if Need.SCORES in kind.needs:
+        if Capability.SCORES in kind.requires:
             (attack,) = build_attacks(kind.name, REQUIRED.get(kind.name, {}))
-            reason = attack.refusal(found) or ""
+            reason = attack.skip_reason(found) or ""
             assert ("has none to learn from" in reason) == refused
-    assert LabelOnly().refusal(found) is None
+    assert LabelOnly().skip_reason(found) is None
 
 
 def test_every_attack_says_what_it_is_and_needs() -> None:
@@ -136,15 +136,17 @@ def test_every_attack_says_what_it_is_and_needs() -> None:
     for kind in attack_types().values():
         assert kind.title
         assert kind.reference
-        assert kind.needs
+        assert kind.requires
         assert "References:" in (kind.__doc__ or "")
-        assert (Need.QUERIES in kind.needs) == (kind.budget is not Attack.budget)
-        assert (Need.SECOND_TIER in kind.needs) == (kind.partner_name is not Attack.partner_name)
-        assert (Need.POOL in kind.needs) == (kind.pool_name is not Attack.pool_name)
+        assert (Capability.QUERIES in kind.requires) == (kind.budget is not Attack.budget)
+        assert (Capability.SECOND_TIER in kind.requires) == (
+            kind.partner_name is not Attack.partner_name
+        )
+        assert (Capability.POOL in kind.requires) == (kind.pool_name is not Attack.pool_name)
 
 
 def test_a_plugin_that_writes_neither_loss_nor_steal_is_refused_where_it_is_written() -> None:
-    with pytest.raises(TypeError, match="expected Idle to write loss or steal"):
+    with pytest.raises(TypeError, match="expected Idle to write loss or train_student"):
 
         class Idle(Attack):
             pass
@@ -157,12 +159,14 @@ def test_a_plugin_that_redefines_what_is_around_it_is_refused_where_it_is_writte
             def run(self, *_: object, **__: object) -> TrainResult:  # type: ignore[misc]
                 raise AssertionError
 
-    with pytest.raises(TypeError, match="expected Quiet to leave label, refusal as Attack has it"):
+    with pytest.raises(
+        TypeError, match="expected Quiet to leave label, skip_reason as Attack has it"
+    ):
 
         class Quiet(Plugin):
             label = "soft_label"  # type: ignore[misc]
 
-            def refusal(self, material: Material) -> str | None:  # type: ignore[misc]
+            def skip_reason(self, data: AttackerData) -> str | None:  # type: ignore[misc]
                 return None
 
 
@@ -180,12 +184,12 @@ def test_every_final_method_is_among_those_that_cannot_be_redefined() -> None:
 def test_what_an_attack_writes_into_its_tensors_no_other_run_reads() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Spoils(Plugin):
-        needs: ClassVar[frozenset[Need]] = frozenset(
-            {Need.ANSWERS, Need.SCORES, Need.LABELS, Need.SECOND_TIER}
+        requires: ClassVar[frozenset[Capability]] = frozenset(
+            {Capability.ANSWERS, Capability.SCORES, Capability.LABELS, Capability.SECOND_TIER}
         )
 
-        def steal(self, student: nn.Module, means: Means) -> TrainResult:
-            for each in (means, means.partner):
+        def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
+            for each in (context, context.partner):
                 for tensor in (each.logits, each.top1, each.indices, each.labels):
                     tensor.fill_(0)
                 batch = each.batch(torch.arange(2))
@@ -193,7 +197,7 @@ def test_what_an_attack_writes_into_its_tensors_no_other_run_reads() -> None:
                 assert not any(part.any() for part in (batch.logits, batch.top1, batch.indices))
             return TrainResult(True, 0.0, 0.0)
 
-    shared = replace(MATERIAL, indices=LABELS[:, None], partner=None)
+    shared = replace(DATA, indices=LABELS[:, None], partner=None)
     shared = replace(shared, partner=shared)
     before = [tensor.clone() for tensor in (LOGITS, LABELS)]
     run(Spoils(), shared)
@@ -214,55 +218,55 @@ def test_whatever_a_plugin_raises_is_told_with_its_name() -> None:
 @pytest.mark.parametrize("error", [BudgetExhausted("3 are left"), OSError("disk full")])
 def test_errors_of_ours_and_of_the_machine_pass_as_they_are(error: Exception) -> None:
     @dataclass(frozen=True, kw_only=True)
-    class Asks(Plugin):
-        def steal(self, student: nn.Module, means: Means) -> TrainResult:
+    class Raises(Plugin):
+        def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
             raise error
 
     with pytest.raises(type(error)) as caught:
-        run(Asks())
+        run(Raises())
     assert caught.value is error
 
 
 def test_steal_cannot_read_what_was_not_declared() -> None:
     declared = {
-        "images": Need.IMAGES,
-        "labels": Need.LABELS,
-        "top1": Need.ANSWERS,
-        "indices": Need.ANSWERS,
-        "logits": Need.SCORES,
-        "session": Need.QUERIES,
-        "network": Need.WHITE_BOX,
-        "partner": Need.SECOND_TIER,
+        "images": Capability.IMAGES,
+        "labels": Capability.LABELS,
+        "top1": Capability.ANSWERS,
+        "indices": Capability.ANSWERS,
+        "logits": Capability.SCORES,
+        "session": Capability.QUERIES,
+        "network": Capability.WHITE_BOX,
+        "partner": Capability.SECOND_TIER,
     }
-    for wanted, need in declared.items():
+    for wanted, capability in declared.items():
 
         @dataclass(frozen=True, kw_only=True)
         class Peeks(Plugin):
-            needs: ClassVar[frozenset[Need]] = frozenset({Need.POOL})
+            requires: ClassVar[frozenset[Capability]] = frozenset({Capability.POOL})
 
-            def steal(self, student: nn.Module, means: Means) -> TrainResult:
-                getattr(means, wanted)  # noqa: B023 - run within the loop
+            def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
+                getattr(context, wanted)  # noqa: B023 - run within the loop
                 raise AssertionError
 
-        with pytest.raises(AttackError, match=f"declares the need {need}"):
-            run(Peeks(), material(striped_oracle()))
+        with pytest.raises(AttackError, match=f"requires {capability}"):
+            run(Peeks(), attacker_data(striped_oracle()))
 
 
 def test_a_pool_has_to_be_declared_too() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Peeks(Plugin):
-        def steal(self, student: nn.Module, means: Means) -> TrainResult:
-            means.pool("synthetic", 1)
+        def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
+            context.pool("synthetic", 1)
             raise AssertionError
 
-    with pytest.raises(AttackError, match="declares the need pool"):
+    with pytest.raises(AttackError, match="requires pool"):
         run(Peeks())
 
 
 def test_a_student_that_is_not_finite_is_flagged_whatever_steal_says() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Boasts(Plugin):
-        def steal(self, student: nn.Module, means: Means) -> TrainResult:
+        def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
             next(student.parameters()).data.fill_(float("nan"))
             return TrainResult(True, 0.0, 0.0)
 
@@ -272,7 +276,7 @@ def test_a_student_that_is_not_finite_is_flagged_whatever_steal_says() -> None:
 def test_a_steal_that_returns_something_else_is_the_plugins_fault() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Vague(Plugin):
-        def steal(self, student: nn.Module, means: Means) -> TrainResult:
+        def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
             return None  # type: ignore[return-value]
 
     with pytest.raises(AttackError, match="expected a TrainResult from plugin"):

@@ -8,16 +8,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from attack_lab import (
+    attacker_data,
     digits,
     digits_accuracy,
-    digits_material,
+    digits_data,
     digits_oracle,
     digits_teacher,
-    material,
     run,
     striped_oracle,
 )
-from stingy_attacker_eval.attacks import Attack, Batch, Material
+from stingy_attacker_eval.attacks import Attack, AttackerData, Batch
 from stingy_attacker_eval.attacks.collusion import Collusion, ranked_below, united
 from stingy_attacker_eval.attacks.completion import Completion
 from stingy_attacker_eval.attacks.imputation import class_means, low_rank
@@ -26,7 +26,11 @@ from stingy_attacker_eval.attacks.label_only import LabelOnly
 from stingy_attacker_eval.attacks.losses import fill_constant, kd_loss
 from stingy_attacker_eval.attacks.no_api import NoApi
 from stingy_attacker_eval.attacks.paper_kd import PaperKd
-from stingy_attacker_eval.attacks.policy_simulation import Options, class_lists, released
+from stingy_attacker_eval.attacks.policy_simulation import (
+    PolicyOptions,
+    class_lists,
+    simulate_policy,
+)
 from stingy_attacker_eval.attacks.rank_and_label import RankAndLabel
 from stingy_attacker_eval.attacks.rank_distillation import RankDistillation
 from stingy_attacker_eval.attacks.skeptical import Skeptical
@@ -86,8 +90,8 @@ def test_completion_beats_every_tail_fill_where_the_logits_have_low_rank() -> No
     answers = torch.full_like(logits, -INF).scatter(1, indices, values)
     top1 = indices[:, 0]
 
-    def error(guess: Tensor) -> float:
-        return float((guess - logits)[answers.isinf()].abs().mean())
+    def error(estimate: Tensor) -> float:
+        return float((estimate - logits)[answers.isinf()].abs().mean())
 
     completed = error(low_rank(answers, top1, rank=2, iterations=100, delta=1.0))
     by_class = error(class_means(answers, top1, delta=1.0))
@@ -100,13 +104,13 @@ def test_a_guess_never_passes_an_answered_class_nor_changes_one() -> None:
     logits = low_rank_logits()
     values, indices = logits.topk(4, dim=1)
     answers = torch.full_like(logits, -INF).scatter(1, indices, values)
-    for guess in (
+    for estimate in (
         class_means(answers, indices[:, 0], delta=1.0),
         low_rank(answers, indices[:, 0], rank=3, iterations=5, delta=1.0),
     ):
-        assert guess.isfinite().all()
-        torch.testing.assert_close(guess.gather(1, indices), values)
-        hidden = guess.masked_fill(answers.isfinite(), -INF).amax(dim=1)
+        assert estimate.isfinite().all()
+        torch.testing.assert_close(estimate.gather(1, indices), values)
+        hidden = estimate.masked_fill(answers.isfinite(), -INF).amax(dim=1)
         assert (hidden <= values[:, -1] + 1e-5).all()
 
 
@@ -126,11 +130,11 @@ def test_two_labels_are_what_half_and_half_makes_of_a_list_of_one() -> None:
     labels, top1 = torch.tensor([2, 1]), torch.tensor([0, 1])
     sold = torch.full((2, 3), -INF).scatter(1, top1[:, None], 0.0)
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-    held = Material(images, labels=labels, top1=top1, logits=sold, indices=top1[:, None])
+    data = AttackerData(images, labels=labels, top1=top1, logits=sold, indices=top1[:, None])
     student = torch.tensor([[0.3, -1.0, 2.0], [1.0, 0.0, 0.5]])
 
     def loss(attack: Attack) -> Tensor:
-        return attack.loss(student, Batch(held, attack.needs, torch.arange(2)))
+        return attack.loss(student, Batch(data, attack.requires, torch.arange(2)))
 
     torch.testing.assert_close(loss(TwoLabels()), loss(Sweep(tau=1.0, alpha=0.5)))
     assert not torch.isclose(loss(TwoLabels()), loss(LabelOnly()))
@@ -139,11 +143,11 @@ def test_two_labels_are_what_half_and_half_makes_of_a_list_of_one() -> None:
 def test_the_order_beside_the_true_label_is_half_of_each() -> None:
     labels, order = torch.tensor([2, 1]), torch.tensor([[0, 2, 1], [1, 0, 2]])
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-    held = Material(images, labels=labels, top1=order[:, 0], indices=order)
+    data = AttackerData(images, labels=labels, top1=order[:, 0], indices=order)
     student = torch.tensor([[0.3, -1.0, 2.0], [1.0, 0.0, 0.5]])
 
     def loss(attack: Attack) -> Tensor:
-        return attack.loss(student, Batch(held, attack.needs, torch.arange(2)))
+        return attack.loss(student, Batch(data, attack.requires, torch.arange(2)))
 
     expected = (loss(RankDistillation(n=2)) + loss(NoApi())) / 2
     torch.testing.assert_close(loss(RankAndLabel(n=2)), expected)
@@ -157,26 +161,26 @@ def test_ranks_order_the_students_second_choices_better_than_labels_do() -> None
         """How probable the student finds the teacher's second class among the wrong ones."""
         torch.manual_seed(0)
         student = cnn(num_classes=10, width=8)
-        found = digits_material(digits_oracle("ranked_labels:n=4"))
+        found = digits_data(digits_oracle("ranked_labels:n=4"))
         assert run(attack, found, student=student, settings=SHORT).finite
-        guesses = student.eval()(normalise(to_device(images, CPU))).detach()
+        student_logits = student.eval()(normalise(to_device(images, CPU))).detach()
         order = teacher.topk(2, dim=1).indices
-        rest = guesses.scatter(1, order[:, :1], -INF)
+        rest = student_logits.scatter(1, order[:, :1], -INF)
         return float(functional.softmax(rest, 1).gather(1, order[:, 1:]).mean())
 
     assert second_choices(RankDistillation()) > second_choices(LabelOnly()) + 0.05
 
 
 def test_of_a_long_list_the_first_places_are_read() -> None:
-    def learnt(attack: Attack, policy: str) -> Tensor:
+    def trained_weights(attack: Attack, policy: str) -> Tensor:
         torch.manual_seed(0)
         student = cnn(num_classes=3, width=4)
-        run(attack, material(striped_oracle(policy)), student=student)
+        run(attack, attacker_data(striped_oracle(policy)), student=student)
         return torch.cat([weights.detach().flatten() for weights in student.parameters()])
 
-    first_two = learnt(RankDistillation(n=2), "ranked_labels:n=3")
-    assert torch.equal(first_two, learnt(RankDistillation(), "ranked_labels:n=2"))
-    assert not torch.equal(first_two, learnt(RankDistillation(), "ranked_labels:n=3"))
+    first_two = trained_weights(RankDistillation(n=2), "ranked_labels:n=3")
+    assert torch.equal(first_two, trained_weights(RankDistillation(), "ranked_labels:n=2"))
+    assert not torch.equal(first_two, trained_weights(RankDistillation(), "ranked_labels:n=3"))
 
 
 def test_of_equal_scores_no_order_is_learnt_but_who_is_first() -> None:
@@ -184,13 +188,13 @@ def test_of_equal_scores_no_order_is_learnt_but_who_is_first() -> None:
     scores = torch.tensor([[-1.0, -1.0, -1.0, -2.0], [-1.0, -2.0, -2.0, -3.0]])
     order = torch.tensor([[3, 0, 1, 2], [0, 1, 2, 3]])
 
-    def batch(order: Tensor, *, told: bool = True) -> Batch:
-        logits = torch.zeros(2, 4).scatter(1, order, scores) if told else None
-        held = Material(images, top1=order[:, 0], logits=logits, indices=order)
-        return Batch(held, RankDistillation.needs, torch.arange(2))
+    def batch(order: Tensor, *, values: bool = True) -> Batch:
+        logits = torch.zeros(2, 4).scatter(1, order, scores) if values else None
+        data = AttackerData(images, top1=order[:, 0], logits=logits, indices=order)
+        return Batch(data, RankDistillation.requires, torch.arange(2))
 
     assert batch(order).places.tolist() == [[0, 1, 1, 3], [0, 1, 1, 3]]
-    assert batch(order, told=False).places.tolist() == [[0, 1, 2, 3]] * 2
+    assert batch(order, values=False).places.tolist() == [[0, 1, 2, 3]] * 2
     student = torch.tensor([[0.1, 0.9, -0.4, 2.0], [1.0, 0.3, -0.8, 0.5]])
     swapped = order[:, [0, 2, 1, 3]]
     for attack in (RankDistillation(), RankDistillation(n=2), RankDistillation(n=3)):
@@ -212,15 +216,15 @@ def test_fewer_than_two_places_are_no_order(n: object) -> None:
     [("label", "answers one class"), ("rounded", "name the first n")],
 )
 def test_rank_distillation_refuses_answers_without_an_order(policy: str, reason: str) -> None:
-    assert reason in (RankDistillation().refusal(material(striped_oracle(policy))) or "")
+    assert reason in (RankDistillation().skip_reason(attacker_data(striped_oracle(policy))) or "")
 
 
 def test_rank_distillation_takes_ranks_and_scores() -> None:
     for policy in ("ranked_labels:n=2", "stingy:n=2"):
-        found = material(striped_oracle(policy))
-        assert RankDistillation().refusal(found) is None
+        found = attacker_data(striped_oracle(policy))
+        assert RankDistillation().skip_reason(found) is None
         assert run(RankDistillation(), found).finite
-    assert RankDistillation(n=2).refusal(material(striped_oracle("rounded"))) is None
+    assert RankDistillation(n=2).skip_reason(attacker_data(striped_oracle("rounded"))) is None
 
 
 @pytest.mark.parametrize(
@@ -240,8 +244,8 @@ def test_E3_the_attackers_own_copy_of_a_policy_answers_as_the_gate_does(policy: 
     images, _, _, _ = digits()
     oracle = digits_oracle(policy)
     logits = digits_teacher()(normalise(to_device(images, CPU))).detach()
-    real = dense_logits(oracle.ask(images), CPU)
-    copy = released(logits, oracle.describe(), Options())
+    real = dense_logits(oracle.query(images), CPU)
+    copy = simulate_policy(logits, oracle.describe(), PolicyOptions())
     grid = 2 * 10.0**-oracle.policy.decimals
     torch.testing.assert_close(copy.softmax(1), real.softmax(1), atol=grid, rtol=0)
     # Where a score is on the edge of the grid the two may round apart.
@@ -252,32 +256,32 @@ def test_class_prototypes_are_seen_in_their_answers_and_copied() -> None:
     images, _, _, _ = digits()
     logits = digits_teacher()(normalise(to_device(images, CPU))).detach()
     oracle = digits_oracle("class_prototype", lists=class_prototypes(logits, n=4), n=4)
-    answers = oracle.ask(images)
+    answers = oracle.query(images)
     lists = class_lists(torch.from_numpy(answers.indices), 10)
-    copy = released(logits, oracle.describe(), Options(lists=lists))
+    copy = simulate_policy(logits, oracle.describe(), PolicyOptions(lists=lists))
     torch.testing.assert_close(copy, dense_logits(answers, CPU), atol=2e-3, rtol=0)
 
 
 def test_the_copy_lets_gradients_through() -> None:
     logits = torch.tensor([[3.0, 1.0, 0.0]], requires_grad=True)
-    told = released(logits, striped_oracle("stingy:n=2").describe(), Options())
-    (gradient,) = torch.autograd.grad(told[0, 0], logits)
+    values = simulate_policy(logits, striped_oracle("stingy:n=2").describe(), PolicyOptions())
+    (gradient,) = torch.autograd.grad(values[0, 0], logits)
     assert gradient[0, 0] > 0
     assert gradient[0, 2] == 0
 
 
 def test_inversion_refuses_a_policy_it_cannot_copy() -> None:
-    found = material(striped_oracle())
+    found = attacker_data(striped_oracle())
     assert found.info is not None
     other = replace(found, info=found.info.model_copy(update={"policy": "secret"}))
-    assert "this is secret" in (Inversion().refusal(other) or "")
-    assert Inversion().refusal(found) is None
+    assert "this is secret" in (Inversion().skip_reason(other) or "")
+    assert Inversion().skip_reason(found) is None
 
 
 def test_skeptical_leaves_the_student_as_it_was_built() -> None:
     student = cnn(num_classes=3, width=4)
     names = list(student.state_dict())
-    assert run(Skeptical(), material(striped_oracle()), student=student).finite
+    assert run(Skeptical(), attacker_data(striped_oracle()), student=student).finite
     assert list(student.state_dict()) == names
     assert not any(module._forward_hooks for module in student.modules())
 
@@ -297,8 +301,8 @@ def test_a_second_answer_that_withholds_the_top1_of_the_first_is_left_out(more: 
     second = torch.tensor([[-0.2, -1.7, -INF, more], [-INF, -0.2, -1.7, more]])
     found = united(first, second, torch.tensor([0, 0]))
     # Of the first row the longer list is believed, of the second the first's.
-    seen = [-0.1, -2.3, -INF, -INF] if more == -INF else [-0.1, -1.6, -INF, -2.9]
-    torch.testing.assert_close(found, torch.tensor([seen, [-0.1, -INF, -2.3, -INF]]))
+    expected = [-0.1, -2.3, -INF, -INF] if more == -INF else [-0.1, -1.6, -INF, -2.9]
+    torch.testing.assert_close(found, torch.tensor([expected, [-0.1, -INF, -2.3, -INF]]))
     assert kd_loss(torch.zeros(2, 4), found, None, tau=1.0, alpha=1.0).isfinite()
 
 
@@ -311,7 +315,7 @@ def test_ranks_go_below_what_is_known_one_nat_a_place() -> None:
 def test_two_keys_learn_more_of_the_tail_than_one(tier: str) -> None:
     images, _, _, _ = digits()
     truth = digits_teacher()(normalise(to_device(images, CPU))).detach().log_softmax(1)
-    one, other = digits_material(digits_oracle()), digits_material(digits_oracle(tier))
+    one, other = digits_data(digits_oracle()), digits_data(digits_oracle(tier))
     assert one.logits is not None
     assert one.top1 is not None
     assert other.indices is not None
@@ -322,19 +326,19 @@ def test_two_keys_learn_more_of_the_tail_than_one(tier: str) -> None:
     )
     # At tau 4, where the tail counts.
     gaps = [
-        functional.l1_loss((told / 4).softmax(1), (truth / 4).softmax(1))
-        for told in (both, one.logits)
+        functional.l1_loss((values / 4).softmax(1), (truth / 4).softmax(1))
+        for values in (both, one.logits)
     ]
     assert gaps[0] < gaps[1]
     assert run(Collusion(partner="other"), replace(one, partner=other)).finite
 
 
 def test_collusion_refuses_what_is_no_second_tier() -> None:
-    attack, one = Collusion(partner="other"), material(striped_oracle("stingy:n=2"))
-    assert "has no endpoint other" in (attack.refusal(one) or "")
-    poorer = replace(one, partner=material(striped_oracle("label")))
-    assert "tells less" in (attack.refusal(poorer) or "")
+    attack, one = Collusion(partner="other"), attacker_data(striped_oracle("stingy:n=2"))
+    assert "has no endpoint other" in (attack.skip_reason(one) or "")
+    poorer = replace(one, partner=attacker_data(striped_oracle("label")))
+    assert "tells less" in (attack.skip_reason(poorer) or "")
     assert one.top1 is not None
     stranger = replace(one, top1=(one.top1 + 1) % 3)
-    assert "two tiers of one model" in (attack.refusal(replace(one, partner=stranger)) or "")
-    assert attack.refusal(replace(one, partner=material(striped_oracle("open")))) is None
+    assert "two tiers of one model" in (attack.skip_reason(replace(one, partner=stranger)) or "")
+    assert attack.skip_reason(replace(one, partner=attacker_data(striped_oracle("open")))) is None

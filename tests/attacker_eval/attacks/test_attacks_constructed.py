@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from attack_lab import (
     CPU,
     TeacherOracle,
+    attacker_data,
     digits_accuracy,
     digits_oracle,
-    material,
     run,
     striped_oracle,
 )
 from audit_fakes import striped
-from stingy_attacker_eval.attacks import Attack, Material
+from stingy_attacker_eval.attacks import Attack, AttackerData
 from stingy_attacker_eval.attacks.active import Active
 from stingy_attacker_eval.attacks.collusion import Collusion
 from stingy_attacker_eval.attacks.completion import Completion
@@ -77,33 +77,33 @@ def compass(policy: str) -> TeacherOracle:
     return TeacherOracle(Compass(knows=True), build_policy(name, num_classes=CLASSES, **more))
 
 
-def found_beyond(attack: Attack, found: Material) -> float:
+def found_beyond(attack: Attack, found: AttackerData) -> float:
     """Percent right where hours 4 to 6 are meant, of a student that was shown 0 to 3.5 alone."""
     student = Compass(knows=False)
     assert run(attack, found, student=student, settings=LONG).finite
     images = pointing(3.6, 6.0, count=100)
-    truth = compass("open").ask(images).top1
+    truth = compass("open").query(images).top1
     return percent_equal(predict(student, to_device(images, CPU)).numpy(), truth)
 
 
-def seen(policy: str) -> Material:
-    return material(compass(policy), pointing(0, 3.49), torch.zeros(256, dtype=torch.int64))
+def data_of(policy: str) -> AttackerData:
+    return attacker_data(compass(policy), pointing(0, 3.49), torch.zeros(256, dtype=torch.int64))
 
 
 def test_who_completes_withheld_scores_finds_classes_that_were_never_first() -> None:
-    found = seen("stingy:n=5")
+    found = data_of("stingy:n=5")
     completed = found_beyond(Completion(rank=2, alpha=1.0), found)
     for fill in ("constant", "class_mean"):
         assert completed > found_beyond(TailFill(fill=fill, alpha=1.0), found) + 10
 
 
 def test_who_learns_the_order_finds_classes_that_were_never_first() -> None:
-    found = seen("ranked_labels:n=8")
+    found = data_of("ranked_labels:n=8")
     assert found_beyond(RankDistillation(), found) > found_beyond(LabelOnly(), found) + 30
 
 
 def test_who_owns_true_labels_too_loses_nothing_of_the_order() -> None:
-    found = seen("ranked_labels:n=8")
+    found = data_of("ranked_labels:n=8")
     found = replace(found, labels=found.top1)
     for control in (LabelOnly(), NoApi()):
         assert found_beyond(RankAndLabel(), found) > found_beyond(control, found) + 30
@@ -111,11 +111,11 @@ def test_who_owns_true_labels_too_loses_nothing_of_the_order() -> None:
 
 def test_true_labels_mend_an_order_that_is_led_by_a_wrong_class() -> None:
     images = pointing(0, 3.49)
-    truth = compass("label").ask(images).top1
+    truth = compass("label").query(images).top1
     early = TeacherOracle(
         Compass(knows=True, late=1.0), build_policy("ranked_labels", num_classes=CLASSES, n=8)
     )
-    found = material(early, images, torch.from_numpy(truth))
+    found = attacker_data(early, images, torch.from_numpy(truth))
 
     def right(attack: Attack) -> float:
         student = Compass(knows=False)
@@ -126,10 +126,10 @@ def test_true_labels_mend_an_order_that_is_led_by_a_wrong_class() -> None:
 
 
 def test_who_has_a_second_key_finds_classes_that_the_first_withholds() -> None:
-    one = seen("stingy:n=1")
-    both = replace(one, partner=seen("stingy:n=8"))
-    together = found_beyond(Collusion(partner="other"), both)
-    assert together > found_beyond(SoftLabel(), one) + 20
+    one = data_of("stingy:n=1")
+    both = replace(one, partner=data_of("stingy:n=8"))
+    united = found_beyond(Collusion(partner="other"), both)
+    assert united > found_beyond(SoftLabel(), one) + 20
 
 
 def rare_class() -> tuple[Images, Tensor]:
@@ -143,7 +143,7 @@ def rare_class() -> tuple[Images, Tensor]:
 @pytest.mark.parametrize("strategy", ["entropy", "k_center"])
 def test_who_chooses_what_to_ask_finds_a_rare_class_that_chance_misses(strategy: str) -> None:
     oracle = striped_oracle()
-    found = material(oracle, *rare_class())
+    found = attacker_data(oracle, *rare_class())
     test_images, truth = striped(150, seed=1)
     settings = TrainSettings(epochs=8, batch=16, lr=0.02)
 
@@ -161,7 +161,7 @@ def test_who_asks_for_labels_does_better_than_who_owns_wrong_ones() -> None:
     images, truth = striped(96)
     wrong = torch.from_numpy(truth)
     wrong[::2] = (wrong[::2] + 1) % 3
-    found = material(striped_oracle("label"), images, wrong)
+    found = attacker_data(striped_oracle("label"), images, wrong)
     test_images, labels = striped(150, seed=1)
     settings = TrainSettings(epochs=4, batch=16, lr=0.02)
 

@@ -14,14 +14,14 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from attack_lab import QUICK, material, striped_oracle
+from attack_lab import QUICK, attacker_data, striped_oracle
 from audit_fakes import FakeOracle, save_striped, tiny_protocol
-from stingy_attacker_eval.attacks import Attack, Means, Need
+from stingy_attacker_eval.attacks import Attack, AttackContext, Capability
 from stingy_attacker_eval.attacks.label_only import LabelOnly
 from stingy_attacker_eval.audit.executors import Executor, in_processes, in_turn, on_ray
 from stingy_attacker_eval.audit.protocol import Protocol
 from stingy_attacker_eval.audit.runner import run_audit
-from stingy_attacker_eval.audit.train_student import Learnt, Task
+from stingy_attacker_eval.audit.train_student import StudentResult, Task
 from stingy_attacker_eval.errors import AuditError, BudgetExhausted
 from stingy_attacker_eval.training import TrainResult
 
@@ -43,8 +43,8 @@ def audit(protocol: Protocol, out: Path, executor: Executor) -> list[dict[str, A
     report = run_audit(protocol, oracles=oracle, out=out, console=console)
     rows: Any = report["rows"]
     # Another process tells its own commit, and files may change while tests run.
-    told = {"seconds", "commit"}
-    return [{name: value for name, value in row.items() if name not in told} for row in rows]
+    left_out = {"seconds", "commit"}
+    return [{name: value for name, value in row.items() if name not in left_out} for row in rows]
 
 
 def protocol_of(folder: Path) -> Protocol:
@@ -61,14 +61,14 @@ def test_E4_rows_are_the_same_wherever_students_are_trained(
     tmp_path: Path, executor: Callable[[], Executor]
 ) -> None:
     protocol = protocol_of(tmp_path)
-    elsewhere = audit(protocol, tmp_path / "elsewhere", executor())
-    assert elsewhere == audit(protocol, tmp_path / "here", in_turn)
+    distributed = audit(protocol, tmp_path / "elsewhere", executor())
+    assert distributed == audit(protocol, tmp_path / "here", in_turn)
 
 
 def test_an_attack_that_asks_as_it_runs_stays_where_the_answers_are_kept(tmp_path: Path) -> None:
     given: list[str] = []
 
-    def noted(tasks: Iterable[tuple[int, Task]]) -> Iterator[tuple[int, Learnt]]:
+    def noted(tasks: Iterable[tuple[int, Task]]) -> Iterator[tuple[int, StudentResult]]:
         for number, task in tasks:
             given.append(task.attack.name)
             yield from in_turn([(number, task)])
@@ -84,12 +84,12 @@ class Waits(Attack):
     name: ClassVar[str] = "waits"
     title: ClassVar[str] = "waits for others"
     reference: ClassVar[str] = "none"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.ANSWERS})
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.ANSWERS})
 
     folder: str
     count: int = 2
 
-    def steal(self, student: nn.Module, means: Means) -> TrainResult:
+    def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
         (Path(self.folder) / str(os.getpid())).touch()
         for _ in range(600):
             if len(list(Path(self.folder).iterdir())) >= self.count:
@@ -104,14 +104,14 @@ class Ends(LabelOnly):
 
     status: int
 
-    def steal(self, student: nn.Module, means: Means) -> TrainResult:
+    def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
         if self.status:
             os._exit(self.status)
         raise BudgetExhausted("no more")
 
 
 def task(attack: Attack, *, seed: int = 0) -> Task:
-    found = material(striped_oracle())
+    found = attacker_data(striped_oracle())
     return Task(attack, found, "cnn_tiny", 3, seed, QUICK, found.images)
 
 
@@ -165,8 +165,8 @@ def _wait_for_many(folder: Path) -> None:
 
 def _until(found: Callable[[], Any]) -> Any:
     for _ in range(300):
-        if seen := found():
-            return seen
+        if value := found():
+            return value
         time.sleep(0.1)
     raise AssertionError("waited for 30 seconds")
 
@@ -177,7 +177,7 @@ def test_less_than_one_at_once_is_refused() -> None:
 
 
 def test_a_student_that_ends_before_the_baseline_waits_for_it(tmp_path: Path) -> None:
-    def last_first(tasks: Iterable[tuple[int, Task]]) -> Iterator[tuple[int, Learnt]]:
+    def last_first(tasks: Iterable[tuple[int, Task]]) -> Iterator[tuple[int, StudentResult]]:
         yield from in_turn(reversed(list(tasks)))
 
     protocol = protocol_of(tmp_path)

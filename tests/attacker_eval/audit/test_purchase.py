@@ -21,7 +21,7 @@ def test_E1_spent_and_charged_are_both_reported(tmp_path: Path, dataset: str) ->
     (endpoint,) = audit(tiny_protocol(dataset), tmp_path / "out", stingy=oracle)["endpoints"]
     assert endpoint["queries_transfer"] == 96
     assert endpoint["queries_evaluation"] == 48
-    assert endpoint["queries_spent"] == endpoint["queries_charged"] == sum(oracle.asked) == 144
+    assert endpoint["queries_spent"] == endpoint["queries_charged"] == sum(oracle.requests) == 144
 
 
 def test_E1_what_attacks_ask_as_they_run_is_spent_charged_and_in_their_rows(
@@ -48,8 +48,8 @@ def test_E1_what_attacks_ask_as_they_run_is_spent_charged_and_in_their_rows(
     (endpoint,) = report["endpoints"]
     # The shapes once for both seeds, the noise for each, the own images not again.
     assert endpoint["queries_attacks"] == 40 + 2 * 64
-    assert endpoint["queries_spent"] == endpoint["queries_charged"] == sum(oracle.asked)
-    assert sum(oracle.asked) == protocol.budget
+    assert endpoint["queries_spent"] == endpoint["queries_charged"] == sum(oracle.requests)
+    assert sum(oracle.requests) == protocol.budget
 
 
 def test_E1_endpoints_that_share_a_key_are_each_charged_what_they_were_asked(
@@ -59,7 +59,7 @@ def test_E1_endpoints_that_share_a_key_are_each_charged_what_they_were_asked(
     protocol = tiny_protocol(dataset, endpoints=("open", "stingy"), attacks=attacks, seeds=(0, 1))
     protocol = protocol.model_copy(update={"budget": 144 + 40 + 2 * 64})
     key: list[int] = []
-    oracles = {name: FakeOracle(asked=key) for name in ("open", "stingy")}
+    oracles = {name: FakeOracle(requests=key) for name in ("open", "stingy")}
     report = audit(protocol, tmp_path / "out", **oracles)
     assert [item["queries_charged"] for item in report["endpoints"]] == [protocol.budget] * 2
     assert sum(key) == 2 * protocol.budget
@@ -72,7 +72,7 @@ def test_E3_attacks_that_could_ask_beyond_the_budget_are_refused_before_a_query(
     protocol = tiny_protocol(dataset, attacks=('{ name = "knockoff", queries = 40 }',))
     with pytest.raises(AuditError, match=r"a budget of at least 184 images .* 40 for attacks"):
         audit(protocol, tmp_path / "out", stingy=oracle)
-    assert oracle.asked == []
+    assert oracle.requests == []
 
 
 def test_an_attack_killed_while_it_asked_buys_nothing_twice(tmp_path: Path, dataset: str) -> None:
@@ -84,7 +84,7 @@ def test_an_attack_killed_while_it_asked_buys_nothing_twice(tmp_path: Path, data
     oracle.fails_after = None
     report = audit(protocol, tmp_path / "out", stingy=oracle)
     (endpoint,) = report["endpoints"]
-    assert endpoint["queries_spent"] == endpoint["queries_charged"] == sum(oracle.asked) == 272
+    assert endpoint["queries_spent"] == endpoint["queries_charged"] == sum(oracle.requests) == 272
     assert numbers(report) == numbers(audit(protocol, tmp_path / "fresh"))
 
 
@@ -95,7 +95,7 @@ def test_a_model_swapped_while_it_is_asked_is_never_mixed_in(
     class Swapped(FakeOracle):
         def describe(self) -> ModelInfo:
             changes = {"version": "2", "fingerprint": "b" * 12}
-            swapped = len(self.asked) >= request_number
+            swapped = len(self.requests) >= request_number
             return super().describe().model_copy(update=changes if swapped else {})
 
     protocol = tiny_protocol(dataset, attacks=('{ name = "knockoff", queries = 40 }',))
@@ -105,7 +105,7 @@ def test_a_model_swapped_while_it_is_asked_is_never_mixed_in(
     # Three requests to learn from, two to compare with, two of the attack; the last is not kept.
     oracle = FakeOracle(max_batch=32)
     audit(protocol, tmp_path / "out", stingy=oracle)
-    assert len(oracle.asked) == 7 - (request_number - 1)
+    assert len(oracle.requests) == 7 - (request_number - 1)
 
 
 def test_two_tiers_collude_and_both_purchases_count(tmp_path: Path, dataset: str) -> None:
@@ -155,7 +155,7 @@ def test_a_key_that_cannot_pay_is_told_before_anything_is_asked(
         run_audit(
             tiny_protocol(dataset), oracles={"stingy": oracle}, out=tmp_path / "o", remaining=10
         )
-    assert oracle.asked == []
+    assert oracle.requests == []
 
 
 def test_a_key_has_to_pay_for_what_attacks_ask_as_they_run_as_well(
@@ -165,7 +165,7 @@ def test_a_key_has_to_pay_for_what_attacks_ask_as_they_run_as_well(
     protocol = tiny_protocol(dataset, endpoints=("open", "stingy"), attacks=attacks, seeds=(0, 1))
     protocol = protocol.model_copy(update={"budget": 144 + 40 + 2 * 64})
     key: list[int] = []
-    oracles = {name: FakeOracle(asked=key) for name in ("open", "stingy")}
+    oracles = {name: FakeOracle(requests=key) for name in ("open", "stingy")}
 
     def start(remaining: int, **options: Any) -> dict[str, object]:
         return run_audit(
@@ -186,4 +186,4 @@ def test_a_key_with_exactly_what_is_needed_is_taken(tmp_path: Path, dataset: str
     protocol = protocol.model_copy(update={"budget": 184})
     oracle = FakeOracle()
     run_audit(protocol, oracles={"stingy": oracle}, out=tmp_path / "o", remaining=184)
-    assert sum(oracle.asked) == 184
+    assert sum(oracle.requests) == 184

@@ -10,7 +10,7 @@ import pytest
 
 from audit_fakes import Contrary, FakeOracle, audit, numbers, tiny_protocol
 from stingy_attacker_eval.audit import executors
-from stingy_attacker_eval.audit.train_student import learn
+from stingy_attacker_eval.audit.train_student import train_student
 from stingy_attacker_eval.errors import AuditError
 from stingy_attacker_eval.files import digest_json
 
@@ -20,9 +20,9 @@ def test_a_second_run_asks_nothing_and_trains_nothing(
 ) -> None:
     protocol, out, oracle = tiny_protocol(dataset), tmp_path / "out", FakeOracle()
     first = audit(protocol, out)
-    monkeypatch.setattr(executors, "learn", None)
+    monkeypatch.setattr(executors, "train_student", None)
     second = audit(protocol, out, stingy=oracle)
-    assert oracle.asked == []
+    assert oracle.requests == []
     assert second["rows"] == first["rows"]
 
 
@@ -30,7 +30,7 @@ def test_a_stopped_run_goes_on_where_it_was_and_no_row_is_run_twice(
     tmp_path: Path, dataset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     protocol, out = tiny_protocol(dataset, seeds=(0, 1)), tmp_path / "out"
-    real, trained = learn, list[str]()
+    real, trained = train_student, list[str]()
 
     def train_three_then_stop(*arguments: Any) -> Any:
         if len(trained) == 3:
@@ -38,13 +38,13 @@ def test_a_stopped_run_goes_on_where_it_was_and_no_row_is_run_twice(
         trained.append("one")
         return real(*arguments)
 
-    monkeypatch.setattr(executors, "learn", train_three_then_stop)
+    monkeypatch.setattr(executors, "train_student", train_three_then_stop)
     with pytest.raises(KeyboardInterrupt):
         audit(protocol, out)
     rows_path = out / "rows.jsonl"
     assert len(rows_path.read_text().splitlines()) == 3
     rows_path.write_bytes(rows_path.read_bytes() + b'{"endpoint": "stin')  # killed while writing
-    monkeypatch.setattr(executors, "learn", real)
+    monkeypatch.setattr(executors, "train_student", real)
     resumed = audit(protocol, out)
     assert len(rows_path.read_text().splitlines()) == 6
     assert audit(protocol, out)["rows"] == resumed["rows"]  # the torn line has left nothing
@@ -56,7 +56,7 @@ def test_another_configuration_in_the_same_folder_is_refused(tmp_path: Path, dat
     audit(tiny_protocol(dataset), out)
     with pytest.raises(AuditError, match="another configuration: choose a new folder"):
         audit(tiny_protocol(dataset, lr=0.01), out, stingy=oracle)
-    assert oracle.asked == []
+    assert oracle.requests == []
 
 
 @pytest.mark.parametrize("part", ["train_y", "test_y"])
@@ -68,7 +68,7 @@ def test_other_true_labels_in_the_same_folder_are_refused(
     _change_labels(dataset, part)
     with pytest.raises(AuditError, match="another configuration: choose a new folder"):
         audit(protocol, out, stingy=oracle)
-    assert oracle.asked == []
+    assert oracle.requests == []
 
 
 def test_a_folder_from_before_labels_were_noted_goes_on_and_has_them_noted(
@@ -96,7 +96,7 @@ def test_the_budget_may_be_raised_and_the_title_changed_in_the_same_folder(
     raised = protocol.model_copy(update={"budget": 500, "title": "more"})
     report = audit(raised, out, stingy=oracle)
     assert report["rows"] == rows
-    assert oracle.asked == []
+    assert oracle.requests == []
     assert (report["config"]["budget"], report["config"]["title"]) == (500, "more")
     assert json.loads((out / "config.json").read_text())["config"] == report["config"]
 
@@ -141,7 +141,7 @@ def test_rows_are_not_compared_with_answers_they_were_not_learnt_from(
     other = FakeOracle(fingerprint="b" * 12)
     with pytest.raises(AuditError, match="another fingerprint: choose a new folder with --out"):
         audit(protocol, out, stingy=other)
-    assert other.asked == []
+    assert other.requests == []
     # The same description, another teacher behind it: only its answers tell.
     with pytest.raises(AuditError, match="another transfer, evaluation: choose a new folder"):
         audit(protocol, out, stingy=Contrary())
@@ -161,7 +161,7 @@ def test_rows_of_before_their_answers_were_noted_go_on_with_those_alone(
     shutil.rmtree(out / "bought")
     with pytest.raises(AuditError, match="got rows alone"):
         audit(protocol, out, stingy=oracle)
-    assert oracle.asked == []
+    assert oracle.requests == []
     # The baseline is learnt from no answers.
     (out / "rows.jsonl").write_text(json.dumps(rows[0]) + "\n")
     assert numbers({"rows": audit(protocol, out)["rows"]}) == numbers({"rows": rows})

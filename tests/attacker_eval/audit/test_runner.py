@@ -19,7 +19,6 @@ from stingy_attacker_eval.audit import executors, runner, train_student
 from stingy_attacker_eval.audit.protocol import AttackEntry, parse_protocol
 from stingy_attacker_eval.audit.runner import run_audit
 from stingy_attacker_eval.audit.runs import Shard
-from stingy_attacker_eval.audit.train_student import learn
 from stingy_attacker_eval.errors import AuditError
 from stingy_attacker_eval.report.analysis import read_report
 from stingy_attacker_eval.report.ci_gate import gate_faults
@@ -113,8 +112,8 @@ def test_a_broken_attack_is_flagged_and_never_the_best(
 
 
 def test_attacks_that_need_scores_are_skipped_with_the_reason(tmp_path: Path, dataset: str) -> None:
-    asking = '{ name = "data_free_soft", queries = 448 }'
-    protocol = tiny_protocol(dataset, attacks=('"label_only"', '"paper_kd"', asking))
+    querying_attack = '{ name = "data_free_soft", queries = 448 }'
+    protocol = tiny_protocol(dataset, attacks=('"label_only"', '"paper_kd"', querying_attack))
     protocol = protocol.model_copy(update={"budget": 144 + 448})
     oracle = FakeOracle(form="none", support=1)
     report = audit(protocol, tmp_path / "out", stingy=oracle)
@@ -122,7 +121,7 @@ def test_attacks_that_need_scores_are_skipped_with_the_reason(tmp_path: Path, da
     assert [item["attack"].partition("[")[0] for item in skipped] == ["paper_kd", "data_free_soft"]
     assert all('score form "none"' in item["reason"] for item in skipped)
     assert {row["attack"] for row in report["rows"]} == {"no_api", "label_only"}
-    assert sum(oracle.asked) == 144
+    assert sum(oracle.requests) == 144
 
 
 def test_the_baseline_is_run_once_for_all_endpoints(tmp_path: Path, dataset: str) -> None:
@@ -181,9 +180,9 @@ def test_shards_done_in_copies_of_a_folder_are_brought_together_by_their_rows(
         run_audit(protocol, oracles={"stingy": oracle}, out=out, shard=Shard(number, 2))
     with (one / "rows.jsonl").open("a") as file:
         file.write((two / "rows.jsonl").read_text())
-    monkeypatch.setattr(executors, "learn", None)
+    monkeypatch.setattr(executors, "train_student", None)
     assert numbers(audit(protocol, one, stingy=oracle)) == numbers(whole)
-    assert sum(oracle.asked) == 144
+    assert sum(oracle.requests) == 144
 
 
 def test_only_the_chosen_runs_are_done(tmp_path: Path, dataset: str) -> None:
@@ -199,22 +198,23 @@ def test_the_same_labels_from_two_endpoints_make_one_student(
 ) -> None:
     protocol = tiny_protocol(dataset, endpoints=("open", "stingy"))
     oracles = {"open": FakeOracle(support=3), "stingy": FakeOracle()}
-    alone = audit(tiny_protocol(dataset), tmp_path / "alone")
-    real, learnt = learn, list[str]()
+    separate = audit(tiny_protocol(dataset), tmp_path / "alone")
+    real, trained = train_student.train_student, list[str]()
 
     def noted(task: Any) -> Any:
-        learnt.append(task.attack.name)
+        trained.append(task.attack.name)
         return real(task)
 
-    monkeypatch.setattr(executors, "learn", noted)
+    monkeypatch.setattr(executors, "train_student", noted)
     report = audit(protocol, tmp_path / "out", **oracles)
     # What a loss reads beside the labels differs, so paper_kd is trained for each.
-    assert learnt == ["no_api", "label_only", "paper_kd", "paper_kd"]
+    assert trained == ["no_api", "label_only", "paper_kd", "paper_kd"]
     (shared,) = [row for row in report["rows"] if row["trained_on"] is not None]
     assert (shared["endpoint"], shared["attack"]) == ("stingy", "label_only")
     assert (shared["trained_on"], shared["seconds"]) == ("open", 0.0)
-    (trained,) = [r for r in numbers(alone) if r["attack"] == "label_only"]
-    assert {k: v for k, v in shared.items() if k != "seconds"} == trained | {"trained_on": "open"}
+    (separate_row,) = [r for r in numbers(separate) if r["attack"] == "label_only"]
+    expected = separate_row | {"trained_on": "open"}
+    assert {k: v for k, v in shared.items() if k != "seconds"} == expected
     assert "label_only (as on open)" in as_markdown(read_report(tmp_path / "out"))
     page = write_report(tmp_path / "out").read_text()
     assert "label_only (as on open)" in page
@@ -261,7 +261,7 @@ def test_smaller_budgets_learn_from_the_first_images_and_buy_nothing_more(
     oracle = FakeOracle()
     tried = protocol.model_copy(update={"budgets": (32, 64)})
     report = audit(tried, tmp_path / "out", stingy=oracle)
-    assert sum(oracle.asked) == 184
+    assert sum(oracle.requests) == 184
     runs = [
         (row["attack"].partition("[")[0], row["budget"], row["queries"]) for row in report["rows"]
     ]
@@ -289,10 +289,10 @@ def test_a_student_of_a_smaller_budget_is_that_of_an_audit_with_no_more_images(
     # As many steps: two epochs of all images in batches of 32 are those of so many of the few.
     steps = 2 * (len(data.train_x) // 32)
     as_long = tiny_protocol(f"npz:{few}").model_copy(update={"epochs": steps})
-    alone = audit(as_long, tmp_path / "few")
+    separate = audit(as_long, tmp_path / "few")
     report = audit(tried, tmp_path / "out")
     found = [row | {"budget": None} for row in numbers(report) if row["budget"] == 40]
-    assert found == numbers(alone)
+    assert found == numbers(separate)
 
 
 def test_smaller_budgets_have_all_classes_of_a_data_set_that_is_sorted_by_class(
@@ -322,7 +322,7 @@ def test_budgets_are_done_once_and_a_folder_without_them_is_another(
     assert "budgets" not in config
     tried = protocol.model_copy(update={"budgets": (32,)})
     first = audit(tried, tmp_path / "out")
-    monkeypatch.setattr(executors, "learn", None)
+    monkeypatch.setattr(executors, "train_student", None)
     assert audit(tried, tmp_path / "out")["rows"] == first["rows"]
     with pytest.raises(AuditError, match="another configuration"):
         audit(protocol, tmp_path / "out")

@@ -9,8 +9,8 @@ from torch import nn
 
 from attack_lab import CPU, QUICK
 from audit_fakes import striped
-from stingy_attacker_eval.attacks import Attack, Material, Means, Need
-from stingy_attacker_eval.audit.train_student import Task, learn
+from stingy_attacker_eval.attacks import Attack, AttackContext, AttackerData, Capability
+from stingy_attacker_eval.audit.train_student import Task, train_student
 from stingy_attacker_eval.training import TrainResult, to_device
 
 
@@ -21,9 +21,9 @@ class Prepares(Attack):
     name: ClassVar[str] = "prepares"
     title: ClassVar[str] = "a third party's"
     reference: ClassVar[str] = "none"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.LABELS})
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LABELS})
 
-    def steal(self, student: nn.Module, means: Means) -> TrainResult:
+    def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
         time.sleep(0.2)
         return TrainResult(True, 0.0, 0.0)
 
@@ -33,11 +33,11 @@ def test_the_seconds_are_of_the_whole_attack() -> None:
     images = to_device(pixels, CPU)
     task = Task(
         attack=Prepares(),
-        material=Material(images, labels=torch.from_numpy(labels)),
+        attacker_data=AttackerData(images, labels=torch.from_numpy(labels)),
         student="cnn_tiny",
         num_classes=3,
         seed=0,
         settings=QUICK,
         test_images=images,
     )
-    assert learn(task).seconds >= 0.2
+    assert train_student(task).seconds >= 0.2

@@ -18,12 +18,12 @@ IMAGES, _ = striped(150)
 
 
 def test_every_image_is_asked_once_in_chunks(tmp_path: Path) -> None:
-    oracle, seen = FakeOracle(), list[int]()
-    found = buy(oracle, IMAGES, budget=150, folder=tmp_path, progress=seen.append)
-    assert oracle.asked == [64, 64, 22]
+    oracle, steps = FakeOracle(), list[int]()
+    found = buy(oracle, IMAGES, budget=150, folder=tmp_path, progress=steps.append)
+    assert oracle.requests == [64, 64, 22]
     assert (found.queries, found.charged, len(found.answers)) == (150, 150, 150)
-    assert sum(seen) == 150
-    direct = FakeOracle().ask(IMAGES)
+    assert sum(steps) == 150
+    direct = FakeOracle().query(IMAGES)
     np.testing.assert_array_equal(found.answers.indices, direct.indices)
     assert found.answers.scores is not None
     np.testing.assert_array_equal(found.answers.scores, direct.scores)
@@ -32,14 +32,14 @@ def test_every_image_is_asked_once_in_chunks(tmp_path: Path) -> None:
 def test_chunks_are_no_larger_than_the_server_takes(tmp_path: Path) -> None:
     oracle = FakeOracle(max_batch=50)
     buy(oracle, IMAGES, budget=150, folder=tmp_path)
-    assert oracle.asked == [50, 50, 50]
+    assert oracle.requests == [50, 50, 50]
 
 
 def test_a_second_run_buys_nothing(tmp_path: Path) -> None:
     first = buy(FakeOracle(), IMAGES, budget=150, folder=tmp_path)
     oracle = FakeOracle()
     second = buy(oracle, IMAGES, budget=0, folder=tmp_path)
-    assert oracle.asked == []
+    assert oracle.requests == []
     assert (second.queries, second.charged) == (first.queries, first.charged)
     np.testing.assert_array_equal(second.answers.indices, first.answers.indices)
 
@@ -49,7 +49,7 @@ def test_after_a_failure_what_was_bought_is_kept_and_the_rest_is_bought(tmp_path
         buy(FakeOracle(fails_after=2), IMAGES, budget=150, folder=tmp_path)
     oracle = FakeOracle()
     found = buy(oracle, IMAGES, budget=22, folder=tmp_path)
-    assert oracle.asked == [22]
+    assert oracle.requests == [22]
     assert len(found.answers) == 150
 
 
@@ -84,14 +84,14 @@ def test_a_file_half_written_at_a_kill_is_bought_again(tmp_path: Path) -> None:
     (tmp_path / "chunk-00001.npz").rename(tmp_path / "chunk-00001.npz.tmp")
     oracle = FakeOracle()
     buy(oracle, IMAGES, budget=64, folder=tmp_path)
-    assert oracle.asked == [64]
+    assert oracle.requests == [64]
 
 
 def test_a_small_budget_is_refused_before_a_query_is_spent(tmp_path: Path) -> None:
     oracle = FakeOracle()
     with pytest.raises(TransferError, match="at least 150 images, got 149"):
         buy(oracle, IMAGES, budget=149, folder=tmp_path)
-    assert oracle.asked == []
+    assert oracle.requests == []
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_answers_of_another_endpoint_are_never_mixed_in(
         buy(FakeOracle(fails_after=1), IMAGES, budget=150, folder=tmp_path)
     with pytest.raises(TransferError, match=f"another {named}"):
         buy(other, IMAGES, budget=150, folder=tmp_path)
-    assert other.asked == []
+    assert other.requests == []
 
 
 def test_answers_to_other_images_are_never_mixed_in(tmp_path: Path) -> None:
@@ -169,5 +169,5 @@ def test_ctrl_c_waits_for_the_request_in_flight_and_loses_nothing(tmp_path: Path
     oracle = Interrupted()
     with pytest.raises(KeyboardInterrupt, match="64 of 150"):
         buy(oracle, IMAGES, budget=150, folder=tmp_path)
-    bought = buy(oracle, IMAGES, budget=150, folder=tmp_path)
-    assert sum(oracle.asked) == bought.queries == bought.charged == 150
+    found = buy(oracle, IMAGES, budget=150, folder=tmp_path)
+    assert sum(oracle.requests) == found.queries == found.charged == 150

@@ -35,9 +35,9 @@ def test_the_readme_tells_what_the_rows_say(folder: str) -> None:
     found = summarise(rows(folder))
     by_attack = {(each.endpoint, each.attack): each for each in found}
     best = best_attacks(found)
-    told = published(folder)
-    assert set(told) == set(best)
-    for endpoint, cells in told.items():
+    cells_of = published(folder)
+    assert set(cells_of) == set(best)
+    for endpoint, cells in cells_of.items():
         shown = ("paper_kd", "label_only", "soft_label")
         expected = [by_attack[endpoint, attack] for attack in shown]
         assert cells == [

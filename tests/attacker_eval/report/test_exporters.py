@@ -67,6 +67,6 @@ def test_what_was_not_run_is_told_with_its_reason(tmp_path: Path) -> None:
         "reason": "needs a policy it can simulate",
     }
     audit.document["skipped"].append(skipped)
-    told = "\n\nNot run: inversion on open needs a policy it can simulate.\n\n"
-    assert told in as_markdown(audit)
+    line = "\n\nNot run: inversion on open needs a policy it can simulate.\n\n"
+    assert line in as_markdown(audit)
     assert json.loads(as_json(audit))["skipped"] == [skipped]

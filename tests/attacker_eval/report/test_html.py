@@ -129,8 +129,8 @@ def test_many_seeds_measure_what_few_cannot(tmp_path: Path) -> None:
 
 
 def test_the_price_is_that_of_the_best_attack_where_the_report_tells_it(tmp_path: Path) -> None:
-    asked = summary("active", 93.0) | {"queries": 400, "runs": 3, "gains": 3}
-    assert "after 400 queries" in sentences(tmp_path, summary("soft_label", 92.0), asked)
+    queried = summary("active", 93.0) | {"queries": 400, "runs": 3, "gains": 3}
+    assert "after 400 queries" in sentences(tmp_path, summary("soft_label", 92.0), queried)
 
 
 def test_the_page_begins_with_the_most_that_any_attack_got(tmp_path: Path) -> None:
@@ -160,8 +160,8 @@ def test_the_health_of_an_attack_is_its_finite_runs_and_those_above_the_baseline
     rows = rows_of({"open": {"label_only": 0.0, "soft_label": 2.0}})
     rows[-1] = replace(rows[-1], finite=False)
     audit = audit_of(tmp_path, rows)
-    told = [(item.attack, item.runs, item.finite, item.gains) for item in health(audit)]
-    assert told == [("no_api", 3, 3, 0), ("label_only", 3, 3, 1), ("soft_label", 3, 2, 2)]
+    found = [(item.attack, item.runs, item.finite, item.gains) for item in health(audit)]
+    assert found == [("no_api", 3, 3, 0), ("label_only", 3, 3, 1), ("soft_label", 3, 2, 2)]
     assert '<td class="n">3</td><td class="n">2</td>\n<td class="n">2</td>' in render(audit)
 
 

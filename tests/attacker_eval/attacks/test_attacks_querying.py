@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from attack_lab import (
     QUICK,
     TeacherOracle,
+    attacker_data,
     digits,
     digits_accuracy,
-    digits_material,
+    digits_data,
     digits_oracle,
     digits_teacher,
-    material,
     run,
     striped_oracle,
 )
-from stingy_attacker_eval.attacks import Attack, Means, Need
+from stingy_attacker_eval.attacks import Attack, AttackContext, Capability
 from stingy_attacker_eval.attacks.active import Active, farthest
 from stingy_attacker_eval.attacks.augmentation_union import AugmentationUnion, moved, union
 from stingy_attacker_eval.attacks.consistent import Consistent
@@ -34,7 +34,7 @@ from stingy_attacker_eval.attacks.networks import logits_of
 from stingy_attacker_eval.attacks.semi_supervised import SemiSupervised, strong_view
 from stingy_attacker_eval.datasets.query_pools import load_pool
 from stingy_attacker_eval.errors import AnswersError, BudgetExhausted, DatasetError
-from stingy_attacker_eval.oracle.query_session import Session
+from stingy_attacker_eval.oracle.query_session import QuerySession
 from stingy_attacker_eval.students import cnn
 from stingy_attacker_eval.training import (
     TrainResult,
@@ -49,7 +49,7 @@ from stingy_protection import build_policy
 
 CPU = torch.device("cpu")
 SHORT = TrainSettings(epochs=4, batch=32, lr=0.05)
-BOUGHT = 5
+FEW = 5
 ASKING: tuple[Attack, ...] = (
     AugmentationUnion(),
     Consistent(views=2),
@@ -69,29 +69,29 @@ def _one_thread() -> None:
 @pytest.mark.parametrize("attack", ASKING, ids=lambda attack: attack.name)
 def test_E1_what_is_spent_is_what_was_sent_and_within_the_budget(attack: Attack) -> None:
     oracle = striped_oracle()
-    found = material(oracle)
-    session = Session(oracle, budget=attack.budget(len(found.images)))
-    oracle.asked.clear()
+    found = attacker_data(oracle)
+    session = QuerySession(oracle, budget=attack.budget(len(found.images)))
+    oracle.requests.clear()
     assert run_in(attack, replace(found, session=session)).finite
-    assert 0 < session.spent == sum(oracle.asked) <= attack.budget(len(found.images))
+    assert 0 < session.spent == sum(oracle.requests) <= attack.budget(len(found.images))
 
 
 @pytest.mark.parametrize("attack", ASKING, ids=lambda attack: attack.name)
 def test_the_same_seed_asks_the_same_and_learns_the_same(attack: Attack) -> None:
-    found = material(striped_oracle())
+    found = attacker_data(striped_oracle())
     assert run(attack, found).last_loss == run(attack, found).last_loss
 
 
 @pytest.mark.parametrize("attack", ASKING, ids=lambda attack: attack.name)
 def test_without_a_session_none_of_them_runs(attack: Attack) -> None:
     with pytest.raises(AnswersError, match="queries"):
-        run_in(attack, replace(material(striped_oracle()), session=None))
+        run_in(attack, replace(attacker_data(striped_oracle()), session=None))
 
 
 def run_in(attack: Attack, found: object) -> TrainResult:
-    from stingy_attacker_eval.attacks import Material
+    from stingy_attacker_eval.attacks import AttackerData
 
-    assert isinstance(found, Material)
+    assert isinstance(found, AttackerData)
     torch.manual_seed(0)
     return attack.run(cnn(num_classes=3, width=4), found, settings=QUICK, seed=0)
 
@@ -102,28 +102,30 @@ def test_a_plugin_that_asks_for_more_than_it_announced_is_stopped() -> None:
         name: ClassVar[str] = "greedy"
         title: ClassVar[str] = "asks for all"
         reference: ClassVar[str] = "none"
-        needs: ClassVar[frozenset[Need]] = frozenset({Need.IMAGES, Need.QUERIES})
+        requires: ClassVar[frozenset[Capability]] = frozenset(
+            {Capability.IMAGES, Capability.QUERIES}
+        )
 
         def budget(self, images: int) -> int:
             return 10
 
-        def steal(self, student: nn.Module, means: Means) -> TrainResult:
-            means.session.ask(means.images)
+        def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
+            context.session.query(context.images)
             raise AssertionError
 
     oracle = striped_oracle()
-    found = material(oracle)
-    oracle.asked.clear()
+    found = attacker_data(oracle)
+    oracle.requests.clear()
     with pytest.raises(BudgetExhausted, match="at most 10 images more, got 64"):
         run(Greedy(), found)
-    assert oracle.asked == []
+    assert oracle.requests == []
 
 
 def test_answers_to_views_name_more_classes_than_one_answer() -> None:
-    found = digits_material(digits_oracle())
-    needs = AugmentationUnion().needs
-    means = Means(found, needs, settings=QUICK, seed=0)
-    both = union(means, 4, flip=False)
+    found = digits_data(digits_oracle())
+    requires = AugmentationUnion().requires
+    context = AttackContext(found, requires, settings=QUICK, seed=0)
+    both = union(context, 4, flip=False)
     assert found.logits is not None
     assert (both.isfinite().sum(1) >= 2).all()
     assert both.isfinite().sum() > 1.2 * found.logits.isfinite().sum()
@@ -155,7 +157,7 @@ def test_a_view_with_an_answer_of_its_own_teaches_what_one_answer_for_all_views_
     teacher = Bright().eval()
     oracle = TeacherOracle(teacher, build_policy("label", num_classes=2))
     images = bars(torch.arange(300) % 6 + 1)
-    found = material(oracle, images.permute(0, 2, 3, 1).numpy(), torch.zeros(300).long())
+    found = attacker_data(oracle, images.permute(0, 2, 3, 1).numpy(), torch.zeros(300).long())
     settings = TrainSettings(epochs=8, batch=16, lr=0.05, augment=3)
     tests = augmented(images, settings, torch.Generator().manual_seed(1))
     wanted = predict(teacher, tests)
@@ -195,7 +197,7 @@ class Counting(nn.Module):
 def test_E2_however_many_images_an_attack_asks_about_it_takes_as_many_steps(
     attack: Attack,
 ) -> None:
-    whole = material(striped_oracle())
+    whole = attacker_data(striped_oracle())
     for found in (whole, whole.first(40)):
         student = Counting()
         assert run(attack, found, student=student).finite
@@ -203,9 +205,9 @@ def test_E2_however_many_images_an_attack_asks_about_it_takes_as_many_steps(
 
 
 def test_consistent_refuses_what_its_inner_attack_refuses() -> None:
-    labels = material(striped_oracle("label"))
-    assert "score" in (Consistent().refusal(labels) or "")
-    assert Consistent(attack="label_only").refusal(labels) is None
+    labels = attacker_data(striped_oracle("label"))
+    assert "score" in (Consistent().skip_reason(labels) or "")
+    assert Consistent(attack="label_only").skip_reason(labels) is None
     with pytest.raises(ValueError, match=r'out of label_only, .*, got "dafl"'):
         Consistent(attack="dafl")
     with pytest.raises(ValueError, match="views above 0, got 0"):
@@ -218,7 +220,7 @@ def test_knockoff_gets_digits_out_of_drawn_shapes_alone() -> None:
 
 
 def test_knockoff_takes_labels_where_there_are_no_scores() -> None:
-    assert run(Knockoff(queries=64), material(striped_oracle("label"))).finite
+    assert run(Knockoff(queries=64), attacker_data(striped_oracle("label"))).finite
 
 
 def test_a_pool_is_the_same_every_time_and_scaled_to_the_task() -> None:
@@ -240,23 +242,25 @@ def test_the_farthest_points_are_taken_first_by_hand() -> None:
 def test_active_never_buys_an_image_twice() -> None:
     for strategy in ("entropy", "k_center", "random"):
         oracle = striped_oracle()
-        found = material(oracle)
-        seen: list[bytes] = []
-        real = oracle.ask
+        found = attacker_data(oracle)
+        inputs_fed: list[bytes] = []
+        real = oracle.query
 
-        def ask(images: object, real: object = real, seen: list[bytes] = seen) -> object:
+        def query(
+            images: object, real: object = real, inputs_fed: list[bytes] = inputs_fed
+        ) -> object:
             assert isinstance(images, np.ndarray)
-            seen.extend(image.tobytes() for image in images)
+            inputs_fed.extend(image.tobytes() for image in images)
             assert callable(real)
             return real(images)
 
-        oracle.ask = ask  # type: ignore[assignment, method-assign]
+        oracle.query = query  # type: ignore[assignment, method-assign]
         assert run(Active(strategy=strategy, queries=40, rounds=4), found).finite
-        assert len(seen) == len(set(seen)) == 40
+        assert len(inputs_fed) == len(set(inputs_fed)) == 40
 
 
 def test_what_is_chosen_to_buy_is_what_the_student_is_least_sure_of() -> None:
-    found = digits_material(digits_oracle())
+    found = digits_data(digits_oracle())
     teacher = digits_teacher()
     order = torch.randperm(600, generator=torch.Generator().manual_seed(0))
     chosen = order[:100]
@@ -281,27 +285,29 @@ def test_images_without_answers_help_a_few_answers() -> None:
 
 
 def test_the_few_bought_images_are_moved_as_all_others_are() -> None:
-    class Seeing(nn.Module):
+    class Recording(nn.Module):
         """Keeps the first `bought` of its inputs."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.inner, self.seen = cnn(num_classes=3, width=4), set[bytes]()
+            self.inner, self.inputs_fed = cnn(num_classes=3, width=4), set[bytes]()
 
         def forward(self, inputs: Tensor) -> Tensor:
             if self.training and len(inputs) > SHORT.batch:  # not the weak views alone
-                self.seen.update(each.numpy().tobytes() for each in inputs[:BOUGHT])
+                self.inputs_fed.update(each.numpy().tobytes() for each in inputs[:FEW])
             logits: Tensor = self.inner(inputs)
             return logits
 
     def distinct(settings: TrainSettings) -> int:
-        student = Seeing()
-        attack = SemiSupervised(queries=BOUGHT)
-        assert run(attack, material(striped_oracle()), student=student, settings=settings).finite
-        return len(student.seen)
+        student = Recording()
+        attack = SemiSupervised(queries=FEW)
+        assert run(
+            attack, attacker_data(striped_oracle()), student=student, settings=settings
+        ).finite
+        return len(student.inputs_fed)
 
-    assert distinct(SHORT) <= BOUGHT
-    assert distinct(replace(SHORT, augment=1)) > 2 * BOUGHT
+    assert distinct(SHORT) <= FEW
+    assert distinct(replace(SHORT, augment=1)) > 2 * FEW
 
 
 def test_a_strong_view_hides_a_square_of_every_image() -> None:
@@ -322,7 +328,7 @@ def test_E3_a_student_beats_chance_from_noise_and_labels_alone() -> None:
 
 
 def test_data_free_attacks_never_see_an_image_of_the_task() -> None:
-    found = material(striped_oracle())
+    found = attacker_data(striped_oracle())
     black = replace(found, images=torch.zeros_like(found.images))
     for attack in (DataFreeSoft(queries=448), DataFreeHard(queries=128)):
         assert run(attack, black).last_loss == run(attack, found).last_loss
@@ -342,12 +348,12 @@ def test_a_generator_makes_images_of_any_size_on_the_grid_that_can_be_sent() -> 
 def test_dafl_beats_chance_asks_nothing_and_needs_the_network() -> None:
     attack, oracle = Dafl(steps=150), digits_oracle()
     before = digits_teacher().state_dict()["classifier.weight"].clone()
-    found = digits_material(oracle)
-    oracle.asked.clear()
+    found = digits_data(oracle)
+    oracle.requests.clear()
     assert digits_accuracy(attack, oracle, settings=SHORT) > 15
-    assert sum(oracle.asked) == 600  # what digits_accuracy itself bought
+    assert sum(oracle.requests) == 600  # what digits_accuracy itself bought
     torch.testing.assert_close(digits_teacher().state_dict()["classifier.weight"], before)
-    assert "shows its answers alone" in (attack.refusal(replace(found, network=None)) or "")
+    assert "shows its answers alone" in (attack.skip_reason(replace(found, network=None)) or "")
     assert not any(module._forward_hooks for module in digits_teacher().modules())
     images, _, _, _ = digits()
     assert digits_teacher()(normalise(to_device(images[:2], CPU))).shape == (2, 10)

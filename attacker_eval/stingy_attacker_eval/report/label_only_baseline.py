@@ -39,30 +39,30 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True)
-class LabelFloor:
+class LabelOnlyBaseline:
     """An endpoint's best attack against labels alone.
 
-    floor: the best that was got with such labels; gap: how much more the best attack got;
+    baseline: the best that was got with such labels; gap: how much more the best attack got;
     is_open: whether everything leaves; utility: what its clients keep, None in reports of earlier
     versions.
     """
 
     endpoint: str
     best: Summary
-    floor: Summary
+    baseline: Summary
     gap: Difference
     outcome: Outcome
     is_open: bool = False
     utility: Utility | None = None
 
     @property
-    def told(self) -> str:
+    def text(self) -> str:
         """`+1.0 (error 0.21, n = 3) over label_only`, or why it is not told."""
         if self.outcome is Outcome.UNTRIED:
             return self.outcome
-        elsewhere = self.floor.endpoint not in (NO_ENDPOINT, self.endpoint)
-        where = f" on {self.floor.endpoint}" if elsewhere else ""
-        return f"{self.gap.told} over {self.floor.attack}{where}"
+        is_other = self.baseline.endpoint not in (NO_ENDPOINT, self.endpoint)
+        where = f" on {self.baseline.endpoint}" if is_other else ""
+        return f"{self.gap.text} over {self.baseline.attack}{where}"
 
 
 def frontier(
@@ -77,19 +77,19 @@ def frontier(
     )
 
 
-def label_floors(
+def label_only_baselines(
     endpoints: Sequence[Mapping[str, Any]],
     summaries: Sequence[Summary],
     rows: Sequence[Mapping[str, Any]],
     attacks: Mapping[str, Attack],
-) -> tuple[LabelFloor, ...]:
+) -> tuple[LabelOnlyBaseline, ...]:
     """For every endpoint that gives more than a label, its best attack against labels alone.
 
     Labels alone are the best of what the attacker owns already (`no_api`), of attacks here that
     read labels alone, and of all attacks on endpoints that sold the very same labels and nothing
     else; with the student and the images of the best attack. attacks: by their labels in the
     report; of one that is missing nothing is known. Where there is nothing to compare there is
-    no floor.
+    no baseline.
     """
     best = best_attacks(summaries)
     found = []
@@ -97,62 +97,72 @@ def label_floors(
         name = item["name"]
         if name not in best or not gives_a_list(item):
             continue
-        bare = _label_endpoints(item, endpoints)
-        bought, lists, owned = [], [], []
+        label_endpoints = _label_endpoints(item, endpoints)
+        label_attacks, list_attacks, no_api = [], [], []
         for s in summaries:
             if not _is_comparable(s, best[name]):
                 continue
             if s.endpoint == NO_ENDPOINT:
-                owned.append(s)
-            elif s.endpoint in bare or (s.endpoint == name and _reads_labels_alone(s, attacks)):
-                bought.append(s)
+                no_api.append(s)
+            elif s.endpoint in label_endpoints or (
+                s.endpoint == name and _reads_labels_only(s, attacks)
+            ):
+                label_attacks.append(s)
             elif s.endpoint == name:
-                lists.append(s)
-        if not bought:
+                list_attacks.append(s)
+        if not label_attacks:
             continue
         # Of equals its own: endpoints that sold the same labels share a student.
-        floor = max(bought + owned, key=lambda s: (s.uplift_mean or 0.0, s.endpoint == name))
-        gap = difference(best[name], floor, rows)
+        baseline = max(
+            label_attacks + no_api, key=lambda s: (s.uplift_mean or 0.0, s.endpoint == name)
+        )
+        gap = difference(best[name], baseline, rows)
         outcome = _outcome(gap)
-        fair = _labels_had_as_much(best[name], bought, attacks) and (
-            outcome is Outcome.MORE or _lists_had_as_much(floor, lists, attacks)
+        fair = _labels_had_as_much(best[name], label_attacks, attacks) and (
+            outcome is Outcome.MORE or _lists_had_as_much(baseline, list_attacks, attacks)
         )
         if outcome is not Outcome.ONE_SEED and not fair:
             outcome = Outcome.UNTRIED
-        kept = None if item.get("utility") is None else Utility(**item["utility"])
+        client_utility = None if item.get("utility") is None else Utility(**item["utility"])
         is_open = item["policy"] == _EVERYTHING
-        found.append(LabelFloor(name, best[name], floor, gap, outcome, is_open, kept))
+        found.append(
+            LabelOnlyBaseline(name, best[name], baseline, gap, outcome, is_open, client_utility)
+        )
     return tuple(found)
 
 
 def _labels_had_as_much(
-    best: Summary, bought: Sequence[Summary], attacks: Mapping[str, Attack]
+    best: Summary, label_attacks: Sequence[Summary], attacks: Mapping[str, Attack]
 ) -> bool:
     """Whether labels had what the best attack had: true labels beside them, as many answers."""
-    with_true = [s for s in bought if _uses_true_labels(s, attacks)]
-    like = with_true if _uses_true_labels(best, attacks) else bought
+    with_true = [s for s in label_attacks if _uses_true_labels(s, attacks)]
+    like = with_true if _uses_true_labels(best, attacks) else label_attacks
     return any((s.queries or 0) >= (best.queries or 0) for s in like)
 
 
 def _lists_had_as_much(
-    floor: Summary, lists: Sequence[Summary], attacks: Mapping[str, Attack]
+    baseline: Summary, list_attacks: Sequence[Summary], attacks: Mapping[str, Attack]
 ) -> bool:
     """Whether a list was read at all, and beside true labels where the best on labels had them."""
-    return any(_uses_true_labels(s, attacks) for s in lists) or (
-        bool(lists) and not _uses_true_labels(floor, attacks)
+    return any(_uses_true_labels(s, attacks) for s in list_attacks) or (
+        bool(list_attacks) and not _uses_true_labels(baseline, attacks)
     )
 
 
-def floor_sentence(floors: Sequence[LabelFloor], lists: Sequence[str]) -> str:
+def label_only_sentence(
+    baselines: Sequence[LabelOnlyBaseline], list_endpoints: Sequence[str]
+) -> str:
     """The answer to: does any policy give a ranked list and teach no more than labels alone?
 
-    lists: the endpoints that give one, with a floor or without.
+    list_endpoints: the endpoints that give one, compared or not.
     """
-    if floors and all(floor.outcome is Outcome.ONE_SEED for floor in floors):
+    if baselines and all(baseline.outcome is Outcome.ONE_SEED for baseline in baselines):
         return "One seed: whether a list teaches more than labels alone cannot be told."
-    compared = [f for f in floors if f.outcome not in (Outcome.UNTRIED, Outcome.ONE_SEED)]
-    left = [name for name in lists if name not in {floor.endpoint for floor in compared}]
-    parts = [_decided(compared, of=len(lists))] if compared else []
+    compared = [f for f in baselines if f.outcome not in (Outcome.UNTRIED, Outcome.ONE_SEED)]
+    left = [
+        name for name in list_endpoints if name not in {baseline.endpoint for baseline in compared}
+    ]
+    parts = [_decided(compared, of=len(list_endpoints))] if compared else []
     if left:
         parts.append(
             f"Not compared with labels alone: {', '.join(left)}, where the two were not tried in "
@@ -162,35 +172,35 @@ def floor_sentence(floors: Sequence[LabelFloor], lists: Sequence[str]) -> str:
     return " ".join(parts)
 
 
-def _decided(floors: Sequence[LabelFloor], *, of: int) -> str:
+def _decided(baselines: Sequence[LabelOnlyBaseline], *, of: int) -> str:
     """What comparisons with labels alone say, of so many endpoints that give a list."""
     # Where what is known to teach more cannot be told from labels, holding means nothing.
-    controls = [floor for floor in floors if floor.is_open] or floors
-    if not any(floor.outcome is Outcome.MORE for floor in controls):
+    controls = [baseline for baseline in baselines if baseline.is_open] or baselines
+    if not any(baseline.outcome is Outcome.MORE for baseline in controls):
         where = "not even where everything leaves" if controls[0].is_open else "on no endpoint"
         return (
             f"Whether a list teaches more than labels alone cannot be told here: {where} did the "
             "best attack gain more than labels by over two standard errors."
         )
-    whole = "this audit" if len(floors) == of else "this audit that was compared"
-    asked = [floor for floor in floors if not floor.is_open]
-    holding = [floor for floor in asked if floor.outcome is Outcome.NO_MORE]
-    if holding:
-        unseen = 2 * max(floor.gap.error or 0.0 for floor in holding)
+    whole = "this audit" if len(baselines) == of else "this audit that was compared"
+    closed = [baseline for baseline in baselines if not baseline.is_open]
+    equal = [baseline for baseline in closed if baseline.outcome is Outcome.NO_MORE]
+    if equal:
+        unseen = 2 * max(baseline.gap.error or 0.0 for baseline in equal)
         return (
             "More than a label leaves, and no attack of this suite gained more from it than from "
-            f"labels alone, within one standard error: {', '.join(map(_held, holding))}; that is "
-            f"{len(holding)} of {len(asked)} such endpoints that were compared, and up to "
+            f"labels alone, within one standard error: {', '.join(map(_equal_text, equal))}; "
+            f"that is {len(equal)} of {len(closed)} such endpoints that were compared, and up to "
             f"{percent(unseen)} points more (two standard errors) would have passed unseen."
         )
-    unclear = [floor for floor in asked if floor.outcome is Outcome.UNCLEAR]
+    unclear = [baseline for baseline in closed if baseline.outcome is Outcome.UNCLEAR]
     if unclear:
         return (
             f"No policy of {whole} was seen to give more than a label and to teach no more than "
             "labels alone; between one and two standard errors, and so not to be told apart: "
-            f"{', '.join(map(_held, unclear))}."
+            f"{', '.join(map(_equal_text, unclear))}."
         )
-    least = min(asked or floors, key=lambda floor: floor.gap.mean)
+    least = min(closed or baselines, key=lambda baseline: baseline.gap.mean)
     return (
         f"No policy of {whole} gives more than a label without teaching more than labels "
         f"alone: the closest, {least.endpoint}, taught {signed(least.gap.mean)} points more "
@@ -206,18 +216,20 @@ def _outcome(gap: Difference) -> Outcome:
     return Outcome.MORE if gap.is_clear else Outcome.UNCLEAR
 
 
-def _held(floor: LabelFloor) -> str:
-    if floor.utility is None:
-        return f"{floor.endpoint} ({floor.told})"
-    kept = f"top-1 {percent(floor.utility.top1)} %, first five {percent(floor.utility.top5)} %"
-    return f"{floor.endpoint} ({kept}; {floor.told})"
+def _equal_text(baseline: LabelOnlyBaseline) -> str:
+    if baseline.utility is None:
+        return f"{baseline.endpoint} ({baseline.text})"
+    client_utility = (
+        f"top-1 {percent(baseline.utility.top1)} %, first five {percent(baseline.utility.top5)} %"
+    )
+    return f"{baseline.endpoint} ({client_utility}; {baseline.text})"
 
 
 def gives_a_list(endpoint: Mapping[str, Any]) -> bool:
     """Whether an endpoint's answers hold more than their top-1."""
-    kept = endpoint.get("utility")
-    if kept is not None:
-        return bool(kept["top5"] > kept["top1"])
+    client_utility = endpoint.get("utility")
+    if client_utility is not None:
+        return bool(client_utility["top5"] > client_utility["top1"])
     return bool(endpoint["support"] > 1)
 
 
@@ -238,9 +250,9 @@ def _is_comparable(summary: Summary, best: Summary) -> bool:
     return same and summary.uplift_mean is not None and not summary.white_box
 
 
-def _reads_labels_alone(summary: Summary, attacks: Mapping[str, Attack]) -> bool:
+def _reads_labels_only(summary: Summary, attacks: Mapping[str, Attack]) -> bool:
     attack = attacks.get(summary.attack)
-    return attack is not None and attack.reads_top1_alone
+    return attack is not None and attack.reads_top1_only
 
 
 def _uses_true_labels(summary: Summary, attacks: Mapping[str, Attack]) -> bool:

@@ -6,7 +6,7 @@ import pytest
 
 from audit_results import audit_of, endpoint_of, kept, row, rows_of
 from stingy_attacker_eval.report.analysis import headline
-from stingy_attacker_eval.report.label_floor import Outcome, frontier
+from stingy_attacker_eval.report.label_only_baseline import Outcome, frontier
 from stingy_attacker_eval.results import NO_ENDPOINT
 
 CONTROL = {"label_only": 0.1, "soft_label": 3.0}
@@ -23,7 +23,7 @@ def test_a_white_box_attack_is_never_the_best(tmp_path: Path) -> None:
     audit = audit_of(tmp_path, rows_of({"stingy": {"label_only": 0.1, "dafl[white-box]": 8.0}}))
     assert audit.best["stingy"].attack == "label_only"
     assert "dafl" not in headline(audit)
-    assert not any(floor.gap.mean for floor in audit.floors)
+    assert not any(floor.gap.mean for floor in audit.label_baselines)
 
 
 def test_a_list_that_teaches_no_more_than_labels_is_named(tmp_path: Path) -> None:
@@ -31,9 +31,9 @@ def test_a_list_that_teaches_no_more_than_labels_is_named(tmp_path: Path) -> Non
         tmp_path,
         rows_of({"open": CONTROL, "ranks": {"label_only": 0.1, "rank_distillation": 0.2}}),
     )
-    held = {floor.endpoint: floor.outcome for floor in audit.floors}
-    assert held == {"open": Outcome.MORE, "ranks": Outcome.NO_MORE}
-    ranks = audit.floors[1]
+    outcomes = {floor.endpoint: floor.outcome for floor in audit.label_baselines}
+    assert outcomes == {"open": Outcome.MORE, "ranks": Outcome.NO_MORE}
+    ranks = audit.label_baselines[1]
     assert ranks.gap.mean == pytest.approx(0.1)
     # Of the students no worse than the worse of the two, what neither attack nor seed explains.
     assert ranks.gap.error == pytest.approx((2 * 0.09 / 3) ** 0.5)
@@ -56,26 +56,26 @@ def test_labels_alone_are_the_best_attack_on_who_sells_nothing_else(tmp_path: Pa
     }
     rows = rows_of(uplifts)
 
-    def told(**one: str) -> str:
+    def text(**one: str) -> str:
         endpoints = [
             endpoint_of("one", support=1, **one),
             endpoint_of("list", utility=kept(), labels="a"),
         ]
-        (floor,) = audit_of(tmp_path, rows, endpoints).floors
-        return floor.told
+        (floor,) = audit_of(tmp_path, rows, endpoints).label_baselines
+        return floor.text
 
-    assert told(labels="a") == "+0.1 (error 0.00, n = 3) over sweep[tau=1,alpha=0.5] on one"
-    assert told(labels="b") == "labels alone were not tried in the same way"  # of another teacher
-    assert told() == "labels alone were not tried in the same way"
+    assert text(labels="a") == "+0.1 (error 0.00, n = 3) over sweep[tau=1,alpha=0.5] on one"
+    assert text(labels="b") == "labels alone were not tried in the same way"  # of another teacher
+    assert text() == "labels alone were not tried in the same way"
 
 
 def test_a_shared_student_is_compared_with_itself_at_home(tmp_path: Path) -> None:
     uplifts = {"one": {"two_labels": 0.5}, "list": {"two_labels": 0.5, "paper_kd": 0.0}}
     rows = rows_of(uplifts)
     endpoints = [endpoint_of("one", support=1, labels="a"), endpoint_of("list", labels="a")]
-    (floor,) = audit_of(tmp_path, rows, endpoints).floors
-    assert (floor.floor.endpoint, floor.gap.mean) == ("list", 0.0)
-    assert floor.told.endswith("over two_labels")
+    (floor,) = audit_of(tmp_path, rows, endpoints).label_baselines
+    assert (floor.baseline.endpoint, floor.gap.mean) == ("list", 0.0)
+    assert floor.text.endswith("over two_labels")
 
 
 def test_where_nothing_wins_the_report_says_so(tmp_path: Path) -> None:
@@ -89,13 +89,13 @@ def test_where_nothing_wins_the_report_says_so(tmp_path: Path) -> None:
 
 def test_an_audit_without_a_leak_it_can_see_decides_nothing(tmp_path: Path) -> None:
     audit = audit_of(tmp_path, rows_of({"ranks": {"label_only": 0.1, "soft_label": 0.2}}))
-    assert all(floor.outcome is Outcome.NO_MORE for floor in audit.floors)
+    assert all(floor.outcome is Outcome.NO_MORE for floor in audit.label_baselines)
     assert "cannot be told here" in headline(audit)
 
 
 def test_a_list_that_holds_means_nothing_where_everything_does_too(tmp_path: Path) -> None:
-    holds = {"label_only": 0.1, "soft_label": 0.0}
-    uplifts = {"open": holds, "ranks": CONTROL, "label_like": holds}
+    no_leak = {"label_only": 0.1, "soft_label": 0.0}
+    uplifts = {"open": no_leak, "ranks": CONTROL, "label_like": no_leak}
     said = headline(audit_of(tmp_path, rows_of(uplifts)))
     assert "cannot be told here: not even where everything leaves" in said
 
@@ -103,7 +103,7 @@ def test_a_list_that_holds_means_nothing_where_everything_does_too(tmp_path: Pat
 def test_one_seed_decides_nothing(tmp_path: Path) -> None:
     rows = [r for r in rows_of({"open": CONTROL}) if r.seed == 0]
     audit = audit_of(tmp_path, rows, config={"seeds": [0]})
-    assert audit.floors[0].told == "+3.3 (one seed) over no_api"
+    assert audit.label_baselines[0].text == "+3.3 (one seed) over no_api"
     assert "One seed" in headline(audit)
 
 
@@ -114,33 +114,33 @@ def test_a_label_endpoint_and_one_whose_list_helps_nobody_are_not_asked(tmp_path
         endpoint_of("useless", utility=kept(top1=80.0, top5=80.0)),
         endpoint_of("list", utility=kept()),
     ]
-    floors = audit_of(tmp_path, rows, endpoints).floors
+    floors = audit_of(tmp_path, rows, endpoints).label_baselines
     assert [floor.endpoint for floor in floors] == ["list"]
 
 
 def test_without_labels_alone_there_is_nothing_to_compare_with(tmp_path: Path) -> None:
     audit = audit_of(tmp_path, rows_of({"open": {"soft_label": 3.0}}))
-    assert not audit.floors
+    assert not audit.label_baselines
     assert "Not compared with labels alone: open, where" in headline(audit)
 
 
 def test_labels_are_compared_at_the_budget_of_the_best_attack(tmp_path: Path) -> None:
     rows = [row("open", "label_only", seed, 60.0, budget=100) for seed in range(3)]
     rows += rows_of({"open": CONTROL})
-    assert audit_of(tmp_path, rows).floors[0].gap.mean == pytest.approx(2.9)
+    assert audit_of(tmp_path, rows).label_baselines[0].gap.mean == pytest.approx(2.9)
 
 
 def test_what_the_attacker_owns_already_is_part_of_the_floor(tmp_path: Path) -> None:
     audit = audit_of(tmp_path, rows_of({"ranks": {"label_only": -1.0, "soft_label": 1.0}}))
-    assert audit.floors[0].floor.attack == "no_api"
-    assert audit.floors[0].gap.mean == pytest.approx(1.0)
+    assert audit.label_baselines[0].baseline.attack == "no_api"
+    assert audit.label_baselines[0].gap.mean == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("attack", ["paper_kd", "a_plug_in_that_is_not_installed"])
 def test_true_labels_are_never_held_against_labels_without(tmp_path: Path, attack: str) -> None:
     uplifts = {"open": CONTROL, "ranks": {"label_only": 0.1, attack: 0.9}}
     audit = audit_of(tmp_path, rows_of(uplifts))
-    assert [floor.outcome for floor in audit.floors] == [Outcome.MORE, Outcome.UNTRIED]
+    assert [floor.outcome for floor in audit.label_baselines] == [Outcome.MORE, Outcome.UNTRIED]
     said = headline(audit)
     assert "No policy of this audit that was compared gives more than a label without" in said
     assert "the closest, open" in said
@@ -149,15 +149,15 @@ def test_true_labels_are_never_held_against_labels_without(tmp_path: Path, attac
 
 def test_true_labels_are_held_against_labels_learnt_beside_them(tmp_path: Path) -> None:
     uplifts = {"open": CONTROL, "ranks": {"label_only": 0.1, "two_labels": 0.5, "paper_kd": 2.9}}
-    floor = audit_of(tmp_path, rows_of(uplifts)).floors[1]
-    assert (floor.outcome, floor.floor.attack) == (Outcome.MORE, "two_labels")
+    floor = audit_of(tmp_path, rows_of(uplifts)).label_baselines[1]
+    assert (floor.outcome, floor.baseline.attack) == (Outcome.MORE, "two_labels")
     assert floor.gap.mean == pytest.approx(2.4)
 
 
 def test_between_one_and_two_standard_errors_nothing_is_claimed(tmp_path: Path) -> None:
     uplifts = {"open": CONTROL, "ranks": {"label_only": 0.1, "soft_label": 0.55}}
     audit = audit_of(tmp_path, rows_of(uplifts))
-    assert audit.floors[1].outcome is Outcome.UNCLEAR
+    assert audit.label_baselines[1].outcome is Outcome.UNCLEAR
     said = headline(audit)
     assert "so not to be told apart: ranks (+0.5 (error 0.24, n = 3) over label_only)" in said
     assert "without teaching more" not in said
@@ -171,9 +171,9 @@ def test_what_a_seed_does_to_both_is_no_error_of_their_difference(tmp_path: Path
     rows += [
         row("ranks", "soft_label", seed, 74.0 + shifts[seed] + noise[seed]) for seed in range(3)
     ]
-    assert audit_of(tmp_path, rows).floors[0].gap.error == pytest.approx(0.1 / 3**0.5)
+    assert audit_of(tmp_path, rows).label_baselines[0].gap.error == pytest.approx(0.1 / 3**0.5)
     # One seed is missing on one side: two means apart.
-    assert audit_of(tmp_path, rows[:-1]).floors[0].gap.error == pytest.approx(
+    assert audit_of(tmp_path, rows[:-1]).label_baselines[0].gap.error == pytest.approx(
         (1.8**2 / 2 / 2 + 2.0**2 / 3) ** 0.5
     )
 
@@ -181,7 +181,11 @@ def test_what_a_seed_does_to_both_is_no_error_of_their_difference(tmp_path: Path
 def test_labels_with_true_labels_are_never_held_against_a_list_without(tmp_path: Path) -> None:
     def outcome(**more: float) -> Outcome:
         ranks = {"label_only": 0.1, "two_labels": 0.5, "soft_label": 0.4, **more}
-        return audit_of(tmp_path, rows_of({"open": CONTROL, "ranks": ranks})).floors[1].outcome
+        return (
+            audit_of(tmp_path, rows_of({"open": CONTROL, "ranks": ranks}))
+            .label_baselines[1]
+            .outcome
+        )
 
     assert outcome() is Outcome.UNTRIED
     assert outcome(paper_kd=0.4) is Outcome.NO_MORE
@@ -189,13 +193,13 @@ def test_labels_with_true_labels_are_never_held_against_a_list_without(tmp_path:
 
 def test_a_list_that_no_attack_read_is_not_compared(tmp_path: Path) -> None:
     rows = rows_of({"open": CONTROL, "ranks": {"label_only": 0.1}})
-    assert audit_of(tmp_path, rows).floors[1].outcome is Outcome.UNTRIED
+    assert audit_of(tmp_path, rows).label_baselines[1].outcome is Outcome.UNTRIED
 
 
 def test_more_answers_are_never_held_against_fewer_labels(tmp_path: Path) -> None:
     rows = rows_of({"open": CONTROL, "ranks": {"label_only": 0.1}})
     rows += [row("ranks", "augmentation_union", s, 72.0 + s, queries=4000) for s in range(3)]
-    assert audit_of(tmp_path, rows).floors[1].outcome is Outcome.UNTRIED
+    assert audit_of(tmp_path, rows).label_baselines[1].outcome is Outcome.UNTRIED
 
 
 @pytest.mark.parametrize(
@@ -212,7 +216,7 @@ def test_whether_true_labels_are_used_is_what_the_attack_says_as_it_is_set(
 ) -> None:
     rows = rows_of({"open": {"label_only": 0.1, attack: 3.0}})
     attacks = {"no_api": {}, "label_only": {}, attack: settings}
-    (floor,) = audit_of(tmp_path, rows, config={"attacks": attacks}).floors
+    (floor,) = audit_of(tmp_path, rows, config={"attacks": attacks}).label_baselines
     assert floor.outcome is (Outcome.UNTRIED if uses else Outcome.MORE)
 
 
