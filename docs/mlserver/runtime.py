@@ -1,4 +1,4 @@
-"""MLServer runtimes for a bundle: `Gated` returns the answers of its policy, `Logits` raw logits."""
+"""MLServer runtimes for a bundle: `Gated` returns answers of its policy, `Logits` raw logits."""
 
 from importlib import import_module
 
