@@ -1,4 +1,4 @@
-# Everything runs in .venv, which is made and filled on first use. PYTHON may name another 3.11+.
+# Everything runs in .venv, which the first target makes and fills. PYTHON may name another 3.11+.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -7,16 +7,20 @@ BIN := .venv/bin
 	bench-serving bench-training gpu-rehearsal clean
 
 help:
-	@echo "make demo   train, serve, query, steal and report, on handwritten digits"
-	@echo "make test   run all tests"
-	@echo "make test-integration  the tests that start TorchServe (needs Java 17), MLServer, Ray"
-	@echo "make test-smoke  of those, the few that CI runs: TorchServe"
-	@echo "make check  lint, types, import contracts"
-	@echo "make lock   pin what servers and images install, by hash, in *.lock"
-	@echo "make bench-serving, make bench-training   measure, beside the peers"
-	@echo "make gpu-rehearsal   every stage for a GPU, tiny, on the CPU"
+	@echo "make demo              train, serve, query, attack and report, on handwritten digits"
+	@echo "make test              run all tests; those that failed last run first"
+	@echo "make test-integration  run the tests that start TorchServe (needs Java 17), MLServer, Ray"
+	@echo "make test-smoke        run the few of those that CI runs: TorchServe"
+	@echo "make test-interop      run the tests of unmodified clients: KServe, Triton"
+	@echo "make check             lint, types, import contracts"
+	@echo "make fix               format, and mend what the linter can"
+	@echo "make lock              pin the packages of servers and images, by hash, in *.lock"
+	@echo "make bench-serving     measure the server beside its peers"
+	@echo "make bench-training    measure the audit's training beside the usual loop"
+	@echo "make gpu-rehearsal     run every stage for a GPU, tiny, on the CPU"
+	@echo "make clean             remove .venv and demo"
 
-# Installed again whenever what is to be installed has changed.
+# Installs again whenever the list of packages has changed.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
@@ -25,12 +29,13 @@ help:
 demo: .venv/installed
 	$(BIN)/stingy demo --out demo
 
-# Much of a test is waiting for a server: two at once take little more than half the time.
+# Tests mostly wait for servers, so two at once take little more than half the time.
+# --ff runs the tests first that failed last.
 test: .venv/installed
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 2 --dist worksteal --ff
 
-# KServe's client brings Kubernetes' along, and wants others of some packages than we
-# tested with: it has an environment of its own.
+# KServe's client depends on Kubernetes' client, and on other versions of some packages than
+# those tested here, so it has an environment of its own.
 .venv-interop/installed: .venv/installed
 	$(PYTHON) -m venv .venv-interop
 	grep -vE '^(python-dateutil|protobuf|psutil)==' constraints.txt > .venv-interop/constraints.txt
@@ -41,8 +46,8 @@ test: .venv/installed
 test-interop: .venv-interop/installed
 	.venv-interop/bin/pytest tests/interop
 
-# MLServer asks for an older FastAPI, so it has an environment of its own; what it does not ask
-# for itself, PyTorch above all, it sees in .venv.
+# MLServer requires an older FastAPI, so it has an environment of its own. It takes packages that
+# it does not require itself, above all PyTorch, from .venv.
 .integration/mlserver/installed: .venv/installed
 	$(PYTHON) -m venv .integration/mlserver
 	.integration/mlserver/bin/python -m pip install --disable-pip-version-check -q mlserver==1.7.1
@@ -62,7 +67,7 @@ test-interop: .venv-interop/installed
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[openvino]'
 	@touch $@
 
-# The part that has time in CI: TorchServe, asked directly and through the edge.
+# The part that fits into CI: TorchServe, queried directly and through the edge.
 test-smoke: .venv/torchserve
 	$(BIN)/pytest -m "integration and smoke" tests/integration
 
@@ -91,8 +96,8 @@ gpu-rehearsal: .venv/installed
 	PYTHON=$(CURDIR)/$(BIN)/python benchmarks/gpu/run.sh --rehearse
 
 # Every file of every pinned release by its hash: pip install --require-hashes -r requirements.lock
-# What only an image needs is in docker/*.lock: what Stingy is built with, and what TorchServe and
-# Ray need beside requirements.lock.
+# docker/*.lock has the packages that only an image needs: the build tools of Stingy, and the
+# packages that TorchServe and Ray need beside requirements.lock.
 COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile -q --generate-hashes \
 	--universal --no-annotate --python-version 3.11 -c constraints.txt
 

@@ -1,4 +1,4 @@
-"""MLServer runtimes for a bundle: `Gated` tells what its policy lets out, `Logits` all there is."""
+"""MLServer runtimes for a bundle: `Gated` returns answers of its policy, `Logits` raw logits."""
 
 from importlib import import_module
 
@@ -18,9 +18,9 @@ from stingy_protection import (
 
 
 class Logits(MLModel):
-    """Takes `image` FP32 [batch, 3, height, width], tells `logits` FP32 [batch, classes].
+    """A runtime from `image` FP32 [batch, 3, height, width] to `logits` FP32 [batch, classes].
 
-    For the edge alone: whoever else reaches it has the raw logits.
+    Only the edge may reach it, because every other client would get the raw logits.
     """
 
     async def load(self) -> bool:
@@ -29,7 +29,7 @@ class Logits(MLModel):
         module, _, attribute = self.manifest.factory.partition(":")
         self.network = getattr(import_module(module), attribute)(**self.manifest.arguments)
         self.network.load_state_dict(verified_weights(bundle, self.manifest))
-        # The layout that Stingy's own engine computes in: another one rounds otherwise.
+        # Compute in the layout of Stingy's own engine, because another one rounds differently.
         self.network.eval().to(memory_format=torch.channels_last)
         return True
 
@@ -48,7 +48,7 @@ class Logits(MLModel):
 
 
 class Gated(Logits):
-    """Takes `image` UINT8 [batch, height, width, 3], tells `indices` and `scores` [batch, N]."""
+    """A runtime from `image` UINT8 [batch, height, width, 3] to `indices`, `scores` [batch, N]."""
 
     async def load(self) -> bool:
         await super().load()
