@@ -1,13 +1,14 @@
-"""The FastAPI application: settings in, a service out, with everything in it checked.
+"""The composition root: from settings to a FastAPI application whose parts are all checked.
 
-Follow one image: `guard` (key, body) - `routes` (decode, reserve) - `engine` (network, gate) -
-`routes` (encode). Nothing turns back.
+The way of one image, from left to right:
+`guard` (key, limits) - `fast_path` - `routes` (body) - `service` (decode, charge) -
+`engine` (network, gate) - `service` (tier) - `routes` (encode) - `guard` (ledger, headers).
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -29,7 +30,7 @@ from stingy_server.errors import (
 from stingy_server.identity import bundle_digest
 from stingy_server.models.endpoints import EngineFactory, close_endpoints, start_endpoints
 from stingy_server.models.fleet import Fleet, overlaps, version_faults
-from stingy_server.models.loading import LoadedModel, load_bundles
+from stingy_server.models.loading import LoadedModel, load_bundles, missing_models
 from stingy_server.observability.metrics import Metrics
 from stingy_server.observability.tracing import NoTracing, OpenTelemetry, Tracing
 from stingy_server.rollout import Rollout, bundle_faults
@@ -52,97 +53,118 @@ HTTP_REFUSALS = {404: NOT_FOUND, 405: METHOD_NOT_ALLOWED}
 def create_app(
     settings: Settings,
     *,
-    faults: list[str] | None = None,
+    faults: Sequence[str] = (),
     engine_factory: EngineFactory | None = None,
     expected: Mapping[tuple[str, str], str] | None = None,
 ) -> FastAPI:
-    """The whole service as an ASGI application.
+    """Build the whole service as an ASGI application.
 
     Args:
         settings: what to serve and how.
-        faults: what is already known to be wrong with the configuration, to be told with the
-            rest.
-        engine_factory: where other processes run the models: their engines. Then what is served is
-            what the settings say, and nothing is loaded while it runs.
-        expected: where other processes serve the same settings: the `bundle_digest` of each model
-            that they began with, by name and version.
+        faults: known faults of the configuration, which are reported with the others.
+        engine_factory: makes the engines of models that other processes run. The settings then
+            name all that is served, and nothing is loaded while the application runs.
+        expected: the `bundle_digest` of each model by name and version, as other processes serve
+            them.
 
     Raises:
-        ConfigurationError: listing every fault of settings, bundles and policies.
-        StoreUnavailable: the state cannot be read or written. What was started is ended.
+        ConfigurationError: lists every fault of settings, bundles and policies.
+        StoreUnavailable: the state cannot be read or written. All parts are closed.
     """
-    found = [*(faults or [])]
-    models = load_bundles(settings, found, with_networks=engine_factory is None)
-    found += version_faults(models)
+    models, faults = _checked_models(settings, faults, with_networks=engine_factory is None)
     if expected is not None:
-        found += _changes(models, expected)
-    found += rate_store_faults(settings)
-    rates = _rates(settings, found)
-    with contextlib.ExitStack() as started:
-        tracing = _tracing(settings, found)
-        started.callback(tracing.close)
-        database = _database(settings, found)
-        started.callback(database.close)
+        faults += _changes(models, expected)
+    rates, found = _rates(settings)
+    tracing, more = _tracing(settings)
+    faults += rate_store_faults(settings) + found + more
+    try:
+        database = _database(settings, faults)
+    except BaseException:
+        tracing.close()
+        raise
+    service = _service(settings, database=database, rates=rates, tracing=tracing)
+    try:
         deployed = Deployments(database).desired() if engine_factory is None else []
-        if deployed:
-            models += _deployed_models(deployed, settings, found)
-            found += version_faults(models)
-        endpoints = start_endpoints(
-            models, settings, found, secret=database.pepper, engine_factory=engine_factory
-        )
-        if found:
-            raise ConfigurationError(found)
-        started.callback(close_endpoints, endpoints)
-        budgets = Budgets(database)
-        for endpoint in endpoints:
-            if endpoint.limited:
-                owner = model_owner(endpoint.name)
-                budgets.set(owner, total=endpoint.budget, day_total=endpoint.budget_per_day)
-        metrics = Metrics()
-        keys = Keys(database)
-        service = Service(
-            settings=settings,
-            database=database,
-            keys=keys,
-            key_lookup=BatchedLookup(database, keys.authenticate, keys.authenticate_all),
-            budgets=budgets,
-            ledger=Ledger(database),
-            writes=GroupCommit(database),
-            executor=StoreExecutor(database),
-            rates=rates,
-            metrics=metrics,
-            tracing=tracing,
-            watch=Watch(database, settings=settings.watch, metrics=metrics),
-            fleet=Fleet(endpoints, secret=database.pepper),
-        )
-        started.pop_all()  # the lifespan ends them
+        _fill_fleet(service, models, deployed, engine_factory=engine_factory)
+        service.watch.restore()
+    except BaseException:
+        close_endpoints(service.fleet)
+        service.close()
+        raise
+    # What other processes run changes there, not by the desired versions of the state.
+    rollout = Rollout(service, deployed) if engine_factory is None else None
+    return _application(service, rollout)
 
+
+def _checked_models(
+    settings: Settings, faults: Sequence[str], *, with_networks: bool
+) -> tuple[list[LoadedModel], list[str]]:
+    """Load the models of the settings. Return them, and their faults after the known ones."""
+    models, found = load_bundles(settings, with_networks=with_networks)
+    faults = faults or missing_models(settings)
+    return models, [*faults, *found, *version_faults(models)]
+
+
+def _service(settings: Settings, *, database: Database, rates: Rates, tracing: Tracing) -> Service:
+    """Assemble a service that has no endpoint yet."""
+    metrics = Metrics()
+    keys = Keys(database)
+    return Service(
+        settings=settings,
+        database=database,
+        keys=keys,
+        key_lookup=BatchedLookup(database, keys.authenticate, keys.authenticate_all),
+        budgets=Budgets(database),
+        ledger=Ledger(database),
+        writes=GroupCommit(database),
+        executor=StoreExecutor(database),
+        rates=rates,
+        metrics=metrics,
+        tracing=tracing,
+        watch=Watch(database, settings=settings.watch, metrics=metrics),
+        fleet=Fleet([], secret=database.pepper),
+    )
+
+
+def _fill_fleet(
+    service: Service,
+    models: list[LoadedModel],
+    deployed: list[Deployment],
+    *,
+    engine_factory: EngineFactory | None,
+) -> None:
+    """Put an endpoint for each model and each deployment into service, and set their budgets."""
+    settings = service.settings
+    faults: list[str] = []
+    if deployed:
+        loaded, faults = _deployed_models(deployed, settings)
+        models = models + loaded
+        faults += version_faults(models)
+    endpoints, found = start_endpoints(
+        models, settings, secret=service.database.pepper, engine_factory=engine_factory
+    )
+    for endpoint in endpoints:
+        service.fleet.put(endpoint)
+    if faults or found:
+        raise ConfigurationError([*faults, *found])
+    for endpoint in endpoints:
+        if endpoint.limited:
+            owner = model_owner(endpoint.name)
+            service.budgets.set(owner, total=endpoint.budget, day_total=endpoint.budget_per_day)
+
+
+def _application(service: Service, rollout: Rollout | None) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service.note("start")
-        service.watch.start()
-        # What runs elsewhere changes there, and not by what the state wants.
-        rollout = Rollout(service, deployed) if engine_factory is None else None
+        if rollout is not None:
+            service.last_writes.append(rollout.close)
+        service.start()
         rolling = None if rollout is None else asyncio.create_task(rollout.run())
         yield
-        service.draining = True
         if rolling is not None:
             rolling.cancel()
-        for endpoint in service.fleet:
-            await endpoint.engine.close()
-        await service.writes.flush()
-        service.watch.close()
-        service.tracing.close()
-        service.writes.close()
-        service.executor.close()
-        service.key_lookup.close()
-        try:
-            if rollout is not None:
-                rollout.close()
-            service.note("stop")
-        except StoreUnavailable as error:
-            log.error("%s", error)
-        database.close()
+        await service.drain()
+        service.close()
 
     app = _Guarded(
         title="Stingy",
@@ -162,25 +184,26 @@ def create_app(
 
 
 def _changes(models: list[LoadedModel], expected: Mapping[tuple[str, str], str]) -> list[str]:
-    """What is not as it was when the other processes began."""
-    return [
-        f"{model.name}: the bundle changed since the start: restart to serve it"
+    """Report models whose bundle changed since the server started."""
+    current = {
+        (model.name, model.manifest.version): bundle_digest(model.manifest, model.policy)
         for model in models
-        if bundle_digest(model.manifest, model.policy)
-        != expected.get((model.name, model.manifest.version))
+    }
+    return [
+        f"{name}: the bundle changed since the start: restart to serve it"
+        for (name, version), bundle in current.items()
+        if bundle != expected.get((name, version))
     ]
 
 
 def _deployed_models(
-    deployed: list[Deployment], settings: Settings, faults: list[str]
-) -> list[LoadedModel]:
-    """The bundles that were loaded into a running server and are to be served again."""
+    deployed: list[Deployment], settings: Settings
+) -> tuple[list[LoadedModel], list[str]]:
+    """Load the versions that were loaded into a running server, to serve them after a restart."""
     desired = tuple(deployment.settings for deployment in deployed)
-    own_faults: list[str] = []
-    models = load_bundles(settings.model_copy(update={"models": desired}), own_faults)
-    own_faults += bundle_faults(deployed, models)
-    faults += [f"{fault} (deployed; see: stingy models unload)" for fault in own_faults]
-    return models
+    models, faults = load_bundles(settings.model_copy(update={"models": desired}))
+    faults += bundle_faults(deployed, models)
+    return models, [f"{fault} (deployed; see: stingy models unload)" for fault in faults]
 
 
 class _Guarded(FastAPI):
@@ -194,7 +217,7 @@ class _Guarded(FastAPI):
 
 
 def rate_store_faults(settings: Settings) -> list[str]:
-    """What keeps rates from being counted once for all workers."""
+    """Return the fault of settings whose workers would count rates each for itself."""
     if settings.workers > 1 and settings.rate_store.startswith("memory:"):
         return [
             "rate_store: expected a store that several workers share, such as redis://..., "
@@ -203,26 +226,28 @@ def rate_store_faults(settings: Settings) -> list[str]:
     return []
 
 
-def _rates(settings: Settings, faults: list[str]) -> Rates:
+def _rates(settings: Settings) -> tuple[Rates, list[str]]:
     try:
-        return Rates(settings.rate_store)
+        return Rates(settings.rate_store), []
     except ConfigurationError as error:
-        faults += error.faults
-        return Rates("memory://")
+        return Rates("memory://"), [*error.faults]
 
 
-def _tracing(settings: Settings, faults: list[str]) -> Tracing:
+def _tracing(settings: Settings) -> tuple[Tracing, list[str]]:
     if settings.trace_endpoint is None:
-        return NoTracing()
+        return NoTracing(), []
     try:
-        return OpenTelemetry(settings.trace_endpoint, share=settings.trace_share)
+        return OpenTelemetry(settings.trace_endpoint, share=settings.trace_share), []
     except ConfigurationError as error:
-        faults += error.faults
-        return NoTracing()
+        return NoTracing(), [*error.faults]
 
 
-def _database(settings: Settings, faults: list[str]) -> Database:
-    """The state, the last thing opened: a configuration with faults leaves no new folder behind."""
+def _database(settings: Settings, faults: Sequence[str]) -> Database:
+    """Open the state, after all else: a configuration with faults leaves no new folder behind.
+
+    Raises:
+        ConfigurationError: lists these faults and those of the state, if there are any.
+    """
     if faults and not settings.state.exists():
         raise ConfigurationError(faults)
     try:

@@ -5,6 +5,7 @@ ConfigurationError(faults)            raised before listening, lists every fault
 """
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import orjson
@@ -75,7 +76,7 @@ class ServiceError(Exception):
 class ConfigurationError(Exception):
     """The configuration cannot be served; `faults` lists everything that is wrong with it."""
 
-    def __init__(self, faults: list[str]) -> None:
+    def __init__(self, faults: Sequence[str]) -> None:
         super().__init__("\n".join(faults))
         self.faults = tuple(faults)
 

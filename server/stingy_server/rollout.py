@@ -124,13 +124,13 @@ class Rollout:
 
     def _load(self, deployment: Deployment) -> tuple[Endpoint | None, list[str]]:
         """The version, checked and tried; off the event loop."""
-        faults: list[str] = []
         settings = self._service.settings.model_copy(update={"models": (deployment.settings,)})
-        models = load_bundles(settings, faults)
+        models, faults = load_bundles(settings)
         faults += bundle_faults([deployment], models)
         faults += version_faults([*self._service.fleet, *models])
-        secret = self._service.database.pepper
-        endpoints = [] if faults else start_endpoints(models, settings, faults, secret=secret)
+        if faults:
+            return None, faults
+        endpoints, faults = start_endpoints(models, settings, secret=self._service.database.pepper)
         return (endpoints[0] if endpoints else None), faults
 
     async def _adjust(self, deployment: Deployment) -> None:
@@ -191,13 +191,13 @@ class Rollout:
 
 
 def bundle_faults(deployed: Iterable[Deployment], models: Iterable[LoadedModel]) -> list[str]:
-    """Which deployments are of another bundle than the one that is there now."""
-    meant = {(each.name, each.version): each.bundle for each in deployed}
+    """Report deployments whose bundle is another than the one that is there now."""
+    requested = {(each.name, each.version): each.bundle for each in deployed}
     return [
         f"{model.name} {model.manifest.version}: expected the bundle that was loaded, got another; "
         "unload it, and load it under another version"
         for model in models
-        if meant.get((model.name, model.manifest.version))
+        if requested.get((model.name, model.manifest.version))
         not in (None, bundle_digest(model.manifest, model.policy))
     ]
 

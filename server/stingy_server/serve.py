@@ -7,7 +7,7 @@ import functools
 import logging
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import uvicorn
 from fastapi import FastAPI
@@ -31,14 +31,15 @@ log = logging.getLogger("stingy")
 UNABLE = 1  # the status of a server, or of a worker, that could not go on
 
 
-def serve(settings: Settings, faults: list[str], *, console: Console) -> None:
+def serve(settings: Settings, faults: Sequence[str], *, console: Console) -> None:
     """Serve until SIGINT or SIGTERM; requests in flight are answered first.
 
     Raises:
         ConfigurationError: listing all that is wrong, before anything listens.
     """
     forbid_core_dumps()
-    listener = _bind(settings, faults)
+    listener, found = _bind(settings)
+    faults = [*faults, *found]
     with listener:
         if settings.workers > 1:
             metrics.share_between_processes(settings.state / "metrics")
@@ -56,13 +57,13 @@ def serve(settings: Settings, faults: list[str], *, console: Console) -> None:
             DrainingServer(_config(app, settings)).run(sockets=[listener])
             return
         # The workers load for themselves, and serve only what was found here.
-        found = {
+        expected = {
             (endpoint.name, endpoint.manifest.version): bundle_digest(
                 endpoint.manifest, endpoint.policy
             )
             for endpoint in service.fleet
         }
-        config = _config(functools.partial(_worker_app, settings, found), settings)
+        config = _config(functools.partial(_worker_app, settings, expected), settings)
         if not Workers(config, listener=listener).run():
             sys.exit(UNABLE)
 
@@ -99,8 +100,9 @@ def _config(app: "FastAPI | functools.partial[FastAPI]", settings: Settings) -> 
     )
 
 
-def _bind(settings: Settings, faults: list[str]) -> socket.socket:
-    """The listening address, taken before the models are loaded so that its fault is told too."""
+def _bind(settings: Settings) -> tuple[socket.socket, list[str]]:
+    """Bind the address before the models are loaded, so that its fault is reported with theirs."""
+    faults = []
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family)
     try:
@@ -110,7 +112,7 @@ def _bind(settings: Settings, faults: list[str]) -> socket.socket:
         faults.append(
             f"{settings.host}:{settings.port}: cannot listen here: {error.strerror or error}"
         )
-    return listener
+    return listener, faults
 
 
 def _announce(service: Service, listener: socket.socket, console: Console) -> None:

@@ -1,13 +1,12 @@
-"""What happens between a decoded image and its answer: charge, ask the engine, make it smaller."""
+"""What happens to one request: decode, charge, engine, tier; and the parts that do it."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
 from stingy_protection import (
-    ProtectionError,
     ScoreForm,
     SparseLogits,
     leak_bits,
@@ -19,19 +18,20 @@ from stingy_server.detection.monitor import Watch
 from stingy_server.errors import (
     BUDGET_EXHAUSTED,
     DEADLINE,
-    INTERNAL,
     REFUSED,
     SUSPENDED,
     UNAUTHENTICATED,
     UNKNOWN_MODEL,
     ServiceError,
 )
+from stingy_server.inference.engine import refusal_of
 from stingy_server.models.endpoints import Endpoint
 from stingy_server.models.fleet import Fleet
 from stingy_server.observability.metrics import Metrics
 from stingy_server.observability.request_record import NO_VALUE, RequestRecord
 from stingy_server.observability.tracing import Tracing
 from stingy_server.settings import FULL_TIER, Settings, Tier
+from stingy_server.store.base import StoreUnavailable
 from stingy_server.store.budgets import DAY_S, Budgets, key_owner, model_owner
 from stingy_server.store.database import Database
 from stingy_server.store.group_commit import BatchedLookup, GroupCommit, StoreExecutor
@@ -49,7 +49,11 @@ LABELS = Tier(classes=1, scores="none")  # no tier sees less
 
 @dataclass
 class Service:
-    """The endpoints and the books, shared by all routes."""
+    """The endpoints, the store and the watch of one process, shared by all routes.
+
+    Attributes:
+        last_writes: calls that write to the state while the service closes, in order.
+    """
 
     settings: Settings
     database: Database
@@ -65,6 +69,38 @@ class Service:
     watch: Watch
     fleet: Fleet
     draining: bool = False
+    last_writes: list[Callable[[], None]] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Start the watch, and record that in the ledger.
+
+        Raises:
+            StoreUnavailable: the ledger cannot be written.
+        """
+        self.note("start")
+        self.last_writes.append(lambda: self.note("stop"))
+        self.watch.start()
+
+    async def drain(self) -> None:
+        """Refuse new requests, answer those in flight, and flush the queued writes."""
+        self.draining = True
+        for endpoint in self.fleet:
+            await endpoint.engine.close()
+        await self.writes.flush()
+
+    def close(self) -> None:
+        """Close the parts of the service, the state last. The engines are closed before."""
+        self.watch.close()
+        self.tracing.close()
+        self.writes.close()
+        self.executor.close()
+        self.key_lookup.close()
+        try:
+            for write in self.last_writes:
+                write()
+        except StoreUnavailable as error:
+            log.error("%s", error)
+        self.database.close()
 
     def endpoint(self, record: RequestRecord, model: str, version: str | None = None) -> Endpoint:
         """The version of this model that was named, or that the caller meets.
@@ -111,17 +147,22 @@ class Service:
         return tier
 
     async def answer(
-        self, record: RequestRecord, endpoint: Endpoint, images: Awaitable[Pixels], *, tier: Tier
+        self,
+        record: RequestRecord,
+        endpoint: Endpoint,
+        decode: Callable[[], Awaitable[Pixels]],
+        *,
+        tier: Tier,
     ) -> SparseLogits:
-        """Charge the key for a batch, all or nothing, and answer it as its tier may see it; in
-        time, from its decoding on.
+        """Decode a batch, charge the key for it, all or nothing, and answer it within the deadline.
 
-        Whatever ends without an answer is given back by the guard.
+        The answer is made no larger than the tier permits. The guard refunds a request that ends
+        without an answer.
 
         Args:
-            images: to be [batch, height, width, 3], of the size the endpoint takes.
-            tier: the caller's, asked for once a request, when all of it has come: an alarm after
-                that counts from the next.
+            decode: makes [batch, height, width, 3], of the size the endpoint takes.
+            tier: the key's tier, looked up once a request after its body: an alarm after that
+                counts from the next request on.
 
         Raises:
             ServiceError: unauthenticated, for a key that ended before the request had come;
@@ -129,7 +170,7 @@ class Service:
         """
         try:
             async with asyncio.timeout(self.settings.deadline_s):
-                return await self._answer(record, endpoint, await images, tier)
+                return await self._answer(record, endpoint, await decode(), tier)
         except TimeoutError:
             raise ServiceError(DEADLINE) from None
 
@@ -151,7 +192,7 @@ class Service:
             if record.key is not None:
                 self.watch.observe(record.key.id, endpoint.name, images, answer, bits)
         except Exception as error:  # noqa: BLE001  nothing of it may leave, in whatever text
-            raise _refusal(error) from None
+            raise _service_error(error) from None
         record.answered = len(images)
         record.bits = bits
         record.event = "answer"
@@ -215,11 +256,11 @@ def tightened(answer: SparseLogits, tier: Tier) -> SparseLogits:
     return tighten(answer, classes=tier.classes, decimals=tier.decimals, form=form)
 
 
-def _refusal(error: Exception) -> ServiceError:
-    """What may be told of a failure between reservation and answer."""
+def _service_error(error: Exception) -> ServiceError:
+    """Return what the client gets for a failure between reservation and answer."""
     if isinstance(error, ServiceError):
         return error
     if isinstance(error, TimeoutError):
         return ServiceError(DEADLINE)
     log.error("no answer: %s", type(error).__name__)
-    return ServiceError(REFUSED if isinstance(error, ProtectionError) else INTERNAL)
+    return ServiceError(refusal_of(error))

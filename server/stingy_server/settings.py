@@ -264,8 +264,10 @@ def load_settings(config: Path | None = None, **flags: Any) -> tuple[Settings, l
         config: a TOML file; `stingy.toml` in the working directory is read if there is one.
         flags: what the command line gave; None means not given.
     """
-    faults: list[str] = []
-    given = _from_file(config, faults) | _from_environment(faults)
+    from_file, faults = _from_file(config)
+    from_environment, found = _from_environment()
+    faults += found
+    given = from_file | from_environment
     given |= {name: value for name, value in flags.items() if value is not None}
     try:
         return Settings(**given), faults
@@ -286,19 +288,17 @@ def _without_faults(given: dict[str, Any], places: list[tuple[Any, ...]]) -> dic
     return sound
 
 
-def _from_file(config: Path | None, faults: list[str]) -> dict[str, Any]:
+def _from_file(config: Path | None) -> tuple[dict[str, Any], list[str]]:
     path = config or DEFAULT_FILE
     if config is None and not path.exists():
-        return {}
+        return {}, []
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
-        faults.append(f"{path}: expected a readable settings file")
-        return {}
+        return {}, [f"{path}: expected a readable settings file"]
     except tomllib.TOMLDecodeError as error:
-        faults.append(f"{path}: not valid TOML: {error}")
-        return {}
-    return _relative_to(path.parent, found)
+        return {}, [f"{path}: not valid TOML: {error}"]
+    return _relative_to(path.parent, found), []
 
 
 def _relative_to(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
@@ -313,16 +313,17 @@ def _relative_to(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _from_environment(faults: list[str]) -> dict[str, Any]:
+def _from_environment() -> tuple[dict[str, Any], list[str]]:
     known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | CLIENT_VARIABLES
-    for name in sorted(os.environ):
-        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
-            faults.append(f"{name}: unknown setting in the environment")
+    faults = [
+        f"{name}: unknown setting in the environment"
+        for name in sorted(os.environ)
+        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known
+    ]
     try:
-        return EnvSettingsSource(Settings)()
+        return EnvSettingsSource(Settings)(), faults
     except SettingsError as error:
-        faults.append(f"environment: {error}")
-        return {}
+        return {}, [*faults, f"environment: {error}"]
 
 
 def _sentence(detail: Any) -> str:

@@ -4,7 +4,6 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -58,7 +57,15 @@ def model_threads() -> int:
 
 def second(folder: Path, *, seed: int = 1, **options: float | str) -> Deployment:
     bundle = make_bundle(folder / f"2-{seed}", version="2", seed=seed)
-    return Deployment("digits", "2", ModelSettings(bundle=bundle, **options))  # type: ignore[arg-type]
+    return deployment("digits", "2", ModelSettings(bundle=bundle, **options))  # type: ignore[arg-type]
+
+
+def deployment(name: str, version: str, model: ModelSettings) -> Deployment:
+    """A version with the digest of the bundle that is there, as the command requests it."""
+    settings = make_settings(model.bundle.parent / "s", model, allow_open=True)
+    models, _ = load_bundles(settings, with_networks=False)
+    digests = [bundle_digest(found.manifest, found.policy) for found in models]
+    return Deployment(name, version, model, digests[0] if digests else "")
 
 
 async def test_a_version_is_loaded_shared_and_unloaded(
@@ -240,8 +247,8 @@ async def test_a_version_that_is_not_fit_changes_nothing_and_says_why(
     service: Service = app.state.service
     deployments, rollout = Deployments(service.database), Rollout(service, [])
     deployments.upsert(second(tmp_path))  # without a share, beside another
-    deployments.upsert(Deployment("bare", "1", ModelSettings(bundle=tmp_path / "1", policy="open")))
-    deployments.upsert(Deployment("gone", "1", ModelSettings(bundle=tmp_path / "gone")))
+    deployments.upsert(deployment("bare", "1", ModelSettings(bundle=tmp_path / "1", policy="open")))
+    deployments.upsert(deployment("gone", "1", ModelSettings(bundle=tmp_path / "gone")))
     await rollout.reconcile()
     reports = {report.name + report.version: report for report in deployments.reports()}
     assert reports["digits1"].fault is None
@@ -261,7 +268,7 @@ async def test_a_bundle_that_is_not_what_was_asked_for_is_not_served(
     client, app = running_one
     service: Service = app.state.service
     deployments, rollout = Deployments(service.database), Rollout(service, [])
-    deployments.upsert(Deployment("digits", "9", second(tmp_path, share=0.5).settings))
+    deployments.upsert(deployment("digits", "9", second(tmp_path, share=0.5).settings))
     for _ in range(2):
         await rollout.reconcile()
     reports = {report.version: report.fault for report in deployments.reports()}
@@ -288,17 +295,10 @@ async def test_a_loaded_version_is_served_again_after_a_restart(tmp_path: Path) 
     async with running(settings) as (client, app):
         assert (await client.get("/v2/models/digits")).json()["versions"] == ["1", "2"]
         Deployments(app.state.service.database).upsert(
-            Deployment("gone", "1", ModelSettings(bundle=tmp_path / "gone"))
+            deployment("gone", "1", ModelSettings(bundle=tmp_path / "gone"))
         )
     with pytest.raises(ConfigurationError, match="stingy models unload"):
         create_app(settings)
-
-
-def meant(folder: Path, desired: Deployment) -> Deployment:
-    """As the command asks: with the bundle that is there."""
-    faults: list[str] = []
-    (found,) = load_bundles(make_settings(folder / "meant", desired.settings), faults)
-    return replace(desired, bundle=bundle_digest(found.manifest, found.policy))
 
 
 async def test_P8_a_version_is_of_the_bundle_that_was_there_when_it_was_loaded(
@@ -307,7 +307,7 @@ async def test_P8_a_version_is_of_the_bundle_that_was_there_when_it_was_loaded(
     client, app = running_one
     service: Service = app.state.service
     deployments, rollout = Deployments(service.database), Rollout(service, [])
-    desired = meant(tmp_path, second(tmp_path, share=0.5))
+    desired = second(tmp_path, share=0.5)
     make_bundle(desired.settings.bundle, version="2", seed=1, policy="stingy:n=5")
     deployments.upsert(desired)
     await rollout.reconcile()
@@ -321,7 +321,7 @@ async def test_P8_a_version_is_of_the_bundle_that_was_there_when_it_was_loaded(
 
 async def test_P8_a_loaded_version_is_that_bundle_after_a_restart_too(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "1"))
-    desired = meant(tmp_path, second(tmp_path, share=0.5))
+    desired = second(tmp_path, share=0.5)
     async with running(settings) as (_, app):
         Deployments(app.state.service.database).upsert(desired)
     async with running(settings) as (client, _):
@@ -341,7 +341,7 @@ async def test_P7_a_version_that_comes_with_another_policy_over_the_same_weights
     deployments, rollout = Deployments(service.database), Rollout(service, [])
     bundle = tmp_path / "1"
     deployments.upsert(
-        Deployment("wide", "1", ModelSettings(bundle=bundle, name="wide", policy=WIDE))
+        deployment("wide", "1", ModelSettings(bundle=bundle, name="wide", policy=WIDE))
     )
     await rollout.reconcile()
     (report,) = [report for report in deployments.reports() if report.name == "wide"]

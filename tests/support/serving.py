@@ -23,6 +23,8 @@ from torch import nn
 
 from stingy_protection import Preprocessing, write_bundle
 from stingy_server import Budgets, Database, Keys, ModelSettings, Settings, create_app
+from stingy_server.models.endpoints import Endpoint, start_endpoints
+from stingy_server.models.loading import LoadedModel, load_bundles
 from stingy_server.store.budgets import key_owner
 
 SUPPORT = Path(__file__).parent
@@ -76,6 +78,20 @@ def make_settings(state: Path, *models: ModelSettings | Path, **options: Any) ->
         trusted_factories=("sample_networks", "torchvision.models"),
         **{"device": "cpu", **options},
     )
+
+
+def load_one(settings: Settings) -> LoadedModel:
+    """The one model of these settings, loaded without faults."""
+    (model,), faults = load_bundles(settings)
+    assert faults == []
+    return model
+
+
+def start_one(settings: Settings) -> Endpoint:
+    """The endpoint of the one model of these settings, started without faults."""
+    (endpoint,), faults = start_endpoints([load_one(settings)], settings, secret=bytes(16))
+    assert faults == []
+    return endpoint
 
 
 def make_key(

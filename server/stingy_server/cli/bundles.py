@@ -52,9 +52,9 @@ def export(
 
     given = [{"bundle": source, "policy": policy}]
     settings, faults = load_settings(config, models=given, allow_open=allow_open)
-    loaded = load_bundles(settings, faults)
-    if faults:
-        end(faults)
+    loaded, found = load_bundles(settings)
+    if faults or found:
+        end([*faults, *found])
     network, manifest, fused = loaded[0].network, loaded[0].manifest, loaded[0].policy
     if not isinstance(network, nn.Module):
         end(["expected a bundle, got an artefact"])

@@ -84,8 +84,7 @@ def _deployment(model: "ModelSettings", settings: "Settings") -> "Deployment":
 
     # Whether an open policy is allowed is for the servers to say, whose flags are not known here.
     one_model = settings.model_copy(update={"models": (model,), "allow_open": True})
-    faults: list[str] = []
-    found = load_bundles(one_model, faults, with_networks=False)
+    found, faults = load_bundles(one_model, with_networks=False)
     if faults:
         end(faults)
     (loaded,) = found

@@ -38,9 +38,9 @@ def archive(
     settings, faults = load_settings(config, models=[model], allow_open=allow_open)
     if is_artefact(bundle):
         end([*faults, f"{bundle}: expected a bundle, got an artefact; pack what it was made from"])
-    loaded = load_bundles(settings, faults)
-    if faults:
-        end(faults)
+    loaded, found = load_bundles(settings)
+    if faults or found:
+        end([*faults, *found])
     (checked,) = loaded
     try:
         path = write_archive(

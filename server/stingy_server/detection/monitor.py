@@ -47,9 +47,6 @@ class Watch:
 
     Attributes:
         failed: whether the thread has ended before its time.
-
-    Raises:
-        StoreUnavailable: the actions of earlier alarms cannot be read.
     """
 
     def __init__(self, database: Database, *, settings: WatchSettings, metrics: Metrics) -> None:
@@ -64,10 +61,18 @@ class Watch:
         self._run_lock = threading.Lock()  # one run at a time
         self._pending: dict[str, _Pending] = {}
         self._room = settings.images_per_s
-        self._actions = KeyProfileStore(database).actions()
+        self._actions: dict[str, Action] = {}
         self._closing = threading.Event()
         self.failed = False
         self._thread: threading.Thread | None = None
+
+    def restore(self) -> None:
+        """Read the actions of earlier alarms.
+
+        Raises:
+            StoreUnavailable: they cannot be read.
+        """
+        self._actions = KeyProfileStore(self._database).actions()
 
     def start(self) -> None:
         """Start the thread, which runs once a second."""

@@ -1,5 +1,6 @@
 """The Open Inference Protocol v2 over REST: probes, metadata, inference."""
 
+from functools import partial
 from importlib.metadata import version as installed_version
 from typing import Any
 
@@ -87,8 +88,8 @@ async def infer(request: Request) -> Response:
         form=visible_form(endpoint.policy, tier),
         max_images=service.settings.max_request_images,
     )
-    images = _pixels(query, endpoint, max_pixels=service.settings.max_pixels)
-    answer = await service.answer(record, endpoint, images, tier=tier)
+    decode_query = partial(_pixels, query, endpoint, max_pixels=service.settings.max_pixels)
+    answer = await service.answer(record, endpoint, decode_query, tier=tier)
     return oip.encode_answer(query, answer, model=endpoint.name, version=endpoint.manifest.version)
 
 

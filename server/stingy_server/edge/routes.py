@@ -1,5 +1,6 @@
 """The plain routes: one image in, its answer out; and what is left of a budget."""
 
+from functools import partial
 from typing import Any
 
 import orjson
@@ -29,12 +30,13 @@ async def predict(request: Request) -> Response:
     endpoint = service.endpoint(record, request.path_params["model"])
     body = await request.body()
     tier = service.tier(record)
-    images = decode(
+    decode_body = partial(
+        decode,
         [body],
         endpoint.manifest.preprocessing,
         max_pixels=service.settings.max_pixels,
     )
-    answer = await service.answer(record, endpoint, images, tier=tier)
+    answer = await service.answer(record, endpoint, decode_body, tier=tier)
     return Response(orjson.dumps(_document(endpoint, answer)), media_type=JSON)
 
 

@@ -13,11 +13,13 @@ from stingy_protection import (
     NoisyPolicy,
     Policy,
     Preprocessing,
+    ProtectionError,
     SparseLogits,
     keyed_noise,
     sanitize,
 )
 from stingy_server.codec.images import Pixels
+from stingy_server.errors import INTERNAL, REFUSED, Refusal, ServiceError
 from stingy_server.inference.runtimes import Network, device_of
 from stingy_server.inference.thread_batcher import AnswerFunction, ThreadBatcher
 from stingy_server.settings import Settings
@@ -33,6 +35,31 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Answer what is in flight, then let go of the model."""
+
+
+def apply_gate(
+    policy: Policy, logits: torch.Tensor, *, pixels: torch.Tensor, secret: bytes
+) -> SparseLogits:
+    """Pass logits through the gate.
+
+    A noisy policy gets noise keyed by the pixels, so that repeated queries average nothing out.
+
+    Args:
+        logits: [batch, classes].
+        pixels: uint8 [batch, height, width, 3], the images of these logits.
+        secret: the key of the noise.
+    """
+    noise = None
+    if isinstance(policy, NoisyPolicy):
+        noise = keyed_noise(secret, pixels, policy.num_classes)
+    return sanitize(policy, logits, noise=noise)
+
+
+def refusal_of(error: Exception) -> Refusal:
+    """Return the refusal that a client gets for an error of an engine."""
+    if isinstance(error, ServiceError):
+        return error.refusal
+    return REFUSED if isinstance(error, ProtectionError) else INTERNAL
 
 
 class _InProcess(ABC):
@@ -150,10 +177,8 @@ class EmbeddedEngine(_InProcess):
             self.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32
         ):
             logits = self._network(inputs)
-        noise = None
-        if isinstance(self._policy, NoisyPolicy):  # keyed by the pixels: nothing averages out
-            noise = keyed_noise(self._secret, pixels[: len(images)], self._policy.num_classes)
-        return sanitize(self._policy, logits[: len(images)], noise=noise)
+        count = len(images)
+        return apply_gate(self._policy, logits[:count], pixels=pixels[:count], secret=self._secret)
 
     def _on_device(self, images: Pixels) -> Tensor:
         """The pixels on the device; from pinned memory, without waiting for the copy, on CUDA."""

@@ -15,8 +15,16 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from stingy_protection import NoisyPolicy, Policy, Preprocessing, build_policy, sanitize
+from stingy_protection import (
+    NoisyPolicy,
+    Policy,
+    Preprocessing,
+    SparseLogits,
+    build_policy,
+    sanitize,
+)
 from stingy_server.inference.export import NotExportable, as_onnx, exported, onnx_session
+from stingy_server.inference.grid_comparison import answers_agree
 from stingy_server.settings import Settings
 
 log = logging.getLogger("stingy")
@@ -27,7 +35,6 @@ Network: TypeAlias = Callable[[Tensor], Tensor]
 RUNTIMES = ("onnxruntime", "openvino")  # beside torch
 INPUT, OUTPUT = "input", "logits"
 TRIALS = 256
-MOST_MOVED = 0.01  # of the trial images, each by one step of the grid: P5
 TIMED_S = 0.5
 
 
@@ -184,18 +191,10 @@ def _answer_alike(run: Network, network: Network, inputs: Tensor, policy: Policy
     """The same classes on every trial image, and hardly a score that is off by a step."""
     if isinstance(policy, NoisyPolicy):  # which cannot be asked without its noise
         policy = build_policy("stingy", num_classes=policy.num_classes)
-    moved = 0
-    for start in range(0, len(inputs), 32):
-        rows = inputs[start : start + 32]
-        timings, expected = sanitize(policy, run(rows)), sanitize(policy, network(rows))
-        if not torch.equal(timings.indices, expected.indices):
-            return False
-        if timings.scores is not None and expected.scores is not None:
-            steps = ((timings.scores - expected.scores) * 10.0**policy.decimals).abs()
-            if bool((steps > 1.5).any()):
-                return False
-            moved += int((steps > 0.5).any(dim=1).sum())
-    return moved <= MOST_MOVED * len(inputs)
+    batches = [inputs[start : start + 32] for start in range(0, len(inputs), 32)]
+    answers = SparseLogits.concatenate([sanitize(policy, run(batch)) for batch in batches])
+    expected = SparseLogits.concatenate([sanitize(policy, network(batch)) for batch in batches])
+    return answers_agree(answers, expected)
 
 
 def _both_timed(run: Network, one: Tensor, batch: Tensor) -> tuple[float, float]:

@@ -29,11 +29,11 @@ from stingy_protection import (
 from stingy_protection.bundles.fused import FusedClassifier, FusedGate, read_outputs
 from stingy_protection.bundles.manifest import MANIFEST_FILE, parse_manifest
 from stingy_server.inference.export import NotExportable, as_onnx, as_pt2, exported, onnx_session
+from stingy_server.inference.grid_comparison import answers_agree
 
 Format = Literal["onnx", "pt2"]
 IMAGE = "image"
 TRIALS = 1000
-MOST_MOVED = 0.01  # of the trial rows, each by one step of the grid
 Outputs = Sequence[npt.NDArray[Any]]
 
 
@@ -206,20 +206,10 @@ def _try_gate(policy: Policy, *, format: Format) -> None:
     else:
         outputs = [output.numpy() for output in program.module()(logits)]
     answer, expected = read_outputs(policy, outputs, rows=TRIALS), sanitize(policy, logits)
-    if not torch.equal(answer.indices, expected.indices) or _moved(answer, expected) > MOST_MOVED:
+    if not answers_agree(answer, expected):
         raise PolicyConfigError(
             (f"expected a policy that tells in {format} what it tells here, got {policy.name}",)
         )
-
-
-def _moved(answer: SparseLogits, expected: SparseLogits) -> float:
-    """The share of rows with a score that is off by a step; 1 if any is off by more."""
-    if answer.scores is None or expected.scores is None:
-        return 0.0
-    steps = ((answer.scores.double() - expected.scores.double()) * 10.0**answer.decimals).abs()
-    if bool((steps > 1.5).any()):
-        return 1.0
-    return float((steps > 0.5).any(dim=1).float().mean())
 
 
 def _as_text(policy: Policy) -> str:

@@ -1,4 +1,4 @@
-"""From loaded models to endpoints in service, each of which has answered one image."""
+"""Endpoints: loaded models with their engines, each of which has answered one image."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -17,7 +17,7 @@ from stingy_server.models.loading import LoadedModel
 from stingy_server.settings import ModelSettings, Settings
 from stingy_server.upstream.start import start_upstream
 
-# The engine of a model that would run in this process, where other processes run it.
+# Makes the engine of a model that other processes run.
 EngineFactory: TypeAlias = Callable[[LoadedModel], Engine]
 
 
@@ -56,47 +56,53 @@ class Endpoint:
 def start_endpoints(
     models: list[LoadedModel],
     settings: Settings,
-    faults: list[str],
     *,
     secret: bytes,
     engine_factory: EngineFactory | None = None,
-) -> list[Endpoint]:
-    """The endpoints, each of which was asked one black image, so that a misfit shows before
-    listening; but for those elsewhere, which were asked there. Where there are faults, what was
-    started is ended, and there is none.
+) -> tuple[list[Endpoint], list[str]]:
+    """Start an endpoint for each model and let it answer one black image.
+
+    A misfit shows before the server listens. A model that other processes run was tried there.
 
     Args:
-        faults: what keeps an endpoint from answering is added.
-        secret: what a policy's noise is keyed by; the same in every process and after a restart.
+        secret: the key of a policy's noise; the same in every process and after a restart.
+        engine_factory: makes the engines of embedded models, if other processes run them.
+
+    Returns:
+        The endpoints, or none if there are faults, and the faults. Engines that were started are
+        closed if there are faults.
     """
-    started: list[Endpoint] = []
+    endpoints: list[Endpoint] = []
+    faults: list[str] = []
     try:
         for model in models:
-            there = engine_factory if model.settings.engine == "embedded" else None
-            started.append(
+            if engine_factory is not None and model.settings.engine == "embedded":
+                engine = engine_factory(model)
+            else:
+                engine, found = _start_engine(model, settings, secret=secret)
+                faults += found
+            endpoints.append(
                 Endpoint(
                     model.name,
                     model.manifest,
                     model.policy,
-                    _engine(model, settings, faults, secret=secret)
-                    if there is None
-                    else there(model),
+                    engine,
                     model.settings,
                     model.weights,
                     share=model.settings.share,
                 )
             )
     except BaseException:
-        close_endpoints(started)
+        close_endpoints(endpoints)
         raise
     if not faults:
-        return started
-    close_endpoints(started)
-    return []
+        return endpoints, []
+    close_endpoints(endpoints)
+    return [], faults
 
 
 def close_endpoints(endpoints: Iterable[Endpoint]) -> None:
-    """End the engines of endpoints that never were in service."""
+    """Close the engines of endpoints that never were in service."""
 
     async def close() -> None:
         for endpoint in endpoints:
@@ -107,8 +113,10 @@ def close_endpoints(endpoints: Iterable[Endpoint]) -> None:
         thread.submit(asyncio.run, close()).result()
 
 
-def _engine(model: LoadedModel, settings: Settings, faults: list[str], *, secret: bytes) -> Engine:
-    """The engine that the settings ask for; what keeps it from its work is a fault."""
+def _start_engine(
+    model: LoadedModel, settings: Settings, *, secret: bytes
+) -> tuple[Engine, list[str]]:
+    """Start the engine that the settings name. Return it and its faults."""
     black = np.zeros((1, *model.manifest.preprocessing.size, 3), np.uint8)
     if model.network is None:
         return start_upstream(
@@ -119,11 +127,12 @@ def _engine(model: LoadedModel, settings: Settings, faults: list[str], *, secret
             settings=settings,
             secret=secret,
             trial=black,
-            faults=faults,
         )
     if not isinstance(model.network, nn.Module):
-        return _tried(FusedEngine(model.network, settings=settings), model, black, faults)
+        fused = FusedEngine(model.network, settings=settings)
+        return fused, _trial_faults(model.name, fused, black)
     network: Network = model.network
+    faults = []
     try:
         _, network = chosen_runtime(
             model.network,
@@ -140,16 +149,14 @@ def _engine(model: LoadedModel, settings: Settings, faults: list[str], *, secret
         settings=settings,
         secret=secret,
     )
-    return _tried(engine, model, black, faults)
+    return engine, faults + _trial_faults(model.name, engine, black)
 
 
-def _tried(
-    engine: EmbeddedEngine | FusedEngine, model: LoadedModel, trial: Pixels, faults: list[str]
-) -> Engine:
+def _trial_faults(name: str, engine: EmbeddedEngine | FusedEngine, image: Pixels) -> list[str]:
     try:
-        engine.answer(trial)
+        engine.answer(image)
     except (ProtectionError, RuntimeError) as error:
-        faults.append(f"{model.name}: a trial image could not be answered: {error}")
+        return [f"{name}: a trial image could not be answered: {error}"]
     except Exception as error:  # noqa: BLE001  a network or a runtime may raise anything
-        faults.append(f"{model.name}: a trial image ended in {type(error).__name__}")
-    return engine
+        return [f"{name}: a trial image ended in {type(error).__name__}"]
+    return []

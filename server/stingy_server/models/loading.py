@@ -1,4 +1,4 @@
-"""From bundles and artefacts on disk to networks with their weights, with every fault found first.
+"""Load bundles and artefacts from disk, with their networks and weights; collect every fault.
 
 The order is fixed: manifest, policy, hash of the weights, and only then is a tensor parsed or a
 factory imported, and that from trusted modules alone.
@@ -31,7 +31,7 @@ DOWNLOADS = frozenset({"weights", "weights_backbone", "pretrained", "checkpoint_
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model that has passed every check there is before it is asked.
+    """A model that has passed every check that needs no image.
 
     Attributes:
         name: what it is served under.
@@ -52,7 +52,7 @@ class LoadedModel:
 class ValidatedBundle:
     """A bundle that has passed every check that needs no factory; `state` of a network here.
 
-    `embedded`: whether this process is to run it.
+    `embedded`: whether this process runs it.
     """
 
     name: str
@@ -66,93 +66,110 @@ class ValidatedBundle:
 
 
 def load_bundles(
-    settings: Settings, faults: list[str], *, with_networks: bool = True
-) -> list[LoadedModel]:
-    """The bundles and artefacts of the settings, with their networks.
+    settings: Settings, *, with_networks: bool = True
+) -> tuple[list[LoadedModel], list[str]]:
+    """Load the bundles and artefacts of the settings, with their networks.
 
     Args:
-        faults: what is already known to be wrong with the configuration; all that is wrong with
-            the models is added.
-        with_networks: False where other processes run them: then no weights are read here.
+        with_networks: False if other processes run the networks; then no weights are read here.
+
+    Returns:
+        The models without faults, and the faults of the others.
     """
-    if not settings.models and not faults:
-        faults.append("models: expected at least one bundle to serve, got none")
-    checks = (
-        _check(model, settings, faults, embedded=with_networks and model.engine == "embedded")
-        for model in settings.models
-    )
-    checked = [found for found in checks if found is not None]
-    loaded = [_loaded(model, faults) for model in checked]
-    return [model for model in loaded if model is not None]
+    bundles: list[ValidatedBundle] = []
+    models: list[LoadedModel] = []
+    faults: list[str] = []
+    for model in settings.models:
+        embedded = with_networks and model.engine == "embedded"
+        bundle, found = _validate(model, settings, embedded=embedded)
+        faults += found
+        bundles += [] if bundle is None else [bundle]
+    for bundle in bundles:
+        loaded, found = _load(bundle)
+        faults += found
+        models += [] if loaded is None else [loaded]
+    return models, faults
 
 
-def _check(
-    model: ModelSettings, settings: Settings, faults: list[str], *, embedded: bool
-) -> ValidatedBundle | None:
-    before = len(faults)
-    read = _artefact if is_artefact(model.bundle) else _bundle
-    found = read(model, settings, faults, embedded=embedded)
+def missing_models(settings: Settings) -> list[str]:
+    """Return the fault of settings that name no bundle."""
+    if settings.models:
+        return []
+    return ["models: expected at least one bundle to serve, got none"]
+
+
+def _validate(
+    model: ModelSettings, settings: Settings, *, embedded: bool
+) -> tuple[ValidatedBundle | None, list[str]]:
+    read = _read_artefact if is_artefact(model.bundle) else _read_bundle
+    found, faults = read(model, settings, embedded=embedded)
     if found is None:
-        return None
+        return None, faults
     faults += [f"{found.name}: {fault}" for fault in misplaced_settings(model)]
     if found.policy.hides_nothing and not settings.allow_open:
         faults.append(
             f"{found.name}: the policy {found.policy.describe()} hides nothing; "
             "set allow_open = true to serve it"
         )
-    return None if len(faults) > before else found
+    return (None if faults else found), faults
 
 
-def _artefact(
-    model: ModelSettings, settings: Settings, faults: list[str], *, embedded: bool
-) -> ValidatedBundle | None:
-    """Its factory is never called, and its policy is what was fused in."""
+def _read_artefact(
+    model: ModelSettings, settings: Settings, *, embedded: bool
+) -> tuple[ValidatedBundle | None, list[str]]:
+    """Read an artefact. Its factory is never called, and its policy is the one fused in."""
     try:
         artefact = read_artefact(model.bundle)
         program = None
         if embedded:
             program = open_artefact(model.bundle, threads=torch.get_num_threads())
     except BundleError as error:
-        faults += [f"{model.bundle}: {fault}" for fault in error.faults]
-        return None
+        return None, [f"{model.bundle}: {fault}" for fault in error.faults]
     name = model.name or artefact.manifest.name
+    faults = []
     if model.policy is not None:
         faults.append(f"{name}: the artefact has its policy fused in: expected none, got one")
-    manifest, policy = artefact.manifest, artefact.policy
-    return ValidatedBundle(
-        name, manifest, policy, model, artefact.weights, embedded, program=program
+    bundle = ValidatedBundle(
+        name,
+        artefact.manifest,
+        artefact.policy,
+        model,
+        artefact.weights,
+        embedded,
+        program=program,
     )
+    return bundle, faults
 
 
-def _bundle(
-    model: ModelSettings, settings: Settings, faults: list[str], *, embedded: bool
-) -> ValidatedBundle | None:
+def _read_bundle(
+    model: ModelSettings, settings: Settings, *, embedded: bool
+) -> tuple[ValidatedBundle | None, list[str]]:
     try:
         manifest = read_manifest(model.bundle, with_weights=embedded)
     except BundleError as error:
-        faults += [f"{model.bundle}: {fault}" for fault in error.faults]
-        return None
+        return None, [f"{model.bundle}: {fault}" for fault in error.faults]
     name = model.name or manifest.name
-    policy = None
+    policy = state = None
+    faults: list[str] = []
     try:
         policy_name, options = parse_policy(model.policy or manifest.policy)
         policy = build_policy(policy_name, num_classes=len(manifest.classes), **options)
     except PolicyConfigError as error:
         faults += [f"{name}: {fault}" for fault in error.faults]
-    state = _state(name, model, manifest, settings, faults) if embedded else None
+    if embedded:
+        state, found = _read_state(name, model, manifest, settings)
+        faults += found
     if policy is None:
-        return None
-    return ValidatedBundle(name, manifest, policy, model, manifest.sha256, embedded, state=state)
+        return None, faults
+    bundle = ValidatedBundle(name, manifest, policy, model, manifest.sha256, embedded, state=state)
+    return bundle, faults
 
 
-def _state(
-    name: str,
-    model: ModelSettings,
-    manifest: BundleManifest,
-    settings: Settings,
-    faults: list[str],
-) -> dict[str, Tensor] | None:
-    """The weights of a network that is to run here, if its factory may."""
+def _read_state(
+    name: str, model: ModelSettings, manifest: BundleManifest, settings: Settings
+) -> tuple[dict[str, Tensor] | None, list[str]]:
+    """Read the weights of a network that runs here, and check that its factory is trusted."""
+    faults = []
     module = manifest.factory.partition(":")[0]
     if not any(f"{module}.".startswith(f"{home}.") for home in settings.trusted_factories):
         faults.append(
@@ -162,43 +179,40 @@ def _state(
     for argument in sorted(DOWNLOADS & set(manifest.arguments)):
         faults.append(f"{name}: the argument {argument} would fetch weights; remove it")
     try:
-        return verified_weights(model.bundle, manifest)
+        return verified_weights(model.bundle, manifest), faults
     except BundleError as error:
-        faults += [f"{name}: {fault}" for fault in error.faults]
-        return None
+        return None, faults + [f"{name}: {fault}" for fault in error.faults]
 
 
-def _loaded(model: ValidatedBundle, faults: list[str]) -> LoadedModel | None:
-    network = model.program if model.state is None else _network(model, model.state, faults)
-    if network is None and model.embedded:
-        return None
-    return LoadedModel(
-        model.name, model.manifest, model.policy, model.settings, model.weights, network
+def _load(bundle: ValidatedBundle) -> tuple[LoadedModel | None, list[str]]:
+    network: nn.Module | AnswerFunction | None = bundle.program
+    if bundle.state is not None:
+        network, faults = _build_network(bundle, bundle.state)
+        if network is None:
+            return None, faults
+    model = LoadedModel(
+        bundle.name, bundle.manifest, bundle.policy, bundle.settings, bundle.weights, network
     )
+    return model, []
 
 
-def _network(
-    model: ValidatedBundle, state: dict[str, Tensor], faults: list[str]
-) -> nn.Module | None:
-    """The bundle's network with its weights, or None and a fault."""
-    module, _, attribute = model.manifest.factory.partition(":")
+def _build_network(
+    bundle: ValidatedBundle, state: dict[str, Tensor]
+) -> tuple[nn.Module | None, list[str]]:
+    """Call the factory of a bundle and load its weights."""
+    name, where = bundle.name, bundle.manifest.factory
+    module, _, attribute = where.partition(":")
     try:
         factory: Any = getattr(importlib.import_module(module), attribute)
-        network = factory(**model.manifest.arguments)
+        network = factory(**bundle.manifest.arguments)
     # A factory is anybody's code, and may raise anything.
     except Exception as error:  # noqa: BLE001
-        message = f"{type(error).__name__}: {error}"
-        faults.append(f"{model.name}: {model.manifest.factory} failed: {message}")
-        return None
+        return None, [f"{name}: {where} failed: {type(error).__name__}: {error}"]
     if not isinstance(network, nn.Module):
-        faults.append(
-            f"{model.name}: expected {model.manifest.factory} to make a torch.nn.Module, "
-            f"got {type(network).__name__}"
-        )
-        return None
+        got = type(network).__name__
+        return None, [f"{name}: expected {where} to make a torch.nn.Module, got {got}"]
     try:
         network.load_state_dict(state)
     except Exception:  # noqa: BLE001  a module may load its weights in a way of its own
-        faults.append(f"{model.name}: the weights do not fit {model.manifest.factory}")
-        return None
-    return network
+        return None, [f"{name}: the weights do not fit {where}"]
+    return network, []

@@ -19,7 +19,7 @@ from ray.serve.handle import DeploymentHandle
 from stingy_server.app import create_app, rate_store_faults
 from stingy_server.errors import ConfigurationError
 from stingy_server.models.fleet import version_faults
-from stingy_server.models.loading import LoadedModel, load_bundles
+from stingy_server.models.loading import LoadedModel, load_bundles, missing_models
 from stingy_server.process.core_dumps import forbid_core_dumps
 from stingy_server.process.gc_tuning import freeze_gc
 from stingy_server.ray_serve.engine import ModelReplica, RayEngine
@@ -54,7 +54,9 @@ def app(arguments: Arguments) -> serve.Application:
     settings = settings.model_copy(
         update={"state": settings.state.absolute(), "workers": settings.ray.edge.most}
     )
-    models = load_bundles(settings, faults, with_networks=False)
+    faults = faults or missing_models(settings)
+    models, found = load_bundles(settings, with_networks=False)
+    faults += found
     faults += version_faults(models)
     faults += rate_store_faults(settings)
     if settings.metrics_port is not None:

@@ -16,7 +16,6 @@ from stingy_protection import (
     NoisyPolicy,
     Policy,
     PolicyViolation,
-    ProtectionError,
 )
 from stingy_protection.answers import SparseLogits
 from stingy_protection.gate.promises import verify_answer
@@ -33,14 +32,15 @@ from stingy_server.errors import (
     ServiceError,
 )
 from stingy_server.identity import model_fingerprint
-from stingy_server.models.endpoints import start_endpoints
+from stingy_server.inference.engine import refusal_of
+from stingy_server.models.endpoints import close_endpoints, start_endpoints
 from stingy_server.models.loading import load_bundles
 from stingy_server.process.core_dumps import forbid_core_dumps
 from stingy_server.settings import Settings
 
 log = logging.getLogger("stingy")
 
-# The mark of bundle and policy, indices int64 [batch, N], scores float32 [batch, N]; or a code.
+# The model fingerprint, indices int64 [batch, N], scores float32 [batch, N]; or a code.
 ReplicaAnswer: TypeAlias = tuple[str, Ints, Floats32 | None] | str
 
 REFUSALS = {refusal.code: refusal for refusal in (DRAINING, OVERLOADED, REFUSED)}
@@ -59,13 +59,17 @@ class ModelReplica:
 
     def __init__(self, settings: Settings) -> None:
         forbid_core_dumps()
-        faults: list[str] = []
-        models = load_bundles(settings, faults)
+        models, faults = load_bundles(settings)
         secret = b""
         if any(isinstance(model.policy, NoisyPolicy) for model in models):
-            secret = _pepper(settings, faults)
-        endpoints = start_endpoints(models, settings, faults, secret=secret)
+            try:
+                secret = _pepper(settings)
+            except ConfigurationError as error:
+                faults += error.faults
+        endpoints, found = start_endpoints(models, settings, secret=secret)
+        faults += found
         if faults:
+            close_endpoints(endpoints)
             raise ConfigurationError(faults)
         (endpoint,) = endpoints
         self._name = endpoint.name
@@ -84,18 +88,19 @@ class ModelReplica:
             return error.refusal.code
         except Exception as error:  # noqa: BLE001  Ray would carry its text to the edge and the log
             log.error("%s: no answer: %s", self._name, type(error).__name__)
-            return (REFUSED if isinstance(error, ProtectionError) else INTERNAL).code
+            return refusal_of(error).code
         scores = None if answer.scores is None else answer.scores.numpy()
         return self._fingerprint, answer.indices.numpy(), scores
 
 
-def _pepper(settings: Settings, faults: list[str]) -> bytes:
-    """What noise is keyed by: the same in every replica, so it must be there before them."""
+def _pepper(settings: Settings) -> bytes:
+    """Read the key of the noise: the same in every replica, so it must be there before them."""
     try:
         return (settings.state / "pepper").read_bytes()
     except OSError:
-        faults.append("state: expected a pepper, got none; make a key first: stingy keys create")
-        return b""
+        raise ConfigurationError(
+            ["state: expected a pepper, got none; make a key first: stingy keys create"]
+        ) from None
 
 
 class RayEngine:

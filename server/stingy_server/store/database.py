@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stingy_server.store.base import Cursor, Store, StoreUnavailable
-from stingy_server.store.schema import SCHEMAS
+from stingy_server.store.schema import FIRST_VERSION, MIGRATIONS, SCHEMA, VERSION
 
 FILE = "stingy.sqlite3"
 PEPPER = "pepper"
@@ -111,17 +111,18 @@ class Database:
     def _prepare(self, state: Path) -> None:
         with self.transaction(locks=("schema",)):
             version = self._store.version(self.pepper)
-            if version > len(SCHEMAS):
+            if version not in (0, *range(FIRST_VERSION, VERSION + 1)):
                 raise StoreUnavailable(
-                    f"expected state of version {len(SCHEMAS)} in {state}, got {version}: "
-                    "it was written by a later release"
+                    f"expected state of version {VERSION} in {state}, got {version}: "
+                    "it was written by another release"
                 )
-            for schema in SCHEMAS[version:]:
-                self._store.run(schema)
             if version == 0:
+                self._store.run(SCHEMA)
                 self._store.run(self._store.append_only)
-            if version < len(SCHEMAS):
-                self._store.set_version(len(SCHEMAS), self.pepper)
+            for migration in MIGRATIONS[max(version, FIRST_VERSION) - FIRST_VERSION :]:
+                self._store.run(migration)
+            if version < VERSION:
+                self._store.set_version(VERSION, self.pepper)
 
 
 class _Sqlite:

@@ -19,13 +19,13 @@ class Deployment:
     """A version to serve until it is deleted, over restarts too.
 
     `bundle` is the `bundle_digest` of the bundle that was there when the version was requested. No
-    other bundle is served in its place. It is None if the digest was not recorded.
+    other bundle is served in its place.
     """
 
     name: str
     version: str
     settings: ModelSettings
-    bundle: str | None = None
+    bundle: str
 
     def with_share(self, share: float | None) -> "Deployment":
         return replace(self, settings=self.settings.model_copy(update={"share": share}))

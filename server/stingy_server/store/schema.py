@@ -1,10 +1,11 @@
 """The tables, in SQL that SQLite takes as it is and `postgres` with other names of types.
 
-A version that was released is never changed: what comes later is another version.
+A released version is never changed. Each later version is a script in `MIGRATIONS`.
 """
 
-# What each version of the schema adds to the one before.
-SCHEMA_1 = """
+FIRST_VERSION = 3  # the schema of release 0.1.0
+
+SCHEMA = """
 CREATE TABLE keys (
     id      TEXT PRIMARY KEY,
     name    TEXT NOT NULL,
@@ -43,7 +44,7 @@ CREATE TABLE ledger (
     latency_us  INTEGER NOT NULL
 ) STRICT;
 
--- One row for each key that asked; see standings.py.
+-- One row for each key that was answered; see key_profiles.py.
 CREATE TABLE watch (
     key       TEXT PRIMARY KEY,
     updated   REAL NOT NULL,
@@ -61,34 +62,30 @@ CREATE TABLE watch (
     step      TEXT NOT NULL,
     since     INTEGER NOT NULL
 ) STRICT;
-"""
 
-SCHEMA_2 = """
--- What is served beside the models of the settings, and what each process serves; see
+-- The versions to serve beside those of the settings, and the reports of each process; see
 -- deployments.py.
 CREATE TABLE deployments (
     name     TEXT NOT NULL,
     version  TEXT NOT NULL,
     settings TEXT NOT NULL,
+    bundle   TEXT,
     PRIMARY KEY (name, version)
 ) STRICT;
 
 CREATE TABLE serving (
-    process TEXT NOT NULL,
-    name    TEXT NOT NULL,
-    version TEXT NOT NULL,
-    policy  TEXT NOT NULL,
-    share   REAL,
-    fault   TEXT,
-    seen    REAL NOT NULL,
+    process  TEXT NOT NULL,
+    name     TEXT NOT NULL,
+    version  TEXT NOT NULL,
+    policy   TEXT NOT NULL,
+    share    REAL,
+    fault    TEXT,
+    seen     REAL NOT NULL,
+    warnings TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (process, name, version)
 ) STRICT;
 """
 
-SCHEMA_3 = """
--- Which bundle was meant, as `identity` tells them apart; what is to be said of a version.
-ALTER TABLE deployments ADD COLUMN bundle TEXT;
-ALTER TABLE serving ADD COLUMN warnings TEXT NOT NULL DEFAULT '';
-"""
-
-SCHEMAS = (SCHEMA_1, SCHEMA_2, SCHEMA_3)
+# The script from each version to the next, from `FIRST_VERSION` on.
+MIGRATIONS: tuple[str, ...] = ()
+VERSION = FIRST_VERSION + len(MIGRATIONS)

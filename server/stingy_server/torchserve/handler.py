@@ -13,19 +13,18 @@ import orjson
 import torch
 from starlette.responses import Response
 
-from stingy_protection import NoisyPolicy, ProtectionError, ScoreForm, read_manifest
+from stingy_protection import NoisyPolicy, ScoreForm, read_manifest
 from stingy_server.codec import oip
 from stingy_server.codec.images import SIGNATURES, Pixels, decode, fit
 from stingy_server.errors import (
     BAD_REQUEST,
-    INTERNAL,
     NOT_FOUND,
-    REFUSED,
     ConfigurationError,
     ServiceError,
     error_response,
 )
 from stingy_server.identity import FINGERPRINT_HEADER, model_fingerprint
+from stingy_server.inference.engine import refusal_of
 from stingy_server.models.endpoints import start_endpoints
 from stingy_server.models.loading import load_bundles
 from stingy_server.settings import ModelSettings, Settings
@@ -59,11 +58,12 @@ class Handler:
             allow_open=True,
             **(context.model_yaml_config or {}).get("stingy", {}),
         )
-        faults: list[str] = []
-        models = load_bundles(self._settings, faults)
+        models, faults = load_bundles(self._settings)
         if any(isinstance(model.policy, NoisyPolicy) for model in models):
             faults.append("expected a policy without keyed noise: a worker has no secret")
-        endpoints = [] if faults else start_endpoints(models, self._settings, faults, secret=b"")
+        if faults:
+            raise ConfigurationError(faults)
+        endpoints, faults = start_endpoints(models, self._settings, secret=b"")
         if faults:
             raise ConfigurationError(faults)
         (self._endpoint,) = endpoints
@@ -90,8 +90,7 @@ class Handler:
         # What a network raises may quote its input, and TorchServe would log it.
         except Exception as error:  # noqa: BLE001
             log.error("no answer: %s", type(error).__name__)
-            refusal = REFUSED if isinstance(error, ProtectionError) else INTERNAL
-            response = error_response(refusal, context.get_request_id(index))
+            response = error_response(refusal_of(error), context.get_request_id(index))
         else:
             context.set_response_header(index, FINGERPRINT_HEADER, self._fingerprint)
         context.set_response_status(code=response.status_code, idx=index)

@@ -16,18 +16,16 @@ import torch
 from stingy_protection import (
     BundleManifest,
     LogitsRejected,
-    NoisyPolicy,
     Policy,
     PolicyViolation,
     ScoreForm,
     SparseLogits,
-    keyed_noise,
-    sanitize,
 )
 from stingy_protection.gate.promises import verify_answer
 from stingy_server.codec.images import Pixels
 from stingy_server.errors import ServiceError
 from stingy_server.inference.async_batcher import AsyncBatcher
+from stingy_server.inference.engine import apply_gate
 from stingy_server.settings import Settings, TensorSettings
 from stingy_server.upstream.http_client import Reply, Upstream, UpstreamError
 from stingy_server.upstream.oip_client import Array, Request, decode_reply, encode_request
@@ -170,12 +168,11 @@ class UpstreamEngine:
             except PolicyViolation as error:
                 raise UpstreamError(f"a promise of the policy is broken: {error}") from None
         (logits,) = found.values()
-        noise = None
-        if isinstance(self._policy, NoisyPolicy):
-            pixels = torch.from_numpy(np.require(images, requirements="W"))
-            noise = keyed_noise(self._secret, pixels, self._policy.num_classes)
+        pixels = torch.from_numpy(np.require(images, requirements="W"))
         try:
-            return sanitize(self._policy, torch.from_numpy(logits.copy()), noise=noise)
+            return apply_gate(
+                self._policy, torch.from_numpy(logits.copy()), pixels=pixels, secret=self._secret
+            )
         except LogitsRejected as error:
             raise UpstreamError(str(error)) from None
 

@@ -1,4 +1,4 @@
-"""From settings to a model server that has answered within the policy, before anybody can ask."""
+"""Start an upstream engine: its model server answers a trial image before the server listens."""
 
 import asyncio
 from collections.abc import Callable
@@ -22,15 +22,17 @@ def start_upstream(
     settings: Settings,
     secret: bytes,
     trial: Pixels,
-    faults: list[str],
-) -> UpstreamEngine:
-    """An engine whose upstream was asked a trial image.
+) -> tuple[UpstreamEngine, list[str]]:
+    """Make an engine and send its upstream a trial image.
 
     Args:
         model: without misplaced settings.
         trial: [1, height, width, 3].
-        faults: why the upstream cannot be used is added.
+
+    Returns:
+        The engine, and the reasons why the upstream cannot be used.
     """
+    faults = []
     if settings.strict:
         faults.append(
             f"{name}: strict cannot be kept by the engine {model.engine}: expected strict = false "
@@ -47,7 +49,7 @@ def start_upstream(
         _try_out(make, trial)
     except UpstreamError as error:
         faults.append(f"{name}: the upstream failed on a trial image: {error}")
-    return make()
+    return make(), faults
 
 
 def _engine(

@@ -14,7 +14,7 @@ ONE = report("1", "label")
 
 
 @pytest.mark.parametrize(
-    ("other", "share", "told"),
+    ("other", "share", "text"),
     [
         (report("2", "label"), "0.5", "label"),
         (report("2", "stingy"), "0.5", "processes differ: label; stingy"),

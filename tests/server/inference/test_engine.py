@@ -9,28 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from serving import PREPROCESSING, make_bundle, make_settings, random_images
+from serving import PREPROCESSING, make_bundle, make_settings, random_images, start_one
 from stingy_protection import SparseLogits, Stingy, read_manifest, sanitize, verified_weights
-from stingy_server import Settings
 from stingy_server.inference.engine import EmbeddedEngine
-from stingy_server.models.endpoints import Endpoint, start_endpoints
-from stingy_server.models.loading import load_bundles
+from stingy_server.models.endpoints import Endpoint
 
 pytestmark = pytest.mark.anyio
 IMAGES = random_images(20)
 
 
-def start(settings: Settings) -> list[Endpoint]:
-    faults: list[str] = []
-    endpoints = start_endpoints(load_bundles(settings, faults), settings, faults, secret=bytes(16))
-    assert faults == []
-    return endpoints
-
-
 def load(tmp_path: Path, *, num_classes: int = 10, **options: Any) -> Endpoint:
     bundle = make_bundle(tmp_path / f"b{num_classes}", num_classes=num_classes, policy="stingy:n=3")
     settings = make_settings(tmp_path / "s", bundle, **options)
-    return start(settings)[0]
+    return start_one(settings)
 
 
 async def test_L5_what_leaves_the_worker_does_not_grow_with_the_classes(tmp_path: Path) -> None:
@@ -75,7 +66,7 @@ async def test_P5_without_strict_only_the_last_step_of_the_grid_may_move(tmp_pat
     bundle = make_bundle(
         tmp_path / "b", factory="sample_networks:convolutional", policy="stingy:n=3", gain=3.0
     )
-    endpoint = start(make_settings(tmp_path / "s", bundle))[0]
+    endpoint = start_one(make_settings(tmp_path / "s", bundle))
     images = random_images(256)
     batched = await endpoint.engine.predict(images)
     singles = [await endpoint.engine.predict(image[None]) for image in images]
@@ -95,7 +86,7 @@ async def test_P5_keyed_noise_is_the_same_for_the_same_pixels(tmp_path: Path) ->
     bundle = make_bundle(tmp_path / "b", policy="keyed_noise")
     answers = []
     for options in ({}, {"batch_size": 3}):  # other batches, after a restart
-        endpoint = start(make_settings(tmp_path / "s", bundle, strict=True, **options))[0]
+        endpoint = start_one(make_settings(tmp_path / "s", bundle, strict=True, **options))
         answers.append(await endpoint.engine.predict(IMAGES))
         single = await endpoint.engine.predict(IMAGES[7:8])
         assert torch.equal(single.indices[0], answers[-1].indices[7])

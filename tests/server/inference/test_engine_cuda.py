@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from serving import make_bundle, make_settings, random_images
+from serving import make_bundle, make_settings, random_images, start_one
 from stingy_protection import SparseLogits
 from stingy_server.codec.images import Pixels
 from stingy_server.inference.engine import EmbeddedEngine
-from stingy_server.models.endpoints import Endpoint, start_endpoints
-from stingy_server.models.loading import load_bundles
+from stingy_server.models.endpoints import Endpoint
 
 pytestmark = [pytest.mark.anyio, pytest.mark.cuda]
 
@@ -22,11 +21,7 @@ def start(tmp_path: Path, **options: Any) -> Endpoint:
     bundle = make_bundle(
         tmp_path / "b", factory="sample_networks:convolutional", policy="stingy:n=3", gain=3.0
     )
-    settings = make_settings(tmp_path / "s", bundle, **{"device": "cuda", **options})
-    faults: list[str] = []
-    endpoints = start_endpoints(load_bundles(settings, faults), settings, faults, secret=bytes(16))
-    assert faults == []
-    return endpoints[0]
+    return start_one(make_settings(tmp_path / "s", bundle, **{"device": "cuda", **options}))
 
 
 def same(left: SparseLogits, right: SparseLogits) -> bool:

@@ -9,13 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from serving import PREPROCESSING, make_bundle, make_settings, random_images
+from serving import PREPROCESSING, load_one, make_bundle, make_settings, random_images
 from stingy_protection import Policy, build_policy
 from stingy_server import Settings
 from stingy_server.inference import runtimes
 from stingy_server.inference.runtimes import RuntimeUnfit, chosen_runtime
 from stingy_server.models.endpoints import Endpoint, start_endpoints
-from stingy_server.models.loading import load_bundles
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.timeout(600)
@@ -36,9 +35,8 @@ def start(folder: Path, **options: Any) -> tuple[Endpoint | None, list[str]]:
     bundle = make_bundle(
         folder / "b", factory="sample_networks:convolutional", policy="stingy:n=3", gain=3.0
     )
-    faults: list[str] = []
     settings = make_settings(folder / "s", bundle, **options)
-    endpoints = start_endpoints(load_bundles(settings, faults), settings, faults, secret=bytes(16))
+    endpoints, faults = start_endpoints([load_one(settings)], settings, secret=bytes(16))
     return next(iter(endpoints), None), faults
 
 

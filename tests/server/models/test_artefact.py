@@ -16,7 +16,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from sample_networks import canaries
-from serving import make_bundle, make_settings, random_images
+from serving import load_one, make_bundle, make_settings, random_images, start_one
 from stingy_protection import BundleError, LogitsRejected, SparseLogits
 from stingy_protection.bundles.fused import read_outputs
 from stingy_server import ModelSettings
@@ -31,7 +31,7 @@ from stingy_server.models.artefact import (
     verified_program,
     write_artefact,
 )
-from stingy_server.models.endpoints import Endpoint, start_endpoints
+from stingy_server.models.endpoints import Endpoint
 from stingy_server.models.loading import LoadedModel, load_bundles
 
 torch.set_num_threads(1)
@@ -40,10 +40,7 @@ IMAGES = random_images(1000)
 
 
 def load(folder: Path, bundle: Path) -> LoadedModel:
-    faults: list[str] = []
-    (loaded,) = load_bundles(make_settings(folder, bundle), faults)
-    assert faults == []
-    return loaded
+    return load_one(make_settings(folder, bundle))
 
 
 def write(folder: Path, loaded: LoadedModel, *, format: Format) -> Artefact:
@@ -72,13 +69,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(folder: Path, model: Path | ModelSettings, **options: Any) -> Endpoint:
-    faults: list[str] = []
-    settings = make_settings(folder, model, **options)
-    (endpoint,) = start_endpoints(
-        load_bundles(settings, faults), settings, faults, secret=bytes(16)
-    )
-    assert faults == []
-    return endpoint
+    return start_one(make_settings(folder, model, **options))
 
 
 def embedded(home: Path) -> SparseLogits:
@@ -136,12 +127,11 @@ def test_L4_whoever_serves_an_artefact_cannot_replace_its_policy(
             *("--out", folder, "--config", trusting(tmp_path)),
         )
         assert code == 0, output
-    faults: list[str] = []
     model = ModelSettings(bundle=folder, policy=policy)
     settings = make_settings(tmp_path / "s", model, allow_open=allow_open)
-    assert load_bundles(settings, faults) == []
-    assert len(faults) == 1
-    assert said in faults[0]
+    models, (fault,) = load_bundles(settings)
+    assert models == []
+    assert said in fault
 
 
 def test_L4_the_onnx_graph_has_two_outputs_of_n_columns(home: Path) -> None:

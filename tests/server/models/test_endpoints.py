@@ -8,10 +8,9 @@ from typing import Self
 import pytest
 from torch import nn
 
-from serving import make_bundle, make_settings
+from serving import load_one, make_bundle, make_settings
 from stingy_server import ConfigurationError, ModelSettings, create_app
 from stingy_server.models.endpoints import start_endpoints
-from stingy_server.models.loading import load_bundles
 from stingy_server.settings import Settings
 
 
@@ -45,10 +44,7 @@ class Unmovable(nn.Module):
 def test_what_was_started_is_ended_where_one_cannot_even_be_made(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     before = model_threads()
-    faults: list[str] = []
-    (sound,) = load_bundles(settings, faults)
+    sound = load_one(settings)
     with pytest.raises(OSError):  # noqa: PT011  it has no message
-        start_endpoints(
-            [sound, replace(sound, network=Unmovable())], settings, faults, secret=bytes(16)
-        )
+        start_endpoints([sound, replace(sound, network=Unmovable())], settings, secret=bytes(16))
     assert model_threads() == before

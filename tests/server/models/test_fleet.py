@@ -8,14 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from serving import make_bundle, make_settings
+from serving import load_one, make_bundle, make_settings, start_one
 from stingy_protection import build_policy
 from stingy_server import ConfigurationError, ModelSettings, create_app
 from stingy_server.app import summary
 from stingy_server.models.artefact import write_artefact
-from stingy_server.models.endpoints import Endpoint, start_endpoints
+from stingy_server.models.endpoints import Endpoint
 from stingy_server.models.fleet import Fleet, overlaps
-from stingy_server.models.loading import load_bundles
 
 CALLERS = [f"{number:08x}" for number in range(2000)]
 
@@ -23,10 +22,7 @@ CALLERS = [f"{number:08x}" for number in range(2000)]
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Endpoint:
     folder = tmp_path_factory.mktemp("fleet")
-    settings = make_settings(folder / "s", make_bundle(folder / "b"))
-    faults: list[str] = []
-    (found,) = start_endpoints(load_bundles(settings, faults), settings, faults, secret=bytes(16))
-    return found
+    return start_one(make_settings(folder / "s", make_bundle(folder / "b")))
 
 
 def version_of(endpoint: Endpoint, version: str, share: float | None) -> Endpoint:
@@ -101,8 +97,7 @@ def test_versions_that_cannot_stand_side_by_side_are_refused(tmp_path: Path) -> 
 
 def test_P7_an_artefact_and_its_bundle_are_named_by_the_looser(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", policy="label")
-    faults: list[str] = []
-    (loaded,) = load_bundles(make_settings(tmp_path / "s", bundle), faults)
+    loaded = load_one(make_settings(tmp_path / "s", bundle))
     assert isinstance(loaded.network, nn.Module)
     policy = build_policy("stingy", num_classes=10, n=5)
     write_artefact(

@@ -1,0 +1,26 @@
+"""Compare answers of two programs for the same images on the grid of their policy."""
+
+import torch
+
+from stingy_protection import SparseLogits
+
+MOST_MOVED = 0.01  # of the trial rows, each by one step of the grid: P5
+
+
+def answers_agree(answer: SparseLogits, expected: SparseLogits) -> bool:
+    """Report whether two answers have the same classes, and hardly a score that is off by a step.
+
+    Args:
+        answer, expected: for the same rows, under the same policy.
+
+    Returns:
+        False if an index differs, a score is off by more than one step of the grid, or more than
+        `MOST_MOVED` of the rows have a score that is off by one.
+    """
+    if not torch.equal(answer.indices, expected.indices):
+        return False
+    if answer.scores is None or expected.scores is None:
+        return True
+    steps = ((answer.scores.double() - expected.scores.double()) * 10.0**answer.decimals).abs()
+    moved = (steps > 0.5).any(dim=1).double().mean()
+    return not bool((steps > 1.5).any()) and float(moved) <= MOST_MOVED
