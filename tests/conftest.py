@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Settings and fixtures of all tests."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ import torch
 if TYPE_CHECKING:
     from postgres import Running
 
-# The tests' networks are tiny: more threads than one only get in each other's way.
+# One thread, because the tests' networks are tiny and more threads only compete.
 torch.set_num_threads(1)
 
 
@@ -29,7 +29,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> "Iterator[Running]":
-    """A PostgreSQL, started at the first use."""
+    """Start a PostgreSQL server at the first use."""
     pytest.importorskip("psycopg")
     from postgres import postgres, programs
 
@@ -41,11 +41,11 @@ def postgres_server() -> "Iterator[Running]":
 
 @pytest.fixture
 def address(postgres_server: "Running") -> str:
-    """Of an empty database in PostgreSQL."""
+    """Create an empty PostgreSQL database, and return its address."""
     return postgres_server.new_database()
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def store(request: pytest.FixtureRequest) -> str | None:
-    """Each kind of store: None, for the file in the state folder, or an address."""
+    """Return each kind of store: None for the file in the state folder, or an address."""
     return None if request.param == "sqlite" else str(request.getfixturevalue("address"))

@@ -72,7 +72,7 @@ class ApiError(ClientError):
 
 
 class AuthError(ApiError):
-    """401: no key, or a key the server does not know."""
+    """401: no key, or an unknown key."""
 
 
 class NotFound(ApiError):

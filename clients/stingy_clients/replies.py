@@ -94,7 +94,7 @@ def wait_before_retry(error: ClientError, attempt: int) -> float:
     """
     if isinstance(error, ApiError) and error.retry_after is not None:
         return min(error.retry_after, _LONGEST_WAIT)
-    return random.uniform(0.1, min(2.0, 0.2 * 2**attempt))  # noqa: S311 - spreads the load, not a secret
+    return random.uniform(0.1, min(2.0, 0.2 * 2**attempt))  # noqa: S311 - not a secret
 
 
 def parse_body(model: type[ModelT], response: httpx.Response) -> ModelT:

@@ -1,4 +1,4 @@
-"""The arrows between packages are drawn in pyproject.toml; a broken one must turn red."""
+"""Contracts on the source of the serving packages. pyproject.toml has the import contracts."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ SERVING = [*(ROOT / "server").rglob("*.py"), *(ROOT / "protection").rglob("*.py"
 
 
 @pytest.mark.parametrize("path", SERVING, ids=lambda path: path.name)
-def test_M1_nothing_that_serves_can_unpickle(path: Path) -> None:
+def test_M1_no_serving_module_can_unpickle(path: Path) -> None:
     assert unpickling(path.read_text(encoding="utf-8")) == []
 
 

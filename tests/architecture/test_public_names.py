@@ -1,4 +1,4 @@
-"""The public face: each package's `__all__` is sorted and true, and the docs keep up with it."""
+"""The public names: each package's `__all__` is sorted and documented, and the docs match."""
 
 import re
 from importlib import import_module
@@ -23,7 +23,7 @@ def page(name: str) -> str:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_public_names_are_sorted_and_there(package: str) -> None:
+def test_public_names_are_sorted_and_documented(package: str) -> None:
     module = import_module(package)
     assert module.__all__ == sorted(module.__all__)
     for name in module.__all__:
@@ -43,8 +43,8 @@ def test_M3_every_error_code_is_documented() -> None:
 
 
 def test_M3_every_metric_is_documented() -> None:
-    told = generate_latest(Metrics().registry).decode()
-    names = re.findall(r"^# TYPE (\w+) ", told, re.MULTILINE)
+    exposition = generate_latest(Metrics().registry).decode()
+    names = re.findall(r"^# TYPE (\w+) ", exposition, re.MULTILINE)
     assert len(names) >= 8
     for name in names:
         if not name.endswith("_created"):
@@ -56,7 +56,7 @@ def test_M3_every_policy_is_documented() -> None:
         assert f"| `{name}` |" in page("policies"), name
 
 
-def test_every_link_in_the_docs_leads_somewhere() -> None:
+def test_every_link_in_the_docs_has_a_target() -> None:
     results = ROOT / "attacker_eval" / "results" / "README.md"
     for source in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), results]:
         for target in re.findall(r"\]\(([^)#:]+)[^):]*\)", source.read_text(encoding="utf-8")):
@@ -73,7 +73,7 @@ def test_every_anchor_in_the_docs_is_a_heading() -> None:
             assert anchor in anchors, f"{source.name}: {target}#{anchor}"
 
 
-def test_no_row_of_a_group_is_left_out() -> None:
+def test_the_rows_of_each_promise_group_are_complete() -> None:
     rows = re.findall(r"`([A-Z])(\d+)`", (ROOT / "THREAT_MODEL.md").read_text(encoding="utf-8"))
     for group, last in ROWS.items():
         named = {int(number) for letter, number in rows if letter == group}

@@ -1,4 +1,4 @@
-"""What gets installed: known versions, known bytes, none with a known hole."""
+"""The installed distributions: pinned versions, pinned hashes, no known vulnerability."""
 
 import re
 import tomllib
@@ -21,12 +21,12 @@ DEPLOYED = [
         *PROJECT["optional-dependencies"]["postgres"],
     )
 ]
-# The first releases without the holes that requirements.md names for each.
+# The first release of each without its known vulnerabilities.
 FLOORS = {"starlette": "1.3.1", "pillow": "12.3", "torch": "2.10"}
 
 
 def pins() -> dict[str, tuple[Version, list[str]]]:
-    """What the lock file names: the version and the hashes of each distribution."""
+    """Read the version and the hashes of each distribution from the lock file."""
     found: dict[str, tuple[Version, list[str]]] = {}
     for block in re.split(r"\n(?=\S)", LOCK):
         if pinned := re.match(r"([A-Za-z0-9._-]+)==(\S+)", block):
@@ -42,7 +42,7 @@ def test_M2_every_pin_has_hashes_and_no_host_is_named() -> None:
     assert not re.search(r"^-", LOCK, re.MULTILINE)
 
 
-def test_M2_the_lock_holds_what_is_deployed_in_the_versions_tested() -> None:
+def test_M2_the_lock_pins_the_tested_versions_of_the_extras() -> None:
     for requirement in DEPLOYED:
         version, _ = pins()[canonicalize_name(requirement.name)]
         assert version in requirement.specifier, requirement.name
@@ -57,7 +57,7 @@ def test_M2_the_lock_holds_what_is_deployed_in_the_versions_tested() -> None:
 
 
 @pytest.mark.parametrize("name", FLOORS)
-def test_M2_no_release_with_a_known_hole_is_allowed(name: str) -> None:
+def test_M2_no_release_with_a_known_vulnerability_is_allowed(name: str) -> None:
     (requirement,) = [r for r in DEPLOYED if canonicalize_name(r.name) == name]
     (floor,) = [Version(s.version) for s in requirement.specifier if s.operator == ">="]
     assert floor >= Version(FLOORS[name])

@@ -27,8 +27,8 @@ _SAME = 1e-10
 class ModelGuardW(Policy):
     """All classes, with probability mass moved to the unlikeliest classes within an L1 budget.
 
-    For the model's distribution y, the output is the y' that minimises sum_k y'_k log y_k over
-    the distributions with |y' - y|_1 <= eps whose largest entry is still y's top-1.
+    For the model's distribution y, the output is the y' that minimises sum_k y'_k log y_k. Allowed
+    are the distributions with |y' - y|_1 <= eps whose largest entry is still y's top-1.
 
     Source: Tang et al., "ModelGuard: Information-Theoretic Defense Against Model Extraction
     Attacks", USENIX Security 2024, the variant W. They solve one linear program per query.
@@ -66,7 +66,7 @@ def minimize_cost(y: Tensor, eps: float) -> Tensor:
     """Compute the y' of ModelGuard-W for a batch.
 
     For a given top value t, the best y' moves mass from the likeliest of the other classes to the
-    unlikeliest, with no entry above t. Its cost is convex in t. So the best t lies next to the
+    unlikeliest. No entry may exceed t. The cost is convex in t, so the best t lies next to the
     best of a few sampled t.
 
     Args:
