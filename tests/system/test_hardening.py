@@ -71,14 +71,31 @@ def deaf(url: str) -> Iterator[socket.socket]:
 ASKED = 15_000  # of which the buffers of both sides have room for some 8,000 answers
 
 
-def server_holds(connection: socket.socket) -> bool:
-    """Whether the server's end is open still. The client cannot know it before it has read all."""
-    ports = [
-        f":{address[1]:04X}" for address in (connection.getpeername(), connection.getsockname())
-    ]
-    ends = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines())
-    established = "01"
-    return any([end[1][-5:], end[2][-5:]] == ports and end[3] == established for end in ends)
+def server_end(connection: socket.socket) -> list[str] | None:
+    """The server's end in Linux' table of connections, while it is open: the client itself
+    cannot know that it was closed before it has read all."""
+    address, own = (
+        f":{end[1]:04X}" for end in (connection.getpeername(), connection.getsockname())
+    )
+    for row in map(str.split, Path("/proc/net/tcp").read_text().splitlines()):
+        if row[1].endswith(address) and row[2].endswith(own) and row[3] == "01":
+            return row
+    return None
+
+
+def unsent(connection: socket.socket) -> int:
+    """How many bytes the server has written that the client has no room for."""
+    row = server_end(connection)
+    assert row is not None, "the server closed it"
+    return int(row[4].partition(":")[0], 16)
+
+
+def await_stuck(connection: socket.socket) -> None:
+    """Wait until the server has filled the buffers of both sides, and waits itself."""
+    before, waiting = 0, unsent(connection)
+    while not 0 < waiting == before:
+        time.sleep(0.5)
+        before, waiting = waiting, unsent(connection)
 
 
 def ask_much(connection: socket.socket) -> None:
@@ -229,7 +246,7 @@ def test_H12_many_requests_sent_at_once_are_all_answered(server: tuple[str, str]
 def test_H3_who_never_reads_is_cut_off(server: tuple[str, str]) -> None:
     with deaf(server[0]) as connection:
         ask_much(connection)
-        while server_holds(connection):
+        while server_end(connection):
             time.sleep(0.05)
         assert 0 < until_closed(connection).count(b"HTTP/1.1 401") < ASKED
 
@@ -238,9 +255,11 @@ def test_H5_who_never_reads_takes_no_place_without_a_key(bundle: Path, tmp_path:
     state = tmp_path / "state"
     key = make_key(state)
     with served(bundle, state=state, STINGY_MAX_CONCURRENCY="1") as (url, _), ExitStack() as stuck:
-        for _ in range(2):
-            ask_much(stuck.enter_context(deaf(url)))
-        time.sleep(5)  # until they are stuck
+        deafened = [stuck.enter_context(deaf(url)) for _ in range(2)]
+        for connection in deafened:
+            ask_much(connection)
+        for connection in deafened:
+            await_stuck(connection)
         asked = {"Authorization": f"Bearer {key}"}
         assert httpx.get(f"{url}/v1/usage", headers=asked).status_code == 200
         assert httpx.get(f"{url}/v2/health/live").status_code == 200
