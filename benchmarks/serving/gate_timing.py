@@ -1,4 +1,4 @@
-"""How far withheld logits move the time of the gate, beside the time of sorting the row once.
+"""Measure how far withheld logits move the time of the gate, beside one sort of the row.
 
     python benchmarks/serving/gate_timing.py [--n 5 100] [--rounds 2000]
 
@@ -28,14 +28,14 @@ BLOCK = 50
 
 
 def withholding(variant: int, n: int) -> Tensor:
-    """Logits [1, CLASSES]: the n largest are those of all variants, the others its own."""
+    """Make logits [1, CLASSES]: the n largest are the same in all variants, the others differ."""
     places = torch.randperm(CLASSES, generator=torch.Generator().manual_seed(0))
     withheld = torch.rand(CLASSES - n, generator=torch.Generator().manual_seed(variant)) * 3
     return torch.cat([torch.arange(4.0 + n, 4.0, -1), withheld])[places][None]
 
 
 def timed(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Microseconds of each call in each round."""
+    """Time each call in each round, in microseconds."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     order = list(calls)
     for number in range(rounds + BLOCK):
@@ -50,14 +50,14 @@ def timed(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list
 
 
 def gap(left: list[float], right: list[float]) -> tuple[float, float]:
-    """The mean difference of the medians of blocks of rounds, and its standard error."""
+    """Compare the medians of blocks of rounds: their mean difference and its standard error."""
     blocks = [slice(start, start + BLOCK) for start in range(0, len(left), BLOCK)]
     gaps = [statistics.median(left[block]) - statistics.median(right[block]) for block in blocks]
     return statistics.mean(gaps), statistics.stdev(gaps) / math.sqrt(len(gaps))
 
 
 def compare(policy_name: str, n: int, rounds: int) -> dict[str, object]:
-    """Median microseconds of gate and sort, and how far each row differs from the first."""
+    """Time the gate and one sort, and compare the gate's time for each row with the first."""
     policy = build_policy(policy_name, num_classes=CLASSES, n=n)
     row = withholding(1, n)
     rows = {

@@ -164,6 +164,6 @@ def digits_accuracy(
 
 
 def digits_mean(attack: Attack, oracle: TeacherOracle, *, settings: TrainSettings) -> float:
-    """The mean of `digits_accuracy` over three seeds, because one seed alone may be lucky."""
+    """Average `digits_accuracy` over three seeds, because one seed alone may be lucky."""
     seeds = range(3)
     return sum(digits_accuracy(attack, oracle, settings=settings, seed=s) for s in seeds) / 3

@@ -40,7 +40,7 @@ def spend_unlocked(
 
 
 def lingering(work: Callable[[Tensor], object], policy: Policy, logits: Tensor) -> SparseLogits:
-    """A gate that does more work where the first logit, which is withheld, is above 0."""
+    """Do more work than the gate where the first logit, which is withheld, is above 0."""
     if logits[0, 0] > 0:
         work(logits)
     return sanitize(policy, logits)

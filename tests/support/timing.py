@@ -53,14 +53,17 @@ def tell_apart(left: list[float], right: list[float], *, share: float) -> bool:
 
 
 def slower_by(limit: float, left: list[float], right: list[float]) -> bool:
-    """Whether one of the two takes more than `limit` seconds longer, and by no chance."""
+    """Return true if one of the two takes more than `limit` seconds longer, and by no chance."""
     found, error = gap(left, right)
     return abs(found) > limit + SIGMAS * error
 
 
 def shows_in_a_sort(gate: Callable[[Tensor], object], row: Tensor, *others: Tensor) -> bool:
-    """L8: whether the gate's time for one of the others differs from that for the row by more
-    than it takes to sort the row once."""
+    """Return true if the gate breaks L8.
+
+    It does if its time for one of the others differs from its time for the row by more than it
+    takes to sort the row once.
+    """
     calls = [partial(gate, each) for each in (row, *others)]
     *gated, sort = interleaved(*calls, partial(row.sort, descending=True), rounds=1000)
     limit = statistics.median(sort)

@@ -115,12 +115,12 @@ def test_Q4_a_client_that_leaves_pays(tmp_path: Path) -> None:
     key = make_key(state)
     with served(bundle, state=state) as (url, process):
         address = httpx.URL(url)
-        asked = (
+        request = (
             f"POST /v1/predict/digits HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
             f"Content-Length: {len(IMAGE)}\r\n\r\n"
         )
         with socket.create_connection((address.host, address.port or 0)) as connection:
-            connection.sendall(asked.encode() + IMAGE)
+            connection.sendall(request.encode() + IMAGE)
             await_inference(process)
         process.terminate()
         assert process.wait(30) == 0

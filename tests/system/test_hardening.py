@@ -72,8 +72,10 @@ ASKED = 15_000  # of which the buffers of both sides have room for some 8,000 an
 
 
 def server_end(connection: socket.socket) -> list[str] | None:
-    """The server's end in Linux' table of connections, while it is open: the client itself
-    cannot know that it was closed before it has read all."""
+    """Find the server's end in the table of connections of Linux, while it is open.
+
+    The client itself cannot notice that it was closed before it has read everything.
+    """
     address, own = (
         f":{end[1]:04X}" for end in (connection.getpeername(), connection.getsockname())
     )
@@ -84,7 +86,7 @@ def server_end(connection: socket.socket) -> list[str] | None:
 
 
 def unsent(connection: socket.socket) -> int:
-    """How many bytes the server has written that the client has no room for."""
+    """Count the bytes that the server has written and the client has no room for."""
     row = server_end(connection)
     assert row is not None, "the server closed it"
     return int(row[4].partition(":")[0], 16)

@@ -73,7 +73,7 @@ async def test_a_failing_image_fails_its_own_request_alone() -> None:
 
 
 async def answered_once_there_is_room(batcher: Batcher, images: Pixels) -> int:
-    """The answer to one image. A pass gives its room back soon after its last answer."""
+    """Submit one image until there is room. A pass gives its own back after its last answer."""
     while True:
         try:
             return int((await batcher.submit(images)).indices.item())
