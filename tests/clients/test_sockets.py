@@ -2,7 +2,6 @@
 
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -98,13 +97,14 @@ def test_a_post_that_timed_out_was_sent_once(server: FakeServer) -> None:
     def slow(request: httpx.Request) -> httpx.Response:
         response = server(request)
         if request.method == "POST":
-            time.sleep(0.6)
+            over.wait(60)
         return response
 
-    with serve(slow) as url, Client(url, KEY, timeout=0.2) as client:
+    over = threading.Event()
+    with serve(slow) as url, Client(url, KEY, timeout=1.0) as client:
         with pytest.raises(TransportError, match=r"within the timeout.*may have been charged"):
             client.predict(PNG, model="pets")
-        time.sleep(0.6)
+        over.set()
     assert server.paths.count("/v1/predict/pets") == 1
 
 

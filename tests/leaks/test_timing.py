@@ -1,6 +1,5 @@
 """How long an answer or a refusal takes: bounds, for constant time is not promised."""
 
-import statistics
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
@@ -12,46 +11,25 @@ from torch import Tensor
 
 from stingy_protection import build_policy, sanitize
 from stingy_server import Database, Keys
-from timing import gap, interleaved, tell_apart
+from timing import interleaved, shows_in_a_sort, tell_apart
 
-N, K = 5, 1000
-NAMES = ("stingy", "ranked_labels")
+K = 1000
 
 
-def twin(variant: int) -> Tensor:
-    """[1, K] logits: the N largest are those of all variants, the withheld ones are its own."""
+def withholding(variant: int, *, n: int) -> Tensor:
+    """[1, K] logits: the n largest are those of all variants, the withheld ones are its own."""
     places = torch.randperm(K, generator=torch.Generator().manual_seed(0))
-    withheld = torch.rand(K - N, generator=torch.Generator().manual_seed(variant)) * 3
-    return torch.cat([torch.arange(9.0, 9.0 - N, -1), withheld])[places][None]
+    withheld = torch.rand(K - n, generator=torch.Generator().manual_seed(variant)) * 3
+    return torch.cat([torch.arange(4.0 + n, 4.0, -1), withheld])[places][None]
 
 
-def ordered(*, descending: bool) -> Tensor:
-    """[1, K] logits: the same numbers, in the easiest or the hardest order for a partial sort."""
-    return twin(1).sort(descending=descending).values
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_L8_twins_cannot_be_told_apart_by_the_gates_time(name: str) -> None:
-    policy = build_policy(name, num_classes=K, n=N)
-    rows = (twin(1), twin(2), twin(1))
-    first, second, again = interleaved(
-        *(partial(sanitize, policy, row) for row in rows), rounds=2000
-    )
-    assert not tell_apart(first, second, share=0.01)
-    assert not tell_apart(first, again, share=0.01)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_L8_the_order_of_the_logits_shows_in_less_than_one_sort_of_them(name: str) -> None:
-    policy = build_policy(name, num_classes=K, n=N)
-    easy, hard, row = ordered(descending=True), ordered(descending=False), twin(1)
-    fast, slow, one_sort = interleaved(
-        partial(sanitize, policy, easy),
-        partial(sanitize, policy, hard),
-        partial(row.sort, descending=True),
-        rounds=2000,
-    )
-    assert abs(gap(fast, slow)[0]) < statistics.median(one_sort)
+@pytest.mark.parametrize("name", ["stingy", "ranked_labels"])
+@pytest.mark.parametrize("n", [5, 100])
+def test_L8_withheld_logits_move_gate_time_less_than_a_sort(name: str, n: int) -> None:
+    policy = build_policy(name, num_classes=K, n=n)
+    row, *others = [withholding(variant, n=n) for variant in range(3)]
+    easiest, hardest = (row.sort(descending=falling).values for falling in (True, False))
+    assert not shows_in_a_sort(partial(sanitize, policy), row, *others, easiest, hardest)
 
 
 @pytest.fixture
@@ -73,4 +51,5 @@ def test_A5_how_much_of_a_key_is_right_does_not_show_in_time(database: Database)
     wrong = (altered(text, first), altered(text, -1))
     assert [keys.authenticate(given) for given in wrong] == [None, None]
     early, late = interleaved(*(partial(keys.authenticate, given) for given in wrong), rounds=5000)
-    assert not tell_apart(early, late, share=0.01)
+    # The text moves it by half a percent whatever it is; a comparison that ends early, by a fifth.
+    assert not tell_apart(early, late, share=0.05)

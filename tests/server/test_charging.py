@@ -89,7 +89,8 @@ async def leaving(client: httpx.AsyncClient, app: FastAPI) -> int:
 async def cut_off(client: httpx.AsyncClient, app: FastAPI) -> int:
     """Asks a server that gives up waiting for its network, as when a drain runs out of time."""
     task = asyncio.ensure_future(leaving(client, app))
-    await asyncio.sleep(0.1)
+    while not any(budget.used for _, budget in app.state.service.keys.all()):
+        await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from torch import Tensor
 
+from stingy_protection import Policy, SparseLogits, sanitize
 from stingy_server import Database
 from stingy_server.store.budgets import key_owner
 
@@ -19,23 +21,29 @@ def spend_unlocked(
 ) -> None:
     """A budget that looks first and counts then, as a counter without a lock does.
 
-    It begins when another process has begun: one after the other, they would count right.
+    No process counts before two have looked: one after the other, they would count right.
     """
     count = 0
-    (state / f"began-{os.getpid()}").touch()
-    while len(list(state.glob("began-*"))) < 2:
-        time.sleep(0.01)
     with closing(Database(state, lock_timeout_s=60)) as database:
         owner = key_owner(key_id)
         for _ in range(tries):
             ((total, used),) = database.execute(
                 "SELECT total, used FROM budgets WHERE owner = ?", (owner,)
             ).fetchall()
-            time.sleep(0.001)
+            (state / f"looked-{os.getpid()}").touch()
+            while len(list(state.glob("looked-*"))) < 2:
+                time.sleep(0.01)
             if used < total:
                 count += 1
                 database.execute("UPDATE budgets SET used = ? WHERE owner = ?", (used + 1, owner))
     granted.put(count)
+
+
+def lingering(work: Callable[[Tensor], object], policy: Policy, logits: Tensor) -> SparseLogits:
+    """Do more work than the gate where the first logit, which is withheld, is above 0."""
+    if logits[0, 0] > 0:
+        work(logits)
+    return sanitize(policy, logits)
 
 
 def unstable_top(logits: Tensor, n: int) -> Tensor:

@@ -6,6 +6,9 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor
 
 BLOCK = 50
 SIGMAS = 5.0
@@ -47,3 +50,21 @@ def tell_apart(left: list[float], right: list[float], *, share: float) -> bool:
     found, error = gap(left, right)
     floor = share * statistics.median(left + right)
     return abs(found) > floor and abs(found) > SIGMAS * error
+
+
+def slower_by(limit: float, left: list[float], right: list[float]) -> bool:
+    """Return true if one of the two takes more than `limit` seconds longer, and by no chance."""
+    found, error = gap(left, right)
+    return abs(found) > limit + SIGMAS * error
+
+
+def shows_in_a_sort(gate: Callable[[Tensor], object], row: Tensor, *others: Tensor) -> bool:
+    """Return true if the gate breaks L8.
+
+    It does if its time for one of the others differs from its time for the row by more than it
+    takes to sort the row once.
+    """
+    calls = [partial(gate, each) for each in (row, *others)]
+    *gated, sort = interleaved(*calls, partial(row.sort, descending=True), rounds=1000)
+    limit = statistics.median(sort)
+    return any(slower_by(limit, gated[0], times) for times in gated[1:])

@@ -182,10 +182,11 @@ def test_a_signal_drains_and_nothing_charged_is_left_unanswered(
     with served(bundle, state=state) as (url, process):
         thread = threading.Thread(target=query, args=(url,))
         thread.start()
-        time.sleep(1)
+        while not answered:
+            time.sleep(0.05)
         process.send_signal(number)
-        thread.join(20)
-        assert process.wait(20) == 0
+        thread.join(60)
+        assert process.wait(60) == 0
     assert answered > 0
     assert list_keys(state)[0]["used"] == answered
 

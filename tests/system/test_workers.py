@@ -73,6 +73,21 @@ def await_workers(state: Path, count: int) -> None:
     time.sleep(4 * HEARTBEAT_S)
 
 
+def charged(state: Path) -> int:
+    with closing(Database(state)) as database:
+        return sum(budget.used for _, budget in Keys(database).all())
+
+
+def refuses_connections(url: str) -> bool:
+    try:
+        httpx.get(f"{url}/v2/health/ready", timeout=60)
+    except httpx.ConnectError:
+        return True
+    except httpx.TransportError:
+        return False
+    return False
+
+
 def query(url: str, key: str) -> httpx.Response:
     """Over a connection of its own: whichever worker is free takes it."""
     return httpx.post(
@@ -168,12 +183,10 @@ def test_H6_workers_answer_what_is_in_flight_though_the_signal_reaches_all(tmp_p
         Said(process)
         await_workers(state, 2)
         threads = [RequestThread(url, key) for _ in range(8)]
-        time.sleep(1.0)
+        until(lambda: charged(state) == 8)
         for pid in (*workers(process), process.pid):  # as Ctrl-C and systemd do
             os.kill(pid, signal.SIGTERM)
-        time.sleep(0.6)
-        with pytest.raises(httpx.ConnectError):
-            httpx.get(f"{url}/v2/health/ready", timeout=1)
+        until(lambda: refuses_connections(url))
         for thread in threads:
             thread.join(60)
         assert process.wait(30) == 0
@@ -188,12 +201,12 @@ def test_H6_workers_answer_what_is_in_flight_though_the_signal_reaches_all(tmp_p
 def test_H6_a_second_signal_ends_all_workers_at_once(tmp_path: Path) -> None:
     state = tmp_path / "state"
     key = make_key(state)
-    slow = make_bundle(tmp_path / "b", factory="sample_networks:Slow", seconds=6.0)
+    slow = make_bundle(tmp_path / "b", factory="sample_networks:Slow", seconds=30.0)
     with served(slow, *OPTIONS, state=state, **NOWHERE) as (url, process):
         Said(process)
         await_workers(state, 2)
         thread = RequestThread(url, key)
-        time.sleep(1.0)
+        until(lambda: charged(state) == 1)
         serving = workers(process)
         process.send_signal(signal.SIGINT)
         time.sleep(0.8)
@@ -201,7 +214,7 @@ def test_H6_a_second_signal_ends_all_workers_at_once(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         second = time.monotonic()
         process.wait(30)
-        assert time.monotonic() - second < 4  # it takes PyTorch two to unload on a busy machine
+        assert time.monotonic() - second < 20  # it takes PyTorch two to unload; the answer, 30
         thread.join(60)
     assert thread.status == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in serving)

@@ -15,6 +15,7 @@ from attack_lab import (
     digits,
     digits_accuracy,
     digits_data,
+    digits_mean,
     digits_oracle,
     digits_teacher,
     run,
@@ -215,8 +216,8 @@ def test_consistent_refuses_what_its_inner_attack_refuses() -> None:
 
 
 def test_knockoff_gets_digits_out_of_drawn_shapes_alone() -> None:
-    attack = Knockoff(queries=2000)
-    assert digits_accuracy(attack, digits_oracle(), settings=SHORT) > 20
+    settings = replace(SHORT, epochs=16)  # 40 to 47 %; without training, 15 at most
+    assert digits_accuracy(Knockoff(queries=2000), digits_oracle(), settings=settings) > 25
 
 
 def test_knockoff_takes_labels_where_there_are_no_scores() -> None:
@@ -276,11 +277,11 @@ def test_what_is_chosen_to_buy_is_what_the_student_is_least_sure_of() -> None:
 
 
 def test_images_without_answers_help_a_few_answers() -> None:
-    with_them = SemiSupervised(queries=50)
-    nothing_is_sure = SemiSupervised(queries=50, threshold=1.0)
-    settings = TrainSettings(epochs=6, batch=32, lr=0.05)
-    assert digits_accuracy(with_them, digits_oracle(), settings=settings) > (
-        digits_accuracy(nothing_is_sure, digits_oracle(), settings=settings)
+    with_them = SemiSupervised(queries=20)
+    nothing_is_sure = SemiSupervised(queries=20, threshold=1.0)
+    settings = TrainSettings(epochs=16, batch=32, lr=0.05)
+    assert digits_mean(with_them, digits_oracle(), settings=settings) > (
+        digits_mean(nothing_is_sure, digits_oracle(), settings=settings)
     )
 
 
@@ -318,13 +319,13 @@ def test_a_strong_view_hides_a_square_of_every_image() -> None:
 
 
 def test_E3_a_student_beats_chance_from_noise_and_scores_alone() -> None:
-    attack = DataFreeSoft(queries=4480)
-    assert digits_accuracy(attack, digits_oracle(), settings=SHORT) > 20
+    attack, settings = DataFreeSoft(queries=8960), replace(SHORT, epochs=8)
+    assert digits_accuracy(attack, digits_oracle(), settings=settings) > 16
 
 
 def test_E3_a_student_beats_chance_from_noise_and_labels_alone() -> None:
-    attack = DataFreeHard(queries=4480)
-    assert digits_accuracy(attack, digits_oracle("label"), settings=SHORT) > 20
+    attack, settings = DataFreeHard(queries=4480), replace(SHORT, epochs=8)
+    assert digits_accuracy(attack, digits_oracle("label"), settings=settings) > 16
 
 
 def test_data_free_attacks_never_see_an_image_of_the_task() -> None:

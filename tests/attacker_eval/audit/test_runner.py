@@ -339,7 +339,8 @@ def test_more_budget_does_not_hurt_on_the_digits(tmp_path: Path) -> None:
     rows = audit(protocol, tmp_path / "out", stingy=digits_oracle())["rows"]
     for attack in ("no_api", "soft_label"):
         found = {row["budget"]: row["accuracy"] for row in rows if row["attack"] == attack}
-        assert found[60] < found[300] < found[None]
+        # 60 images give 86 to 89 %, the others 95 to 98: which of the two is ahead is chance.
+        assert found[60] + 3 < min(found[300], found[None])
     base = {row["budget"]: row["accuracy"] for row in rows if row["attack"] == "no_api"}
     for row in rows:
         assert row["uplift"] == pytest.approx(row["accuracy"] - base[row["budget"]])

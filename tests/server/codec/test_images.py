@@ -127,10 +127,10 @@ async def test_I1_only_jpeg_and_png_by_content() -> None:
 
 
 async def test_I2_a_huge_claim_is_refused_before_decoding() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     assert await refusal_of(claiming(65_535, 65_535)) is IMAGE_TOO_LARGE
     assert await refusal_of(claiming(101, 100)) is IMAGE_TOO_LARGE
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 @pytest.mark.parametrize("name", PATHOLOGICAL)

@@ -1,6 +1,7 @@
 """A request that is cut off at any moment: what was not answered is given back, and booked."""
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ class OpenRequest:
 
     def __init__(self, app: FastAPI, key: str, messages: Sequence[Message] = WHOLE) -> None:
         self._messages = iter(messages)
+        self.waits = asyncio.Event()  # for more than these messages
         self._begun = self._status = 0
         self._before = books(app)
         self._app = app
@@ -46,6 +48,7 @@ class OpenRequest:
     async def _receive(self) -> Message:
         for message in self._messages:
             return message
+        self.waits.set()
         never: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         return await never
 
@@ -125,11 +128,13 @@ async def test_Q4_O1_a_request_cut_off_at_a_write_is_given_back_or_answered(
 async def test_Q4_O1_in_whatever_turn_a_request_is_cut_off_the_books_are_right(
     tmp_path: Path,
 ) -> None:
-    outcomes = []
+    outcomes: list[tuple[int, int, str, int]] = []
     settings = settings_of(tmp_path)
     async with running(settings) as (_, app):
         key = make_key(settings.state)
-        for turns in range(1, 40):
+        for turns in itertools.count(1):
+            if turns >= 40 and ANSWERED in outcomes:  # on a busy machine it takes more turns
+                break
             request = OpenRequest(app, key)
             for _ in range(turns):
                 await asyncio.sleep(0.0005 if turns > 20 else 0)
@@ -145,7 +150,7 @@ async def test_Q4_O1_a_request_cut_off_before_its_body_has_come_is_booked(
     settings = settings_of(tmp_path)
     async with running(settings) as (_, app):
         request = OpenRequest(app, make_key(settings.state), sent)
-        await asyncio.sleep(0.05)
+        await request.waits.wait()
         request.task.cancel()
         assert await request.outcome() == CUT_OFF
 
@@ -176,7 +181,7 @@ async def test_Q4_a_server_that_stops_writes_what_was_given_back_before_it_close
         while books(app)[0] == 0:
             await asyncio.sleep(0)
         request.task.cancel()
-    await asyncio.wait_for(request.task, 5)  # refused like any other, and so no error
+    await asyncio.wait_for(request.task, 60)  # refused like any other, and so no error
     await end()
     async with running(settings) as (_, app):
         used, entries = books(app)

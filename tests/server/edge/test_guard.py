@@ -129,5 +129,8 @@ async def test_H11_hundreds_of_requests_leave_nothing_behind(tmp_path: Path) -> 
             before = await blocks(client)
             answered = await mixed(client, rounds=80)
             grown.append(await blocks(client) - before)
-        assert handles() == handles_before
+        files, threads = handles()
+    assert files <= handles_before[0]
+    # A pool starts one of its few threads where the last is not back yet.
+    assert threads <= handles_before[1] + 3
     assert min(grown) < answered / 2

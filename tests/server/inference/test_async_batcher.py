@@ -41,6 +41,12 @@ class ControlledModel:
             self.at_once -= 1
 
 
+async def turns() -> None:
+    """Let the event loop turn until what was begun waits for something else than a turn."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
 def make(model: ControlledModel, **options: int) -> AsyncBatcher:
     limits = {"queue_images": 100, "queue_bytes": 10_000} | options
     return AsyncBatcher(model, **limits)
@@ -56,7 +62,7 @@ async def test_who_comes_while_all_passes_are_under_way_waits_and_goes_together(
     waiting = []
     for number in range(8):
         waiting += submit_all(batcher, numbered(number))
-        await asyncio.sleep(0.01)
+        await turns()
     assert model.passes == [[0], [1]]
     model.free.set()
     assert [numbers(answer) for answer in await asyncio.gather(*waiting)] == [
@@ -134,11 +140,11 @@ async def test_L13_who_is_gone_is_not_asked_for_and_shifts_no_answer() -> None:
     model = ControlledModel()
     batcher = make(model, batch_size=4, passes=1)
     (first,) = submit_all(batcher, numbered(1))
-    await asyncio.sleep(0.01)
+    await turns()
     second, gone, third = submit_all(batcher, numbered(2), numbered(66), numbered(3))
-    await asyncio.sleep(0.01)
+    await turns()
     gone.cancel()
-    await asyncio.sleep(0.01)
+    await turns()
     first.cancel()  # it is under way: the pass goes on without it
     model.free.set()
     assert numbers(await second) == [2]
@@ -151,17 +157,17 @@ async def test_the_queue_is_bounded_in_images_and_bytes(limits: dict[str, int]) 
     model = ControlledModel()
     batcher = make(model, batch_size=2, passes=1, **limits)
     under_way, *waiting = submit_all(batcher, *(numbered(n) for n in (1, 2, 3)))
-    await asyncio.sleep(0.01)
+    await turns()
     with pytest.raises(ServiceError) as refused:
         await batcher.submit(numbered(4))
     assert refused.value.refusal is OVERLOADED
     under_way.cancel()  # its pass goes on, and keeps the room
-    await asyncio.sleep(0.01)
+    await turns()
     with pytest.raises(ServiceError):
         await batcher.submit(numbered(4))
     model.free.set()
     await asyncio.gather(*waiting)
-    await asyncio.sleep(0.01)
+    await turns()
     again = submit_all(batcher, *(numbered(n) for n in (5, 6, 7)))
     assert [numbers(answer) for answer in await asyncio.gather(*again)] == [[5], [6], [7]]
 
@@ -170,7 +176,7 @@ async def test_who_is_gone_while_waiting_leaves_its_room_at_once() -> None:
     model = ControlledModel()
     batcher = make(model, batch_size=1, passes=1, queue_images=3)
     (first,) = submit_all(batcher, numbered(1))
-    await asyncio.sleep(0.01)
+    await turns()
     for _ in range(10):
         gone = submit_all(batcher, numbered(2), numbered(3))
         await asyncio.sleep(0)
@@ -193,7 +199,7 @@ async def test_who_is_gone_before_a_pass_sets_out_leaves_no_room_taken() -> None
         gone.cancel()
         await asyncio.wait([gone])
         assert numbers(await batcher.submit(numbered(2))) == [2]
-        await asyncio.sleep(0.01)
+        await turns()
     assert model.passes == [[2]] * 3
 
 
@@ -201,9 +207,9 @@ async def test_closing_waits_for_what_is_under_way() -> None:
     model = ControlledModel()
     batcher = make(model, batch_size=1, passes=1)
     waiting = submit_all(batcher, numbered(1), numbered(2))
-    await asyncio.sleep(0.01)
+    await turns()
     closing = asyncio.create_task(batcher.close())
-    await asyncio.sleep(0.01)
+    await turns()
     assert not closing.done()
     model.free.set()
     await closing

@@ -12,6 +12,18 @@ class Version:
     def __init__(self):
         self.itself = self
 
+def pause():
+    # The shortest of five collections, in seconds: a busy machine lengthens some of them.
+    pauses = []
+    def note(phase, info):
+        pauses.append(time.perf_counter())
+    gc.callbacks.append(note)
+    for _ in range(5):
+        gc.collect()
+    gc.callbacks.remove(note)
+    return min(pauses[2 * n + 1] - pauses[2 * n] for n in range(5))
+
+unfrozen = pause()
 refreeze_gc()
 assert gc.get_freeze_count() == 0  # nothing, where the process never froze
 gone, later = Version(), Version()
@@ -20,13 +32,7 @@ del gone
 freeze_gc()
 assert observed[0]() is None
 assert gc.get_freeze_count() > 100_000
-pauses = []
-def note(phase, info):
-    pauses.append(time.perf_counter())
-gc.callbacks.append(note)
-gc.collect()
-gc.callbacks.remove(note)
-print(pauses[1] - pauses[0])
+print(unfrozen / pause())
 del later
 gc.collect()
 assert observed[1]() is not None  # it was to stay
@@ -44,4 +50,4 @@ def test_a_settled_process_is_not_stopped_for_what_stays_and_finds_what_goes() -
     said = subprocess.run(
         [sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True, timeout=120
     )
-    assert float(said.stdout) < 0.02
+    assert float(said.stdout) > 10  # times as long, when nothing was set aside

@@ -1,6 +1,7 @@
 """Group commit: one transaction a turn, which holds for all in it or for none."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -102,10 +103,13 @@ async def test_who_is_cancelled_while_a_write_fails_is_cancelled(
     if store is None:
         pytest.skip("a file is written within a turn, in which nobody is cancelled")
 
+    cancelled = threading.Event()
+
     def slow_and_broken() -> None:
-        time.sleep(0.2)
+        cancelled.wait(60)
         raise StoreUnavailable("expected a network")
 
+    asyncio.get_running_loop().call_later(0.1, cancelled.set)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await GroupCommit(database).run(slow_and_broken)
@@ -209,16 +213,17 @@ async def test_who_waits_behind_a_store_that_is_gone_does_not_try_and_who_was_be
 
 
 async def test_all_who_wait_are_asked_for_in_one_question(database: Database) -> None:
-    questions = []
+    questions, others_wait = [], threading.Event()
 
     def answers(texts: Sequence[str]) -> list[str]:
         questions.append(tuple(texts))
-        time.sleep(0.05)
+        others_wait.wait(60)
         return [text.upper() for text in texts]
 
     lookup = BatchedLookup(database, str.upper, answers)
     first = asyncio.ensure_future(lookup.lookup("a"))
     await asyncio.sleep(0.01)  # it is being asked for
+    asyncio.get_running_loop().call_later(0.02, others_wait.set)
     assert await asyncio.gather(*(lookup.lookup(text) for text in "bcd")) == ["B", "C", "D"]
     assert await first == "A"
     # A file answers at once: nobody waits.

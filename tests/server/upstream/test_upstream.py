@@ -61,9 +61,8 @@ def edge(tmp_path: Path, url: str, *, policy: str = "stingy:n=2", **options: Any
     bundle = make_bundle(tmp_path / "bundle", policy=policy)
     (bundle / "weights.safetensors").unlink()
     tensors = TensorSettings(**options.pop("tensors", {}))
-    model = ModelSettings(
-        bundle=bundle, engine="oip", url=url, tensors=tensors, timeout_s=1.0, **options
-    )
+    options = {"timeout_s": 1.0, **options}
+    model = ModelSettings(bundle=bundle, engine="oip", url=url, tensors=tensors, **options)
     return make_settings(tmp_path / "state", model)
 
 
@@ -145,11 +144,11 @@ async def test_U3_a_bad_answer_is_a_502_that_relays_and_costs_nothing(
 ) -> None:
     switched = Switched(says(GOOD))
     with upstream(switched) as url, caplog.at_level(logging.DEBUG, "stingy"):
-        async with running(edge(tmp_path, url)) as (client, _):
+        async with running(edge(tmp_path, url, timeout_s=20.0)) as (client, _):
             switched.behaviour = behaviour
             started = time.monotonic()
             refused = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
-            assert time.monotonic() - started < 5
+            assert time.monotonic() - started < 15  # it is not waited for until the timeout
             assert refused.status_code == 502
             assert refused.json()["error"]["code"] == "upstream_failed"
             assert CANARY not in refused.text + caplog.text + str(refused.headers)
@@ -171,7 +170,7 @@ async def test_U3_a_slow_answer_is_a_504_that_costs_nothing(
             switched.behaviour = behaviour
             started = time.monotonic()
             refused = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
-            assert 0.9 < time.monotonic() - started < 5
+            assert 0.9 < time.monotonic() - started < 30  # the upstream would take a minute
             assert refused.status_code == 504
             assert refused.json()["error"]["code"] == "upstream_timeout"
             assert (await client.get("/v1/usage")).json()["used"] == 0
