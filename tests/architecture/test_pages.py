@@ -88,6 +88,7 @@ def test_contributing_examples_work_in_ten_lines() -> None:
     answer = sanitize(policy(num_classes=10), torch.eye(10))
     assert answer.indices[:, 0].tolist() == list(range(10))
     (attack,) = [each for each in namespace(attack_example, page).values() if is_new(each, Attack)]
+    assert attack().label == "smoothed_label"  # reads what it requires
     logits = torch.zeros(4, 10, requires_grad=True)
     loss = attack().loss(logits, SimpleNamespace(top1=torch.arange(4)))
     assert loss.requires_grad
