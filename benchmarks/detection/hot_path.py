@@ -16,7 +16,7 @@ from rich.table import Table
 
 from stingy_protection import build_policy, sanitize
 from stingy_server import Database
-from stingy_server.detection.image_hashes import Coder, Memory, sampled
+from stingy_server.detection.image_hashes import HashIndex, ImageHasher, sampled
 from stingy_server.detection.monitor import Watch
 from stingy_server.observability.metrics import Metrics
 from stingy_server.settings import WatchSettings
@@ -41,13 +41,13 @@ def on_the_way(database: Database, *, side: int, batch: int) -> list[float]:
 
 def beside(*, side: int, images: int = 6144) -> float:
     """Processor microseconds an image, once a key's memory is full."""
-    coder, memory = Coder(b"secret"), Memory()
+    hasher, index = ImageHasher(b"secret"), HashIndex()
     random = np.random.default_rng(0)
     taken = []
     for _ in range(images // 512):
         grids = sampled(random.integers(0, 256, (512, side, side, 3)).astype(np.uint8))
         started = time.thread_time()
-        memory.look(grids, coder.codes(grids), np.zeros(512, np.int32))
+        index.compare(grids, hasher.codes(grids), np.zeros(512, np.int32))
         taken.append((time.thread_time() - started) / 512 * 1e6)
     return statistics.median(taken[-4:])
 

@@ -26,7 +26,7 @@ __all__ = [
     "load_settings",
 ]
 
-_HOMES = {
+_MODULES = {
     "ConfigurationError": "errors",
     "Budgets": "store.budgets",
     "Database": "store.database",
@@ -42,7 +42,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # Imported on first use: the `stingy` command imports this package, and torch takes seconds.
-    if name not in _HOMES:
+    # Names are imported on first use, because the `stingy` command imports this package and torch
+    # takes seconds to import.
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,7 +1,7 @@
-"""Every refusal the server can utter: one fixed sentence a code, never a word of the input.
+"""Every refusal that the server can send: fixed sentences that contain nothing of the input.
 
-ServiceError(code, status, message)   raised anywhere on the way of a request
-ConfigurationError(faults)            raised before listening, lists every fault
+ServiceError(refusal)        raised anywhere while a request is handled
+ConfigurationError(faults)   raised before the server listens; lists every fault
 """
 
 import secrets
@@ -16,10 +16,15 @@ JSON = "application/json"
 
 @dataclass(frozen=True)
 class Refusal:
-    """One row of the table of errors: what a client may be told, and nothing else.
+    """One row of the error table. A client receives these fields and nothing else.
 
-    `retry_after` is in seconds, and each who is refused is told up to `spread` more of them, by
-    chance: else all who are refused at once would be back at once.
+    Attributes:
+        code: the name of the refusal, for programs.
+        status: the HTTP status.
+        message: the sentence for people, the same for every request.
+        retry_after: seconds to wait before the next try; None if none are promised.
+        spread: a random number of seconds, up to this one, is added to `retry_after` for each
+            client. Otherwise clients refused at the same time would return at the same time.
     """
 
     code: str
@@ -29,43 +34,132 @@ class Refusal:
     spread: int = 0
 
 
-BAD_REQUEST = Refusal("bad_request", 400, "The request could not be understood.")
-UNAUTHENTICATED = Refusal("unauthenticated", 401, "A valid API key is required.")
-SUSPENDED = Refusal("suspended", 403, "This key is suspended; ask whoever gave it to you.")
-NOT_FOUND = Refusal("not_found", 404, "There is nothing under this address.")
-UNKNOWN_MODEL = Refusal("not_found", 404, "No model of this name and version is served here.")
-METHOD_NOT_ALLOWED = Refusal("method_not_allowed", 405, "This address does not take this method.")
-TOO_LARGE = Refusal("too_large", 413, "The request is larger than this server accepts.")
-UNSUPPORTED_IMAGE = Refusal("unsupported_image", 415, "Only JPEG and PNG images are accepted.")
+BAD_REQUEST = Refusal(
+    "bad_request",
+    400,
+    "Expected a well-formed request, got a malformed one; check its headers and its body.",
+)
+UNAUTHENTICATED = Refusal(
+    "unauthenticated",
+    401,
+    "Expected a valid API key, got none; send it as Authorization: Bearer KEY.",
+)
+SUSPENDED = Refusal(
+    "suspended", 403, "Expected an active key, got a suspended one; contact the operator."
+)
+NOT_FOUND = Refusal(
+    "not_found", 404, "Expected an address of this server, got another; check the path."
+)
+UNKNOWN_MODEL = Refusal(
+    "not_found",
+    404,
+    "Expected a model that is served here, got another; check its name and version.",
+)
+METHOD_NOT_ALLOWED = Refusal(
+    "method_not_allowed",
+    405,
+    "Expected a method of this address, got another; use GET or POST as documented.",
+)
+TOO_LARGE = Refusal(
+    "too_large",
+    413,
+    "Expected a request within the size limits, got a larger one; "
+    "send fewer images, or send them in binary.",
+)
+UNSUPPORTED_IMAGE = Refusal(
+    "unsupported_image", 415, "Expected a JPEG or PNG image, got another format; convert it."
+)
 UNSUPPORTED_ENCODING = Refusal(
-    "unsupported_encoding", 415, "Compressed request bodies are not accepted."
+    "unsupported_encoding",
+    415,
+    "Expected an uncompressed body, got a compressed one; send it without Content-Encoding.",
 )
-BAD_IMAGE = Refusal("bad_image", 422, "The image could not be read.")
-IMAGE_TOO_LARGE = Refusal("too_large", 413, "The image has more pixels than this server accepts.")
+BAD_IMAGE = Refusal(
+    "bad_image",
+    422,
+    "Expected an image that decodes, got a damaged or unsupported one; "
+    "save it again as a plain JPEG or PNG.",
+)
+IMAGE_TOO_LARGE = Refusal(
+    "too_large",
+    413,
+    "Expected images within the pixel limit, got more pixels; send smaller or fewer images.",
+)
 BAD_TENSOR = Refusal(
-    "bad_tensor", 422, "The input tensor does not have the declared type, shape or range."
+    "bad_tensor",
+    422,
+    "Expected a tensor of the declared type, shape and range, got another; "
+    "compare it with the model's metadata.",
 )
-TIMED_OUT = Refusal("timed_out", 408, "The request took too long to arrive.")
-BUDGET_EXHAUSTED = Refusal("budget_exhausted", 429, "The query budget does not cover this request.")
-RATE_LIMITED = Refusal("rate_limited", 429, "This key asks faster than it may.")
-REFUSED = Refusal("refused", 500, "The answer was withheld because it failed a safety check.")
-INTERNAL = Refusal("internal", 500, "The request could not be answered.")
-UPSTREAM_FAILED = Refusal("upstream_failed", 502, "The model server gave no valid answer.")
+TIMED_OUT = Refusal(
+    "timed_out",
+    408,
+    "Expected the whole body within the time limit, got a part; send fewer images at once.",
+)
+BUDGET_EXHAUSTED = Refusal(
+    "budget_exhausted",
+    429,
+    "Expected a request within the query budget, got a larger one; "
+    "send fewer images, or request a larger budget.",
+)
+RATE_LIMITED = Refusal(
+    "rate_limited",
+    429,
+    "Expected queries within the rate of this key, got more; "
+    "try again after the seconds in Retry-After.",
+)
+REFUSED = Refusal(
+    "refused",
+    500,
+    "Expected an answer that passes the safety checks, got one that fails and is withheld; "
+    "report the request_id to the operator.",
+)
+INTERNAL = Refusal(
+    "internal",
+    500,
+    "Expected an answer, got a fault of the server; report the request_id to the operator.",
+)
+UPSTREAM_FAILED = Refusal(
+    "upstream_failed",
+    502,
+    "Expected a valid answer from the model server, got none; try again later.",
+)
 OVERLOADED = Refusal(
-    "overloaded", 503, "The server is busy; try again shortly.", retry_after=1, spread=2
+    "overloaded",
+    503,
+    "Expected a free place for the request, got none; try again after the seconds in Retry-After.",
+    retry_after=1,
+    spread=2,
 )
-DRAINING = Refusal("draining", 503, "The server is shutting down.", retry_after=5)
+DRAINING = Refusal(
+    "draining",
+    503,
+    "Expected a running server, got one that is stopping; "
+    "try again after the seconds in Retry-After.",
+    retry_after=5,
+)
 STORE_UNAVAILABLE = Refusal(
-    "store_unavailable", 503, "The request could not be accounted for.", retry_after=5, spread=5
+    "store_unavailable",
+    503,
+    "Expected to record the request, got a fault of the store; "
+    "try again after the seconds in Retry-After.",
+    retry_after=5,
+    spread=5,
 )
-DEADLINE = Refusal("deadline", 504, "The answer was not ready in time.")
-UPSTREAM_TIMEOUT = Refusal("upstream_timeout", 504, "The model server did not answer in time.")
+DEADLINE = Refusal(
+    "deadline", 504, "Expected an answer before the deadline, got none; send fewer images at once."
+)
+UPSTREAM_TIMEOUT = Refusal(
+    "upstream_timeout",
+    504,
+    "Expected the model server to answer in time, got no answer; try again later.",
+)
 
 
 class ServiceError(Exception):
-    """A request ends here, with one of the refusals above.
+    """The end of a request with one of the refusals above.
 
-    Raise it `from None`: what caused it stays inside.
+    Raise it `from None`, because its cause must not leave the server.
     """
 
     def __init__(self, refusal: Refusal, *, retry_after: int | None = None) -> None:
@@ -74,7 +168,7 @@ class ServiceError(Exception):
 
 
 class ConfigurationError(Exception):
-    """The configuration cannot be served; `faults` lists everything that is wrong with it."""
+    """A configuration that cannot be served. `faults` lists every fault in it."""
 
     def __init__(self, faults: Sequence[str]) -> None:
         super().__init__("\n".join(faults))
@@ -82,7 +176,7 @@ class ConfigurationError(Exception):
 
 
 def error_response(refusal: Refusal, request_id: str) -> Response:
-    """The one body form of every error."""
+    """Return the response of a refusal. Every error has this form of body."""
     body = {"code": refusal.code, "message": refusal.message, "request_id": request_id}
     headers = {}
     if refusal.retry_after is not None:

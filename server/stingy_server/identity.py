@@ -1,4 +1,4 @@
-"""The names of a model and its policy: the fingerprint in a header, the digest of a bundle."""
+"""Two names of a model with its policy: a fingerprint for a header, and a bundle's digest."""
 
 import hashlib
 import json
@@ -10,11 +10,11 @@ FINGERPRINT_HEADER = "stingy-gate"
 
 
 def model_fingerprint(manifest: BundleManifest, policy: Policy) -> str:
-    """Return the header's value for an answer made with these weights and this policy."""
+    """Return the header value that names an answer's weights and policy."""
     return f"{policy.fingerprint} {manifest.sha256}"
 
 
 def bundle_digest(manifest: BundleManifest, policy: Policy) -> str:
-    """Return 64 hex digits that change with weights, any word of the manifest, or policy."""
+    """Return 64 hex digits that change with weights, manifest or policy."""
     content = [asdict(manifest), policy.fingerprint]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,6 +1,6 @@
 """Settings from flags, environment and `stingy.toml`, in this order of precedence.
 
-Nothing here changes after start-up. Every fault is collected, none is the only one reported.
+Settings do not change after start-up. All faults are collected and reported at once.
 """
 
 import os
@@ -19,7 +19,7 @@ from pydantic_settings import (
 )
 
 ENV_PREFIX = "STINGY_"
-CLIENT_VARIABLES = {"STINGY_URL", "STINGY_KEY"}  # the client's own, not settings of the server
+CLIENT_VARIABLES = {"STINGY_URL", "STINGY_KEY"}  # read by the client, no settings of the server
 DEFAULT_FILE = Path("stingy.toml")
 
 Count = Annotated[int, Field(ge=1)]
@@ -27,12 +27,15 @@ LogFormat = Literal["text", "json"]
 
 
 class TensorSettings(BaseModel):
-    """How a model server elsewhere is asked over the Open Inference Protocol.
+    """The tensors of an upstream model server that speaks the Open Inference Protocol.
 
-    `input`, `datatype`: the tensor it takes: pixels, UINT8 [batch, height, width, 3], or FP32
-    [batch, 3, height, width], as the bundle's preprocessing makes them. `logits`: the output with
-    raw logits, for the gate here; without it the server must answer with `indices` and `scores`
-    under the policy. `binary`: whether tensors travel in binary.
+    Attributes:
+        input: the name of its input tensor.
+        datatype: UINT8 for pixels, [batch, height, width, 3]; FP32 for the output of the bundle's
+            preprocessing, [batch, 3, height, width].
+        logits: the name of the output with raw logits, to which this server applies the gate.
+            Without it the upstream must answer with `indices` and `scores` under the policy.
+        binary: whether tensors are sent in binary.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,9 +47,13 @@ class TensorSettings(BaseModel):
 
 
 class ReplicaSettings(BaseModel):
-    """How many replicas of a kind Ray keeps, by their load, and what each of them reserves.
+    """The number of replicas of one kind on Ray, and the resources that each reserves.
 
-    `max_replicas` is `min_replicas` where it is not given. Of a GPU a replica may reserve a part.
+    Attributes:
+        min_replicas: the fewest replicas. Ray chooses their number by their load.
+        max_replicas: the most replicas; None for `min_replicas`.
+        num_cpus: processor cores that a replica reserves.
+        num_gpus: GPUs that a replica reserves, also a part of one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,10 +65,11 @@ class ReplicaSettings(BaseModel):
 
     @property
     def most(self) -> int:
+        """The largest number of replicas."""
         return self.max_replicas or self.min_replicas
 
     @model_validator(mode="after")
-    def _ordered(self) -> "ReplicaSettings":
+    def _check_order(self) -> "ReplicaSettings":
         if self.most < self.min_replicas:
             raise ValueError(
                 f"expected max_replicas of {self.min_replicas} or more, got {self.most}"
@@ -70,9 +78,12 @@ class ReplicaSettings(BaseModel):
 
 
 class RaySettings(BaseModel):
-    """What Ray Serve runs: replicas of the edge, and of each model that would run in its process.
+    """The replicas that Ray Serve runs.
 
-    `max_queued`: how many requests an edge replica may have waiting for a model; more are refused.
+    Attributes:
+        edge: replicas of the edge.
+        model: replicas of each model that would otherwise run in the edge's process.
+        max_queued: requests that an edge replica may have waiting for a model; more are refused.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -83,14 +94,25 @@ class RaySettings(BaseModel):
 
 
 class ModelSettings(BaseModel):
-    """One endpoint: a bundle, the name it is served under, its policy, its budget, its engine.
+    """One endpoint: a bundle with its name, policy, budget and engine.
 
-    The budgets, in images, are of all keys together, and of all versions of the model. `share`, of
-    a version beside another, is the share of keys that meet it when they name no version. Where
-    the model runs elsewhere, `url` is the full address of its predictions, `key_file` TorchServe's,
-    `tensors` an OIP server's, `timeout_s` the seconds until it is given up, and `passes` how many
-    requests it is asked at once: what comes meanwhile waits, and goes together. `replicas` are
-    those of this model on Ray.
+    Budgets count images across all keys and versions. `share` is the fraction of keys routed to
+    this version by default.
+
+    Attributes:
+        bundle: the folder of a bundle or an artefact.
+        budget: images in all; None for no limit.
+        budget_per_day: images in a day of UTC; None for no limit.
+        engine: "embedded", or the kind of the upstream model server.
+        url: the full address of the upstream's predictions.
+        key_file: the file with TorchServe's key.
+        tensors: the tensors of an OIP upstream.
+        timeout_s: seconds after which a request to the upstream fails.
+        passes: requests to the upstream at once. Further images wait and are sent as one batch.
+        name: the name to serve it under; None for the bundle's own.
+        policy: the policy to apply; None for the bundle's own.
+        share: 0..1, of a version beside another; None for the rest of the keys.
+        replicas: the replicas of this model on Ray; None for those of `ray.model`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -111,7 +133,13 @@ class ModelSettings(BaseModel):
 
 
 class Tier(BaseModel):
-    """What a key of this tier may see at most: fewer classes, a coarser grid, no scores."""
+    """The most that keys of a tier receive: fewer classes, a coarser grid, no scores.
+
+    Attributes:
+        classes: the most classes of an answer; None for the policy's number.
+        decimals: the finest grid of the scores; None for the policy's grid.
+        scores: "keep" them, replace them by their "rank", or send "none".
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -121,12 +149,14 @@ class Tier(BaseModel):
 
 
 class WatchSettings(BaseModel):
-    """From which score on a key is in alarm, and what then becomes of its answers.
+    """The alarm of the watch, and its effect on the answers of a key in alarm.
 
-    `then`: "labels" leaves its top-1 without scores, "refuse" nothing; a list is a ladder, climbed
-    by a step an alarm; "nothing" tells the ledger and the metrics alone.
-    `images_per_s`: how many are looked at, in each process and of all keys together; the others
-    are only counted.
+    Attributes:
+        alarm: the score from which a key is in alarm, 0..1.
+        then: on alarm, "nothing" records it in the ledger and the metrics; "labels" returns the
+            top-1 alone, without scores; "refuse" rejects; a list escalates one step per alarm.
+        images_per_s: images that are compared, in each process and for all keys together. The
+            other images are only counted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -139,7 +169,7 @@ class WatchSettings(BaseModel):
 
     @property
     def ladder(self) -> tuple[str, ...]:
-        """The steps one after the other."""
+        """The steps of an alarm, in their order."""
         if isinstance(self.then, tuple):
             return self.then
         return () if self.then == "nothing" else (self.then,)
@@ -149,35 +179,36 @@ FULL_TIER = "full"
 
 
 class Settings(BaseSettings):
-    """Everything `create_app` needs to know; frozen.
+    """The settings of a server, as `create_app` takes them. They are frozen.
 
     Attributes:
         models: the endpoints. `name` and `policy` default to the bundle's own.
-        tiers: what the keys of a tier may see at most; the tier "full" sees the policy's answer.
+        tiers: the most that the keys of a tier receive. The tier "full" gets the policy's answer.
         state: the folder of keys, budgets and the pepper.
-        store: where keys, budgets and ledger are instead, for several hosts: a PostgreSQL.
-        allow_open: whether a policy that lets all logits out may be served at all.
-        runtime: what runs the network on the CPU; "auto" measures and takes the fastest.
-        strict: run every forward pass at one padded batch shape, so that no batch mate can
-            move an answer even by one step of the grid.
+        store: a PostgreSQL for keys, budgets and ledger in place of `state`, for several hosts.
+        allow_open: whether a policy that lets all logits out may be served.
+        runtime: the runtime of the network on the CPU. "auto" measures all and takes the fastest.
+        strict: run every forward pass at one padded batch shape, so that the other images of a
+            batch cannot move an answer even by one step of the grid.
         batch_size: images in one forward pass.
-        max_delay_ms: how long a forward pass may wait for company.
-        queue_images, queue_bytes: what may wait or run at once; more is refused with 503.
+        max_delay_ms: milliseconds that a forward pass may wait for more images.
+        queue_images: images that may wait or run at once; more are refused with 503.
+        queue_bytes: bytes of images that may wait or run at once; more are refused with 503.
         max_held_bytes: bytes of the bodies of all requests at once; more are refused with 503.
         max_concurrency: requests at once; more are refused with 503.
-        header_timeout_s, body_timeout_s: seconds a request's head and body may take to arrive;
-            the latter also those that a client may leave an answer untaken.
+        header_timeout_s: seconds allowed to receive a request's headers.
+        body_timeout_s: seconds allowed to receive the body, and to read the response.
         deadline_s: seconds from a request's body to its answer.
-        watch: which keys look like they copy the model, and what then becomes of their answers.
-        workers: processes that serve; they share the state folder.
-        rate_store: where rates are counted: memory:// for one process, redis://... for several.
-        log_format: text or json, a line a record.
-        trace_endpoint: where an OpenTelemetry collector takes spans over HTTP; None for nowhere.
-        trace_share: of all requests, how many have spans.
-        metrics_port: where Prometheus may ask, apart from the public port; None for nowhere.
-        trusted_factories: modules a bundle may name as the home of its network.
-        first_key_budget: images the key made at the first start may ask.
-        ray: what is run on Ray Serve, by `stingy_server.ray_serve.app`.
+        watch: the alarm for keys that look like they copy the model, and its effect.
+        workers: processes that serve. They share the state folder.
+        rate_store: the store that counts rates: memory:// for one process, redis://... for several.
+        log_format: text or json, one line a record.
+        trace_endpoint: address of an OpenTelemetry collector that takes spans over HTTP, or None.
+        trace_share: the fraction of the requests that have spans.
+        metrics_port: the port of the metrics for Prometheus, apart from the public one, or None.
+        trusted_factories: modules whose functions a bundle may name to build its network.
+        first_key_budget: images in the budget of the key that the first start makes.
+        ray: the replicas on Ray Serve, run by `stingy_server.ray_serve.app`.
     """
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
@@ -228,7 +259,8 @@ class Settings(BaseSettings):
     def _reserve_full(cls, tiers: dict[str, Tier]) -> dict[str, Tier]:
         if FULL_TIER in tiers:
             raise ValueError(
-                f"expected other names than {FULL_TIER}: it sees what the policy lets out"
+                f"expected tier names other than {FULL_TIER}, got {FULL_TIER}; "
+                "its keys always get the policy's whole answer"
             )
         return tiers
 
@@ -241,16 +273,16 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # The sources are merged in `load_settings`, where their faults can be told together.
+        # `load_settings` merges the sources, so that all their faults are reported at once.
         return (init_settings,)
 
 
 def misplaced_settings(model: ModelSettings) -> Iterator[str]:
-    """What the engine of a model needs and has not, or has and does not take."""
+    """Yield a fault for each setting that a model's engine lacks or does not take."""
     if (model.url is None) != (model.engine == "embedded"):
-        given = "none" if model.url is None else "one"
-        wanted = "no url" if model.engine == "embedded" else "a url"
-        yield f"expected {wanted} for the engine {model.engine}, got {given}"
+        count = "none" if model.url is None else "one"
+        expected = "no url" if model.engine == "embedded" else "a url"
+        yield f"expected {expected} for the engine {model.engine}, got {count}"
     if model.key_file is not None and model.engine != "torchserve":
         yield f"expected no key_file for the engine {model.engine}, got one"
     if model.tensors is not None and model.engine != "oip":
@@ -258,51 +290,51 @@ def misplaced_settings(model: ModelSettings) -> Iterator[str]:
 
 
 def load_settings(config: Path | None = None, **flags: Any) -> tuple[Settings, list[str]]:
-    """The settings, with faulty ones left at their defaults, and the list of faults.
+    """Return the settings, with faulty ones at their defaults, and the list of faults.
 
     Args:
-        config: a TOML file; `stingy.toml` in the working directory is read if there is one.
-        flags: what the command line gave; None means not given.
+        config: a TOML file; None for `stingy.toml` in the working directory, if there is one.
+        flags: the settings of the command line; None means not given.
     """
-    from_file, faults = _from_file(config)
-    from_environment, found = _from_environment()
-    faults += found
+    from_file, faults = _read_file(config)
+    from_environment, environment_faults = _read_environment()
+    faults += environment_faults
     given = from_file | from_environment
     given |= {name: value for name, value in flags.items() if value is not None}
     try:
         return Settings(**given), faults
     except ValidationError as error:
-        faults += [_sentence(detail) for detail in error.errors(include_input=False)]
-        sound = _without_faults(given, [detail["loc"] for detail in error.errors()])
-    return Settings(**sound), faults
+        faults += [_format_fault(detail) for detail in error.errors(include_input=False)]
+        valid = _drop_faulty(given, [detail["loc"] for detail in error.errors()])
+    return Settings(**valid), faults
 
 
-def _without_faults(given: dict[str, Any], places: list[tuple[Any, ...]]) -> dict[str, Any]:
-    """What is left when faulty settings, and faulty models among the models, are taken away."""
+def _drop_faulty(given: dict[str, Any], places: list[tuple[Any, ...]]) -> dict[str, Any]:
+    """Drop faulty settings, and of the models only the faulty ones."""
     faulty_models = {place[1] for place in places if place[0] == "models" and len(place) > 1}
     faulty = {place[0] for place in places if not (place[0] == "models" and len(place) > 1)}
-    sound = {name: value for name, value in given.items() if name not in faulty}
-    if "models" in sound:
-        models = enumerate(sound["models"])
-        sound["models"] = [model for index, model in models if index not in faulty_models]
-    return sound
+    valid = {name: value for name, value in given.items() if name not in faulty}
+    if "models" in valid:
+        models = enumerate(valid["models"])
+        valid["models"] = [model for index, model in models if index not in faulty_models]
+    return valid
 
 
-def _from_file(config: Path | None) -> tuple[dict[str, Any], list[str]]:
+def _read_file(config: Path | None) -> tuple[dict[str, Any], list[str]]:
     path = config or DEFAULT_FILE
     if config is None and not path.exists():
         return {}, []
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
-        return {}, [f"{path}: expected a readable settings file"]
+        return {}, [f"{path}: expected a readable settings file, got none"]
     except tomllib.TOMLDecodeError as error:
-        return {}, [f"{path}: not valid TOML: {error}"]
-    return _relative_to(path.parent, found), []
+        return {}, [f"{path}: expected valid TOML, got a fault: {error}"]
+    return _resolve_paths(path.parent, found), []
 
 
-def _relative_to(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
-    """Paths in a settings file are relative to that file, wherever the server is started."""
+def _resolve_paths(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """Resolve the paths of a settings file from its own folder, not from the working directory."""
     if isinstance(found.get("state"), str):
         found["state"] = folder / found["state"]
     models = found.get("models")
@@ -313,10 +345,10 @@ def _relative_to(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _from_environment() -> tuple[dict[str, Any], list[str]]:
+def _read_environment() -> tuple[dict[str, Any], list[str]]:
     known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | CLIENT_VARIABLES
     faults = [
-        f"{name}: unknown setting in the environment"
+        f"{name}: unknown setting in the environment; unset it or correct its name"
         for name in sorted(os.environ)
         if name.upper().startswith(ENV_PREFIX) and name.upper() not in known
     ]
@@ -326,8 +358,8 @@ def _from_environment() -> tuple[dict[str, Any], list[str]]:
         return {}, [*faults, f"environment: {error}"]
 
 
-def _sentence(detail: Any) -> str:
-    where = ".".join(str(part) for part in detail["loc"])
+def _format_fault(detail: Any) -> str:
+    place = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
-        return f"{where}: unknown setting"
-    return f"{where}: {detail['msg']}"
+        return f"{place}: unknown setting; remove it or correct its name"
+    return f"{place}: {detail['msg']}"

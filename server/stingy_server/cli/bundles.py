@@ -1,4 +1,4 @@
-"""`stingy bundle`: what a folder holds, and a bundle as one program with its policy in it."""
+"""`stingy bundle`: show a bundle or an artefact, and export a bundle with its policy fused in."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import typer
 
 from stingy_server.cli.command import AsJson, end
 
-bundle = typer.Typer(no_args_is_help=True, help="Look at bundles, and export them.")
+bundle = typer.Typer(no_args_is_help=True, help="Show bundles and export them.")
 
 
 @bundle.command()
@@ -16,17 +16,17 @@ def export(
     source: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.")],
     out: Annotated[Path, typer.Option(help="Folder to write to.")],
     form: Annotated[
-        Literal["onnx", "pt2"], typer.Option("--format", help="What the program is written in.")
+        Literal["onnx", "pt2"], typer.Option("--format", help="Format of the program.")
     ] = "onnx",
     fuse: Annotated[
-        bool, typer.Option("--fuse", help="Put the policy into the program. Required.")
+        bool, typer.Option("--fuse", help="Fuse the policy into the program. Required.")
     ] = False,
     policy: Annotated[
-        str | None, typer.Option(help="What may leave, such as stingy:n=3; default: the bundle's.")
+        str | None, typer.Option(help="Policy, such as stingy:n=3; default: the bundle's own.")
     ] = None,
     layout: Annotated[
         Literal["plain", "triton"],
-        typer.Option(help="plain: a folder; triton: a model in OUT, Triton's repository."),
+        typer.Option(help="plain: a folder; triton: a model in Triton's repository OUT."),
     ] = "plain",
     allow_open: Annotated[
         bool | None, typer.Option("--allow-open", help="Permit policies that hide nothing.")
@@ -35,9 +35,9 @@ def export(
         Path | None, typer.Option(help="Settings file; default: stingy.toml, if any.")
     ] = None,
 ) -> None:
-    """Write a bundle's network as one program that tells indices and scores and no logits."""
+    """Export a bundle as one program that returns indices and scores and no logits."""
     if not fuse:
-        end(["expected --fuse: without the policy in it, the program would tell every logit"])
+        end(["expected --fuse, got none; without it the program would return every logit"])
     if layout == "triton" and form != "onnx":
         end(["expected --format onnx for --layout triton, got pt2"])
     from rich.console import Console
@@ -50,14 +50,14 @@ def export(
     from stingy_server.models.loading import load_bundles
     from stingy_server.settings import load_settings
 
-    given = [{"bundle": source, "policy": policy}]
-    settings, faults = load_settings(config, models=given, allow_open=allow_open)
-    loaded, found = load_bundles(settings)
-    if faults or found:
-        end([*faults, *found])
+    models = [{"bundle": source, "policy": policy}]
+    settings, faults = load_settings(config, models=models, allow_open=allow_open)
+    loaded, model_faults = load_bundles(settings)
+    if faults or model_faults:
+        end([*faults, *model_faults])
     network, manifest, fused = loaded[0].network, loaded[0].manifest, loaded[0].policy
     if not isinstance(network, nn.Module):
-        end(["expected a bundle, got an artefact"])
+        end(["expected a bundle, got an artefact; export its bundle instead"])
     folder = triton_folder(out, manifest) if layout == "triton" else out
     try:
         with Console(stderr=True).status("exporting"):
@@ -73,10 +73,10 @@ def export(
 
 @bundle.command()
 def show(
-    folder: Annotated[Path, typer.Argument(help="A folder of a bundle or an artefact.")],
+    folder: Annotated[Path, typer.Argument(help="The folder of a bundle or an artefact.")],
     as_json: AsJson = False,
 ) -> None:
-    """Tell what a bundle or an artefact is, and whether its file is the one it names."""
+    """Show a bundle or an artefact, and check that its file is the one it names."""
     from stingy_protection import (
         BundleError,
         build_policy,

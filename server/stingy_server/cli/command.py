@@ -1,4 +1,4 @@
-"""What the server's commands share: options, the state they work on, tables, and how they end."""
+"""The shared parts of the server's commands: options, access to the state, tables, faults."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from stingy_server.store.database import Database
 
 State = Annotated[
-    Path | None, typer.Option(help="The state folder; default: as in the settings, .stingy.")
+    Path | None, typer.Option(help="State folder; default: that of the settings, or .stingy.")
 ]
 Config = Annotated[Path | None, typer.Option(help="Settings file; default: stingy.toml, if any.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table. Cells are text, not markup."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -30,10 +31,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 @contextlib.contextmanager
-def opened(
+def open_state(
     config: Path | None, state: Path | None, *, create: bool = False
 ) -> Iterator[tuple["Settings", "Database"]]:
-    """The settings and the state they name; what keeps them from working ends the command."""
+    """Open the state that the settings name. A fault of either ends the command."""
     from stingy_server.settings import load_settings
     from stingy_server.store.base import StoreUnavailable
     from stingy_server.store.database import Database
@@ -51,6 +52,7 @@ def opened(
 
 
 def end(faults: Sequence[str]) -> NoReturn:
+    """Print the faults on stderr and exit with status 2."""
     for fault in faults:
         typer.secho(fault, fg="red", err=True)
     raise typer.Exit(2)

@@ -1,6 +1,6 @@
 """The server's part of the `stingy` command.
 
-Heavy imports wait until a command runs, so that `stingy --help` stays fast.
+Each command imports heavy packages when it runs, so that `stingy --help` stays fast.
 """
 
 import json
@@ -12,7 +12,7 @@ import typer
 
 from stingy_server.cli import models
 from stingy_server.cli.bundles import bundle
-from stingy_server.cli.command import AsJson, Config, State, end, opened, table
+from stingy_server.cli.command import AsJson, Config, State, end, open_state, table
 
 if TYPE_CHECKING:
     from stingy_server.store.keys import Key
@@ -20,13 +20,17 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 app.add_typer(models.app, name="models")
-keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
+keys = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
 app.add_typer(keys, name="keys")
-ledger = typer.Typer(no_args_is_help=True, help="Read the record of who asked how much.")
+ledger = typer.Typer(
+    no_args_is_help=True, help="Read the ledger, the record of all prediction requests."
+)
 app.add_typer(ledger, name="ledger")
 app.add_typer(bundle, name="bundle")
 
-KeyId = Annotated[str, typer.Argument(metavar="ID", help="As `stingy keys list` shows it.")]
+KeyId = Annotated[
+    str, typer.Argument(metavar="ID", help="The key's id, as `stingy keys list` shows it.")
+]
 
 
 @app.command()
@@ -36,7 +40,7 @@ def serve(
     ] = None,
     policy: Annotated[
         str | None,
-        typer.Option(help="Policy of the given bundles, such as stingy:n=3; default: their own."),
+        typer.Option(help="Policy of these bundles, such as stingy:n=3; default: their own."),
     ] = None,
     config: Config = None,
     state: State = None,
@@ -46,11 +50,11 @@ def serve(
         bool | None, typer.Option("--allow-open", help="Permit policies that hide nothing.")
     ] = None,
     strict: Annotated[
-        bool | None, typer.Option("--strict", help="One padded batch shape for every answer.")
+        bool | None, typer.Option("--strict", help="Run every batch at one padded shape.")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; default: 1.")] = None,
     metrics_port: Annotated[
-        int | None, typer.Option(help="Where Prometheus may ask; default: nowhere.")
+        int | None, typer.Option(help="Port of the metrics for Prometheus; default: none.")
     ] = None,
 ) -> None:
     """Serve model bundles behind their policies."""
@@ -83,30 +87,33 @@ def serve(
 
 @keys.command()
 def create(
-    name: Annotated[str, typer.Argument(help="Whom the key is for.")],
+    name: Annotated[str, typer.Argument(help="The name of the key's owner.")],
     budget: Annotated[
-        int | None, typer.Option(min=1, max=2**62, help="Images it may ask; default: no limit.")
+        int | None, typer.Option(min=1, max=2**62, help="Images in all; default: no limit.")
     ] = None,
     per_day: Annotated[
-        int | None, typer.Option(min=1, max=2**62, help="Images it may ask in a day of UTC.")
+        int | None,
+        typer.Option(min=1, max=2**62, help="Images in a day of UTC; default: no limit."),
     ] = None,
-    tier: Annotated[str, typer.Option(help="What it may see; a tier of the settings.")] = "full",
-    rate: Annotated[str | None, typer.Option(help="Images a time, as 600/minute.")] = None,
+    tier: Annotated[str, typer.Option(help="Tier of the key; the settings name them.")] = "full",
+    rate: Annotated[
+        str | None, typer.Option(help="Images in a period, such as 600/minute; default: no limit.")
+    ] = None,
     days: Annotated[int | None, typer.Option(min=1, help="Days until it expires.")] = None,
     config: Config = None,
     state: State = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key. It is shown now and never again."""
+    """Create a key and print it. It is not shown again."""
     from datetime import UTC, datetime, timedelta
 
-    with opened(config, state, create=True) as (settings, database):
+    with open_state(config, state, create=True) as (settings, database):
         from stingy_server.settings import FULL_TIER
         from stingy_server.store.keys import Keys
 
         known = [FULL_TIER, *settings.tiers]
         if tier not in known:
-            end([f"expected a tier out of {', '.join(known)}, got {tier}"])
+            end([f"expected one of the tiers {', '.join(known)}, got {tier}"])
         try:
             key, text = Keys(database).create(
                 name,
@@ -127,10 +134,10 @@ def create(
 
 @keys.command("list")
 def list_keys(config: Config = None, state: State = None, as_json: AsJson = False) -> None:
-    """Show the keys with what they have used."""
+    """List the keys and the images that each has used."""
     from dataclasses import asdict
 
-    with opened(config, state) as (_, database):
+    with open_state(config, state) as (_, database):
         from stingy_server.store.keys import Keys
 
         found = Keys(database).all()
@@ -164,8 +171,8 @@ def usage(
     state: State = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what one key has used of its budgets."""
-    with opened(config, state) as (_, database):
+    """Show the images that one key has used of its budgets."""
+    with open_state(config, state) as (_, database):
         from stingy_server.store.budgets import today
         from stingy_server.store.keys import Keys
 
@@ -190,12 +197,12 @@ def usage(
 @keys.command()
 def revoke(key_id: KeyId, config: Config = None, state: State = None) -> None:
     """Make a key invalid at once, in every running server."""
-    with opened(config, state) as (_, database):
+    with open_state(config, state) as (_, database):
         from stingy_server.store.keys import Keys
 
-        book = Keys(database)
-        revoked = book.revoke(key_id)
-        known = {key.id: key for key, _ in book.all()}
+        store = Keys(database)
+        revoked = store.revoke(key_id)
+        known = {key.id: key for key, _ in store.all()}
     if revoked:
         typer.echo(f"{key_id} is revoked.")
     elif key_id in known:
@@ -208,8 +215,8 @@ def revoke(key_id: KeyId, config: Config = None, state: State = None) -> None:
 def rotate(
     key_id: KeyId, config: Config = None, state: State = None, as_json: AsJson = False
 ) -> None:
-    """Give a key a new text; the old one is invalid at once, budgets and tier stay."""
-    with opened(config, state) as (_, database):
+    """Replace the text of a key. The old text is invalid at once; budgets and tier stay."""
+    with open_state(config, state) as (_, database):
         from stingy_server.store.keys import Keys
 
         text = Keys(database).rotate(key_id)
@@ -224,23 +231,25 @@ def rotate(
 
 @ledger.command()
 def tail(
-    count: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many.")] = 10,
+    count: Annotated[int, typer.Option("--lines", "-n", min=1, help="Number of entries.")] = 10,
     config: Config = None,
     state: State = None,
 ) -> None:
-    """Show the latest entries, one JSON object a line."""
-    with opened(config, state) as (_, database):
+    """Print the latest entries, one JSON object a line."""
+    with open_state(config, state) as (_, database):
         from stingy_server.store.ledger import Ledger
 
-        book = Ledger(database)
-        for line in _json_lines(book, after=book.last(count)):
+        ledger_store = Ledger(database)
+        for line in _json_lines(ledger_store, after=ledger_store.last(count)):
             typer.echo(line)
 
 
 @ledger.command()
 def export(
-    form: Annotated[str, typer.Option("--format", help="jsonl or csv.")] = "jsonl",
-    after: Annotated[int, typer.Option(min=0, help="Only entries beyond this number.")] = 0,
+    form: Annotated[
+        str, typer.Option("--format", help="Format of the output, jsonl or csv.")
+    ] = "jsonl",
+    after: Annotated[int, typer.Option(min=0, help="Print only entries after this number.")] = 0,
     config: Config = None,
     state: State = None,
 ) -> None:
@@ -251,49 +260,49 @@ def export(
 
     if form not in ("jsonl", "csv"):
         end([f"expected the format jsonl or csv, got {form}"])
-    with opened(config, state) as (_, database):
+    with open_state(config, state) as (_, database):
         from stingy_server.store.ledger import Entry, Ledger
 
-        book = Ledger(database)
+        ledger_store = Ledger(database)
         if form == "jsonl":
-            for line in _json_lines(book, after=after):
+            for line in _json_lines(ledger_store, after=after):
                 typer.echo(line)
             return
         rows = csv.writer(sys.stdout)
         rows.writerow(["seq", *(field.name for field in fields(Entry))])
-        rows.writerows([seq, *astuple(entry)] for seq, entry in book.entries(after=after))
+        rows.writerows([seq, *astuple(entry)] for seq, entry in ledger_store.entries(after=after))
 
 
 @keys.command()
 def release(key_id: KeyId, config: Config = None, state: State = None) -> None:
-    """Undo what an alarm of the watch did to a key, within two seconds in every server."""
-    with opened(config, state) as (_, database):
+    """Undo the action of an alarm on a key, within two seconds in every server."""
+    with open_state(config, state) as (_, database):
         from stingy_server.detection.key_profiles import KeyProfileStore
 
         released = KeyProfileStore(database).release(key_id)
     if not released:
-        end([f"expected the id of a key after an alarm, got {key_id}; see: stingy watch"])
+        end([f"expected the id of a key in alarm, got {key_id}; see: stingy watch"])
     typer.echo(f"{key_id} is released.")
 
 
 @app.command()
 def watch(
-    once: Annotated[bool, typer.Option("--once", help="Print one table and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print once and exit.")] = False,
     config: Config = None,
     state: State = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show which keys look like they copy the model; the highest score first."""
-    with opened(config, state) as (_, database):
+    """Show the keys that look like they copy the model, the highest score first."""
+    with open_state(config, state) as (_, database):
         from stingy_server.cli.watch_table import run
 
         run(database, once=once, as_json=as_json)
 
 
-def _json_lines(book: "Ledger", *, after: int) -> Iterator[str]:
+def _json_lines(ledger_store: "Ledger", *, after: int) -> Iterator[str]:
     from dataclasses import asdict
 
-    for seq, entry in book.entries(after=after):
+    for seq, entry in ledger_store.entries(after=after):
         yield json.dumps({"seq": seq, **asdict(entry)})
 
 

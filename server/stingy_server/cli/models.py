@@ -1,4 +1,4 @@
-"""`stingy models`: what is in service, and a version more or less; on the host, nowhere else."""
+"""`stingy models`: list, load, share and unload versions. The commands work on the host alone."""
 
 import json
 import time
@@ -9,25 +9,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stingy_server.cli.command import AsJson, Config, State, end, opened, table
+from stingy_server.cli.command import AsJson, Config, State, end, open_state, table
 
 if TYPE_CHECKING:
     from stingy_server.settings import ModelSettings, Settings
     from stingy_server.store.deployments import Deployment, Deployments, Report
 
-app = typer.Typer(no_args_is_help=True, help="What is in service; load and unload versions.")
+app = typer.Typer(
+    no_args_is_help=True, help="List, load, share and unload the versions that are served."
+)
 
-WAIT_S = 90.0  # longer than a process that was killed counts as alive
+WAIT_S = 90.0  # longer than a killed process still counts as alive
 
-Name = Annotated[str, typer.Argument(help="The model, as `stingy models list` shows it.")]
-Version = Annotated[str, typer.Argument(help="Its version.")]
-Share = Annotated[float, typer.Argument(min=0.0, max=1.0, help="Of the keys, 0..1.")]
+Name = Annotated[str, typer.Argument(help="Name of the model, as `stingy models list` shows it.")]
+Version = Annotated[str, typer.Argument(help="Version of the model.")]
+Share = Annotated[float, typer.Argument(min=0.0, max=1.0, help="Share of the keys, 0 to 1.")]
 
 
 @app.command("list")
 def list_models(config: Config = None, state: State = None, as_json: AsJson = False) -> None:
-    """Show what every running server on this state folder serves."""
-    with opened(config, state) as (_, database):
+    """List the versions that every running server on this state folder serves."""
+    with open_state(config, state) as (_, database):
         from stingy_server.store.deployments import Deployments
 
         reports = Deployments(database).reports()
@@ -47,21 +49,21 @@ def list_models(config: Config = None, state: State = None, as_json: AsJson = Fa
 @app.command()
 def load(
     bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
-    name: Annotated[str | None, typer.Option(help="Default: the bundle's own.")] = None,
-    policy: Annotated[str | None, typer.Option(help="Default: the bundle's own.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name; default: the bundle's own.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Policy; default: the bundle's own.")] = None,
     share: Annotated[
         float | None,
         typer.Option(
             min=0.0,
             max=1.0,
-            help="Share of the keys that meet this version when they name none; "
-            "needed beside another version.",
+            help="Share of the keys that get this version when they name none; "
+            "required beside another version.",
         ),
     ] = None,
     config: Config = None,
     state: State = None,
 ) -> None:
-    """Serve one more version, in every running server and after a restart."""
+    """Load a version into every running server. It is served after a restart too."""
     from pydantic import ValidationError
 
     from stingy_server.settings import ModelSettings
@@ -70,19 +72,19 @@ def load(
         model = ModelSettings(bundle=bundle.resolve(), name=name, policy=policy, share=share)
     except ValidationError as error:
         end([f"--{detail['loc'][0]}: {detail['msg']}" for detail in error.errors()])
-    with opened(config, state) as (settings, database):
+    with open_state(config, state) as (settings, database):
         from stingy_server.store.deployments import Deployments
 
         _load(_deployment(model, settings), Deployments(database))
 
 
 def _deployment(model: "ModelSettings", settings: "Settings") -> "Deployment":
-    """The bundle that is there now, and no later one."""
+    """Check a bundle and return a deployment that pins its present content."""
     from stingy_server.identity import bundle_digest
     from stingy_server.models.loading import load_bundles
     from stingy_server.store.deployments import Deployment
 
-    # Whether an open policy is allowed is for the servers to say, whose flags are not known here.
+    # The servers decide whether an open policy is allowed, because their flags are unknown here.
     one_model = settings.model_copy(update={"models": (model,), "allow_open": True})
     found, faults = load_bundles(one_model, with_networks=False)
     if faults:
@@ -100,8 +102,8 @@ def _load(deployment: "Deployment", deployments: "Deployments") -> None:
         end([f"{name} {version} is served already; give the bundle another version"])
     deployments.upsert(deployment)
     try:
-        reports = _await(deployments, name, version, present=True)
-    except BaseException:  # given up: nobody is to find it at the next start
+        reports = _wait(deployments, name, version, present=True)
+    except BaseException:  # undo it, so that the next start does not serve it
         deployments.delete(name, version)
         raise
     faults = sorted({report.fault for report in reports if report.fault is not None})
@@ -117,43 +119,43 @@ def _load(deployment: "Deployment", deployments: "Deployments") -> None:
 def share(
     name: Name, version: Version, of_keys: Share, config: Config = None, state: State = None
 ) -> None:
-    """Let a loaded version meet another share of the keys; 1 is all that name no version."""
-    with opened(config, state) as (_, database):
+    """Set the share of the keys that get a loaded version; 1 is all that name no version."""
+    with open_state(config, state) as (_, database):
         from stingy_server.store.deployments import Deployments
 
         deployments = Deployments(database)
         shares = _shares(deployments, name)
         others = sum(each or 0.0 for number, each in shares.items() if number != version)
         if others + of_keys > 1:
-            end([f"expected shares of at most 1 together, got {others + of_keys:g}"])
+            end([f"expected shares that sum to at most 1, got {others + of_keys:g}"])
         if shares.get(version, of_keys) is None:
-            end([f"{name} {version} is what the rest of the keys meets; give another a share"])
+            end([f"{name} {version} gets the rest of the keys; set the share of another version"])
         for deployment in deployments.desired():
             if (deployment.name, deployment.version) == (name, version):
                 deployments.upsert(deployment.with_share(of_keys))
-                typer.echo(f"{name} {version} meets a share of {of_keys:g} within two seconds.")
+                typer.echo(f"{name} {version} gets a share of {of_keys:g} within two seconds.")
                 return
     end([_not_loaded(name, version)])
 
 
 @app.command()
 def unload(name: Name, version: Version, config: Config = None, state: State = None) -> None:
-    """Serve a loaded version no more; what is under way has body_timeout_s + deadline_s to end."""
-    with opened(config, state) as (_, database):
+    """Stop serving a loaded version. Its requests have body_timeout_s + deadline_s to finish."""
+    with open_state(config, state) as (_, database):
         from stingy_server.store.deployments import Deployments
 
         deployments = Deployments(database)
         shares = _shares(deployments, name)
         if len(shares) > 1 and shares.get(version, 0.0) is None:
-            end([f"{name} {version} is what the rest of the keys meets; unload the others first"])
+            end([f"{name} {version} gets the rest of the keys; unload the others first"])
         if not deployments.delete(name, version):
             end([_not_loaded(name, version)])
-        reports = _await(deployments, name, version, present=False)
-    typer.echo(_outcome(f"{name} {version} is served no more", reports))
+        reports = _wait(deployments, name, version, present=False)
+    typer.echo(_outcome(f"{name} {version} is no longer served", reports))
 
 
 def _shares(deployments: "Deployments", name: str) -> dict[str, float | None]:
-    """The share of each version of a model that is in service."""
+    """Return the share of each served version of a model."""
     reports = deployments.reports()
     return {
         each.version: each.share for each in reports if each.name == name and each.fault is None
@@ -162,35 +164,45 @@ def _shares(deployments: "Deployments", name: str) -> dict[str, float | None]:
 
 def _not_loaded(name: str, version: str) -> str:
     return (
-        f"expected a version that `stingy models load` brought in, got {name} {version}; "
-        "what the settings name ends with them and a restart"
+        f"expected a version of `stingy models load`, got {name} {version}; "
+        "a version of the settings ends when they change and the server restarts"
     )
 
 
-def _await(deployments: "Deployments", name: str, version: str, *, present: bool) -> list["Report"]:
-    """What each living process says of a version, once all of them have followed."""
+def _wait(deployments: "Deployments", name: str, version: str, *, present: bool) -> list["Report"]:
+    """Wait until every process has followed, and return their reports.
+
+    Args:
+        present: whether to wait until the version is served, or until it is not.
+    """
     until = time.monotonic() + WAIT_S
     while True:
         reports = deployments.reports()
         processes = {report.process for report in reports}
-        about = [report for report in reports if (report.name, report.version) == (name, version)]
-        behind = processes - {r.process for r in about} if present else {r.process for r in about}
+        matching = [
+            report for report in reports if (report.name, report.version) == (name, version)
+        ]
+        behind = (
+            processes - {r.process for r in matching} if present else {r.process for r in matching}
+        )
         if not behind:
-            return about if present else reports
+            return matching if present else reports
         if time.monotonic() > until:
-            end([f"expected every server to follow within {WAIT_S:g} s, {len(behind)} did not"])
+            late = len(behind)
+            end([f"expected every process to follow in {WAIT_S:g} s, got {late} that did not"])
         time.sleep(0.2)
 
 
-def _outcome(what: str, reports: Sequence["Report"]) -> str:
+def _outcome(change: str, reports: Sequence["Report"]) -> str:
+    """Return a sentence about a change and the number of processes that made it."""
     processes = len({report.process for report in reports})
     if not processes:
-        return f"{what} from the next start; no server runs on this state folder now."
-    return f"{what} in {processes} process{'es' if processes > 1 else ''}."
+        return f"{change} from the next start; no server runs on this state folder now."
+    return f"{change} in {processes} process{'es' if processes > 1 else ''}."
 
 
 def _row(reports: Sequence["Report"]) -> tuple[str, ...]:
-    """One version over all processes, which may differ while they follow."""
+    """Return the table row of a version. Processes may differ until all have followed."""
     first = reports[0]
     shares = {"the rest" if r.share is None else f"{r.share:g}" for r in reports if r.fault is None}
     states = sorted({r.policy if r.fault is None else f"not served: {r.fault}" for r in reports})

@@ -1,6 +1,6 @@
-"""`stingy torchserve`: what TorchServe needs to serve a bundle with the gate in its worker.
+"""`stingy torchserve`: archives and a configuration for TorchServe, with the gate in its worker.
 
-Heavy imports wait until a command runs, so that `stingy --help` stays fast.
+Each command imports heavy packages when it runs, so that `stingy --help` stays fast.
 """
 
 from pathlib import Path
@@ -11,16 +11,18 @@ import typer
 from stingy_server.cli.command import Config, end
 
 app = typer.Typer()
-torchserve = typer.Typer(no_args_is_help=True, help="Make TorchServe serve behind the gate.")
+torchserve = typer.Typer(
+    no_args_is_help=True, help="Prepare TorchServe to serve bundles behind the gate."
+)
 app.add_typer(torchserve, name="torchserve")
 
 
 @torchserve.command()
 def archive(
     bundle: Annotated[Path, typer.Argument(help="The bundle to pack.")],
-    export_path: Annotated[Path, typer.Option(help="The model store, made if need be.")],
+    export_path: Annotated[Path, typer.Option(help="The model store; created if it is absent.")],
     policy: Annotated[
-        str | None, typer.Option(help="Such as stingy:n=3; default: the bundle's own.")
+        str | None, typer.Option(help="Policy, such as stingy:n=3; default: the bundle's own.")
     ] = None,
     config: Config = None,
     allow_open: Annotated[
@@ -37,10 +39,10 @@ def archive(
     model = {"bundle": bundle, "policy": policy}
     settings, faults = load_settings(config, models=[model], allow_open=allow_open)
     if is_artefact(bundle):
-        end([*faults, f"{bundle}: expected a bundle, got an artefact; pack what it was made from"])
-    loaded, found = load_bundles(settings)
-    if faults or found:
-        end([*faults, *found])
+        end([*faults, f"{bundle}: expected a bundle, got an artefact; pack its bundle instead"])
+    loaded, model_faults = load_bundles(settings)
+    if faults or model_faults:
+        end([*faults, *model_faults])
     (checked,) = loaded
     try:
         path = write_archive(
@@ -60,11 +62,11 @@ def archive(
 def config(
     model_store: Annotated[Path, typer.Option(help="The folder with the .mar files.")],
     port: Annotated[
-        int, typer.Option(min=1, max=65531, help="Of predictions; the next four are taken too.")
+        int, typer.Option(min=1, max=65531, help="Port of predictions; the next four are used too.")
     ] = 9080,
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("config.properties"),
 ) -> None:
-    """Write a config.properties for all archives of a model store, shut to other machines."""
+    """Write a config.properties for all archives of a model store, closed to other machines."""
     from stingy_protection import BundleError
     from stingy_server.torchserve.archive import configuration, read_archives
 

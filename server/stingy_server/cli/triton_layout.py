@@ -1,4 +1,4 @@
-"""Where Triton looks for a model, and what it must be told about one."""
+"""The layout and the configuration of an artefact in Triton's model repository."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ TYPES = {"indices": "TYPE_INT64", "scores": "TYPE_FP32"}
 
 
 def triton_folder(repository: Path, manifest: BundleManifest) -> Path:
-    """REPOSITORY/NAME/VERSION. Triton's versions are numbers; what is none becomes 1."""
+    """Return REPOSITORY/NAME/VERSION. Triton's versions are numbers, so any other becomes 1."""
     version = manifest.version
     number = int(version) if version.isdecimal() and int(version) > 0 else 1
     return repository / manifest.name / str(number)
@@ -19,7 +19,9 @@ def write_config(folder: Path, artefact: Artefact, *, batch_size: int) -> None:
     """Write `config.pbtxt` of an ONNX artefact into a model's folder in Triton's repository.
 
     Args:
-        batch_size: the most images that Triton may put into one pass.
+        folder: the model's folder, without the version.
+        artefact: the ONNX artefact.
+        batch_size: the most images in one forward pass.
     """
     policy = artefact.policy
     outputs = ",\n".join(

@@ -1,4 +1,4 @@
-"""`stingy watch`: what the rows of all keys say, as a table or as JSON."""
+"""`stingy watch`: the profiles of all keys, as a table or as JSON."""
 
 import contextlib
 import json
@@ -19,13 +19,13 @@ from stingy_server.store.keys import Key, Keys
 
 EVERY_S = 1.0
 
-# Short enough for a terminal of 80 columns; names may be cut, nothing else.
+# The columns fit a terminal of 80 characters. Only names may be cut.
 COLUMNS = ("id", "name", "score", "step", "near", "cover", "norm", "bits", "images", "today", "ago")
 COLOURS = {Action.NONE: "", Action.ALARM: "yellow", Action.LABELS: "yellow", Action.REFUSE: "red"}
 
 
 def document(profile: KeyProfile) -> dict[str, Any]:
-    """One row for scripts."""
+    """Return the JSON object of one key, for scripts."""
     return {
         "id": profile.key,
         "score": round(profile.score, 3),
@@ -41,14 +41,17 @@ def document(profile: KeyProfile) -> dict[str, Any]:
 
 
 def table(profiles: Sequence[KeyProfile], keys: Sequence[Key]) -> Table:
-    """The rows for people; names come from whoever made the keys and are no markup."""
+    """Return the table of all keys, for people.
+
+    Names are text, not markup, because they come from whoever made the keys.
+    """
     names = {key.id: key.name for key in keys}
-    shown = Table(box=box.SIMPLE, padding=0, pad_edge=False)
+    grid = Table(box=box.SIMPLE, padding=0, pad_edge=False)
     for column in COLUMNS:
-        shown.add_column(column, no_wrap=True, min_width=None if column == "name" else len(column))
+        grid.add_column(column, no_wrap=True, min_width=None if column == "name" else len(column))
     for profile in profiles:
         normality = "" if profile.normality is None else f"{profile.normality:.2f}"
-        shown.add_row(
+        grid.add_row(
             profile.key,
             Text(names.get(profile.key, "")),
             f"{profile.score:.2f}",
@@ -61,35 +64,35 @@ def table(profiles: Sequence[KeyProfile], keys: Sequence[Key]) -> Table:
             f"{profile.budget_used_today:.0%}",
             f"{max(0.0, time.time() - profile.updated):.0f} s",
         )
-    return shown
+    return grid
 
 
 def run(database: Database, *, once: bool, as_json: bool) -> None:
-    """Print once, or every second until interrupted; JSON is one line a time.
+    """Print once, or every second until interrupted. JSON is one line each time.
 
     Raises:
-        StoreUnavailable: the rows cannot be read.
+        StoreUnavailable: if the rows cannot be read.
     """
     profiles = KeyProfileStore(database)
     if as_json:
-        for _ in _times(once=once):
+        for _ in _ticks(once=once):
             typer.echo(json.dumps([document(profile) for profile in profiles.all()]))
         return
     keys = Keys(database)
     console = Console()
     if once:
-        console.print(_now(profiles, keys))
+        console.print(_current_table(profiles, keys))
         return
-    with Live(_now(profiles, keys), console=console, auto_refresh=False) as live:
-        for _ in _times(once=False):
-            live.update(_now(profiles, keys), refresh=True)
+    with Live(_current_table(profiles, keys), console=console, auto_refresh=False) as live:
+        for _ in _ticks(once=False):
+            live.update(_current_table(profiles, keys), refresh=True)
 
 
-def _now(profiles: KeyProfileStore, keys: Keys) -> Table:
+def _current_table(profiles: KeyProfileStore, keys: Keys) -> Table:
     return table(profiles.all(), [key for key, _ in keys.all()])
 
 
-def _times(*, once: bool) -> Iterator[None]:
+def _ticks(*, once: bool) -> Iterator[None]:
     yield
     with contextlib.suppress(KeyboardInterrupt):
         while not once:

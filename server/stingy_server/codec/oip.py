@@ -1,7 +1,7 @@
-"""The Open Inference Protocol v2 codec, JSON and the binary tensor extension; no model, no state.
+"""The Open Inference Protocol v2 codec: JSON and the binary tensor extension. It has no state.
 
-A request has exactly one input, `image`; what its client may choose is the output's form, never
-how much is in it.
+A request has exactly one input, `image`. The client may choose the form of the output, never the
+amount of information in it.
 """
 
 from dataclasses import dataclass
@@ -19,8 +19,9 @@ from stingy_server.errors import BAD_REQUEST, BAD_TENSOR, JSON, TOO_LARGE, Servi
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 BINARY = "application/octet-stream"
-# Reading JSON holds up everybody; what is larger travels in binary. A list costs several times what
-# a number does: no more of them than a black picture has, "[[0,0,0],...],", in rows from five on.
+# Parsing JSON blocks all requests of the process, so larger requests must be binary. A list costs
+# several times as much as a number. The limit is the number of lists in a black picture, written
+# "[[0,0,0],...],", with rows of five pixels or more.
 MAX_JSON_BYTES = 2 * 2**20
 MAX_JSON_LISTS = MAX_JSON_BYTES // 7
 
@@ -63,7 +64,13 @@ class _Request(_Message):
 
 @dataclass(frozen=True)
 class InferRequest:
-    """What was asked: pixels or encoded files, and which outputs, in binary or not."""
+    """A parsed infer request.
+
+    Attributes:
+        id: the client's own name for the request.
+        images: pixels, uint8 [batch, height, width, 3], or encoded files.
+        outputs: the requested outputs by name, and whether each is binary.
+    """
 
     id: str | None
     images: Pixels | list[bytes]
@@ -73,18 +80,19 @@ class InferRequest:
 def parse_request(
     body: bytes, header_length: str | None, *, form: ScoreForm, max_images: int
 ) -> InferRequest:
-    """Read an infer request.
+    """Parse an infer request.
 
     Args:
         body: JSON, or JSON followed by the tensor's bytes.
-        header_length: the value of the header that says where the JSON ends.
-        form: the policy's score form; without scores there are only `indices` to ask for.
+        header_length: the value of the header that gives the length of the JSON in bytes.
+        form: the policy's score form. A policy without scores offers `indices` alone.
+        max_images: the limit on images in one request.
 
     Raises:
-        ServiceError: bad_request where the message is off, bad_tensor where its tensor is;
-            too_large for more images, more JSON or more lists in it than allowed.
+        ServiceError: bad_request if the message is malformed; bad_tensor if its tensor is;
+            too_large if it has more images, more JSON or more lists than allowed.
     """
-    split = len(body) if header_length is None else _length(header_length, len(body))
+    split = len(body) if header_length is None else _parse_length(header_length, len(body))
     if split > MAX_JSON_BYTES or body.count(b"[", 0, split) > MAX_JSON_LISTS:
         raise ServiceError(TOO_LARGE)
     try:
@@ -94,64 +102,64 @@ def parse_request(
     tensor = request.inputs[0]
     if tensor.shape[0] > max_images:
         raise ServiceError(TOO_LARGE)
-    images = _images(tensor, memoryview(body)[split:])
-    return InferRequest(request.id, images, _outputs(request, form))
+    images = _read_images(tensor, memoryview(body)[split:])
+    return InferRequest(request.id, images, _select_outputs(request, form))
 
 
-def _length(header: str, total: int) -> int:
+def _parse_length(header: str, total: int) -> int:
     if not (header.isascii() and header.isdigit() and len(header) < 16 and int(header) <= total):
         raise ServiceError(BAD_REQUEST)
     return int(header)
 
 
-def _outputs(request: _Request, form: ScoreForm) -> dict[str, bool]:
+def _select_outputs(request: _Request, form: ScoreForm) -> dict[str, bool]:
     binary = request.parameters.binary_data_output
     available = ["indices"] if form is ScoreForm.NONE else ["indices", "scores", "logits"]
     if not request.outputs:
         return {name: binary for name in available if name != "logits"}
-    wanted: dict[str, bool] = {}
+    selected: dict[str, bool] = {}
     for output in request.outputs:
-        own = output.parameters.binary_data
-        wanted[output.name] = binary if own is None else own
-    # JSON has no -inf, so the dense form travels in binary or not at all.
-    if len(wanted) != len(request.outputs) or set(wanted) - set(available):
+        choice = output.parameters.binary_data
+        selected[output.name] = binary if choice is None else choice
+    # JSON has no -inf, so dense logits are sent in binary alone.
+    if len(selected) != len(request.outputs) or set(selected) - set(available):
         raise ServiceError(BAD_REQUEST)
-    if not wanted.get("logits", True):
+    if not selected.get("logits", True):
         raise ServiceError(BAD_REQUEST)
-    return wanted
+    return selected
 
 
-def _images(tensor: _Input, binary: memoryview) -> Pixels | list[bytes]:
+def _read_images(tensor: _Input, binary: memoryview) -> Pixels | list[bytes]:
     size = tensor.parameters.binary_data_size
     if (size is None) == (tensor.data is None) or (size or 0) != len(binary):
         raise ServiceError(BAD_REQUEST)
     if min(tensor.shape) < 1:
         raise ServiceError(BAD_TENSOR)
     if tensor.datatype == "BYTES":
-        return _files(tensor, binary)
+        return _read_files(tensor, binary)
     batched = len(tensor.shape) == 4
     if tensor.datatype == "UINT8":
         if not batched or tensor.shape[3] != 3:
             raise ServiceError(BAD_TENSOR)
         if size is not None:
-            return _from_bytes(binary, np.dtype("u1"), tensor.shape)
-        values = _from_json(tensor.data, tensor.shape, kinds="iu")
+            return _read_bytes(binary, np.dtype("u1"), tensor.shape)
+        values = _read_json(tensor.data, tensor.shape, kinds="iu")
         if values.min() < 0 or values.max() > 255:
             raise ServiceError(BAD_TENSOR)
         return values.astype(np.uint8)
     if not batched or tensor.shape[1] != 3:
         raise ServiceError(BAD_TENSOR)
     if size is not None:
-        values = _from_bytes(binary, np.dtype("<f4"), tensor.shape)
+        values = _read_bytes(binary, np.dtype("<f4"), tensor.shape)
     else:
-        values = _from_json(tensor.data, tensor.shape, kinds="iuf")
-    return _eight_bit(values)
+        values = _read_json(tensor.data, tensor.shape, kinds="iuf")
+    return _to_uint8(values)
 
 
-def _eight_bit(values: npt.NDArray[Any]) -> Pixels:
-    """Pixels in 0..1 [batch, 3, height, width] as RGB uint8 [batch, height, width, 3].
+def _to_uint8(values: npt.NDArray[Any]) -> Pixels:
+    """Convert pixels in 0..1, [batch, 3, height, width], to uint8 [batch, height, width, 3].
 
-    Rounding to 8 bits makes the same picture the same input, whatever type it came in.
+    After rounding to 8 bits the same picture is the same input, whatever its datatype was.
     """
     with np.errstate(invalid="ignore"):
         if not (values.min() >= 0 and values.max() <= 1):  # false for NaN too
@@ -160,13 +168,13 @@ def _eight_bit(values: npt.NDArray[Any]) -> Pixels:
     return np.ascontiguousarray(rounded.transpose(0, 2, 3, 1))
 
 
-def _from_bytes(binary: memoryview, dtype: np.dtype[Any], shape: list[int]) -> npt.NDArray[Any]:
+def _read_bytes(binary: memoryview, dtype: np.dtype[Any], shape: list[int]) -> npt.NDArray[Any]:
     if len(binary) != dtype.itemsize * _count(shape):
         raise ServiceError(BAD_TENSOR)
     return np.frombuffer(binary, dtype).reshape(shape)
 
 
-def _from_json(data: Any, shape: list[int], *, kinds: str) -> npt.NDArray[Any]:
+def _read_json(data: Any, shape: list[int], *, kinds: str) -> npt.NDArray[Any]:
     try:
         values = numbers(data, _count(shape))
     except ValueError:
@@ -177,19 +185,22 @@ def _from_json(data: Any, shape: list[int], *, kinds: str) -> npt.NDArray[Any]:
 
 
 def numbers(data: Any, count: int) -> npt.NDArray[Any]:
-    """The numbers of a JSON list, nested or not, as a flat array.
+    """Return the numbers of a JSON list, nested or not, as a flat array.
+
+    Args:
+        data: the list.
+        count: the expected number of numbers.
 
     Raises:
-        ValueError: it has another number of them, or something else in it.
+        ValueError: if the list has another number of elements, or elements that are no numbers.
     """
-    # Asked what is in there, numpy would make as many strings as there are places, all of them as
-    # long as the longest.
+    # Without dtype=object numpy would make a string of each element, as long as the longest one.
     leaves = np.asarray(data, dtype=object)
     if leaves.size != count:
         raise ValueError(f"expected {count} numbers, got {leaves.size}")
     flat = leaves.ravel().tolist()
     if not set(map(type, flat)) <= {int, float}:
-        raise ValueError("expected numbers alone, got something else")
+        raise ValueError("expected numbers alone, got other elements")
     return np.asarray(flat)
 
 
@@ -200,8 +211,8 @@ def _count(shape: list[int]) -> int:
     return count
 
 
-def _files(tensor: _Input, binary: memoryview) -> list[bytes]:
-    """The elements of a binary BYTES tensor: each has its length before it, in 4 bytes."""
+def _read_files(tensor: _Input, binary: memoryview) -> list[bytes]:
+    """Return the elements of a binary BYTES tensor. Each follows its choice length, of 4 bytes."""
     if len(tensor.shape) != 1 or tensor.data is not None:
         raise ServiceError(BAD_TENSOR)
     files: list[bytes] = []
@@ -218,11 +229,11 @@ def _files(tensor: _Input, binary: memoryview) -> list[bytes]:
 def encode_answer(
     request: InferRequest, answer: SparseLogits, *, model: str, version: str
 ) -> Response:
-    """The answer in the outputs that were asked for."""
-    described: list[dict[str, Any]] = []
+    """Encode an answer in the outputs that the client requested."""
+    outputs: list[dict[str, Any]] = []
     tail: list[bytes] = []
     for name, binary in request.outputs.items():
-        values = _output(name, answer)
+        values = _output_values(name, answer)
         datatype = "INT64" if name == "indices" else "FP32"
         output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": values.shape}
         if binary:
@@ -230,8 +241,8 @@ def encode_answer(
             output["parameters"] = {"binary_data_size": len(tail[-1])}
         else:
             output["data"] = json_numbers(values, answer.decimals).ravel()
-        described.append(output)
-    message: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": described}
+        outputs.append(output)
+    message: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": outputs}
     if request.id is not None:
         message["id"] = request.id
     head = orjson.dumps(message, option=orjson.OPT_SERIALIZE_NUMPY)
@@ -242,15 +253,15 @@ def encode_answer(
 
 
 def json_numbers(values: npt.NDArray[Any], decimals: int) -> npt.NDArray[Any]:
-    """Values on the grid, so that JSON shows -0.012 and not -0.012000000104308128."""
+    """Round float values to the grid, so that JSON has -0.012 and not -0.012000000104308128."""
     return values if values.dtype.kind == "i" else values.astype(np.float64).round(decimals)
 
 
-def _output(name: str, answer: SparseLogits) -> npt.NDArray[Any]:
+def _output_values(name: str, answer: SparseLogits) -> npt.NDArray[Any]:
     indices = answer.indices.numpy()
     if name == "indices":
         return indices.astype("<i8", copy=False)
-    assert answer.scores is not None  # noqa: S101  `_outputs` offers no scores without them
+    assert answer.scores is not None  # noqa: S101  `_select_outputs` offers no scores without them
     scores = answer.scores.numpy().astype("<f4", copy=False)
     if name == "scores":
         return scores

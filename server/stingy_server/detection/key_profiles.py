@@ -1,6 +1,6 @@
-"""How much each key looks like someone who copies a model: one small row a key, for all processes.
+"""Scores of keys for model extraction: one small row a key, shared by all processes.
 
-A row has counts and distances between codes, and neither a pixel nor a code nor an answer.
+A row has counts and distances between codes. It has no pixel, no code and no answer.
 """
 
 import json
@@ -21,17 +21,17 @@ from stingy_server.store.database import Database
 from stingy_server.store.keys import stamp
 from stingy_server.store.ledger import Entry, Ledger
 
-HALF_LIFE = 1000  # images after which an old image counts half
-DISTANCES = 256  # the latest that are kept
-FEWEST_DISTANCES = 100  # as PRADA, which judges no fewer
-NEAR_SHARE = 0.05  # of distinct images: as much as that, and the evidence is full
-FEWEST_NOVEL = 50  # images, before which near-duplicates are no evidence
-NORMAL, ABNORMAL = 0.95, 0.85  # Shapiro-Francia's statistic, where its evidence begins and is full
-PATIENCE = 200  # images between two steps of the ladder
+HALF_LIFE = 1000  # compared images after which an old image counts half
+DISTANCES = 256  # the latest distances that are kept
+MIN_DISTANCES = 100  # for a normality, as in PRADA
+NEAR_SHARE = 0.05  # share of near-duplicates among distinct images that is full evidence
+MIN_NOVEL = 50  # distinct images before near-duplicates are evidence
+NORMAL, ABNORMAL = 0.95, 0.85  # Shapiro-Francia's statistic at which evidence begins and is full
+PATIENCE = 200  # images between two actions of the ladder
 
 
 class Action(StrEnum):
-    """What an alarm does to a key, from the mildest on."""
+    """The action of an alarm on a key, from the mildest to the strictest."""
 
     NONE = "none"
     ALARM = "alarm"
@@ -41,12 +41,16 @@ class Action(StrEnum):
 
 @dataclass(frozen=True)
 class Observation:
-    """What one process has observed of a key since its last write.
+    """The observations of one process about a key since its last write.
 
     Attributes:
-        images: answered; bits: the leak meter's reading over them.
-        novel, near, repeats, distances: as in `BatchStats`, of those images that were compared.
-        classes: by model, its number of classes and how often each was the top-1.
+        images: images answered.
+        bits: the leak meter's bits over these answers.
+        novel: as in `BatchStats`, over the images that were compared.
+        near: as in `BatchStats`, over the images that were compared.
+        repeats: as in `BatchStats`, over the images that were compared.
+        distances: as in `BatchStats`, over the images that were compared.
+        classes: for each model, its number of classes, and the count of each class as top-1.
     """
 
     images: int = 0
@@ -60,21 +64,25 @@ class Observation:
 
 @dataclass(frozen=True)
 class KeyProfile:
-    """One key's row.
+    """The row of one key.
 
     Attributes:
-        updated: seconds since 1970.
-        images, bits: answered in all, and the leak meter's reading over them.
-        novel, near, repeats: as in `Observation`; old ones count less and less.
-        classes: JSON, by model: [number of classes, {class: how often}].
-        distances: the latest, a byte each.
-        coverage: 0..1, entropy of the answered top-1 over that of all classes alike, of the model
-            asked most.
-        normality: Shapiro-Francia's statistic of the distances, 0..1; None before there are 100.
-        budget_used_today: share of the key's whole budget that was used today; 0 without a budget.
-        score: 0..1, as the function `score` has it.
-        action: of the latest alarm.
-        since: `images` at the time of that alarm.
+        key: the key's id.
+        updated: the time of the latest observation, in seconds since 1970.
+        images: images answered in all.
+        bits: the leak meter's bits over all answers.
+        novel: as in `Observation`, with less and less weight for old images.
+        near: as in `Observation`, with less and less weight for old images.
+        repeats: as in `Observation`, with less and less weight for old images.
+        classes: JSON, for each model: [number of classes, {class: count}].
+        distances: the latest distances, one byte each.
+        coverage: 0..1, the entropy of the top-1 classes over its maximum, for the model queried
+            most.
+        normality: 0..1, Shapiro-Francia's statistic of the distances; None for fewer than 100.
+        budget_used_today: 0..1, the share of the key's whole budget used today; 0 without a budget.
+        score: 0..1, the result of the function `score`.
+        action: the action of the latest alarm.
+        since: `images` at the time of that action.
     """
 
     key: str
@@ -95,27 +103,27 @@ class KeyProfile:
 
     @property
     def near_share(self) -> float:
-        """Near-duplicates among the distinct images looked at."""
+        """The share of near-duplicates among the distinct images compared."""
         return self.near / self.novel if self.novel else 0.0
 
 
-NAMES = [each.metadata.get("column", each.name) for each in fields(KeyProfile)]
-COLUMNS = ", ".join(NAMES)
-PLACES = ", ".join("?" * len(NAMES))
-# The columns are the fields of the class above; nothing of a request is in the statements.
+COLUMN_NAMES = [each.metadata.get("column", each.name) for each in fields(KeyProfile)]
+COLUMNS = ", ".join(COLUMN_NAMES)
+PLACEHOLDERS = ", ".join("?" * len(COLUMN_NAMES))
+# The columns are the fields of the class above. The statements contain nothing of a request.
 SELECT = f"SELECT {COLUMNS} FROM watch"  # noqa: S608
-GIVEN = ", ".join(f"excluded.{name}" for name in NAMES)
+NEW_VALUES = ", ".join(f"excluded.{name}" for name in COLUMN_NAMES)
 WRITE = (
-    f"INSERT INTO watch ({COLUMNS}) VALUES ({PLACES}) "  # noqa: S608
-    f"ON CONFLICT (key) DO UPDATE SET ({COLUMNS}) = ({GIVEN})"
+    f"INSERT INTO watch ({COLUMNS}) VALUES ({PLACEHOLDERS}) "  # noqa: S608
+    f"ON CONFLICT (key) DO UPDATE SET ({COLUMNS}) = ({NEW_VALUES})"
 )
 
 
 class KeyProfileStore:
-    """The rows in a database.
+    """The profiles in a database.
 
     Raises:
-        StoreUnavailable: from every method.
+        StoreUnavailable: from every method, if the database cannot be read or written.
     """
 
     def __init__(self, database: Database) -> None:
@@ -124,21 +132,22 @@ class KeyProfileStore:
         self._ledger = Ledger(database)
 
     def get(self, key: str) -> KeyProfile:
+        """Return the profile of a key, an empty one if there is no row."""
         row = self._database.execute(f"{SELECT} WHERE key = ?", (key,)).fetchone()
         return KeyProfile(key) if row is None else KeyProfile(*row)
 
     def all(self) -> list[KeyProfile]:
-        """Every key that was watched, the highest score first."""
+        """Return the profiles of all watched keys, the highest score first."""
         rows = self._database.execute(f"{SELECT} ORDER BY score DESC, key").fetchall()
         return [KeyProfile(*row) for row in rows]
 
     def actions(self) -> dict[str, Action]:
-        """Return the keys that an alarm acted on."""
+        """Return the keys that an alarm has acted on, each with its action."""
         rows = self._database.execute("SELECT key, step FROM watch WHERE step != 'none'")
         return {key: Action(action) for key, action in rows}
 
     def scores(self, bounds: Sequence[float]) -> list[int]:
-        """How many keys have a score of at most each bound."""
+        """Count, for each bound, the keys with a score of at most this bound."""
         return [
             self._database.execute(
                 "SELECT COUNT(*) FROM watch WHERE score <= ?", (bound,)
@@ -149,7 +158,10 @@ class KeyProfileStore:
     def add(
         self, key: str, observation: Observation, *, alarm: float, ladder: Sequence[Action]
     ) -> KeyProfile:
-        """Add an observation; from the score `alarm` on, escalate and record that in the ledger."""
+        """Add an observation. At a score of `alarm` or more, escalate and record that.
+
+        The ledger gets an entry for each new action.
+        """
         with self._database.transaction(locks=(f"watch:{key}",)):
             before = self.get(key)
             after = escalate(
@@ -164,7 +176,7 @@ class KeyProfileStore:
         return after
 
     def release(self, key: str) -> bool:
-        """Undo what an alarm did and begin to count anew; False where there is nothing to undo."""
+        """Undo the action of an alarm and start to count anew. Returns False if there is none."""
         with self._database.transaction(locks=(f"watch:{key}",)):
             found = self.get(key)
             if found.action == Action.NONE:
@@ -182,10 +194,10 @@ class KeyProfileStore:
 
 
 def merged(before: KeyProfile, observation: Observation, *, budget_used_today: float) -> KeyProfile:
-    """Return the profile with an observation added; old images count less and less."""
-    fading = 0.5 ** ((observation.novel + observation.repeats) / HALF_LIFE)
+    """Return the profile with an observation added. Old images count less and less."""
+    decay = 0.5 ** ((observation.novel + observation.repeats) / HALF_LIFE)
     classes: dict[str, tuple[int, Counter[str]]] = {
-        model: (size, Counter({label: count * fading for label, count in counts.items()}))
+        model: (size, Counter({label: count * decay for label, count in counts.items()}))
         for model, (size, counts) in json.loads(before.classes).items()
     }
     for model, (size, counts) in observation.classes.items():
@@ -201,9 +213,9 @@ def merged(before: KeyProfile, observation: Observation, *, budget_used_today: f
         updated=time.time(),
         images=before.images + observation.images,
         bits=before.bits + observation.bits,
-        novel=before.novel * fading + observation.novel,
-        near=before.near * fading + observation.near,
-        repeats=before.repeats * fading + observation.repeats,
+        novel=before.novel * decay + observation.novel,
+        near=before.near * decay + observation.near,
+        repeats=before.repeats * decay + observation.repeats,
         classes=json.dumps(kept),
         distances=distances,
         coverage=coverage(kept),
@@ -214,28 +226,28 @@ def merged(before: KeyProfile, observation: Observation, *, budget_used_today: f
 
 
 def escalate(profile: KeyProfile, *, alarm: float, ladder: Sequence[Action]) -> KeyProfile:
-    """Return the profile with the ladder's next action, if it is in alarm and that is stricter."""
+    """Return the profile with the ladder's next action, if in alarm and the action is stricter."""
     if profile.score < alarm:
         return profile
-    rungs = tuple(ladder) or (Action.ALARM,)
-    place = rungs.index(Action(profile.action)) + 1 if profile.action in rungs else 0
-    if place == len(rungs) or (place and profile.images - profile.since < PATIENCE):
+    actions = tuple(ladder) or (Action.ALARM,)
+    step = actions.index(Action(profile.action)) + 1 if profile.action in actions else 0
+    if step == len(actions) or (step and profile.images - profile.since < PATIENCE):
         return profile
     strictness = list(Action)
-    if strictness.index(rungs[place]) <= strictness.index(Action(profile.action)):
+    if strictness.index(actions[step]) <= strictness.index(Action(profile.action)):
         return profile
-    return replace(profile, action=rungs[place], since=profile.images)
+    return replace(profile, action=actions[step], since=profile.images)
 
 
 def score(profile: KeyProfile) -> float:
-    """How sure the three kinds of evidence are together, 0..1.
+    """Combine the three kinds of evidence into a score, 0..1.
 
-    1 - (1 - near)(1 - distances / 2)(1 - bulk * 3 / 4): near-duplicates alone can make an alarm;
-    distances that are not normal and a budget used over all classes in a day, never without
-    them, at the default threshold.
+    The score is 1 - (1 - near)(1 - distances / 2)(1 - bulk * 3 / 4). At the default threshold
+    near-duplicates alone can raise an alarm. Distances that are not normal, and a budget used over
+    all classes in a day, cannot raise one without near-duplicates.
     """
     near = 0.0
-    if profile.novel >= FEWEST_NOVEL:
+    if profile.novel >= MIN_NOVEL:
         near = min(1.0, lower_bound(profile.near, profile.novel) / NEAR_SHARE)
     shape = 0.0
     if profile.normality is not None:
@@ -245,7 +257,10 @@ def score(profile: KeyProfile) -> float:
 
 
 def lower_bound(part: float, whole: float) -> float:
-    """Wilson's: the share is above this with 97.5 %, so that a few images prove nothing."""
+    """Return the lower end of Wilson's interval for a share, so that a few images prove nothing.
+
+    The true share is above it with a confidence of 97.5 %.
+    """
     if whole < 1:
         return 0.0
     z = 1.96
@@ -255,10 +270,10 @@ def lower_bound(part: float, whole: float) -> float:
 
 
 def coverage(classes: Mapping[str, tuple[int, Mapping[str, float]]]) -> float:
-    """Entropy of the top-1 answered, over the most it could be, of the model asked most."""
+    """Return the entropy of the top-1 classes over its maximum, for the model queried most."""
     if not classes:
         return 0.0
-    size, counts = max(classes.values(), key=lambda of: sum(of[1].values()))
+    size, counts = max(classes.values(), key=lambda sized: sum(sized[1].values()))
     total = sum(counts.values())
     if size < 2 or total <= 0:
         return 0.0
@@ -267,13 +282,14 @@ def coverage(classes: Mapping[str, tuple[int, Mapping[str, float]]]) -> float:
 
 
 def normality(distances: bytes) -> float | None:
-    """How normal distances are, 0..1, by Shapiro and Francia; None for fewer than 100.
+    """Return Shapiro-Francia's statistic of distances, 0..1; None for fewer than 100.
 
     After PRADA ("PRADA: Protecting against DNN Model Stealing Attacks", Juuti et al., EuroS&P
-    2019, section V), with outliers beyond three deviations left out as there. Shapiro-Francia
-    for Shapiro-Wilk: nearly the same number at this size, from plain normal scores.
+    2019, section V), which also leaves out outliers beyond three standard deviations. PRADA uses
+    Shapiro-Wilk. Shapiro-Francia gives nearly the same number at this size and needs only plain
+    normal scores.
     """
-    if len(distances) < FEWEST_DISTANCES:
+    if len(distances) < MIN_DISTANCES:
         return None
     values = np.frombuffer(distances, np.uint8).astype(np.float64)
     values = np.sort(values[np.abs(values - values.mean()) <= 3 * values.std()])
@@ -289,5 +305,5 @@ def _normal_scores(count: int) -> npt.NDArray[np.float64]:
 
 
 def _entry(key: str, event: str) -> Entry:
-    """An event of a key, which is no request."""
+    """Return the ledger entry of an event that concerns a key and no request."""
     return Entry(stamp(), "-", key, "-", "-", "-", None, 0, 0, 0.0, 0, event, 0)

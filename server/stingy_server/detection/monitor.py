@@ -1,7 +1,7 @@
 """The watch: a thread that finds keys which look like they copy the model.
 
-A request pays for a copy of a few samples of its images. Once a second the thread compares them and
-writes one small row a key. It reads from the rows of all processes which keys are in alarm.
+A request only copies a few samples of its images. Once a second the thread compares the samples and
+writes one small row a key. It reads the keys in alarm from the rows of all processes.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from stingy_server.store.database import Database
 log = logging.getLogger("stingy")
 
 EVERY_S = 1.0
-KEYS = 256  # whose images are remembered; of the rest, those unheard of for longest are forgotten
+KEYS = 256  # keys with an index of their images; the index that is idle for longest is dropped
 
 
 class _Pending:
@@ -43,10 +43,12 @@ class Watch:
     """The watch of one process over all its keys.
 
     Args:
-        database: the state, which the thread opens once more for itself.
+        database: the state. The thread opens it a second time for itself.
+        settings: the alarm, its actions, and the number of images compared.
+        metrics: the gauges to set.
 
     Attributes:
-        failed: whether the thread has ended before its time.
+        failed: whether the thread has ended before `close`.
     """
 
     def __init__(self, database: Database, *, settings: WatchSettings, metrics: Metrics) -> None:
@@ -55,9 +57,9 @@ class Watch:
         self._metrics = metrics
         self._hasher = ImageHasher(database.pepper)
         self._indexes: OrderedDict[str, HashIndex] = OrderedDict()
-        self._firsts: dict[str, int] = {}  # by model, the number of its first class
+        self._firsts: dict[str, int] = {}  # for each model, the number of its first class
         self._classes = 0
-        self._lock = threading.Lock()  # over what the requests and the thread both touch
+        self._lock = threading.Lock()  # over the state that requests and the thread share
         self._run_lock = threading.Lock()  # one run at a time
         self._pending: dict[str, _Pending] = {}
         self._room = settings.images_per_s
@@ -80,16 +82,17 @@ class Watch:
         self._thread.start()
 
     def close(self) -> None:
-        """Run a last time and end the thread."""
+        """Run one last time and end the thread."""
         self._closing.set()
         if self._thread is not None:
             self._thread.join()
 
     def action(self, key: str) -> Action:
-        """Return what an alarm has done to a key; in another process, up to a second ago.
+        """Return the action of an alarm on a key. Other processes' actions come up to 1 s later.
 
         Raises:
-            ServiceError: internal, if the watch has failed: no request is answered unwatched.
+            ServiceError: internal, if the watch has failed, because no request is answered
+                unwatched.
         """
         if self.failed:
             raise ServiceError(INTERNAL)
@@ -98,10 +101,14 @@ class Watch:
     def observe(
         self, key: str, model: str, images: Pixels, answer: SparseLogits, bits: float
     ) -> None:
-        """Queue a batch that was answered for the thread; the hot path's share of the watch.
+        """Queue an answered batch for the thread. This runs in every request.
 
         Args:
-            images: [batch, height, width, 3].
+            key: the key's id.
+            model: the name of the model.
+            images: pixels, [batch, height, width, 3].
+            answer: the answers to these images.
+            bits: the leak meter's bits over the answers.
         """
         count = len(images)
         with self._lock:
@@ -114,7 +121,7 @@ class Watch:
             if room <= 0:
                 return
             top1 = answer.indices.numpy()[:, 0]
-            if count > room:  # a stretch of the batch, from where nobody can tell
+            if count > room:  # a random part of the batch, unknown to clients
                 start = random.randrange(count - room + 1)  # noqa: S311
                 images, top1 = images[start : start + room], top1[start : start + room]
             self._room = room - len(images)
@@ -124,7 +131,7 @@ class Watch:
         """Compare the images queued since the last run, and read the actions of all processes.
 
         Raises:
-            StoreUnavailable: the rows cannot be written or read.
+            StoreUnavailable: if the rows cannot be written or read.
         """
         with self._run_lock:
             with self._lock:
@@ -136,7 +143,9 @@ class Watch:
                 observation = self._compare(key, pending)
                 profiles.add(key, observation, alarm=self._settings.alarm, ladder=ladder)
             self._actions = profiles.actions()
-            self._metrics.watched(Counter(self._actions.values()), profiles.scores(SCORE_BOUNDS))
+            self._metrics.set_watch_gauges(
+                Counter(self._actions.values()), profiles.scores(SCORE_BOUNDS)
+            )
 
     def _compare(self, key: str, pending: _Pending) -> Observation:
         index = self._indexes.setdefault(key, HashIndex())
@@ -161,7 +170,7 @@ class Watch:
         )
 
     def _batches(self, pending: _Pending) -> Sequence[tuple[Grid, npt.NDArray[np.int32]]]:
-        """Join samples of one size, with a number for the model and class of each."""
+        """Join samples of one size. Return them with a number for the model and class of each."""
         by_size: defaultdict[tuple[int, ...], list[tuple[Grid, npt.NDArray[np.int64]]]]
         by_size = defaultdict(list)
         for model, size, grids, top1 in pending.samples:
@@ -178,29 +187,29 @@ class Watch:
         ]
 
     def _run(self) -> None:
-        with contextlib.ExitStack() as ending:
-            ending.callback(self._ended)
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._mark_end)
             database: Database | None = None
             last = False
             while not last:
                 with _store_failures_logged():
                     if database is None:
                         database = self._database.reopen()
-                        ending.callback(database.close)
-                # Its times are random to a degree, so that no client can query around them.
+                        stack.callback(database.close)
+                # The time between runs is random, so that no client can query between them.
                 last = self._closing.wait(EVERY_S * random.uniform(1, 1.5))  # noqa: S311
                 with _store_failures_logged():
                     if database is not None:
                         self.run_once(database)
 
-    def _ended(self) -> None:
+    def _mark_end(self) -> None:
         self.failed = not self._closing.is_set()
 
 
 @contextlib.contextmanager
 def _store_failures_logged() -> Iterator[None]:
-    """Log a failure of the store; the next run tries again."""
+    """Log a failure of the store. The next run tries again."""
     try:
         yield
     except StoreUnavailable as error:
-        log.error("the watch: %s", error)
+        log.error("the watch cannot use the store: %s", error)

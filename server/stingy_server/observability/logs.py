@@ -1,6 +1,6 @@
-"""What the server says of itself on stderr, as text or as one JSON object a line.
+"""The server's log on stderr, as text or as one JSON object a line.
 
-Nothing of a request is in a message: who asked what is the ledger's to tell.
+A message contains nothing of a request, because the ledger records requests.
 """
 
 import logging
@@ -15,7 +15,7 @@ TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def log_config(form: LogFormat) -> dict[str, Any]:
-    """For `logging.config.dictConfig`, in this process and in every worker."""
+    """Return the argument of `logging.config.dictConfig` for this process and every worker."""
     formatter = {"format": TEXT} if form == "text" else {"()": json_formatter}
     return {
         "version": 1,
@@ -27,7 +27,10 @@ def log_config(form: LogFormat) -> dict[str, Any]:
 
 
 def json_formatter() -> logging.Formatter:
-    """One line a record: time, level, logger, event; a traceback, if any, as a field."""
+    """Return a formatter of one line a record: time, level, logger, event.
+
+    A traceback is a field of the same line.
+    """
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),

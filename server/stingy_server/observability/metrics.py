@@ -1,6 +1,6 @@
-"""What the server counts for Prometheus. Labels come from the configuration, never from a request.
+"""The server's metrics for Prometheus. Labels come from the settings, never from a request.
 
-Counters say how much was asked and refused; none says what was seen in an image.
+Counters measure how much was requested and refused. None describes the content of an image.
 """
 
 import functools
@@ -26,7 +26,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "stingy_requests_total",
-            "Requests with a valid key, by what became of them.",
+            "Requests with a valid key, by outcome.",
             ("model", "event"),
             registry=self.registry,
         )
@@ -40,7 +40,7 @@ class Metrics:
         )
         self._bits = Counter(
             "stingy_leak_bits_total",
-            "Bits the leak meter read over all answers.",
+            "The leak meter's bits over all answers.",
             ("model",),
             registry=self.registry,
         )
@@ -58,65 +58,75 @@ class Metrics:
             registry=self.registry,
         )
 
-        # Every process reads the same rows of all keys: the latest to tell is right.
-        self._watched = Gauge(
+        # Every process reads the same rows of all keys, so the most recent value is right.
+        self._watch_keys = Gauge(
             "stingy_watch_keys",
-            "Keys that an alarm has done something to, by what.",
+            "Keys that an alarm has acted on, by step.",
             ("step",),
             multiprocess_mode="mostrecent",
             registry=self.registry,
         )
-        self._scores = Gauge(
+        self._watch_scores = Gauge(
             "stingy_watch_scores",
-            "Keys whose score is at most this, 0 to 1; the more, the more like copying.",
+            "Keys whose watch score, 0 to 1, is at most this.",
             ("at_most",),
             multiprocess_mode="mostrecent",
             registry=self.registry,
         )
-        self.watched({}, [0] * len(SCORE_BOUNDS))
-        # Finding a labelled counter costs more than counting; there are few, and none goes away.
-        self._request_of = functools.cache(self._requests.labels)
-        self._answers_of = functools.cache(self._answers)
+        self.set_watch_gauges({}, [0] * len(SCORE_BOUNDS))
+        # The look-up of a labelled counter costs more than counting. The cache stays small, because
+        # labels come from the settings.
+        self._request_counter = functools.cache(self._requests.labels)
+        self._answer_counters = functools.cache(self._find_answer_counters)
 
-    def watched(self, steps: Mapping[str, int], scores: Sequence[int]) -> None:
-        """How many keys stand where, of all processes together."""
+    def set_watch_gauges(self, steps: Mapping[str, int], scores: Sequence[int]) -> None:
+        """Set the gauges of the watch, which hold for all processes together.
+
+        Args:
+            steps: the number of keys by step.
+            scores: the number of keys with a score of at most each of SCORE_BOUNDS.
+        """
         for step in WATCH_STEPS:
-            self._watched.labels(step).set(steps.get(step, 0))
+            self._watch_keys.labels(step).set(steps.get(step, 0))
         for bound, keys in zip(SCORE_BOUNDS, scores, strict=True):
-            self._scores.labels(str(bound)).set(keys)
+            self._watch_scores.labels(str(bound)).set(keys)
 
     def count(self, record: RequestRecord, *, seconds: float) -> None:
-        """A request has ended."""
+        """Count a request that has ended, after so many seconds."""
         if record.key is None:
             self._unauthenticated.inc()
             return
         model = record.model
-        self._request_of(model, record.event).inc()
+        self._request_counter(model, record.event).inc()
         if record.answered:
-            images, bits, latency = self._answers_of(model)
+            images, bits, latency = self._answer_counters(model)
             images.inc(record.answered)
             bits.inc(record.bits)
             latency.observe(seconds)
 
-    def _answers(self, model: str) -> tuple[Counter, Counter, Histogram]:
+    def _find_answer_counters(self, model: str) -> tuple[Counter, Counter, Histogram]:
         return self._images.labels(model), self._bits.labels(model), self._seconds.labels(model)
 
 
 def share_between_processes(folder: Path) -> None:
-    """Let the processes started from here on count together; before any counter is made."""
+    """Make processes that start later count together. Call it before any counter is made."""
     folder.mkdir(parents=True, exist_ok=True)
-    for left_over in folder.glob("*.db"):
-        left_over.unlink()
+    for leftover in folder.glob("*.db"):
+        leftover.unlink()
     os.environ[MULTIPROCESS_DIR] = str(folder)
 
 
-def forget_work_of(pid: int) -> None:
-    """What a process that has ended was working on is worked on no more; its counts stay."""
+def drop_worker_gauges(pid: int) -> None:
+    """Drop a dead worker's gauges; keep its counters."""
     mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 def listen(host: str, port: int, *, registry: CollectorRegistry | None) -> None:
-    """Answer Prometheus on a port of its own, for these counters or, with None, all processes'."""
+    """Serve the metrics to Prometheus on a port of their own.
+
+    Args:
+        registry: the counters to serve; None for those of all processes.
+    """
     if registry is None:
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]

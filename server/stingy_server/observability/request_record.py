@@ -1,4 +1,4 @@
-"""The record of one request: its key, images and outcome. The ledger's entry is made from it."""
+"""The record of one request: its key, images and outcome. The ledger entry is made from it."""
 
 import time
 from dataclasses import dataclass, field
@@ -13,18 +13,22 @@ NO_VALUE = "-"
 
 @dataclass
 class RequestRecord:
-    """Filled in from left to right along the way of the request; read once, when it ends.
+    """The record of one request. Each stage of the server fills in its fields.
+
+    The record is read once, when the request ends.
 
     Attributes:
-        secret: the text of the key, to ask for it again; told to nobody.
-        images, answered: asked and answered, in images.
-        pixels: keyed digest of what was asked.
-        bits: the leak meter's reading over what was answered.
+        started: the start of the request, in seconds of `time.perf_counter`.
+        secret: the text of the key, for a second look-up; never sent or logged.
+        images: images in the request.
+        answered: images answered.
+        pixels: keyed digest of the request's pixels.
+        bits: the leak meter's bits over the answers.
         event: "answer", the code of the refusal, or "cancelled".
-        charged: what is to be given back if no answer comes of it.
-        headers: what the answer tells of the key's rate.
-        engine_started: when the engine was called, on the clock of `started`.
-        engine_finished: when the engine had answered, on the same clock.
+        charged: the charge to refund if no answer comes.
+        headers: the response headers about the key's rate.
+        engine_started: the time of the call to the engine, on the clock of `started`.
+        engine_finished: the time of the engine's answer, on the same clock.
     """
 
     request_id: str
@@ -44,10 +48,11 @@ class RequestRecord:
 
     @property
     def model(self) -> str:
-        """The model's name; never one that a client made up."""
+        """The name of a served model, or "-"; never a name that a client invented."""
         return NO_VALUE if self.endpoint is None else self.endpoint.name
 
     def entry(self, status: int) -> Entry:
+        """Return the ledger entry of a request that ended with this HTTP status."""
         endpoint = self.endpoint
         return Entry(
             time=stamp(),

@@ -1,7 +1,7 @@
-"""OpenTelemetry, where it is asked for: a span a request and, inside it, one of the model.
+"""OpenTelemetry traces, if enabled: one span per request and, inside it, one for the model.
 
-The spans are made from the record of a request once it has ended, so that its way is the same with
-and without them. They say what the ledger says, and no key.
+Spans are made from the record of a request after its end, so that tracing does not change how a
+request is handled. A span contains what the ledger entry contains, and no key.
 """
 
 import time
@@ -12,17 +12,17 @@ from stingy_server.observability.request_record import RequestRecord
 
 
 class Tracing(Protocol):
-    """A receiver of the requests that have ended."""
+    """A receiver of requests that have ended."""
 
     def trace(self, record: RequestRecord, status: int) -> None:
         """Record a request that ended with this status."""
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the spans that are still queued."""
 
 
 class NoTracing:
-    """Tracing switched off."""
+    """No tracing."""
 
     def trace(self, record: RequestRecord, status: int) -> None:
         """Do nothing."""
@@ -35,11 +35,11 @@ class OpenTelemetry:
     """Spans for a collector that takes OTLP over HTTP.
 
     Args:
-        endpoint: where it takes spans, such as http://127.0.0.1:4318/v1/traces.
-        share: of all requests, 0..1, how many are told of.
+        endpoint: the collector's address for spans, such as http://127.0.0.1:4318/v1/traces.
+        share: the fraction of requests that are traced, 0..1.
 
     Raises:
-        ConfigurationError: the extra is not installed.
+        ConfigurationError: if the extra is not installed.
     """
 
     def __init__(self, endpoint: str, *, share: float) -> None:
@@ -52,17 +52,17 @@ class OpenTelemetry:
             from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
         except ModuleNotFoundError:
             raise ConfigurationError(
-                ["trace_endpoint: expected the extra otel; pip install 'stingy[otel]'"]
+                ["trace_endpoint: expected the extra otel, got none; pip install 'stingy[otel]'"]
             ) from None
         self._provider = TracerProvider(
             sampler=TraceIdRatioBased(share), resource=Resource.create({"service.name": "stingy"})
         )
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
         self._tracer = self._provider.get_tracer("stingy")
-        self._inside = trace.set_span_in_context
+        self._in_context = trace.set_span_in_context
 
     def trace(self, record: RequestRecord, status: int) -> None:
-        # The record keeps the clock that never jumps; spans want nanoseconds since 1970.
+        # The record uses a monotonic clock; spans need nanoseconds since 1970.
         offset = time.time() - time.perf_counter()
         span = self._tracer.start_span(
             record.event,
@@ -78,7 +78,7 @@ class OpenTelemetry:
         if record.engine_started is not None and record.engine_finished is not None:
             self._tracer.start_span(
                 "model",
-                context=self._inside(span),
+                context=self._in_context(span),
                 start_time=_nanoseconds(record.engine_started + offset),
             ).end(_nanoseconds(record.engine_finished + offset))
         span.end(_nanoseconds(time.time()))

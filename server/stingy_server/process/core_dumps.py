@@ -1,13 +1,13 @@
-"""No core dumps, which would hold the model's weights and the raw logits."""
+"""No core dumps, because they would contain the model's weights and the raw logits."""
 
 import resource
 
 
 def forbid_core_dumps() -> None:
-    """No crash writes the model's memory to a disk, not even where dumps go to a program.
+    """Forbid core dumps, also where the system pipes them to a program.
 
-    Linux asks such a program in spite of a limit of 0, but not of 1 (fs/coredump.c), and no file
-    is that small.
+    At a limit of 0 Linux still starts such a program, at a limit of 1 it does not (fs/coredump.c).
+    No core file is as small as 1 byte, so none is written to a disk either.
     """
     _, most = resource.getrlimit(resource.RLIMIT_CORE)
     limit = 0 if most == 0 else 1

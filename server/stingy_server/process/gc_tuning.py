@@ -1,23 +1,23 @@
-"""How Python looks for garbage in a process that serves: rarely, and never among what stays.
+"""Garbage collection in a process that serves: rare, and never over long-lived objects.
 
-Modules and models are some hundred thousand objects. To look through them all stops every request
-for as long as a hundred answers take.
+Modules and models are some hundred thousand objects. A collection over all of them stops every
+request for the time of a hundred answers.
 """
 
 import gc
 
-YOUNG = 20_000  # objects made and not yet gone before the young are looked through; Python has 700
+YOUNG_OBJECTS = 20_000  # live new objects that start a collection of the young; Python has 700
 
 
 def freeze_gc() -> None:
-    """What is alive now stays: look at it once more, and then no more."""
+    """Collect once, then freeze the surviving objects so that later collections skip them."""
     gc.unfreeze()
     gc.collect()
     gc.freeze()
-    gc.set_threshold(YOUNG, 10, 10)
+    gc.set_threshold(YOUNG_OBJECTS, 10, 10)
 
 
 def refreeze_gc() -> None:
-    """After something that was to stay has gone, in a process that had settled."""
+    """Freeze again after frozen objects were dropped, if this process has frozen any."""
     if gc.get_freeze_count():
         freeze_gc()

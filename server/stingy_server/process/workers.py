@@ -1,7 +1,7 @@
-"""The processes that serve: how one drains, and how several are kept alive behind one socket.
+"""The processes that serve: one that drains, or several workers behind one socket.
 
-A worker that ended is replaced; one that cannot come up is tried again, ever more rarely, and
-leaves the others as they are.
+The parent replaces a worker that ended. If a worker fails to start, the parent retries after longer
+and longer delays. The other workers are not affected.
 """
 
 import asyncio
@@ -19,29 +19,29 @@ from types import FrameType
 
 import uvicorn
 
-from stingy_server.observability.metrics import forget_work_of
+from stingy_server.observability.metrics import drop_worker_gauges
 
 log = logging.getLogger("stingy")
 
-TICK_S = 0.1
+POLL_S = 0.1
 HEARTBEAT_S = 0.25
-SILENCE_S = 60.0  # a worker that has told nothing for so long hangs; loading keeps it busy a while
-LONGEST_PAUSE_S = 60.0
+HEARTBEAT_TIMEOUT_S = 60.0  # a worker without a heartbeat for so long hangs; loading takes a while
+MAX_RETRY_DELAY_S = 60.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SPAWN = multiprocessing.get_context("spawn")
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn, but a drained server has ended well: the signal is not raised again.
+    """A uvicorn server that ends normally after it drained. It does not raise the signal again.
 
     Args:
-        patient: whether it drains on, however many signals come. What is sent to all processes
-            at once reaches a worker twice; its parent knows when to end it.
+        ignore_repeats: whether it continues to drain after a second signal. A signal that is sent
+            to all processes at once reaches a worker twice, so its parent decides when to end it.
     """
 
-    def __init__(self, config: uvicorn.Config, *, patient: bool = False) -> None:
+    def __init__(self, config: uvicorn.Config, *, ignore_repeats: bool = False) -> None:
         super().__init__(config)
-        self._patient = patient
+        self._ignore_repeats = ignore_repeats
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -54,96 +54,101 @@ class DrainingServer(uvicorn.Server):
         app = self.config.loaded_app
         with contextlib.suppress(AttributeError):
             app.state.service.draining = True
-        self.force_exit = self.should_exit and not self._patient  # a second one ends it at once
+        # A second signal ends the server at once.
+        self.force_exit = self.should_exit and not self._ignore_repeats
         self.should_exit = True
 
 
 class Workers:
-    """The workers of a server, each in a process that loads for itself.
+    """The workers of a server. Each is a process that loads its own models.
 
     Args:
-        config: picklable, with a factory; `workers` of them are kept.
-        listener: what all of them accept from.
+        config: a configuration that can be pickled, with a factory. `config.workers` is the
+            number of workers.
+        listener: the socket from which all workers accept connections.
     """
 
     def __init__(self, config: uvicorn.Config, *, listener: socket.socket) -> None:
         self._config = config
         self._listener = listener
-        self._places = [_Place() for _ in range(config.workers)]
+        self._slots = [_Slot() for _ in range(config.workers)]
         self._signals = 0
 
     def run(self) -> bool:
-        """Until a signal; then drain. False if it ended because no worker could be started."""
+        """Keep the workers running until a signal, then drain.
+
+        Returns False if it ended because no worker could start.
+        """
         for number in SIGNALS:
             signal.signal(number, self._on_signal)
         while not self._signals:
-            for place in self._places:
-                self._keep(place)
-            if all(place.worker is None and place.failures for place in self._places):
-                log.error("no worker is left, and none could be started: the server ends")
+            for slot in self._slots:
+                self._maintain(slot)
+            if all(slot.worker is None and slot.failures for slot in self._slots):
+                log.error("no worker is running and none could start: the server ends")
                 return False
-            time.sleep(TICK_S)
+            time.sleep(POLL_S)
         self._drain()
         return True
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signals += 1
 
-    def _keep(self, place: "_Place") -> None:
-        """Let this place have a worker, now or when it is its time."""
-        worker = place.worker
+    def _maintain(self, slot: "_Slot") -> None:
+        """Start or replace the worker of a slot, if it is due."""
+        worker = slot.worker
         if worker is None:
-            if time.monotonic() >= place.retry_at:
-                place.worker = _Worker(self._config, self._listener)
+            if time.monotonic() >= slot.retry_at:
+                slot.worker = _Worker(self._config, self._listener)
         elif worker.is_alive():
             if worker.ready:
-                place.failures = 0
+                slot.failures = 0
         elif worker.ready:
-            log.error("worker %s ended with %s and is replaced", worker.pid, worker.exitcode)
-            forget_work_of(worker.pid)
-            place.worker = None
+            log.error("worker %s ended with code %s: replacing it", worker.pid, worker.exitcode)
+            drop_worker_gauges(worker.pid)
+            slot.worker = None
         else:
-            place.failures += 1
-            pause = min(2.0 ** (place.failures - 1), LONGEST_PAUSE_S)
-            place.worker, place.retry_at = None, time.monotonic() + pause
-            log.error("worker %s could not start; again in %g s", worker.pid, pause)
+            slot.failures += 1
+            delay = min(2.0 ** (slot.failures - 1), MAX_RETRY_DELAY_S)
+            slot.worker, slot.retry_at = None, time.monotonic() + delay
+            log.error("worker %s could not start: trying again in %g s", worker.pid, delay)
 
     def _drain(self) -> None:
-        """Let every worker end; a second signal ends them at once."""
-        self._listener.close()  # else who connects would wait for the end
-        workers = [place.worker for place in self._places if place.worker is not None]
+        """Let every worker drain and end. A second signal ends them at once."""
+        self._listener.close()  # otherwise new connections would wait until the end
+        workers = [slot.worker for slot in self._slots if slot.worker is not None]
         for worker in workers:
             worker.drain()
         while any(worker.is_alive() for worker in workers):
             if self._signals > 1:
                 for worker in workers:
                     worker.kill()
-            time.sleep(TICK_S)
+            time.sleep(POLL_S)
 
 
-class _Place:
-    """Where a worker is, or is to be: what has become of those that were tried."""
+class _Slot:
+    """A slot for one worker, with the failures of its earlier ones."""
 
     def __init__(self) -> None:
         self.worker: _Worker | None = None
-        self.failures = 0  # one after the other
+        self.failures = 0  # starts that failed in a row
         self.retry_at = 0.0
 
 
 class _Worker:
-    """One process, from its start; `ready` once it serves."""
+    """One worker process. `ready` is true once it serves."""
 
     def __init__(self, config: uvicorn.Config, listener: socket.socket) -> None:
-        self._heartbeats, theirs = SPAWN.Pipe(duplex=False)
-        self._process = SPAWN.Process(target=_work, args=(config, listener, theirs))
+        self._heartbeats, sender = SPAWN.Pipe(duplex=False)
+        self._process = SPAWN.Process(target=_run_worker, args=(config, listener, sender))
         self._process.start()
-        theirs.close()
-        self._heard = time.monotonic()
+        sender.close()
+        self._last_heartbeat = time.monotonic()
         self.ready = False
 
     @property
     def pid(self) -> int:
-        assert self._process.pid is not None  # noqa: S101  it was started
+        assert self._process.pid is not None  # noqa: S101  the process was started
         return self._process.pid
 
     @property
@@ -151,18 +156,18 @@ class _Worker:
         return self._process.exitcode
 
     def is_alive(self) -> bool:
-        """Whether it runs and speaks; one that hangs is killed."""
+        """Return whether the worker runs. Kill it if its heartbeats stopped."""
         with contextlib.suppress(EOFError, OSError):
             while self._heartbeats.poll():
                 self.ready |= self._heartbeats.recv()
-                self._heard = time.monotonic()
+                self._last_heartbeat = time.monotonic()
         if not self._process.is_alive():
             self._heartbeats.close()
             return False
-        if time.monotonic() - self._heard > SILENCE_S:
-            log.error("worker %s hangs and is killed", self.pid)
+        if time.monotonic() - self._last_heartbeat > HEARTBEAT_TIMEOUT_S:
+            log.error("worker %s sends no heartbeat: killing it", self.pid)
             self.kill()
-            self._heard = time.monotonic()
+            self._last_heartbeat = time.monotonic()
         return True
 
     def drain(self) -> None:
@@ -172,18 +177,19 @@ class _Worker:
         self._process.kill()
 
 
-def _work(config: uvicorn.Config, listener: socket.socket, heartbeats: Connection) -> None:
-    """What a worker runs."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # until it serves; its parent passes it on
+def _run_worker(config: uvicorn.Config, listener: socket.socket, heartbeats: Connection) -> None:
+    """Run a worker's server in its own process."""
+    # Ignore SIGINT until the worker serves, because the parent passes the signal on.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     config.configure_logging()
-    server = DrainingServer(config, patient=True)
+    server = DrainingServer(config, ignore_repeats=True)
     arguments = (server, heartbeats)
-    threading.Thread(target=_beat, args=arguments, name="heartbeat", daemon=True).start()
+    threading.Thread(target=_send_heartbeats, args=arguments, name="heartbeat", daemon=True).start()
     server.run([listener])
 
 
-def _beat(server: uvicorn.Server, heartbeats: Connection) -> None:
-    """Tell the parent of this worker; one that has lost its parent drains."""
+def _send_heartbeats(server: uvicorn.Server, heartbeats: Connection) -> None:
+    """Send heartbeats to the parent. Drain this worker if its parent is gone."""
     while True:
         try:
             heartbeats.send(server.started)

@@ -1,4 +1,4 @@
-"""What `stingy models list` tells of a version that several processes serve."""
+"""The row of `stingy models list` for a version that several processes serve."""
 
 import pytest
 
@@ -22,5 +22,7 @@ ONE = report("1", "label")
         (report("2", "", fault="no file"), "0.5", "processes differ: label; not served: no file"),
     ],
 )
-def test_processes_that_differ_are_told(other: Report, share: str, text: str) -> None:
+def test_row_of_a_version_names_differences_of_processes(
+    other: Report, share: str, text: str
+) -> None:
     assert _row([ONE, other]) == ("digits", "2", share, "2", text)

@@ -1,4 +1,4 @@
-"""Images: two formats by content, judged before decoding; one tensor for one picture."""
+"""Images: two formats by content, checked before decoding; one tensor for one picture."""
 
 import io
 import struct
@@ -40,7 +40,7 @@ async def refusal_of(data: bytes) -> Refusal:
     return error.value.refusal
 
 
-def saved(image: Image.Image, form: str) -> bytes:
+def encoded(image: Image.Image, form: str) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, form)
     return buffer.getvalue()
@@ -51,20 +51,20 @@ def chunk(name: bytes, content: bytes = b"") -> bytes:
     return struct.pack(">I", len(content)) + name + content + checksum
 
 
-def claiming(width: int, height: int) -> bytes:
-    """A PNG whose header claims a size that its few bytes cannot hold."""
+def png_of_size(width: int, height: int) -> bytes:
+    """Return a PNG whose header claims a size for which it has too few bytes."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100)))
 
 
-def stuffed(more: bytes, *, at: int = 33) -> bytes:
-    """A sound PNG with `more` after its header, or elsewhere."""
+def png_with(more: bytes, *, at: int = 33) -> bytes:
+    """Return a valid PNG with more bytes after its header, or at another place."""
     whole = png(PICTURE)
     return whole[:at] + more + whole[at:]
 
 
 def many_scans(copies: int) -> bytes:
-    """A progressive JPEG of 256 x 256 pixels whose last scan comes again and again."""
+    """Return a progressive JPEG of 256 x 256 pixels with copies of its last scan."""
     buffer = io.BytesIO()
     Image.new("L", (256, 256)).save(buffer, "JPEG", progressive=True)
     whole = buffer.getvalue()
@@ -72,33 +72,33 @@ def many_scans(copies: int) -> bytes:
     return whole[:-2] + last * copies + whole[-2:]
 
 
-def commented(times: int) -> bytes:
-    whole = saved(Image.fromarray(PICTURE), "JPEG")
+def jpeg_with_comments(times: int) -> bytes:
+    whole = encoded(Image.fromarray(PICTURE), "JPEG")
     return whole[:2] + b"\xff\xfe\x00\x02" * times + whole[2:]
 
 
 MEGABYTE = zlib.compress(bytes(1_000_000), 9)
-# Small files that keep a decoder busy, some for seconds; each could be made forty times as long.
-PATHOLOGICAL = {
+# Small files that keep a decoder busy, some for seconds. Each could be forty times as long.
+SLOW_FILES = {
     "scans": many_scans(100_000),
-    "segments": commented(500_000),
+    "segments": jpeg_with_comments(500_000),
     "padding": b"\xff\xd8" + b"\xff" * 1_000_000,
-    "empty chunks": stuffed(chunk(b"abCd") * 150_000),
-    "empty data": stuffed(chunk(b"IDAT") * 150_000),
-    "data to come": stuffed(chunk(b"IDAT") * 150_000, at=-12),
-    "250 profiles": stuffed(chunk(b"iCCP", b"k\0\0" + MEGABYTE) * 250),
-    "10,000 comments": stuffed(chunk(b"tEXt", b"k\0v") * 10_000),
+    "empty chunks": png_with(chunk(b"abCd") * 150_000),
+    "empty data": png_with(chunk(b"IDAT") * 150_000),
+    "data to come": png_with(chunk(b"IDAT") * 150_000, at=-12),
+    "250 profiles": png_with(chunk(b"iCCP", b"k\0\0" + MEGABYTE) * 250),
+    "10,000 comments": png_with(chunk(b"tEXt", b"k\0v") * 10_000),
 }
-# What stands before the compressed part of a chunk: a name, and what else its kind has.
-INFLATED = {b"iCCP": b"k\0\0", b"zTXt": b"k\0\0", b"iTXt": b"k\0\1\0\0\0"}
+# The bytes before the compressed part of a chunk: a name, and fields of its kind.
+CHUNK_PREFIXES = {b"iCCP": b"k\0\0", b"zTXt": b"k\0\0", b"iTXt": b"k\0\1\0\0\0"}
 
 
-async def test_P5_one_picture_is_one_tensor_in_every_lossless_form() -> None:
+async def test_P5_lossless_forms_of_a_picture_give_one_tensor() -> None:
     image = Image.fromarray(PICTURE)
     rgba = image.copy()
     rgba.putalpha(255)
     forms = [png(PICTURE), png(PICTURE, compress_level=0), png(PICTURE, optimize=True)]
-    forms.append(saved(rgba, "PNG"))
+    forms.append(encoded(rgba, "PNG"))
     for data in forms:
         assert np.array_equal(await read(data), PICTURE)
 
@@ -106,14 +106,14 @@ async def test_P5_one_picture_is_one_tensor_in_every_lossless_form() -> None:
 async def test_grey_and_palette_images_become_rgb() -> None:
     grey = Image.fromarray(PICTURE).convert("L")
     expected = np.repeat(np.asarray(grey)[:, :, None], 3, axis=2)
-    assert np.array_equal(await read(saved(grey, "PNG")), expected)
-    assert (await read(saved(grey.convert("P"), "PNG"))).shape == (8, 8, 3)
-    assert (await read(saved(Image.fromarray(PICTURE), "JPEG"))).shape == (8, 8, 3)
-    assert (await read(saved(Image.new("CMYK", (8, 8)), "JPEG"))).shape == (8, 8, 3)
+    assert np.array_equal(await read(encoded(grey, "PNG")), expected)
+    assert (await read(encoded(grey.convert("P"), "PNG"))).shape == (8, 8, 3)
+    assert (await read(encoded(Image.fromarray(PICTURE), "JPEG"))).shape == (8, 8, 3)
+    assert (await read(encoded(Image.new("CMYK", (8, 8)), "JPEG"))).shape == (8, 8, 3)
 
 
 @pytest.mark.parametrize("shorter", [None, 12])
-async def test_files_and_arrays_are_resized_alike(shorter: int | None) -> None:
+async def test_file_and_array_of_one_picture_are_resized_alike(shorter: int | None) -> None:
     preprocessing = Preprocessing((8, 10), (0.0,) * 3, (1.0,) * 3, shorter)
     for height, width in ((8, 10), (20, 30), (31, 9), (400, 17)):
         pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
@@ -122,36 +122,36 @@ async def test_files_and_arrays_are_resized_alike(shorter: int | None) -> None:
         assert np.array_equal(from_file, (await fit(pixels[None], preprocessing))[0])
 
 
-async def test_I1_only_jpeg_and_png_by_content() -> None:
+async def test_I1_only_jpeg_and_png_content_is_accepted() -> None:
     await assert_only_jpeg_and_png(read)
 
 
-async def test_I2_a_huge_claim_is_refused_before_decoding() -> None:
+async def test_I2_huge_claimed_size_is_refused_before_decoding() -> None:
     start = time.process_time()
-    assert await refusal_of(claiming(65_535, 65_535)) is IMAGE_TOO_LARGE
-    assert await refusal_of(claiming(101, 100)) is IMAGE_TOO_LARGE
+    assert await refusal_of(png_of_size(65_535, 65_535)) is IMAGE_TOO_LARGE
+    assert await refusal_of(png_of_size(101, 100)) is IMAGE_TOO_LARGE
     assert time.process_time() - start < 0.5
 
 
-@pytest.mark.parametrize("name", PATHOLOGICAL)
-async def test_I4_a_file_that_would_keep_a_decoder_busy_is_refused_soon(name: str) -> None:
+@pytest.mark.parametrize("name", SLOW_FILES)
+async def test_I4_file_that_keeps_a_decoder_busy_is_refused_soon(name: str) -> None:
     start = time.process_time()
-    assert await refusal_of(PATHOLOGICAL[name]) is BAD_IMAGE
+    assert await refusal_of(SLOW_FILES[name]) is BAD_IMAGE
     assert time.process_time() - start < 1.0
-    assert (await read(png(PICTURE))).shape == (8, 8, 3)  # and the next one is answered
+    assert (await read(png(PICTURE))).shape == (8, 8, 3)  # the next file is decoded
 
 
 @pytest.mark.parametrize("at", [33, -12], ids=["before the pixels", "behind"])
-@pytest.mark.parametrize("kind", INFLATED)
-async def test_I4_what_lies_beside_the_pixels_is_not_inflated(kind: bytes, at: int) -> None:
-    file = stuffed(chunk(kind, INFLATED[kind] + MEGABYTE) * 50, at=at)
+@pytest.mark.parametrize("kind", CHUNK_PREFIXES)
+async def test_I4_chunks_beside_the_pixels_are_not_inflated(kind: bytes, at: int) -> None:
+    file = png_with(chunk(kind, CHUNK_PREFIXES[kind] + MEGABYTE) * 50, at=at)
     start = time.process_time()
     decoded = await decode([file] * 20, PREPROCESSING, max_pixels=LIMIT)
     assert time.process_time() - start < 0.5  # a gigabyte takes seconds
     assert np.array_equal(decoded, np.stack([PICTURE] * 20))
 
 
-async def test_I4_files_as_they_are_found_are_below_the_limits() -> None:
+async def test_I4_ordinary_large_files_are_within_the_limits() -> None:
     large = Image.fromarray(random_images(1, size=96)[0]).resize((2000, 1500))
     profile = bytes(range(256)) * 2000
     for options in ({"progressive": True}, {"progressive": True, "icc_profile": profile}):
@@ -169,20 +169,20 @@ async def test_I3_broken_pictures_are_refused() -> None:
     whole = png(PICTURE)
     assert await refusal_of(whole[: len(whole) // 2]) is BAD_IMAGE
     assert await refusal_of(whole[:-30] + bytes(30)) is BAD_IMAGE
-    assert await refusal_of(claiming(0, 8)) is BAD_IMAGE
+    assert await refusal_of(png_of_size(0, 8)) is BAD_IMAGE
     assert await refusal_of(whole[:8]) is BAD_IMAGE
-    assert await refusal_of(saved(Image.fromarray(PICTURE), "JPEG")[:60]) is BAD_IMAGE
+    assert await refusal_of(encoded(Image.fromarray(PICTURE), "JPEG")[:60]) is BAD_IMAGE
     sixteen_bit = Image.fromarray(np.full((8, 8), 40_000, np.uint16))
-    assert await refusal_of(saved(sixteen_bit, "PNG")) is BAD_IMAGE
+    assert await refusal_of(encoded(sixteen_bit, "PNG")) is BAD_IMAGE
 
 
-async def test_every_prefix_of_a_picture_gets_a_verdict() -> None:
-    for whole in (png(PICTURE), saved(Image.fromarray(PICTURE), "JPEG")):
+async def test_every_prefix_of_a_picture_is_refused() -> None:
+    for whole in (png(PICTURE), encoded(Image.fromarray(PICTURE), "JPEG")):
         for length in range(0, len(whole) - 30, 7):
             assert await refusal_of(whole[:length]) in (BAD_IMAGE, UNSUPPORTED_IMAGE)
 
 
-async def test_I2_the_pictures_of_a_request_share_one_limit() -> None:
+async def test_I2_pictures_of_a_request_share_one_pixel_limit() -> None:
     files = [png(PICTURE)] * 3  # 64 pixels each
     assert len(await decode(files, PREPROCESSING, max_pixels=3 * 64)) == 3
     with pytest.raises(ServiceError) as error:
@@ -191,9 +191,9 @@ async def test_I2_the_pictures_of_a_request_share_one_limit() -> None:
 
 
 @pytest.mark.parametrize("size", [(65_000, 1), (1, 65_000)])
-async def test_I2_a_line_is_not_stretched_into_gigabytes(size: tuple[int, int]) -> None:
+async def test_I2_line_of_pixels_is_refused_before_scaling(size: tuple[int, int]) -> None:
     shorter = replace(PREPROCESSING, resize_shorter=256)
-    line = saved(Image.new("RGB", size), "PNG")
+    line = encoded(Image.new("RGB", size), "PNG")
     with pytest.raises(ServiceError) as error:
         await decode([line], shorter, max_pixels=2**24)
     assert error.value.refusal is IMAGE_TOO_LARGE
@@ -202,15 +202,17 @@ async def test_I2_a_line_is_not_stretched_into_gigabytes(size: tuple[int, int]) 
     assert error.value.refusal is IMAGE_TOO_LARGE
 
 
-async def test_many_small_pictures_do_not_hold_up_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_small_pictures_do_not_block_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     inline: list[bool] = []
-    decoded = images._decoded
+    decoded = images._decode
 
-    def noted(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
+    def record_thread(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
         inline.append(threading.current_thread() is threading.main_thread())
         return decoded(image, preprocessing)
 
-    monkeypatch.setattr(images, "_decoded", noted)
+    monkeypatch.setattr(images, "_decode", record_thread)
     monkeypatch.setattr(images, "INLINE_PIXELS", 1000)
     small = png(PICTURE)
     await decode([small] * 10, PREPROCESSING, max_pixels=LIMIT)

@@ -1,4 +1,4 @@
-"""The OIP codec: what is well formed is read exactly, everything else is refused by its code."""
+"""The OIP codec: well-formed requests are read exactly, all others are refused by their code."""
 
 import json
 import tracemalloc
@@ -25,7 +25,7 @@ from stingy_server.errors import BAD_REQUEST, BAD_TENSOR, TOO_LARGE, ServiceErro
 IMAGES = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
 
 
-MOST_IMAGES = 8
+MAX_IMAGES = 8
 
 
 def message(tensor: dict[str, Any] | None = None, **rest: Any) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def parse(
 ) -> InferRequest:
     head = document if isinstance(document, bytes) else json.dumps(document).encode()
     length = str(len(head)) if tail else None
-    return parse_request(head + tail, length, form=form, max_images=MOST_IMAGES)
+    return parse_request(head + tail, length, form=form, max_images=MAX_IMAGES)
 
 
 def binary(raw: bytes, **tensor: Any) -> tuple[dict[str, Any], bytes]:
@@ -54,7 +54,7 @@ def test_json_data_may_be_flat_or_nested(data: Any) -> None:
     assert np.array_equal(parse(message({"data": data})).images, IMAGES)
 
 
-def test_binary_data_is_read_as_it_is() -> None:
+def test_binary_data_is_read_unchanged() -> None:
     assert np.array_equal(parse(*binary(IMAGES.tobytes())).images, IMAGES)
 
 
@@ -66,7 +66,7 @@ PARAMETERS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("parameters", PARAMETERS)
-def test_L9_parameters_that_mean_nothing_here_change_nothing(parameters: dict[str, Any]) -> None:
+def test_L9_unknown_parameters_change_nothing(parameters: dict[str, Any]) -> None:
     document = message({"data": IMAGES.tolist(), "parameters": parameters}, parameters=parameters)
     assert np.array_equal(parse(document).images, IMAGES)
     document, raw = binary(IMAGES.tobytes())
@@ -74,7 +74,7 @@ def test_L9_parameters_that_mean_nothing_here_change_nothing(parameters: dict[st
     assert np.array_equal(parse(document, raw).images, IMAGES)
 
 
-def test_P5_floating_pixels_are_the_same_pixels() -> None:
+def test_P5_float_pixels_give_the_same_uint8_pixels() -> None:
     planes = (IMAGES.transpose(0, 3, 1, 2) / 255).astype("<f4")
     shape = list(planes.shape)
     query = parse(*binary(planes.tobytes(), datatype="FP32", shape=shape))
@@ -85,7 +85,7 @@ def test_P5_floating_pixels_are_the_same_pixels() -> None:
 
 @given(st.lists(st.binary(max_size=40), min_size=1, max_size=5))
 @settings(deadline=None)
-def test_encoded_files_come_apart_as_they_were(contents: list[bytes]) -> None:
+def test_files_of_a_bytes_tensor_are_separated_unchanged(contents: list[bytes]) -> None:
     document, raw = binary(files(*contents), datatype="BYTES", shape=[len(contents)])
     assert parse(document, raw).images == contents
 
@@ -149,7 +149,7 @@ REFUSED: list[tuple[str, Any, Any]] = [
 @pytest.mark.parametrize(
     ("refusal", "document"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED]
 )
-def test_what_is_off_is_refused(refusal: Any, document: Any) -> None:
+def test_malformed_json_request_is_refused_by_its_code(refusal: Any, document: Any) -> None:
     with pytest.raises(ServiceError) as error:
         parse(document)
     assert error.value.refusal is refusal
@@ -169,21 +169,21 @@ def test_what_is_off_is_refused(refusal: Any, document: Any) -> None:
         ({"datatype": "BYTES", "shape": [1, 1]}, files(b"one")),
     ],
 )
-def test_a_misfit_of_binary_and_shape_is_refused(tensor: dict[str, Any], raw: bytes) -> None:
+def test_binary_data_that_misfits_its_shape_is_refused(tensor: dict[str, Any], raw: bytes) -> None:
     with pytest.raises(ServiceError) as error:
         parse(*binary(raw, **tensor))
     assert error.value.refusal is BAD_TENSOR
 
 
-MANY = MOST_IMAGES + 1
+TOO_MANY = MAX_IMAGES + 1
 
 
 @pytest.mark.parametrize(
     ("document", "raw"),
     [
-        (message({"shape": [MANY, 1, 1, 3], "data": [0] * 3 * MANY}), b""),
-        binary(bytes(3 * MANY), shape=[MANY, 1, 1, 3]),
-        binary(files(*[b""] * MANY), datatype="BYTES", shape=[MANY]),
+        (message({"shape": [TOO_MANY, 1, 1, 3], "data": [0] * 3 * TOO_MANY}), b""),
+        binary(bytes(3 * TOO_MANY), shape=[TOO_MANY, 1, 1, 3]),
+        binary(files(*[b""] * TOO_MANY), datatype="BYTES", shape=[TOO_MANY]),
         (b" " * MAX_JSON_BYTES + b"{}", b""),
         (message({"data": [[]] * MAX_JSON_LISTS}), b""),
     ],
@@ -196,7 +196,7 @@ def test_more_images_or_json_than_allowed_are_refused(document: Any, raw: bytes)
 
 
 @pytest.mark.parametrize("size", [(510, 510), (49_800, 5)])
-def test_a_picture_in_json_may_have_the_lists_that_it_needs(size: tuple[int, int]) -> None:
+def test_largest_black_picture_in_json_is_accepted(size: tuple[int, int]) -> None:
     black = np.zeros((1, *size, 3), np.uint8)
     image = {"shape": black.shape, "data": black.tolist()}
     document = orjson.dumps(message(image))
@@ -204,7 +204,7 @@ def test_a_picture_in_json_may_have_the_lists_that_it_needs(size: tuple[int, int
     assert np.array_equal(parse(document).images, black)
 
 
-def test_H1_lists_in_what_is_not_json_are_not_counted() -> None:
+def test_H1_brackets_in_binary_data_are_not_counted_as_lists() -> None:
     many = b"[" * (MAX_JSON_LISTS + 1)
     raw = many + bytes(-len(many) % 3)
     pixels = parse(*binary(raw, shape=[1, 1, len(raw) // 3, 3])).images
@@ -221,21 +221,21 @@ def test_H1_lists_in_what_is_not_json_are_not_counted() -> None:
     ],
     ids=["strings", "nested strings", "lists", "objects"],
 )
-def test_H1_json_that_is_no_picture_takes_no_more_memory_than_it_has_bytes(data: Any) -> None:
+def test_H1_json_that_is_no_picture_takes_bounded_memory(data: Any) -> None:
     document = json.dumps(message({"data": data})).encode()
     tracemalloc.start()
     try:
         with pytest.raises(ServiceError) as error:
             parse(document)
-        _, most = tracemalloc.get_traced_memory()
+        _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert error.value.refusal is BAD_TENSOR
-    assert most < 40 * len(document)
+    assert peak < 40 * len(document)
 
 
 @pytest.mark.parametrize("header", ["", "-1", "1e2", "\u0661", "9" * 50, "100000"])
-def test_a_hostile_header_length_is_refused(header: str) -> None:
+def test_hostile_header_length_is_refused(header: str) -> None:
     with pytest.raises(ServiceError) as error:
         parse_request(json.dumps(message()).encode(), header, form=ScoreForm.LOG_PROB, max_images=9)
     assert error.value.refusal is BAD_REQUEST
@@ -243,12 +243,12 @@ def test_a_hostile_header_length_is_refused(header: str) -> None:
 
 @given(st.binary(max_size=300), st.one_of(st.none(), st.text(max_size=6)))
 @settings(deadline=None)
-def test_H8_whatever_bytes_come_the_answer_is_a_refusal(body: bytes, header: str | None) -> None:
+def test_H8_random_bytes_are_refused(body: bytes, header: str | None) -> None:
     with pytest.raises(ServiceError):
         parse_request(body, header, form=ScoreForm.LOG_PROB, max_images=9)
 
 
-def test_no_scores_can_be_asked_of_a_policy_without() -> None:
+def test_policy_without_scores_offers_indices_alone() -> None:
     assert parse(message(), form=ScoreForm.NONE).outputs == {"indices": False}
     for name in ("scores", "logits"):
         query = {"name": name, "parameters": {"binary_data": True}}
@@ -265,7 +265,7 @@ ANSWER = SparseLogits(
 )
 
 
-def test_json_shows_the_grid_and_nothing_below() -> None:
+def test_json_scores_have_the_decimals_of_the_grid_alone() -> None:
     query = InferRequest("7", IMAGES, {"indices": False, "scores": False})
     body = encode_answer(query, ANSWER, model="m", version="1").body
     assert b"-0.012,-4.5]" in bytes(body)
@@ -274,7 +274,7 @@ def test_json_shows_the_grid_and_nothing_below() -> None:
     assert [output["shape"] for output in document["outputs"]] == [[1, 2], [1, 2]]
 
 
-def test_dense_logits_travel_in_binary_with_minus_infinity() -> None:
+def test_dense_logits_in_binary_have_minus_infinity() -> None:
     query = InferRequest(None, IMAGES, {"logits": True, "indices": False})
     response = encode_answer(query, ANSWER, model="m", version="1")
     split = int(response.headers[HEADER_LENGTH])

@@ -1,4 +1,4 @@
-"""A record is one line, whatever is in it."""
+"""The log: each record is one line, whatever its text."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ from stingy_server.settings import LogFormat
 HOSTILE = 'a\nb\r\x1b[31m"}'
 
 
-def said(form: LogFormat, capsys: pytest.CaptureFixture[str]) -> str:
+def log_output(form: LogFormat, capsys: pytest.CaptureFixture[str]) -> str:
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
     try:
@@ -24,12 +24,12 @@ def said(form: LogFormat, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err
 
 
-def test_O2_a_record_is_one_json_object_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    (line,) = said("json", capsys).splitlines()
+def test_O2_json_record_is_one_object_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = log_output("json", capsys).splitlines()
     record = json.loads(line)
     assert record.pop("time").endswith("Z")
     assert record == {"level": "error", "logger": "stingy", "event": f"the store: {HOSTILE}"}
 
 
-def test_text_has_time_level_and_message(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "ERROR stingy: the store:" in said("text", capsys)
+def test_text_record_has_level_logger_and_message(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "ERROR stingy: the store:" in log_output("text", capsys)

@@ -1,4 +1,4 @@
-"""Spans as a collector gets them, over real HTTP: what the ledger says, and no key."""
+"""Spans that a collector receives over real HTTP: the fields of the ledger, and no key."""
 
 import threading
 from collections.abc import Iterator
@@ -16,14 +16,14 @@ pytestmark = pytest.mark.anyio
 
 
 class Collector(HTTPServer):
-    """Takes spans over HTTP and keeps them."""
+    """A collector that keeps the spans it receives over HTTP."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Taking)
+        super().__init__(("127.0.0.1", 0), _Handler)
         self.bodies: list[bytes] = []
 
 
-class _Taking(BaseHTTPRequestHandler):
+class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         assert isinstance(self.server, Collector)
         self.server.bodies.append(self.rfile.read(int(self.headers["content-length"])))
@@ -31,7 +31,7 @@ class _Taking(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def collector() -> Iterator[Collector]:
         thread.join()
 
 
-async def test_a_request_is_a_span_with_the_model_inside(
+async def test_request_has_a_span_with_the_model_span_inside(
     tmp_path: Path, collector: Collector
 ) -> None:
     endpoint = f"http://127.0.0.1:{collector.server_port}/v1/traces"
@@ -76,13 +76,15 @@ async def test_a_request_is_a_span_with_the_model_inside(
     assert all(key.encode() not in body for body in collector.bodies)
 
 
-async def test_nothing_is_told_where_nobody_asked(tmp_path: Path, collector: Collector) -> None:
+async def test_no_span_is_sent_without_a_trace_endpoint(
+    tmp_path: Path, collector: Collector
+) -> None:
     async with running(make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))) as (client, _):
         assert (await client.get("/v2")).is_success
     assert collector.bodies == []
 
 
-def test_a_missing_extra_is_a_fault_of_the_settings(
+def test_missing_otel_extra_is_a_fault_of_the_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "opentelemetry.sdk.trace", None)
@@ -93,7 +95,7 @@ def test_a_missing_extra_is_a_fault_of_the_settings(
         create_app(settings)
 
 
-async def test_o2_the_framework_tells_no_collector_what_a_client_sent(
+async def test_O2_fastapi_sends_nothing_of_a_request_to_a_collector(
     tmp_path: Path, collector: Collector
 ) -> None:
     environment = {

@@ -1,4 +1,4 @@
-"""A server that has settled looks for garbage among what is new, and still finds it."""
+"""Garbage collection after a freeze: short pauses, and new garbage is still found."""
 
 import subprocess
 import sys
@@ -25,29 +25,29 @@ def pause():
 
 unfrozen = pause()
 refreeze_gc()
-assert gc.get_freeze_count() == 0  # nothing, where the process never froze
-gone, later = Version(), Version()
-observed = [weakref.ref(gone), weakref.ref(later)]
-del gone
+assert gc.get_freeze_count() == 0  # no effect before the first freeze
+first, later = Version(), Version()
+observed = [weakref.ref(first), weakref.ref(later)]
+del first
 freeze_gc()
 assert observed[0]() is None
 assert gc.get_freeze_count() > 100_000
 print(unfrozen / pause())
 del later
 gc.collect()
-assert observed[1]() is not None  # it was to stay
+assert observed[1]() is not None  # frozen objects are not collected
 refreeze_gc()
 assert observed[1]() is None
-unnoticed = [Version() for _ in range(10)]
-refs = [weakref.ref(each) for each in unnoticed]
-del unnoticed
+garbage = [Version() for _ in range(10)]
+refs = [weakref.ref(each) for each in garbage]
+del garbage
 survivors = [[] for _ in range(60_000)]
-assert all(ref() is None for ref in refs)  # found without being asked
+assert all(ref() is None for ref in refs)  # found without a call
 """
 
 
-def test_a_settled_process_is_not_stopped_for_what_stays_and_finds_what_goes() -> None:
-    said = subprocess.run(
+def test_frozen_process_collects_fast_and_finds_new_garbage() -> None:
+    completed = subprocess.run(
         [sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True, timeout=120
     )
-    assert float(said.stdout) > 10  # times as long, when nothing was set aside
+    assert float(completed.stdout) > 10  # times as long, when nothing was frozen
