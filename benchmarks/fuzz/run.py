@@ -16,8 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "support"))
 
 SLOW_S = 5  # one input that takes as long as this is a finding
 MOST_BYTES = 4096
@@ -83,12 +82,20 @@ def api(*, seconds: float) -> None:
 
 
 def budgets(*, seconds: float) -> None:
+    """Charges, refunds and restarts in any order on one SQLite state."""
     from hypothesis import settings
     from hypothesis.stateful import run_state_machine_as_test
-    from tests.server.store.test_budgets import Books
+
+    from budget_machine import BudgetMachine
 
     options = settings(deadline=None, max_examples=100, stateful_step_count=50, database=None)
-    until(seconds, lambda: run_state_machine_as_test(Books, settings=options))
+    with tempfile.TemporaryDirectory() as folder:
+        until(
+            seconds,
+            lambda: run_state_machine_as_test(
+                lambda: BudgetMachine(Path(folder) / "state", None), settings=options
+            ),
+        )
 
 
 def until(seconds: float, work: Callable[[], None]) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from deployment import DOCKER, EDGE_UID, compose, documents, environment
-from docker_secrets import make
+from docker_files import DOCKER, EDGE_UID, compose, documents, environment
+from docker_scripts import make_secrets
 
 SERVICES: dict[str, dict[str, Any]] = compose()["services"]
 every_service = pytest.mark.parametrize("name", SERVICES)
@@ -88,7 +88,7 @@ def test_U4_secrets_come_by_file(name: str) -> None:
 
 
 def test_every_secret_is_made_and_every_file_is_there(tmp_path: Any) -> None:
-    make(tmp_path / "secrets", model="pets")
+    make_secrets(tmp_path / "secrets", model="pets")
     made = {f"secrets/{path.name}" for path in (tmp_path / "secrets").iterdir()}
     document = compose()
     assert {secret["file"] for secret in document["secrets"].values()} == made

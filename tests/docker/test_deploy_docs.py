@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deployment import DOCKER, ROOT
+from docker_files import DOCKER, ROOT
 from stingy_server import Database, Keys
 
 DEPLOY = (ROOT / "docs" / "deploy.md").read_text()

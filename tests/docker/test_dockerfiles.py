@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deployment import DOCKER, EDGE_UID, ROOT, environment, instructions, last_stage
+from docker_files import DOCKER, EDGE_UID, ROOT, environment, instructions, last_stage
 
 DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
 HADOLINT = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which(

@@ -9,8 +9,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from deployment import DOCKER, ROOT, instructions
-from docker_install import packages, split, stingy
+from docker_files import DOCKER, ROOT, instructions
+from docker_scripts import packages, split, stingy
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCKS = [ROOT / "requirements.lock", *sorted(DOCKER.glob("*.lock"))]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from deployment import DOCKER, EDGE_UID, KUBERNETES, documents, environment, manifests, pod_specs
-from deployment import yaml as parser
+from docker_files import DOCKER, EDGE_UID, KUBERNETES, documents, environment, manifests, pod_specs
+from docker_files import yaml as parser
 
 MANIFESTS = manifests()
 PODS = dict(pod_specs())

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from docker_secrets import make
+from docker_scripts import make_secrets
 from stingy_server import ModelSettings, Settings
 
 
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
-    make(tmp_path / "secrets", model="pets")
+    make_secrets(tmp_path / "secrets", model="pets")
     return tmp_path / "secrets"
 
 
@@ -37,7 +37,7 @@ def test_the_edge_has_the_passwords_of_the_stores(made: Path) -> None:
 def test_secrets_are_not_made_twice(made: Path) -> None:
     before = (made / "postgres_password").read_text()
     with pytest.raises(FileExistsError):
-        make(made, model="pets")
+        make_secrets(made, model="pets")
     assert (made / "postgres_password").read_text() == before
 
 

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from rich.console import Console
 
-from deployment import DOCKER, ROOT, instructions
+from docker_files import DOCKER, ROOT, instructions
 
 NEW_MOUNTS, NEW_NETWORK = 0x00020000, 0x40000000
 # What chroot itself needs until it has become the image's user, who has none.

@@ -1,6 +1,5 @@
 """Budgets: exact under many processes, all or nothing over several owners and days."""
 
-import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -9,20 +8,14 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import run_state_machine_as_test
 
+from budget_machine import BudgetMachine
 from checks import granted_to_processes
 from serving import spend
 from stingy_server import Budgets, Database, Keys
 from stingy_server.store import budgets
-from stingy_server.store.budgets import Reservation, key_owner, today
+from stingy_server.store.budgets import key_owner, today
 
 
 @pytest.fixture
@@ -133,59 +126,8 @@ def test_what_remains_is_the_smaller_of_both_limits(books: Budgets) -> None:
     assert unlimited.used == 3
 
 
-class Books(RuleBasedStateMachine):
-    """Q9: whatever the order of charges, refunds and restarts, nothing is lost or granted twice."""
-
-    owners = itertools.count()
-
-    def __init__(self, state: Path, store: str | None) -> None:
-        super().__init__()
-        self._opened = (state, store)
-        self.owner = f"key:{next(self.owners)}"
-        self.open: list[Reservation] = []
-
-    @initialize(total=st.integers(1, 20), day_total=st.one_of(st.none(), st.integers(1, 20)))
-    def begin(self, total: int, day_total: int | None) -> None:
-        self._open_database()
-        self.limit = min(total, total if day_total is None else day_total)
-        self.books.set(self.owner, total=total, day_total=day_total)
-        self.used = 0
-
-    def _open_database(self) -> None:
-        state, store = self._opened
-        self.database = Database(state, store=store)
-        self.books = Budgets(self.database)
-
-    def teardown(self) -> None:
-        self.database.close()
-
-    @rule(images=st.integers(1, 8))
-    def reserve(self, images: int) -> None:
-        reservation = self.books.reserve([self.owner], images)
-        assert (reservation is not None) == (self.used + images <= self.limit)
-        if reservation is not None:
-            self.open.append(reservation)
-            self.used += images
-
-    @rule()
-    def refund(self) -> None:
-        if self.open:
-            reservation = self.open.pop()
-            self.books.refund(reservation)
-            self.used -= reservation.images
-
-    @rule()
-    def crash_and_restart(self) -> None:
-        self.database.close()
-        self._open_database()
-
-    @invariant()
-    def books_agree(self) -> None:
-        assert used(self.books, self.owner) == self.used <= self.limit
-
-
 def test_Q9_books(tmp_path: Path, store: str | None) -> None:
     run_state_machine_as_test(
-        lambda: Books(tmp_path / "state", store),  # type: ignore[arg-type]  # it is only called
+        lambda: BudgetMachine(tmp_path / "state", store),  # type: ignore[arg-type]  # it is only called
         settings=settings(deadline=None, max_examples=15, stateful_step_count=20),
     )

@@ -1,0 +1,173 @@
+"""The upstream engine: its requests, its passes, and the answers that it takes."""
+
+import json
+import logging
+import socket
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hostile import (
+    document,
+    says,
+    tensor,
+    upstream,
+)
+from serving import png, random_images, running
+from stingy_protection import keyed_noise, sanitize
+from upstream_edge import CANARY, GOOD, IMAGES, Switched, edge, marked, torchserve
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_what_the_upstream_tells_within_the_policy_is_the_answer(tmp_path: Path) -> None:
+    with upstream(says(GOOD)) as url:
+        async with running(edge(tmp_path, url)) as (client, _):
+            response = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
+    (row,) = response.json()["answers"]
+    assert [(entry["index"], entry["score"]) for entry in row["classes"]] == [
+        (3, -0.105),
+        (7, -2.304),
+    ]
+
+
+async def test_tensors_are_read_by_name_in_binary_too(tmp_path: Path) -> None:
+    tail = struct.pack("<2f2q", -0.105, -2.304, 3, 7)
+    head = document(
+        {"name": "scores", "datatype": "FP32", "shape": [1, 2]}
+        | {"parameters": {"binary_data_size": 8}},
+        {"name": "indices", "datatype": "INT64", "shape": [1, 2]}
+        | {"parameters": {"binary_data_size": 16}},
+    )
+    binary = says(head + tail, f"Inference-Header-Content-Length: {len(head)}")
+    switched = Switched(binary)
+    with upstream(switched) as url:
+        async with running(edge(tmp_path, url)) as (client, _):
+            response = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
+            assert response.json()["answers"][0]["classes"][0]["index"] == 3
+            switched.behaviour = says(
+                head + tail[:-1], f"Inference-Header-Content-Length: {len(head)}"
+            )
+            refused = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
+            assert refused.status_code == 502
+
+
+async def test_nothing_a_client_chooses_reaches_the_upstream(tmp_path: Path) -> None:
+    two = document(
+        tensor("indices", "INT64", [2, 2], [3, 7, 3, 7]),
+        tensor("scores", "FP32", [2, 2], [-0.105, -2.304] * 2),
+    )
+    switched = Switched(says(GOOD))
+    with upstream(switched) as url:
+        async with running(edge(tmp_path, url)) as (client, _):
+            switched.behaviour = says(two)
+            request = {
+                "id": CANARY,
+                "parameters": {"binary_data_output": False, CANARY: 1},
+                "inputs": [
+                    {
+                        "name": "image",
+                        "datatype": "UINT8",
+                        "shape": IMAGES.shape,
+                        "data": IMAGES.ravel().tolist(),
+                    }
+                ],
+                "outputs": [{"name": "indices", "parameters": {"classification": 10}}],
+            }
+            response = await client.post("/v2/models/digits/infer", json=request)
+            assert response.status_code == 200
+    sent = switched.requests[-1]
+    head, _, body = sent.partition(b"\r\n\r\n")
+    assert CANARY.encode() not in sent
+    assert b"stingy_" not in head  # no key travels on
+    length = int(head.lower().partition(b"inference-header-content-length:")[2].split()[0])
+    assert json.loads(body[:length]) == {
+        "inputs": [
+            {
+                "name": "image",
+                "datatype": "UINT8",
+                "shape": [2, 8, 8, 3],
+                "parameters": {"binary_data_size": IMAGES.nbytes},
+            }
+        ],
+        "outputs": [
+            {"name": "indices", "parameters": {"binary_data": True}},
+            {"name": "scores", "parameters": {"binary_data": True}},
+        ],
+    }
+    assert body[length:] == IMAGES.tobytes()
+
+
+LOGITS = np.random.default_rng(1).normal(0, 3, (1, 10)).astype(np.float32)
+
+
+@pytest.mark.parametrize("policy", ["stingy:n=2", "label", "keyed_noise"])
+async def test_raw_logits_pass_the_gate_here(tmp_path: Path, policy: str) -> None:
+    raw_logits = document(tensor("raw", "FP32", [1, 10], LOGITS.ravel().tolist()))
+    tensors = {"input": "x", "datatype": "FP32", "logits": "raw", "binary": False}
+    with upstream(says(raw_logits)) as url:
+        settings = edge(tmp_path, url, policy=policy, tensors=tensors)
+        async with running(settings) as (client, app):
+            response = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
+            secret = app.state.service.database.pepper
+            gate = next(iter(app.state.service.fleet)).policy
+    pixels, logits = torch.from_numpy(IMAGES[:1].copy()), torch.from_numpy(LOGITS)
+    noise = keyed_noise(secret, pixels, 10) if policy == "keyed_noise" else None
+    expected = sanitize(gate, logits, noise=noise)
+    (row,) = response.json()["answers"]
+    assert [entry["index"] for entry in row["classes"]] == expected.indices[0].tolist()
+
+
+async def test_the_input_is_the_one_the_embedded_network_gets(tmp_path: Path) -> None:
+    raw_logits = document(tensor("raw", "FP32", [1, 10], [0.0] * 10))
+    switched = Switched(says(raw_logits))
+    tensors = {"datatype": "FP32", "logits": "raw"}
+    with upstream(switched) as url:
+        async with running(edge(tmp_path, url, tensors=tensors)) as (client, _):
+            await client.post("/v1/predict/digits", content=png(IMAGES[0]))
+    sent = np.frombuffer(switched.requests[-1][-8 * 8 * 3 * 4 :], "<f4").reshape(3, 8, 8)
+    assert np.array_equal(sent, IMAGES[0].transpose(2, 0, 1).astype(np.float32) / 255)
+
+
+async def test_a_large_request_goes_in_passes(tmp_path: Path) -> None:
+    def echo(connection: socket.socket, request: bytes) -> None:
+        rows = int(request.partition(b'"shape":[')[2].split(b",")[0])
+        first = np.frombuffer(request[-rows * 192 :], np.uint8).reshape(rows, 192)[:, 0] % 10
+        indices = tensor("indices", "INT64", [rows, 1], first.tolist())
+        says(document(indices))(connection, request)
+
+    images = random_images(150)
+    switched = Switched(echo)
+    with upstream(switched) as url:
+        async with running(edge(tmp_path, url, policy="label")) as (client, _):
+            head = {"name": "image", "datatype": "UINT8", "shape": images.shape}
+            request = {"inputs": [{**head, "data": images.ravel().tolist()}]}
+            response = await client.post("/v2/models/digits/infer", json=request)
+    (output,) = response.json()["outputs"]
+    assert output["data"] == (images[:, 0, 0, 0] % 10).tolist()
+    assert len(switched.requests) == 1 + 3  # the trial, and 64 + 64 + 22
+
+
+async def test_torchserves_key_is_read_anew_and_goes_nowhere_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    switched = Switched(marked(tmp_path))
+    key_file = tmp_path / "key_file.json"
+    with upstream(switched) as url, caplog.at_level(logging.DEBUG):
+        async with running(torchserve(tmp_path, url)) as (client, _):
+            key_file.write_text('{"inference": {"key": "second"}}', "utf-8")
+            await client.post("/v1/predict/digits", content=png(IMAGES[0]))
+            for broken in ("{", "[]", '{"inference": {}}', '{"inference": {"key": "a\\nb: c"}}'):
+                key_file.write_text(broken, "utf-8")
+                refused = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
+                assert refused.json()["error"]["code"] == "upstream_failed"
+            key_file.unlink()
+            refused = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
+            assert refused.json()["error"]["code"] == "upstream_failed"
+    first, second = switched.requests
+    assert b"Authorization: Bearer first\r\n" in first
+    assert b"Authorization: Bearer second\r\n" in second
+    assert "second" not in caplog.text

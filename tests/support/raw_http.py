@@ -1,0 +1,104 @@
+"""HTTP byte by byte over a socket: half a head, a trickled body, a client that reads nothing."""
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+
+@contextmanager
+def connected(url: str) -> Iterator[socket.socket]:
+    address = httpx.URL(url)
+    assert address.port is not None
+    with socket.create_connection((address.host, address.port), timeout=15) as connection:
+        yield connection
+
+
+@contextmanager
+def deaf(url: str) -> Iterator[socket.socket]:
+    """A connection whose client has room for a few answers, and reads none."""
+    address = httpx.URL(url)
+    assert address.port is not None
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(15)
+        connection.connect((address.host, address.port))
+        yield connection
+
+
+REQUESTS = 15_000  # of which the buffers of both sides have room for some 8,000 answers
+
+
+def send_requests(connection: socket.socket) -> None:
+    connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * REQUESTS)
+
+
+def server_end(connection: socket.socket) -> list[str] | None:
+    """Find the server's end in the table of connections of Linux, while it is open.
+
+    The client itself cannot notice that it was closed before it has read everything.
+    """
+    address, own = (
+        f":{end[1]:04X}" for end in (connection.getpeername(), connection.getsockname())
+    )
+    for row in map(str.split, Path("/proc/net/tcp").read_text().splitlines()):
+        if row[1].endswith(address) and row[2].endswith(own) and row[3] == "01":
+            return row
+    return None
+
+
+def count_unsent(connection: socket.socket) -> int:
+    """Count the bytes that the server has written and the client has no room for."""
+    row = server_end(connection)
+    assert row is not None, "the server closed it"
+    return int(row[4].partition(":")[0], 16)
+
+
+def await_full_buffers(connection: socket.socket) -> None:
+    """Wait until the server has filled the buffers of both sides, and waits itself."""
+    before, waiting = 0, count_unsent(connection)
+    while not 0 < waiting == before:
+        time.sleep(0.5)
+        before, waiting = waiting, count_unsent(connection)
+
+
+def head(key: str, *more: str) -> bytes:
+    lines = ["POST /v1/predict/digits HTTP/1.1", "Host: x", f"Authorization: Bearer {key}", *more]
+    return "".join(f"{line}\r\n" for line in lines).encode()
+
+
+def answer(connection: socket.socket) -> tuple[int, bytes]:
+    """The status and body of one answer, however it comes in pieces."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += connection.recv(65_536)
+    lines, _, body = received.partition(b"\r\n\r\n")
+    length = int(lines.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    while len(body) < length:
+        body += connection.recv(65_536)
+    return int(lines.split()[1]), body
+
+
+def until_closed(connection: socket.socket) -> bytes:
+    received = b""
+    try:
+        while more := connection.recv(65_536):
+            received += more
+    except ConnectionResetError:
+        pass
+    return received
+
+
+def trickle(connection: socket.socket, data: bytes, *, every_s: float) -> float:
+    """Send a byte at a time; the seconds until the other side has had enough."""
+    started = time.monotonic()
+    try:
+        for byte in data:
+            connection.sendall(bytes([byte]))
+            time.sleep(every_s)
+    except (BrokenPipeError, ConnectionResetError):
+        return time.monotonic() - started
+    raise AssertionError("the server took it all")

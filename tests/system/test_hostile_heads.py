@@ -1,0 +1,116 @@
+"""Hostile heads, targets and methods on a raw connection to a real server without a proxy."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from raw_http import answer, connected, head, until_closed
+from serving import (
+    make_bundle,
+    make_key,
+    png,
+    random_images,
+    served,
+)
+
+IMAGE = png(random_images(1)[0])
+PATIENCE = {"STINGY_HEADER_TIMEOUT_S": "1", "STINGY_BODY_TIMEOUT_S": "2"}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "digits", policy="stingy:n=2")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Iterator[tuple[str, str]]:
+    """The address of a hurried server, and a key."""
+    state = tmp_path_factory.mktemp("server") / "state"
+    key = make_key(state)
+    with served(bundle, state=state, **PATIENCE) as (url, _):
+        yield url, key
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["X-A: " + "a" * 65_536],
+        [f"X-{number}: a" for number in range(1000)],
+        ["Content-Length: 5", "Transfer-Encoding: chunked"],
+        ["Content-Length: 5", "Content-Length: 6"],
+        ["Content-Length: -1"],
+        ["X-A: a\0b"],
+        [" X-A: folded"],
+    ],
+    ids=["64 KB", "1000 fields", "length and chunked", "two lengths", "negative", "NUL", "folded"],
+)
+def test_H4_hostile_heads_are_refused_and_the_connection_ends(
+    server: tuple[str, str], more: list[str]
+) -> None:
+    url, key = server
+    with connected(url) as connection:
+        try:
+            connection.sendall(head(key, *more) + b"\r\n" + b"GET /smuggled HTTP/1.1\r\n\r\n")
+        except (BrokenPipeError, ConnectionResetError):
+            return
+        received = until_closed(connection)
+        assert received == b"" or received.startswith(b"HTTP/1.1 4")
+        assert received.count(b"HTTP/1.1") <= 1
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "http://x/v1/usage",
+        "http://x/v2/health/live?/v1/usage",
+        "//v1/usage",
+        "/v2/health/live/../../../v1/usage",
+        "/v2/health/live;/v1/usage",
+        "/v2/health/live%2f..%2f..%2f..%2fv1%2fusage",
+        "/%76%31/usage",
+        "v1/usage",
+        "*",
+    ],
+)
+def test_A2_no_form_of_the_target_and_no_forwarding_header_opens_a_route(
+    server: tuple[str, str], target: str
+) -> None:
+    lines = (
+        f"GET {target} HTTP/1.1",
+        "Host: x/v2/health/live?",
+        "X-Forwarded-For: 127.0.0.1",
+        "X-Forwarded-Prefix: /v2/health/live",
+        "X-Original-URL: /v2/health/live",
+        "X-HTTP-Method-Override: OPTIONS",
+        "Connection: close",
+    )
+    with connected(server[0]) as connection:
+        connection.sendall("".join(f"{line}\r\n" for line in lines).encode() + b"\r\n")
+        received = until_closed(connection)
+    assert b"budget" not in received
+    if received.startswith(b"HTTP/1.1 200"):
+        assert received.endswith(b'{"live":true}')
+    else:
+        assert received[:12] in (b"HTTP/1.1 401", b"HTTP/1.1 400")
+
+
+@pytest.mark.parametrize("method", ["TRACE", "CONNECT", "BREW"])
+def test_H12_odd_methods_are_refused(server: tuple[str, str], method: str) -> None:
+    url, key = server
+    with connected(url) as connection:
+        request = head(key).replace(b"POST", method.encode(), 1)
+        connection.sendall(request + b"Connection: close\r\n\r\n")
+        assert until_closed(connection)[:10] == b"HTTP/1.1 4"
+
+
+def test_H12_a_connection_goes_on_after_each_refusal(server: tuple[str, str]) -> None:
+    url, key = server
+    bad = head(key, "Content-Length: 1") + b"\r\nx"
+    good = head(key, f"Content-Length: {len(IMAGE)}") + b"\r\n" + IMAGE
+    with connected(url) as connection:
+        for _ in range(3):
+            connection.sendall(bad)
+            assert answer(connection)[0] == 415
+            connection.sendall(good)
+            assert answer(connection)[0] == 200

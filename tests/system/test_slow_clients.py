@@ -1,0 +1,195 @@
+"""Clients that send or read slowly, to a real server without a proxy, lose their connection."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from raw_http import (
+    REQUESTS,
+    answer,
+    await_full_buffers,
+    connected,
+    deaf,
+    head,
+    send_requests,
+    server_end,
+    trickle,
+    until_closed,
+)
+from serving import (
+    make_bundle,
+    make_key,
+    png,
+    random_images,
+    served,
+)
+from stingy_clients import Client
+
+IMAGE = png(random_images(1)[0])
+PATIENCE = {"STINGY_HEADER_TIMEOUT_S": "1", "STINGY_BODY_TIMEOUT_S": "2"}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "digits", policy="stingy:n=2")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Iterator[tuple[str, str]]:
+    """The address of a hurried server, and a key."""
+    state = tmp_path_factory.mktemp("server") / "state"
+    key = make_key(state)
+    with served(bundle, state=state, **PATIENCE) as (url, _):
+        yield url, key
+
+
+def test_H3_a_silent_connection_is_closed(server: tuple[str, str]) -> None:
+    with connected(server[0]) as connection:
+        started = time.monotonic()
+        assert until_closed(connection) == b""
+        assert 0.5 < time.monotonic() - started < 15
+
+
+def test_H3_a_trickled_head_is_closed(server: tuple[str, str]) -> None:
+    url, key = server
+    with connected(url) as connection:
+        assert trickle(connection, head(key, "X-A: " + "a" * 1000), every_s=0.05) < 20
+
+
+def test_H3_a_trickled_head_after_an_answer_is_closed_too(server: tuple[str, str]) -> None:
+    url, key = server
+    with connected(url) as connection:
+        connection.sendall(head(key, f"Content-Length: {len(IMAGE)}") + b"\r\n" + IMAGE)
+        assert answer(connection)[0] == 200
+        assert trickle(connection, head(key, "X-A: " + "a" * 1000), every_s=0.05) < 20
+
+
+def test_H3_who_sends_empty_lines_after_an_answer_is_cut_off(server: tuple[str, str]) -> None:
+    url, _ = server
+    with connected(url) as connection:
+        connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert answer(connection)[0] == 200
+        assert trickle(connection, b"\r\n" * 500, every_s=0.02) < 15
+
+
+def test_H3_who_has_no_key_holds_no_connection_with_a_body_to_come(
+    server: tuple[str, str],
+) -> None:
+    for sent in (b"x", b"x" * 1000):  # then silent, or a byte at a time
+        with connected(server[0]) as connection:
+            connection.sendall(head("", "Content-Length: 100000") + b"\r\n")
+            assert answer(connection)[0] == 401
+            if len(sent) == 1:
+                connection.sendall(sent)
+                assert until_closed(connection) == b""
+            else:
+                assert 1.5 < trickle(connection, sent, every_s=0.02) < 15
+
+
+def test_H12_a_body_that_is_refused_at_once_may_end_and_the_connection_goes_on(
+    server: tuple[str, str],
+) -> None:
+    url, key = server
+    with connected(url) as connection:
+        connection.sendall(head("", "Content-Length: 500000") + b"\r\n")
+        assert answer(connection)[0] == 401
+        for _ in range(5):
+            connection.sendall(bytes(100_000))
+            time.sleep(0.3)  # longer in all than a head may take
+        connection.sendall(head(key, f"Content-Length: {len(IMAGE)}") + b"\r\n" + IMAGE)
+        assert answer(connection)[0] == 200
+
+
+def test_H4_a_head_behind_a_refused_body_is_bounded_too(bundle: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    key = make_key(state)
+    patient = {"STINGY_HEADER_TIMEOUT_S": "60"}
+    with served(bundle, state=state, **patient) as (url, _), connected(url) as connection:
+        connection.sendall(head("", "Content-Length: 1") + b"\r\n")
+        assert answer(connection)[0] == 401
+        connection.sendall(b"x" + head(key, "X-A: "))
+        time.sleep(0.1)
+        for _ in range(2):
+            connection.sendall(b"a" * 12_000)
+            time.sleep(0.1)
+        assert trickle(connection, b"a" * 600, every_s=0.05) < 30
+
+
+def test_H3_a_trickled_body_is_refused(server: tuple[str, str]) -> None:
+    url, key = server
+    with connected(url) as connection:
+        connection.sendall(head(key, "Content-Length: 1000") + b"\r\n")
+        started = time.monotonic()
+        thread = threading.Thread(target=_ignore, args=(trickle, connection))
+        thread.start()
+        status, body = answer(connection)
+        assert (status, json.loads(body)["error"]["code"]) == (408, "timed_out")
+        assert time.monotonic() - started < 15
+        connection.close()
+        thread.join(10)
+
+
+def _ignore(work: Callable[..., float], connection: socket.socket) -> None:
+    try:
+        work(connection, bytes(1000), every_s=0.05)
+    except (OSError, AssertionError):
+        return
+
+
+def test_H12_many_requests_sent_at_once_are_all_answered(server: tuple[str, str]) -> None:
+    with connected(server[0]) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 2000)
+        received = b""
+        while received.count(b"HTTP/1.1 401") < 2000:
+            received += (more := connection.recv(65_536))
+            assert more, "closed before all were answered"
+
+
+def test_H3_who_never_reads_is_cut_off(server: tuple[str, str]) -> None:
+    with deaf(server[0]) as connection:
+        send_requests(connection)
+        while server_end(connection):
+            time.sleep(0.05)
+        assert 0 < until_closed(connection).count(b"HTTP/1.1 401") < REQUESTS
+
+
+def test_H5_who_never_reads_takes_no_place_without_a_key(bundle: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    key = make_key(state)
+    with served(bundle, state=state, STINGY_MAX_CONCURRENCY="1") as (url, _), ExitStack() as stuck:
+        connections = [stuck.enter_context(deaf(url)) for _ in range(2)]
+        for connection in connections:
+            send_requests(connection)
+        for connection in connections:
+            await_full_buffers(connection)
+        headers = {"Authorization": f"Bearer {key}"}
+        assert httpx.get(f"{url}/v1/usage", headers=headers).status_code == 200
+        assert httpx.get(f"{url}/v2/health/live").status_code == 200
+
+
+def test_H3_slow_senders_do_not_slow_an_honest_client(server: tuple[str, str]) -> None:
+    url, key = server
+
+    def worst() -> float:
+        seconds = []
+        with Client(url, key) as client:
+            for _ in range(100):
+                started = time.perf_counter()
+                client.predict(IMAGE, model="digits")
+                seconds.append(time.perf_counter() - started)
+        return sorted(seconds)[95]
+
+    worst()
+    before = worst()
+    with ExitStack() as slow:
+        for _ in range(200):
+            slow.enter_context(connected(url)).sendall(b"POST /v1/pre")
+        beside = worst()
+    assert beside < 3 * max(before, worst()) + 0.1
