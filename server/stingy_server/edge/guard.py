@@ -114,10 +114,8 @@ class Guard:
             self._in_flight -= 1
             self._service.metrics.in_flight.dec()
 
-    async def _authenticate(self, record: RequestRecord, authorization: list[bytes]) -> None:
-        scheme, _, secret = (
-            authorization[0].partition(b" ") if len(authorization) == 1 else (b"", b"", b"")
-        )
+    async def _authenticate(self, record: RequestRecord, values: list[bytes]) -> None:
+        scheme, _, secret = values[0].partition(b" ") if len(values) == 1 else (b"", b"", b"")
         if scheme.lower() != b"bearer" or not 0 < len(secret) <= MAX_KEY_LENGTH:
             raise ServiceError(UNAUTHENTICATED)
         record.secret = secret.decode("latin-1")
