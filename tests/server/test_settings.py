@@ -1,4 +1,4 @@
-"""Settings: three sources in a fixed order, and all faults reported at once."""
+"""Settings: three sources in order, and all faults told together."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_flags_override_environment_and_environment_the_file(
+def test_flags_beat_the_environment_which_beats_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "stingy.toml").write_text("port = 1\nbatch_size = 2\ndeadline_s = 3.5\n")
@@ -24,7 +24,7 @@ def test_flags_override_environment_and_environment_the_file(
     assert settings.host == "127.0.0.1"
 
 
-def test_paths_in_a_file_are_relative_to_the_file(tmp_path: Path) -> None:
+def test_paths_in_a_file_are_relative_to_it(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     file = tmp_path / "folder" / "s.toml"
     file.write_text('state = "state"\n[[models]]\nbundle = "bundles/a"\n')
@@ -34,7 +34,7 @@ def test_paths_in_a_file_are_relative_to_the_file(tmp_path: Path) -> None:
     assert settings.models[0].bundle == tmp_path / "folder" / "bundles" / "a"
 
 
-def test_P6_all_faults_are_reported_and_other_settings_kept(
+def test_P6_every_fault_is_told_and_the_rest_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "s.toml"
@@ -60,19 +60,19 @@ def test_an_unreadable_file_is_a_fault(tmp_path: Path, content: bytes) -> None:
     assert len(faults) == 1
 
 
-def test_settings_are_frozen() -> None:
+def test_settings_do_not_change_once_made() -> None:
     settings, _ = load_settings()
     with pytest.raises(ValueError, match="frozen"):
         settings.port = 1
 
 
-def test_variables_of_the_client_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clients_own_variables_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STINGY_URL", "http://localhost")
     monkeypatch.setenv("STINGY_KEY", "k")
     assert load_settings()[1] == []
 
 
-def test_tier_named_full_is_a_fault(tmp_path: Path) -> None:
+def test_a_tier_that_would_be_ignored_is_a_fault(tmp_path: Path) -> None:
     file = tmp_path / "stingy.toml"
     file.write_text("[tiers.full]\nclasses = 1\n")
     settings, faults = load_settings(file)

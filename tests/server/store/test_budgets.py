@@ -184,7 +184,7 @@ class Books(RuleBasedStateMachine):
         assert used(self.books, self.owner) == self.used <= self.limit
 
 
-def test_Q9_charges_in_any_order_and_restarts_stay_exact(tmp_path: Path, store: str | None) -> None:
+def test_Q9_books(tmp_path: Path, store: str | None) -> None:
     run_state_machine_as_test(
         lambda: Books(tmp_path / "state", store),  # type: ignore[arg-type]  # it is only called
         settings=settings(deadline=None, max_examples=15, stateful_step_count=20),
