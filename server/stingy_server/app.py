@@ -1,6 +1,6 @@
-"""The composition root: from settings to a FastAPI application whose parts are all checked.
+"""The composition root: builds a FastAPI application from settings and checks all its parts.
 
-The way of one image, from left to right:
+The path of one image, from left to right:
 `guard` (key, limits) - `fast_path` - `routes` (body) - `service` (decode, charge) -
 `engine` (network, gate) - `service` (tier) - `routes` (encode) - `guard` (ledger, headers).
 """
@@ -60,10 +60,10 @@ def create_app(
     """Build the whole service as an ASGI application.
 
     Args:
-        settings: what to serve and how.
+        settings: the models and the limits of the server.
         faults: known faults of the configuration, which are reported with the others.
         engine_factory: makes the engines of models that other processes run. The settings then
-            name all that is served, and nothing is loaded while the application runs.
+            name all models, and no version is loaded while the application runs.
         expected: the `bundle_digest` of each model by name and version, as other processes serve
             them.
 
@@ -91,7 +91,7 @@ def create_app(
         close_endpoints(service.fleet)
         service.close()
         raise
-    # What other processes run changes there, not by the desired versions of the state.
+    # Models that other processes run change there, not by the desired versions of the state.
     rollout = Rollout(service, deployed) if engine_factory is None else None
     return _application(service, rollout)
 
@@ -172,7 +172,7 @@ def _application(service: Service, rollout: Rollout | None) -> FastAPI:
         openapi_url=None,
         docs_url=None,
         redirect_slashes=False,  # a redirect would repeat the Host header
-        # FastAPI's own tells a collector the paths and the errors; ours is in tracing.py.
+        # FastAPI's own telemetry would send paths and errors to a collector; ours is tracing.py.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.service = service
@@ -199,7 +199,7 @@ def _changes(models: list[LoadedModel], expected: Mapping[tuple[str, str], str])
 def _deployed_models(
     deployed: list[Deployment], settings: Settings
 ) -> tuple[list[LoadedModel], list[str]]:
-    """Load the versions that were loaded into a running server, to serve them after a restart."""
+    """Load the versions that were deployed to a running server, so that a restart serves them."""
     desired = tuple(deployment.settings for deployment in deployed)
     models, faults = load_bundles(settings.model_copy(update={"models": desired}))
     faults += bundle_faults(deployed, models)
@@ -207,7 +207,7 @@ def _deployed_models(
 
 
 class _Guarded(FastAPI):
-    """FastAPI with the guard around everything, its own middleware too."""
+    """A FastAPI application with the guard around all routes and all other middleware."""
 
     def build_middleware_stack(self) -> ASGIApp:
         fast_path = FastPathMiddleware(
@@ -217,11 +217,11 @@ class _Guarded(FastAPI):
 
 
 def rate_store_faults(settings: Settings) -> list[str]:
-    """Return the fault of settings whose workers would count rates each for itself."""
+    """Return a fault if there are several workers and each would count rates by itself."""
     if settings.workers > 1 and settings.rate_store.startswith("memory:"):
         return [
             "rate_store: expected a store that several workers share, such as redis://..., "
-            "got the memory of each"
+            "got memory://, which each worker has for itself"
         ]
     return []
 
@@ -243,10 +243,10 @@ def _tracing(settings: Settings) -> tuple[Tracing, list[str]]:
 
 
 def _database(settings: Settings, faults: Sequence[str]) -> Database:
-    """Open the state, after all else: a configuration with faults leaves no new folder behind.
+    """Open the state last, so that a configuration with faults creates no new folder.
 
     Raises:
-        ConfigurationError: lists these faults and those of the state, if there are any.
+        ConfigurationError: lists these faults and those of the state, if there is any.
     """
     if faults and not settings.state.exists():
         raise ConfigurationError(faults)
@@ -261,13 +261,16 @@ def _database(settings: Settings, faults: Sequence[str]) -> Database:
 
 
 def summary(service: Service) -> list[str]:
-    """One line an endpoint: what it lets out; and a warning where two endpoints let out more."""
+    """Describe the policy of each endpoint in a line, and warn of weak rate limits and overlaps.
+
+    An overlap is a set of endpoints that together let out more than each of them.
+    """
     lines = []
     settings = service.settings
     if settings.store is not None and settings.rate_store.startswith("memory:"):
         lines.append(
-            "warning: this process counts rates for itself: where several servers share the store, "
-            "a key gets its rate of each; give a rate_store such as redis://..."
+            "warning: this process counts rates in its own memory: if several servers share the "
+            "store, a key gets its full rate from each; set rate_store, such as redis://..."
         )
     for endpoint in service.fleet:
         policy, manifest = endpoint.policy, endpoint.manifest
@@ -283,4 +286,4 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 
 async def _on_exception(request: Request, error: Exception) -> Response:
-    raise error  # the guard refuses; else a page of the framework's own would be on its way
+    raise error  # to the guard, which refuses; FastAPI would send a page of its own

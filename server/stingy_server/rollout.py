@@ -1,7 +1,7 @@
-"""Bring what is in service in line with what is wanted, once a second, beside the requests.
+"""The rollout: once a second, load and unload versions until the desired ones are in service.
 
-A version is checked as at the start and has answered an image before it is in service; one that
-fails any check changes nothing for anybody.
+A new version passes the checks of a start and answers an image before it is in service. A version
+that fails a check changes nothing for any client. Requests are served meanwhile.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ EVERY_S = 1.0
 
 @dataclass(frozen=True)
 class _Failed:
-    """A deployment that could not be served, and will not be tried again as it is."""
+    """A deployment that failed to load. It is not tried again until it changes."""
 
     deployment: Deployment
     fault: str
@@ -39,7 +39,7 @@ class Rollout:
     """The rollout of one process.
 
     Args:
-        deployed: the versions that are in service already because they were wanted at the start.
+        deployed: the desired versions that the start of the process has put into service.
     """
 
     def __init__(self, service: Service, deployed: list[Deployment]) -> None:
@@ -48,29 +48,29 @@ class Rollout:
         self._process = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._served = {(desired.name, desired.version): desired for desired in deployed}
         self._failed: dict[tuple[str, str], _Failed] = {}
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._closing_tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Reconcile once a second until the task is cancelled."""
         while True:
             try:
                 await self.reconcile()
             except StoreUnavailable as error:
-                log.error("the rollout: %s", error)
-            except Exception as error:  # noqa: BLE001  a row of a later release may be anything
-                log.error("the rollout: %s", type(error).__name__)
+                log.error("rollout: %s", error)
+            except Exception as error:  # noqa: BLE001  a row of a later release may have any content
+                log.error("rollout: %s", type(error).__name__)
             await asyncio.sleep(EVERY_S)
 
     def close(self) -> None:
-        """This process serves nothing any more.
+        """Report that this process serves no version any more.
 
         Raises:
-            StoreUnavailable: nobody can be told.
+            StoreUnavailable: the report cannot be written.
         """
         self._deployments.report(self._process, [])
 
     async def reconcile(self) -> None:
-        """Take in what is wanted, take out what is not, and tell.
+        """Load the desired versions, unload the others, and write a report.
 
         Raises:
             StoreUnavailable: the state cannot be read or written.
@@ -79,22 +79,23 @@ class Rollout:
         found = await executor.run(self._deployments.desired)
         desired = {(each.name, each.version): each for each in found}
         for key, served in [*self._served.items()]:
-            # Of the same number, it may be wanted under another policy than it was.
+            # The same version may now be desired with other settings, such as another policy.
             if key not in desired or served.with_share(desired[key].settings.share) != desired[key]:
-                await self._take_out(*key)
+                await self._unload_version(*key)
         for key in [key for key in self._failed if key not in desired]:
             del self._failed[key]
-        alive = self._reports()  # and about to load
+        # Report before loading, which takes a while: a process without a report counts as ended.
+        alive = self._reports()
         await executor.run(lambda: self._deployments.report(self._process, alive))
         for key, deployment in desired.items():
             if key in self._served:
-                await self._adjust(deployment)
+                await self._update_share(deployment)
             elif key not in self._failed or self._failed[key].deployment != deployment:
-                await self._take_in(deployment)
+                await self._load_version(deployment)
         reports = self._reports()
         await executor.run(lambda: self._deployments.report(self._process, reports))
 
-    async def _take_in(self, deployment: Deployment) -> None:
+    async def _load_version(self, deployment: Deployment) -> None:
         key = (deployment.name, deployment.version)
         loop = asyncio.get_running_loop()
         try:
@@ -109,10 +110,10 @@ class Rollout:
                 await endpoint.engine.close()
             return
         try:
-            # Loading takes a while: it may be wanted no more by now, or otherwise.
+            # While it loaded, the version may have been deleted, or changed.
             if deployment not in await self._service.executor.run(self._deployments.desired):
                 return
-            await self._note("load", endpoint)
+            await self._record_event("load", endpoint)
             self._failed.pop(key, None)
             self._served[key] = deployment
             self._service.fleet.put(endpoint)
@@ -123,7 +124,7 @@ class Rollout:
             log.warning("%s", text)
 
     def _load(self, deployment: Deployment) -> tuple[Endpoint | None, list[str]]:
-        """The version, checked and tried; off the event loop."""
+        """Load, check and try a version. Runs off the event loop."""
         settings = self._service.settings.model_copy(update={"models": (deployment.settings,)})
         models, faults = load_bundles(settings)
         faults += bundle_faults([deployment], models)
@@ -133,36 +134,36 @@ class Rollout:
         endpoints, faults = start_endpoints(models, settings, secret=self._service.database.pepper)
         return (endpoints[0] if endpoints else None), faults
 
-    async def _adjust(self, deployment: Deployment) -> None:
-        """Follow a share that has changed; what has changed otherwise was taken out."""
+    async def _update_share(self, deployment: Deployment) -> None:
+        """Apply a changed share. A version with any other change was unloaded before."""
         fleet = self._service.fleet
         found = fleet.find(deployment.name, deployment.version, caller="")
         if found is not None and found.share != deployment.settings.share:
-            await self._note("share", found)
+            await self._record_event("share", found)
             fleet.set_share(found, deployment.settings.share)
         self._served[deployment.name, deployment.version] = deployment
 
-    async def _take_out(self, name: str, version: str) -> None:
+    async def _unload_version(self, name: str, version: str) -> None:
         fleet, settings = self._service.fleet, self._service.settings
         endpoint = fleet.find(name, version, caller="")
         if endpoint is not None:
-            await self._note("unload", endpoint)
+            await self._record_event("unload", endpoint)
             fleet.take(name, version)
-            # Who had found it before may still be sending, and is answered then.
+            # A client whose request already has this version may still send its body.
             in_use_s = settings.body_timeout_s + settings.deadline_s
             task = asyncio.create_task(_close_later(endpoint, in_use_s))
-            self._leaving.add(task)
-            task.add_done_callback(self._leaving.discard)
+            self._closing_tasks.add(task)
+            task.add_done_callback(self._closing_tasks.discard)
         del self._served[name, version]
 
-    async def _note(self, event: str, endpoint: Endpoint) -> None:
-        """Before it is so: if this fails, all is tried again in the next round."""
+    async def _record_event(self, event: str, endpoint: Endpoint) -> None:
+        """Record a change before it is made, so that the next round retries it if this fails."""
         record = RequestRecord(NO_VALUE, time.perf_counter(), endpoint=endpoint, event=event)
         entry = record.entry(0)
         await self._service.executor.run(lambda: self._service.ledger.append(entry))
 
     def _warnings(self, endpoint: Endpoint) -> list[str]:
-        """What a version and others let out together."""
+        """Describe each overlap of a version with others, which together let out more than each."""
         found = overlaps(self._service.fleet)
         return [overlap.text for overlap in found if endpoint in overlap.endpoints]
 
@@ -191,7 +192,7 @@ class Rollout:
 
 
 def bundle_faults(deployed: Iterable[Deployment], models: Iterable[LoadedModel]) -> list[str]:
-    """Report deployments whose bundle is another than the one that is there now."""
+    """Report deployments whose bundle was replaced by another since they were requested."""
     requested = {(each.name, each.version): each.bundle for each in deployed}
     return [
         f"{model.name} {model.manifest.version}: expected the bundle that was loaded, got another; "

@@ -1,6 +1,6 @@
-"""Run the service: say what is served, listen, drain on the first signal, end with status 0.
+"""Run the service: announce the endpoints, listen, drain on the first signal, end with status 0.
 
-What it began with holds until it ends: no signal reads settings or bundles again.
+Settings and bundles stay as they were at the start. No signal makes the server read them again.
 """
 
 import functools
@@ -28,14 +28,14 @@ from stingy_server.store.base import StoreUnavailable
 
 log = logging.getLogger("stingy")
 
-UNABLE = 1  # the status of a server, or of a worker, that could not go on
+UNABLE = 1  # the exit status of a server or a worker that cannot continue
 
 
 def serve(settings: Settings, faults: Sequence[str], *, console: Console) -> None:
-    """Serve until SIGINT or SIGTERM; requests in flight are answered first.
+    """Serve until SIGINT or SIGTERM, then answer the requests in flight and end.
 
     Raises:
-        ConfigurationError: listing all that is wrong, before anything listens.
+        ConfigurationError: lists all faults, before the server listens.
     """
     forbid_core_dumps()
     listener, found = _bind(settings)
@@ -47,8 +47,8 @@ def serve(settings: Settings, faults: Sequence[str], *, console: Console) -> Non
             app = create_app(settings, faults=faults)
         service: Service = app.state.service
         _make_first_key(service, console)
-        freeze_gc()  # before anybody waits: it takes a quarter of a second
-        listener.listen(2048)  # who connects from here on waits a moment, and is not refused
+        freeze_gc()  # takes a quarter of a second, so it runs before any client waits
+        listener.listen(2048)  # from now on a client waits a moment and is not refused
         _announce(service, listener, console)
         if settings.metrics_port is not None:
             registry = service.metrics.registry if settings.workers == 1 else None
@@ -56,7 +56,7 @@ def serve(settings: Settings, faults: Sequence[str], *, console: Console) -> Non
         if settings.workers == 1:
             DrainingServer(_config(app, settings)).run(sockets=[listener])
             return
-        # The workers load for themselves, and serve only what was found here.
+        # Each worker loads the models again, and serves only the bundles that were loaded here.
         expected = {
             (endpoint.name, endpoint.manifest.version): bundle_digest(
                 endpoint.manifest, endpoint.policy
@@ -69,7 +69,7 @@ def serve(settings: Settings, faults: Sequence[str], *, console: Console) -> Non
 
 
 def _worker_app(settings: Settings, expected: Mapping[tuple[str, str], str]) -> FastAPI:
-    """The application of a worker; one that would serve something else than the others ends."""
+    """Build the application of a worker. End the process if its bundles differ from `expected`."""
     try:
         app = create_app(settings, expected=expected)
     except ConfigurationError as error:
@@ -101,7 +101,7 @@ def _config(app: "FastAPI | functools.partial[FastAPI]", settings: Settings) -> 
 
 
 def _bind(settings: Settings) -> tuple[socket.socket, list[str]]:
-    """Bind the address before the models are loaded, so that its fault is reported with theirs."""
+    """Bind the address before the models load, so that its fault is reported with theirs."""
     faults = []
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family)

@@ -1,4 +1,4 @@
-"""What happens to one request: decode, charge, engine, tier; and the parts that do it."""
+"""The service behind the routes: it decodes, charges, calls the engine and applies the tier."""
 
 import asyncio
 import logging
@@ -41,10 +41,10 @@ from stingy_server.store.rate_limits import Rates
 
 log = logging.getLogger("stingy")
 
-FRESH_S = 1.0  # a key that was found valid is so for that long, and then asked for again
-INLINE_BYTES = 2**20  # of pixels that are hashed on the event loop, in about a millisecond
+FRESH_S = 1.0  # a request that takes longer to arrive has its key looked up again
+INLINE_BYTES = 2**20  # pixels up to this size are hashed on the event loop, in about 1 ms
 FULL = Tier()
-LABELS = Tier(classes=1, scores="none")  # no tier sees less
+LABELS = Tier(classes=1, scores="none")  # the smallest tier
 
 
 @dataclass
@@ -72,13 +72,13 @@ class Service:
     last_writes: list[Callable[[], None]] = field(default_factory=list)
 
     def start(self) -> None:
-        """Start the watch, and record that in the ledger.
+        """Record the start in the ledger, and start the watch.
 
         Raises:
             StoreUnavailable: the ledger cannot be written.
         """
-        self.note("start")
-        self.last_writes.append(lambda: self.note("stop"))
+        self.record_event("start")
+        self.last_writes.append(lambda: self.record_event("stop"))
         self.watch.start()
 
     async def drain(self) -> None:
@@ -89,7 +89,7 @@ class Service:
         await self.writes.flush()
 
     def close(self) -> None:
-        """Close the parts of the service, the state last. The engines are closed before."""
+        """Close the parts of the service, the state last. `drain` has closed the engines."""
         self.watch.close()
         self.tracing.close()
         self.writes.close()
@@ -103,10 +103,10 @@ class Service:
         self.database.close()
 
     def endpoint(self, record: RequestRecord, model: str, version: str | None = None) -> Endpoint:
-        """The version of this model that was named, or that the caller meets.
+        """Return the named version of a model, or the version that this caller gets by default.
 
         Raises:
-            ServiceError: there is none, or not in this version.
+            ServiceError: not_found, if there is no such model or version.
         """
         caller = NO_VALUE if record.key is None else record.key.id
         found = self.fleet.find(model, version, caller=caller)
@@ -115,8 +115,8 @@ class Service:
         record.endpoint = found
         return found
 
-    def note(self, event: str) -> None:
-        """Put an event of the server itself into the ledger.
+    def record_event(self, event: str) -> None:
+        """Record an event of the server itself in the ledger.
 
         Raises:
             StoreUnavailable: the ledger cannot be written.
@@ -125,11 +125,11 @@ class Service:
         self.ledger.append(record.entry(0))
 
     def tier(self, record: RequestRecord) -> Tier:
-        """What the caller may see at most.
+        """Return the tier of the caller's key, or a smaller one after an alarm.
 
         Raises:
-            ServiceError: refused, for a key of a tier that the settings do not have; suspended,
-                after an alarm.
+            ServiceError: refused, if the settings do not have the key's tier; suspended, after an
+                alarm that refuses; internal, if the watch has failed.
         """
         if record.key is None:
             raise ServiceError(REFUSED)
@@ -154,19 +154,20 @@ class Service:
         *,
         tier: Tier,
     ) -> SparseLogits:
-        """Decode a batch, charge the key for it, all or nothing, and answer it within the deadline.
+        """Decode a batch, charge the key for it, and answer it within the deadline.
 
-        The answer is made no larger than the tier permits. The guard refunds a request that ends
-        without an answer.
+        The whole batch is charged, or none of it. The answer is no larger than the tier permits.
+        The guard refunds a request that ends without an answer.
 
         Args:
-            decode: makes [batch, height, width, 3], of the size the endpoint takes.
-            tier: the key's tier, looked up once a request after its body: an alarm after that
-                counts from the next request on.
+            decode: returns uint8 [batch, height, width, 3], of the size that the endpoint takes.
+            tier: the key's tier. A route looks it up once, after the body has arrived. A later
+                alarm applies from the next request on.
 
         Raises:
-            ServiceError: unauthenticated, for a key that ended before the request had come;
-                rate_limited, budget_exhausted, overloaded, deadline, refused or internal.
+            ServiceError: unauthenticated, if the key was revoked, rotated or expired before the
+                whole request had arrived; rate_limited, budget_exhausted, overloaded, deadline,
+                refused or internal.
         """
         try:
             async with asyncio.timeout(self.settings.deadline_s):
@@ -180,18 +181,18 @@ class Service:
         record.images = len(images)
         if images.nbytes <= INLINE_BYTES:
             record.pixels = self.ledger.digest(images)
-        else:  # hashing releases the interpreter's lock, and the event loop goes on
+        else:  # hashing releases the interpreter's lock, so the event loop goes on
             record.pixels = await asyncio.to_thread(self.ledger.digest, images)
         await self._charge(record, endpoint, len(images))
         try:
             record.engine_started = time.perf_counter()
             answer = await endpoint.engine.predict(images)
             record.engine_finished = time.perf_counter()
-            answer = tightened(answer, tier)
+            answer = tighten_to_tier(answer, tier)
             bits = leak_bits(answer)
             if record.key is not None:
                 self.watch.observe(record.key.id, endpoint.name, images, answer, bits)
-        except Exception as error:  # noqa: BLE001  nothing of it may leave, in whatever text
+        except Exception as error:  # noqa: BLE001  no text of any error may leave
             raise _service_error(error) from None
         record.answered = len(images)
         record.bits = bits
@@ -201,7 +202,7 @@ class Service:
     async def _charge(self, record: RequestRecord, endpoint: Endpoint, images: int) -> None:
         if record.key is None:
             raise ServiceError(REFUSED)
-        # A body may take its time: a key that was valid at its head may have been revoked since.
+        # A body may arrive slowly, and its key may have been revoked since the guard looked it up.
         stale = time.perf_counter() - record.started > FRESH_S
         if stale and await self.key_lookup.lookup(record.secret) is None:
             raise ServiceError(UNAUTHENTICATED)
@@ -220,13 +221,13 @@ class Service:
         )
         task = asyncio.current_task()
         if task is not None and task.cancelling():
-            await asyncio.sleep(0)  # cut off meanwhile: it ends here, before anything else does
+            await asyncio.sleep(0)  # cancelled during the charge: the request ends here
         if record.charged is None:
             wait = await self.executor.run(lambda: self._next_day(owners, images))
             raise ServiceError(BUDGET_EXHAUSTED, retry_after=wait)
 
     def _next_day(self, owners: list[str], images: int) -> int | None:
-        """Seconds until a day's budget opens again; None where waiting does not help."""
+        """Return the seconds until the next day of UTC; None if these images never fit a budget."""
         for owner in owners:
             budget = self.budgets.get(owner)
             if budget is None or (budget.total is not None and budget.used + images > budget.total):
@@ -235,29 +236,31 @@ class Service:
                 return None
         return max(1, DAY_S - int(time.time() % DAY_S))
 
-    def give_back(self, record: RequestRecord) -> None:
-        """Refund what was charged, if anything was, and forget what was to be answered."""
+    def refund(self, record: RequestRecord) -> None:
+        """Refund the charge of a request, if there is one, and clear its answer in the record."""
         if (charged := record.charged) is not None:
-            # Nobody waits for it here, but the entry in the ledger is written after it.
-            given = self.writes.submit(lambda: self.budgets.refund(charged), locks=charged.owners)
-            given.add_done_callback(_refunded)
+            # Not awaited. The queue is in order, so the ledger's entry is written after it.
+            refunded = self.writes.submit(
+                lambda: self.budgets.refund(charged), locks=charged.owners
+            )
+            refunded.add_done_callback(_log_if_failed)
         record.charged, record.answered, record.bits = None, 0, 0.0
 
 
-def _refunded(given: asyncio.Future[None]) -> None:
-    if (error := given.exception()) is not None:
-        # The charge stands: better one image too many charged than one too few.
-        log.error("not given back: %s", error)
+def _log_if_failed(refunded: asyncio.Future[None]) -> None:
+    if (error := refunded.exception()) is not None:
+        # The charge stays, because one image charged too many is better than one too few.
+        log.error("cannot refund: %s", error)
 
 
-def tightened(answer: SparseLogits, tier: Tier) -> SparseLogits:
-    """The answer as a tier may see it."""
+def tighten_to_tier(answer: SparseLogits, tier: Tier) -> SparseLogits:
+    """Make an answer as small as a tier demands."""
     form = None if tier.scores == "keep" else ScoreForm(tier.scores)
     return tighten(answer, classes=tier.classes, decimals=tier.decimals, form=form)
 
 
 def _service_error(error: Exception) -> ServiceError:
-    """Return what the client gets for a failure between reservation and answer."""
+    """Return the error that the client gets for a failure between charge and answer."""
     if isinstance(error, ServiceError):
         return error
     if isinstance(error, TimeoutError):

@@ -1,4 +1,4 @@
-"""What is charged, case by case: the table of docs/serve.md, each of its rows tried."""
+"""The charge of each way that a request can end: the rows of the table in docs/serve.md."""
 
 import asyncio
 import re
@@ -33,37 +33,37 @@ def document(pixels: Any = IMAGES) -> dict[str, Any]:
     return {"inputs": [{**image, "data": pixels.ravel().tolist()}]}
 
 
-def posting(path: str = INFER, **options: Any) -> Query:
+def post_query(path: str = INFER, **options: Any) -> Query:
     async def query(client: httpx.AsyncClient, app: FastAPI) -> int:
         return (await client.post(path, **options)).status_code
 
     return query
 
 
-def marked(value: int) -> Any:
+def marked_pixels(value: int) -> Any:
     pixels = IMAGES.copy()
     pixels[-1, 0, 0] = np.uint8(value)
     return pixels
 
 
-async def beyond_the_rate(client: httpx.AsyncClient, app: FastAPI) -> int:
+async def query_over_rate(client: httpx.AsyncClient, app: FastAPI) -> int:
     key = make_key(app.state.service.settings.state, rate="2/hour")
     client.headers["Authorization"] = f"Bearer {key}"
-    return await posting(json=document())(client, app)
+    return await post_query(json=document())(client, app)
 
 
-async def unrecorded(client: httpx.AsyncClient, app: FastAPI) -> int:
+async def query_without_ledger(client: httpx.AsyncClient, app: FastAPI) -> int:
     path = app.state.service.settings.state / "stingy.sqlite3"
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute(
             "CREATE TRIGGER full BEFORE INSERT ON ledger "
             "BEGIN SELECT RAISE(ABORT, 'disk full'); END"
         )
-        return await posting(json=document())(client, app)
+        return await post_query(json=document())(client, app)
 
 
-async def leaving(client: httpx.AsyncClient, app: FastAPI) -> int:
-    """Asks as a server's protocol does whose client is gone once its request has come."""
+async def query_and_leave(client: httpx.AsyncClient, app: FastAPI) -> int:
+    """Send a request as the HTTP server does if the client leaves after the whole request."""
     request = client.build_request("POST", PREDICT, content=png(IMAGES[0]))
     messages = iter([{"type": "http.request", "body": request.content}])
 
@@ -71,7 +71,7 @@ async def leaving(client: httpx.AsyncClient, app: FastAPI) -> int:
         return next(messages, {"type": "http.disconnect"})
 
     async def send(message: Message) -> None:
-        """Nobody is there to send to."""
+        """Drop the message, because the client has left."""
 
     scope = {
         "type": "http",
@@ -86,9 +86,9 @@ async def leaving(client: httpx.AsyncClient, app: FastAPI) -> int:
     return 0
 
 
-async def cut_off(client: httpx.AsyncClient, app: FastAPI) -> int:
-    """Asks a server that gives up waiting for its network, as when a drain runs out of time."""
-    task = asyncio.ensure_future(leaving(client, app))
+async def query_and_cancel(client: httpx.AsyncClient, app: FastAPI) -> int:
+    """Cancel a request during the network's pass, as a drain does when its time is over."""
+    task = asyncio.ensure_future(query_and_leave(client, app))
     while not any(budget.used for _, budget in app.state.service.keys.all()):
         await asyncio.sleep(0)
     task.cancel()
@@ -98,21 +98,21 @@ async def cut_off(client: httpx.AsyncClient, app: FastAPI) -> int:
     return 0
 
 
-async def undecoded(client: httpx.AsyncClient, app: FastAPI) -> int:
-    """Asks while other pictures keep the decoders busy."""
-    over = threading.Event()
+async def query_with_busy_decoders(client: httpx.AsyncClient, app: FastAPI) -> int:
+    """Send an image while other work keeps the decoders busy."""
+    finished = threading.Event()
     try:
         for _ in range(2):
-            images._decoders.submit(over.wait, 30)
+            images._decoders.submit(finished.wait, 30)
         picture = png(random_images(1, size=300)[0])
         return (await client.post(PREDICT, content=picture, timeout=20)).status_code
     finally:
-        over.set()
+        finished.set()
 
 
 @dataclass(frozen=True)
 class Case:
-    """One way for a request to end: the docs' row for it, and what it costs in images."""
+    """A way that a request can end: its row in the docs, and its charge in images."""
 
     row: str
     query: Query
@@ -129,32 +129,32 @@ REFUSED = "refused: key, rate, budget, body, image, tensor, queue"
 FAILED = "the gate refused, the network failed, the deadline passed"
 LEFT = "the client went away before its answer"
 CUT_OFF = "the server stopped, and its drain ran out of time"
-KILLED = "the server was killed"  # test_Q2_what_was_answered_stays_charged_after_a_kill
+KILLED = "the server was killed"  # tested with promise Q2 in tests/system
 UNRECORDED = "the ledger could not be written"
 
 SLOW = {"network": "Slow", "arguments": {"seconds": 0.3}, "settings": {"deadline_s": 0.05}}
 CASES = {
-    "answered": Case(ANSWERED, posting(json=document()), 200, BATCH),
-    "one answered": Case(ANSWERED, posting(PREDICT, content=png(IMAGES[0])), 200, 1),
-    "key": Case(REFUSED, posting(json=document(), headers={"Authorization": "x"}), 401, 0),
-    "rate": Case(REFUSED, beyond_the_rate, 429, 0),
-    "budget": Case(REFUSED, posting(json=document()), 429, 0, budget=BATCH - 1),
-    "body": Case(REFUSED, posting(content=bytes(200)), 413, 0, {"max_body_bytes": 100}),
-    "image": Case(REFUSED, posting(PREDICT, content=b"x"), 415, 0),
-    "tensor": Case(REFUSED, posting(json={"inputs": []}), 400, 0),
-    "queue": Case(REFUSED, posting(json=document()), 503, 0, {"queue_images": BATCH - 1}),
-    "gate": Case(FAILED, posting(json=document(marked(NOT_A_NUMBER))), 500, 0),
-    "network": Case(FAILED, posting(json=document(marked(POISON))), 500, 0),
-    "deadline": Case(FAILED, posting(json=document()), 504, 0, **SLOW),  # type: ignore[arg-type]
-    "decoding": Case(FAILED, undecoded, 504, 0, {"deadline_s": 0.05}),
-    "cut off": Case(CUT_OFF, cut_off, 0, 0, **{**SLOW, "settings": {}}),  # type: ignore[arg-type]
-    "client gone": Case(LEFT, leaving, 0, 1),
-    "ledger": Case(UNRECORDED, unrecorded, 503, BATCH),
+    "answered": Case(ANSWERED, post_query(json=document()), 200, BATCH),
+    "one answered": Case(ANSWERED, post_query(PREDICT, content=png(IMAGES[0])), 200, 1),
+    "key": Case(REFUSED, post_query(json=document(), headers={"Authorization": "x"}), 401, 0),
+    "rate": Case(REFUSED, query_over_rate, 429, 0),
+    "budget": Case(REFUSED, post_query(json=document()), 429, 0, budget=BATCH - 1),
+    "body": Case(REFUSED, post_query(content=bytes(200)), 413, 0, {"max_body_bytes": 100}),
+    "image": Case(REFUSED, post_query(PREDICT, content=b"x"), 415, 0),
+    "tensor": Case(REFUSED, post_query(json={"inputs": []}), 400, 0),
+    "queue": Case(REFUSED, post_query(json=document()), 503, 0, {"queue_images": BATCH - 1}),
+    "gate": Case(FAILED, post_query(json=document(marked_pixels(NOT_A_NUMBER))), 500, 0),
+    "network": Case(FAILED, post_query(json=document(marked_pixels(POISON))), 500, 0),
+    "deadline": Case(FAILED, post_query(json=document()), 504, 0, **SLOW),  # type: ignore[arg-type]
+    "decoding": Case(FAILED, query_with_busy_decoders, 504, 0, {"deadline_s": 0.05}),
+    "cut off": Case(CUT_OFF, query_and_cancel, 0, 0, **{**SLOW, "settings": {}}),  # type: ignore[arg-type]
+    "client gone": Case(LEFT, query_and_leave, 0, 1),
+    "ledger": Case(UNRECORDED, query_without_ledger, 503, BATCH),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_Q4_what_is_charged_is_what_the_table_says(tmp_path: Path, name: str) -> None:
+async def test_Q4_charge_of_each_outcome_is_as_documented(tmp_path: Path, name: str) -> None:
     case = CASES[name]
     bundle = make_bundle(
         tmp_path / "b", factory=f"sample_networks:{case.network}", **case.arguments
@@ -166,7 +166,7 @@ async def test_Q4_what_is_charged_is_what_the_table_says(tmp_path: Path, name: s
     assert used == case.charged
 
 
-def test_Q4_every_row_of_the_docs_is_tried() -> None:
+def test_Q4_every_documented_outcome_has_a_case() -> None:
     table = PAGE.read_text(encoding="utf-8").partition("| what happened | charged |\n")[2]
     rows = re.findall(r"^\| (.*?) \| ", table.partition("\n\n")[0], re.MULTILINE)
     assert rows == [ANSWERED, REFUSED, FAILED, LEFT, CUT_OFF, KILLED, UNRECORDED]

@@ -1,4 +1,4 @@
-"""Tiers only tighten, rates and budgets of keys and models hold, and the ledger has it all."""
+"""Tiers, rates, budgets and concurrency limit each key, and the ledger records each request."""
 
 import asyncio
 import sqlite3
@@ -59,7 +59,7 @@ TIERS: Mapping[str, Tier] = {
 }
 
 
-async def test_a_tier_sees_less_of_the_same_answer(tmp_path: Path) -> None:
+async def test_tier_makes_the_same_answer_smaller(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", policy="stingy:n=4")
     configured = make_settings(tmp_path / "s", bundle, tiers=TIERS, strict=True)
     async with running(configured) as (client, _):
@@ -79,7 +79,7 @@ async def test_a_tier_sees_less_of_the_same_answer(tmp_path: Path) -> None:
     assert by_tier["ranks"]["scores"].tolist() == [[1, 2, 3, 4]] * 8
 
 
-async def test_metadata_tells_what_the_tier_will_see(tmp_path: Path) -> None:
+async def test_metadata_describes_the_answers_of_the_tier(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", policy="stingy:n=4")
     configured = make_settings(tmp_path / "s", bundle, tiers=TIERS)
     fingerprints = set()
@@ -95,7 +95,7 @@ async def test_metadata_tells_what_the_tier_will_see(tmp_path: Path) -> None:
     assert len(fingerprints) == 5
 
 
-async def test_a_tier_that_the_settings_do_not_have_is_refused(tmp_path: Path) -> None:
+async def test_key_of_an_unknown_tier_is_refused(tmp_path: Path) -> None:
     configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     async with running(configured) as (client, _):
         response = await infer(client, make_key(configured.state, tier="gone"))
@@ -109,7 +109,7 @@ async def test_a_tier_that_the_settings_do_not_have_is_refused(tmp_path: Path) -
     scores=st.sampled_from(["keep", "rank", "none"]),
 )
 @settings(deadline=None)
-def test_no_tier_ever_sees_more_than_the_policy(
+def test_tier_view_is_never_larger_than_the_policy(
     name: str, classes: int | None, decimals: int | None, scores: Any
 ) -> None:
     policy = build_policy(name, num_classes=10)
@@ -120,7 +120,7 @@ def test_no_tier_ever_sees_more_than_the_policy(
         assert view.form is ScoreForm.NONE
 
 
-async def test_a_rate_holds_and_says_when_to_come_back(tmp_path: Path) -> None:
+async def test_request_over_rate_is_a_429_with_retry_after(tmp_path: Path) -> None:
     configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     async with running(configured) as (client, _):
         key = make_key(configured.state, rate="20/hour")
@@ -136,7 +136,7 @@ async def test_a_rate_holds_and_says_when_to_come_back(tmp_path: Path) -> None:
         assert usage.json()["used"] == 20
 
 
-async def test_a_day_has_its_own_budget(tmp_path: Path) -> None:
+async def test_request_over_day_budget_is_a_429_with_retry_after(tmp_path: Path) -> None:
     configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     async with running(configured) as (client, _):
         key = make_key(configured.state, budget=1000, per_day=10)
@@ -150,14 +150,14 @@ async def test_a_day_has_its_own_budget(tmp_path: Path) -> None:
         assert "Retry-After" not in never.headers
 
 
-async def test_a_model_has_a_budget_over_all_keys(tmp_path: Path) -> None:
+async def test_model_budget_counts_the_images_of_all_keys(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b")
     configured = make_settings(
         tmp_path / "s",
         ModelSettings(bundle=bundle, budget=20),
         ModelSettings(bundle=bundle, name="other"),
     )
-    for _ in range(2):  # and over a restart
+    for _ in range(2):  # the budget lasts over a restart
         async with running(configured) as (client, _):
             answers = [await infer(client, make_key(configured.state)) for _ in range(3)]
             other_model = await infer(client, make_key(configured.state), model="other")
@@ -165,7 +165,7 @@ async def test_a_model_has_a_budget_over_all_keys(tmp_path: Path) -> None:
     assert [answer.status_code for answer in answers] == [429, 429, 429]
 
 
-def test_P7_two_policies_over_one_model_are_named_by_the_looser(tmp_path: Path) -> None:
+def test_P7_two_policies_over_same_weights_warn_of_the_looser(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b")
     configured = make_settings(
         tmp_path / "s",
@@ -178,8 +178,8 @@ def test_P7_two_policies_over_one_model_are_named_by_the_looser(tmp_path: Path) 
     service.database.close()
 
 
-async def entries(tmp_path: Path, requests: Any) -> list[Entry]:
-    """What the ledger says after these requests of one key."""
+async def entries_after(tmp_path: Path, requests: Any) -> list[Entry]:
+    """Send requests with one key, and return the entries of the ledger."""
     configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"), max_body_bytes=50_000)
     async with running(configured, budget=20) as (client, app):
         for request in requests:
@@ -187,9 +187,9 @@ async def entries(tmp_path: Path, requests: Any) -> list[Entry]:
         return [entry for _, entry in Ledger(app.state.service.database).entries()]
 
 
-async def test_O1_every_request_has_one_entry_and_no_output_in_it(tmp_path: Path) -> None:
+async def test_O1_every_request_has_one_entry_without_its_output(tmp_path: Path) -> None:
     path = "/v1/predict/digits"
-    found = await entries(
+    found = await entries_after(
         tmp_path,
         [
             lambda client: client.post(path, content=png(IMAGES[0])),
@@ -216,10 +216,10 @@ async def test_O1_every_request_has_one_entry_and_no_output_in_it(tmp_path: Path
     assert answer.fingerprint == build_policy("stingy", num_classes=10).fingerprint
     assert answer.bits > 0
     assert answer.latency_us > 0
-    assert found[5].model == "-"  # never a name that the client made up
+    assert found[5].model == "-"  # never a name that the client invented
 
 
-async def test_O4_a_ledger_that_cannot_be_written_lets_nothing_out(tmp_path: Path) -> None:
+async def test_O4_unwritable_ledger_lets_no_answer_out(tmp_path: Path) -> None:
     configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     async with running(configured) as (client, app):
         path = configured.state / "stingy.sqlite3"
@@ -236,8 +236,8 @@ async def test_O4_a_ledger_that_cannot_be_written_lets_nothing_out(tmp_path: Pat
         refused = {"model": "digits", "event": "store_unavailable"}
         assert sample("stingy_requests_total", refused) == 1
         assert sample("stingy_images_answered_total", {"model": "digits"}) is None
-        again = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
-        assert again.status_code == 200
+        later = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
+        assert later.status_code == 200
 
 
 async def test_Q8_metrics_ledger_and_budgets_agree(tmp_path: Path) -> None:
@@ -249,13 +249,13 @@ async def test_Q8_metrics_ledger_and_budgets_agree(tmp_path: Path) -> None:
         sample = service.metrics.registry.get_sample_value
         answered = sample("stingy_images_answered_total", {"model": "digits"})
         refused = sample("stingy_requests_total", {"model": "digits", "event": "budget_exhausted"})
-        booked = sum(entry.answered for _, entry in Ledger(service.database).entries())
+        recorded = sum(entry.answered for _, entry in Ledger(service.database).entries())
         ((_, budget),) = service.keys.all()
-        assert answered == booked == budget.used == 24
+        assert answered == recorded == budget.used == 24
         assert refused == 2
 
 
-async def test_O3_hostile_names_make_no_new_labels(tmp_path: Path) -> None:
+async def test_O3_hostile_names_add_no_metric_labels(tmp_path: Path) -> None:
     configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     async with running(configured) as (client, app):
         for number in range(50):
@@ -264,7 +264,7 @@ async def test_O3_hostile_names_make_no_new_labels(tmp_path: Path) -> None:
         assert len(metric_labels(app.state.service.metrics.registry)) < 10
 
 
-async def test_H5_too_many_at_once_are_refused(tmp_path: Path) -> None:
+async def test_H5_requests_over_max_concurrency_are_a_503(tmp_path: Path) -> None:
     configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"), max_concurrency=1)
     async with running(configured) as (client, _):
         responses = await asyncio.gather(
@@ -276,7 +276,7 @@ async def test_H5_too_many_at_once_are_refused(tmp_path: Path) -> None:
         assert {code(r) for r in responses if r.status_code == 503} == {"overloaded"}
 
 
-async def test_H5_who_is_refused_together_is_not_back_together() -> None:
+async def test_H5_retry_after_of_overloaded_is_random() -> None:
     def retry_after(refusal: Refusal) -> set[str]:
         return {error_response(refusal, "-").headers["retry-after"] for _ in range(200)}
 
@@ -284,7 +284,7 @@ async def test_H5_who_is_refused_together_is_not_back_together() -> None:
     assert retry_after(DRAINING) == {"5"}
 
 
-async def test_an_alarm_during_a_request_counts_from_the_next(
+async def test_alarm_during_a_request_applies_from_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
@@ -295,8 +295,8 @@ async def test_an_alarm_during_a_request_counts_from_the_next(
     assert [set(names) for names in answers] == [{"indices", "scores"}, {"indices"}]
 
 
-async def slowly(content: bytes, meanwhile: Callable[[], object]) -> AsyncIterator[bytes]:
-    """A body before whose last byte something happens."""
+async def slow_body(content: bytes, meanwhile: Callable[[], object]) -> AsyncIterator[bytes]:
+    """Yield a body, and call `meanwhile` before its last byte."""
     yield content[:-1]
     meanwhile()
     yield content[-1:]
@@ -306,7 +306,7 @@ POSTS = {"/v1/predict/digits": png(IMAGES[0]), "/v2/models/digits/infer": orjson
 
 
 @pytest.mark.parametrize("path", POSTS)
-async def test_an_alarm_before_the_end_of_a_body_holds_for_it(
+async def test_alarm_before_the_end_of_a_body_refuses_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
@@ -314,17 +314,17 @@ async def test_an_alarm_before_the_end_of_a_body_holds_for_it(
         action = Action.NONE
         monkeypatch.setattr(app.state.service.watch, "action", lambda key: action)
 
-        def alarmed() -> None:
+        def raise_alarm() -> None:
             nonlocal action
             action = Action.REFUSE
 
-        response = await client.post(path, content=slowly(POSTS[path], alarmed))
+        response = await client.post(path, content=slow_body(POSTS[path], raise_alarm))
         assert (response.status_code, code(response)) == (403, "suspended")
 
 
 @pytest.mark.parametrize("path", POSTS)
 @pytest.mark.parametrize("end", [Keys.revoke, Keys.rotate])
-async def test_A1_a_key_that_ends_before_its_request_has_come_buys_nothing(
+async def test_A1_key_revoked_before_the_end_of_its_body_is_a_401(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     end: Callable[[Keys, str], object],
@@ -335,14 +335,16 @@ async def test_A1_a_key_that_ends_before_its_request_has_come_buys_nothing(
     async with running(configured) as (client, app):
         keys = app.state.service.keys
         ((key, _),) = keys.all()
-        response = await client.post(path, content=slowly(POSTS[path], lambda: end(keys, key.id)))
+        response = await client.post(
+            path, content=slow_body(POSTS[path], lambda: end(keys, key.id))
+        )
         assert (response.status_code, code(response)) == (401, "unauthenticated")
         assert keys.budget(key).used == 0
         (entry,) = [e for _, e in Ledger(app.state.service.database).entries() if e.key == key.id]
         assert (entry.event, entry.answered) == ("unauthenticated", 0)
 
 
-async def test_a_key_is_asked_for_once_unless_the_request_took_long(
+async def test_key_is_looked_up_twice_only_if_the_request_is_slow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
@@ -351,11 +353,11 @@ async def test_a_key_is_asked_for_once_unless_the_request_took_long(
         key_lookup: BatchedLookup[Key | None] = app.state.service.key_lookup
         lookup = key_lookup.lookup
 
-        async def noted(text: str) -> Key | None:
+        async def counting_lookup(text: str) -> Key | None:
             looked_up.append(text)
             return await lookup(text)
 
-        monkeypatch.setattr(key_lookup, "lookup", noted)
+        monkeypatch.setattr(key_lookup, "lookup", counting_lookup)
         for fresh_s in (60.0, 0.0):
             monkeypatch.setattr(service, "FRESH_S", fresh_s)
             assert (await client.post("/v2/models/digits/infer", json=body())).status_code == 200
@@ -363,7 +365,7 @@ async def test_a_key_is_asked_for_once_unless_the_request_took_long(
     assert len(set(looked_up)) == 1
 
 
-async def test_Q4_an_answer_that_the_watch_cannot_see_is_given_back(
+async def test_Q4_answer_is_refunded_if_the_watch_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> None:

@@ -1,4 +1,4 @@
-"""Versions come and go while the server runs; one that is not fit changes nothing."""
+"""Versions are loaded and unloaded while the server runs; a faulty one changes nothing."""
 
 import asyncio
 import threading
@@ -36,7 +36,7 @@ async def running_one(tmp_path: Path) -> AsyncIterator[tuple[httpx.AsyncClient, 
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    """Of an application that has not begun, so that no rollout runs but the test's own."""
+    """Build the service of an application that has not started and runs no rollout itself."""
     service: Service = create_app(
         make_settings(tmp_path / "s", make_bundle(tmp_path / "1"))
     ).state.service
@@ -45,8 +45,8 @@ def service(tmp_path: Path) -> Iterator[Service]:
     service.database.close()
 
 
-def noted(service: Service) -> list[str]:
-    """What became of versions, as the ledger has it."""
+def version_events(service: Service) -> list[str]:
+    """Return the ledger's events of versions: load, share and unload."""
     events = [entry.event for _, entry in Ledger(service.database).entries()]
     return [event for event in events if event in ("load", "share", "unload")]
 
@@ -55,20 +55,20 @@ def model_threads() -> int:
     return sum(thread.name == "model" for thread in threading.enumerate())
 
 
-def second(folder: Path, *, seed: int = 1, **options: float | str) -> Deployment:
+def second_version(folder: Path, *, seed: int = 1, **options: float | str) -> Deployment:
     bundle = make_bundle(folder / f"2-{seed}", version="2", seed=seed)
     return deployment("digits", "2", ModelSettings(bundle=bundle, **options))  # type: ignore[arg-type]
 
 
 def deployment(name: str, version: str, model: ModelSettings) -> Deployment:
-    """A version with the digest of the bundle that is there, as the command requests it."""
+    """Return a deployment with the digest of the present bundle, as `stingy models load` does."""
     settings = make_settings(model.bundle.parent / "s", model, allow_open=True)
     models, _ = load_bundles(settings, with_networks=False)
     digests = [bundle_digest(found.manifest, found.policy) for found in models]
     return Deployment(name, version, model, digests[0] if digests else "")
 
 
-async def test_a_version_is_loaded_shared_and_unloaded(
+async def test_version_is_loaded_shared_and_unloaded(
     running_one: tuple[httpx.AsyncClient, FastAPI], tmp_path: Path
 ) -> None:
     client, app = running_one
@@ -79,79 +79,79 @@ async def test_a_version_is_loaded_shared_and_unloaded(
         answer = await client.post("/v1/predict/digits", content=IMAGE)
         return str(answer.json()["version"])
 
-    deployments.upsert(second(tmp_path, share=0.0))
+    deployments.upsert(second_version(tmp_path, share=0.0))
     await rollout.reconcile()
     assert await version() == "1"
     assert (await client.get("/v2/models/digits/versions/2/ready")).status_code == 200
     assert (await client.get("/v2/models/digits")).json()["versions"] == ["1", "2"]
-    deployments.upsert(second(tmp_path, share=1.0))
+    deployments.upsert(second_version(tmp_path, share=1.0))
     await rollout.reconcile()
     assert await version() == "2"
     deployments.delete("digits", "2")
     await rollout.reconcile()
     assert await version() == "1"
     assert (await client.get("/v2/models/digits/versions/2/ready")).status_code == 404
-    assert noted(service) == ["load", "share", "unload"]
+    assert version_events(service) == ["load", "share", "unload"]
 
 
-async def test_a_version_that_is_wanted_otherwise_than_it_was_is_loaded_anew(
-    service: Service, tmp_path: Path
-) -> None:
+async def test_version_with_changed_settings_is_reloaded(service: Service, tmp_path: Path) -> None:
     deployments, rollout = Deployments(service.database), Rollout(service, [])
-    deployments.upsert(second(tmp_path, share=0.5, policy=WIDE))
+    deployments.upsert(second_version(tmp_path, share=0.5, policy=WIDE))
     await rollout.reconcile()
-    deployments.delete("digits", "2")  # and back again before the next round
-    deployments.upsert(second(tmp_path, share=0.5, policy="label"))
+    deployments.delete("digits", "2")  # and added once more before the next round
+    deployments.upsert(second_version(tmp_path, share=0.5, policy="label"))
     await rollout.reconcile()
     (report,) = [report for report in deployments.reports() if report.version == "2"]
     endpoint = service.fleet.find("digits", "2", caller="")
     assert endpoint is not None
     assert report.policy == endpoint.policy.describe() == "label: top 1 of 10 classes, no scores"
-    deployments.upsert(second(tmp_path, share=1.0, policy="label"))
+    deployments.upsert(second_version(tmp_path, share=1.0, policy="label"))
     for _ in range(2):
         await rollout.reconcile()
-    assert noted(service) == ["load", "unload", "load", "share"]
+    assert version_events(service) == ["load", "unload", "load", "share"]
 
 
-async def test_a_version_that_is_unloaded_while_it_is_loaded_is_not_served(
+async def test_version_deleted_while_it_loads_is_not_served(
     service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rollout, threads = Rollout(service, []), model_threads()
     load = rollout._load
 
-    def unloaded_meanwhile(deployment: Deployment) -> tuple[Endpoint | None, list[str]]:
+    def load_after_delete(deployment: Deployment) -> tuple[Endpoint | None, list[str]]:
         with closing(service.database.reopen()) as own:
             assert Deployments(own).delete("digits", "2")
         return load(deployment)
 
-    monkeypatch.setattr(rollout, "_load", unloaded_meanwhile)
-    Deployments(service.database).upsert(second(tmp_path, share=0.5))
+    monkeypatch.setattr(rollout, "_load", load_after_delete)
+    Deployments(service.database).upsert(second_version(tmp_path, share=0.5))
     await rollout.reconcile()
     assert [endpoint.manifest.version for endpoint in service.fleet] == ["1"]
-    assert (noted(service), model_threads()) == ([], threads)
+    assert (version_events(service), model_threads()) == ([], threads)
 
 
-async def test_a_process_that_was_starting_does_not_keep_what_is_wanted_no_more(
+async def test_version_changed_while_a_process_starts_is_reloaded(
     tmp_path: Path,
 ) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "1"))
     async with running(settings) as (_, app):
-        Deployments(app.state.service.database).upsert(second(tmp_path, share=0.5, policy=WIDE))
-    app = create_app(settings)  # it has read what is wanted, and tells nobody yet
+        Deployments(app.state.service.database).upsert(
+            second_version(tmp_path, share=0.5, policy=WIDE)
+        )
+    app = create_app(settings)  # it has read the desired versions, and has written no report
     service: Service = app.state.service
-    Deployments(service.database).upsert(second(tmp_path, share=0.5, policy="label"))
+    Deployments(service.database).upsert(second_version(tmp_path, share=0.5, policy="label"))
     async with app.router.lifespan_context(app), asyncio.timeout(60):
         while not any("label" in endpoint.policy.describe() for endpoint in service.fleet):
             await asyncio.sleep(0.05)
 
 
-async def test_what_the_ledger_could_not_note_is_tried_again_and_noted(
+async def test_change_is_retried_until_the_ledger_records_it(
     service: Service, tmp_path: Path
 ) -> None:
     deployments, rollout = Deployments(service.database), Rollout(service, [])
 
-    async def failing(event: str) -> None:
-        """A round in which no such entry can be written, and then one in which it can."""
+    async def reconcile_with_full_ledger(event: str) -> None:
+        """Reconcile twice while the ledger refuses such an entry, and once when it does not."""
         service.database.execute(
             f"CREATE TRIGGER full BEFORE INSERT ON ledger WHEN NEW.event = '{event}' "
             "BEGIN SELECT RAISE(ABORT, 'full'); END"
@@ -163,25 +163,25 @@ async def test_what_the_ledger_could_not_note_is_tried_again_and_noted(
         assert ([*service.fleet], model_threads()) == (served, threads)
         service.database.execute("DROP TRIGGER full")
         await rollout.reconcile()
-        assert noted(service)[-1:] == [event]
+        assert version_events(service)[-1:] == [event]
 
-    deployments.upsert(second(tmp_path, share=0.5))
-    await failing("load")
-    deployments.upsert(second(tmp_path, share=1.0))
-    await failing("share")
+    deployments.upsert(second_version(tmp_path, share=0.5))
+    await reconcile_with_full_ledger("load")
+    deployments.upsert(second_version(tmp_path, share=1.0))
+    await reconcile_with_full_ledger("share")
     deployments.delete("digits", "2")
-    await failing("unload")
+    await reconcile_with_full_ledger("unload")
     assert [endpoint.manifest.version for endpoint in service.fleet] == ["1"]
-    assert noted(service) == ["load", "share", "unload"]
+    assert version_events(service) == ["load", "share", "unload"]
 
 
-async def test_who_is_still_sending_when_a_version_is_unloaded_is_answered(tmp_path: Path) -> None:
-    patience = {"body_timeout_s": 5.0, "deadline_s": 1.0}
-    settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "1"), **patience)
+async def test_request_sent_during_an_unload_is_answered(tmp_path: Path) -> None:
+    timeouts = {"body_timeout_s": 5.0, "deadline_s": 1.0}
+    settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "1"), **timeouts)
     async with running(settings) as (client, app), asyncio.timeout(60):
         service: Service = app.state.service
         deployments = Deployments(service.database)
-        deployments.upsert(second(tmp_path, share=1.0))
+        deployments.upsert(second_version(tmp_path, share=1.0))
 
         def served() -> Endpoint | None:
             return service.fleet.find("digits", "2", caller="")
@@ -212,12 +212,12 @@ async def test_who_is_still_sending_when_a_version_is_unloaded_is_answered(tmp_p
         await closed.wait()
 
 
-async def test_Q1_all_versions_of_a_model_are_charged_to_one_budget(
+async def test_Q1_versions_of_a_model_share_one_budget(
     running_one: tuple[httpx.AsyncClient, FastAPI], tmp_path: Path
 ) -> None:
     client, app = running_one
     service: Service = app.state.service
-    Deployments(service.database).upsert(second(tmp_path, share=0.0))
+    Deployments(service.database).upsert(second_version(tmp_path, share=0.0))
     await Rollout(service, []).reconcile()
     path = "/v2/models/digits/versions/{}/infer"
     document = {
@@ -240,13 +240,13 @@ async def test_Q1_all_versions_of_a_model_are_charged_to_one_budget(
     assert budget.used == 10
 
 
-async def test_a_version_that_is_not_fit_changes_nothing_and_says_why(
+async def test_faulty_version_changes_nothing_and_reports_its_fault(
     running_one: tuple[httpx.AsyncClient, FastAPI], tmp_path: Path
 ) -> None:
     client, app = running_one
     service: Service = app.state.service
     deployments, rollout = Deployments(service.database), Rollout(service, [])
-    deployments.upsert(second(tmp_path))  # without a share, beside another
+    deployments.upsert(second_version(tmp_path))  # without a share, like the other version
     deployments.upsert(deployment("bare", "1", ModelSettings(bundle=tmp_path / "1", policy="open")))
     deployments.upsert(deployment("gone", "1", ModelSettings(bundle=tmp_path / "gone")))
     await rollout.reconcile()
@@ -257,18 +257,18 @@ async def test_a_version_that_is_not_fit_changes_nothing_and_says_why(
     assert reports["gone1"].fault is not None
     assert (await client.get("/v2/models/digits")).json()["versions"] == ["1"]
     assert (await client.get("/v2/models/bare")).status_code == 404
-    deployments.upsert(second(tmp_path, share=0.5))  # mended: it is tried again
+    deployments.upsert(second_version(tmp_path, share=0.5))  # corrected, so it is tried again
     await rollout.reconcile()
     assert (await client.get("/v2/models/digits")).json()["versions"] == ["1", "2"]
 
 
-async def test_a_bundle_that_is_not_what_was_asked_for_is_not_served(
+async def test_bundle_of_another_version_is_not_served(
     running_one: tuple[httpx.AsyncClient, FastAPI], tmp_path: Path
 ) -> None:
     client, app = running_one
     service: Service = app.state.service
     deployments, rollout = Deployments(service.database), Rollout(service, [])
-    deployments.upsert(deployment("digits", "9", second(tmp_path, share=0.5).settings))
+    deployments.upsert(deployment("digits", "9", second_version(tmp_path, share=0.5).settings))
     for _ in range(2):
         await rollout.reconcile()
     reports = {report.version: report.fault for report in deployments.reports()}
@@ -277,7 +277,7 @@ async def test_a_bundle_that_is_not_what_was_asked_for_is_not_served(
     assert (await client.get("/v2/models/digits")).json()["versions"] == ["1"]
 
 
-async def test_a_server_that_has_stopped_is_not_waited_for(tmp_path: Path) -> None:
+async def test_closed_rollout_has_no_reports(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "1"))
     async with running(settings) as (_, app):
         rollout = Rollout(app.state.service, [])
@@ -288,10 +288,10 @@ async def test_a_server_that_has_stopped_is_not_waited_for(tmp_path: Path) -> No
         assert rollout._process not in ours
 
 
-async def test_a_loaded_version_is_served_again_after_a_restart(tmp_path: Path) -> None:
+async def test_loaded_version_is_served_after_a_restart(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "1"))
     async with running(settings) as (_, app):
-        Deployments(app.state.service.database).upsert(second(tmp_path, share=0.5))
+        Deployments(app.state.service.database).upsert(second_version(tmp_path, share=0.5))
     async with running(settings) as (client, app):
         assert (await client.get("/v2/models/digits")).json()["versions"] == ["1", "2"]
         Deployments(app.state.service.database).upsert(
@@ -301,13 +301,13 @@ async def test_a_loaded_version_is_served_again_after_a_restart(tmp_path: Path) 
         create_app(settings)
 
 
-async def test_P8_a_version_is_of_the_bundle_that_was_there_when_it_was_loaded(
+async def test_P8_bundle_replaced_before_loading_is_not_served(
     running_one: tuple[httpx.AsyncClient, FastAPI], tmp_path: Path
 ) -> None:
     client, app = running_one
     service: Service = app.state.service
     deployments, rollout = Deployments(service.database), Rollout(service, [])
-    desired = second(tmp_path, share=0.5)
+    desired = second_version(tmp_path, share=0.5)
     make_bundle(desired.settings.bundle, version="2", seed=1, policy="stingy:n=5")
     deployments.upsert(desired)
     await rollout.reconcile()
@@ -319,9 +319,9 @@ async def test_P8_a_version_is_of_the_bundle_that_was_there_when_it_was_loaded(
     assert (await client.get("/v2/models/digits")).json()["versions"] == ["1", "2"]
 
 
-async def test_P8_a_loaded_version_is_that_bundle_after_a_restart_too(tmp_path: Path) -> None:
+async def test_P8_bundle_replaced_before_a_restart_is_a_fault(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "1"))
-    desired = second(tmp_path, share=0.5)
+    desired = second_version(tmp_path, share=0.5)
     async with running(settings) as (_, app):
         Deployments(app.state.service.database).upsert(desired)
     async with running(settings) as (client, _):
@@ -331,7 +331,7 @@ async def test_P8_a_loaded_version_is_that_bundle_after_a_restart_too(tmp_path: 
         create_app(settings)
 
 
-async def test_P7_a_version_that_comes_with_another_policy_over_the_same_weights_is_named(
+async def test_P7_loaded_policy_over_same_weights_warns_of_looser(
     running_one: tuple[httpx.AsyncClient, FastAPI],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -345,6 +345,8 @@ async def test_P7_a_version_that_comes_with_another_policy_over_the_same_weights
     )
     await rollout.reconcile()
     (report,) = [report for report in deployments.reports() if report.name == "wide"]
-    said = "digits 1, wide 1 serve the same weights: together they are at least as open as wide 1"
-    assert report.warnings == said
-    assert [record.message for record in caplog.records] == [said]
+    warning = (
+        "digits 1, wide 1 serve the same weights: together they are at least as open as wide 1"
+    )
+    assert report.warnings == warning
+    assert [record.message for record in caplog.records] == [warning]

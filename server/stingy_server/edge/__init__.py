@@ -1,1 +1,1 @@
-"""The HTTP edge: limits, routes and the answers a tier may see."""
+"""The HTTP edge: limits, routes, and the form of answers for each tier."""

@@ -1,6 +1,7 @@
-"""The few routes that are asked all the time, taken before FastAPI looks through all of them.
+"""A shortcut for the few frequent routes, because FastAPI matches a path against every route.
 
-FastAPI knows the same routes, so they are in its document and in its answers to other methods.
+FastAPI has the same routes too. They are therefore in its OpenAPI document, and it answers other
+methods on these paths.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -14,10 +15,11 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class FastPathMiddleware:
-    """ASGI middleware: a POST to one of these paths goes to its handler, all else to the app.
+    """ASGI middleware that sends a POST on a known path to its handler, and the rest to the app.
 
     Args:
-        handlers: by path, such as `/v1/predict/{model}`; `request.path_params` has the names.
+        handlers: the handler of each path, such as `/v1/predict/{model}`. The handler finds the
+            values of the names in `request.path_params`.
     """
 
     def __init__(self, app: ASGIApp, *, handlers: Mapping[str, Handler]) -> None:

@@ -1,8 +1,8 @@
-"""The one layer around every route: a key in, a bounded request in, a record before any byte out.
+"""The guard: the ASGI layer around every route, which checks the key and bounds the request.
 
-Denies by default: whatever path is asked, known or not, only the two probes need no key. Whatever
-is raised behind it ends here, as a refusal with a fixed sentence. Whatever ends without an answer
-is given back.
+It denies by default. Every path, known or not, needs a key, except the two probes. It turns every
+exception behind it into a refusal with a fixed sentence. It refunds a request without an answer.
+The record is in the ledger before the first byte of the response leaves.
 """
 
 import asyncio
@@ -36,21 +36,21 @@ from stingy_server.store.base import StoreUnavailable
 
 log = logging.getLogger("stingy")
 
-CANCELLED = "cancelled"  # an event: nobody waits for an answer any more
+CANCELLED = "cancelled"  # the event of a request that ended without a response
 PROBES = frozenset({"/v2/health/live", "/v2/health/ready"})
 MAX_KEY_LENGTH = 256
-HYGIENE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+SECURITY_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 
 
 class Guard:
-    """ASGI middleware. What passes has `scope["state"]["record"]`, with the caller's key."""
+    """ASGI middleware. It puts the `RequestRecord` of a request into `scope["state"]["record"]`."""
 
     def __init__(self, app: ASGIApp, *, service: Service) -> None:
         self._app = app
         self._service = service
         self._settings = service.settings
         self._in_flight = 0
-        self._body_bytes = 0  # bytes of bodies
+        self._body_bytes = 0  # bytes of all bodies in memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -60,45 +60,47 @@ class Guard:
         scope.setdefault("state", {})["record"] = record
         sender = LedgerSender(self._service, record, scope, send)
         try:
-            await self._answered_or_refused(scope, receive, sender)
+            await self._handle(scope, receive, sender)
         except asyncio.CancelledError:
             if not self._service.draining:
                 raise
-            await sender.refuse(DRAINING)  # its time to drain is over, and the client still there
+            await sender.refuse(DRAINING)  # the drain's time is over, and the client still waits
         finally:
             sender.record_abort()
 
-    async def _answered_or_refused(
-        self, scope: Scope, receive: Receive, sender: "LedgerSender"
-    ) -> None:
-        headers = _headers(scope)
+    async def _handle(self, scope: Scope, receive: Receive, sender: "LedgerSender") -> None:
+        headers = _header_values(scope)
         try:
             probe = scope["path"] in PROBES
             if not probe:
                 await self._authenticate(sender.record, headers.get(b"authorization", []))
-            _check(headers, self._settings)
+            _check_headers(headers, self._settings)
             with (
-                contextlib.nullcontext() if probe else self._place(),
-                self._bounded(receive) as bounded,
+                contextlib.nullcontext() if probe else self._take_place(),
+                self._limit_body(receive) as limited_receive,
             ):
-                await self._app(scope, bounded, sender.send)
+                await self._app(scope, limited_receive, sender.send)
         except ServiceError as error:
             await sender.refuse(error.refusal)
         except StoreUnavailable as error:
             log.error("%s", error)
             await sender.refuse(STORE_UNAVAILABLE)
         except ClientDisconnect:
-            pass  # before its body had come; there is nobody to refuse
-        except Exception as error:  # noqa: BLE001  nothing of it may leave, in whatever text
-            # The type alone: a message may quote what was computed on.
+            pass  # before the whole body arrived, so there is no client to refuse
+        except Exception as error:  # noqa: BLE001  no text of any error may leave
+            # Log only the type, because a message may quote the data.
             log.error("unexpected %s", type(error).__name__)
             await sender.refuse(INTERNAL)
 
     @contextlib.contextmanager
-    def _place(self) -> Iterator[None]:
-        """One of the few places where requests are worked on; without a key nobody takes one.
+    def _take_place(self) -> Iterator[None]:
+        """Take one of the `max_concurrency` places. The caller has authenticated the request.
 
-        What comes before a drain has its place until the end of it, however slow its body is.
+        A request that arrives before a drain keeps its place until it ends, even if its body is
+        slow.
+
+        Raises:
+            ServiceError: draining, or overloaded, if no place is free.
         """
         if self._service.draining:
             raise ServiceError(DRAINING)
@@ -112,8 +114,8 @@ class Guard:
             self._in_flight -= 1
             self._service.metrics.in_flight.dec()
 
-    async def _authenticate(self, record: RequestRecord, given: list[bytes]) -> None:
-        scheme, _, secret = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
+    async def _authenticate(self, record: RequestRecord, values: list[bytes]) -> None:
+        scheme, _, secret = values[0].partition(b" ") if len(values) == 1 else (b"", b"", b"")
         if scheme.lower() != b"bearer" or not 0 < len(secret) <= MAX_KEY_LENGTH:
             raise ServiceError(UNAUTHENTICATED)
         record.secret = secret.decode("latin-1")
@@ -122,20 +124,22 @@ class Guard:
             raise ServiceError(UNAUTHENTICATED)
 
     @contextlib.contextmanager
-    def _bounded(self, receive: Receive) -> Iterator[Receive]:
-        """The body as it really comes: no larger and no slower than allowed, whatever it claims;
-        and with all others no larger than there is room for, until its request has ended.
+    def _limit_body(self, receive: Receive) -> Iterator[Receive]:
+        """Enforce body size, body timeout and the process-wide limit on body memory.
+
+        The received bytes count, not the `content-length` header. They use body memory until the
+        request has ended.
         """
         received = 0
-        until = asyncio.get_running_loop().time() + self._settings.body_timeout_s
-        whole = False
+        deadline = asyncio.get_running_loop().time() + self._settings.body_timeout_s
+        complete = False
 
-        async def bounded() -> Message:
-            nonlocal received, whole
-            if whole:  # what comes after the body is the end of the connection: no hurry there
+        async def limited_receive() -> Message:
+            nonlocal received, complete
+            if complete:  # only the end of the connection can follow, so there is no timeout
                 return await receive()
             try:
-                async with asyncio.timeout_at(until):
+                async with asyncio.timeout_at(deadline):
                     message = await receive()
             except TimeoutError:
                 raise ServiceError(TIMED_OUT) from None
@@ -143,22 +147,21 @@ class Guard:
                 size = len(message.get("body", b""))
                 received += size
                 self._body_bytes += size
-                whole = not message.get("more_body", False)
+                complete = not message.get("more_body", False)
                 if received > self._settings.max_body_bytes:
                     raise ServiceError(TOO_LARGE)
-                if self._body_bytes > max(
-                    self._settings.max_held_bytes, received
-                ):  # alone, each has room
+                # A body that is alone in memory always fits.
+                if self._body_bytes > max(self._settings.max_held_bytes, received):
                     raise ServiceError(OVERLOADED)
             return message
 
         try:
-            yield bounded
+            yield limited_receive
         finally:
             self._body_bytes -= received
 
 
-def _check(headers: dict[bytes, list[bytes]], settings: Settings) -> None:
+def _check_headers(headers: dict[bytes, list[bytes]], settings: Settings) -> None:
     if headers.get(b"content-encoding", [b"identity"])[0].lower() != b"identity":
         raise ServiceError(UNSUPPORTED_ENCODING)
     length = headers.get(b"content-length", [b"0"])[0]
@@ -168,8 +171,8 @@ def _check(headers: dict[bytes, list[bytes]], settings: Settings) -> None:
         raise ServiceError(TOO_LARGE)
 
 
-def _headers(scope: Scope) -> dict[bytes, list[bytes]]:
-    """The values of each header by its name, which ASGI has in lower case."""
+def _header_values(scope: Scope) -> dict[bytes, list[bytes]]:
+    """Collect the values of each header by name. ASGI gives names in lower case."""
     headers: dict[bytes, list[bytes]] = {}
     for name, value in scope["headers"]:
         headers.setdefault(name, []).append(value)
@@ -189,19 +192,19 @@ class LedgerSender:
         self._ended = False
 
     async def refuse(self, refusal: Refusal) -> None:
-        """Answer with a refusal, unless an answer is on its way."""
+        """Send a refusal and refund the request, unless a response has started."""
         if self._started:
             return
-        self._service.give_back(self.record)
+        self._service.refund(self.record)
         self.record.event = refusal.code
         response = error_response(refusal, self.record.request_id)
-        await response(self._scope, _nothing, self.send)
+        await response(self._scope, _disconnect, self.send)
 
     def record_abort(self) -> None:
         """Record a request that ended without a response (client left, or server stopping)."""
         if self._ended:
             return
-        self._service.give_back(self.record)
+        self._service.refund(self.record)
         self.record.event = CANCELLED
         if self._in_ledger:
             entry = self.record.entry(0)
@@ -224,13 +227,13 @@ class LedgerSender:
             await self._send_with_headers(message)
 
     async def _withhold(self) -> None:
-        """Refuse in place of an answer that the ledger cannot record; the charge stays."""
+        """Send a refusal in place of an answer that the ledger cannot record. The charge stays."""
         self._started = self._withheld = self._ended = True
         record = self.record
         record.event, record.answered, record.bits = STORE_UNAVAILABLE.code, 0, 0.0
         self._count(STORE_UNAVAILABLE.status)
         response = error_response(STORE_UNAVAILABLE, record.request_id)
-        await response(self._scope, _nothing, self._send_with_headers)
+        await response(self._scope, _disconnect, self._send_with_headers)
 
     async def _append_entry(self, status: int) -> None:
         if self._in_ledger:
@@ -241,7 +244,7 @@ class LedgerSender:
 
     @property
     def _in_ledger(self) -> bool:
-        # Only who has a key can make the ledger grow; metadata is no query.
+        # Only requests with a key make the ledger grow. A request for metadata is not a query.
         return self.record.key is not None and self._scope["method"] == "POST"
 
     def _count(self, status: int) -> None:
@@ -255,7 +258,7 @@ class LedgerSender:
             extra = {"x-request-id": self.record.request_id, **self.record.headers}
             message["headers"] = [
                 *message["headers"],
-                *HYGIENE,
+                *SECURITY_HEADERS,
                 *((name.encode(), value.encode()) for name, value in extra.items()),
             ]
         await self._send(message)
@@ -263,8 +266,8 @@ class LedgerSender:
 
 def _log_if_failed(appended: asyncio.Future[None]) -> None:
     if (error := appended.exception()) is not None:
-        log.error("not in the ledger: %s", error)
+        log.error("cannot write the ledger entry: %s", error)
 
 
-async def _nothing() -> Message:
+async def _disconnect() -> Message:
     return {"type": "http.disconnect"}

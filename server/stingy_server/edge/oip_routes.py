@@ -51,7 +51,7 @@ async def ready(request: Request) -> Response:
     service: Service = request.app.state.service
     if service.draining:
         raise ServiceError(DRAINING)
-    if service.watch.failed:  # nobody is answered unwatched
+    if service.watch.failed:  # the server gives no answer without the watch
         raise ServiceError(INTERNAL)
     return _json({"ready": True})
 

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says that FastAPI cannot see: bodies of bytes, and our refusals."""
+"""The parts of the OpenAPI document that FastAPI cannot infer: binary bodies and refusals."""
 
 import re
 from typing import Any
@@ -9,7 +9,7 @@ IMAGE_TYPES = ("image/png", "image/jpeg")
 
 
 class Reason(BaseModel):
-    """Why a request was refused."""
+    """The reason of a refusal: its code, its fixed sentence and the request's id."""
 
     code: str
     message: str
@@ -17,19 +17,19 @@ class Reason(BaseModel):
 
 
 class Refused(BaseModel):
-    """The one body of every answer that is none."""
+    """The body of every refusal."""
 
     error: Reason
 
 
-# In place of FastAPI's own form of errors, which is never sent.
+# Replaces FastAPI's own form of errors, which the server never sends.
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
-    "default": {"model": Refused, "description": "A refusal."}
+    "default": {"model": Refused, "description": "The request was refused."}
 }
 
 
 def request_body(path: str, *media_types: str) -> dict[str, Any]:
-    """The path's parameters and a body of one of these types, in OpenAPI's words."""
+    """Describe the path's parameters and a body of one of these types for OpenAPI."""
     schema = {"type": "string", "format": "binary"}
     return {
         "parameters": [

@@ -1,4 +1,4 @@
-"""The plain routes: one image in, its answer out; and what is left of a budget."""
+"""The plain routes: one image in and its answer out, and the use of a budget."""
 
 from functools import partial
 from typing import Any
@@ -42,7 +42,7 @@ async def predict(request: Request) -> Response:
 
 @router.get("/v1/usage", responses={200: {"model": Usage}})
 async def usage(request: Request) -> Response:
-    """What the caller's key may ask, and has asked."""
+    """Return the budget of the caller's key, and the images charged to it."""
     service: Service = request.app.state.service
     key: Key = request.state.record.key
     budget = await service.executor.run(lambda: service.keys.budget(key))

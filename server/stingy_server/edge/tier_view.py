@@ -1,4 +1,4 @@
-"""What one caller sees of a policy: the policy itself, made smaller by the caller's tier."""
+"""The policy as a tier presents it. A tier makes answers smaller and never larger."""
 
 import hashlib
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from stingy_server.settings import Tier
 
 @dataclass(frozen=True)
 class TierView:
-    """The promises of a policy as a tier sees them. `fingerprint` names policy and tier."""
+    """The promises of a policy under a tier. `fingerprint` identifies policy and tier together."""
 
     support: int
     form: ScoreForm
@@ -33,7 +33,7 @@ class TierView:
 
 
 def visible_form(policy: Policy, tier: Tier) -> ScoreForm:
-    """The form in which a tier sees the policy's scores."""
+    """Return the form of the policy's scores under a tier."""
     if tier.scores == "keep" or policy.scores is ScoreForm.NONE:
         return policy.scores
     return ScoreForm(tier.scores)

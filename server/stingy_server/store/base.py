@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 
 class StoreUnavailable(Exception):
-    """The state cannot be read or written; the caller must refuse."""
+    """An error of the state, which cannot be read or written. The caller must refuse."""
 
 
 class Cursor(Protocol):
@@ -22,7 +22,7 @@ class Cursor(Protocol):
 
 
 class Store(Protocol):
-    """The operations that SQLite and PostgreSQL do differently; statements are those of SQLite."""
+    """The operations that SQLite and PostgreSQL do differently. Statements are those of SQLite."""
 
     begin: str
     append_only: str  # the script that makes the ledger append-only
@@ -30,7 +30,7 @@ class Store(Protocol):
     def execute(self, statement: str, values: Any = ()) -> Cursor: ...
 
     def run(self, script: str) -> None:
-        """Run many statements inside the transaction that is open."""
+        """Run the statements of a script inside the open transaction."""
 
     def version(self, pepper: bytes) -> int:
         """Return the version of the schema; 0 if there is none yet."""
@@ -38,7 +38,7 @@ class Store(Protocol):
     def set_version(self, version: int, pepper: bytes) -> None: ...
 
     def lock(self, names: Iterable[str]) -> None:
-        """Wait until no other transaction locks one of the names; lock them until this one ends."""
+        """Lock names until this transaction ends; wait while another transaction locks one."""
 
     def rollback(self) -> None: ...
 

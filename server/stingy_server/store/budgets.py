@@ -1,7 +1,7 @@
-"""Query budgets, of keys and of models, in images: 0 <= used <= total, always and everywhere.
+"""Query budgets of keys and of models, in images: 0 <= used <= total at every time.
 
-One conditional UPDATE both checks and charges, so any number of processes together, on whichever
-hosts, never grant one image too many.
+One conditional UPDATE both checks and charges. Any number of processes, on any number of hosts,
+therefore never grant one image too many.
 """
 
 import time
@@ -16,9 +16,14 @@ DAY_S = 86_400
 
 @dataclass(frozen=True)
 class Budget:
-    """What an owner may ask and has asked, in images; None is no limit.
+    """The limits of an owner and the images charged to it; None is no limit.
 
-    A day is a day of UTC. `day_used` is of the day `day`, counted from 1 January 1970.
+    Attributes:
+        total: images in all.
+        used: images charged in all.
+        day_total: images in a day of UTC.
+        day: the day of the last charge, in days since 1 January 1970.
+        day_used: images charged in `day`.
     """
 
     total: int | None
@@ -28,7 +33,7 @@ class Budget:
     day_used: int
 
     def remaining(self, today: int) -> int | None:
-        """Images left today, or None without any limit."""
+        """Return the images left on the day `today`, or None if there is no limit."""
         left = [] if self.total is None else [self.total - self.used]
         if self.day_total is not None:
             left.append(self.day_total - (self.day_used if self.day >= today else 0))
@@ -37,7 +42,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Reservation:
-    """Images charged to several owners before they are answered."""
+    """A charge of images to one or two owners, made before the images are answered."""
 
     owners: tuple[str, ...]
     images: int
@@ -63,7 +68,7 @@ class Budgets:
         self._database = database
 
     def set(self, owner: str, *, total: int | None, day_total: int | None) -> None:
-        """Give an owner its limits; what it has used stays."""
+        """Set the limits of an owner. The images charged to it stay charged."""
         self._database.execute(
             "INSERT INTO budgets (owner, total, day_total) VALUES (?, ?, ?) "
             "ON CONFLICT (owner) DO UPDATE SET total = excluded.total, "
@@ -80,10 +85,14 @@ class Budgets:
     def reserve(self, owners: Sequence[str], images: int) -> Reservation | None:
         """Charge images to all owners, or to none if one budget does not cover them.
 
+        A day never opens twice. If the clock is set back, the charge counts for the later day.
+
         Args:
             owners: one or two.
+            images: their number.
 
-        Time never runs backwards here: a clock set back finds the later day still open.
+        Returns:
+            The charge, or None if an owner has no budget row or fewer images left.
         """
         day = today()
         first, last = owners[0], owners[-1]
@@ -93,7 +102,10 @@ class Budgets:
         return Reservation((first, last)[:owed], images, day) if charged == owed else None
 
     def refund(self, reservation: Reservation) -> None:
-        """Give back what was reserved for images that were not answered."""
+        """Return the images of a charge to its owners, because they were not answered.
+
+        The daily count changes only if the charge is of the same day.
+        """
         values = {
             "first": reservation.owners[0],
             "last": reservation.owners[-1],
@@ -104,7 +116,7 @@ class Budgets:
 
 
 def today() -> int:
-    """The day of UTC, counted from 1 January 1970."""
+    """Return the present day of UTC, in days since 1 January 1970."""
     return int(time.time() // DAY_S)
 
 
@@ -121,10 +133,11 @@ UPDATE budgets SET
     day = CASE WHEN :today > day THEN :today ELSE day END
 """
 
-# One statement both checks and charges, so it is exact whoever else writes, and a transaction of
-# its own where none is open. By the number of owners; nothing of a request is in the statements.
-# PostgreSQL would count two rows as they were when the statement began: FOR UPDATE, which SQLite
-# does not read, lets it wait for who else charges them, and count them as they are then.
+# The statement for each number of owners. It both checks and charges, so it is exact beside other
+# writers, and it is its own transaction where none is open. It has no text of a request.
+# PostgreSQL would count two rows as they were when the statement began. With FOR UPDATE it waits
+# for other charges of these rows, and counts the rows as they are then. For SQLite, which needs no
+# such wait, FOR UPDATE is in a comment.
 RESERVE = {
     1: f"{CHARGE} WHERE owner = :first AND {COVERED}",
     2: f"{CHARGE} WHERE owner IN (:first, :last) AND 2 = "  # noqa: S608

@@ -1,6 +1,6 @@
 """The state: a file that the processes of one host share, or a PostgreSQL that several hosts share.
 
-Every failure of it is a `StoreUnavailable`, and whoever meets one must refuse.
+Every failure of the state is a `StoreUnavailable`. The caller must then refuse the request.
 """
 
 import contextlib
@@ -16,23 +16,23 @@ from stingy_server.store.schema import FIRST_VERSION, MIGRATIONS, SCHEMA, VERSIO
 
 FILE = "stingy.sqlite3"
 PEPPER = "pepper"
-PEPPER_BYTES = range(16, 65)  # fewer are no secret, and BLAKE2 takes no more
+PEPPER_BYTES = range(16, 65)  # fewer can be guessed, and BLAKE2 takes no more
 
 
 class Database:
-    """The state, and the pepper its digests are made under.
+    """The state, and the pepper under which its digests are made.
 
-    In a file it belongs to the thread that opens it; over a network (`remote`) any thread may use
-    it, and an event loop must not.
+    A file may be used only by the thread that opened it. A store over a network (`remote`) may be
+    used by any thread, but not by an event loop, because a call may wait.
 
     Args:
-        state: the folder with the pepper, and with the file where there is no `store`.
+        state: the folder with the pepper, and with the file if there is no `store`.
         store: the address of a PostgreSQL, as `postgresql://USER:PASSWORD@HOST/NAME`.
-        create: whether a folder that is not there yet is made.
-        lock_timeout_s: how long a write waits for another.
+        create: make the folder if it does not exist.
+        lock_timeout_s: seconds that a write waits for another write.
 
     Raises:
-        StoreUnavailable: from every method, when the store is missing, locked, full or broken.
+        StoreUnavailable: from every method, if the store is missing, locked, full or broken.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Database:
             if store is None:
                 self._store = _Sqlite(state / FILE, lock_timeout_s=lock_timeout_s)
             else:
-                # Here and not above: psycopg is an extra.
+                # Imported here because psycopg is an optional dependency.
                 from stingy_server.store.postgres import Postgres
 
                 self._store = Postgres(store, lock_timeout_s=lock_timeout_s)
@@ -72,7 +72,7 @@ class Database:
             raise StoreUnavailable(
                 f"expected a writable state folder at {state}, got {type(error).__name__}"
             ) from None
-        # One statement; its own transaction outside of `transaction`.
+        # Runs one statement, which is its own transaction outside of `transaction`.
         self.execute = self._store.execute
         try:
             self._prepare(state)
@@ -81,7 +81,7 @@ class Database:
             raise
 
     def reopen(self) -> "Database":
-        """Open the same state once more, for another thread."""
+        """Open the same state a second time, for another thread."""
         state, store = self._opened
         return Database(state, store=store, create=False)
 
@@ -92,9 +92,9 @@ class Database:
     def transaction(self, *, locks: Iterable[str] = ()) -> Iterator[None]:
         """Commit all statements inside, or none.
 
-        A file has one writer at a time. PostgreSQL has many, of which no two lock the same name. A
-        transaction locks the rows that it reads before it writes them, and those whose order other
-        transactions may cross.
+        A file has one writer at a time. PostgreSQL has many writers, but no two of them lock the
+        same name. Two kinds of rows need a lock. The first are rows that the transaction reads and
+        then writes. The second are rows that other transactions may write in another order.
 
         Args:
             locks: names such as "key:1", or "keys" for a whole table.
@@ -126,7 +126,7 @@ class Database:
 
 
 class _Sqlite:
-    """One file, which any number of processes of a host may share."""
+    """A file that any number of processes of one host may share."""
 
     begin = "BEGIN IMMEDIATE"
     append_only = """
@@ -138,7 +138,7 @@ BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 
     def __init__(self, path: Path, *, lock_timeout_s: float) -> None:
         path.touch(mode=0o600)
-        # Autocommit: each statement is a transaction of its own unless one is opened.
+        # Autocommit: outside of an open transaction each statement is its own transaction.
         self._connection = sqlite3.connect(path, timeout=lock_timeout_s, isolation_level=None)
         try:
             self._connection.execute("PRAGMA journal_mode = WAL")
@@ -157,7 +157,7 @@ BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
             raise StoreUnavailable(f"the state failed: {type(error).__name__}") from None
 
     def run(self, script: str) -> None:
-        # One by one: sqlite3's own executescript would commit.
+        # One statement at a time, because sqlite3's executescript would commit.
         statement = ""
         for line in script.splitlines(keepends=True):
             statement += line
@@ -173,15 +173,15 @@ BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
         self.execute(f"PRAGMA user_version = {version}")
 
     def lock(self, names: Iterable[str]) -> None:
-        """Do nothing: a writer has the whole file."""
+        """Do nothing, because a writer locks the whole file."""
 
     def rollback(self) -> None:
-        with contextlib.suppress(sqlite3.Error):  # some failures have rolled back already
+        with contextlib.suppress(sqlite3.Error):  # some failures roll back by themselves
             self._connection.execute("ROLLBACK")
 
 
 def _pepper(path: Path) -> bytes:
-    """The secret that digests are made under, created at the first use."""
+    """Read the secret for the digests; create it at the first use."""
     with contextlib.suppress(FileNotFoundError):
         return path.read_bytes()
     draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
@@ -189,7 +189,7 @@ def _pepper(path: Path) -> bytes:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(secrets.token_bytes(32))
-        # A link is made whole or not at all, so two first starts agree on one pepper.
+        # A link appears whole or not at all, so two first starts agree on one pepper.
         with contextlib.suppress(FileExistsError):
             os.link(draft, path)
     finally:

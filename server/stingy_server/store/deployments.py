@@ -1,7 +1,7 @@
 """The versions to serve beside those of the settings, and the reports of what each process serves.
 
-The command writes the desired versions into the state. Every server on that state reads them, acts,
-and writes a report. Nothing of this can be requested over the network.
+`stingy models` writes the desired versions into the state. Every server on that state reads them,
+loads or unloads them, and writes a report. No request over the network can do this.
 """
 
 import time
@@ -11,12 +11,12 @@ from dataclasses import astuple, dataclass, replace
 from stingy_server.settings import ModelSettings
 from stingy_server.store.database import Database
 
-ALIVE_S = 60.0  # without a report for so long a process is gone; loading takes a while
+ALIVE_S = 60.0  # a process without a report for so long has ended; loading takes a while
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """A version to serve until it is deleted, over restarts too.
+    """A version to serve until it is deleted, also after a restart.
 
     `bundle` is the `bundle_digest` of the bundle that was there when the version was requested. No
     other bundle is served in its place.
@@ -33,10 +33,12 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Report:
-    """One version in one process; `fault` says why it is not in service there.
+    """The state of one version in one process.
 
-    `reported_at` is in seconds since 1970. `warnings` has a line for each set of endpoints that
-    together let out more than each of them.
+    Attributes:
+        fault: why the version is not in service there, or None.
+        reported_at: in seconds since 1970.
+        warnings: a line for each set of endpoints that together let out more than each of them.
     """
 
     process: str
@@ -50,7 +52,7 @@ class Report:
 
 
 class Deployments:
-    """The tables in a database.
+    """The desired versions and the reports in a database.
 
     Raises:
         StoreUnavailable: from every method.
@@ -90,7 +92,7 @@ class Deployments:
         ]
 
     def report(self, process: str, reports: Sequence[Report]) -> None:
-        """Replace the last reports of a process by these."""
+        """Replace the reports of a process. Delete the reports of processes that have ended."""
         with self._database.transaction():
             self._database.execute(
                 "DELETE FROM serving WHERE process = ? OR seen < ?",

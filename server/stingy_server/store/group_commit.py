@@ -20,7 +20,9 @@ Result = TypeVar("Result")
 FLUSH_POLL_S = 0.01
 
 
-class _Entry(NamedTuple, Generic[Item]):  # one a write: a frozen dataclass costs a microsecond more
+class _Entry(
+    NamedTuple, Generic[Item]
+):  # for each write; a frozen dataclass costs a microsecond more
     item: Item
     future: asyncio.Future[Any]
 
@@ -35,9 +37,10 @@ class _BatchFuture(asyncio.Future[Any]):
 
 
 class _StoreQueue(Generic[Item]):
-    """Items queued by an event loop, in order, and processed in batches.
+    """A queue of items that an event loop fills and that is processed in batches, in order.
 
-    A file is processed at the end of the turn in the loop's own thread, a remote store in a thread.
+    If the store is a file, the loop's own thread processes the batch at the end of the turn. If the
+    store is remote, another thread does.
 
     Args:
         database: the store that the batches use.
@@ -126,7 +129,7 @@ class GroupCommit:
     async def run(self, call: Callable[[], Result], *, locks: Collection[str] = ()) -> Result:
         """Return the result of a write after its commit.
 
-        A write that has started is not given up: a task that is cancelled meanwhile receives the
+        A write that has started is not given up. A task that is cancelled meanwhile receives the
         result, and is cancelled at its next wait.
 
         Args:
@@ -143,7 +146,7 @@ class GroupCommit:
             task = asyncio.current_task()
             if task is None or committed.cancelled() or committed.exception() is not None:
                 raise  # nothing was written
-            task.uncancel()  # one for one: a timeout counts the cancellations
+            task.uncancel()  # paired with the next line: a timeout counts the cancellations
             task.cancel()
             return committed.result()
 
@@ -169,10 +172,10 @@ class GroupCommit:
 
 
 class StoreExecutor:
-    """Calls that stay out of the shared transaction: reads, and transactions of their own.
+    """Calls outside of the shared transaction: reads, and calls with a transaction of their own.
 
-    A file is called at once, a remote store in a thread. A call's error is its own. Where a call
-    finds the store gone, the calls behind it in the batch fail without a try.
+    A file is called at once, a remote store in a thread. The error of a call reaches its caller
+    alone. If a call finds the store unavailable, the calls behind it in the batch fail untried.
     """
 
     def __init__(self, database: Database) -> None:
@@ -209,8 +212,8 @@ class BatchedLookup(Generic[Result]):
     A flood of bad keys then costs one query per batch.
 
     Args:
-        find: looks one text up; used with a file, at once.
-        find_all: looks any number of texts up, in their order; used with a remote store.
+        find: looks up one text. It is called at once, if the store is a file.
+        find_all: looks up any number of texts, in their order. It is called if the store is remote.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""API keys. A key is shown once and stored nowhere: the database has its keyed digest.
+"""API keys. A key is shown once and never stored: the database has its keyed digest.
 
-Whether a key is valid is read from the database at every request, so revocation holds at once.
+The server reads a key's validity from the database at every request, so a revocation holds at once.
 """
 
 import hmac
@@ -22,9 +22,11 @@ VALID = f"{SELECT} WHERE digest = ? AND revoked IS NULL"
 
 @dataclass(frozen=True)
 class Key:
-    """What is known of a key, the secret itself excepted.
+    """The stored properties of a key, without its secret text. Times are in UTC.
 
-    `tier` names what it may see at most, `rate` is as "600/minute" in images, times are in UTC.
+    Attributes:
+        tier: the name of the tier that limits its answers.
+        rate: in images, such as "600/minute"; None is no limit.
     """
 
     id: str
@@ -46,7 +48,7 @@ class Keys:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._budgets = Budgets(database)
-        self._under_pepper = hmac.new(database.pepper, digestmod="sha256")
+        self._hmac = hmac.new(database.pepper, digestmod="sha256")
 
     def create(
         self,
@@ -58,14 +60,14 @@ class Keys:
         rate: str | None = None,
         expires: datetime | None = None,
     ) -> tuple[Key, str]:
-        """A new key, and its text, which is told here and never again.
+        """Create a key. Return it and its text, which cannot be read later.
 
         Args:
-            budget: images it may ask in all; None is no limit.
-            per_day: images it may ask in a day of UTC.
+            budget: images in all; None is no limit.
+            per_day: images in a day of UTC; None is no limit.
 
         Raises:
-            ValueError: the name or the rate cannot be used.
+            ValueError: the name or the rate is not valid.
         """
         if not name.isprintable() or not 0 < len(name.strip()) <= MAX_NAME_LENGTH:
             raise ValueError(f"expected a name of 1..{MAX_NAME_LENGTH} printable characters")
@@ -79,7 +81,10 @@ class Keys:
         return key, text
 
     def create_first(self, *, budget: int) -> str | None:
-        """The text of a key, where there is none yet; of several who ask at once, one gets it."""
+        """Create a key if there is none, and return its text.
+
+        If several processes call this at once, one of them gets a text and the others get None.
+        """
         key_id, text = _new_text()
         with self._database.transaction(locks=("keys",)):
             if self._database.execute("SELECT id FROM keys LIMIT 1").fetchone() is not None:
@@ -96,7 +101,10 @@ class Keys:
         self._budgets.set(key_owner(key.id), total=budget, day_total=per_day)
 
     def rotate(self, key_id: str) -> str | None:
-        """A new text for a valid key, whose old one ends here; None where there is none."""
+        """Replace the text of a valid key and return the new one; None if the key is not valid.
+
+        The old text is invalid from now on.
+        """
         _, text = _new_text(key_id)
         changed = self._database.execute(
             "UPDATE keys SET digest = ? WHERE id = ? AND revoked IS NULL",
@@ -105,7 +113,7 @@ class Keys:
         return text if changed.rowcount == 1 else None
 
     def revoke(self, key_id: str) -> bool:
-        """Make a key invalid from now on; False where there is no such valid key."""
+        """Make a key invalid from now on. Return False if there is no such valid key."""
         changed = self._database.execute(
             "UPDATE keys SET revoked = ? WHERE id = ? AND revoked IS NULL",
             (stamp(), key_id),
@@ -113,43 +121,43 @@ class Keys:
         return changed.rowcount == 1
 
     def all(self) -> list[tuple[Key, Budget]]:
-        """Every key with its budget, oldest first, revoked ones too."""
+        """Return every key with its budget, oldest first, revoked keys included."""
         rows = self._database.execute(f"{SELECT} ORDER BY created, id").fetchall()
         return [(key, self.budget(key)) for key in (Key(*row) for row in rows)]
 
     def budget(self, key: Key) -> Budget:
         budget = self._budgets.get(key_owner(key.id))
-        # A key without a budget was never made whole: it may ask nothing.
+        # A key without a budget was not created completely, so it gets no images.
         return budget or Budget(total=0, used=0, day_total=None, day=0, day_used=0)
 
     def authenticate(self, text: str) -> Key | None:
-        """The valid key of this text, or None. Looked up by digest: no secret is compared."""
+        """Return the valid key of a text, or None. Look up a digest; no secret is compared."""
         row = self._database.execute(VALID, (self._digest(text),)).fetchone()
-        return None if row is None else _lasting(Key(*row))
+        return None if row is None else _unless_expired(Key(*row))
 
     def authenticate_all(self, texts: Sequence[str]) -> list[Key | None]:
-        """The same of each text, in one question to the store."""
+        """Return the valid key of each text, or None, with one query to the store."""
         digests = [self._digest(text) for text in texts]
-        # A power of two of places, so that few different statements are ever prepared.
+        # The number of places is a power of two, so that few different statements are prepared.
         places = 1 << (len(digests) - 1).bit_length()
         padded = digests + digests[-1:] * (places - len(digests))
-        rows = self._database.execute(_valid(places), padded)
-        found = {digest: _lasting(Key(*row)) for digest, *row in rows}
+        rows = self._database.execute(_valid_query(places), padded)
+        found = {digest: _unless_expired(Key(*row)) for digest, *row in rows}
         return [found.get(digest) for digest in digests]
 
     def _digest(self, text: str) -> bytes:
-        digest = self._under_pepper.copy()  # a new one each time would cost twice as much
+        digest = self._hmac.copy()  # creating a new one each time would cost twice as much
         digest.update(text.encode("utf-8", "surrogateescape"))
         return digest.digest()
 
 
 @cache
-def _valid(places: int) -> str:
+def _valid_query(places: int) -> str:
     any_of = ", ".join("?" * places)
     return VALID.replace("SELECT", "SELECT digest,").replace("= ?", f"IN ({any_of})")
 
 
-def _lasting(key: Key) -> Key | None:
+def _unless_expired(key: Key) -> Key | None:
     return key if key.expires is None or key.expires > stamp() else None
 
 
@@ -159,6 +167,6 @@ def _new_text(key_id: str | None = None) -> tuple[str, str]:
 
 
 def stamp(moment: datetime | None = None) -> str:
-    """A time, or now, in UTC and in one form, so that times compare as text."""
+    """Format a time, or the present one, in UTC. All times have one form and compare as text."""
     moment = datetime.now(UTC) if moment is None else moment.astimezone(UTC)
     return moment.isoformat(timespec="microseconds")

@@ -1,4 +1,4 @@
-"""Who asked how much: an append-only record of every request, without any output, pixel or key.
+"""The ledger: an append-only record of every request, without any output, pixel or key.
 
 A request whose record cannot be written gets no answer.
 """
@@ -16,12 +16,13 @@ from stingy_server.store.database import Database
 
 @dataclass(frozen=True)
 class Entry:
-    """One request, refusal, or event of the server.
+    """A request, a refusal, or an event of the server.
 
     Attributes:
-        pixels: keyed digest of the images after decoding, hex; equal pixels, equal digest.
-        images, answered: asked and answered, in images.
-        bits: the leak meter's reading, summed over the answered images.
+        pixels: keyed digest of the decoded images, in hex. Equal pixels have equal digests.
+        images: images in the request.
+        answered: images answered.
+        bits: leak bits of the answered images, summed.
         event: "answer", the code of a refusal, "cancelled", "start" or "stop".
     """
 
@@ -40,10 +41,10 @@ class Entry:
     latency_us: int
 
 
-PAGE = 1000  # entries read at once: all of them may be more than the memory holds
+PAGE = 1000  # entries read at once, because all of them may not fit in memory
 _values = attrgetter(*(field.name for field in fields(Entry)))  # astuple would copy deeply
 COLUMNS = ", ".join(field.name for field in fields(Entry))
-# The columns are the fields of the class above; nothing of a request is in the statements.
+# The columns are the fields of the class above. The statement has no text of a request.
 INSERT = f"INSERT INTO ledger ({COLUMNS}) VALUES ({', '.join('?' * len(fields(Entry)))})"  # noqa: S608
 
 
@@ -61,10 +62,10 @@ class Ledger:
         self._database.execute(INSERT, _values(entry))
 
     def entries(self, *, after: int = 0) -> Iterator[tuple[int, Entry]]:
-        """Entries with their numbers, oldest first, beyond the number `after`.
+        """Yield the entries whose numbers are above `after`, with their numbers, oldest first.
 
-        In PostgreSQL an entry that is being written may come to have a lower number than one that
-        was read.
+        In PostgreSQL an entry that is still being written may get a lower number than an entry that
+        was already read.
         """
         while True:
             rows = self._database.execute(
@@ -78,12 +79,12 @@ class Ledger:
             after = rows[-1][0]
 
     def last(self, count: int) -> int:
-        """The number after which the last `count` entries come."""
+        """Return the number that precedes the last `count` entries."""
         (latest,) = self._database.execute("SELECT MAX(seq) FROM ledger").fetchone()
         return max(0, (latest or 0) - count)
 
     def digest(self, images: Pixels) -> str:
-        """The keyed digest of pixels: tells that two requests asked the same, not what."""
-        pixels = np.ascontiguousarray(images)  # hashed in place: 256 images of 224 x 224 are 38 MB
+        """Return the keyed digest of pixels: it shows equal requests, but not their images."""
+        pixels = np.ascontiguousarray(images)  # no copy: 256 images of 224 x 224 are 38 MB
         pepper = self._database.pepper
         return hashlib.blake2b(pixels.data, digest_size=16, key=pepper).hexdigest()

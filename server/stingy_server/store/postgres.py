@@ -1,7 +1,7 @@
 """The state in a PostgreSQL that the servers of several hosts share.
 
-The statements are those for SQLite, translated here and nowhere else. A connection that broke is
-replaced by the next statement outside of a transaction; what was in one does not hold.
+The statements are those for SQLite, and only this module translates them. The next statement
+outside of a transaction replaces a broken connection. The writes of a broken transaction are lost.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from psycopg.pq import TransactionStatus
 
 from stingy_server.store.base import Cursor, StoreUnavailable
 
-# Whoever is silent for so long is gone; the address may say otherwise.
+# A server that is silent for this long counts as gone. The address may set other limits.
 CONNECT = {
     "application_name": "stingy",
     "connect_timeout": 2,
@@ -29,7 +29,8 @@ CONNECT = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
-PATIENCE_S = 10.0  # a statement may take, and a transaction may idle, before the server ends it
+# The server ends a statement that takes longer, and a transaction that idles longer.
+STATEMENT_TIMEOUT_S = 10.0
 TYPES = (
     ("INTEGER PRIMARY KEY AUTOINCREMENT", "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY"),
     ("INTEGER", "BIGINT"),
@@ -40,7 +41,7 @@ TYPES = (
 
 
 class Postgres:
-    """A PostgreSQL, with a connection for each thread that uses it."""
+    """A PostgreSQL database, with one connection for each thread that uses it."""
 
     begin = "BEGIN"
     append_only = """
@@ -55,8 +56,8 @@ FOR EACH STATEMENT EXECUTE FUNCTION ledger_only_grows();
         self._session = (
             "SET default_transaction_isolation = 'read committed';"
             f"SET lock_timeout = '{lock_timeout_s}s';"
-            f"SET statement_timeout = '{max(PATIENCE_S, lock_timeout_s)}s';"
-            f"SET idle_in_transaction_session_timeout = '{PATIENCE_S}s'"
+            f"SET statement_timeout = '{max(STATEMENT_TIMEOUT_S, lock_timeout_s)}s';"
+            f"SET idle_in_transaction_session_timeout = '{STATEMENT_TIMEOUT_S}s'"
         )
         self._of_thread = threading.local()
         self._connections: list[psycopg.Connection[Any]] = []
@@ -73,10 +74,10 @@ FOR EACH STATEMENT EXECUTE FUNCTION ledger_only_grows();
             if not values:
                 done = connection.execute(statement.encode())
             else:
-                done = connection.execute(translated(statement), values)
+                done = connection.execute(translate(statement), values)
         except psycopg.Error as error:
             raise StoreUnavailable(f"the store failed: {type(error).__name__}") from None
-        # Asked to commit what failed before, PostgreSQL rolls back and calls it no error.
+        # PostgreSQL answers the COMMIT of a failed transaction with a rollback and no error.
         if statement == "COMMIT" and done.statusmessage != "COMMIT":
             raise StoreUnavailable("the store failed: nothing was committed")
         return done
@@ -103,7 +104,7 @@ FOR EACH STATEMENT EXECUTE FUNCTION ledger_only_grows();
         self.execute("INSERT INTO stingy VALUES (?, ?)", (version, _pepper_digest(pepper)))
 
     def lock(self, names: Iterable[str]) -> None:
-        # In one order, lest two transactions wait for each other.
+        # Sorted, because two transactions with different orders would wait for each other.
         if numbers := sorted({_number(name) for name in names}):
             self.execute(
                 "SELECT pg_advisory_xact_lock(n) FROM unnest(CAST(? AS BIGINT[])) AS n", (numbers,)
@@ -117,19 +118,19 @@ FOR EACH STATEMENT EXECUTE FUNCTION ledger_only_grows();
             connection.close()
 
     def _connection(self) -> psycopg.Connection[Any]:
-        """The thread's own.
+        """Return the connection of this thread; open one if it has none or a broken one.
 
         Raises:
-            psycopg.Error: there is none to be had.
+            psycopg.Error: no connection can be opened.
         """
-        found: psycopg.Connection[Any] | None = getattr(self._of_thread, "connection", None)
-        if found is not None and not found.closed and not _ended(found):
-            return found
+        current: psycopg.Connection[Any] | None = getattr(self._of_thread, "connection", None)
+        if current is not None and not current.closed and not _closed_by_server(current):
+            return current
         if self._closed:
             raise psycopg.OperationalError
-        if found is not None:
-            found.close()
-            self._connections.remove(found)
+        if current is not None:
+            current.close()
+            self._connections.remove(current)
             self._of_thread.connection = None
         options: dict[str, Any] = {**CONNECT, **conninfo_to_dict(self._address)}
         made: psycopg.Connection[Any] = psycopg.connect(autocommit=True, **options)
@@ -143,8 +144,8 @@ FOR EACH STATEMENT EXECUTE FUNCTION ledger_only_grows();
         return made
 
 
-def _ended(connection: psycopg.Connection[Any]) -> bool:
-    """Whether the server has closed it: to one that asks nothing it has nothing else to say."""
+def _closed_by_server(connection: psycopg.Connection[Any]) -> bool:
+    """Check for a closed connection: the server sends nothing else while no statement runs."""
     if connection.info.transaction_status != TransactionStatus.IDLE:
         return False
     poll = select.poll()
@@ -153,8 +154,8 @@ def _ended(connection: psycopg.Connection[Any]) -> bool:
 
 
 @lru_cache(maxsize=256)
-def translated(statement: str) -> bytes:
-    """A statement with its places as psycopg wants them, and what only PostgreSQL reads."""
+def translate(statement: str) -> bytes:
+    """Convert the placeholders of a statement to psycopg's, and uncomment FOR UPDATE."""
     statement = statement.replace("/* FOR UPDATE */", "FOR UPDATE")
     return re.sub(r":(\w+)", r"%(\1)s", statement).replace("?", "%s").encode()
 

@@ -1,4 +1,4 @@
-"""How fast a key may ask, in images; counted by the library `limits`, here or in Redis."""
+"""The rate limits of keys, in images. The library `limits` counts them, in memory or in Redis."""
 
 import math
 import time
@@ -19,7 +19,13 @@ from stingy_server.errors import (
 
 @dataclass(frozen=True)
 class RateState:
-    """What the `RateLimit-*` headers tell: images a window, images left, seconds to its end."""
+    """The values of the `RateLimit-*` headers.
+
+    Attributes:
+        limit: images in a window.
+        remaining: images left in the window.
+        reset_s: seconds to the end of the window.
+    """
 
     limit: int
     remaining: int
@@ -33,12 +39,12 @@ class Rates:
         store: `memory://` or `redis://...`.
 
     Raises:
-        ConfigurationError: there is no such kind of store here.
+        ConfigurationError: the kind of store is unknown, or its extra is not installed.
     """
 
     def __init__(self, store: str) -> None:
         try:
-            # The library's default for Redis is another client than the one our extra installs.
+            # By default the library takes another Redis client than the one of our extra.
             client = {"implementation": "redispy"} if store.startswith("redis") else {}
             storage = storage_from_string(f"async+{store}", wrap_exceptions=True, **client)
         except (limits.errors.ConfigurationError, ModuleNotFoundError, ValueError):
@@ -49,10 +55,10 @@ class Rates:
         self._items: dict[str, RateLimitItem] = {}
 
     async def charge(self, key_id: str, rate: str, images: int) -> RateState:
-        """Count images against a key's rate, all or nothing.
+        """Charge images to a key's rate, all or nothing.
 
         Raises:
-            ServiceError: rate_limited, or store_unavailable.
+            ServiceError: rate_limited, if the window has fewer images left, or store_unavailable.
         """
         item = self._items.get(rate) or self._items.setdefault(rate, parse(rate))
         try:
@@ -67,10 +73,10 @@ class Rates:
 
 
 def parse_rate(text: str) -> RateLimitItem:
-    """Images a window, such as "600/minute".
+    """Parse a number of images in a window, such as "600/minute".
 
     Raises:
-        ValueError: the text is no rate.
+        ValueError: the text is not a rate.
     """
     try:
         return parse(text)

@@ -1,4 +1,4 @@
-"""The tables, in SQL that SQLite takes as it is and `postgres` with other names of types.
+"""The tables, in the SQL of SQLite. `postgres` replaces the names of types.
 
 A released version is never changed. Each later version is a script in `MIGRATIONS`.
 """
@@ -44,7 +44,7 @@ CREATE TABLE ledger (
     latency_us  INTEGER NOT NULL
 ) STRICT;
 
--- One row for each key that was answered; see key_profiles.py.
+-- One row for each key that got answers; see key_profiles.py.
 CREATE TABLE watch (
     key       TEXT PRIMARY KEY,
     updated   REAL NOT NULL,

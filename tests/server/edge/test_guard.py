@@ -1,4 +1,4 @@
-"""The layer around every route: nothing is inflated, and no request leaves anything behind."""
+"""The guard: compressed bodies are refused, body memory is bounded, and no request leaks."""
 
 import asyncio
 import gc
@@ -24,14 +24,14 @@ MEGABYTES = 64
 BOMBS = {
     "gzip": gzip.compress(bytes(MEGABYTES * 2**20), 9),
     "deflate": zlib.compress(bytes(MEGABYTES * 2**20), 9),
-    "br": bytes(1000),  # refused by its name: what it holds is never looked at
+    "br": bytes(1000),  # refused by its name; the content is never read
     "zstd": bytes(1000),
 }
 
 
 @pytest.mark.parametrize("path", [PREDICT, INFER])
 @pytest.mark.parametrize("encoding", BOMBS)
-async def test_H2_a_compressed_body_is_refused_and_never_inflated(
+async def test_H2_compressed_body_is_refused_and_never_inflated(
     tmp_path: Path, encoding: str, path: str
 ) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
@@ -54,21 +54,23 @@ async def test_H2_a_compressed_body_is_refused_and_never_inflated(
         assert (await client.get("/v1/usage")).json()["used"] == 0
 
 
-async def test_H5_the_bodies_of_all_requests_together_are_bounded(tmp_path: Path) -> None:
+async def test_H5_bodies_of_all_requests_share_one_memory_limit(tmp_path: Path) -> None:
     settings = make_settings(
         tmp_path / "s", make_bundle(tmp_path / "b"), max_body_bytes=60_000, max_held_bytes=100_000
     )
     async with running(settings) as (client, _):
-        for _ in range(3):  # what is held is given back, whatever became of it
-            come, end = asyncio.Event(), asyncio.Event()
+        for _ in range(3):  # body memory is released after every outcome
+            arrived, end = asyncio.Event(), asyncio.Event()
 
-            async def parked(come: asyncio.Event, end: asyncio.Event) -> AsyncIterator[bytes]:
+            async def parked_body(
+                arrived: asyncio.Event, end: asyncio.Event
+            ) -> AsyncIterator[bytes]:
                 yield bytes(60_000)
-                come.set()
+                arrived.set()
                 await end.wait()
 
-            waiting = asyncio.create_task(client.post(PREDICT, content=parked(come, end)))
-            await come.wait()
+            waiting = asyncio.create_task(client.post(PREDICT, content=parked_body(arrived, end)))
+            await arrived.wait()
             assert (await client.post(PREDICT, content=bytes(40_000))).status_code == 415
             refused = await client.post(PREDICT, content=bytes(40_001))
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
@@ -77,14 +79,14 @@ async def test_H5_the_bodies_of_all_requests_together_are_bounded(tmp_path: Path
             assert (await waiting).status_code == 415
 
 
-async def test_H5_a_body_alone_has_room(tmp_path: Path) -> None:
+async def test_H5_single_body_may_exceed_the_memory_limit(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"), max_held_bytes=1)
     async with running(settings) as (client, _):
         assert (await client.post(PREDICT, content=png(IMAGES[0]))).status_code == 200
 
 
-async def mixed(client: httpx.AsyncClient, *, rounds: int) -> int:
-    """Rounds of good requests and of each way to be refused; how many requests that were."""
+async def send_mixed_requests(client: httpx.AsyncClient, *, rounds: int) -> int:
+    """Send rounds of good requests and of each kind of refusal. Return the number of requests."""
     document = {"name": "image", "datatype": "UINT8", "shape": IMAGES.shape}
     tensor = {"inputs": [{**document, "data": IMAGES.ravel().tolist()}]}
     wrong = {"Authorization": "Bearer stingy_wrong"}
@@ -106,31 +108,31 @@ async def mixed(client: httpx.AsyncClient, *, rounds: int) -> int:
     return answered
 
 
-async def blocks(client: httpx.AsyncClient) -> int:
-    """Blocks of memory in use at the quietest of a few moments."""
+async def count_memory_blocks(client: httpx.AsyncClient) -> int:
+    """Count the memory blocks in use, and return the least of a few counts."""
     found = []
     for _ in range(4):
-        await mixed(client, rounds=5)
+        await send_mixed_requests(client, rounds=5)
         gc.collect()
         found.append(sys.getallocatedblocks())
     return min(found)
 
 
-async def test_H11_hundreds_of_requests_leave_nothing_behind(tmp_path: Path) -> None:
+async def test_H11_hundreds_of_requests_leak_no_memory_or_threads(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
 
-    def handles() -> tuple[int, int]:
+    def files_and_threads() -> tuple[int, int]:
         return len(os.listdir("/proc/self/fd")), threading.active_count()
 
     async with running(settings) as (client, _):
-        await mixed(client, rounds=20)  # what has a fixed size fills
-        handles_before, grown = handles(), []
-        for _ in range(2):  # a second look: something of a fixed size may fill meanwhile
-            before = await blocks(client)
-            answered = await mixed(client, rounds=80)
-            grown.append(await blocks(client) - before)
-        files, threads = handles()
-    assert files <= handles_before[0]
-    # A pool starts one of its few threads where the last is not back yet.
-    assert threads <= handles_before[1] + 3
+        await send_mixed_requests(client, rounds=20)  # fills everything of a fixed size
+        before_all, grown = files_and_threads(), []
+        for _ in range(2):  # measured twice: something of a fixed size may fill meanwhile
+            before = await count_memory_blocks(client)
+            answered = await send_mixed_requests(client, rounds=80)
+            grown.append(await count_memory_blocks(client) - before)
+        files, threads = files_and_threads()
+    assert files <= before_all[0]
+    # A pool starts another of its few threads if none is idle yet.
+    assert threads <= before_all[1] + 3
     assert min(grown) < answered / 2

@@ -45,7 +45,7 @@ def test_Q1_four_processes_spend_exactly_the_budget(
     assert used(Budgets(database), key_owner(key.id)) == 5000
 
 
-def test_Q3_a_batch_beyond_a_budget_is_refused_whole(books: Budgets) -> None:
+def test_Q3_batch_over_budget_charges_nothing(books: Budgets) -> None:
     books.set("key:a", total=10, day_total=None)
     assert books.reserve(["key:a"], 3)
     assert books.reserve(["key:a"], 8) is None
@@ -53,7 +53,7 @@ def test_Q3_a_batch_beyond_a_budget_is_refused_whole(books: Budgets) -> None:
     assert books.reserve(["key:a"], 7)
 
 
-def test_all_owners_are_charged_or_none(books: Budgets) -> None:
+def test_owners_are_all_charged_or_none_is(books: Budgets) -> None:
     books.set("key:a", total=None, day_total=None)
     books.set("model:m", total=5, day_total=None)
     assert books.reserve(["key:a", "model:m"], 5)
@@ -63,10 +63,10 @@ def test_all_owners_are_charged_or_none(books: Budgets) -> None:
     assert books.reserve(["key:absent"], 1) is None
 
 
-def test_two_owners_are_charged_or_none_by_many_at_once(
+def test_concurrent_charges_of_two_owners_are_all_or_nothing(
     books: Budgets, store: str | None, tmp_path: Path
 ) -> None:
-    """Each has a budget of its own, and all together one: only the model's row is shared."""
+    """Charge six keys with a budget each and one model budget: only the model's row is shared."""
     books.set("model:m", total=200, day_total=None)
     owners = [f"key:{number}" for number in range(6)]
     for owner in owners:
@@ -82,7 +82,7 @@ def test_two_owners_are_charged_or_none_by_many_at_once(
     assert granted == [used(books, owner) for owner in owners]
 
 
-def test_Q6_a_day_opens_once_whatever_the_clock_does(
+def test_Q6_day_opens_once_even_if_the_clock_is_set_back(
     books: Budgets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     books.set("key:a", total=None, day_total=10)
@@ -97,7 +97,7 @@ def test_Q6_a_day_opens_once_whatever_the_clock_does(
     assert [on_day(day) for day in (5, 5, 6, 5, 6, 7, 6, 7)] == [10, 0, 10, 0, 0, 10, 0, 0]
 
 
-def test_a_refund_after_midnight_opens_no_second_day(
+def test_refund_after_midnight_does_not_add_to_the_new_day(
     books: Budgets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     books.set("key:a", total=100, day_total=10)
@@ -112,7 +112,7 @@ def test_a_refund_after_midnight_opens_no_second_day(
     assert books.reserve(["key:a"], 6)
 
 
-def test_what_remains_is_the_smaller_of_both_limits(books: Budgets) -> None:
+def test_remaining_is_the_smaller_of_total_and_day_limit(books: Budgets) -> None:
     books.set("key:a", total=100, day_total=10)
     books.reserve(["key:a"], 3)
     budget = books.get("key:a")

@@ -1,4 +1,4 @@
-"""Group commit: one transaction a turn, which holds for all in it or for none."""
+"""Group commit: the writes of one event-loop turn are committed together or not at all."""
 
 import asyncio
 import threading
@@ -30,66 +30,68 @@ def used(database: Database) -> int:
     return budget.used
 
 
-async def test_the_writes_of_one_turn_are_one_transaction(
+async def test_writes_of_one_turn_share_a_transaction(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
+    statements: list[str] = []
     execute = database.execute
 
-    def noted(sql: str, values: object = ()) -> object:
-        said.append(sql)
+    def recording(sql: str, values: object = ()) -> object:
+        statements.append(sql)
         return execute(sql, values)
 
-    monkeypatch.setattr(database, "execute", noted)
-    books, writes = Budgets(database), GroupCommit(database)
+    monkeypatch.setattr(database, "execute", recording)
+    budgets, writes = Budgets(database), GroupCommit(database)
     granted = await asyncio.gather(
-        *(writes.run(lambda: books.reserve(["key:a"], 4)) for _ in range(3))
+        *(writes.run(lambda: budgets.reserve(["key:a"], 4)) for _ in range(3))
     )
     assert [reservation is not None for reservation in granted] == [True, True, False]
-    assert (sum("BEGIN" in sql for sql in said), said.count("COMMIT")) == (1, 1)
+    assert (sum("BEGIN" in sql for sql in statements), statements.count("COMMIT")) == (1, 1)
     assert used(database) == 8
 
 
-async def test_a_write_that_fails_fails_its_whole_turn_and_no_other(database: Database) -> None:
-    books, writes = Budgets(database), GroupCommit(database)
+async def test_failed_write_fails_all_writes_of_its_turn_only(database: Database) -> None:
+    budgets, writes = Budgets(database), GroupCommit(database)
 
     def broken() -> None:
         raise StoreUnavailable("expected a disk")
 
     outcomes = await asyncio.gather(
-        writes.run(lambda: books.reserve(["key:a"], 1)), writes.run(broken), return_exceptions=True
+        writes.run(lambda: budgets.reserve(["key:a"], 1)),
+        writes.run(broken),
+        return_exceptions=True,
     )
     assert [type(outcome) for outcome in outcomes] == [StoreUnavailable, StoreUnavailable]
     assert used(database) == 0
-    assert await writes.run(lambda: books.reserve(["key:a"], 1))
+    assert await writes.run(lambda: budgets.reserve(["key:a"], 1))
     assert used(database) == 1
 
 
-async def test_a_fault_of_the_program_leaves_nobody_waiting(database: Database) -> None:
+async def test_exception_in_a_write_reaches_its_caller(database: Database) -> None:
     writes = GroupCommit(database)
     with pytest.raises(ZeroDivisionError):
         await writes.run(lambda: 1 // 0)
     assert await writes.run(lambda: 7) == 7
 
 
-async def test_who_was_cancelled_writes_nothing(database: Database) -> None:
-    books, writes = Budgets(database), GroupCommit(database)
-    gone = asyncio.ensure_future(writes.run(lambda: books.reserve(["key:a"], 1)))
-    await asyncio.sleep(0)  # it waits for the turn's end
-    gone.cancel()
-    assert await writes.run(lambda: books.reserve(["key:a"], 2))
+async def test_write_cancelled_while_queued_is_not_made(database: Database) -> None:
+    budgets, writes = Budgets(database), GroupCommit(database)
+    cancelled_write = asyncio.ensure_future(writes.run(lambda: budgets.reserve(["key:a"], 1)))
+    await asyncio.sleep(0)  # the write is queued for the end of the turn
+    cancelled_write.cancel()
+    assert await writes.run(lambda: budgets.reserve(["key:a"], 2))
     assert used(database) == 2
 
 
-async def test_who_is_cancelled_while_it_is_written_is_told_first(database: Database) -> None:
-    books, writes = Budgets(database), GroupCommit(database)
+async def test_cancelled_caller_first_receives_a_started_write(database: Database) -> None:
+    budgets, writes = Budgets(database), GroupCommit(database)
     outcomes: list[object] = []
 
     async def limited() -> None:
         async with asyncio.timeout(None) as limit:
-            # It cancels once the write has been begun, and before its task has been woken.
+            # It cancels after the write has started, and before the task resumes.
             asyncio.get_running_loop().call_soon(limit.reschedule, 0)
-            outcomes.append(await writes.run(lambda: books.reserve(["key:a"], 1)))
+            outcomes.append(await writes.run(lambda: budgets.reserve(["key:a"], 1)))
             await asyncio.sleep(60)
 
     with pytest.raises(TimeoutError):
@@ -97,11 +99,11 @@ async def test_who_is_cancelled_while_it_is_written_is_told_first(database: Data
     assert len(outcomes) == used(database) == 1
 
 
-async def test_who_is_cancelled_while_a_write_fails_is_cancelled(
+async def test_caller_of_a_failed_write_is_cancelled_at_once(
     database: Database, store: str | None
 ) -> None:
     if store is None:
-        pytest.skip("a file is written within a turn, in which nobody is cancelled")
+        pytest.skip("a file is written within one turn, in which no task can be cancelled")
 
     cancelled = threading.Event()
 
@@ -113,15 +115,15 @@ async def test_who_is_cancelled_while_a_write_fails_is_cancelled(
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await GroupCommit(database).run(slow_and_broken)
-    await asyncio.sleep(0)  # and nothing of it comes later
+    await asyncio.sleep(0)  # no error may come later
 
 
-async def test_who_waits_for_all_writes_waits_for_those_they_lead_to(database: Database) -> None:
-    books, writes = Budgets(database), GroupCommit(database)
+async def test_flush_waits_for_writes_that_follow_from_writes(database: Database) -> None:
+    budgets, writes = Budgets(database), GroupCommit(database)
 
     async def twice() -> None:
         for _ in range(2):
-            await writes.run(lambda: books.reserve(["key:a"], 1))
+            await writes.run(lambda: budgets.reserve(["key:a"], 1))
 
     twice_running = asyncio.ensure_future(twice())
     await writes.flush()
@@ -129,7 +131,7 @@ async def test_who_waits_for_all_writes_waits_for_those_they_lead_to(database: D
     await twice_running
 
 
-async def test_a_failed_commit_leaves_the_database_usable(
+async def test_failed_commit_leaves_the_database_usable(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute = database.execute
@@ -139,43 +141,49 @@ async def test_a_failed_commit_leaves_the_database_usable(
             raise StoreUnavailable("expected room on the disk")
         return execute(sql, values)
 
-    books, writes = Budgets(database), GroupCommit(database)
+    budgets, writes = Budgets(database), GroupCommit(database)
     with monkeypatch.context() as patch:
         patch.setattr(database, "execute", full)
         with pytest.raises(StoreUnavailable):
-            await writes.run(lambda: books.reserve(["key:a"], 1))
+            await writes.run(lambda: budgets.reserve(["key:a"], 1))
     assert used(database) == 0
-    assert await writes.run(lambda: books.reserve(["key:a"], 1))
+    assert await writes.run(lambda: budgets.reserve(["key:a"], 1))
 
 
-async def test_turns_of_several_servers_that_cross_do_not_wait_for_each_other(
+async def test_servers_charging_in_opposite_orders_do_not_deadlock(
     database: Database, store: str | None
 ) -> None:
-    books = Budgets(database)
+    budgets = Budgets(database)
     owners = [f"key:{number}" for number in range(8)]
     for owner in owners:
-        books.set(owner, total=None, day_total=None)
+        budgets.set(owner, total=None, day_total=None)
 
     def turns(chosen: list[str]) -> None:
         async def several() -> None:
             with closing(database.reopen()) as own:
-                writes, budgets = GroupCommit(own), Budgets(own)
+                writes, own_budgets = GroupCommit(own), Budgets(own)
                 for _ in range(25):
                     await asyncio.gather(
-                        *(writes.run(partial(budgets.reserve, [o], 1), locks=[o]) for o in chosen)
+                        *(
+                            writes.run(partial(own_budgets.reserve, [o], 1), locks=[o])
+                            for o in chosen
+                        )
                     )
                 writes.close()
 
         asyncio.run(several())
 
     await asyncio.gather(asyncio.to_thread(turns, owners), asyncio.to_thread(turns, owners[::-1]))
-    assert [budget.used for owner in owners if (budget := books.get(owner))] == [50] * 8
+    assert [budget.used for owner in owners if (budget := budgets.get(owner))] == [50] * 8
 
 
 async def run_behind_a_slow_call(
     executor: StoreExecutor, *calls: Callable[[], object]
 ) -> list[object]:
-    """What each is told, of calls that wait together; a file lets nobody wait."""
+    """Queue calls behind a slow one; return the result or exception of each.
+
+    With a file no call waits.
+    """
     first = asyncio.ensure_future(executor.run(lambda: time.sleep(0.1)))
     await asyncio.sleep(0.01)
     outcomes = await asyncio.gather(*map(executor.run, calls), return_exceptions=True)
@@ -184,48 +192,51 @@ async def run_behind_a_slow_call(
     return list(outcomes)
 
 
-async def test_what_fails_alone_fails_for_nobody_else(database: Database) -> None:
-    books = Budgets(database)
+async def test_failed_call_does_not_fail_other_calls(database: Database) -> None:
+    budgets = Budgets(database)
 
-    def wrote() -> bool:
-        return books.reserve(["key:a"], 1) is not None
+    def write() -> bool:
+        return budgets.reserve(["key:a"], 1) is not None
 
-    outcomes = await run_behind_a_slow_call(StoreExecutor(database), wrote, lambda: 1 // 0, wrote)
+    outcomes = await run_behind_a_slow_call(StoreExecutor(database), write, lambda: 1 // 0, write)
     assert [type(outcome) for outcome in outcomes] == [bool, ZeroDivisionError, bool]
     assert used(database) == 2
 
 
-async def test_who_waits_behind_a_store_that_is_gone_does_not_try_and_who_was_before_has_it(
+async def test_calls_behind_an_unavailable_store_fail_untried(
     database: Database,
 ) -> None:
-    books, tried = Budgets(database), []
+    budgets, tried = Budgets(database), []
 
-    def gone() -> None:
-        tried.append("gone")
+    def unavailable() -> None:
+        tried.append("unavailable")
         raise StoreUnavailable("expected a network")
 
     outcomes = await run_behind_a_slow_call(
-        StoreExecutor(database), lambda: books.reserve(["key:a"], 1) is not None, gone, gone
+        StoreExecutor(database),
+        lambda: budgets.reserve(["key:a"], 1) is not None,
+        unavailable,
+        unavailable,
     )
     assert [type(outcome) for outcome in outcomes] == [bool, StoreUnavailable, StoreUnavailable]
     assert used(database) == 1
     assert len(tried) == (1 if database.remote else 2)
 
 
-async def test_all_who_wait_are_asked_for_in_one_question(database: Database) -> None:
-    questions, others_wait = [], threading.Event()
+async def test_waiting_lookups_share_one_query(database: Database) -> None:
+    queries, others_queued = [], threading.Event()
 
-    def answers(texts: Sequence[str]) -> list[str]:
-        questions.append(tuple(texts))
-        others_wait.wait(60)
+    def find_all(texts: Sequence[str]) -> list[str]:
+        queries.append(tuple(texts))
+        others_queued.wait(60)
         return [text.upper() for text in texts]
 
-    lookup = BatchedLookup(database, str.upper, answers)
+    lookup = BatchedLookup(database, str.upper, find_all)
     first = asyncio.ensure_future(lookup.lookup("a"))
-    await asyncio.sleep(0.01)  # it is being asked for
-    asyncio.get_running_loop().call_later(0.02, others_wait.set)
+    await asyncio.sleep(0.01)  # the first query runs
+    asyncio.get_running_loop().call_later(0.02, others_queued.set)
     assert await asyncio.gather(*(lookup.lookup(text) for text in "bcd")) == ["B", "C", "D"]
     assert await first == "A"
-    # A file answers at once: nobody waits.
-    assert questions == ([("a",), ("b", "c", "d")] if database.remote else [])
+    # With a file each look-up runs at once.
+    assert queries == ([("a",), ("b", "c", "d")] if database.remote else [])
     lookup.close()

@@ -1,4 +1,4 @@
-"""Keys: shown once, kept as digests, valid until revoked, expired or rotated."""
+"""Keys: shown once, stored as digests, valid until revoked, expired or rotated."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def keys(database: Database) -> Keys:
     return Keys(database)
 
 
-def test_a_key_opens_until_it_is_revoked_in_any_process(database: Database, keys: Keys) -> None:
+def test_key_is_valid_until_any_process_revokes_it(database: Database, keys: Keys) -> None:
     key, text = keys.create("k", budget=1)
     with closing(database.reopen()) as other:
         other_keys = Keys(other)
@@ -36,7 +36,7 @@ def test_a_key_opens_until_it_is_revoked_in_any_process(database: Database, keys
         assert not keys.revoke(key.id)
 
 
-def test_a_rotated_key_keeps_its_place_and_loses_its_text(keys: Keys) -> None:
+def test_rotated_key_keeps_its_budget_and_loses_its_old_text(keys: Keys) -> None:
     key, old = keys.create("k", budget=7, tier="partner")
     new = keys.rotate(key.id)
     assert new is not None
@@ -47,7 +47,7 @@ def test_a_rotated_key_keeps_its_place_and_loses_its_text(keys: Keys) -> None:
     assert keys.rotate(key.id) is None
 
 
-def test_a_key_expires(keys: Keys) -> None:
+def test_key_is_invalid_after_its_expiry(keys: Keys) -> None:
     soon = datetime.now(UTC) + timedelta(days=1)
     past = datetime.now(UTC) - timedelta(seconds=1)
     assert keys.authenticate(keys.create("k", budget=1, expires=soon)[1]) is not None
@@ -55,7 +55,7 @@ def test_a_key_expires(keys: Keys) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 9])
-def test_many_are_looked_up_in_one_question_each_as_alone(
+def test_batched_lookup_finds_the_same_keys_in_one_query(
     database: Database, keys: Keys, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = [keys.create("k", budget=1) for _ in range(count)]
@@ -63,20 +63,20 @@ def test_many_are_looked_up_in_one_question_each_as_alone(
     texts = [text for _, text in made] + ["stranger", made[-1][1]]
     one_by_one = [keys.authenticate(text) for text in texts]
     assert one_by_one == [None, *(key for key, _ in made[1:]), None, one_by_one[-1]]
-    questions = []
+    queries = []
     execute = database.execute
 
-    def noted(statement: str, values: object) -> object:
-        questions.append(statement)
+    def recording(statement: str, values: object) -> object:
+        queries.append(statement)
         return execute(statement, values)
 
-    monkeypatch.setattr(database, "execute", noted)
+    monkeypatch.setattr(database, "execute", recording)
     assert keys.authenticate_all(texts) == one_by_one
-    assert len(questions) == 1
+    assert len(queries) == 1
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\nb", "\x1b[31m", "x" * 65])
-def test_names_that_would_spoil_a_table_are_refused(keys: Keys, name: str) -> None:
+def test_unprintable_or_long_names_are_refused(keys: Keys, name: str) -> None:
     with pytest.raises(ValueError, match="expected a name"):
         keys.create(name, budget=1)
     with pytest.raises(ValueError, match="600/minute"):
@@ -85,13 +85,13 @@ def test_names_that_would_spoil_a_table_are_refused(keys: Keys, name: str) -> No
 
 
 @pytest.mark.parametrize("text", ["", "stingy", "stingy_0_x", "' OR 1=1 --", "ключ", "\udc80"])
-def test_A6_anything_else_is_no_key(keys: Keys, text: str) -> None:
+def test_A6_texts_of_no_key_are_not_authenticated(keys: Keys, text: str) -> None:
     keys.create("k", budget=1)
     assert keys.authenticate(text) is None
 
 
 @only_sqlite
-def test_A4_the_key_is_nowhere_on_disk(keys: Keys, tmp_path: Path) -> None:
+def test_A4_key_text_is_nowhere_on_disk(keys: Keys, tmp_path: Path) -> None:
     key, text = keys.create("k", budget=1)
     secret = text.split("_", 2)[2].encode()
     files = [path for path in (tmp_path / "state").iterdir() if path.is_file()]
@@ -102,7 +102,7 @@ def test_A4_the_key_is_nowhere_on_disk(keys: Keys, tmp_path: Path) -> None:
 
 
 @only_sqlite
-def test_A3_a_locked_state_refuses(keys: Keys, tmp_path: Path) -> None:
+def test_A3_locked_state_raises_store_unavailable(keys: Keys, tmp_path: Path) -> None:
     _, text = keys.create("k", budget=5)
     path = tmp_path / "state" / "stingy.sqlite3"
     with (
@@ -116,7 +116,7 @@ def test_A3_a_locked_state_refuses(keys: Keys, tmp_path: Path) -> None:
         assert Keys(impatient).authenticate(text) is not None
 
 
-def test_Q5_a_broken_or_missing_state_is_refused_at_once(tmp_path: Path) -> None:
+def test_Q5_broken_or_missing_state_raises_store_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(StoreUnavailable):
         Database(tmp_path / "file")
@@ -131,21 +131,21 @@ def test_Q5_a_broken_or_missing_state_is_refused_at_once(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("size", [0, 15, 65])
-def test_A4_a_pepper_that_is_no_secret_is_refused(tmp_path: Path, size: int) -> None:
+def test_A4_pepper_of_a_wrong_size_is_refused(tmp_path: Path, size: int) -> None:
     (tmp_path / "pepper").write_bytes(bytes(size))
     with pytest.raises(StoreUnavailable, match=f"16 to 64 bytes .* got {size}"):
         Database(tmp_path)
     assert not (tmp_path / "stingy.sqlite3").exists()
 
 
-def test_the_state_of_another_release_is_not_touched(database: Database) -> None:
+def test_state_of_a_later_release_is_refused(database: Database) -> None:
     later = "UPDATE stingy SET version = 99" if database.remote else "PRAGMA user_version = 99"
     database.execute(later)
     with pytest.raises(StoreUnavailable, match="99"):
         database.reopen()
 
 
-def test_of_several_first_starts_one_makes_the_first_key(
+def test_concurrent_first_starts_create_one_key(
     database: Database, store: str | None, tmp_path: Path
 ) -> None:
     barrier = Barrier(4)

@@ -1,4 +1,4 @@
-"""The ledger: it grows, and that is all it does."""
+"""The ledger: entries can be appended and read, not changed or deleted."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -21,7 +21,7 @@ def database(tmp_path: Path, store: str | None) -> Iterator[Database]:
         yield database
 
 
-def test_entries_come_back_as_they_were(
+def test_entries_are_read_as_they_were_appended(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = Ledger(database)
@@ -35,14 +35,14 @@ def test_entries_come_back_as_they_were(
 
 
 @pytest.mark.parametrize("change", ["UPDATE ledger SET images = 0", "DELETE FROM ledger"])
-def test_O1_nothing_is_changed_or_taken_away(database: Database, change: str) -> None:
+def test_O1_entries_cannot_be_changed_or_deleted(database: Database, change: str) -> None:
     Ledger(database).append(ENTRY)
     with pytest.raises(StoreUnavailable):
         database.execute(change)
     assert len(list(Ledger(database).entries())) == 1
 
 
-def test_equal_pixels_have_equal_digests_under_one_pepper_only(
+def test_equal_pixels_have_equal_digests_only_under_one_pepper(
     database: Database, tmp_path: Path
 ) -> None:
     images = random_images(2)

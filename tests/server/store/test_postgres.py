@@ -1,4 +1,4 @@
-"""PostgreSQL: one store for several hosts, never in the event loop's way, refused while gone."""
+"""PostgreSQL: several hosts share it, it never blocks the event loop, and an outage is a 503."""
 
 import asyncio
 import shutil
@@ -31,8 +31,8 @@ def configured(folder: Path, address: str, **options: Any) -> Any:
     return make_settings(folder / "s", bundle, store=address, **options)
 
 
-async def until(client: httpx.AsyncClient, status: int) -> httpx.Response:
-    """The first answer of this status, within half a minute."""
+async def wait_for_status(client: httpx.AsyncClient, status: int) -> httpx.Response:
+    """Return the first response of this status. Raises TimeoutError after 30 seconds."""
     async with asyncio.timeout(30):
         while True:
             response = await client.post(PATH, content=IMAGE)
@@ -43,7 +43,7 @@ async def until(client: httpx.AsyncClient, status: int) -> httpx.Response:
 
 
 @pytest.mark.anyio
-async def test_a_request_is_answered_charged_and_booked(tmp_path: Path, address: str) -> None:
+async def test_request_is_answered_charged_and_recorded(tmp_path: Path, address: str) -> None:
     async with running(configured(tmp_path, address), budget=2) as (client, app):
         responses = [await client.post(PATH, content=IMAGE) for _ in range(3)]
         assert [response.status_code for response in responses] == [200, 200, 429]
@@ -54,7 +54,7 @@ async def test_a_request_is_answered_charged_and_booked(tmp_path: Path, address:
 
 
 @pytest.mark.anyio
-async def test_many_at_once_are_granted_exactly_what_a_failure_gives_back(
+async def test_concurrent_requests_past_the_deadline_are_all_refunded(
     tmp_path: Path, address: str
 ) -> None:
     bundle = make_bundle(tmp_path / "b", factory="sample_networks:Slow", seconds=0.3)
@@ -66,14 +66,14 @@ async def test_many_at_once_are_granted_exactly_what_a_failure_gives_back(
         assert budget.used == 0
 
 
-def waits(other: Any) -> bool:
-    """Whether some connection waits for a lock."""
+def lock_is_awaited(other: Any) -> bool:
+    """Check whether a connection lock_is_awaited for a lock."""
     found = other.execute("SELECT COUNT(*) FROM pg_locks WHERE NOT granted").fetchone()
     return bool(found[0])
 
 
 @pytest.mark.anyio
-async def test_others_are_served_while_one_waits_for_the_store(
+async def test_request_waiting_for_the_store_does_not_block_others(
     tmp_path: Path, address: str
 ) -> None:
     async with running(configured(tmp_path, address)) as (client, _):
@@ -81,7 +81,7 @@ async def test_others_are_served_while_one_waits_for_the_store(
             other.execute("UPDATE budgets SET used = used")
             waiting = asyncio.create_task(client.post(PATH, content=IMAGE))
             async with asyncio.timeout(30):
-                while not waits(other):
+                while not lock_is_awaited(other):
                     await asyncio.sleep(0.02)
             assert (await client.get("/v1/usage")).status_code == 200
             assert not waiting.done()
@@ -89,7 +89,7 @@ async def test_others_are_served_while_one_waits_for_the_store(
 
 
 @pytest.mark.anyio
-async def test_Q5_a_row_that_stays_locked_is_a_503_in_time(tmp_path: Path, address: str) -> None:
+async def test_Q5_locked_row_is_a_503_after_the_lock_timeout(tmp_path: Path, address: str) -> None:
     async with running(configured(tmp_path, address)) as (client, app):
         with psycopg.connect(address) as other:
             other.execute("UPDATE budgets SET used = used")
@@ -102,7 +102,7 @@ async def test_Q5_a_row_that_stays_locked_is_a_503_in_time(tmp_path: Path, addre
 
 
 @pytest.mark.parametrize("full", ["model:m", "key:b"])
-def test_Q1_who_waited_for_another_charge_counts_it(
+def test_Q1_charge_that_waited_for_another_counts_it(
     tmp_path: Path, address: str, full: str
 ) -> None:
     owners = ["key:b", "model:m"]
@@ -111,21 +111,21 @@ def test_Q1_who_waited_for_another_charge_counts_it(
         psycopg.connect(address) as other,
         ThreadPoolExecutor(1) as thread,
     ):
-        books = Budgets(database)
+        budgets = Budgets(database)
         for owner in owners:
-            books.set(owner, total=1, day_total=None)
+            budgets.set(owner, total=1, day_total=None)
         other.execute("UPDATE budgets SET used = 1 WHERE owner = %s", (full,))
-        reserved = thread.submit(books.reserve, owners, 1)
-        while not waits(other):
+        reserved = thread.submit(budgets.reserve, owners, 1)
+        while not lock_is_awaited(other):
             time.sleep(0.02)
         other.commit()
         assert reserved.result() is None
-        found = {owner: budget.used for owner in owners if (budget := books.get(owner))}
+        found = {owner: budget.used for owner in owners if (budget := budgets.get(owner))}
     assert found == {"key:b": 0, "model:m": 0} | {full: 1}
 
 
 @pytest.mark.anyio
-async def test_Q5_a_store_that_is_gone_refuses_until_it_is_back(
+async def test_Q5_stopped_store_is_a_503_until_it_runs_again(
     tmp_path: Path, address: str, postgres_server: "Running"
 ) -> None:
     async with running(configured(tmp_path, address)) as (client, app):
@@ -139,18 +139,18 @@ async def test_Q5_a_store_that_is_gone_refuses_until_it_is_back(
             assert (await client.get("/v2/health/live")).status_code == 200
         finally:
             postgres_server.start()
-        await until(client, 200)
+        await wait_for_status(client, 200)
         ((_, budget),) = app.state.service.keys.all()
         assert budget.used == 2
-        assert app.state.service.watch.action("somebody") == "none"  # it lives
+        assert app.state.service.watch.action("somebody") == "none"  # the watch has not failed
 
 
-def test_O1_nothing_empties_the_ledger(tmp_path: Path, address: str) -> None:
+def test_O1_ledger_cannot_be_truncated(tmp_path: Path, address: str) -> None:
     with closing(Database(tmp_path, store=address)) as database, pytest.raises(StoreUnavailable):
         database.execute("TRUNCATE ledger")
 
 
-def test_several_first_starts_make_one_set_of_tables(tmp_path: Path, address: str) -> None:
+def test_concurrent_first_starts_create_the_tables_once(tmp_path: Path, address: str) -> None:
     def start(_: int) -> int:
         with closing(Database(tmp_path, store=address, lock_timeout_s=60)) as database:
             return int(database.execute("SELECT COUNT(*) FROM stingy").fetchone()[0])
@@ -159,7 +159,7 @@ def test_several_first_starts_make_one_set_of_tables(tmp_path: Path, address: st
         assert list(threads.map(start, range(6))) == [1] * 6
 
 
-def test_a_server_with_another_pepper_is_refused(tmp_path: Path, address: str) -> None:
+def test_server_with_another_pepper_is_refused(tmp_path: Path, address: str) -> None:
     Database(tmp_path / "one", store=address).close()
     with pytest.raises(StoreUnavailable, match="pepper"):
         Database(tmp_path / "other", store=address)
@@ -167,7 +167,7 @@ def test_a_server_with_another_pepper_is_refused(tmp_path: Path, address: str) -
     Database(tmp_path / "other", store=address).close()
 
 
-def test_a_store_that_is_not_there_is_told_without_its_password(tmp_path: Path) -> None:
+def test_fault_of_an_absent_store_does_not_show_its_password(tmp_path: Path) -> None:
     settings = configured(tmp_path, "postgresql://stingy:s3cret@127.0.0.1:9/stingy")
     with pytest.raises(ConfigurationError) as raised:
         create_app(settings)
@@ -177,7 +177,7 @@ def test_a_store_that_is_not_there_is_told_without_its_password(tmp_path: Path) 
         Database(tmp_path / "absent", store=settings.store, create=False)
 
 
-def test_rates_that_a_server_counts_for_itself_are_warned_of(tmp_path: Path, address: str) -> None:
+def test_rates_in_memory_beside_a_shared_store_are_warned_of(tmp_path: Path, address: str) -> None:
     service = create_app(configured(tmp_path, address)).state.service
     assert any("rate_store" in line for line in summary(service))
     shared = replace(service, settings=configured(tmp_path, address, rate_store="redis://h:1"))
@@ -185,9 +185,7 @@ def test_rates_that_a_server_counts_for_itself_are_warned_of(tmp_path: Path, add
     service.database.close()
 
 
-def test_Q2_two_servers_spend_one_budget_exactly_though_one_is_killed(
-    tmp_path: Path, address: str
-) -> None:
+def test_Q2_two_servers_share_one_budget_exactly_if_one_dies(tmp_path: Path, address: str) -> None:
     bundle = make_bundle(tmp_path / "b")
     key = make_key(tmp_path / "one", store=address, budget=300)
     (tmp_path / "two").mkdir()
@@ -200,7 +198,7 @@ def test_Q2_two_servers_spend_one_budget_exactly_though_one_is_killed(
             for _ in range(times):
                 try:
                     statuses.append(client.post(f"{url}{PATH}", content=IMAGE).status_code)
-                except httpx.TransportError:  # it was killed
+                except httpx.TransportError:  # the server was killed
                     break
         return statuses
 

@@ -1,7 +1,7 @@
 """A state folder that release 0.1.0 wrote: this release opens it and reads all of it.
 
 The folder has two keys, one of them revoked, four requests in the ledger, one key in alarm and one
-deployed version. The pepper and the key are of this fixture alone.
+deployed version. Its pepper and keys are used nowhere else.
 """
 
 import shutil
@@ -44,7 +44,7 @@ def test_keys_of_0_1_0_authenticate(database: Database) -> None:
     assert [found.revoked is None for found, _ in keys.all()] == [True, False]
 
 
-def test_budgets_of_0_1_0_go_on_where_they_were(database: Database) -> None:
+def test_budgets_of_0_1_0_keep_their_charges(database: Database) -> None:
     budgets = Budgets(database)
     owners = [key_owner(KEY_ID), model_owner("digits")]
     assert [found.used for owner in owners if (found := budgets.get(owner))] == [3, 3]
@@ -52,7 +52,7 @@ def test_budgets_of_0_1_0_go_on_where_they_were(database: Database) -> None:
     assert budgets.reserve(owners, 1) is None
 
 
-def test_ledger_of_0_1_0_reads_and_grows(database: Database) -> None:
+def test_ledger_of_0_1_0_can_be_read_and_extended(database: Database) -> None:
     ledger = Ledger(database)
     entries = [entry for _, entry in ledger.entries()]
     events = ["start", "answer", "answer", "answer", "unsupported_image", "stop", "alarm_labels"]
@@ -63,7 +63,7 @@ def test_ledger_of_0_1_0_reads_and_grows(database: Database) -> None:
     assert ledger.last(0) == len(events) + 1
 
 
-def test_alarms_and_deployments_of_0_1_0_hold(database: Database) -> None:
+def test_alarms_and_deployments_of_0_1_0_still_apply(database: Database) -> None:
     profiles = KeyProfileStore(database)
     assert profiles.actions() == {KEY_ID: Action.LABELS}
     assert profiles.get(KEY_ID).near_share == pytest.approx(2 / 3, abs=0.01)
