@@ -126,7 +126,7 @@ def test_remaining_is_the_smaller_of_total_and_day_limit(books: Budgets) -> None
     assert unlimited.used == 3
 
 
-def test_Q9_books(tmp_path: Path, store: str | None) -> None:
+def test_Q9_charges_in_any_order_and_restarts_stay_exact(tmp_path: Path, store: str | None) -> None:
     run_state_machine_as_test(
         lambda: BudgetMachine(tmp_path / "state", store),  # type: ignore[arg-type]  # it is only called
         settings=settings(deadline=None, max_examples=15, stateful_step_count=20),
