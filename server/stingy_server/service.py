@@ -71,7 +71,7 @@ class Service:
     last_writes: list[Callable[[], None]] = field(default_factory=list)
 
     def start(self) -> None:
-        """Start the watch, and record that in the ledger.
+        """Record the start in the ledger and start the watch.
 
         Raises:
             StoreUnavailable: the ledger cannot be written.

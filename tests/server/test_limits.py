@@ -79,7 +79,7 @@ async def test_a_tier_sees_less_of_the_same_answer(tmp_path: Path) -> None:
     assert by_tier["ranks"]["scores"].tolist() == [[1, 2, 3, 4]] * 8
 
 
-async def test_metadata_tells_what_the_tier_will_see(tmp_path: Path) -> None:
+async def test_metadata_describes_what_the_tier_gets(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", policy="stingy:n=4")
     configured = make_settings(tmp_path / "s", bundle, tiers=TIERS)
     fingerprints = set()
@@ -120,7 +120,7 @@ def test_no_tier_ever_sees_more_than_the_policy(
         assert view.form is ScoreForm.NONE
 
 
-async def test_a_rate_holds_and_says_when_to_come_back(tmp_path: Path) -> None:
+async def test_rate_is_enforced_and_says_when_to_return(tmp_path: Path) -> None:
     configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     async with running(configured) as (client, _):
         key = make_key(configured.state, rate="20/hour")
@@ -276,7 +276,7 @@ async def test_H5_too_many_at_once_are_refused(tmp_path: Path) -> None:
         assert {code(r) for r in responses if r.status_code == 503} == {"overloaded"}
 
 
-async def test_H5_who_is_refused_together_is_not_back_together() -> None:
+async def test_H5_clients_refused_at_once_do_not_return_at_once() -> None:
     def retry_after(refusal: Refusal) -> set[str]:
         return {error_response(refusal, "-").headers["retry-after"] for _ in range(200)}
 
@@ -306,7 +306,7 @@ POSTS = {"/v1/predict/digits": png(IMAGES[0]), "/v2/models/digits/infer": orjson
 
 
 @pytest.mark.parametrize("path", POSTS)
-async def test_an_alarm_before_the_end_of_a_body_holds_for_it(
+async def test_alarm_before_the_end_of_a_body_applies_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
@@ -324,7 +324,7 @@ async def test_an_alarm_before_the_end_of_a_body_holds_for_it(
 
 @pytest.mark.parametrize("path", POSTS)
 @pytest.mark.parametrize("end", [Keys.revoke, Keys.rotate])
-async def test_A1_a_key_that_ends_before_its_request_has_come_buys_nothing(
+async def test_A1_key_revoked_before_its_body_ended_buys_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     end: Callable[[Keys, str], object],
@@ -342,7 +342,7 @@ async def test_A1_a_key_that_ends_before_its_request_has_come_buys_nothing(
         assert (entry.event, entry.answered) == ("unauthenticated", 0)
 
 
-async def test_a_key_is_asked_for_once_unless_the_request_took_long(
+async def test_key_is_looked_up_once_unless_the_request_took_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
@@ -363,7 +363,7 @@ async def test_a_key_is_asked_for_once_unless_the_request_took_long(
     assert len(set(looked_up)) == 1
 
 
-async def test_Q4_an_answer_that_the_watch_cannot_see_is_given_back(
+async def test_Q4_answer_that_the_watch_cannot_observe_is_refunded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> None:

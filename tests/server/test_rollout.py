@@ -94,7 +94,7 @@ async def test_a_version_is_loaded_shared_and_unloaded(
     assert noted(service) == ["load", "share", "unload"]
 
 
-async def test_a_version_that_is_wanted_otherwise_than_it_was_is_loaded_anew(
+async def test_version_with_changed_settings_is_loaded_anew(
     service: Service, tmp_path: Path
 ) -> None:
     deployments, rollout = Deployments(service.database), Rollout(service, [])
@@ -113,7 +113,7 @@ async def test_a_version_that_is_wanted_otherwise_than_it_was_is_loaded_anew(
     assert noted(service) == ["load", "unload", "load", "share"]
 
 
-async def test_a_version_that_is_unloaded_while_it_is_loaded_is_not_served(
+async def test_version_unloaded_while_loading_is_not_served(
     service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rollout, threads = Rollout(service, []), model_threads()
@@ -131,7 +131,7 @@ async def test_a_version_that_is_unloaded_while_it_is_loaded_is_not_served(
     assert (noted(service), model_threads()) == ([], threads)
 
 
-async def test_a_process_that_was_starting_does_not_keep_what_is_wanted_no_more(
+async def test_starting_process_drops_a_version_deleted_meanwhile(
     tmp_path: Path,
 ) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "1"))
@@ -175,7 +175,7 @@ async def test_what_the_ledger_could_not_note_is_tried_again_and_noted(
     assert noted(service) == ["load", "share", "unload"]
 
 
-async def test_who_is_still_sending_when_a_version_is_unloaded_is_answered(tmp_path: Path) -> None:
+async def test_request_still_sending_at_an_unload_is_answered(tmp_path: Path) -> None:
     patience = {"body_timeout_s": 5.0, "deadline_s": 1.0}
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "1"), **patience)
     async with running(settings) as (client, app), asyncio.timeout(60):
@@ -262,7 +262,7 @@ async def test_a_version_that_is_not_fit_changes_nothing_and_says_why(
     assert (await client.get("/v2/models/digits")).json()["versions"] == ["1", "2"]
 
 
-async def test_a_bundle_that_is_not_what_was_asked_for_is_not_served(
+async def test_bundle_of_another_name_or_version_is_not_served(
     running_one: tuple[httpx.AsyncClient, FastAPI], tmp_path: Path
 ) -> None:
     client, app = running_one
@@ -301,7 +301,7 @@ async def test_a_loaded_version_is_served_again_after_a_restart(tmp_path: Path) 
         create_app(settings)
 
 
-async def test_P8_a_version_is_of_the_bundle_that_was_there_when_it_was_loaded(
+async def test_P8_version_serves_only_the_bundle_it_was_loaded_from(
     running_one: tuple[httpx.AsyncClient, FastAPI], tmp_path: Path
 ) -> None:
     client, app = running_one
@@ -331,7 +331,7 @@ async def test_P8_a_loaded_version_is_that_bundle_after_a_restart_too(tmp_path: 
         create_app(settings)
 
 
-async def test_P7_a_version_that_comes_with_another_policy_over_the_same_weights_is_named(
+async def test_P7_loaded_version_with_another_policy_is_named(
     running_one: tuple[httpx.AsyncClient, FastAPI],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,

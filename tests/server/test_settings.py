@@ -34,7 +34,7 @@ def test_paths_in_a_file_are_relative_to_it(tmp_path: Path) -> None:
     assert settings.models[0].bundle == tmp_path / "folder" / "bundles" / "a"
 
 
-def test_P6_every_fault_is_told_and_the_rest_is_kept(
+def test_P6_every_fault_is_reported_and_the_rest_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "s.toml"

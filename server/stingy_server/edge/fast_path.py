@@ -1,4 +1,4 @@
-"""The few routes that are asked all the time, taken before FastAPI looks through all of them.
+"""The hot routes, taken before FastAPI looks through all of its routes.
 
 FastAPI knows the same routes, so they are in its document and in its answers to other methods.
 """

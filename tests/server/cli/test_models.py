@@ -22,5 +22,5 @@ ONE = report("1", "label")
         (report("2", "", fault="no file"), "0.5", "processes differ: label; not served: no file"),
     ],
 )
-def test_processes_that_differ_are_told(other: Report, share: str, text: str) -> None:
+def test_list_shows_processes_that_differ(other: Report, share: str, text: str) -> None:
     assert _row([ONE, other]) == ("digits", "2", share, "2", text)

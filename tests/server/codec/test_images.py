@@ -134,7 +134,7 @@ async def test_I2_a_huge_claim_is_refused_before_decoding() -> None:
 
 
 @pytest.mark.parametrize("name", PATHOLOGICAL)
-async def test_I4_a_file_that_would_keep_a_decoder_busy_is_refused_soon(name: str) -> None:
+async def test_I4_file_that_would_keep_a_decoder_busy_is_refused_soon(name: str) -> None:
     start = time.process_time()
     assert await refusal_of(PATHOLOGICAL[name]) is BAD_IMAGE
     assert time.process_time() - start < 1.0
@@ -202,7 +202,7 @@ async def test_I2_a_line_is_not_stretched_into_gigabytes(size: tuple[int, int]) 
     assert error.value.refusal is IMAGE_TOO_LARGE
 
 
-async def test_many_small_pictures_do_not_hold_up_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_small_pictures_do_not_block_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     inline: list[bool] = []
     decoded = images._decoded
 

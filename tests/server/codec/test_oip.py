@@ -221,7 +221,7 @@ def test_H1_lists_in_what_is_not_json_are_not_counted() -> None:
     ],
     ids=["strings", "nested strings", "lists", "objects"],
 )
-def test_H1_json_that_is_no_picture_takes_no_more_memory_than_it_has_bytes(data: Any) -> None:
+def test_H1_json_without_a_picture_takes_bounded_memory(data: Any) -> None:
     document = json.dumps(message({"data": data})).encode()
     tracemalloc.start()
     try:
@@ -248,7 +248,7 @@ def test_H8_whatever_bytes_come_the_answer_is_a_refusal(body: bytes, header: str
         parse_request(body, header, form=ScoreForm.LOG_PROB, max_images=9)
 
 
-def test_no_scores_can_be_asked_of_a_policy_without() -> None:
+def test_policy_without_scores_refuses_score_outputs() -> None:
     assert parse(message(), form=ScoreForm.NONE).outputs == {"indices": False}
     for name in ("scores", "logits"):
         query = {"name": name, "parameters": {"binary_data": True}}

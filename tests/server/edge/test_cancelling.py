@@ -89,7 +89,7 @@ def settings_of(tmp_path: Path, **options: Any) -> Settings:
         pytest.param(2, True, ANSWERED, id="answered and booked"),
     ],
 )
-async def test_Q4_O1_a_request_cut_off_at_a_write_is_given_back_or_answered(
+async def test_Q4_O1_request_cut_at_a_write_is_refunded_or_answered(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     store: str | None,
@@ -122,7 +122,7 @@ async def test_Q4_O1_a_request_cut_off_at_a_write_is_given_back_or_answered(
         assert left < 0 or write == 2
 
 
-async def test_Q4_O1_in_whatever_turn_a_request_is_cut_off_the_books_are_right(
+async def test_Q4_O1_request_cancelled_in_any_turn_is_accounted_right(
     tmp_path: Path,
 ) -> None:
     outcomes = []
@@ -139,7 +139,7 @@ async def test_Q4_O1_in_whatever_turn_a_request_is_cut_off_the_books_are_right(
 
 
 @pytest.mark.parametrize("sent", [(), HALF])
-async def test_Q4_O1_a_request_cut_off_before_its_body_has_come_is_booked(
+async def test_Q4_O1_request_cancelled_before_its_body_is_recorded(
     tmp_path: Path, sent: Sequence[Message]
 ) -> None:
     settings = settings_of(tmp_path)
@@ -150,7 +150,7 @@ async def test_Q4_O1_a_request_cut_off_before_its_body_has_come_is_booked(
         assert await request.outcome() == CUT_OFF
 
 
-async def test_O1_a_client_that_leaves_before_its_body_has_come_is_no_fault_of_the_server(
+async def test_O1_client_that_leaves_before_its_body_logs_no_error(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = settings_of(tmp_path)
@@ -164,7 +164,7 @@ async def test_O1_a_client_that_leaves_before_its_body_has_come_is_no_fault_of_t
     assert caplog.records == []
 
 
-async def test_Q4_a_server_that_stops_writes_what_was_given_back_before_it_closes(
+async def test_Q4_stopping_server_writes_refunds_before_it_closes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str | None
 ) -> None:
     settings = settings_of(tmp_path, store=store)

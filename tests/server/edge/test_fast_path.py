@@ -1,4 +1,4 @@
-"""The lane takes what is asked all the time, and leaves everything else to FastAPI."""
+"""The fast path takes the hot routes and leaves everything else to FastAPI."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from stingy_server.edge import oip_routes, routes
 pytestmark = pytest.mark.anyio
 
 
-async def test_fastapi_documents_every_route_of_the_lane(tmp_path: Path) -> None:
+async def test_fastapi_documents_every_route_of_the_fast_path(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     async with running(settings) as (_, app):
         document = app.openapi()["paths"]
@@ -36,7 +36,7 @@ async def test_what_only_looks_like_its_paths_is_not_its_own(tmp_path: Path) -> 
             assert (await client.post(path, content=b"x")).status_code in (404, 405)
 
 
-async def test_the_document_tells_the_form_of_refusals_that_is_sent(tmp_path: Path) -> None:
+async def test_document_has_the_form_of_refusals_that_is_sent(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     async with running(settings) as (client, app):
         document = app.openapi()

@@ -54,7 +54,7 @@ async def test_H2_a_compressed_body_is_refused_and_never_inflated(
         assert (await client.get("/v1/usage")).json()["used"] == 0
 
 
-async def test_H5_the_bodies_of_all_requests_together_are_bounded(tmp_path: Path) -> None:
+async def test_H5_bodies_of_all_requests_share_one_bound(tmp_path: Path) -> None:
     settings = make_settings(
         tmp_path / "s", make_bundle(tmp_path / "b"), max_body_bytes=60_000, max_held_bytes=100_000
     )
@@ -77,7 +77,7 @@ async def test_H5_the_bodies_of_all_requests_together_are_bounded(tmp_path: Path
             assert (await waiting).status_code == 415
 
 
-async def test_H5_a_body_alone_has_room(tmp_path: Path) -> None:
+async def test_H5_single_body_has_room(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"), max_held_bytes=1)
     async with running(settings) as (client, _):
         assert (await client.post(PREDICT, content=png(IMAGES[0]))).status_code == 200

@@ -76,7 +76,9 @@ async def test_a_request_is_a_span_with_the_model_inside(
     assert all(key.encode() not in body for body in collector.bodies)
 
 
-async def test_nothing_is_told_where_nobody_asked(tmp_path: Path, collector: Collector) -> None:
+async def test_without_a_trace_endpoint_nothing_is_sent(
+    tmp_path: Path, collector: Collector
+) -> None:
     async with running(make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))) as (client, _):
         assert (await client.get("/v2")).is_success
     assert collector.bodies == []
@@ -93,7 +95,7 @@ def test_a_missing_extra_is_a_fault_of_the_settings(
         create_app(settings)
 
 
-async def test_o2_the_framework_tells_no_collector_what_a_client_sent(
+async def test_O2_framework_sends_no_collector_what_a_client_sent(
     tmp_path: Path, collector: Collector
 ) -> None:
     environment = {

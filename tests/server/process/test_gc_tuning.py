@@ -40,7 +40,7 @@ assert all(ref() is None for ref in refs)  # found without being asked
 """
 
 
-def test_a_settled_process_is_not_stopped_for_what_stays_and_finds_what_goes() -> None:
+def test_frozen_process_collects_only_new_garbage() -> None:
     said = subprocess.run(
         [sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True, timeout=120
     )

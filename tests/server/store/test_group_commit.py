@@ -71,7 +71,7 @@ async def test_a_fault_of_the_program_leaves_nobody_waiting(database: Database) 
     assert await writes.run(lambda: 7) == 7
 
 
-async def test_who_was_cancelled_writes_nothing(database: Database) -> None:
+async def test_caller_cancelled_before_the_commit_writes_nothing(database: Database) -> None:
     books, writes = Budgets(database), GroupCommit(database)
     gone = asyncio.ensure_future(writes.run(lambda: books.reserve(["key:a"], 1)))
     await asyncio.sleep(0)  # it waits for the turn's end
@@ -80,7 +80,7 @@ async def test_who_was_cancelled_writes_nothing(database: Database) -> None:
     assert used(database) == 2
 
 
-async def test_who_is_cancelled_while_it_is_written_is_told_first(database: Database) -> None:
+async def test_caller_cancelled_during_its_write_gets_the_result_first(database: Database) -> None:
     books, writes = Budgets(database), GroupCommit(database)
     outcomes: list[object] = []
 
@@ -96,7 +96,7 @@ async def test_who_is_cancelled_while_it_is_written_is_told_first(database: Data
     assert len(outcomes) == used(database) == 1
 
 
-async def test_who_is_cancelled_while_a_write_fails_is_cancelled(
+async def test_caller_cancelled_during_a_failing_write_is_cancelled(
     database: Database, store: str | None
 ) -> None:
     if store is None:
@@ -112,7 +112,7 @@ async def test_who_is_cancelled_while_a_write_fails_is_cancelled(
     await asyncio.sleep(0)  # and nothing of it comes later
 
 
-async def test_who_waits_for_all_writes_waits_for_those_they_lead_to(database: Database) -> None:
+async def test_flush_waits_for_writes_that_follow_writes(database: Database) -> None:
     books, writes = Budgets(database), GroupCommit(database)
 
     async def twice() -> None:
@@ -144,7 +144,7 @@ async def test_a_failed_commit_leaves_the_database_usable(
     assert await writes.run(lambda: books.reserve(["key:a"], 1))
 
 
-async def test_turns_of_several_servers_that_cross_do_not_wait_for_each_other(
+async def test_crossing_turns_of_several_servers_do_not_deadlock(
     database: Database, store: str | None
 ) -> None:
     books = Budgets(database)
@@ -180,7 +180,7 @@ async def run_behind_a_slow_call(
     return list(outcomes)
 
 
-async def test_what_fails_alone_fails_for_nobody_else(database: Database) -> None:
+async def test_failing_call_of_the_executor_fails_no_other(database: Database) -> None:
     books = Budgets(database)
 
     def wrote() -> bool:
@@ -191,7 +191,7 @@ async def test_what_fails_alone_fails_for_nobody_else(database: Database) -> Non
     assert used(database) == 2
 
 
-async def test_who_waits_behind_a_store_that_is_gone_does_not_try_and_who_was_before_has_it(
+async def test_calls_behind_a_lost_store_fail_without_a_try(
     database: Database,
 ) -> None:
     books, tried = Budgets(database), []
@@ -208,7 +208,7 @@ async def test_who_waits_behind_a_store_that_is_gone_does_not_try_and_who_was_be
     assert len(tried) == (1 if database.remote else 2)
 
 
-async def test_all_who_wait_are_asked_for_in_one_question(database: Database) -> None:
+async def test_waiting_look_ups_share_one_query(database: Database) -> None:
     questions = []
 
     def answers(texts: Sequence[str]) -> list[str]:

@@ -55,7 +55,7 @@ def test_a_key_expires(keys: Keys) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 9])
-def test_many_are_looked_up_in_one_question_each_as_alone(
+def test_keys_looked_up_in_one_query_equal_single_look_ups(
     database: Database, keys: Keys, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = [keys.create("k", budget=1) for _ in range(count)]

@@ -54,9 +54,7 @@ async def test_a_request_is_answered_charged_and_booked(tmp_path: Path, address:
 
 
 @pytest.mark.anyio
-async def test_many_at_once_are_granted_exactly_what_a_failure_gives_back(
-    tmp_path: Path, address: str
-) -> None:
+async def test_concurrent_timeouts_are_refunded_exactly(tmp_path: Path, address: str) -> None:
     bundle = make_bundle(tmp_path / "b", factory="sample_networks:Slow", seconds=0.3)
     settings = make_settings(tmp_path / "s", bundle, store=address, deadline_s=0.05)
     async with running(settings, budget=10) as (client, app):
@@ -102,7 +100,7 @@ async def test_Q5_a_row_that_stays_locked_is_a_503_in_time(tmp_path: Path, addre
 
 
 @pytest.mark.parametrize("full", ["model:m", "key:b"])
-def test_Q1_who_waited_for_another_charge_counts_it(
+def test_Q1_charge_that_waited_for_another_counts_it(
     tmp_path: Path, address: str, full: str
 ) -> None:
     owners = ["key:b", "model:m"]
@@ -167,7 +165,7 @@ def test_a_server_with_another_pepper_is_refused(tmp_path: Path, address: str) -
     Database(tmp_path / "other", store=address).close()
 
 
-def test_a_store_that_is_not_there_is_told_without_its_password(tmp_path: Path) -> None:
+def test_missing_store_is_reported_without_its_password(tmp_path: Path) -> None:
     settings = configured(tmp_path, "postgresql://stingy:s3cret@127.0.0.1:9/stingy")
     with pytest.raises(ConfigurationError) as raised:
         create_app(settings)
@@ -185,7 +183,7 @@ def test_rates_that_a_server_counts_for_itself_are_warned_of(tmp_path: Path, add
     service.database.close()
 
 
-def test_Q2_two_servers_spend_one_budget_exactly_though_one_is_killed(
+def test_Q2_two_servers_share_a_budget_exactly_though_one_dies(
     tmp_path: Path, address: str
 ) -> None:
     bundle = make_bundle(tmp_path / "b")

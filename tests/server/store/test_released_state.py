@@ -63,7 +63,7 @@ def test_ledger_of_0_1_0_reads_and_grows(database: Database) -> None:
     assert ledger.last(0) == len(events) + 1
 
 
-def test_alarms_and_deployments_of_0_1_0_hold(database: Database) -> None:
+def test_alarms_and_deployments_of_0_1_0_are_kept(database: Database) -> None:
     profiles = KeyProfileStore(database)
     assert profiles.actions() == {KEY_ID: Action.LABELS}
     assert profiles.get(KEY_ID).near_share == pytest.approx(2 / 3, abs=0.01)
