@@ -102,7 +102,7 @@ def test_every_secret_is_made_and_every_file_is_there(tmp_path: Any) -> None:
         assert {name for name in used if not name.startswith("$")} == set(document[kind]), kind
 
 
-def test_prometheus_asks_where_the_edge_tells() -> None:
+def test_prometheus_scrapes_the_port_of_the_edge() -> None:
     (prometheus,) = documents(DOCKER / "prometheus.yaml")
     (job,) = prometheus["scrape_configs"]
     ((target,),) = [config["targets"] for config in job["static_configs"]]
@@ -127,7 +127,7 @@ def test_grafana_finds_prometheus_and_the_dashboard() -> None:
     assert variable["query"] == datasource["type"]
 
 
-def test_a_health_check_asks_a_port_that_is_there() -> None:
+def test_health_check_uses_a_port_that_is_there() -> None:
     for name, port in (("server", 8080), ("torchserve", 9080)):
         text = (DOCKER / f"{name}.Dockerfile").read_text()
         (check,) = re.findall(r"^HEALTHCHECK .*CMD (\[.*\])$", text, re.MULTILINE)

@@ -48,7 +48,7 @@ def test_M2_no_image_installs_by_other_means(name: str) -> None:
 
 
 @every_image
-def test_M2_the_locks_of_an_image_have_all_that_its_extras_ask_for(name: str) -> None:
+def test_M2_locks_of_an_image_cover_all_its_extras(name: str) -> None:
     had = {name: pin for lock in locks_of(name) for name, pin in pins(lock.read_text()).items()}
     extras = PROJECT["project"]["optional-dependencies"]
     required = [*PROJECT["project"]["dependencies"], *(a for e in NEEDED[name] for a in extras[e])]
@@ -63,7 +63,7 @@ def test_M2_stingy_is_built_by_what_a_lock_has() -> None:
 
 
 @pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
-def test_M2_a_lock_names_no_host_and_has_the_versions_that_are_tested(path: Path) -> None:
+def test_M2_lock_names_no_host_and_pins_the_tested_versions(path: Path) -> None:
     lock = path.read_text()
     assert "://" not in lock
     assert not re.search(r"^-", lock, re.MULTILINE)
@@ -74,9 +74,7 @@ def test_M2_a_lock_names_no_host_and_has_the_versions_that_are_tested(path: Path
 
 
 @pytest.mark.parametrize("index", ["", "https://example.org/cpu"])
-def test_M2_pip_takes_files_by_their_hashes_and_pytorch_alone_from_another_index(
-    index: str, tmp_path: Path
-) -> None:
+def test_M2_pip_checks_hashes_and_takes_only_pytorch_elsewhere(index: str, tmp_path: Path) -> None:
     every = [*packages(locks_of("ray"), tmp_path, index=index), *stingy(tmp_path)]
     installs = [list(map(str, command)) for command in every if "install" in command]
     by_hash = [words for words in installs if "--require-hashes" in words]
@@ -92,7 +90,7 @@ def test_M2_pip_takes_files_by_their_hashes_and_pytorch_alone_from_another_index
     )
 
 
-def test_without_pytorch_and_cuda_a_lock_keeps_every_other_pin_and_hash(tmp_path: Path) -> None:
+def test_lock_without_pytorch_keeps_all_other_pins_and_hashes(tmp_path: Path) -> None:
     lock = LOCKS[0].read_text()
     left, torch = split(lock)
     gone = set(pins(lock)) - set(pins(left))

@@ -49,7 +49,7 @@ def test_U4_a_pod_has_no_rights(name: str) -> None:
 
 
 @every_pod
-def test_U4_secrets_come_by_file_and_only_what_must_be_is_writable(name: str) -> None:
+def test_U4_secrets_come_by_file_and_little_is_writable(name: str) -> None:
     spec = PODS[name]
     kinds = {volume["name"]: next(iter(set(volume) - {"name"})) for volume in spec["volumes"]}
     for container in spec["containers"]:
@@ -94,7 +94,7 @@ def test_U1_a_network_policy_leaves_nothing_open() -> None:
             assert rule["to"]
 
 
-def test_U1_the_model_of_kserve_is_asked_by_its_transformer_alone() -> None:
+def test_U1_only_the_transformer_reaches_the_model_of_kserve() -> None:
     service, policy = MANIFESTS["kserve/inferenceservice.yaml"], MANIFESTS["kserve/network.yaml"]
     name = service["metadata"]["name"]
     owner = {"serving.kserve.io/inferenceservice": name}
@@ -105,7 +105,7 @@ def test_U1_the_model_of_kserve_is_asked_by_its_transformer_alone() -> None:
     assert "egress" not in policy["spec"]
 
 
-def test_what_kserve_adds_to_the_arguments_does_not_reach_the_server() -> None:
+def test_arguments_that_kserve_adds_do_not_reach_the_server() -> None:
     (container,) = PODS["kserve/inferenceservice.yaml"]["containers"]
     assert container["name"] == "kserve-container"
     (script,) = container["args"]
@@ -132,7 +132,7 @@ def test_ray_serves_with_its_fast_ingress_and_not_from_the_head() -> None:
         assert variables["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
 
 
-def test_ray_runs_no_code_of_who_has_no_token() -> None:
+def test_ray_runs_no_code_without_its_token() -> None:
     cluster = MANIFESTS["kuberay/rayservice.yaml"]["spec"]["rayClusterConfig"]
     assert cluster["authOptions"] == {"mode": "token"}
     # Older ones have no such mode, and the operator refuses it for them.

@@ -49,7 +49,7 @@ def test_the_server_knows_the_settings(made: Path) -> None:
     Settings(**settings)
 
 
-def test_redis_starts_with_them_and_asks_for_the_password(made: Path, tmp_path: Path) -> None:
+def test_redis_starts_with_the_secrets_and_demands_the_password(made: Path, tmp_path: Path) -> None:
     if (redis := shutil.which("redis-server")) is None:
         pytest.skip("redis-server is not installed")
     with socket.socket() as probe:

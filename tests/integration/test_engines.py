@@ -153,7 +153,7 @@ def by_ray(folder: Path, bundles: list[Path]) -> RunFiles:
         pytest.param(by_ray, marks=needs_ray()),
     ],
 )
-def test_the_demos_audit_buys_the_same_transfer_set_byte_for_byte(
+def test_demo_audit_buys_the_same_transfer_set_from_each_engine(
     by: Callable[[Path, list[Path]], RunFiles],
     tmp_path: Path,
     bundles: list[Path],
@@ -173,7 +173,7 @@ def needs(name: str) -> pytest.MarkDecorator:
     "runtime",
     [pytest.param(name, marks=needs(name)) for name in ("onnxruntime", "openvino")],
 )
-def test_another_runtime_moves_no_class_and_few_scores_by_one_step(
+def test_runtime_moves_no_class_and_few_scores_by_one_step(
     runtime: str, tmp_path: Path, bundles: list[Path], embedded: RunFiles
 ) -> None:
     """Behind `open`, where all ten scores are told, a runtime may be refused at start-up."""
@@ -184,7 +184,7 @@ def test_another_runtime_moves_no_class_and_few_scores_by_one_step(
 
 
 @needs("onnxruntime")
-def test_fused_artefacts_move_no_class_and_few_scores_by_one_step(
+def test_fused_artefact_moves_no_class_and_few_scores_by_a_step(
     tmp_path: Path, bundles: list[Path], embedded: RunFiles
 ) -> None:
     artefacts = [tmp_path / bundle.name for bundle in bundles]

@@ -99,7 +99,7 @@ def test_the_replicas_are_those_of_the_settings(server: RayServe) -> None:
     assert [len(server.replicas(name)) for name in ("edge", "digits@1", "slow@1")] == [2, 2, 1]
 
 
-def test_U3_a_model_replica_that_dies_under_load_costs_nobody_an_answer_or_a_charge(
+def test_U3_death_of_a_model_replica_costs_no_answer_or_charge(
     server: RayServe, folder: Path
 ) -> None:
     text = key(folder, budget=440)
@@ -113,9 +113,7 @@ def test_U3_a_model_replica_that_dies_under_load_costs_nobody_an_answer_or_a_cha
     assert answered == min(440, during["answered"] + 50) == charged(server.url, text)
 
 
-def test_U3_an_edge_replica_that_dies_under_load_gives_no_image_away(
-    server: RayServe, folder: Path
-) -> None:
+def test_U3_death_of_an_edge_replica_gives_no_image_away(server: RayServe, folder: Path) -> None:
     text = key(folder)
     during, after = query_while(server, text, killing="edge")
     assert after["answered"] == 50, after
@@ -124,9 +122,7 @@ def test_U3_an_edge_replica_that_dies_under_load_gives_no_image_away(
     assert answered >= 200
 
 
-def test_a_full_queue_is_503_and_what_is_not_answered_is_not_charged(
-    server: RayServe, folder: Path
-) -> None:
+def test_full_queue_is_503_and_charges_nothing(server: RayServe, folder: Path) -> None:
     text = key(folder)
 
     def one(_: int) -> str:
@@ -162,9 +158,7 @@ def test_a_replica_that_hangs_is_504_in_time_and_not_charged(
         client.predict(IMAGES[0], model="slow")
 
 
-def test_Q_without_the_state_nothing_is_answered_and_afterwards_it_is(
-    server: RayServe, folder: Path
-) -> None:
+def test_Q_lost_state_refuses_and_recovered_state_answers(server: RayServe, folder: Path) -> None:
     text = key(folder)
     with closing(sqlite3.connect(folder / "state" / FILE, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -173,20 +167,20 @@ def test_Q_without_the_state_nothing_is_answered_and_afterwards_it_is(
     assert query(server.url, text, tries=4) == {"answered": 4}
 
 
-def test_Q_without_the_store_of_rates_a_key_with_a_rate_is_refused(
+def test_Q_key_with_a_rate_is_refused_without_the_rate_store(
     server: RayServe, folder: Path
 ) -> None:
     assert query(server.url, key(folder, rate="600/minute"), tries=2) == {"store_unavailable": 2}
 
 
-def test_A_no_key_no_answer_and_what_ray_tells_is_the_route_alone(server: RayServe) -> None:
+def test_A_no_answer_without_key_and_ray_shows_only_its_route(server: RayServe) -> None:
     for method, path in [("POST", "/v1/predict/digits"), ("GET", "/v1/usage"), ("GET", "/docs")]:
         response = httpx.request(method, server.url + path, content=png(IMAGES[0]))
         assert (response.status_code, response.json()["error"]["code"]) == (401, "unauthenticated")
     assert httpx.get(f"{server.url}/-/routes").json() == {"/": "default"}
 
 
-def test_an_upgrade_goes_on_under_load_and_every_answer_is_within_one_policy_or_the_other(
+def test_upgrade_under_load_answers_within_one_of_both_policies(
     server: RayServe, folder: Path
 ) -> None:
     """The last test: afterwards another policy is served."""

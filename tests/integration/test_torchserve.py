@@ -83,9 +83,7 @@ ROUTES = (
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("route", ROUTES)
-def test_U2_asked_directly_it_tells_at_most_n_values_of_a_file(
-    server: TorchServe, route: str
-) -> None:
+def test_U2_direct_query_with_a_file_gets_at_most_n_values(server: TorchServe, route: str) -> None:
     response = httpx.post(
         server.url + route,
         content=png(IMAGES[0]),
@@ -100,7 +98,7 @@ def test_U2_asked_directly_it_tells_at_most_n_values_of_a_file(
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("route", ROUTES)
-def test_U2_asked_directly_it_tells_at_most_n_values_of_a_tensor(
+def test_U2_direct_query_with_a_tensor_gets_at_most_n_values(
     server: TorchServe, route: str
 ) -> None:
     response = httpx.post(server.url + route, json=question(), headers=server.token())
@@ -121,7 +119,7 @@ def field(number: int, content: bytes) -> bytes:
     return bytes([number << 3 | 2]) + size + content
 
 
-def test_U2_asked_by_grpc_it_tells_at_most_n_values_too(server: TorchServe) -> None:
+def test_U2_direct_query_by_grpc_gets_at_most_n_values(server: TorchServe) -> None:
     grpc = pytest.importorskip("grpc", reason="needs grpcio: make test-integration")
     image = field(1, b"data") + field(2, png(IMAGES[0]))
     request = field(1, b"digits") + field(3, image)
@@ -176,7 +174,7 @@ def test_U1_no_key_no_answer_and_no_model_can_be_added(server: TorchServe) -> No
     assert server.key_file.stat().st_mode & 0o077 == 0
 
 
-def test_U1_it_listens_on_loopback_alone(server: TorchServe) -> None:
+def test_U1_it_listens_only_on_loopback(server: TorchServe) -> None:
     for port in range(server.port, server.port + 5):
         with socket.create_connection(("127.0.0.1", port), timeout=5):
             pass
@@ -202,7 +200,7 @@ def test_what_it_cannot_read_it_refuses_in_a_sentence(
     assert response.json()["error"]["code"] == code
 
 
-def test_L4_a_network_that_fails_tells_nothing_neither_here_nor_in_the_log(
+def test_L4_failing_network_reveals_nothing_in_answer_or_log(
     server: TorchServe,
 ) -> None:
     image = IMAGES[0].copy()
@@ -223,7 +221,7 @@ in_this_process = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExc
 
 
 @in_this_process
-def test_requests_that_torchserve_gathers_are_answered_each_on_its_own(
+def test_requests_batched_by_torchserve_fail_independently(
     bundles: dict[str, Path],
 ) -> None:
     from ts.context import Context, RequestProcessor
@@ -260,7 +258,7 @@ async def test_an_edge_before_it_answers_and_charges(
         assert (await client.get("/v1/usage")).json()["used"] == 4
 
 
-async def test_an_edge_goes_on_after_a_restart_and_refunds_what_is_not_answered(
+async def test_edge_survives_an_upstream_restart_and_refunds(
     server: TorchServe, bundles: dict[str, Path], tmp_path: Path
 ) -> None:
     settings = behind(server, bundles["digits"], tmp_path / "state")
@@ -278,7 +276,7 @@ async def test_an_edge_goes_on_after_a_restart_and_refunds_what_is_not_answered(
         server.restart()
 
 
-def test_an_edge_with_another_policy_than_the_archive_does_not_start(
+def test_edge_with_another_policy_than_its_archive_ends(
     server: TorchServe, bundles: dict[str, Path], tmp_path: Path
 ) -> None:
     for policy in ("stingy:n=2", "stingy:n=4", "label"):

@@ -75,7 +75,7 @@ def test_curl_sends_a_picture(expected: Expected, tmp_path: Path, how: list[str]
     assert [entry["index"] for entry in answer["answers"][0]["classes"]] == expected.indices[0]
 
 
-def test_curl_sends_a_tensor_and_is_told_of_a_wrong_key(expected: Expected) -> None:
+def test_curl_sends_a_tensor_and_gets_401_for_a_wrong_key(expected: Expected) -> None:
     tensor = {"name": "image", "datatype": "UINT8", "shape": IMAGES.shape}
     document = {"inputs": [{**tensor, "data": IMAGES.ravel().tolist()}]}
     content = json.dumps(document).encode()

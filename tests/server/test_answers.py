@@ -46,7 +46,7 @@ async def test_every_way_to_send_a_picture_gets_the_same_answer(tmp_path: Path) 
         assert body["scores"]["data"] == [entry["score"] for entry in classes]
 
 
-async def test_a_label_policy_tells_no_score(tmp_path: Path) -> None:
+async def test_label_policy_sends_no_score(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b", policy="label"))
     async with running(settings) as (client, _):
         plain = (await client.post("/v1/predict/digits", content=png(IMAGES[0]))).json()
@@ -56,7 +56,7 @@ async def test_a_label_policy_tells_no_score(tmp_path: Path) -> None:
         assert [output["name"] for output in metadata["outputs"]] == ["indices"]
 
 
-async def test_metadata_tells_the_policy(tmp_path: Path) -> None:
+async def test_metadata_describes_the_policy(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b", policy="stingy:ratio=0.3"))
     async with running(settings) as (client, _):
         body = (await client.get("/v2/models/digits/versions/1")).json()
@@ -108,7 +108,7 @@ async def test_P5_one_image_has_one_answer_in_strict_mode(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("policy", ["stingy:n=3", "stingy:n=3,scores=logit", "ranked_labels:n=3"])
 @pytest.mark.parametrize("num_classes", [10, 1000])
-async def test_L1_twin_teachers_cannot_be_told_apart(
+async def test_L1_twin_teachers_are_indistinguishable(
     tmp_path: Path, policy: str, num_classes: int
 ) -> None:
     async def everything(variant: int) -> list[tuple[int, bytes, dict[str, str]]]:
@@ -168,7 +168,7 @@ async def test_L4_a_refused_answer_shows_nothing_of_the_row(tmp_path: Path) -> N
         assert not any(character.isdigit() for character in response.json()["error"]["message"])
 
 
-async def test_L6_the_size_of_an_answer_depends_on_the_policy_alone(tmp_path: Path) -> None:
+async def test_L6_size_of_an_answer_depends_only_on_the_policy(tmp_path: Path) -> None:
     sizes = set()
     for num_classes in (10, 1000):
         bundle = make_bundle(

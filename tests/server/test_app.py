@@ -38,7 +38,7 @@ async def test_a_draining_server_is_not_ready_and_takes_no_more(tmp_path: Path) 
         assert await used(client) == 0
 
 
-def test_P6_every_fault_of_every_model_is_told_before_anything_is_served(tmp_path: Path) -> None:
+def test_P6_all_faults_of_all_models_are_reported_before_serving(tmp_path: Path) -> None:
     sound = make_bundle(tmp_path / "sound")
     changed = make_bundle(tmp_path / "changed", name="changed")
     weights = bytearray((changed / "weights.safetensors").read_bytes())
@@ -67,7 +67,7 @@ def test_P6_every_fault_of_every_model_is_told_before_anything_is_served(tmp_pat
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyError, RecursionError, AssertionError])
-def test_P6_a_factory_that_raises_whatever_it_is_is_a_fault_of_its_bundle(
+def test_P6_factory_that_raises_is_a_fault_of_its_bundle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))

@@ -44,7 +44,7 @@ async def test_A1_no_route_opens_without_a_valid_key(
         await assert_closed(client, doors(app), headers)
 
 
-async def test_A2_a_second_authorization_or_hostile_host_changes_nothing(tmp_path: Path) -> None:
+async def test_A2_second_authorization_or_hostile_host_changes_nothing(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     async with running(settings) as (client, _):
         key = client.headers["Authorization"]

@@ -131,7 +131,7 @@ def test_Q4_a_client_that_leaves_pays(tmp_path: Path) -> None:
     assert booked == ["start", "answer", "stop"]
 
 
-def test_H6_what_is_in_flight_is_answered_and_nothing_new_is_taken(tmp_path: Path) -> None:
+def test_H6_draining_answers_in_flight_and_takes_nothing_new(tmp_path: Path) -> None:
     bundle = slow_bundle(tmp_path / "bundle", seconds=2.0)
     state = tmp_path / "state"
     key = make_key(state)

@@ -73,7 +73,7 @@ def test_H4_hostile_heads_are_refused_and_the_connection_ends(
         "*",
     ],
 )
-def test_A2_no_form_of_the_target_and_no_forwarding_header_opens_a_route(
+def test_A2_no_target_form_or_forwarding_header_opens_a_route(
     server: tuple[str, str], target: str
 ) -> None:
     lines = (

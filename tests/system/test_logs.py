@@ -27,7 +27,7 @@ def send(url: str, *parts: bytes) -> None:
             return
 
 
-def test_O2_nothing_of_a_request_reaches_the_logs_or_breaks_a_line(tmp_path: Path) -> None:
+def test_O2_no_request_content_reaches_logs_or_breaks_a_line(tmp_path: Path) -> None:
     forged = FORGED.encode()
     bundle = make_bundle(tmp_path / "b", factory="sample_networks:Fragile")
     state = tmp_path / "s"

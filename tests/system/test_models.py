@@ -55,7 +55,7 @@ def test_a_version_comes_and_goes_in_a_running_server(tmp_path: Path) -> None:
     assert "no server runs" in models("load", second, "--share", "1", state=state).stdout
 
 
-def test_P7_a_second_policy_over_the_same_weights_is_named_when_it_is_loaded(
+def test_P7_second_policy_over_one_model_is_named_when_loaded(
     tmp_path: Path,
 ) -> None:
     state = tmp_path / "state"

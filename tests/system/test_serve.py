@@ -228,7 +228,7 @@ def test_P6_a_faulty_configuration_ends_before_listening(tmp_path: Path, bundle:
     assert "Traceback" not in done.stderr
 
 
-def test_a_taken_port_is_told(server: tuple[str, Path], bundle: Path) -> None:
+def test_taken_port_is_reported(server: tuple[str, Path], bundle: Path) -> None:
     url, state = server
     port = str(httpx.URL(url).port)
     done = stingy("serve", bundle, "--state", state, "--port", port)

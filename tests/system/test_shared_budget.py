@@ -58,7 +58,7 @@ def redis(tmp_path: Path) -> Iterator[str]:
     process.wait()
 
 
-def test_several_workers_share_one_budget_one_rate_and_their_counters(
+def test_workers_share_one_budget_one_rate_and_their_counters(
     tmp_path: Path, bundle: Path, redis: str
 ) -> None:
     state, metrics_port = tmp_path / "state", free_port()

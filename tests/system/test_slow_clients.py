@@ -71,7 +71,7 @@ def test_H3_a_trickled_head_after_an_answer_is_closed_too(server: tuple[str, str
         assert trickle(connection, head(key, "X-A: " + "a" * 1000), every_s=0.05) < 20
 
 
-def test_H3_who_sends_empty_lines_after_an_answer_is_cut_off(server: tuple[str, str]) -> None:
+def test_H3_client_that_sends_only_empty_lines_is_disconnected(server: tuple[str, str]) -> None:
     url, _ = server
     with connected(url) as connection:
         connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -79,7 +79,7 @@ def test_H3_who_sends_empty_lines_after_an_answer_is_cut_off(server: tuple[str, 
         assert trickle(connection, b"\r\n" * 500, every_s=0.02) < 15
 
 
-def test_H3_who_has_no_key_holds_no_connection_with_a_body_to_come(
+def test_H3_client_without_key_keeps_no_connection_for_its_body(
     server: tuple[str, str],
 ) -> None:
     for sent in (b"x", b"x" * 1000):  # then silent, or a byte at a time
@@ -93,7 +93,7 @@ def test_H3_who_has_no_key_holds_no_connection_with_a_body_to_come(
                 assert 1.5 < trickle(connection, sent, every_s=0.02) < 15
 
 
-def test_H12_a_body_that_is_refused_at_once_may_end_and_the_connection_goes_on(
+def test_H12_connection_survives_a_body_refused_before_its_end(
     server: tuple[str, str],
 ) -> None:
     url, key = server
@@ -152,7 +152,7 @@ def test_H12_many_requests_sent_at_once_are_all_answered(server: tuple[str, str]
             assert more, "closed before all were answered"
 
 
-def test_H3_who_never_reads_is_cut_off(server: tuple[str, str]) -> None:
+def test_H3_client_that_never_reads_is_disconnected(server: tuple[str, str]) -> None:
     with deaf(server[0]) as connection:
         send_requests(connection)
         while server_end(connection):
@@ -160,7 +160,9 @@ def test_H3_who_never_reads_is_cut_off(server: tuple[str, str]) -> None:
         assert 0 < until_closed(connection).count(b"HTTP/1.1 401") < REQUESTS
 
 
-def test_H5_who_never_reads_takes_no_place_without_a_key(bundle: Path, tmp_path: Path) -> None:
+def test_H5_client_that_never_reads_takes_no_slot_without_a_key(
+    bundle: Path, tmp_path: Path
+) -> None:
     state = tmp_path / "state"
     key = make_key(state)
     with served(bundle, state=state, STINGY_MAX_CONCURRENCY="1") as (url, _), ExitStack() as stuck:

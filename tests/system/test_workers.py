@@ -116,7 +116,7 @@ class RequestThread(threading.Thread):
             return
 
 
-def test_P8_a_replacement_serves_what_was_served_at_the_start_or_nothing(tmp_path: Path) -> None:
+def test_P8_replacement_worker_serves_the_first_bundles_or_ends(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", policy="stingy:n=2")
     manifest = (bundle / "model.json").read_text()
     state = tmp_path / "state"
@@ -138,7 +138,7 @@ def test_P8_a_replacement_serves_what_was_served_at_the_start_or_nothing(tmp_pat
     assert process.returncode == 0
 
 
-def test_H7_a_server_none_of_whose_workers_can_be_replaced_ends_with_a_fault(
+def test_H7_server_without_replaceable_workers_ends_with_a_fault(
     tmp_path: Path,
 ) -> None:
     bundle = make_bundle(tmp_path / "b")
@@ -175,7 +175,7 @@ def test_Q8_a_killed_worker_works_on_nothing_any_more(tmp_path: Path) -> None:
         until(lambda: in_flight() == 0)
 
 
-def test_H6_workers_answer_what_is_in_flight_though_the_signal_reaches_all(tmp_path: Path) -> None:
+def test_H6_signal_to_all_processes_still_lets_workers_answer(tmp_path: Path) -> None:
     state = tmp_path / "state"
     key = make_key(state)
     slow = make_bundle(tmp_path / "b", factory="sample_networks:Slow", seconds=2.0)

@@ -53,7 +53,7 @@ def test_near_duplicates_are_found_within_one_batch_too() -> None:
     assert compare(HashIndex(), both).near == 10
 
 
-def test_other_images_are_no_near_duplicates_and_repeats_are_counted_apart() -> None:
+def test_other_images_and_repeats_are_no_near_duplicates() -> None:
     index = HashIndex()
     assert compare(index, PICTURES) == BatchStats(
         400, 0, 0, compare(HashIndex(), PICTURES).distances
@@ -75,7 +75,7 @@ def test_the_memory_is_bounded_and_forgets_the_oldest() -> None:
     assert sum(array.nbytes for array in arrays) <= 240 * 2**10
 
 
-def test_codes_hold_under_one_secret_only() -> None:
+def test_codes_depend_on_the_secret() -> None:
     grids = sampled(PICTURES[:1])
     assert np.array_equal(ImageHasher(b"secret").codes(grids), HASHER.codes(grids))
     assert not np.array_equal(ImageHasher(b"other").codes(grids), HASHER.codes(grids))

@@ -31,13 +31,13 @@ from stingy_server.settings import WatchSettings
 from stingy_server.store.ledger import Ledger
 
 
-def test_coverage_is_one_over_all_classes_alike_and_zero_over_one() -> None:
+def test_coverage_is_one_over_all_classes_and_zero_over_one() -> None:
     assert coverage({"m": (4, {"0": 5, "1": 5, "2": 5, "3": 5})}) == pytest.approx(1)
     assert coverage({"m": (4, {"0": 9})}) == 0
     assert coverage({"m": (4, {"0": 9}), "n": (2, {"0": 8, "1": 8})}) == pytest.approx(1)
 
 
-def test_normality_tells_a_bell_from_two_heaps() -> None:
+def test_normality_separates_a_bell_from_two_heaps() -> None:
     random = np.random.default_rng(0)
     bell = random.normal(40, 8, 200).astype(np.uint8).tobytes()
     heaps = np.concatenate([np.full(100, 2), np.full(100, 40)]).astype(np.uint8).tobytes()
@@ -54,7 +54,7 @@ def test_normality_tells_a_bell_from_two_heaps() -> None:
     budget_used_today=st.floats(0, 1),
 )
 @settings(deadline=None)
-def test_without_near_duplicates_no_evidence_reaches_the_default_alarm(
+def test_no_default_alarm_without_near_duplicates(
     novel: float, share: float, shape: float | None, wide: float, budget_used_today: float
 ) -> None:
     row = KeyProfile(
@@ -81,7 +81,7 @@ def test_few_images_prove_nothing() -> None:
 
 @given(st.lists(st.integers(0, 200), min_size=1, max_size=6))
 @settings(deadline=None)
-def test_what_was_answered_is_counted_exactly_whoever_tells_it(parts: list[int]) -> None:
+def test_answered_images_are_counted_exactly_in_any_split(parts: list[int]) -> None:
     row = KeyProfile("k")
     for part in parts:
         observation = Observation(images=part, bits=part / 2, novel=part, near=part // 3)

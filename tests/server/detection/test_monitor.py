@@ -50,7 +50,7 @@ def configured(tmp_path: Path, **watch: Any) -> Settings:
 
 
 @pytest.mark.anyio
-async def test_an_alarm_leaves_labels_alone_until_it_is_released(tmp_path: Path) -> None:
+async def test_alarm_leaves_only_labels_until_it_is_released(tmp_path: Path) -> None:
     chosen = configured(tmp_path, then="labels")
     async with running(chosen) as (client, app):
         service = app.state.service
@@ -93,7 +93,7 @@ async def test_an_alarm_may_refuse_and_charges_nothing_then(tmp_path: Path) -> N
 
 
 @pytest.mark.anyio
-async def test_an_alarm_holds_over_a_restart(tmp_path: Path) -> None:
+async def test_alarm_outlasts_a_restart(tmp_path: Path) -> None:
     chosen = configured(tmp_path, then="refuse")
     key = ""
     for status in (200, 403):
@@ -103,7 +103,7 @@ async def test_an_alarm_holds_over_a_restart(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_by_default_an_alarm_tells_and_changes_nothing(tmp_path: Path) -> None:
+async def test_default_alarm_is_recorded_and_changes_nothing(tmp_path: Path) -> None:
     chosen = configured(tmp_path)
     async with running(chosen) as (client, app):
         service = app.state.service
@@ -137,7 +137,7 @@ async def test_a_watch_that_failed_lets_nobody_pass(tmp_path: Path) -> None:
         assert (await client.get("/v2/health/ready")).status_code == 500
 
 
-def test_a_watch_that_finds_the_store_gone_at_its_start_tries_again(
+def test_watch_retries_a_store_that_is_gone_at_its_start(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reopen, opened = Database.reopen, threading.Event()

@@ -56,7 +56,7 @@ def submit_all(batcher: AsyncBatcher, *requests: Pixels) -> list[asyncio.Task[Sp
     return [asyncio.create_task(batcher.submit(images)) for images in requests]
 
 
-async def test_who_comes_while_all_passes_are_under_way_waits_and_goes_together() -> None:
+async def test_requests_that_wait_for_a_free_pass_share_it() -> None:
     model = ControlledModel()
     batcher = make(model, batch_size=4, passes=2)
     waiting = []
@@ -72,7 +72,7 @@ async def test_who_comes_while_all_passes_are_under_way_waits_and_goes_together(
     assert model.most_at_once == 2
 
 
-async def test_who_comes_in_one_turn_goes_together_and_a_large_request_goes_alone() -> None:
+async def test_requests_of_one_turn_share_a_pass_unless_too_large() -> None:
     model = ControlledModel()
     model.free.set()
     batcher = make(model, batch_size=3, passes=4)
@@ -82,7 +82,7 @@ async def test_who_comes_in_one_turn_goes_together_and_a_large_request_goes_alon
     assert model.passes == [[1, 2], [3, 4, 5, 6, 7], [8]]
 
 
-async def test_a_failing_image_fails_its_own_request_alone() -> None:
+async def test_failing_image_fails_only_its_own_request() -> None:
     def fragile(images: Pixels) -> SparseLogits:
         if (images[:, 0, 0, 0] == 66).any():
             raise RuntimeError("66")
@@ -99,7 +99,7 @@ async def test_a_failing_image_fails_its_own_request_alone() -> None:
     assert (numbers(first), numbers(third)) == ([1], [3])
 
 
-async def test_an_answer_that_came_too_late_is_not_asked_for_again() -> None:
+async def test_pass_that_timed_out_is_not_retried() -> None:
     def late(images: Pixels) -> SparseLogits:
         raise ServiceError(UPSTREAM_TIMEOUT)
 
@@ -112,7 +112,7 @@ async def test_an_answer_that_came_too_late_is_not_asked_for_again() -> None:
     assert model.passes == [[1, 2]]
 
 
-async def test_who_is_asked_for_alone_too_late_is_the_last_that_is_asked_for() -> None:
+async def test_timeout_of_a_retried_request_ends_the_retries() -> None:
     def restarting(images: Pixels) -> SparseLogits:
         if len(images) > 1:
             raise ServiceError(UPSTREAM_FAILED)
@@ -136,7 +136,7 @@ async def test_who_is_asked_for_alone_too_late_is_the_last_that_is_asked_for() -
     assert model.passes[1:] == [[1], [66], [2], [3]]
 
 
-async def test_L13_who_is_gone_is_not_asked_for_and_shifts_no_answer() -> None:
+async def test_L13_cancelled_request_joins_no_pass_shifts_no_answer() -> None:
     model = ControlledModel()
     batcher = make(model, batch_size=4, passes=1)
     (first,) = submit_all(batcher, numbered(1))
@@ -172,7 +172,7 @@ async def test_the_queue_is_bounded_in_images_and_bytes(limits: dict[str, int]) 
     assert [numbers(answer) for answer in await asyncio.gather(*again)] == [[5], [6], [7]]
 
 
-async def test_who_is_gone_while_waiting_leaves_its_room_at_once() -> None:
+async def test_request_cancelled_while_waiting_frees_its_room() -> None:
     model = ControlledModel()
     batcher = make(model, batch_size=1, passes=1, queue_images=3)
     (first,) = submit_all(batcher, numbered(1))
@@ -189,7 +189,7 @@ async def test_who_is_gone_while_waiting_leaves_its_room_at_once() -> None:
     assert model.passes == [[1], [4], [5]]
 
 
-async def test_who_is_gone_before_a_pass_sets_out_leaves_no_room_taken() -> None:
+async def test_request_cancelled_before_its_pass_frees_its_room() -> None:
     model = ControlledModel()
     model.free.set()
     batcher = make(model, batch_size=4, passes=1, queue_images=1)

@@ -24,7 +24,7 @@ def load(tmp_path: Path, *, num_classes: int = 10, **options: Any) -> Endpoint:
     return start_one(settings)
 
 
-async def test_L5_what_leaves_the_worker_does_not_grow_with_the_classes(tmp_path: Path) -> None:
+async def test_L5_bytes_from_the_worker_do_not_grow_with_the_classes(tmp_path: Path) -> None:
     sizes = set()
     for num_classes in (10, 1000):
         endpoint = load(tmp_path, num_classes=num_classes)
@@ -62,7 +62,7 @@ async def test_every_way_to_run_answers_in_the_form_of_the_policy(
     assert np.isfinite(answer.scores.numpy()).all()
 
 
-async def test_P5_without_strict_only_the_last_step_of_the_grid_may_move(tmp_path: Path) -> None:
+async def test_P5_without_strict_scores_move_by_at_most_one_step(tmp_path: Path) -> None:
     bundle = make_bundle(
         tmp_path / "b", factory="sample_networks:convolutional", policy="stingy:n=3", gain=3.0
     )

@@ -61,7 +61,7 @@ def moved(left: Tensor, right: Tensor) -> float:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("runtime", OTHERS)
-async def test_P5_another_runtime_moves_an_answer_by_a_step_at_most_and_hardly_ever(
+async def test_P5_runtime_moves_few_answers_by_at_most_one_step(
     tmp_path: Path, runtime: str
 ) -> None:
     indices, scores, _ = await answers(tmp_path / "torch")
@@ -73,9 +73,7 @@ async def test_P5_another_runtime_moves_an_answer_by_a_step_at_most_and_hardly_e
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("runtime", OTHERS)
-async def test_P5_strict_holds_bit_by_bit_in_a_runtime_that_is_named(
-    tmp_path: Path, runtime: str
-) -> None:
+async def test_P5_strict_is_bit_exact_in_a_named_runtime(tmp_path: Path, runtime: str) -> None:
     _, batched, single = await answers(tmp_path, runtime=runtime, strict=True, batch_size=8)
     assert torch.equal(batched, single)
 
@@ -158,7 +156,7 @@ THERE = linear()
 
 
 @pytest.mark.parametrize("run", [failing, failing_on_a_batch])
-def test_P6_a_runtime_that_raises_is_not_taken_and_the_log_says_why(
+def test_P6_runtime_that_raises_is_rejected_with_a_logged_reason(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, run: Any
 ) -> None:
     monkeypatch.setattr(runtimes, "RUNTIMES", ("onnxruntime",))

@@ -50,7 +50,7 @@ async def test_waiting_requests_share_a_pass_and_each_gets_its_own() -> None:
     await batcher.close()
 
 
-async def test_a_failing_image_fails_its_own_request_alone() -> None:
+async def test_failing_image_fails_only_its_own_request() -> None:
     def fragile(images: Pixels) -> SparseLogits:
         if (images[:, 0, 0, 0] == 66).any():
             raise RuntimeError("66")
@@ -112,7 +112,7 @@ async def test_closing_answers_what_waits_and_takes_no_more() -> None:
     assert [a.indices.item() for a in await asyncio.gather(*waiting)] == list(range(10))
 
 
-async def test_L13_a_cancelled_request_costs_no_pass_and_shifts_no_answer() -> None:
+async def test_L13_cancelled_request_takes_no_pass_shifts_no_answer() -> None:
     model = GatedModel()
     batcher = make(model, batch_size=1)
     tasks = [asyncio.create_task(batcher.submit(numbered(n))) for n in (1, 2, 3)]

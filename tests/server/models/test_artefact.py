@@ -87,9 +87,7 @@ def run(home: Path, form: str) -> SparseLogits:
 
 
 @pytest.mark.parametrize("form", ["onnx", "pt2"])
-def test_an_artefact_answers_a_thousand_images_as_the_embedded_engine(
-    home: Path, form: str
-) -> None:
+def test_artefact_equals_embedded_engine_on_a_thousand_images(home: Path, form: str) -> None:
     answer, expected = run(home, form), embedded(home)
     assert torch.equal(answer.indices, expected.indices)
     assert answer.scores is not None
@@ -116,7 +114,7 @@ async def test_an_artefact_is_served_like_a_bundle(home: Path, options: dict[str
     ("policy", "allow_open", "said"),
     [("stingy:n=5", True, "fused in"), ("label", True, "fused in"), (None, False, "allow_open")],
 )
-def test_L4_whoever_serves_an_artefact_cannot_replace_its_policy(
+def test_L4_policy_of_an_artefact_cannot_be_replaced(
     home: Path, tmp_path: Path, policy: str | None, allow_open: bool, said: str
 ) -> None:
     folder = home / "onnx"
@@ -158,7 +156,7 @@ def test_L4_canary_logits_do_not_leave_the_program(tmp_path: Path) -> None:
     assert not set(birds[2:]) & numbers
 
 
-def test_P2_logits_that_are_not_finite_are_refused_by_the_program(tmp_path: Path) -> None:
+def test_P2_program_refuses_logits_that_are_not_finite(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", policy="stingy:n=2", gain=1.0)
     loaded = load(tmp_path / "s", bundle)
     assert isinstance(loaded.network, nn.Module)
@@ -198,7 +196,7 @@ CHANGES: Sequence[dict[str, Any]] = (
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
-def test_L4_a_manifest_that_says_other_than_what_was_fused_is_refused(
+def test_L4_manifest_that_differs_from_the_program_is_refused(
     tmp_path: Path, home: Path, change: dict[str, Any]
 ) -> None:
     document = json.loads((home / "onnx" / "model.json").read_text())
@@ -235,7 +233,7 @@ def trusting(folder: Path) -> Path:
         (("--fuse", "--format", "pt2", "--layout", "triton"), "--format onnx"),
     ],
 )
-def test_export_refuses_what_would_tell_too_much_or_cannot_be_fused(
+def test_export_refuses_open_or_unfusable_policies(
     home: Path, tmp_path: Path, options: tuple[str, ...], said: str
 ) -> None:
     config = ("--config", trusting(tmp_path))
@@ -245,7 +243,7 @@ def test_export_refuses_what_would_tell_too_much_or_cannot_be_fused(
     assert not (tmp_path / "a").exists()
 
 
-def test_show_tells_the_policy_and_checks_the_file(home: Path, tmp_path: Path) -> None:
+def test_show_prints_the_policy_and_checks_the_file(home: Path, tmp_path: Path) -> None:
     for folder, form in (("bundle", "weights"), ("onnx", "onnx, policy fused in")):
         code, output = invoke("show", home / folder, "--json")
         shown = json.loads(output)
@@ -269,7 +267,7 @@ def triton_config(text: str) -> Any:
     return text_format.Parse(text, module.ModelConfig())
 
 
-def test_a_triton_repository_holds_the_program_and_a_configuration_that_fits_it(
+def test_triton_repository_has_program_and_fitting_configuration(
     home: Path, tmp_path: Path
 ) -> None:
     config = ("--config", trusting(tmp_path))

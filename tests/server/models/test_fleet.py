@@ -75,7 +75,7 @@ def test_a_named_version_is_that_version_or_none(endpoint: Endpoint) -> None:
     assert [each.manifest.version for each in fleet] == ["1"]
 
 
-def test_versions_that_cannot_stand_side_by_side_are_refused(tmp_path: Path) -> None:
+def test_versions_that_exclude_each_other_are_refused(tmp_path: Path) -> None:
     one = make_bundle(tmp_path / "1")
     two = make_bundle(tmp_path / "2", version="2", num_classes=5)
     canary = make_bundle(tmp_path / "3", name="alone")

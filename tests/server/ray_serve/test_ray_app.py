@@ -80,7 +80,7 @@ async def test_the_edge_makes_of_it_what_the_embedded_engine_answers(
 
 
 @pytest.mark.parametrize(("pixel", "expected"), [(POISON, "internal"), (NOT_A_NUMBER, "refused")])
-async def test_L4_a_failure_crosses_as_a_code_alone(
+async def test_L4_failure_crosses_only_as_a_code(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, pixel: int, expected: str
 ) -> None:
     bundle = make_bundle(tmp_path / "f", factory="sample_networks:Fragile", policy=POLICY)
@@ -117,13 +117,13 @@ async def test_U3_the_edge_passes_no_more_than_the_policy_allows(bundle: Path) -
     assert await code(engine(bundle, raw)) == "refused"
 
 
-async def test_an_answer_of_another_release_is_asked_for_again(bundle: Path) -> None:
+async def test_answer_of_another_release_is_retried(bundle: Path) -> None:
     other, right = answer(bundle, n=2, policy="stingy:n=2"), answer(bundle)
     assert len(await engine(bundle, other, other, right).predict(IMAGES)) == 4
     assert await code(engine(bundle, other, other, other)) == "overloaded"
 
 
-async def test_the_text_of_rays_errors_is_not_told(
+async def test_text_of_rays_errors_is_not_sent(
     bundle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     from ray.exceptions import ActorUnavailableError, RayTaskError
@@ -154,7 +154,7 @@ def written(folder: Path, text: str, bundle: Path, *, model: str = "") -> Argume
         ("workers = 0", "workers"),
     ],
 )
-def test_settings_that_cannot_hold_on_ray_are_refused(
+def test_settings_that_ray_cannot_keep_are_refused(
     bundle: Path, tmp_path: Path, text: str, fault: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=fault):

@@ -195,7 +195,7 @@ async def test_logits_that_are_not_numbers_are_a_502(tmp_path: Path) -> None:
             assert refused.json()["error"]["code"] == "upstream_failed"
 
 
-async def test_an_answer_made_with_another_policy_or_other_weights_is_refused(
+async def test_answer_with_another_policy_or_weights_is_refused(
     tmp_path: Path,
 ) -> None:
     switched = Switched(marked(tmp_path))
@@ -212,7 +212,7 @@ async def test_an_answer_made_with_another_policy_or_other_weights_is_refused(
                 assert reply.status_code == status
 
 
-async def test_U3_an_upstream_that_tells_too_much_is_refused_before_listening(
+async def test_U3_upstream_beyond_the_policy_is_a_fault_at_start(
     tmp_path: Path,
 ) -> None:
     with upstream(BAD["all classes"]) as url, pytest.raises(ConfigurationError) as error:

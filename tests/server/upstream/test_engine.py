@@ -23,7 +23,7 @@ from upstream_edge import CANARY, GOOD, IMAGES, Switched, edge, marked, torchser
 pytestmark = pytest.mark.anyio
 
 
-async def test_what_the_upstream_tells_within_the_policy_is_the_answer(tmp_path: Path) -> None:
+async def test_upstream_answer_within_the_policy_is_the_answer(tmp_path: Path) -> None:
     with upstream(says(GOOD)) as url:
         async with running(edge(tmp_path, url)) as (client, _):
             response = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
