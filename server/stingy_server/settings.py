@@ -188,8 +188,8 @@ class Settings(BaseSettings):
         store: a PostgreSQL for keys, budgets and ledger in place of `state`, for several hosts.
         allow_open: whether a policy that lets all logits out may be served.
         runtime: the runtime of the network on the CPU. "auto" measures all and takes the fastest.
-        strict: run every forward pass at one padded batch shape, so that the other images of a
-            batch cannot move an answer even by one step of the grid.
+        strict: run every forward pass at one padded batch shape. The other images of a batch then
+            cannot move an answer even by one step of the grid.
         batch_size: images in one forward pass.
         max_delay_ms: milliseconds that a forward pass may wait for more images.
         queue_images: images that may wait or run at once; more are refused with 503.

@@ -1,7 +1,7 @@
 """Decoding of a JPEG, a PNG or an array to RGB pixels, uint8 [height, width, 3].
 
 The decoder checks size and format in the file's header before it decodes anything. The work that a
-file may cause is bounded. The same pixels give the same array, in whatever form they are sent.
+file may cause is bounded. The same pixels give the same array in every form of file.
 """
 
 import asyncio

@@ -104,8 +104,8 @@ class HashIndex:
     """An index of the latest novel images of one key, as codes: 240 KiB.
 
     Each of four tables finds codes by a quarter of their bits, because codes that differ little
-    have a quarter in common ("Similarity search in high dimensions via hashing", Gionis et al.,
-    VLDB 1999). A table's slot keeps the later of two codes.
+    have a quarter in common. A table's slot keeps the later of two codes. After "Similarity
+    search in high dimensions via hashing" (Gionis et al., VLDB 1999).
     """
 
     def __init__(self) -> None:

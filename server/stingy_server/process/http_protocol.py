@@ -133,8 +133,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def _start_reader_timer(self) -> None:
         """Start the timer for an unread response.
 
-        Without it a connection that is to be closed stays open until the client has read all, and
-        a paused one stays open until the client reads.
+        Without it a connection that is to be closed stays open until the client has read all. A
+        paused one stays open until the client reads.
         """
         if self._reader_timer is None:
             self._reader_timer = self.loop.call_later(
