@@ -83,11 +83,9 @@ def test_E1_an_audit_over_http_spends_what_the_server_counts(tmp_path: Path) -> 
             report = run_audit(
                 protocol, oracles=oracles, out=tmp_path / "audit", console=Console(file=StringIO())
             )
-            endpoints = report["endpoints"]
-            assert isinstance(endpoints, list)
-            for endpoint in endpoints:
-                assert endpoint["queries_spent"] == endpoint["queries_charged"] == 1797
-            assert [endpoint["support"] for endpoint in endpoints] == [10, 10, 2]
+            for endpoint in report.endpoints:
+                assert endpoint.queries_spent == endpoint.queries_charged == 1797
+            assert [endpoint.support for endpoint in report.endpoints] == [10, 10, 2]
             assert client.usage().used == 3 * 1797 + 1
         assert server.poll() == 0
         with pytest.raises(TransportError):

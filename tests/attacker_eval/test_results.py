@@ -1,7 +1,5 @@
 """What rows add up to: means, spreads, and that a broken attack protects nobody."""
 
-from dataclasses import replace
-
 import pytest
 
 from stingy_attacker_eval.results import (
@@ -46,8 +44,8 @@ def test_a_summary_has_mean_and_sample_spread() -> None:
 
 def test_a_summary_counts_queries_runs_and_gains() -> None:
     rows = [
-        replace(row("kd", 60.0), queries=30),
-        replace(row("kd", 40.0, seed=1), queries=40),
+        row("kd", 60.0).model_copy(update={"queries": 30}),
+        row("kd", 40.0, seed=1).model_copy(update={"queries": 40}),
         row("kd", 90.0, seed=2, finite=False),
     ]
     (summary,) = summarise(rows)
@@ -55,7 +53,11 @@ def test_a_summary_counts_queries_runs_and_gains() -> None:
 
 
 def test_budgets_are_summed_up_apart() -> None:
-    rows = [row("kd", 60.0), replace(row("kd", 50.0), budget=5), replace(row("kd", 52.0), budget=5)]
+    rows = [
+        row("kd", 60.0),
+        row("kd", 50.0).model_copy(update={"budget": 5}),
+        row("kd", 52.0).model_copy(update={"budget": 5}),
+    ]
     assert [(s.budget, s.accuracy_mean) for s in summarise(rows)] == [(None, 60.0), (5, 51.0)]
 
 

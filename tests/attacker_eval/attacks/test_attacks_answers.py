@@ -20,7 +20,7 @@ from attack_lab import (
 from stingy_attacker_eval.attacks import Attack, AttackerData, Batch
 from stingy_attacker_eval.attacks.collusion import Collusion, ranked_below, united
 from stingy_attacker_eval.attacks.completion import Completion
-from stingy_attacker_eval.attacks.imputation import class_means, low_rank
+from stingy_attacker_eval.attacks.imputation import class_averages, low_rank
 from stingy_attacker_eval.attacks.inversion import Inversion
 from stingy_attacker_eval.attacks.label_only import LabelOnly
 from stingy_attacker_eval.attacks.losses import fill_constant, kd_loss
@@ -94,7 +94,7 @@ def test_completion_beats_every_tail_fill_where_the_logits_have_low_rank() -> No
         return float((estimate - logits)[answers.isinf()].abs().mean())
 
     completed = error(low_rank(answers, top1, rank=2, iterations=100, delta=1.0))
-    by_class = error(class_means(answers, top1, delta=1.0))
+    by_class = error(class_averages(answers, top1, delta=1.0))
     constant = error(fill_constant(answers, delta=1.0))
     assert completed < 0.5 * by_class
     assert completed < 0.5 * constant
@@ -105,7 +105,7 @@ def test_a_guess_never_passes_an_answered_class_nor_changes_one() -> None:
     values, indices = logits.topk(4, dim=1)
     answers = torch.full_like(logits, -INF).scatter(1, indices, values)
     for estimate in (
-        class_means(answers, indices[:, 0], delta=1.0),
+        class_averages(answers, indices[:, 0], delta=1.0),
         low_rank(answers, indices[:, 0], rank=3, iterations=5, delta=1.0),
     ):
         assert estimate.isfinite().all()
@@ -116,13 +116,13 @@ def test_a_guess_never_passes_an_answered_class_nor_changes_one() -> None:
 
 def test_class_means_against_a_hand_computation() -> None:
     answers = torch.tensor([[5.0, 3.0, -INF], [4.0, -INF, 2.0], [9.0, 6.0, -INF]])
-    found = class_means(answers, torch.tensor([0, 0, 0]), delta=1.0)
+    found = class_averages(answers, torch.tensor([0, 0, 0]), delta=1.0)
     # Under class 0, class 1 is 2.5 behind on average and class 2 is 2, but no more than the floor.
     assert found.tolist() == [[5.0, 3.0, 3.0], [4.0, 1.5, 2.0], [9.0, 6.0, 6.0]]
 
 
 def test_a_class_never_answered_is_put_below_all() -> None:
-    found = class_means(torch.tensor([[5.0, 3.0, -INF]]), torch.tensor([0]), delta=1.0)
+    found = class_averages(torch.tensor([[5.0, 3.0, -INF]]), torch.tensor([0]), delta=1.0)
     assert found.tolist() == [[5.0, 3.0, 2.0]]
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import nn
 
 from attack_lab import QUICK, attacker_data, striped_oracle
-from audit_fakes import FakeOracle, save_striped, tiny_protocol
+from audit_fakes import FakeOracle, document, save_striped, tiny_protocol
 from stingy_attacker_eval.attacks import Attack, AttackContext, Capability
 from stingy_attacker_eval.attacks.label_only import LabelOnly
 from stingy_attacker_eval.audit.executors import Executor, in_processes, in_turn, on_ray
@@ -41,7 +41,7 @@ def audit(protocol: Protocol, out: Path, executor: Executor) -> list[dict[str, A
     console = Console(file=StringIO())
     run_audit(protocol, oracles=oracle, out=out, console=console, executor=executor)
     report = run_audit(protocol, oracles=oracle, out=out, console=console)
-    rows: Any = report["rows"]
+    rows = document(report)["rows"]
     # Another process tells its own commit, and files may change while tests run.
     left_out = {"seconds", "commit"}
     return [{name: value for name, value in row.items() if name not in left_out} for row in rows]

@@ -137,7 +137,7 @@ PACKAGED = sorted(path.stem for path in PROTOCOLS.iterdir())
 def any_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever data set is asked for is there: its size and its classes, images of one grey."""
 
-    def stand_in(name: str) -> Dataset:
+    def placeholder(name: str) -> Dataset:
         classes = 10 if "cifar10" in name and "cifar100" not in name else 100
         images = np.full((50_000, 32, 32, 3), sum(name.encode()) % 256, np.uint8)
         labels = np.arange(50_000) % classes
@@ -145,8 +145,8 @@ def any_data(monkeypatch: pytest.MonkeyPatch) -> None:
         tests = 5_000 if "tin100" in name else 10_000
         return Dataset(name, images, labels, images[:tests], labels[:tests], names)
 
-    monkeypatch.setattr(protocols, "load_dataset", stand_in)
-    monkeypatch.setattr(query_pools, "load_dataset", stand_in)
+    monkeypatch.setattr(protocols, "load_dataset", placeholder)
+    monkeypatch.setattr(query_pools, "load_dataset", placeholder)
 
 
 @pytest.mark.usefixtures("any_data")

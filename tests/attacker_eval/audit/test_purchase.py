@@ -11,6 +11,7 @@ from attack_lab import TeacherOracle
 from audit_fakes import FakeOracle, audit, numbers, tiny_protocol
 from stingy_attacker_eval.audit.runner import run_audit
 from stingy_attacker_eval.errors import AuditError, TransferError
+from stingy_attacker_eval.report_schema import Report
 from stingy_attacker_eval.students import cnn
 from stingy_clients import ModelInfo
 from stingy_protection import build_policy
@@ -134,8 +135,9 @@ def test_a_white_box_attack_runs_where_the_network_is_in_process_alone(
         console=Console(file=StringIO()),
         networks={"stingy": teacher},
     )
-    rows: Any = report["rows"]
-    assert [(row["attack"], row["queries"]) for row in rows][1:] == [("dafl[white-box,steps=3]", 0)]
+    assert [(row.attack, row.queries) for row in report.rows][1:] == [
+        ("dafl[white-box,steps=3]", 0)
+    ]
 
 
 def test_a_network_that_the_endpoint_does_not_serve_is_no_white_box(
@@ -167,7 +169,7 @@ def test_a_key_has_to_pay_for_what_attacks_ask_as_they_run_as_well(
     key: list[int] = []
     oracles = {name: FakeOracle(requests=key) for name in ("open", "stingy")}
 
-    def start(remaining: int, **options: Any) -> dict[str, object]:
+    def start(remaining: int, **options: Any) -> Report:
         return run_audit(
             protocol, oracles=oracles, out=tmp_path / "o", remaining=remaining, **options
         )

@@ -1,14 +1,12 @@
 """Pictures of budgets and of the frontier: what is drawn, and what is left out."""
 
-from dataclasses import replace
 from pathlib import Path
 
-from audit_results import STUDENT, audit_of, endpoint_of, kept, row, rows_of
+from audit_results import STUDENT, audit_of, endpoint_of, row, rows_of, utility_of
 from stingy_attacker_eval.report.analysis import Audit
 from stingy_attacker_eval.report.ci_gate import gate_faults
 from stingy_attacker_eval.report.curves import best_by_budget, draw_budgets, draw_frontier, letters
 from stingy_attacker_eval.report.html import render
-from stingy_attacker_eval.results import Row
 
 UPLIFTS = {"open": {"label_only": 0.1, "soft_label": 3.0}}
 
@@ -51,7 +49,7 @@ def test_smaller_budgets_are_told_apart_in_the_table_and_kept_out_of_the_bars(
 
 
 def test_a_point_without_calibration_is_missing_from_that_panel_alone(tmp_path: Path) -> None:
-    endpoints = [endpoint_of("open", utility=kept(ece=None))]
+    endpoints = [endpoint_of("open", utility=utility_of(ece=None))]
     audit = audit_of(tmp_path, rows_of(UPLIFTS), endpoints)
     picture = draw_frontier(audit.points)
     assert "A open: best uplift +3.0 points" in picture
@@ -62,8 +60,9 @@ def test_a_point_without_calibration_is_missing_from_that_panel_alone(tmp_path: 
     assert '<td class="n">24</td>' in page
 
 
-def test_a_report_without_utility_has_no_frontier(tmp_path: Path) -> None:
-    assert "What clients keep" not in render(audit_of(tmp_path, rows_of(UPLIFTS)))
+def test_endpoints_without_a_best_attack_have_no_frontier(tmp_path: Path) -> None:
+    broken = [r.model_copy(update={"finite": r.endpoint == "none"}) for r in rows_of(UPLIFTS)]
+    assert "What clients keep" not in render(audit_of(tmp_path, broken))
 
 
 def test_points_have_letters_of_their_own() -> None:
@@ -72,8 +71,7 @@ def test_points_have_letters_of_their_own() -> None:
 
 
 def test_training_without_the_api_is_drawn_on_as_many_images(tmp_path: Path) -> None:
-    rows = list(several_budgets(tmp_path).document["rows"])
-    found = [Row(**item) for item in rows]
+    found = list(several_budgets(tmp_path).report.rows)
     found += [row("none", "no_api", seed, 40.0, budget=100) for seed in range(3)]
     curve = draw_budgets(audit_of(tmp_path, found).summaries, student=STUDENT)
     assert curve is not None
@@ -81,7 +79,7 @@ def test_training_without_the_api_is_drawn_on_as_many_images(tmp_path: Path) -> 
 
 
 def test_two_accounts_are_drawn_at_what_both_were_asked(tmp_path: Path) -> None:
-    found = [Row(**item) for item in several_budgets(tmp_path).document["rows"]]
+    found = list(several_budgets(tmp_path).report.rows)
     for budget, queries in ((500, 1000), (None, 2000)):
         found += [
             row("open", "collusion[partner=x]", s, 74.0, budget=budget, queries=queries)
@@ -109,5 +107,5 @@ def test_a_smaller_budget_is_never_the_headline(tmp_path: Path) -> None:
     ]
     audit = audit_of(tmp_path, rows)
     assert (audit.best["open"].attack, audit.best["open"].budget) == ("soft_label", None)
-    broken = [replace(r, finite=False) if r.budget else r for r in rows]
+    broken = [r.model_copy(update={"finite": False}) if r.budget else r for r in rows]
     assert gate_faults(audit_of(tmp_path, broken), max_uplift=5) == ()

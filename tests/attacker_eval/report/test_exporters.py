@@ -4,17 +4,17 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
-from audit_results import audit_of, endpoint_of, kept, rows_of
+from audit_results import audit_of, endpoint_of, rows_of
 from stingy_attacker_eval.report.analysis import Audit
 from stingy_attacker_eval.report.exporters import as_csv, as_json, as_markdown
 
 ROWS = rows_of({"open": {"label_only": 0.1, "sweep[tau=1,alpha=0.5]": 3.0, "dafl[white-box]": 9.0}})
 
 
-def made(tmp_path: Path, *, with_utility: bool = True) -> Audit:
-    utility = kept() if with_utility else None
-    return audit_of(tmp_path, ROWS, [endpoint_of("open", defence="a|b", utility=utility)])
+def made(tmp_path: Path, **other: Any) -> Audit:
+    return audit_of(tmp_path, ROWS, [endpoint_of("open", defence="a|b")], **other)
 
 
 def test_json_holds_verdicts_floors_health_and_summaries(tmp_path: Path) -> None:
@@ -55,18 +55,13 @@ def test_markdown_says_it_in_tables_that_a_bar_cannot_break(tmp_path: Path) -> N
     assert set(widths) == {9}
 
 
-def test_without_utility_there_is_no_table_of_it(tmp_path: Path) -> None:
-    assert "top-1 %" not in as_markdown(made(tmp_path, with_utility=False))
-
-
 def test_what_was_not_run_is_told_with_its_reason(tmp_path: Path) -> None:
-    audit = made(tmp_path)
     skipped = {
         "endpoint": "open",
         "attack": "inversion",
         "reason": "needs a policy it can simulate",
     }
-    audit.document["skipped"].append(skipped)
+    audit = made(tmp_path, skipped=[skipped])
     line = "\n\nNot run: inversion on open needs a policy it can simulate.\n\n"
     assert line in as_markdown(audit)
     assert json.loads(as_json(audit))["skipped"] == [skipped]

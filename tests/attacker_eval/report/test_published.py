@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from audit_results import audit_of, endpoint_of, row
+from audit_results import audit_of, endpoint_config, endpoint_of, row
 from stingy_attacker_eval.report.analysis import Audit
 from stingy_attacker_eval.report.html import render
 from stingy_attacker_eval.report.published import paper_tables
@@ -29,14 +29,14 @@ def papers_audit(
     ]
     config: dict[str, Any] = {
         "students": [student],
-        "teachers": [{"name": "t", "network": teacher}],
-        "endpoints": [{"name": e["name"], "bundle": e["name"]} for e in endpoints],
+        "teachers": [{"name": "t", "network": teacher, "epochs": 1}],
+        "endpoints": [endpoint_config(e.name, bundle=e.name) for e in endpoints],
     }
     return audit_of(tmp_path, rows, endpoints, config)
 
 
 def tables(audit: Audit) -> Any:
-    return paper_tables(audit.document["config"], audit.endpoints, audit.summaries)
+    return paper_tables(audit.report.config, audit.endpoints, audit.summaries)
 
 
 def test_every_printed_cell_is_there() -> None:
