@@ -55,7 +55,7 @@ def test_settings_of_another_stingy_do_not_reach_the_demo(monkeypatch: pytest.Mo
     assert not [name for name in demo._environment() if name.startswith("STINGY_")]
 
 
-def test_a_server_that_does_not_start_is_told_with_its_log(tmp_path: Path) -> None:
+def test_server_that_fails_to_start_is_reported_with_its_log(tmp_path: Path) -> None:
     (tmp_path / "stingy.toml").write_text("port = 99999999")
     with (
         Client("http://127.0.0.1:9", "key") as client,

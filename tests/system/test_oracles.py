@@ -17,9 +17,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("policy", ["stingy:n=4", "label", "rounded", "open"])
-def test_a_transfer_set_bought_in_process_is_that_bought_over_http(
-    tmp_path: Path, policy: str
-) -> None:
+def test_transfer_set_is_equal_in_process_and_over_http(tmp_path: Path, policy: str) -> None:
     bundle = make_bundle(tmp_path / "bundle", name="pets", policy="stingy")
     keys = {way: make_key(tmp_path / way, budget=500) for way in ("here", "there")}
     settings = make_settings(tmp_path / "here", bundle, allow_open=True)
@@ -44,7 +42,7 @@ def test_a_transfer_set_bought_in_process_is_that_bought_over_http(
     assert (here.queries, here.charged) == (there.queries, there.charged) == (150, 150)
 
 
-def test_errors_come_through_as_over_http_and_the_application_is_stopped(tmp_path: Path) -> None:
+def test_in_process_errors_equal_http_and_the_app_is_stopped(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle", name="pets")
     app = create_app(make_settings(tmp_path / "state", bundle))
     key = make_key(tmp_path / "state", budget=10)
@@ -58,7 +56,7 @@ def test_errors_come_through_as_over_http_and_the_application_is_stopped(tmp_pat
         assert client.usage().used == 10
 
 
-def test_an_application_that_does_not_start_is_said_to() -> None:
+def test_application_that_fails_to_start_is_reported() -> None:
     async def fails(scope: object, receive: object, send: object) -> None:
         raise RuntimeError("no store")
 

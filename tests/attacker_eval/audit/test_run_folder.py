@@ -14,7 +14,7 @@ from stingy_attacker_eval.audit.train_student import train_student
 from stingy_attacker_eval.errors import AuditError
 
 
-def test_a_second_run_asks_nothing_and_trains_nothing(
+def test_second_run_sends_nothing_and_trains_nothing(
     tmp_path: Path, dataset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     protocol, out, oracle = tiny_protocol(dataset), tmp_path / "out", FakeOracle()
@@ -25,7 +25,7 @@ def test_a_second_run_asks_nothing_and_trains_nothing(
     assert second["rows"] == first["rows"]
 
 
-def test_a_stopped_run_goes_on_where_it_was_and_no_row_is_run_twice(
+def test_stopped_run_resumes_and_repeats_no_row(
     tmp_path: Path, dataset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     protocol, out = tiny_protocol(dataset, seeds=(0, 1)), tmp_path / "out"
@@ -70,9 +70,7 @@ def test_other_true_labels_in_the_same_folder_are_refused(
     assert oracle.requests == []
 
 
-def test_the_budget_may_be_raised_and_the_title_changed_in_the_same_folder(
-    tmp_path: Path, dataset: str
-) -> None:
+def test_budget_and_title_may_change_in_the_same_folder(tmp_path: Path, dataset: str) -> None:
     out, protocol, oracle = tmp_path / "out", tiny_protocol(dataset), FakeOracle()
     rows = audit(protocol, out)["rows"]
     raised = protocol.model_copy(update={"budget": 500, "title": "more"})
@@ -111,9 +109,7 @@ def test_a_damaged_configuration_is_no_run_of_this_protocol(
         audit(protocol, out)
 
 
-def test_rows_are_not_compared_with_answers_they_were_not_learnt_from(
-    tmp_path: Path, dataset: str
-) -> None:
+def test_rows_trained_on_other_answers_are_refused(tmp_path: Path, dataset: str) -> None:
     out, protocol = tmp_path / "out", tiny_protocol(dataset)
     audit(protocol, out)
     before = (out / "report.json").read_bytes()
@@ -142,7 +138,7 @@ def test_rows_without_a_record_of_their_answers_are_refused(tmp_path: Path, data
     assert numbers({"rows": audit(protocol, out)["rows"]}) == numbers({"rows": rows})
 
 
-def test_a_damaged_note_of_the_answers_is_named(tmp_path: Path, dataset: str) -> None:
+def test_damaged_sources_file_is_named(tmp_path: Path, dataset: str) -> None:
     out, protocol = tmp_path / "out", tiny_protocol(dataset)
     audit(protocol, out)
     (out / "sources.json").write_text("[]")

@@ -27,7 +27,7 @@ from stingy_attacker_eval.results import Row
 from stingy_attacker_eval.training import TrainResult
 
 
-def test_an_audit_runs_to_its_end_and_writes_what_it_returns(tmp_path: Path, dataset: str) -> None:
+def test_audit_writes_the_report_that_it_returns(tmp_path: Path, dataset: str) -> None:
     out = tmp_path / "out"
     report = audit(tiny_protocol(dataset, seeds=(0, 1)), out)
     assert json.loads((out / "report.json").read_text()) == report
@@ -49,7 +49,7 @@ def test_an_audit_runs_to_its_end_and_writes_what_it_returns(tmp_path: Path, dat
     assert report["rows"][0]["agreement"] is None
 
 
-def test_E4_same_protocol_same_numbers_and_the_file_says_with_what(
+def test_E4_same_protocol_gives_same_numbers_and_names_its_tools(
     tmp_path: Path, dataset: str
 ) -> None:
     protocol = tiny_protocol(dataset)
@@ -59,7 +59,7 @@ def test_E4_same_protocol_same_numbers_and_the_file_says_with_what(
     assert set(one["environment"]) >= {"python", "torch", "platform", "cpu", "commit", "date"}
 
 
-def test_rows_say_what_code_and_how_many_threads_made_them_and_the_report_names_all(
+def test_rows_and_report_name_commit_and_threads(
     tmp_path: Path, dataset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, oracles = tmp_path / "out", {"stingy": FakeOracle()}
@@ -145,14 +145,14 @@ def test_without_a_terminal_there_are_plain_lines(tmp_path: Path, dataset: str) 
     assert "\x1b" not in printed
 
 
-def test_rows_hold_plain_numbers(tmp_path: Path, dataset: str) -> None:
+def test_rows_are_plain_json(tmp_path: Path, dataset: str) -> None:
     folder = tmp_path / "out"
     audit(tiny_protocol(dataset), folder)
     for line in (folder / "rows.jsonl").read_text().splitlines():
         assert Row.model_validate_json(line).model_dump() == json.loads(line)
 
 
-def test_shards_do_their_part_and_together_everything(tmp_path: Path, dataset: str) -> None:
+def test_shards_do_their_part_and_in_all_everything(tmp_path: Path, dataset: str) -> None:
     protocol = tiny_protocol(dataset, seeds=(0, 1))
     whole = audit(protocol, tmp_path / "whole")
     parts, oracle = tmp_path / "parts", {"stingy": FakeOracle()}
@@ -162,7 +162,7 @@ def test_shards_do_their_part_and_together_everything(tmp_path: Path, dataset: s
     assert numbers(document(both)) == numbers(whole)
 
 
-def test_shards_done_in_copies_of_a_folder_are_brought_together_by_their_rows(
+def test_shards_in_copied_folders_are_merged_by_their_rows(
     tmp_path: Path, dataset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     protocol = tiny_protocol(dataset, seeds=(0, 1))
@@ -221,7 +221,7 @@ def test_other_labels_make_another_student(tmp_path: Path, dataset: str) -> None
     assert [row["trained_on"] for row in report["rows"]] == [None] * 3
 
 
-def test_an_endpoints_own_attacks_are_run_there_alone(tmp_path: Path, dataset: str) -> None:
+def test_endpoints_own_attacks_run_on_that_endpoint_only(tmp_path: Path, dataset: str) -> None:
     protocol = tiny_protocol(dataset, endpoints=("open", "stingy"), attacks=('"label_only"',))
     own = protocol.endpoints[1].model_copy(update={"attacks": (AttackEntry(name="soft_label"),)})
     protocol = protocol.model_copy(update={"endpoints": (protocol.endpoints[0], own)})
@@ -238,9 +238,7 @@ def test_an_endpoints_own_attacks_are_run_there_alone(tmp_path: Path, dataset: s
     assert "stingy, soft_label" in fault
 
 
-def test_smaller_budgets_learn_from_the_first_images_and_buy_nothing_more(
-    tmp_path: Path, dataset: str
-) -> None:
+def test_smaller_budgets_use_the_first_images_and_buy_nothing(tmp_path: Path, dataset: str) -> None:
     attacks = ('"label_only"', '"soft_label"', '{ name = "knockoff", queries = 40 }')
     protocol = tiny_protocol(dataset, attacks=attacks).model_copy(update={"budget": 184})
     # All the images by number are in the order in which smaller budgets take them.
@@ -265,9 +263,7 @@ def test_smaller_budgets_learn_from_the_first_images_and_buy_nothing_more(
     assert "no API on 32 images" in page
 
 
-def test_a_student_of_a_smaller_budget_is_that_of_an_audit_with_no_more_images(
-    tmp_path: Path, dataset: str
-) -> None:
+def test_smaller_budget_equals_an_audit_of_as_few_images(tmp_path: Path, dataset: str) -> None:
     tried = tiny_protocol(dataset).model_copy(update={"budgets": (40,)})
     data = tried.load()
     few = tmp_path / "few.npz"
@@ -282,9 +278,7 @@ def test_a_student_of_a_smaller_budget_is_that_of_an_audit_with_no_more_images(
     assert found == numbers(separate)
 
 
-def test_smaller_budgets_have_all_classes_of_a_data_set_that_is_sorted_by_class(
-    tmp_path: Path, dataset: str
-) -> None:
+def test_smaller_budgets_have_all_classes_of_sorted_data(tmp_path: Path, dataset: str) -> None:
     data = tiny_protocol(dataset).load()
     rows = data.train_y.argsort(kind="stable")
     path = tmp_path / "sorted.npz"
@@ -301,7 +295,7 @@ def test_smaller_budgets_have_all_classes_of_a_data_set_that_is_sorted_by_class(
     assert found["label_only"] > 50
 
 
-def test_budgets_are_done_once_and_a_folder_without_them_is_another(
+def test_budgets_are_run_once_and_belong_to_the_configuration(
     tmp_path: Path, dataset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     protocol = tiny_protocol(dataset)

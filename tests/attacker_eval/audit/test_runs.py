@@ -23,7 +23,7 @@ def test_without_a_choice_every_run_is_done() -> None:
 
 
 @given(count=st.integers(1, 40))
-def test_shards_together_do_every_run_and_none_but_baselines_twice(count: int) -> None:
+def test_shards_cover_every_run_and_repeat_only_baselines(count: int) -> None:
     shards = [choose(RUNS, shard=Shard(number + 1, count)) for number in range(count)]
     assert {run for shard in shards for run in shard} == set(RUNS)
     done = [run for shard in shards for run in shard if run in ATTACKED]
@@ -62,7 +62,7 @@ def test_a_run_is_chosen_when_some_pattern_fits_and_once() -> None:
     ]
 
 
-def test_the_baseline_alone_can_be_chosen() -> None:
+def test_baseline_can_be_chosen_without_others() -> None:
     assert choose(RUNS, only=["no_api"]) == BASELINE
 
 

@@ -13,7 +13,7 @@ from stingy_clients import TransportError
 PIXELS, _ = striped(150)
 
 
-def test_an_image_is_sent_once_whoever_asks_and_whenever(tmp_path: Path) -> None:
+def test_image_is_sent_once_in_all_processes(tmp_path: Path) -> None:
     oracle = FakeOracle()
     cached = CachedOracle(oracle, folder=tmp_path, budget=150)
     first = cached.query(PIXELS[:40])
@@ -28,7 +28,7 @@ def test_an_image_is_sent_once_whoever_asks_and_whenever(tmp_path: Path) -> None
     np.testing.assert_array_equal(repeated.scores, first.scores)
 
 
-def test_ctrl_c_waits_for_the_request_in_flight_and_its_answers_are_kept(tmp_path: Path) -> None:
+def test_ctrl_c_waits_for_the_request_and_keeps_its_answers(tmp_path: Path) -> None:
     oracle = Interrupted()
     cached = CachedOracle(oracle, folder=tmp_path, budget=150)
     with pytest.raises(KeyboardInterrupt):
@@ -38,7 +38,7 @@ def test_ctrl_c_waits_for_the_request_in_flight_and_its_answers_are_kept(tmp_pat
     assert oracle.requests == [40]
 
 
-def test_a_record_half_written_at_a_kill_is_bought_again(tmp_path: Path) -> None:
+def test_torn_record_is_bought_once_more(tmp_path: Path) -> None:
     CachedOracle(FakeOracle(), folder=tmp_path, budget=150).query(PIXELS[:3])
     path = tmp_path / "answers.bin"
     path.write_bytes(path.read_bytes()[:-5])
@@ -49,7 +49,7 @@ def test_a_record_half_written_at_a_kill_is_bought_again(tmp_path: Path) -> None
     assert cached.queries == 3
 
 
-def test_what_a_killed_process_was_charged_is_settled_by_the_next(tmp_path: Path) -> None:
+def test_charges_of_a_killed_process_are_reconciled_by_the_next(tmp_path: Path) -> None:
     oracle = FakeOracle(fails_after=1)
     cached = CachedOracle(oracle, folder=tmp_path, budget=150)
     cached.query(PIXELS[:30])
@@ -92,7 +92,7 @@ def test_one_damaged_byte_is_named_and_no_answer_used(tmp_path: Path, place: int
         CachedOracle(FakeOracle(), folder=tmp_path, budget=150)
 
 
-def test_labels_without_scores_are_kept_too(tmp_path: Path) -> None:
+def test_answers_without_scores_are_cached(tmp_path: Path) -> None:
     oracle = FakeOracle(form="none", support=1)
     CachedOracle(oracle, folder=tmp_path, budget=150).query(PIXELS[:3])
     found = CachedOracle(oracle, folder=tmp_path, budget=150).query(PIXELS[:3])

@@ -17,7 +17,7 @@ PIXELS, LABELS = striped(150)
 IMAGES = to_device(PIXELS, torch.device("cpu"))
 
 
-def test_every_question_counts_and_requests_are_as_large_as_allowed() -> None:
+def test_every_query_counts_and_requests_have_maximal_size() -> None:
     oracle = FakeOracle(max_batch=64)
     session = QuerySession(oracle, budget=200)
     answers = session.query(IMAGES)
@@ -26,7 +26,7 @@ def test_every_question_counts_and_requests_are_as_large_as_allowed() -> None:
     np.testing.assert_array_equal(answers.top1, LABELS)
 
 
-def test_E3_a_question_beyond_the_budget_is_refused_before_anything_is_asked() -> None:
+def test_E3_query_beyond_the_budget_is_refused_before_sending() -> None:
     oracle = FakeOracle()
     session = QuerySession(oracle, budget=149)
     with pytest.raises(BudgetExhausted, match="at most 149 images more, got 150: 0 of 149"):
@@ -37,14 +37,14 @@ def test_E3_a_question_beyond_the_budget_is_refused_before_anything_is_asked() -
         session.query(IMAGES[:1])
 
 
-def test_a_failing_endpoint_is_told_with_what_was_asked() -> None:
+def test_failing_endpoint_is_reported_with_the_images_sent() -> None:
     session = QuerySession(FakeOracle(max_batch=64, fails_after=1), budget=200)
     with pytest.raises(TransferError, match="64 of 200 images were asked; the endpoint failed"):
         session.query(IMAGES)
     assert session.spent == 64
 
 
-def test_an_endpoint_that_answers_otherwise_than_described_is_an_error() -> None:
+def test_answers_other_than_described_are_an_error() -> None:
     class Liar(FakeOracle):
         def describe(self) -> ModelInfo:
             return FakeOracle(support=1).describe()
@@ -54,12 +54,12 @@ def test_an_endpoint_that_answers_otherwise_than_described_is_an_error() -> None
 
 
 @pytest.mark.parametrize("images", [IMAGES[:0], IMAGES.float(), IMAGES[0]])
-def test_only_images_are_asked(images: torch.Tensor) -> None:
+def test_query_of_anything_but_images_is_refused(images: torch.Tensor) -> None:
     with pytest.raises(AnswersError, match=r"uint8 \[n, 3, H, W\]"):
         QuerySession(FakeOracle(), budget=10).query(images)
 
 
-def test_a_session_counts_what_the_audit_had_already(tmp_path: Path) -> None:
+def test_session_counts_images_that_are_cached(tmp_path: Path) -> None:
     oracle = FakeOracle()
     cached = CachedOracle(oracle, folder=tmp_path, budget=150)
     cached.query(PIXELS)
@@ -68,7 +68,7 @@ def test_a_session_counts_what_the_audit_had_already(tmp_path: Path) -> None:
     assert (session.spent, oracle.requests, cached.queries) == (150, [150], 150)
 
 
-def test_the_audits_own_budget_holds_over_all_sessions(tmp_path: Path) -> None:
+def test_audit_budget_limits_all_sessions(tmp_path: Path) -> None:
     cached = CachedOracle(FakeOracle(), folder=tmp_path, budget=100)
     QuerySession(cached, budget=80).query(IMAGES[:80])
     with pytest.raises(BudgetExhausted, match="at most 20 images more for this endpoint"):

@@ -17,7 +17,7 @@ from stingy_clients import ModelInfo
 IMAGES, _ = striped(150)
 
 
-def test_every_image_is_asked_once_in_chunks(tmp_path: Path) -> None:
+def test_every_image_is_sent_once_in_requests_of_64(tmp_path: Path) -> None:
     oracle, steps = FakeOracle(), list[int]()
     found = buy(oracle, IMAGES, budget=150, folder=tmp_path, progress=steps.append)
     assert oracle.requests == [64, 64, 22]
@@ -29,7 +29,7 @@ def test_every_image_is_asked_once_in_chunks(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.answers.scores, direct.scores)
 
 
-def test_chunks_are_no_larger_than_the_server_takes(tmp_path: Path) -> None:
+def test_requests_are_no_larger_than_the_server_takes(tmp_path: Path) -> None:
     oracle = FakeOracle(max_batch=50)
     buy(oracle, IMAGES, budget=150, folder=tmp_path)
     assert oracle.requests == [50, 50, 50]
@@ -44,7 +44,7 @@ def test_a_second_run_buys_nothing(tmp_path: Path) -> None:
     np.testing.assert_array_equal(second.answers.indices, first.answers.indices)
 
 
-def test_after_a_failure_what_was_bought_is_kept_and_the_rest_is_bought(tmp_path: Path) -> None:
+def test_failed_purchase_resumes_with_the_missing_images(tmp_path: Path) -> None:
     with pytest.raises(TransferError, match="128 of 150 images were bought"):
         buy(FakeOracle(fails_after=2), IMAGES, budget=150, folder=tmp_path)
     oracle = FakeOracle()
@@ -60,7 +60,7 @@ def test_another_key_goes_on_and_the_charges_of_both_add_up(tmp_path: Path) -> N
     assert (found.queries, found.charged) == (150, 150)
 
 
-def test_ctrl_c_keeps_what_was_bought_and_says_how_much(tmp_path: Path) -> None:
+def test_ctrl_c_keeps_bought_answers_and_counts_them(tmp_path: Path) -> None:
     oracle = FakeOracle(fails_after=1, failure=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt, match="64 of 150"):
         buy(oracle, IMAGES, budget=150, folder=tmp_path)
@@ -69,7 +69,7 @@ def test_ctrl_c_keeps_what_was_bought_and_says_how_much(tmp_path: Path) -> None:
     assert oracle.requests == [64, 22]
 
 
-def test_a_record_half_written_at_a_kill_is_bought_again(tmp_path: Path) -> None:
+def test_torn_record_is_bought_once_more(tmp_path: Path) -> None:
     buy(FakeOracle(), IMAGES, budget=150, folder=tmp_path)
     path = tmp_path / "answers.bin"
     path.write_bytes(path.read_bytes()[:-5])
@@ -104,7 +104,7 @@ def test_answers_of_another_endpoint_are_never_mixed_in(
     assert other.requests == []
 
 
-def test_a_changed_image_is_bought_and_no_other_answer_used(tmp_path: Path) -> None:
+def test_changed_image_gets_an_answer_of_its_own(tmp_path: Path) -> None:
     buy(FakeOracle(), IMAGES, budget=150, folder=tmp_path)
     changed = IMAGES.copy()
     changed[7] = changed[7][:, :, [1, 2, 0]]
@@ -137,7 +137,7 @@ def test_a_foreign_ledger_is_refused(tmp_path: Path, content: object) -> None:
         buy(FakeOracle(), IMAGES, budget=150, folder=tmp_path)
 
 
-def test_an_endpoint_that_answers_another_n_than_described_is_an_error(tmp_path: Path) -> None:
+def test_answers_with_another_n_than_described_are_an_error(tmp_path: Path) -> None:
     class Liar(FakeOracle):
         def describe(self) -> ModelInfo:
             return FakeOracle(support=1).describe()
@@ -146,12 +146,12 @@ def test_an_endpoint_that_answers_another_n_than_described_is_an_error(tmp_path:
         buy(Liar(), IMAGES, budget=150, folder=tmp_path)
 
 
-def test_labels_without_scores_are_bought_too(tmp_path: Path) -> None:
+def test_answers_without_scores_are_bought(tmp_path: Path) -> None:
     found = buy(FakeOracle(form="none", support=1), IMAGES, budget=150, folder=tmp_path)
     assert found.answers.scores is None
 
 
-def test_two_processes_cannot_buy_into_one_folder(tmp_path: Path) -> None:
+def test_second_process_cannot_buy_into_the_folder(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib; from stingy_attacker_eval.files import locked\n"
         f"with locked(pathlib.Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()"
@@ -168,7 +168,7 @@ def test_two_processes_cannot_buy_into_one_folder(tmp_path: Path) -> None:
         pass
 
 
-def test_ctrl_c_waits_for_the_request_in_flight_and_loses_nothing(tmp_path: Path) -> None:
+def test_ctrl_c_during_a_purchase_loses_no_answer(tmp_path: Path) -> None:
     oracle = Interrupted()
     with pytest.raises(KeyboardInterrupt, match="64 of 150"):
         buy(oracle, IMAGES, budget=150, folder=tmp_path)

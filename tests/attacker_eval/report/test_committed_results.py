@@ -31,7 +31,7 @@ def published(folder: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("folder", ["reduced_cifar10", "reduced_tin100"])
-def test_the_readme_tells_what_the_rows_say(folder: str) -> None:
+def test_readme_numbers_are_those_of_the_rows(folder: str) -> None:
     found = summarise(rows(folder))
     by_attack = {(each.endpoint, each.attack): each for each in found}
     best = best_attacks(found)

@@ -20,7 +20,7 @@ def several_budgets(tmp_path: Path) -> Audit:
     return audit_of(tmp_path, rows)
 
 
-def test_the_best_attack_at_each_budget_is_drawn_fewest_queries_first(tmp_path: Path) -> None:
+def test_best_attack_per_budget_is_drawn_by_queries(tmp_path: Path) -> None:
     best = best_by_budget(several_budgets(tmp_path).summaries, "open")
     shown = {budget: (s.attack, s.accuracy_mean) for budget, s in best.items()}
     assert list(shown) == [100, 500, 1000, 2_000_000]
@@ -34,11 +34,11 @@ def test_the_curve_leaves_out_attacks_with_a_budget_of_their_own(tmp_path: Path)
     assert "data_free" not in curve
 
 
-def test_the_whole_transfer_set_alone_is_no_curve(tmp_path: Path) -> None:
+def test_only_the_whole_transfer_set_draws_no_curve(tmp_path: Path) -> None:
     assert draw_budgets(audit_of(tmp_path, rows_of(UPLIFTS)).summaries, student=STUDENT) is None
 
 
-def test_smaller_budgets_are_told_apart_in_the_table_and_kept_out_of_the_bars(
+def test_smaller_budgets_are_in_the_table_but_not_in_the_bars(
     tmp_path: Path,
 ) -> None:
     page = render(several_budgets(tmp_path))
@@ -48,7 +48,7 @@ def test_smaller_budgets_are_told_apart_in_the_table_and_kept_out_of_the_bars(
     assert "53.0" not in bars[: bars.index("</svg>")]
 
 
-def test_a_point_without_calibration_is_missing_from_that_panel_alone(tmp_path: Path) -> None:
+def test_point_without_calibration_is_missing_in_that_panel_only(tmp_path: Path) -> None:
     endpoints = [endpoint_of("open", utility=utility_of(ece=None))]
     audit = audit_of(tmp_path, rows_of(UPLIFTS), endpoints)
     picture = draw_frontier(audit.points)
@@ -78,7 +78,7 @@ def test_training_without_the_api_is_drawn_on_as_many_images(tmp_path: Path) -> 
     assert "no API on 100 images: 40.0 %; no API on 1000 images: 70.0 %" in curve
 
 
-def test_two_accounts_are_drawn_at_what_both_were_asked(tmp_path: Path) -> None:
+def test_two_accounts_are_drawn_at_the_sum_of_their_queries(tmp_path: Path) -> None:
     found = list(several_budgets(tmp_path).report.rows)
     for budget, queries in ((500, 1000), (None, 2000)):
         found += [

@@ -73,7 +73,7 @@ def sentences(tmp_path: Path, *summaries: Summary) -> str:
     return f"{found.sentence} {found.remark}"
 
 
-def test_the_verdict_is_the_best_attacks_uplift_with_spread_and_price(tmp_path: Path) -> None:
+def test_verdict_has_best_uplift_spread_and_price(tmp_path: Path) -> None:
     text = sentences(tmp_path, summary("paper_kd", 82.0), summary("soft_label", 92.5))
     assert text.startswith("+2.5 ± 0.5 points of uplift over training without the API: the best")
     assert "soft_label" in text
@@ -99,7 +99,7 @@ def test_the_remark_follows_the_spread(
     assert remark in sentences(tmp_path, summary("soft_label", accuracy, spread=spread))
 
 
-def test_many_seeds_measure_what_few_cannot(tmp_path: Path) -> None:
+def test_many_seeds_measure_smaller_uplifts_than_few(tmp_path: Path) -> None:
     def remark(seeds: int) -> str:
         rows = [row(NO_ENDPOINT, "no_api", n, 70.0 + 0.3 * (-1) ** n) for n in range(seeds)]
         rows += [row("open", "soft_label", n, 70.4 + 0.3 * (-1) ** (n // 2)) for n in range(seeds)]
@@ -112,7 +112,7 @@ def test_many_seeds_measure_what_few_cannot(tmp_path: Path) -> None:
     )
 
 
-def test_the_price_is_that_of_the_best_attack_where_the_report_tells_it(tmp_path: Path) -> None:
+def test_price_is_that_of_the_best_attack(tmp_path: Path) -> None:
     queried = summary("active", 93.0, queries=400)
     assert "after 400 queries" in sentences(tmp_path, summary("soft_label", 92.0), queried)
 
@@ -138,7 +138,7 @@ def test_a_white_box_attack_is_marked_and_never_the_headline(tmp_path: Path) -> 
     assert "the best of 1 attacks" in page
 
 
-def test_the_health_of_an_attack_is_its_finite_runs_and_those_above_the_baseline(
+def test_health_counts_finite_runs_and_gains(
     tmp_path: Path,
 ) -> None:
     rows = rows_of({"open": {"label_only": 0.0, "soft_label": 2.0}})
@@ -149,7 +149,7 @@ def test_the_health_of_an_attack_is_its_finite_runs_and_those_above_the_baseline
     assert '<td class="n">3</td><td class="n">2</td>\n<td class="n">2</td>' in render(audit)
 
 
-def test_a_chart_nobody_could_read_keeps_the_controls_and_the_best(tmp_path: Path) -> None:
+def test_large_chart_keeps_the_controls_and_the_best(tmp_path: Path) -> None:
     attacks = {f"attack{number}": float(number) for number in range(40)}
     audit = audit_of(tmp_path, rows_of({"open": {"label_only": -9.0, "paper_kd": -20.0} | attacks}))
     shown = [s.attack for s in shorten(audit.summaries)]
@@ -217,7 +217,7 @@ def test_the_page_needs_no_network_and_runs_nothing(tmp_path: Path) -> None:
     assert not re.search(r"url\((?!#)", page)
 
 
-def test_the_page_says_what_it_shows_to_those_who_do_not_see(tmp_path: Path) -> None:
+def test_page_describes_its_charts_for_screen_readers(tmp_path: Path) -> None:
     sentences(tmp_path, summary("soft_label", 92.0))
     page = render(read_audit(tmp_path))
     label = re.search(r'<svg role="img" aria-label="(Accuracy of[^"]+)"', page)
@@ -231,7 +231,7 @@ def test_the_page_never_promises_too_much(tmp_path: Path) -> None:
     assert "undistillable" not in render(read_audit(tmp_path)).lower()
 
 
-def test_text_from_elsewhere_is_escaped(tmp_path: Path) -> None:
+def test_text_from_the_report_is_escaped(tmp_path: Path) -> None:
     sentences(tmp_path, summary("soft_label", 92.0))
     page = render(read_audit(tmp_path))
     assert "a &lt;b&gt;bold&lt;/b&gt; title" in page

@@ -48,7 +48,7 @@ def test_every_printed_cell_is_there() -> None:
 
 
 @pytest.mark.parametrize("table", ["table1", "table2_cifar10", "table2_cifar100"])
-def test_printed_differences_are_those_of_the_printed_numbers_but_for_one_cell(table: str) -> None:
+def test_printed_differences_match_their_numbers_but_in_one_cell(table: str) -> None:
     printed = TABLES[table]
     wrong = []
     for item in printed["rows"]:
@@ -61,7 +61,7 @@ def test_printed_differences_are_those_of_the_printed_numbers_but_for_one_cell(t
     assert wrong == ([("resnet50", "normal", "self")] if table == "table1" else [])
 
 
-def test_our_numbers_stand_beside_the_printed_ones_and_the_rest_stays_empty(
+def test_own_numbers_are_shown_beside_the_printed_ones(
     tmp_path: Path,
 ) -> None:
     (table,) = tables(papers_audit(tmp_path))
