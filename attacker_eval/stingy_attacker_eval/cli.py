@@ -64,7 +64,7 @@ def run(
         from stingy_attacker_eval.audit.runner import run_audit
         from stingy_attacker_eval.audit.runs import parse_shard
         from stingy_attacker_eval.oracle.oracle import HttpOracle
-        from stingy_attacker_eval.report.html import read_report, write_report
+        from stingy_attacker_eval.report.html import read_audit, write_report
         from stingy_attacker_eval.report.terminal import print_table
         from stingy_clients import Client
 
@@ -94,7 +94,7 @@ def run(
                 remaining=client.usage().remaining,
                 executor=executor,
             )
-        print_table(read_report(out), console)
+        print_table(read_audit(out), console)
         console.print(f"Report: {write_report(out)}", highlight=False, markup=False)
 
 
@@ -108,7 +108,7 @@ def report(
 ) -> None:
     """Tell a finished audit again, from its report.json."""
     with _error_lines():
-        from stingy_attacker_eval.report.html import read_report, write_report
+        from stingy_attacker_eval.report.html import read_audit, write_report
 
         if form is ReportFormat.HTML:
             typer.echo(write_report(folder))
@@ -120,7 +120,7 @@ def report(
             ReportFormat.CSV: as_csv,
             ReportFormat.MD: as_markdown,
         }[form]
-        typer.echo(export(read_report(folder)), nl=False)
+        typer.echo(export(read_audit(folder)), nl=False)
 
 
 @audit.command()
@@ -136,10 +136,10 @@ def gate(
     """Exit with 1, and say why, when an endpoint teaches too much or a run is missing or broke."""
     with _error_lines():
         from stingy_attacker_eval.errors import GateError
-        from stingy_attacker_eval.report.analysis import read_report
+        from stingy_attacker_eval.report.analysis import read_audit
         from stingy_attacker_eval.report.ci_gate import gate_faults, gate_lines
 
-        audit, watched = read_report(folder), tuple(endpoint or ())
+        audit, watched = read_audit(folder), tuple(endpoint or ())
         faults = gate_faults(audit, max_uplift=max_uplift, endpoints=watched)
         if faults:
             raise GateError(*faults)

@@ -23,14 +23,14 @@ from stingy_attacker_eval.audit.runner import run_audit
 from stingy_attacker_eval.datasets.datasets import Dataset, load_dataset
 from stingy_attacker_eval.errors import DemoError
 from stingy_attacker_eval.oracle.oracle import HttpOracle
-from stingy_attacker_eval.report.html import read_report, write_report
+from stingy_attacker_eval.report.html import read_audit, write_report
 from stingy_attacker_eval.report.terminal import print_table
 from stingy_attacker_eval.teachers import train_teachers
 from stingy_clients import Client, TransportError
 
 _STINGY = [sys.executable, "-m", "stingy_clients"]
 _MARKER = ".stingy-demo"
-_FOLDERS = ("bought", "bundles", "state")
+_FOLDERS = ("answers", "bundles", "state")
 _FILES = (
     ".lock",
     "config.json",
@@ -39,6 +39,7 @@ _FILES = (
     "report.json",
     "rows.jsonl",
     "server.log",
+    "sources.json",
     "stingy.toml",
 )
 _BUDGET = 6000  # three endpoints of 1,797 images, and the one asked for show
@@ -100,7 +101,7 @@ def run_demo(out: Path, *, console: Console) -> Path:
         protocol = load_protocol("digits")
         oracles = {e.name: HttpOracle(client, model=e.model) for e in protocol.endpoints}
         run_audit(protocol, oracles=oracles, out=out, console=console)
-    print_table(read_report(out), console)
+    print_table(read_audit(out), console)
     page = write_report(out)
     say(f"the report is {page}")
     return page

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 
 
-def describe_environment(device: torch.device) -> dict[str, object]:
-    """Versions, hardware, source commit (None outside a checkout) and the date (UTC)."""
+def describe_environment(device: torch.device) -> dict[str, str | None]:
+    """Return versions, hardware, source commit (None outside a checkout) and the date (UTC)."""
     return {
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "platform": platform.platform(terse=True),
         "cpu": f"{_cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",

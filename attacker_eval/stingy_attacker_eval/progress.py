@@ -32,6 +32,20 @@ class Reporter:
             self.say(f"{what}: {done} of {total}")
 
 
+class Counter:
+    """A running count of one task, as the function that is called with each addition to it."""
+
+    def __init__(self, reporter: Reporter, total: int, label: str) -> None:
+        self._reporter = reporter
+        self._total = total
+        self._label = label
+        self._done = 0
+
+    def __call__(self, count: int) -> None:
+        self._done += count
+        self._reporter.step(self._done, self._total, self._label)
+
+
 @contextmanager
 def reporting(console: Console) -> Iterator[Reporter]:
     """A reporter for this console; its bar is gone afterwards."""

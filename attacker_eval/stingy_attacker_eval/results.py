@@ -1,29 +1,34 @@
-"""Rows of an audit and what they add up to; a broken attack never counts as protection."""
+"""Rows of an audit and their summaries; a broken attack never counts as protection."""
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict
 
 WHITE_BOX = "white-box"
-"""What the label of an attack says that sees the network itself."""
+"""The mark in the label of an attack that reads the network itself."""
 
 NO_ENDPOINT = "none"
 """The endpoint's name in rows of the no-API baseline."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One student trained once. accuracy, agreement, teacher_accuracy: percent of the test set.
+class Row(BaseModel):
+    """One student, trained once.
 
-    uplift: percentage points over the no-API baseline of the same student on as many images (mean
-    over seeds).
-    agreement and teacher_accuracy are None for the baseline, which has no teacher. queries: the
-    images whose answers it learnt from. seconds: of the whole attack; of its last training alone in
-    rows of earlier versions. budget: the images it was held to, where the audit tries several
-    budgets. trained_on: the endpoint whose student this is, where the attack reads labels alone and
-    both endpoints sold the same; it was not trained again. commit, threads: of the process that
-    trained it, None in rows of earlier versions; commit as `source_commit` has it.
+    queries: the images whose answers the student was trained on.
+    accuracy, agreement, teacher_accuracy: percent of the test set; the latter two are None for
+        the baseline, which has no teacher.
+    uplift: points over the no-API baseline of the same student on as many images, mean over seeds.
+    finite: False if the loss was not finite, which is a broken attack.
+    seconds: of the whole attack.
+    budget: the images the attacker was limited to; None for all.
+    trained_on: the endpoint whose student this is, None for its own. Both endpoints sold equal
+        labels and the attack reads labels only, so the student was trained once.
+    commit: of the code that trained it; None outside a checkout, or if not recorded.
+    threads: of the process that trained it; None if not recorded.
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     endpoint: str
     defence: str
@@ -43,14 +48,19 @@ class Row:
     threads: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Summary:
+class Summary(BaseModel):
     """One attack on one endpoint with one student, over the seeds whose loss stayed finite.
 
-    n: those seeds; means in percent, spreads are sample standard deviations (None below two).
-    queries: the most a run of it used. runs: with those whose loss was not finite; gains: those
-    that ended above the baseline. None in reports of earlier versions. trained_on: as in the rows.
+    n: the number of those seeds.
+    accuracy_mean, agreement_mean: percent; uplift_mean: points; None if n is 0.
+    accuracy_spread, uplift_spread: sample standard deviations; None if n is below 2.
+    queries: the most that a run used.
+    runs: all seeds, those whose loss was not finite included.
+    gains: runs that ended above the baseline.
+    budget, trained_on: as in the rows.
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     endpoint: str
     defence: str
@@ -63,32 +73,37 @@ class Summary:
     uplift_mean: float | None
     uplift_spread: float | None
     all_finite: bool
-    queries: int | None = None
-    budget: int | None = None
-    runs: int | None = None
-    gains: int | None = None
-    trained_on: str | None = None
+    queries: int
+    budget: int | None
+    runs: int
+    gains: int
+    trained_on: str | None
 
     @property
     def shown(self) -> str:
         """The attack in a table, with its budget, and the endpoint of its student if another."""
         images = "" if self.budget is None else f", {self.budget:,} images"
-        copied = "" if self.trained_on is None else f" (as on {self.trained_on})"
-        return f"{self.attack}{images}{copied}"
+        origin = "" if self.trained_on is None else f" (as on {self.trained_on})"
+        return f"{self.attack}{images}{origin}"
 
     @property
     def attack_name(self) -> str:
         """The attack without its settings."""
-        return self.attack.partition("[")[0]
+        return attack_name(self.attack)
 
     @property
     def white_box(self) -> bool:
-        """Whether the attack saw the network itself; its label says so."""
+        """Whether the attack reads the network itself, as its label says."""
         return WHITE_BOX in self.attack.partition("[")[2].rstrip("]").split(",")
 
 
+def attack_name(label: str) -> str:
+    """Return the name in an attack's label, without the settings."""
+    return label.partition("[")[0]
+
+
 def summarise(rows: Sequence[Row]) -> list[Summary]:
-    """One summary per endpoint, attack, student and budget, in the order of their first rows."""
+    """Return one summary per endpoint, attack, student and budget, in order of their first rows."""
     groups: dict[tuple[str, str, str, int | None], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.endpoint, row.attack, row.student, row.budget), []).append(row)
@@ -96,9 +111,9 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
 
 
 def baseline_accuracy(rows: Sequence[Row], student: str, budget: int | None = None) -> float | None:
-    """The no-API baseline's mean accuracy for this student on as many images.
+    """Return the no-API baseline's mean accuracy for this student on as many images.
 
-    None when none stayed finite.
+    None if no run of it stayed finite.
     """
     return _mean(
         [
@@ -111,11 +126,11 @@ def baseline_accuracy(rows: Sequence[Row], student: str, budget: int | None = No
 
 
 def best_attacks(summaries: Sequence[Summary]) -> dict[str, Summary]:
-    """Per endpoint the attack (and student) with the highest mean uplift, ties to the first.
+    """Return per endpoint the attack (and student) with the highest mean uplift.
 
-    Seeds whose loss was not finite do not count, nor do attacks that saw the network itself, nor
-    smaller budgets, whose uplift is counted from a weaker baseline; an endpoint with nothing left
-    has no entry.
+    Of equal ones it is the first. Seeds whose loss was not finite do not count, nor do white-box
+    attacks. Smaller budgets do not count, because their uplift is counted from a weaker
+    baseline. An endpoint with nothing left has no entry.
     """
     best: dict[str, tuple[float, Summary]] = {}
     for summary in summaries:

@@ -58,9 +58,10 @@ class StudentSpec:
     arguments: Mapping[str, int | str] = field(default_factory=dict)
 
     @property
-    def width(self) -> object:
-        """Of the first block, where it is an argument: run folders know a small network by it."""
-        return self.arguments.get("width")
+    def width(self) -> int | None:
+        """The width of the first block, if it is an argument; it decides a small network's size."""
+        width = self.arguments.get("width")
+        return width if isinstance(width, int) else None
 
     def settings(self, num_classes: int) -> dict[str, int | str]:
         """The factory's arguments, for that many classes."""

@@ -1,21 +1,23 @@
 """What an honest client keeps under a policy; pure functions over answers and true labels."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 
 _BINS = 15
 _INDEX_BYTES, _SCORE_BYTES = 8, 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class Utility:
-    """Of n answers: top1 and top5, percent whose true class is first, or among the first five.
+class Utility(BaseModel):
+    """What an endpoint's answers to some images are worth to an honest client.
 
-    ece: expected calibration error of the first class's probability, in points; None where the
-    answers tell none. answer_bytes: one answer in the binary form, without headers.
+    top1, top5: percent whose true class is first, or among the first five.
+    ece: expected calibration error of the first class's probability, in points; None if the
+        answers have no probability.
+    answer_bytes: one answer in the binary form, without headers.
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     images: int
     top1: float

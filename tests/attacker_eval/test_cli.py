@@ -32,7 +32,7 @@ def test_every_public_name_loads() -> None:
         stingy_attacker_eval.nothing  # noqa: B018
 
 
-def test_attacks_are_listed_with_what_they_need() -> None:
+def test_attacks_are_listed_with_their_capabilities() -> None:
     found = json.loads(RUN.invoke(app, ["audit", "attacks", "--json"]).stdout)
     by_name = {attack["name"]: attack for attack in found}
     assert by_name["label_only"]["needs"] == "answers"
@@ -50,7 +50,7 @@ def test_errors_end_with_a_line_each_and_status_1(tmp_path: Path) -> None:
     assert "secret" not in result.output
 
 
-def test_a_server_that_is_not_there_is_told_without_the_key(tmp_path: Path) -> None:
+def test_absent_server_is_reported_without_the_key(tmp_path: Path) -> None:
     protocol = tmp_path / "good.toml"
     protocol.write_text(
         f'title = "t"\ndataset = "{save_striped(tmp_path)}"\nbudget = 144\n'
@@ -80,7 +80,7 @@ def test_a_report_is_printed_in_other_forms(tmp_path: Path, form: str, begins: s
     assert not (tmp_path / "report.html").exists()
 
 
-def test_a_report_is_drawn_again(tmp_path: Path) -> None:
+def test_report_is_redrawn(tmp_path: Path) -> None:
     audit_of(tmp_path, rows_of({"open": {"label_only": 1.0}}))
     result = RUN.invoke(app, ["audit", "report", str(tmp_path)])
     assert result.stdout.strip() == str(tmp_path / "report.html")
@@ -103,14 +103,14 @@ def test_the_gate_exits_with_0_or_with_1_and_the_reason(tmp_path: Path) -> None:
     assert RUN.invoke(app, ["audit", "gate", str(tmp_path / "no"), "--max-uplift", "1"]).exit_code
 
 
-def test_a_lab_is_told_either_a_protocol_or_a_data_set(tmp_path: Path) -> None:
+def test_lab_takes_a_protocol_or_a_data_set_not_both(tmp_path: Path) -> None:
     options = ["--out", str(tmp_path), "--protocol", "digits", "--dataset", "digits"]
     result = RUN.invoke(app, ["audit", "lab", *options])
     assert (result.exit_code, list(tmp_path.iterdir())) == (1, [])
     assert "got both" in result.stderr
 
 
-def test_the_lab_takes_how_to_train_and_keeps_what_it_trained(tmp_path: Path) -> None:
+def test_lab_takes_training_options_and_reuses_teachers(tmp_path: Path) -> None:
     bundles = tmp_path / "bundles"
     options = ["--out", str(bundles), "--dataset", save_striped(tmp_path), "--network", "cnn_tiny"]
     options += ["--epochs", "1", "--lr", "0.05", "--seed", "3", "--omega", "0.01", "--tau", "2"]

@@ -55,7 +55,7 @@ def test_settings_of_another_stingy_do_not_reach_the_demo(monkeypatch: pytest.Mo
     assert not [name for name in demo._environment() if name.startswith("STINGY_")]
 
 
-def test_a_server_that_does_not_start_is_told_with_its_log(tmp_path: Path) -> None:
+def test_server_that_fails_to_start_is_reported_with_its_log(tmp_path: Path) -> None:
     (tmp_path / "stingy.toml").write_text("port = 99999999")
     with (
         Client("http://127.0.0.1:9", "key") as client,
@@ -83,11 +83,9 @@ def test_E1_an_audit_over_http_spends_what_the_server_counts(tmp_path: Path) -> 
             report = run_audit(
                 protocol, oracles=oracles, out=tmp_path / "audit", console=Console(file=StringIO())
             )
-            endpoints = report["endpoints"]
-            assert isinstance(endpoints, list)
-            for endpoint in endpoints:
-                assert endpoint["queries_spent"] == endpoint["queries_charged"] == 1797
-            assert [endpoint["support"] for endpoint in endpoints] == [10, 10, 2]
+            for endpoint in report.endpoints:
+                assert endpoint.queries_spent == endpoint.queries_charged == 1797
+            assert [endpoint.support for endpoint in report.endpoints] == [10, 10, 2]
             assert client.usage().used == 3 * 1797 + 1
         assert server.poll() == 0
         with pytest.raises(TransportError):

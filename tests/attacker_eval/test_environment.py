@@ -19,7 +19,7 @@ def git(folder: Path, *arguments: str) -> str:
     return found.stdout.strip()
 
 
-def test_a_commit_is_told_with_whether_tracked_files_differ_from_it(tmp_path: Path) -> None:
+def test_commit_is_marked_if_tracked_files_differ(tmp_path: Path) -> None:
     code, other = tmp_path / "code" / "a.py", tmp_path / "b.py"
     code.parent.mkdir()
     code.write_text("1\n")
@@ -37,7 +37,7 @@ def test_a_commit_is_told_with_whether_tracked_files_differ_from_it(tmp_path: Pa
     assert commit_of(code) == f"{head}+changes"
 
 
-def test_what_git_does_not_track_has_no_commit(tmp_path: Path) -> None:
+def test_untracked_file_has_no_commit(tmp_path: Path) -> None:
     git(tmp_path, "init", "--quiet")
     installed = tmp_path / "a.py"
     installed.write_text("")

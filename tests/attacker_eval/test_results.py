@@ -1,7 +1,5 @@
 """What rows add up to: means, spreads, and that a broken attack protects nobody."""
 
-from dataclasses import replace
-
 import pytest
 
 from stingy_attacker_eval.results import (
@@ -46,8 +44,8 @@ def test_a_summary_has_mean_and_sample_spread() -> None:
 
 def test_a_summary_counts_queries_runs_and_gains() -> None:
     rows = [
-        replace(row("kd", 60.0), queries=30),
-        replace(row("kd", 40.0, seed=1), queries=40),
+        row("kd", 60.0).model_copy(update={"queries": 30}),
+        row("kd", 40.0, seed=1).model_copy(update={"queries": 40}),
         row("kd", 90.0, seed=2, finite=False),
     ]
     (summary,) = summarise(rows)
@@ -55,7 +53,11 @@ def test_a_summary_counts_queries_runs_and_gains() -> None:
 
 
 def test_budgets_are_summed_up_apart() -> None:
-    rows = [row("kd", 60.0), replace(row("kd", 50.0), budget=5), replace(row("kd", 52.0), budget=5)]
+    rows = [
+        row("kd", 60.0),
+        row("kd", 50.0).model_copy(update={"budget": 5}),
+        row("kd", 52.0).model_copy(update={"budget": 5}),
+    ]
     assert [(s.budget, s.accuracy_mean) for s in summarise(rows)] == [(None, 60.0), (5, 51.0)]
 
 
@@ -63,7 +65,7 @@ def test_budgets_are_summed_up_apart() -> None:
     ("label", "white_box"),
     [("dafl[white-box]", True), ("dafl[white-box,tau=2]", True), ("a[b=white-boxes]", False)],
 )
-def test_an_attack_that_saw_the_network_is_never_the_best(label: str, white_box: bool) -> None:
+def test_white_box_attack_is_never_the_best(label: str, white_box: bool) -> None:
     summaries = summarise([row(label, 90.0), row("kd", 60.0)])
     assert summaries[0].white_box is white_box
     assert best_attacks(summaries)["stingy"].attack == ("kd" if white_box else label)
@@ -89,11 +91,11 @@ def test_a_broken_run_counts_for_nothing() -> None:
     assert best_attacks(summaries)["stingy"].attack == "half"
 
 
-def test_an_endpoint_with_broken_attacks_alone_has_no_best() -> None:
+def test_endpoint_with_only_broken_attacks_has_no_best() -> None:
     assert best_attacks(summarise([row("kd", 60.0, finite=False)])) == {}
 
 
-def test_the_best_attack_may_be_below_the_baseline_but_is_never_the_baseline() -> None:
+def test_best_attack_may_lose_but_is_never_the_baseline() -> None:
     rows = [row("no_api", 50.0, endpoint=NO_ENDPOINT), row("kd", 40.0), row("label_only", 49.0)]
     best = best_attacks(summarise(rows))
     assert {name: summary.attack for name, summary in best.items()} == {"stingy": "label_only"}

@@ -145,7 +145,7 @@ def test_a_protocols_teachers_are_trained_and_can_be_served(tmp_path: Path) -> N
     assert "stingy_attacker_eval.zoo" in settings.trusted_factories
 
 
-def test_a_teacher_that_was_trained_in_the_same_way_is_kept(tmp_path: Path) -> None:
+def test_teacher_trained_in_the_same_way_is_reused(tmp_path: Path) -> None:
     data = load_dataset(save_striped(tmp_path))
     console = Console(file=StringIO())
     settings = replace(SETTINGS, training=replace(SETTINGS.training, epochs=1))
@@ -174,7 +174,7 @@ def test_one_made_in_another_way_is_trained_anew(tmp_path: Path, other: dict[str
     assert [teacher.kept for teacher in found] == [False, False]
 
 
-def test_a_lab_killed_between_two_teachers_trains_the_second_as_it_would_have(
+def test_lab_killed_between_teachers_resumes_with_same_weights(
     tmp_path: Path,
 ) -> None:
     data = load_dataset(save_striped(tmp_path))
@@ -190,7 +190,7 @@ def test_a_lab_killed_between_two_teachers_trains_the_second_as_it_would_have(
     assert digests[0] == digests[1]
 
 
-def test_a_damaged_teacher_is_trained_again(tmp_path: Path) -> None:
+def test_damaged_teacher_is_retrained(tmp_path: Path) -> None:
     data = load_dataset(save_striped(tmp_path))
     settings = replace(SETTINGS, nasty=False)
     (teacher,) = train_teachers(data, out=tmp_path, settings=settings)
@@ -226,7 +226,7 @@ def served(settings: Settings) -> list[tuple[str | None, str, str | None]]:
     return [(model.name, model.bundle.name, model.policy) for model in settings.models]
 
 
-def test_the_networks_behind_a_protocols_endpoints_are_read_from_the_labs_folder(
+def test_endpoint_networks_are_read_from_the_lab_folder(
     tmp_path: Path,
 ) -> None:
     protocol = parse_protocol(PROTOCOL.format(dataset=save_striped(tmp_path)))
@@ -266,13 +266,13 @@ def weights_of(folder: Path, *, omega: float | None = None, tau: float | None = 
     return read_manifest(nasty.bundle).sha256
 
 
-def test_the_nasty_constants_are_the_published_ones_and_can_be_changed(tmp_path: Path) -> None:
+def test_nasty_constants_are_as_published_by_default(tmp_path: Path) -> None:
     # Three classes: those of CIFAR-10.
     assert weights_of(tmp_path) == weights_of(tmp_path, omega=0.04, tau=4.0)
     assert weights_of(tmp_path) != weights_of(tmp_path, omega=0.005, tau=20.0)
 
 
-def test_a_network_that_does_not_fit_the_images_is_refused_before_training(tmp_path: Path) -> None:
+def test_network_unfit_for_the_images_is_refused_before_training(tmp_path: Path) -> None:
     settings = TeacherSettings(network="torchvision:vit_b_32")
     with pytest.raises(EvalError, match="takes no images"):
         train_teachers(load_dataset("digits"), out=tmp_path, settings=settings)
@@ -287,7 +287,7 @@ def test_a_loss_that_is_not_finite_packs_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("constants", [{"omega": 0.0}, {"tau": 0.0}, {"tau": float("inf")}])
-def test_nasty_constants_that_cannot_be_are_refused_before_training(
+def test_invalid_nasty_constants_are_refused_before_training(
     tmp_path: Path, constants: dict[str, Any]
 ) -> None:
     with pytest.raises(EvalError, match="omega and tau above 0"):

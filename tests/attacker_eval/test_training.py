@@ -41,7 +41,7 @@ def test_E4_same_seed_same_numbers_and_another_seed_others() -> None:
     assert all(torch.equal(weights[name], repeated[name]) for name in weights)
 
 
-def test_a_student_learns() -> None:
+def test_training_reaches_a_high_accuracy() -> None:
     torch.manual_seed(0)
     model = cnn(num_classes=CLASSES, width=4)
     settings = TrainSettings(epochs=6, batch=16, lr=0.05)
@@ -55,7 +55,7 @@ def test_a_student_learns() -> None:
     assert percent_equal(predict(model, IMAGES).numpy(), CLASS_OF) > 90
 
 
-def test_a_loss_that_is_not_finite_stops_after_its_epoch_and_is_told() -> None:
+def test_non_finite_loss_stops_after_its_epoch_and_is_flagged() -> None:
     steps = 0
 
     def loss(logits: Tensor, rows: Tensor, _: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ def test_a_loss_that_is_not_finite_stops_after_its_epoch_and_is_told() -> None:
     assert steps == 96 // 32  # one epoch of two
 
 
-def test_shifts_move_whole_images_by_at_most_the_setting_and_answers_stay_with_them() -> None:
+def test_shifts_move_whole_images_within_the_setting() -> None:
     # One bright pixel an image, in row i and column i: it stays within one pixel of its place.
     images = np.zeros((6, 8, 8, 3), np.uint8)
     for i in range(6):
@@ -93,7 +93,7 @@ def test_shifts_move_whole_images_by_at_most_the_setting_and_answers_stay_with_t
     assert {tuple(step) for step in observed} == {(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)}
 
 
-def test_a_flip_mirrors_about_half_of_the_images_and_moves_nothing_else() -> None:
+def test_flip_mirrors_about_half_of_the_images_only() -> None:
     # Column 2 of 8 is bright: mirrored it is column 5, and rows stay.
     images = np.zeros((64, 8, 8, 3), np.uint8)
     images[:, 3, 2] = 255
@@ -166,7 +166,7 @@ def order_of(seed: int) -> list[int]:
     return observed
 
 
-def test_every_image_is_seen_once_an_epoch_but_for_the_ragged_rest() -> None:
+def test_every_image_is_used_once_an_epoch_but_the_ragged_rest() -> None:
     assert len(order_of(0)) == len(set(order_of(0))) == 80
 
 
@@ -196,7 +196,7 @@ def test_agreement_weighs_every_example_the_same() -> None:
 
 
 @pytest.mark.parametrize("count", [5, 40, 64, 150])
-def test_an_epoch_of_other_images_than_these_has_its_own_number_of_steps(count: int) -> None:
+def test_epoch_of_sets_the_number_of_steps(count: int) -> None:
     images = IMAGES.repeat(4, 1, 1, 1)[:count]
     batches: list[Tensor] = []
 

@@ -32,7 +32,7 @@ def test_only_the_first_five_classes_count_as_first_five() -> None:
     assert (kept.top1, kept.top5, kept.answer_bytes) == (0.0, 50.0, 64)
 
 
-def test_a_short_list_holds_what_it_holds() -> None:
+def test_top5_of_a_short_list_counts_its_classes_only() -> None:
     assert utility(INDICES[:, :1], None, "none", LABELS).top5 == 75.0
 
 
@@ -65,7 +65,7 @@ def test_the_first_classs_probability_is_read_off(
 
 
 @pytest.mark.parametrize("form", ["rank", "none"])
-def test_ranks_and_labels_tell_no_probability(form: str) -> None:
+def test_ranks_and_labels_have_no_probability(form: str) -> None:
     values = None if form == "none" else scores([1, 2, 3]).repeat(4, axis=0)
     assert utility(INDICES, values, form, LABELS).ece is None
 

@@ -81,7 +81,7 @@ def test_mobilenetv2_keeps_the_quirk_of_its_stem() -> None:
     assert (stem.kernel_size, stem.stride, stem.padding) == ((1, 1), (1, 1), (1, 1))
 
 
-def test_the_smallest_learns() -> None:
+def test_smallest_network_trains_to_a_high_accuracy() -> None:
     pixels, classes = striped(96)
     images, labels = to_device(pixels, torch.device("cpu")), torch.from_numpy(classes)
 
@@ -145,7 +145,7 @@ def test_without_timm_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> 
         ("torchvision:vit_b_32", "takes no images of \\(32, 32\\)"),
     ],
 )
-def test_what_cannot_be_a_student_is_refused(name: str, reason: str) -> None:
+def test_unfit_network_is_refused_as_a_student(name: str, reason: str) -> None:
     with pytest.raises(EvalError, match=reason):
         student_spec(name).check(10, (32, 32))
 

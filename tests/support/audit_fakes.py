@@ -14,6 +14,7 @@ from stingy_attacker_eval.audit.protocol import Protocol, parse_protocol
 from stingy_attacker_eval.audit.runner import run_audit
 from stingy_attacker_eval.datasets.datasets import Images
 from stingy_attacker_eval.oracle.oracle import Answers, Oracle
+from stingy_attacker_eval.report_schema import Report
 from stingy_clients import ModelInfo, TransportError
 
 CLASSES = 3
@@ -133,7 +134,12 @@ def tiny_protocol(
 def audit(protocol: Protocol, out: Path, **oracles: Oracle) -> dict[str, Any]:
     """The report of a whole audit that says nothing; on one fake endpoint where none is given."""
     found = oracles or {"stingy": FakeOracle()}
-    return run_audit(protocol, oracles=found, out=out, console=Console(file=StringIO()))
+    return document(run_audit(protocol, oracles=found, out=out, console=Console(file=StringIO())))
+
+
+def document(report: Report) -> dict[str, Any]:
+    """The report as report.json has it."""
+    return report.model_dump(mode="json")
 
 
 def numbers(report: dict[str, Any]) -> list[dict[str, Any]]:

@@ -86,7 +86,7 @@ def numbers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
-def test_white_box_attack_runs_from_bundles_and_is_labelled(lab: Path) -> None:
+def test_white_box_attack_runs_from_lab_bundles_and_is_marked(lab: Path) -> None:
     with serving(lab, lab / "state", images=2800) as where:
         audit("run", lab / "audit.toml", "--out", lab / "plain", *where)
         more = ("--bundles", lab / "bundles", "--parallel", "2")

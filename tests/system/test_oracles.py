@@ -56,7 +56,7 @@ def test_in_process_errors_equal_http_and_the_application_stops(tmp_path: Path) 
         assert client.usage().used == 10
 
 
-def test_an_application_that_does_not_start_is_said_to() -> None:
+def test_application_that_fails_to_start_is_reported() -> None:
     async def fails(scope: object, receive: object, send: object) -> None:
         raise RuntimeError("no store")
 

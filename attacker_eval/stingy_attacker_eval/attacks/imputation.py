@@ -6,7 +6,7 @@ from torch import Tensor
 from stingy_attacker_eval.attacks.losses import fill_constant
 
 
-def class_means(logits: Tensor, top1: Tensor, *, delta: float) -> Tensor:
+def class_averages(logits: Tensor, top1: Tensor, *, delta: float) -> Tensor:
     """The answers with each withheld class at what it averages under the same top-1.
 
     logits: `[n, classes]`, -inf where withheld; top1: int64 `[n]`. A class's score counts as its
@@ -33,7 +33,7 @@ def low_rank(logits: Tensor, top1: Tensor, *, rank: int, iterations: int, delta:
     """
     answered = logits.isfinite()
     floor = fill_constant(logits, delta=0.0)
-    filled = class_means(logits, top1, delta=delta)
+    filled = class_averages(logits, top1, delta=delta)
     for _ in range(iterations):
         # A constant a row changes no softmax, so it is taken out before the directions are found.
         offset = filled.mean(dim=1, keepdim=True)

@@ -12,7 +12,7 @@ from stingy_attacker_eval.attacks.base import (
     check_positive,
     check_tau_alpha,
 )
-from stingy_attacker_eval.attacks.imputation import class_means
+from stingy_attacker_eval.attacks.imputation import class_averages
 from stingy_attacker_eval.attacks.losses import fill_constant, kd_loss_fn
 from stingy_attacker_eval.training import TrainResult
 
@@ -51,7 +51,7 @@ class TailFill(Attack):
         filled = (
             fill_constant(context.logits, delta=self.delta)
             if self.fill == "constant"
-            else class_means(context.logits, context.top1, delta=self.delta)
+            else class_averages(context.logits, context.top1, delta=self.delta)
         )
         return context.train(
             student,

@@ -13,6 +13,7 @@ from stingy_attacker_eval.audit.purchase import PurchasedData
 from stingy_attacker_eval.audit.runs import Run
 from stingy_attacker_eval.datasets.datasets import Dataset
 from stingy_attacker_eval.oracle.oracle import digest_labels
+from stingy_attacker_eval.report_schema import SkippedAttack
 from stingy_attacker_eval.results import NO_ENDPOINT
 from stingy_attacker_eval.training import to_device
 
@@ -53,7 +54,7 @@ class Job:
         if not self.attack.requires & {Capability.ANSWERS, Capability.SCORES}:
             return 0
         sources = [source for source in (self.purchase, self.partner) if source]
-        return sum(self.budget or source.transfer.queries for source in sources)
+        return sum(self.budget or len(source.transfer) for source in sources)
 
 
 def plan_jobs(
@@ -62,13 +63,13 @@ def plan_jobs(
     purchases: list[PurchasedData],
     device: torch.device,
     networks: Mapping[str, nn.Module],
-) -> tuple[list[Job], list[dict[str, str]]]:
+) -> tuple[list[Job], list[SkippedAttack]]:
     """Return the jobs and, apart from them, the attacks that cannot run.
 
     The baseline comes first, because every uplift is counted from it.
     """
     jobs: list[Job] = []
-    skipped: list[dict[str, str]] = []
+    skipped: list[SkippedAttack] = []
     images = to_device(dataset.train_x, device)
     labels = torch.from_numpy(dataset.train_y).to(device)
 
@@ -104,7 +105,7 @@ def plan_jobs(
             if reason is None:
                 add(purchase, partner, attack, data)
             else:
-                skipped.append({"endpoint": name, "attack": attack.label, "reason": reason})
+                skipped.append(SkippedAttack(endpoint=name, attack=attack.label, reason=reason))
     return jobs, skipped
 
 
@@ -116,8 +117,8 @@ def mark_duplicates(jobs: Sequence[Job]) -> list[Job]:
         if job.purchase is None or not job.attack.reads_top1_only:
             marked.append(job)
             continue
-        sets = job.purchase.transfer, job.purchase.evaluation
-        labels = tuple(digest_labels(transfer_set.answers) for transfer_set in sets)
+        answers = job.purchase.transfer, job.purchase.evaluation
+        labels = tuple(digest_labels(part) for part in answers)
         same = job.attack.label, job.student, job.seed, job.budget, labels
         original = first.setdefault(same, job.run)
         marked.append(job if original == job.run else replace(job, duplicate_of=original))
@@ -128,6 +129,6 @@ def _attacker_data(
     purchase: PurchasedData, images: torch.Tensor, labels: torch.Tensor, network: nn.Module | None
 ) -> AttackerData:
     """Return what an attacker of this endpoint has before a run begins."""
-    data = AttackerData.from_answers(images, labels, purchase.transfer.answers, purchase.info)
+    data = AttackerData.from_answers(images, labels, purchase.transfer, purchase.info)
     teacher = network.to(images.device).eval() if network is not None else None
     return replace(data, network=teacher)

@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, cast
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
@@ -25,21 +22,14 @@ from stingy_attacker_eval.attacks.no_api import NoApi
 from stingy_attacker_eval.datasets.datasets import Dataset, load_dataset
 from stingy_attacker_eval.datasets.query_pools import is_pool_of, load_pool
 from stingy_attacker_eval.errors import EvalError, ProtocolError
+from stingy_attacker_eval.report_schema import Document, Name, Schedule, TeacherEntry
 from stingy_attacker_eval.results import NO_ENDPOINT
 from stingy_attacker_eval.students import student_spec
-from stingy_attacker_eval.training import TrainSettings
 
 T = TypeVar("T")
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-_Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
-
-
-class AttackEntry(_Part):
+class AttackEntry(Document):
     """An attack by name, with settings where they are not the default."""
 
     model_config = ConfigDict(extra="allow")
@@ -58,19 +48,19 @@ def _entry(value: object) -> object:
 _Attacks = tuple[Annotated[AttackEntry, BeforeValidator(_entry)], ...]
 
 
-class EndpointEntry(_Part):
+class EndpointEntry(Document):
     """One model on the server, and what stands in front of it in the report's words.
 
     students, attacks: those of this endpoint alone, beside the protocol's. bundle and policy: how
     a lab of its own makes this endpoint; a deployed one is what it is.
     """
 
-    name: _Name
+    name: Name
     model: Annotated[str, Field(min_length=1)]
     defence: Annotated[str, Field(min_length=1)]
     students: tuple[str, ...] = ()
     attacks: _Attacks = ()
-    bundle: _Name | None = None
+    bundle: Name | None = None
     policy: Annotated[str, Field(min_length=1)] | None = None
 
     @property
@@ -79,58 +69,7 @@ class EndpointEntry(_Part):
         return tuple(attack for entry in self.attacks for attack in entry.build())
 
 
-class _Schedule(_Part):
-    """How a network is trained, on how many of the training images (None: all)."""
-
-    images: Annotated[int, Field(gt=0)] | None = None
-    epochs: Annotated[int, Field(gt=0)]
-    batch: Annotated[int, Field(gt=1)] = 64
-    lr: Annotated[float, Field(gt=0)] = 0.1
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    augment: Annotated[int, Field(ge=0)] = 0
-    flip: bool = False
-    milestones: tuple[Annotated[int, Field(gt=0)], ...] = ()
-    gamma: Annotated[float, Field(gt=0, le=1)] = 0.2
-
-    @property
-    def training(self) -> TrainSettings:
-        return TrainSettings(
-            epochs=self.epochs,
-            batch=self.batch,
-            lr=self.lr,
-            weight_decay=self.weight_decay,
-            augment=self.augment,
-            flip=self.flip,
-            milestones=self.milestones,
-            gamma=self.gamma,
-        )
-
-
-class TeacherEntry(_Schedule):
-    """A teacher for the lab to train: bundles NAME-normal and, unless told not to, NAME-nasty.
-
-    omega and tau: of the nasty loss, as published for that number of classes when absent.
-    nasty_from_normal: whether the nasty twin starts from the normal one's weights, as published.
-    """
-
-    name: _Name
-    network: str
-    seed: Annotated[int, Field(ge=0)] = 0
-    nasty: bool = True
-    nasty_from_normal: bool = False
-    omega: Annotated[float, Field(ge=0)] | None = None
-    tau: Annotated[float, Field(gt=0)] | None = None
-
-    @model_serializer(mode="wrap")
-    def _as_of_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out a default that folders of earlier versions do not know, so that they go on."""
-        found: dict[str, Any] = serialize(self)
-        if not self.nasty_from_normal:
-            del found["nasty_from_normal"]
-        return found
-
-
-class Protocol(_Schedule):
+class Protocol(Schedule):
     """An audit's settings. `budget` counts the images one endpoint may be asked.
 
     images, epochs and so on are the attacker's; teachers have their own. budgets: fewer images to

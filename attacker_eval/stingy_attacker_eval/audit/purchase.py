@@ -1,7 +1,7 @@
-"""Buying what an audit needs from its endpoints, checked against budget and key beforehand."""
+"""The purchase of an audit's answers, checked against budget and key beforehand."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -11,16 +11,18 @@ from stingy_attacker_eval.audit.protocol import EndpointEntry, Protocol
 from stingy_attacker_eval.audit.run_folder import RunFolder
 from stingy_attacker_eval.datasets.datasets import Dataset
 from stingy_attacker_eval.errors import AuditError
-from stingy_attacker_eval.oracle.cached_oracle import CachedOracle
+from stingy_attacker_eval.oracle.cached_oracle import CachedOracle, image_digests
 from stingy_attacker_eval.oracle.oracle import (
+    Answers,
     Oracle,
     PinnedOracle,
     digest_answers,
     digest_labels,
     endpoint_identity,
 )
-from stingy_attacker_eval.oracle.transfer_set import TransferSet, buy, is_complete
-from stingy_attacker_eval.progress import Reporter
+from stingy_attacker_eval.oracle.transfer_set import buy_answers
+from stingy_attacker_eval.progress import Counter, Reporter
+from stingy_attacker_eval.report_schema import EndpointResult
 from stingy_attacker_eval.training import percent_equal, predict, to_device
 from stingy_attacker_eval.utility import Utility, utility
 from stingy_clients import ModelInfo
@@ -30,49 +32,55 @@ _ALIKE = 99.0  # percent
 
 @dataclass(frozen=True)
 class PurchasedData:
-    """What one endpoint sold: answers to learn from, answers to compare with, and what attacks
-    asked for as they ran."""
+    """What one endpoint sold.
+
+    transfer: the answers for the training images, in their order.
+    evaluation: the answers for the test images.
+    distinct: how many distinct images those are, first the training images, then the rest.
+    oracle: the cache of all answers, which attacks query as they run.
+    teacher_accuracy: percent of the test images.
+    """
 
     endpoint: EndpointEntry
     info: ModelInfo
-    transfer: TransferSet
-    evaluation: TransferSet
+    transfer: Answers
+    evaluation: Answers
+    distinct: tuple[int, int]
     oracle: CachedOracle
     teacher_accuracy: float
     utility: Utility
 
     def source(self) -> dict[str, object]:
-        """What identifies the answers that students learn from and are compared with."""
-        sold = {"transfer": self.transfer.answers, "evaluation": self.evaluation.answers}
+        """Return what identifies the answers that students are trained on and compared with."""
         return endpoint_identity(self.info) | {
-            name: digest_answers(part) for name, part in sold.items()
+            "transfer": digest_answers(self.transfer),
+            "evaluation": digest_answers(self.evaluation),
         }
 
-    def facts(self) -> dict[str, object]:
-        """The endpoint's entry in the report."""
-        queries = self.transfer.queries, self.evaluation.queries, self.oracle.queries
-        return {
-            "name": self.endpoint.name,
-            "defence": self.endpoint.defence,
-            "policy": self.info.policy,
-            "scores": self.info.scores,
-            "decimals": self.info.decimals,
-            "fingerprint": self.info.fingerprint,
-            "model": self.info.name,
-            "version": self.info.version,
-            "support": self.info.support,
-            "labels": digest_labels(self.transfer.answers),
-            "num_classes": self.info.num_classes,
-            "queries_transfer": queries[0],
-            "queries_evaluation": queries[1],
-            "queries_attacks": queries[2],
-            "queries_spent": sum(queries),
-            "queries_charged": (
-                self.transfer.charged + self.evaluation.charged + self.oracle.reconcile_charges()
-            ),
-            "teacher_accuracy": self.teacher_accuracy,
-            "utility": asdict(self.utility),
-        }
+    def result(self, *, best: str | None) -> EndpointResult:
+        """Return the endpoint's entry in the report; best: the label of its best attack."""
+        queries = self.oracle.queries
+        return EndpointResult(
+            name=self.endpoint.name,
+            defence=self.endpoint.defence,
+            policy=self.info.policy,
+            scores=self.info.scores,
+            decimals=self.info.decimals,
+            fingerprint=self.info.fingerprint,
+            model=self.info.name,
+            version=self.info.version,
+            support=self.info.support,
+            labels=digest_labels(self.transfer),
+            num_classes=self.info.num_classes,
+            queries_transfer=self.distinct[0],
+            queries_evaluation=self.distinct[1],
+            queries_attacks=queries - sum(self.distinct),
+            queries_spent=queries,
+            queries_charged=self.oracle.reconcile_charges(),
+            teacher_accuracy=self.teacher_accuracy,
+            utility=self.utility,
+            best=best,
+        )
 
 
 def check_budget(protocol: Protocol, data: Dataset) -> None:
@@ -112,8 +120,7 @@ def _attack_queries(protocol: Protocol, endpoint: EndpointEntry, data: Dataset) 
     return sum(
         attack.budget(len(data.train_x)) * (runs if attack.per_run else 1)
         for attack in protocol.variants_of(endpoint)
-        if Capability.IMAGES
-        not in attack.requires  # those ask for what the audit has bought already
+        if Capability.IMAGES not in attack.requires  # they query what the audit has bought
     )
 
 
@@ -133,7 +140,7 @@ def check_networks(
         if (network := networks.get(item.endpoint.name)) is None:
             continue
         labels = predict(network.to(device), images).numpy()
-        alike = percent_equal(labels, item.evaluation.answers.top1)
+        alike = percent_equal(labels, item.evaluation.top1)
         if alike < _ALIKE:
             faults.append(f"{item.endpoint.name}, where {alike:.1f} % of the labels are alike")
     if faults:
@@ -146,52 +153,40 @@ def buy_from(
     endpoint: EndpointEntry,
     oracle: Oracle,
     protocol: Protocol,
-    data: Dataset,
-    rows: RunFolder,
+    dataset: Dataset,
+    folder: RunFolder,
     reporter: Reporter,
 ) -> PurchasedData:
-    """Everything bought once, in the folder of the rows, which are then of these answers alone.
+    """Buy everything that is bought once, and bind the endpoint's rows to these answers.
 
-    Raises AuditError, before a query is spent where it can be told, when the rows are of others;
-    TransferError as `buy` does.
+    Raises AuditError if the rows in the folder were trained on other answers, before an image is
+    sent if the endpoint's description shows it. Raises TransferError as `buy_answers` does.
     """
     oracle = PinnedOracle(oracle)
     info = oracle.describe()
-    if info.num_classes != data.num_classes:
+    if info.num_classes != dataset.num_classes:
         raise AuditError(
-            f"expected {data.num_classes} classes from {endpoint.name} as in {data.name}, "
+            f"expected {dataset.num_classes} classes from {endpoint.name} as in {dataset.name}, "
             f"got {info.num_classes}"
         )
-    folder = rows.path / "bought" / endpoint.name
-    parts = folder / "transfer", folder / "evaluation"
-    rows.check_source(endpoint.name, endpoint_identity(info), bought=all(map(is_complete, parts)))
-    purchased_once = len(data.train_x) + len(data.test_x)
-    cached = CachedOracle(oracle, folder=folder / "asked", budget=protocol.budget - purchased_once)
-    total, done = len(data.train_x) + len(data.test_x), 0
-
-    def progress(count: int) -> None:
-        nonlocal done
-        done += count
-        reporter.step(done, total, f"buying from {endpoint.name}")
-
-    transfer = buy(oracle, data.train_x, budget=protocol.budget, folder=parts[0], progress=progress)
-    evaluation = buy(
-        oracle,
-        data.test_x,
-        budget=protocol.budget - transfer.queries,
-        folder=parts[1],
-        progress=progress,
-    )
-    cached.add(data.train_x, transfer.answers)
-    answers = evaluation.answers
-    bought = PurchasedData(
+    folder.check_source(endpoint.name, endpoint_identity(info))
+    answers_folder = folder.path / "answers" / endpoint.name
+    cached = CachedOracle(oracle, folder=answers_folder, budget=protocol.budget)
+    total = len(dataset.train_x) + len(dataset.test_x)
+    progress = Counter(reporter, total, f"buying from {endpoint.name}")
+    transfer = buy_answers(cached, dataset.train_x, progress=progress)
+    evaluation = buy_answers(cached, dataset.test_x, progress=progress)
+    train_images = set(image_digests(dataset.train_x))
+    test_images = set(image_digests(dataset.test_x)) - train_images
+    purchase = PurchasedData(
         endpoint=endpoint,
         info=info,
         transfer=transfer,
         evaluation=evaluation,
+        distinct=(len(train_images), len(test_images)),
         oracle=cached,
-        teacher_accuracy=percent_equal(evaluation.answers.top1, data.test_y),
-        utility=utility(answers.indices, answers.scores, answers.form, data.test_y),
+        teacher_accuracy=percent_equal(evaluation.top1, dataset.test_y),
+        utility=utility(evaluation.indices, evaluation.scores, evaluation.form, dataset.test_y),
     )
-    rows.bind(endpoint.name, bought.source())
-    return bought
+    folder.bind(endpoint.name, purchase.source())
+    return purchase

@@ -1,7 +1,8 @@
-"""An oracle whose answers stay on disk: none is bought twice."""
+"""An oracle that keeps its answers on disk, so that no answer is bought twice or mixed."""
 
 import hashlib
 import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,80 +12,104 @@ from numpy.typing import NDArray
 from stingy_attacker_eval.datasets.datasets import Images
 from stingy_attacker_eval.errors import AnswersError, BudgetExhausted, TransferError
 from stingy_attacker_eval.files import finished_first, write_json
-from stingy_attacker_eval.oracle.oracle import Answers, Oracle, as_described, endpoint_identity
+from stingy_attacker_eval.oracle.oracle import (
+    Answers,
+    Oracle,
+    as_described,
+    changed_fields,
+    endpoint_identity,
+)
 from stingy_clients import ModelInfo
+
+SCHEMA = "stingy.answers/1"
 
 _DIGEST = 16
 
 
 class CachedOracle:
-    """An oracle whose answers stay on disk by the digest of their pixels: none is bought twice.
+    """An oracle that keeps each answer on disk by the digest of its image's pixels.
 
-    FOLDER/answers.bin grows by a record an image, at once; FOLDER/ledger.json says what the
-    endpoint charged. `budget` is for all that is ever sent. Raises TransferError when the folder
-    is of another endpoint or damaged.
+    FOLDER/answers.bin grows by one record per image as soon as the image is answered.
+    FOLDER/ledger.json says which endpoint answered and what it charged. The caller locks the
+    folder, because only one process may use it.
     """
 
-    def __init__(self, oracle: Oracle, *, folder: Path, budget: int) -> None:
+    def __init__(self, oracle: Oracle, *, folder: Path, budget: int | None = None) -> None:
+        """Open the folder, or begin it.
+
+        budget: the most images that may be sent, in this process and former ones; None for no
+            limit.
+
+        Raises TransferError if the folder belongs to another endpoint or is damaged.
+        """
         self._oracle = oracle
         self._folder = folder
         self._budget = budget
         self._info = oracle.describe()
         self._rows: dict[bytes, tuple[NDArray[np.int64], NDArray[np.float32] | None]] = {}
         self._queries = self._charged = 0
-        self._charged_before: int | None = None  # the key's count while something is unsettled
+        # The key's count before a request that is not reconciled yet, else None.
+        self._charged_before: int | None = None
         self._record = np.dtype(
             [
                 ("digest", "u1", (_DIGEST,)),
                 ("indices", "<i8", (self._info.support,)),
                 ("scores", "<f4", (self._info.support,)),
+                ("checksum", "<u4"),
             ]
         )
         self._open()
-        self.reconcile_charges()  # of a request that was lost, before anything else is asked
+        self.reconcile_charges()  # of a request that a former process lost
 
     @property
     def queries(self) -> int:
-        """Images sent to the endpoint through this object, in this process and former ones."""
+        """Images sent to the endpoint and answered, in this process and former ones."""
         return self._queries
 
     def describe(self) -> ModelInfo:
-        """As the endpoint says."""
+        """Return the endpoint's description when this object was made."""
         return self._info
 
     def charged(self) -> int:
-        """As the endpoint says, for the whole key."""
+        """Return the endpoint's count for the whole key."""
         return self._oracle.charged()
 
     def reconcile_charges(self) -> int:
-        """Images the endpoint charged for what was `asked`; call it before others use the key."""
+        """Return what the endpoint charged for the images sent, a lost request included.
+
+        Call it before another user of the key sends images.
+        """
         if self._charged_before is not None:
-            # Less than before: the key is another, and the former one's last request failed.
+            # A lower count than before is that of another key; the request did not reach it.
             self._charged += max(0, self._oracle.charged() - self._charged_before)
             self._charged_before = None
             self._write_ledger()
         return self._charged
 
-    def add(self, images: Images, answers: Answers) -> None:
-        """Know these answers too, bought elsewhere; nothing is written."""
-        self._remember(_digests(images), answers)
+    def count_answered(self, images: Images) -> int:
+        """Return how many of the images have an answer on disk."""
+        return sum(digest in self._rows for digest in image_digests(images))
+
+    def count_missing(self, images: Images) -> int:
+        """Return how many distinct images have no answer yet, and so would be sent."""
+        return len(set(image_digests(images)) - self._rows.keys())
 
     def query(self, images: Images) -> Answers:
-        """As the endpoint's, but only images not seen before are sent, each once.
+        """Return the answers; in one request, send each image that has no answer yet once.
 
-        Raises BudgetExhausted before sending when they are more than the budget allows.
+        Raises BudgetExhausted, before anything is sent, if those are more than the budget allows.
         """
-        digests = _digests(images)
-        new: dict[bytes, int] = {}
+        digests = image_digests(images)
+        missing: dict[bytes, int] = {}
         for row, digest in enumerate(digests):
             if digest not in self._rows:
-                new.setdefault(digest, row)
-        if new:
-            self._buy(images[list(new.values())], list(new))
+                missing.setdefault(digest, row)
+        if missing:
+            self._buy(images[list(missing.values())], list(missing))
         return self._look_up(digests)
 
     def _buy(self, images: Images, digests: Sequence[bytes]) -> None:
-        if self._queries + len(images) > self._budget:
+        if self._budget is not None and self._queries + len(images) > self._budget:
             raise BudgetExhausted(
                 f"expected at most {self._budget - self._queries} images more for this endpoint, "
                 f"got {len(images)}: raise the protocol's budget"
@@ -95,7 +120,7 @@ class CachedOracle:
         with finished_first():
             answers = as_described(self._oracle.query(images), len(images), self._info)
             self._save(digests, answers)
-            self.reconcile_charges()  # at once: other endpoints may be asked with the same key
+            self.reconcile_charges()  # at once: other endpoints may share the key
 
     def _save(self, digests: Sequence[bytes], answers: Answers) -> None:
         records = np.zeros(len(answers), self._record)
@@ -103,6 +128,7 @@ class CachedOracle:
         records["indices"] = answers.indices
         if answers.scores is not None:
             records["scores"] = answers.scores
+        records["checksum"] = _checksums(records)
         with (self._folder / "answers.bin").open("ab") as file:
             file.write(records.tobytes())
         self._queries += len(answers)
@@ -125,30 +151,46 @@ class CachedOracle:
 
     def _open(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / "answers.bin"
+        if self._read_ledger():
+            self._read_answers(path)
+        elif path.exists():
+            raise TransferError(f"expected a ledger beside {path}, got none: choose a new folder")
+
+    def _read_ledger(self) -> bool:
+        """Read ledger.json and return whether it is there."""
         path = self._folder / "ledger.json"
-        if path.exists():
-            try:
-                found = json.loads(path.read_bytes())
-                endpoint, self._charged = found["endpoint"], found["charged"]
-                self._charged_before = found["charged_before"]
-            except (ValueError, KeyError, TypeError):
-                raise TransferError(f"expected a ledger of ours at {path}, got another") from None
-            if endpoint != endpoint_identity(self._info):
-                raise TransferError(
-                    f"expected the answers in {self._folder} to be of the same endpoint, got "
-                    "those of another: answers are never mixed, choose a new folder"
-                )
-        kept = self._folder / "answers.bin"
-        if not kept.exists():
-            return
-        content = kept.read_bytes()
+        if not path.exists():
+            return False
+        try:
+            ledger = json.loads(path.read_bytes())
+            if ledger["schema"] != SCHEMA:
+                raise ValueError
+            endpoint, self._charged = dict(ledger["endpoint"]), ledger["charged"]
+            self._charged_before = ledger["charged_before"]
+        except (ValueError, KeyError, TypeError):
+            raise TransferError(f"expected a {SCHEMA} ledger at {path}, got another") from None
+        changed = changed_fields(endpoint, self._info)
+        if changed:
+            raise TransferError(
+                f"expected the answers in {self._folder} to be of the same endpoint, got another "
+                f"{', '.join(changed)}: answers are never mixed, choose a new folder"
+            )
+        return True
+
+    def _read_answers(self, path: Path) -> None:
+        content = path.read_bytes() if path.exists() else b""
         whole = len(content) - len(content) % self._record.itemsize
-        if whole < len(content):  # killed while writing: that tail is bought again
-            with kept.open("r+b") as file:
+        if whole < len(content):  # killed while writing: the torn record is bought again
+            with path.open("r+b") as file:
                 file.truncate(whole)
+        if not whole:
+            return
         records = np.frombuffer(content[:whole], self._record)
         has_scores = self._info.scores != "none"
         try:
+            if (records["checksum"] != _checksums(records)).any():
+                raise AnswersError("expected records with their checksum, got others")
             answers = Answers(
                 records["indices"].astype(np.int64).reshape(len(records), self._info.support),
                 records["scores"].astype(np.float32) if has_scores else None,
@@ -157,7 +199,7 @@ class CachedOracle:
             )
         except AnswersError:
             raise TransferError(
-                f"expected the answers that were saved in {kept}, got a damaged file: delete it "
+                f"expected the answers that were saved in {path}, got a damaged file: delete it "
                 "to buy them again"
             ) from None
         self._queries = len(records)
@@ -165,6 +207,7 @@ class CachedOracle:
 
     def _write_ledger(self) -> None:
         ledger = {
+            "schema": SCHEMA,
             "endpoint": endpoint_identity(self._info),
             "charged": self._charged,
             "charged_before": self._charged_before,
@@ -172,7 +215,8 @@ class CachedOracle:
         write_json(self._folder / "ledger.json", ledger)
 
 
-def _digests(images: Images) -> list[bytes]:
+def image_digests(images: Images) -> list[bytes]:
+    """Return a digest of each image's shape and pixels."""
     shape = str(images.shape[1:]).encode()
     return [
         hashlib.blake2b(
@@ -180,3 +224,8 @@ def _digests(images: Images) -> list[bytes]:
         ).digest()
         for image in images
     ]
+
+
+def _checksums(records: NDArray[np.void]) -> NDArray[np.uint32]:
+    """Return the CRC-32 of each record, but for the checksum at its end."""
+    return np.array([zlib.crc32(record.tobytes()[:-4]) for record in records], np.uint32)

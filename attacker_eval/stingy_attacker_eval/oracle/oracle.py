@@ -1,8 +1,8 @@
-"""The endpoint as an attacker sees it; nothing but its answers comes through."""
+"""The endpoint as a black box: answers, and the oracles that give them."""
 
 import hashlib
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -78,7 +78,7 @@ def digest_answers(answers: Answers) -> str:
 
 
 def endpoint_identity(info: ModelInfo) -> dict[str, object]:
-    """What answers that may be mixed, or compared, have in common."""
+    """Return what two endpoints must have in common if their answers are mixed or compared."""
     return {
         "model": info.name,
         "version": info.version,
@@ -88,6 +88,11 @@ def endpoint_identity(info: ModelInfo) -> dict[str, object]:
         "support": info.support,
         "scores": info.scores,
     }
+
+
+def changed_fields(identity: Mapping[str, object], info: ModelInfo) -> list[str]:
+    """Return the names of the fields in which the endpoint differs from a recorded identity."""
+    return [name for name, value in endpoint_identity(info).items() if identity.get(name) != value]
 
 
 class Oracle(typing.Protocol):
@@ -107,7 +112,7 @@ class Oracle(typing.Protocol):
 
 
 class HttpOracle:
-    """A model behind a running Stingy server, asked with a customer's key."""
+    """A model behind a running Stingy server, queried with a customer's key."""
 
     def __init__(self, client: Client, *, model: str) -> None:
         self._client = client
@@ -126,7 +131,7 @@ class HttpOracle:
 
 
 class PinnedOracle:
-    """An oracle as long as it is what it was at first; another model or policy is refused."""
+    """An oracle that refuses to go on once its endpoint serves another model or policy."""
 
     def __init__(self, oracle: Oracle) -> None:
         self._oracle = oracle
@@ -136,10 +141,12 @@ class PinnedOracle:
         return self._info
 
     def query(self, images: Images) -> Answers:
-        """Raises TransferError instead of answers that may not be mixed with those before."""
+        """Return the answers.
+
+        Raises TransferError if they may not be mixed with those before.
+        """
         answers = self._oracle.query(images)
-        expected, got = endpoint_identity(self._info), endpoint_identity(self._oracle.describe())
-        changed = [name for name in expected if expected[name] != got[name]]
+        changed = changed_fields(endpoint_identity(self._info), self._oracle.describe())
         if changed:
             raise TransferError(
                 f"expected {self._info.name} as it was when this run began, got another "
@@ -152,7 +159,7 @@ class PinnedOracle:
 
 
 def scores_unsupported_reason(form: str) -> str | None:
-    """Why answers of this score form cannot be turned into logits; None when they can."""
+    """Return why answers of this score form have no logits; None if they have."""
     if form in ("log_prob", "logit", "prob"):
         return None
     return f'needs scores, and the endpoint\'s score form "{form}" has none to learn from'

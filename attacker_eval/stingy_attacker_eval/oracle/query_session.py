@@ -1,4 +1,4 @@
-"""An oracle under a budget, for attacks that ask while they run; no question goes uncounted."""
+"""An oracle under a budget, for attacks that query while they run; every image is counted."""
 
 import numpy as np
 import torch
@@ -10,10 +10,10 @@ from stingy_clients import ClientError, ModelInfo
 
 
 class QuerySession:
-    """What one run of an attack may ask: `budget` images, of any Oracle.
+    """The queries of one run of an attack: at most `budget` images, of any oracle.
 
-    `spent` counts every image asked for, whether the audit had its answer already or not: it is
-    what the attack costs an attacker who runs it alone.
+    `spent` counts every queried image, also one that the audit had an answer for. It is what the
+    attack costs an attacker who runs nothing else.
     """
 
     def __init__(self, oracle: Oracle, *, budget: int) -> None:
@@ -24,19 +24,19 @@ class QuerySession:
 
     @property
     def spent(self) -> int:
-        """Images asked for so far."""
+        """Images queried so far."""
         return self._spent
 
     @property
     def remaining(self) -> int:
-        """Images that may still be asked for."""
+        """Images that may still be queried."""
         return self._budget - self._spent
 
     def query(self, images: Tensor) -> Answers:
-        """The answers for images uint8 `[n, 3, H, W]`, n >= 1, in as few requests as allowed.
+        """Return answers for images uint8 `[n, 3, H, W]`, n >= 1, in as few requests as allowed.
 
-        Raises BudgetExhausted, before anything is asked, when n is more than is left;
-        TransferError when the endpoint fails; AnswersError when it answers otherwise than it
+        Raises BudgetExhausted, before anything is sent, if n is more than `remaining`. Raises
+        TransferError if the endpoint fails, and AnswersError if it answers otherwise than it
         described.
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or not len(images):

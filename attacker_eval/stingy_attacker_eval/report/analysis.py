@@ -1,30 +1,22 @@
 """What a finished audit says, in numbers and sentences; every sentence is computed."""
 
 import contextlib
-import itertools
-import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from stingy_attacker_eval.attacks import Attack, attack_types
-from stingy_attacker_eval.errors import AuditError
 from stingy_attacker_eval.report.formatting import cost, endpoint_title, percent, signed
+from stingy_attacker_eval.report.frontier import Point, frontier
 from stingy_attacker_eval.report.label_only_baseline import (
     LabelOnlyBaseline,
-    Point,
-    frontier,
     gives_a_list,
     label_only_baselines,
     label_only_sentence,
 )
 from stingy_attacker_eval.report.significance import Difference, difference
-from stingy_attacker_eval.results import NO_ENDPOINT, Summary, best_attacks
-
-_SCHEMA = "stingy.audit/1"
-_PARTS = {"config", "environment", "endpoints", "rows", "summary", "skipped"}
+from stingy_attacker_eval.report_schema import AuditConfig, EndpointResult, Report, read_report
+from stingy_attacker_eval.results import NO_ENDPOINT, Summary, attack_name, best_attacks
 
 
 @dataclass(frozen=True)
@@ -48,16 +40,17 @@ class Health:
 
 @dataclass(frozen=True)
 class Audit:
-    """A report.json, read back: summaries as objects, the rest as it stands."""
+    """A finished audit with what follows from its report."""
 
-    document: Mapping[str, Any]
-    summaries: tuple[Summary, ...]
+    report: Report
 
     @property
-    def endpoints(self) -> Sequence[Mapping[str, Any]]:
-        """As the report has them."""
-        found: Sequence[Mapping[str, Any]] = self.document["endpoints"]
-        return found
+    def endpoints(self) -> tuple[EndpointResult, ...]:
+        return self.report.endpoints
+
+    @property
+    def summaries(self) -> tuple[Summary, ...]:
+        return self.report.summary
 
     @property
     def students(self) -> tuple[str, ...]:
@@ -71,39 +64,29 @@ class Audit:
 
     @cached_property
     def points(self) -> tuple[Point, ...]:
-        """Of endpoints whose utility is known."""
+        """The frontier's points, of endpoints with a best attack."""
         return frontier(self.endpoints, self.summaries)
 
     @cached_property
     def label_baselines(self) -> tuple[LabelOnlyBaseline, ...]:
-        """Of endpoints that give more than a label."""
-        return label_only_baselines(
-            self.endpoints, self.summaries, self.document["rows"], _attacks(self.document["config"])
-        )
+        """The comparisons with labels alone, of endpoints that give more than a label."""
+        attacks = _attacks(self.report.config)
+        return label_only_baselines(self.endpoints, self.summaries, self.report.rows, attacks)
 
     @property
-    def lists(self) -> tuple[str, ...]:
+    def list_endpoints(self) -> tuple[str, ...]:
         """The endpoints that give more than a label."""
-        return tuple(item["name"] for item in self.endpoints if gives_a_list(item))
+        return tuple(item.name for item in self.endpoints if gives_a_list(item))
 
     def baseline(self, student: str) -> Summary:
-        """The no-API baseline of this student."""
+        """Return the no-API baseline of this student."""
         wanted = NO_ENDPOINT, student, None
         return next(s for s in self.summaries if (s.endpoint, s.student, s.budget) == wanted)
 
 
-def read_report(folder: Path) -> Audit:
-    """Read FOLDER/report.json. Raises AuditError when it is absent or not a report."""
-    path = folder / "report.json"
-    try:
-        document = json.loads(path.read_bytes())
-        if document["schema"] != _SCHEMA or _PARTS - document.keys():
-            raise ValueError
-        return Audit(document, tuple(Summary(**item) for item in document["summary"]))
-    except FileNotFoundError:
-        raise AuditError(f"expected a finished audit, got no report.json in {folder}") from None
-    except (ValueError, KeyError, TypeError):
-        raise AuditError(f"expected a {_SCHEMA} document at {path}, got another") from None
+def read_audit(folder: Path) -> Audit:
+    """Read FOLDER/report.json. Raises AuditError as `read_report` does."""
+    return Audit(read_report(folder))
 
 
 def headline(audit: Audit) -> str:
@@ -111,28 +94,28 @@ def headline(audit: Audit) -> str:
     if not audit.best:
         return unanswered(audit)
     best = max(audit.best.values(), key=lambda summary: summary.uplift_mean or 0.0)
-    endpoint = next(item for item in audit.endpoints if item["name"] == best.endpoint)
-    lists = label_only_sentence(audit.label_baselines, audit.lists)
+    endpoint = next(item for item in audit.endpoints if item.name == best.endpoint)
+    lists = label_only_sentence(audit.label_baselines, audit.list_endpoints)
     sentence = (
         f"The best attack of this audit, {best.attack} on "
-        f"{endpoint_title(best.endpoint, endpoint['defence'])}, gained "
+        f"{endpoint_title(best.endpoint, endpoint.defence)}, gained "
         f"{signed(best.uplift_mean, best.uplift_spread)} points over training without the API, "
-        f"after {cost(_queries(best, endpoint))} queries. {lists}"
+        f"after {cost(best.queries)} queries. {lists}"
     )
     return sentence.rstrip()
 
 
-def verdict(audit: Audit, endpoint: Mapping[str, Any]) -> Verdict:
+def verdict(audit: Audit, endpoint: EndpointResult) -> Verdict:
     """What the best attack got, how that compares with the seeds' spread, and at what price."""
-    title = endpoint_title(endpoint["name"], endpoint["defence"])
-    best = audit.best.get(endpoint["name"])
+    title = endpoint_title(endpoint.name, endpoint.defence)
+    best = audit.best.get(endpoint.name)
     if best is None or best.uplift_mean is None:
-        return Verdict(title, unanswered(audit, endpoint["name"]), "")
+        return Verdict(title, unanswered(audit, endpoint.name), "")
     base = audit.baseline(best.student)
     sentence = (
         f"{signed(best.uplift_mean, best.uplift_spread)} points of uplift over training without "
         f"the API: the best attack, {best.attack}, took the student {best.student} to "
-        f"{percent(best.accuracy_mean)} % after {cost(_queries(best, endpoint))} queries; "
+        f"{percent(best.accuracy_mean)} % after {cost(best.queries)} queries; "
         f"without the API it reaches {percent(base.accuracy_mean, base.accuracy_spread)} %."
     )
     weakest = min(
@@ -145,7 +128,7 @@ def verdict(audit: Audit, endpoint: Mapping[str, Any]) -> Verdict:
         ),
         key=lambda s: s.uplift_mean or 0.0,
     )
-    remark = _remark(difference(best, base, audit.document["rows"]))
+    remark = _remark(difference(best, base, audit.report.rows))
     if weakest != best:
         remark += (
             f" The weakest attack, {weakest.attack}, would have said {signed(weakest.uplift_mean)}."
@@ -162,9 +145,7 @@ def unanswered(audit: Audit, endpoint: str | None = None) -> str:
     ]
     if not own:
         skipped = [
-            item["attack"]
-            for item in audit.document["skipped"]
-            if endpoint in (None, item["endpoint"])
+            item.attack for item in audit.report.skipped if endpoint in (None, item.endpoint)
         ]
         return f"Not run; skipped: {', '.join(skipped)}." if skipped else "Not run."
     if all(s.white_box for s in own):
@@ -173,35 +154,28 @@ def unanswered(audit: Audit, endpoint: str | None = None) -> str:
 
 
 def health(audit: Audit) -> tuple[Health, ...]:
-    """One entry an attack, the baseline among them, in the order of their first runs."""
+    """Return one entry per attack, the baseline included, in the order of their first runs."""
     found: dict[str, Health] = {}
-    for row in audit.document["rows"]:
-        old = found.get(row["attack"], Health(row["attack"], 0, 0, 0))
-        is_gain = row["finite"] and row.get("uplift", 0.0) > 0 and row["endpoint"] != NO_ENDPOINT
-        found[row["attack"]] = Health(
-            old.attack, old.runs + 1, old.finite + row["finite"], old.gains + is_gain
+    for row in audit.report.rows:
+        old = found.get(row.attack, Health(row.attack, 0, 0, 0))
+        is_gain = row.finite and row.uplift > 0 and row.endpoint != NO_ENDPOINT
+        found[row.attack] = Health(
+            old.attack, old.runs + 1, old.finite + row.finite, old.gains + is_gain
         )
     return tuple(found.values())
 
 
-def _attacks(config: Mapping[str, Any]) -> dict[str, Attack]:
-    """The attacks of an audit by their labels, but for those that are not installed here."""
+def _attacks(config: AuditConfig) -> dict[str, Attack]:
+    """Return an audit's attacks by their labels, but for those that are not installed here."""
     known = attack_types()
-    said = [config, *config.get("endpoints", ())]
     found = {}
-    for label, settings in itertools.chain.from_iterable(
-        part.get("attacks", {}).items() for part in said
-    ):
-        attack = known.get(label.partition("[")[0])
-        with contextlib.suppress(TypeError, ValueError):  # of another version of it
-            if attack is not None:
-                found[label] = attack(**settings)
+    for attacks in (config.attacks, *(endpoint.attacks for endpoint in config.endpoints)):
+        for label, settings in attacks.items():
+            attack = known.get(attack_name(label))
+            with contextlib.suppress(TypeError, ValueError):  # of another version of it
+                if attack is not None:
+                    found[label] = attack(**settings)
     return found
-
-
-def _queries(best: Summary, endpoint: Mapping[str, Any]) -> int:
-    transfer: int = endpoint["queries_transfer"]
-    return transfer if best.queries is None else best.queries
 
 
 def _remark(uplift: Difference) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from stingy_attacker_eval.report.bar_chart import GRID, INK, LINES, MUTED, inline
 from stingy_attacker_eval.report.formatting import percent, signed
-from stingy_attacker_eval.report.label_only_baseline import Point
+from stingy_attacker_eval.report.frontier import Point
 from stingy_attacker_eval.results import NO_ENDPOINT, Summary
 
 if TYPE_CHECKING:

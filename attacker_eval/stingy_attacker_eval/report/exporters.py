@@ -4,11 +4,12 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 
 from stingy_attacker_eval.report.analysis import Audit, headline, health, verdict
 from stingy_attacker_eval.report.formatting import cost, percent, signed
-from stingy_attacker_eval.report.label_only_baseline import Outcome, Point
+from stingy_attacker_eval.report.frontier import Point
+from stingy_attacker_eval.report.label_only_baseline import Outcome
 from stingy_attacker_eval.results import NO_ENDPOINT, Summary
 
 SCHEMA = "stingy.audit.outcome/1"
@@ -38,18 +39,18 @@ def as_json(audit: Audit) -> str:
     """The verdicts, the frontier and every summary; report.json has the single runs."""
     document = {
         "schema": SCHEMA,
-        "title": audit.document["config"]["title"],
+        "title": audit.report.config.title,
         "headline": headline(audit),
         "verdicts": [
             {
-                "endpoint": item["name"],
-                "defence": item["defence"],
-                "policy": item["policy"],
-                "fingerprint": item["fingerprint"],
-                "best": asdict(audit.best[item["name"]]) if item["name"] in audit.best else None,
+                "endpoint": item.name,
+                "defence": item.defence,
+                "policy": item.policy,
+                "fingerprint": item.fingerprint,
+                "best": audit.best[item.name].model_dump() if item.name in audit.best else None,
                 "sentence": verdict(audit, item).sentence,
                 "remark": verdict(audit, item).remark,
-                "utility": item.get("utility"),
+                "utility": item.utility.model_dump(),
             }
             for item in audit.endpoints
         ],
@@ -67,28 +68,28 @@ def as_json(audit: Audit) -> str:
             for item in audit.label_baselines
         ],
         "health": [asdict(item) for item in health(audit)],
-        "skipped": audit.document["skipped"],
-        "summary": [asdict(summary) for summary in audit.summaries],
-        "environment": audit.document["environment"],
+        "skipped": [item.model_dump() for item in audit.report.skipped],
+        "summary": [summary.model_dump() for summary in audit.summaries],
+        "environment": audit.report.environment,
     }
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def as_csv(audit: Audit) -> str:
     """One line a summary; numbers unrounded, nothing where there is none."""
-    names = [field.name for field in fields(Summary)]
+    names = list(Summary.model_fields)
     content = io.StringIO()
     table = csv.DictWriter(content, [*names, "white_box", "best"], lineterminator="\n")
     table.writeheader()
     for summary in audit.summaries:
         is_best = audit.best.get(summary.endpoint) == summary
-        table.writerow(asdict(summary) | {"white_box": summary.white_box, "best": is_best})
+        table.writerow(summary.model_dump() | {"white_box": summary.white_box, "best": is_best})
     return content.getvalue()
 
 
 def as_markdown(audit: Audit) -> str:
     """The headline, a sentence an endpoint, what clients keep, and every attack, run or not."""
-    parts = [f"## {_safe(audit.document['config']['title'])}", headline(audit)]
+    parts = [f"## {_safe(audit.report.config.title)}", headline(audit)]
     found = [verdict(audit, item) for item in audit.endpoints]
     parts.append(
         "\n".join(f"- **{_safe(v.title)}**: {_safe(v.sentence)} {v.remark}".rstrip() for v in found)
@@ -97,10 +98,10 @@ def as_markdown(audit: Audit) -> str:
         parts.append(_table(_KEPT, [_kept(audit, point) for point in audit.points]))
     parts.append(_table(_ATTACKS, [_attack(audit, summary) for summary in audit.summaries]))
     parts += [
-        f"Not run: {item['attack']} on {item['endpoint']} {_safe(item['reason'])}."
-        for item in audit.document["skipped"]
+        f"Not run: {item.attack} on {item.endpoint} {_safe(item.reason)}."
+        for item in audit.report.skipped
     ]
-    environment = audit.document["environment"]
+    environment = audit.report.environment
     parts.append(", ".join(f"{name}: {value}" for name, value in environment.items()))
     return "\n\n".join(parts) + "\n"
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stingy_attacker_eval.files import write_atomic
-from stingy_attacker_eval.report.analysis import Audit, headline, health, read_report, verdict
+from stingy_attacker_eval.report.analysis import Audit, headline, health, read_audit, verdict
 from stingy_attacker_eval.report.formatting import cost, percent, printed, signed
 from stingy_attacker_eval.report.published import paper_tables
 from stingy_attacker_eval.results import NO_ENDPOINT, Summary
 
-__all__ = ["chart_summaries", "read_report", "render", "write_report"]
+__all__ = ["chart_summaries", "read_audit", "render", "write_report"]
 
 # A chart of more bars than this shows the best attacks and the controls alone.
 _MOST_BARS = 30
@@ -21,7 +21,7 @@ _CONTROLS = ("no_api", "label_only", "paper_kd")
 
 def write_report(folder: Path) -> Path:
     """Draw FOLDER/report.html from FOLDER/report.json and return its path."""
-    audit = read_report(folder)
+    audit = read_audit(folder)
     page = folder / "report.html"
     write_atomic(page, render(audit).encode())
     return page
@@ -33,7 +33,7 @@ def render(audit: Audit) -> str:
 
     from stingy_attacker_eval.report.curves import letters
 
-    document = audit.document
+    report = audit.report
     environment = Environment(
         loader=PackageLoader("stingy_attacker_eval.report", "."),
         autoescape=True,
@@ -49,22 +49,22 @@ def render(audit: Audit) -> str:
     }
     tried = {s.attack for s in audit.summaries if s.endpoint != NO_ENDPOINT and not s.white_box}
     return environment.get_template("template.html.j2").render(
-        audit=document,
+        report=report,
         best=audit.best,
         headline=headline(audit),
         verdicts=[verdict(audit, item) for item in audit.endpoints],
         summaries=audit.summaries,
-        papers=paper_tables(document["config"], audit.endpoints, audit.summaries),
+        papers=paper_tables(report.config, audit.endpoints, audit.summaries),
         lettered=list(zip(letters(len(audit.points)), audit.points, strict=True)),
-        has_attack_queries=any(item.get("queries_attacks") for item in audit.endpoints),
+        has_attack_queries=any(item.queries_attacks for item in audit.endpoints),
         label_baselines={item.endpoint: item for item in audit.label_baselines},
-        broken=[row for row in document["rows"] if not row["finite"]],
+        broken=[row for row in report.rows if not row.finite],
         health=health(audit),
         no_endpoint=NO_ENDPOINT,
-        seeds=len(document["config"]["seeds"]),
+        seeds=len(report.config.seeds),
         tried=len(tried),
         white_box=any(s.white_box for s in audit.summaries),
-        config=json.dumps(document["config"], indent=2, ensure_ascii=False),
+        config=json.dumps(report.config.model_dump(mode="json"), indent=2, ensure_ascii=False),
         **_charts(audit),
     )
 
@@ -74,7 +74,7 @@ def _charts(audit: Audit) -> dict[str, object]:
     from stingy_attacker_eval.report.bar_chart import draw_chart
     from stingy_attacker_eval.report.curves import draw_budgets, draw_frontier
 
-    teachers = {item["name"]: item["teacher_accuracy"] for item in audit.endpoints}
+    teachers = {item.name: item.teacher_accuracy for item in audit.endpoints}
     whole = [s for s in audit.summaries if s.budget is None]
     charts, shortened = [], False
     for student in audit.students:
@@ -99,7 +99,7 @@ def chart_summaries(summaries: Sequence[Summary]) -> list[Summary]:
     """As given, but of an attack with several settings only the best per endpoint and student."""
     best: dict[tuple[str, str, str], Summary] = {}
     for summary in summaries:
-        key = summary.endpoint, summary.student, summary.attack.partition("[")[0]
+        key = summary.endpoint, summary.student, summary.attack_name
         kept = best.get(key)
         if kept is None or _rank(summary) > _rank(kept):
             best[key] = summary

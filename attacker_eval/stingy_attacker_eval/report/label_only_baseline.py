@@ -1,27 +1,17 @@
-"""Honest clients against attackers: one point a policy, and whether any of them costs nothing."""
+"""The question whether a list teaches an attacker more than its labels alone."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from stingy_attacker_eval.attacks import Attack
 from stingy_attacker_eval.report.formatting import percent, signed
 from stingy_attacker_eval.report.significance import Difference, difference
-from stingy_attacker_eval.results import NO_ENDPOINT, Summary, best_attacks
+from stingy_attacker_eval.report_schema import EndpointResult
+from stingy_attacker_eval.results import NO_ENDPOINT, Row, Summary, best_attacks
 from stingy_attacker_eval.utility import Utility
 
 _EVERYTHING = "open"
-
-
-@dataclass(frozen=True)
-class Point:
-    """One endpoint: what its clients keep, and what the best attack got."""
-
-    endpoint: str
-    policy: str
-    utility: Utility
-    best: Summary
 
 
 class Outcome(StrEnum):
@@ -40,11 +30,13 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class LabelOnlyBaseline:
-    """An endpoint's best attack against labels alone.
+    """What an endpoint's labels alone are worth, and how much more its best attack got.
 
-    baseline: the best that was got with such labels; gap: how much more the best attack got;
-    is_open: whether everything leaves; utility: what its clients keep, None in reports of earlier
-    versions.
+    best: the best attack on the endpoint.
+    baseline: the best that was got with such labels alone.
+    gap: the accuracy of `best` less that of `baseline`.
+    is_open: whether the endpoint's policy lets everything out.
+    utility: what its clients keep.
     """
 
     endpoint: str
@@ -52,12 +44,12 @@ class LabelOnlyBaseline:
     baseline: Summary
     gap: Difference
     outcome: Outcome
-    is_open: bool = False
-    utility: Utility | None = None
+    is_open: bool
+    utility: Utility
 
     @property
     def text(self) -> str:
-        """`+1.0 (error 0.21, n = 3) over label_only`, or why it is not told."""
+        """`+1.0 (error 0.21, n = 3) over label_only`, or why there is no comparison."""
         if self.outcome is Outcome.UNTRIED:
             return self.outcome
         is_other = self.baseline.endpoint not in (NO_ENDPOINT, self.endpoint)
@@ -65,68 +57,56 @@ class LabelOnlyBaseline:
         return f"{self.gap.text} over {self.baseline.attack}{where}"
 
 
-def frontier(
-    endpoints: Sequence[Mapping[str, Any]], summaries: Sequence[Summary]
-) -> tuple[Point, ...]:
-    """The points, for endpoints whose report tells what clients keep."""
-    best = best_attacks(summaries)
-    return tuple(
-        Point(item["name"], item["policy"], Utility(**item["utility"]), best[item["name"]])
-        for item in endpoints
-        if item.get("utility") is not None and item["name"] in best
-    )
-
-
 def label_only_baselines(
-    endpoints: Sequence[Mapping[str, Any]],
+    endpoints: Sequence[EndpointResult],
     summaries: Sequence[Summary],
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     attacks: Mapping[str, Attack],
 ) -> tuple[LabelOnlyBaseline, ...]:
-    """For every endpoint that gives more than a label, its best attack against labels alone.
+    """Compare the best attack with labels alone, for every endpoint that gives more than a label.
 
-    Labels alone are the best of what the attacker owns already (`no_api`), of attacks here that
-    read labels alone, and of all attacks on endpoints that sold the very same labels and nothing
-    else; with the student and the images of the best attack. attacks: by their labels in the
-    report; of one that is missing nothing is known. Where there is nothing to compare there is
-    no baseline.
+    The baseline is the best of three, with the student and the images of the best attack: what
+    the attacker has without the API (`no_api`); attacks on this endpoint that read labels only;
+    and all attacks on endpoints that sold equal labels and nothing else. An endpoint without
+    anything to compare with is left out.
+
+    attacks: by their labels in the report; of one that is missing nothing is known.
     """
     best = best_attacks(summaries)
     found = []
     for item in endpoints:
-        name = item["name"]
+        name = item.name
         if name not in best or not gives_a_list(item):
             continue
         label_endpoints = _label_endpoints(item, endpoints)
-        label_attacks, list_attacks, no_api = [], [], []
+        no_api: list[Summary] = []
+        label_attacks: list[Summary] = []
+        list_attacks: list[Summary] = []
         for s in summaries:
             if not _is_comparable(s, best[name]):
                 continue
             if s.endpoint == NO_ENDPOINT:
                 no_api.append(s)
-            elif s.endpoint in label_endpoints or (
-                s.endpoint == name and _reads_labels_only(s, attacks)
-            ):
+            elif s.endpoint in label_endpoints:
                 label_attacks.append(s)
             elif s.endpoint == name:
-                list_attacks.append(s)
+                (label_attacks if _reads_labels_only(s, attacks) else list_attacks).append(s)
         if not label_attacks:
             continue
-        # Of equals its own: endpoints that sold the same labels share a student.
+        # Of equals the endpoint's own: endpoints that sold equal labels share a student.
         baseline = max(
             label_attacks + no_api, key=lambda s: (s.uplift_mean or 0.0, s.endpoint == name)
         )
         gap = difference(best[name], baseline, rows)
         outcome = _outcome(gap)
-        fair = _labels_had_as_much(best[name], label_attacks, attacks) and (
+        is_fair = _labels_had_as_much(best[name], label_attacks, attacks) and (
             outcome is Outcome.MORE or _lists_had_as_much(baseline, list_attacks, attacks)
         )
-        if outcome is not Outcome.ONE_SEED and not fair:
+        if outcome is not Outcome.ONE_SEED and not is_fair:
             outcome = Outcome.UNTRIED
-        client_utility = None if item.get("utility") is None else Utility(**item["utility"])
-        is_open = item["policy"] == _EVERYTHING
+        is_open = item.policy == _EVERYTHING
         found.append(
-            LabelOnlyBaseline(name, best[name], baseline, gap, outcome, is_open, client_utility)
+            LabelOnlyBaseline(name, best[name], baseline, gap, outcome, is_open, item.utility)
         )
     return tuple(found)
 
@@ -156,12 +136,12 @@ def label_only_sentence(
 
     list_endpoints: the endpoints that give one, compared or not.
     """
-    if baselines and all(baseline.outcome is Outcome.ONE_SEED for baseline in baselines):
+    if baselines and all(item.outcome is Outcome.ONE_SEED for item in baselines):
         return "One seed: whether a list teaches more than labels alone cannot be told."
-    compared = [f for f in baselines if f.outcome not in (Outcome.UNTRIED, Outcome.ONE_SEED)]
-    left = [
-        name for name in list_endpoints if name not in {baseline.endpoint for baseline in compared}
+    compared = [
+        item for item in baselines if item.outcome not in (Outcome.UNTRIED, Outcome.ONE_SEED)
     ]
+    left = [name for name in list_endpoints if name not in {item.endpoint for item in compared}]
     parts = [_decided(compared, of=len(list_endpoints))] if compared else []
     if left:
         parts.append(
@@ -175,32 +155,32 @@ def label_only_sentence(
 def _decided(baselines: Sequence[LabelOnlyBaseline], *, of: int) -> str:
     """What comparisons with labels alone say, of so many endpoints that give a list."""
     # Where what is known to teach more cannot be told from labels, holding means nothing.
-    controls = [baseline for baseline in baselines if baseline.is_open] or baselines
-    if not any(baseline.outcome is Outcome.MORE for baseline in controls):
+    controls = [item for item in baselines if item.is_open] or baselines
+    if not any(item.outcome is Outcome.MORE for item in controls):
         where = "not even where everything leaves" if controls[0].is_open else "on no endpoint"
         return (
             f"Whether a list teaches more than labels alone cannot be told here: {where} did the "
             "best attack gain more than labels by over two standard errors."
         )
     whole = "this audit" if len(baselines) == of else "this audit that was compared"
-    closed = [baseline for baseline in baselines if not baseline.is_open]
-    equal = [baseline for baseline in closed if baseline.outcome is Outcome.NO_MORE]
+    closed = [item for item in baselines if not item.is_open]
+    equal = [item for item in closed if item.outcome is Outcome.NO_MORE]
     if equal:
-        unseen = 2 * max(baseline.gap.error or 0.0 for baseline in equal)
+        unseen = 2 * max(item.gap.error or 0.0 for item in equal)
         return (
             "More than a label leaves, and no attack of this suite gained more from it than from "
             f"labels alone, within one standard error: {', '.join(map(_equal_text, equal))}; "
             f"that is {len(equal)} of {len(closed)} such endpoints that were compared, and up to "
             f"{percent(unseen)} points more (two standard errors) would have passed unseen."
         )
-    unclear = [baseline for baseline in closed if baseline.outcome is Outcome.UNCLEAR]
+    unclear = [item for item in closed if item.outcome is Outcome.UNCLEAR]
     if unclear:
         return (
             f"No policy of {whole} was seen to give more than a label and to teach no more than "
             "labels alone; between one and two standard errors, and so not to be told apart: "
             f"{', '.join(map(_equal_text, unclear))}."
         )
-    least = min(closed or baselines, key=lambda baseline: baseline.gap.mean)
+    least = min(closed or baselines, key=lambda item: item.gap.mean)
     return (
         f"No policy of {whole} gives more than a label without teaching more than labels "
         f"alone: the closest, {least.endpoint}, taught {signed(least.gap.mean)} points more "
@@ -216,32 +196,20 @@ def _outcome(gap: Difference) -> Outcome:
     return Outcome.MORE if gap.is_clear else Outcome.UNCLEAR
 
 
-def _equal_text(baseline: LabelOnlyBaseline) -> str:
-    if baseline.utility is None:
-        return f"{baseline.endpoint} ({baseline.text})"
-    client_utility = (
-        f"top-1 {percent(baseline.utility.top1)} %, first five {percent(baseline.utility.top5)} %"
-    )
-    return f"{baseline.endpoint} ({client_utility}; {baseline.text})"
+def _equal_text(item: LabelOnlyBaseline) -> str:
+    top1, top5 = percent(item.utility.top1), percent(item.utility.top5)
+    return f"{item.endpoint} (top-1 {top1} %, first five {top5} %; {item.text})"
 
 
-def gives_a_list(endpoint: Mapping[str, Any]) -> bool:
-    """Whether an endpoint's answers hold more than their top-1."""
-    client_utility = endpoint.get("utility")
-    if client_utility is not None:
-        return bool(client_utility["top5"] > client_utility["top1"])
-    return bool(endpoint["support"] > 1)
+def gives_a_list(endpoint: EndpointResult) -> bool:
+    """Return whether an endpoint's answers hold more than their top-1."""
+    return endpoint.utility.top5 > endpoint.utility.top1
 
 
-def _label_endpoints(
-    endpoint: Mapping[str, Any], endpoints: Sequence[Mapping[str, Any]]
-) -> list[str]:
-    """Who sold the same labels as this endpoint, and one class an answer."""
-    labels = endpoint.get("labels")  # None in reports of earlier versions
+def _label_endpoints(endpoint: EndpointResult, endpoints: Sequence[EndpointResult]) -> list[str]:
+    """Return the endpoints that sold the same labels as this one, and one class an answer."""
     return [
-        other["name"]
-        for other in endpoints
-        if labels is not None and other.get("labels") == labels and other["support"] == 1
+        other.name for other in endpoints if other.labels == endpoint.labels and other.support == 1
     ]
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from stingy_attacker_eval.report_schema import AuditConfig, EndpointResult
 from stingy_attacker_eval.results import NO_ENDPOINT, Summary
 
 _SELF = "self"
@@ -39,8 +40,8 @@ class PaperTable:
 
 
 def paper_tables(
-    config: Mapping[str, Any],
-    endpoints: Sequence[Mapping[str, Any]],
+    config: AuditConfig,
+    endpoints: Sequence[EndpointResult],
     summaries: Sequence[Summary],
 ) -> tuple[PaperTable, ...]:
     """The published tables of which this audit ran at least one cell, with the same networks.
@@ -61,28 +62,28 @@ def paper_tables(
 
 
 def _places(
-    config: Mapping[str, Any], endpoints: Sequence[Mapping[str, Any]]
-) -> dict[tuple[str, str], Mapping[str, Any]]:
+    config: AuditConfig, endpoints: Sequence[EndpointResult]
+) -> dict[tuple[str, str], EndpointResult]:
     """Endpoints by their teacher's network and their defence, as far as the protocol says."""
-    networks = {item["name"]: item["network"] for item in config.get("teachers", ())}
-    bundles = {item["name"]: item.get("bundle") or "" for item in config.get("endpoints", ())}
-    places: dict[tuple[str, str], Mapping[str, Any]] = {}
+    networks = {teacher.name: teacher.network for teacher in config.teachers}
+    bundles = {item.name: item.bundle or "" for item in config.endpoints}
+    places: dict[tuple[str, str], EndpointResult] = {}
     for item in endpoints:
-        network = networks.get(bundles.get(item["name"], "").rpartition("-")[0])
-        defence = "normal" if item["defence"] in _NORMAL else item["defence"]
+        network = networks.get(bundles.get(item.name, "").rpartition("-")[0])
+        defence = "normal" if item.defence in _NORMAL else item.defence
         if network is not None:
             places.setdefault((network, defence), item)
     return places
 
 
-def _same_size(dataset: str, endpoints: Sequence[Mapping[str, Any]]) -> bool:
+def _same_size(dataset: str, endpoints: Sequence[EndpointResult]) -> bool:
     classes = int(dataset.rpartition("-")[2])
-    return any(item["num_classes"] == classes for item in endpoints)
+    return any(item.num_classes == classes for item in endpoints)
 
 
 def _table(
     printed: Mapping[str, Any],
-    places: Mapping[tuple[str, str], Mapping[str, Any]],
+    places: Mapping[tuple[str, str], EndpointResult],
     summaries: Sequence[Summary],
 ) -> PaperTable:
     students = tuple(printed["students"])
@@ -96,9 +97,9 @@ def _table(
             named = row["teacher"] if student == _SELF else student
             ours = None
             if place is not None:
-                ours = _find(summaries, place["name"], printed["attack"], named)
+                ours = _find(summaries, place.name, printed["attack"], named)
             cells.append(Cell(number, difference, ours, ours.uplift_mean if ours else None))
-        accuracy = place["teacher_accuracy"] if place is not None else None
+        accuracy = place.teacher_accuracy if place is not None else None
         title = f"{row['teacher']} {row['defence']}"
         rows.append((title, row["accuracy"], accuracy, tuple(cells)))
     if not printed["baseline"]:
@@ -142,7 +143,7 @@ def _find(summaries: Sequence[Summary], endpoint: str, attack: str, student: str
             if s.endpoint == endpoint
             and s.student == student
             and s.budget is None
-            and (s.attack == attack or (s.white_box and s.attack.partition("[")[0] == attack))
+            and (s.attack == attack or (s.white_box and s.attack_name == attack))
         ),
         None,
     )

@@ -1,14 +1,13 @@
 """What two attacks differ by: the one rule by which an audit tells any two numbers apart."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from stingy_attacker_eval.report.formatting import signed
-from stingy_attacker_eval.results import Summary
+from stingy_attacker_eval.results import Row, Summary
 
 _ROUNDING = 1e-9
 
@@ -41,7 +40,7 @@ class Difference:
         return f"{signed(self.mean)} ({self.reliability})"
 
 
-def difference(left: Summary, right: Summary, rows: Sequence[Mapping[str, Any]]) -> Difference:
+def difference(left: Summary, right: Summary, rows: Sequence[Row]) -> Difference:
     """Left less right, both with a finite mean; seed by seed where both have the same seeds.
 
     A seed decides the student's weights, the order of the images and their shifts, so what it does
@@ -67,7 +66,7 @@ def difference(left: Summary, right: Summary, rows: Sequence[Mapping[str, Any]])
 
 
 def _noise(
-    like: Summary, seeds: Collection[int], least: float, rows: Sequence[Mapping[str, Any]]
+    like: Summary, seeds: Collection[int], least: float, rows: Sequence[Row]
 ) -> float | None:
     """The variance of an accuracy that neither attack nor seed explains; None of one attack.
 
@@ -76,10 +75,10 @@ def _noise(
     """
     trained: dict[tuple[str, str], dict[int, float]] = {}
     for row in rows:
-        alike = (row["student"], row.get("budget")) == (like.student, like.budget)
-        if alike and row["finite"] and row.get("trained_on") is None:
-            run = trained.setdefault((row["endpoint"], row["attack"]), {})
-            run[row["seed"]] = row["accuracy"]
+        is_like = (row.student, row.budget) == (like.student, like.budget)
+        if is_like and row.finite and row.trained_on is None:
+            run = trained.setdefault((row.endpoint, row.attack), {})
+            run[row.seed] = row.accuracy
     table = np.array(
         [[run[seed] for seed in seeds] for run in trained.values() if run.keys() == seeds]
     )
@@ -90,11 +89,10 @@ def _noise(
     return float((rest**2).sum() / ((len(table) - 1) * (len(seeds) - 1)))
 
 
-def _by_seed(summary: Summary, rows: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+def _by_seed(summary: Summary, rows: Sequence[Row]) -> dict[int, float]:
     wanted = summary.endpoint, summary.attack, summary.student, summary.budget
     return {
-        row["seed"]: row["accuracy"]
+        row.seed: row.accuracy
         for row in rows
-        if (row["endpoint"], row["attack"], row["student"], row.get("budget")) == wanted
-        and row["finite"]
+        if (row.endpoint, row.attack, row.student, row.budget) == wanted and row.finite
     }

@@ -62,7 +62,7 @@ class Plugin(Attack):
 
 
 @pytest.mark.parametrize("name", ["no_api", "label_only", "paper_kd", "soft_label", "sweep"])
-def test_every_attack_runs_to_a_finite_loss_and_says_where_it_is_from(name: str) -> None:
+def test_every_attack_has_a_finite_loss_and_a_reference(name: str) -> None:
     for attack in build_attacks(name, {}):
         assert run(attack).finite
         assert attack.title
@@ -71,14 +71,14 @@ def test_every_attack_runs_to_a_finite_loss_and_says_where_it_is_from(name: str)
 
 
 @pytest.mark.parametrize("attack", [LabelOnly(), SoftLabel()])
-def test_attacks_without_true_labels_do_not_change_when_those_are_taken_away(
+def test_attacks_without_true_labels_do_not_depend_on_them(
     attack: Attack,
 ) -> None:
     without = AttackerData(DATA.images, top1=LABELS, logits=LOGITS)
     assert run(attack, without).last_loss == run(attack).last_loss
 
 
-def test_an_attack_cannot_read_what_it_did_not_declare() -> None:
+def test_loss_cannot_read_undeclared_capabilities() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Peeks(Plugin):
         def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
@@ -88,7 +88,7 @@ def test_an_attack_cannot_read_what_it_did_not_declare() -> None:
         run(Peeks())
 
 
-def test_an_attack_without_what_it_needs_is_refused() -> None:
+def test_attack_without_a_required_capability_is_refused() -> None:
     with pytest.raises(AnswersError, match="paper_kd needs labels, scores"):
         run(PaperKd(), AttackerData(DATA.images, top1=LABELS))
 
@@ -121,7 +121,7 @@ def test_a_loss_that_is_not_finite_is_flagged() -> None:
         ("label", True),
     ],
 )
-def test_attacks_that_learn_from_scores_refuse_answers_without(policy: str, refused: bool) -> None:
+def test_attacks_on_scores_skip_answers_without_scores(policy: str, refused: bool) -> None:
     found = attacker_data(striped_oracle(policy))
     for kind in attack_types().values():
         if Capability.SCORES in kind.requires:
@@ -131,7 +131,7 @@ def test_attacks_that_learn_from_scores_refuse_answers_without(policy: str, refu
     assert LabelOnly().skip_reason(found) is None
 
 
-def test_every_attack_says_what_it_is_and_needs() -> None:
+def test_every_attack_declares_title_reference_and_capabilities() -> None:
     assert len(attack_types()) >= 17
     for kind in attack_types().values():
         assert kind.title
@@ -145,14 +145,14 @@ def test_every_attack_says_what_it_is_and_needs() -> None:
         assert (Capability.POOL in kind.requires) == (kind.pool_name is not Attack.pool_name)
 
 
-def test_a_plugin_that_writes_neither_loss_nor_steal_is_refused_where_it_is_written() -> None:
+def test_plugin_without_loss_or_train_student_is_refused() -> None:
     with pytest.raises(TypeError, match="expected Idle to write loss or train_student"):
 
         class Idle(Attack):
             pass
 
 
-def test_a_plugin_that_redefines_what_is_around_it_is_refused_where_it_is_written() -> None:
+def test_plugin_that_overrides_final_methods_is_refused() -> None:
     with pytest.raises(TypeError, match="expected Around to leave run as Attack has it"):
 
         class Around(Plugin):
@@ -170,7 +170,7 @@ def test_a_plugin_that_redefines_what_is_around_it_is_refused_where_it_is_writte
                 return None
 
 
-def test_every_final_method_is_among_those_that_cannot_be_redefined() -> None:
+def test_every_final_method_is_protected_from_plugins() -> None:
     tree = ast.parse(inspect.getsource(base))
     marked = {
         node.name
@@ -181,7 +181,7 @@ def test_every_final_method_is_among_those_that_cannot_be_redefined() -> None:
     assert marked == set(base._FINAL)
 
 
-def test_what_an_attack_writes_into_its_tensors_no_other_run_reads() -> None:
+def test_attack_that_edits_its_tensors_changes_no_other_run() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Spoils(Plugin):
         requires: ClassVar[frozenset[Capability]] = frozenset(
@@ -205,7 +205,7 @@ def test_what_an_attack_writes_into_its_tensors_no_other_run_reads() -> None:
     assert torch.equal(LABELS, before[1])
 
 
-def test_whatever_a_plugin_raises_is_told_with_its_name() -> None:
+def test_plugin_error_is_reported_with_the_plugins_name() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Slips(Plugin):
         def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
@@ -227,7 +227,7 @@ def test_errors_of_ours_and_of_the_machine_pass_as_they_are(error: Exception) ->
     assert caught.value is error
 
 
-def test_steal_cannot_read_what_was_not_declared() -> None:
+def test_train_student_cannot_read_undeclared_capabilities() -> None:
     declared = {
         "images": Capability.IMAGES,
         "labels": Capability.LABELS,
@@ -263,7 +263,7 @@ def test_a_pool_has_to_be_declared_too() -> None:
         run(Peeks())
 
 
-def test_a_student_that_is_not_finite_is_flagged_whatever_steal_says() -> None:
+def test_non_finite_student_is_flagged_despite_the_plugin() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Boasts(Plugin):
         def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
@@ -273,7 +273,7 @@ def test_a_student_that_is_not_finite_is_flagged_whatever_steal_says() -> None:
     assert not run(Boasts()).finite
 
 
-def test_a_steal_that_returns_something_else_is_the_plugins_fault() -> None:
+def test_train_student_with_another_result_is_a_plugin_error() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Vague(Plugin):
         def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
@@ -283,7 +283,7 @@ def test_a_steal_that_returns_something_else_is_the_plugins_fault() -> None:
         run(Vague())
 
 
-def test_a_white_box_attack_says_so_in_its_label_whatever_its_settings() -> None:
+def test_white_box_attack_is_marked_in_its_label() -> None:
     for settings in ({}, {"steps": 7}):
         (attack,) = build_attacks("dafl", settings)
         assert attack.label.startswith("dafl[white-box")
@@ -302,7 +302,7 @@ def test_a_sweep_expands_into_its_grid() -> None:
     assert len(build_attacks("sweep", {})) == 16
 
 
-def test_the_label_names_what_is_not_the_default() -> None:
+def test_label_names_settings_other_than_the_default() -> None:
     assert PaperKd().label == "paper_kd"
     (other,) = build_attacks("paper_kd", {"tau": 4})
     assert other.label == "paper_kd[tau=4]"

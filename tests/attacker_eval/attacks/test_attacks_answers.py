@@ -21,7 +21,7 @@ from attack_lab import (
 from stingy_attacker_eval.attacks import Attack, AttackerData, Batch
 from stingy_attacker_eval.attacks.collusion import Collusion, ranked_below, united
 from stingy_attacker_eval.attacks.completion import Completion
-from stingy_attacker_eval.attacks.imputation import class_means, low_rank
+from stingy_attacker_eval.attacks.imputation import class_averages, low_rank
 from stingy_attacker_eval.attacks.inversion import Inversion
 from stingy_attacker_eval.attacks.label_only import LabelOnly
 from stingy_attacker_eval.attacks.losses import fill_constant, kd_loss
@@ -65,16 +65,14 @@ def collapsed() -> float:
 @pytest.mark.parametrize(
     "attack", [SoftLabel(), SubsetKl(), TailFill(), TailFill(fill="class_mean"), Completion()]
 )
-def test_E3_who_reads_stingy_answers_otherwise_than_the_paper_gets_more(
+def test_E3_other_readings_of_stingy_answers_beat_the_paper(
     attack: Attack, collapsed: float
 ) -> None:
     assert digits_accuracy(attack, digits_oracle(), settings=SHORT) > collapsed + 2
 
 
 @pytest.mark.parametrize("attack", [Inversion(), Skeptical()])
-def test_E3_so_does_who_owns_labels_and_doubts_the_teacher(
-    attack: Attack, collapsed: float
-) -> None:
+def test_E3_attacks_with_true_labels_beat_the_paper(attack: Attack, collapsed: float) -> None:
     assert digits_accuracy(attack, digits_oracle(), settings=SHORT) > collapsed + 2
 
 
@@ -85,7 +83,7 @@ def low_rank_logits(count: int = 400, classes: int = 12) -> Tensor:
     return 3 * features @ torch.randn(2, classes, generator=generator)
 
 
-def test_completion_beats_every_tail_fill_where_the_logits_have_low_rank() -> None:
+def test_completion_beats_tail_fill_on_low_rank_logits() -> None:
     logits = low_rank_logits()
     values, indices = logits.topk(6, dim=1)
     answers = torch.full_like(logits, -INF).scatter(1, indices, values)
@@ -95,18 +93,18 @@ def test_completion_beats_every_tail_fill_where_the_logits_have_low_rank() -> No
         return float((estimate - logits)[answers.isinf()].abs().mean())
 
     completed = error(low_rank(answers, top1, rank=2, iterations=100, delta=1.0))
-    by_class = error(class_means(answers, top1, delta=1.0))
+    by_class = error(class_averages(answers, top1, delta=1.0))
     constant = error(fill_constant(answers, delta=1.0))
     assert completed < 0.5 * by_class
     assert completed < 0.5 * constant
 
 
-def test_a_guess_never_passes_an_answered_class_nor_changes_one() -> None:
+def test_estimates_stay_below_answered_classes() -> None:
     logits = low_rank_logits()
     values, indices = logits.topk(4, dim=1)
     answers = torch.full_like(logits, -INF).scatter(1, indices, values)
     for estimate in (
-        class_means(answers, indices[:, 0], delta=1.0),
+        class_averages(answers, indices[:, 0], delta=1.0),
         low_rank(answers, indices[:, 0], rank=3, iterations=5, delta=1.0),
     ):
         assert estimate.isfinite().all()
@@ -115,19 +113,19 @@ def test_a_guess_never_passes_an_answered_class_nor_changes_one() -> None:
         assert (hidden <= values[:, -1] + 1e-5).all()
 
 
-def test_class_means_against_a_hand_computation() -> None:
+def test_class_averages_by_hand() -> None:
     answers = torch.tensor([[5.0, 3.0, -INF], [4.0, -INF, 2.0], [9.0, 6.0, -INF]])
-    found = class_means(answers, torch.tensor([0, 0, 0]), delta=1.0)
+    found = class_averages(answers, torch.tensor([0, 0, 0]), delta=1.0)
     # Under class 0, class 1 is 2.5 behind on average and class 2 is 2, but no more than the floor.
     assert found.tolist() == [[5.0, 3.0, 3.0], [4.0, 1.5, 2.0], [9.0, 6.0, 6.0]]
 
 
 def test_a_class_never_answered_is_put_below_all() -> None:
-    found = class_means(torch.tensor([[5.0, 3.0, -INF]]), torch.tensor([0]), delta=1.0)
+    found = class_averages(torch.tensor([[5.0, 3.0, -INF]]), torch.tensor([0]), delta=1.0)
     assert found.tolist() == [[5.0, 3.0, 2.0]]
 
 
-def test_two_labels_are_what_half_and_half_makes_of_a_list_of_one() -> None:
+def test_two_labels_equal_kd_on_a_list_of_one() -> None:
     labels, top1 = torch.tensor([2, 1]), torch.tensor([0, 1])
     sold = torch.full((2, 3), -INF).scatter(1, top1[:, None], 0.0)
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
@@ -154,7 +152,7 @@ def test_the_order_beside_the_true_label_is_half_of_each() -> None:
     torch.testing.assert_close(loss(RankAndLabel(n=2)), expected)
 
 
-def test_ranks_order_the_students_second_choices_better_than_labels_do() -> None:
+def test_ranks_improve_the_students_second_choices() -> None:
     images, _, _, _ = digits()
     teacher = digits_teacher()(normalise(to_device(images, CPU))).detach()
 
@@ -184,7 +182,7 @@ def test_of_a_long_list_the_first_places_are_read() -> None:
     assert not torch.equal(first_two, trained_weights(RankDistillation(), "ranked_labels:n=3"))
 
 
-def test_of_equal_scores_no_order_is_learnt_but_who_is_first() -> None:
+def test_tied_scores_give_no_order_but_the_first() -> None:
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     scores = torch.tensor([[-1.0, -1.0, -1.0, -2.0], [-1.0, -2.0, -2.0, -3.0]])
     order = torch.tensor([[3, 0, 1, 2], [0, 1, 2, 3]])
@@ -241,7 +239,7 @@ def test_rank_distillation_takes_ranks_and_scores() -> None:
         "ranked_buckets:n=4",
     ],
 )
-def test_E3_the_attackers_own_copy_of_a_policy_answers_as_the_gate_does(policy: str) -> None:
+def test_E3_simulated_policy_answers_as_the_gate_does(policy: str) -> None:
     images, _, _, _ = digits()
     oracle = digits_oracle(policy)
     logits = digits_teacher()(normalise(to_device(images, CPU))).detach()
@@ -255,7 +253,7 @@ def test_E3_the_attackers_own_copy_of_a_policy_answers_as_the_gate_does(policy: 
     assert (copy.isinf() == real.isinf()).float().mean() > 0.98
 
 
-def test_class_prototypes_are_seen_in_their_answers_and_copied() -> None:
+def test_class_prototypes_are_recovered_from_answers() -> None:
     images, _, _, _ = digits()
     logits = digits_teacher()(normalise(to_device(images, CPU))).detach()
     oracle = digits_oracle("class_prototype", lists=class_prototypes(logits, n=4), n=4)
@@ -299,7 +297,7 @@ def test_two_tiers_are_put_on_one_level_by_hand() -> None:
 
 
 @pytest.mark.parametrize("more", [-INF, -3.0])
-def test_a_second_answer_that_withholds_the_top1_of_the_first_is_left_out(more: float) -> None:
+def test_second_answer_without_the_first_top1_is_left_out(more: float) -> None:
     first = torch.tensor([[-0.1, -2.3, -INF, -INF], [-0.1, -INF, -2.3, -INF]])
     second = torch.tensor([[-0.2, -1.7, -INF, more], [-INF, -0.2, -1.7, more]])
     found = united(first, second, torch.tensor([0, 0]))
@@ -309,13 +307,13 @@ def test_a_second_answer_that_withholds_the_top1_of_the_first_is_left_out(more: 
     assert kd_loss(torch.zeros(2, 4), found, None, tau=1.0, alpha=1.0).isfinite()
 
 
-def test_ranks_go_below_what_is_known_one_nat_a_place() -> None:
+def test_ranks_are_appended_below_one_nat_a_place() -> None:
     found = ranked_below(torch.tensor([[-0.1, -2.0, -INF, -INF]]), torch.tensor([[0, 3, 1, 2]]))
     torch.testing.assert_close(found, torch.tensor([[-0.1, -2.0, -4.0, -3.0]]))
 
 
 @pytest.mark.parametrize("tier", ["ranked_labels:n=3", "open"])
-def test_two_keys_learn_more_of_the_tail_than_one(tier: str) -> None:
+def test_two_keys_recover_more_of_the_tail_than_one(tier: str) -> None:
     images, _, _, _ = digits()
     truth = digits_teacher()(normalise(to_device(images, CPU))).detach().log_softmax(1)
     one, other = digits_data(digits_oracle()), digits_data(digits_oracle(tier))
@@ -336,7 +334,7 @@ def test_two_keys_learn_more_of_the_tail_than_one(tier: str) -> None:
     assert run(Collusion(partner="other"), replace(one, partner=other)).finite
 
 
-def test_collusion_refuses_what_is_no_second_tier() -> None:
+def test_collusion_skips_an_endpoint_without_second_tier() -> None:
     attack, one = Collusion(partner="other"), attacker_data(striped_oracle("stingy:n=2"))
     assert "has no endpoint other" in (attack.skip_reason(one) or "")
     poorer = replace(one, partner=attacker_data(striped_oracle("label")))

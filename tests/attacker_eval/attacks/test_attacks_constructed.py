@@ -91,19 +91,19 @@ def data_of(policy: str) -> AttackerData:
     return attacker_data(compass(policy), pointing(0, 3.49), torch.zeros(256, dtype=torch.int64))
 
 
-def test_who_completes_withheld_scores_finds_classes_that_were_never_first() -> None:
+def test_completed_scores_find_classes_that_were_never_first() -> None:
     found = data_of("stingy:n=5")
     completed = found_beyond(Completion(rank=2, alpha=1.0), found)
     for fill in ("constant", "class_mean"):
         assert completed > found_beyond(TailFill(fill=fill, alpha=1.0), found) + 5
 
 
-def test_who_learns_the_order_finds_classes_that_were_never_first() -> None:
+def test_ranks_find_classes_that_were_never_first() -> None:
     found = data_of("ranked_labels:n=8")
     assert found_beyond(RankDistillation(), found) > found_beyond(LabelOnly(), found) + 20
 
 
-def test_who_owns_true_labels_too_loses_nothing_of_the_order() -> None:
+def test_true_labels_beside_ranks_lose_nothing() -> None:
     found = data_of("ranked_labels:n=8")
     found = replace(found, labels=found.top1)
     for control in (LabelOnly(), NoApi()):
@@ -126,7 +126,7 @@ def test_true_labels_mend_an_order_that_is_led_by_a_wrong_class() -> None:
     assert right(RankAndLabel()) > right(RankDistillation()) + 10
 
 
-def test_who_has_a_second_key_finds_classes_that_the_first_withholds() -> None:
+def test_second_key_finds_classes_that_the_first_withholds() -> None:
     one = data_of("stingy:n=1")
     both = replace(one, partner=data_of("stingy:n=8"))
     united = found_beyond(Collusion(partner="other"), both)
@@ -142,7 +142,7 @@ def rare_class() -> tuple[Images, Tensor]:
 
 
 @pytest.mark.parametrize("strategy", ["entropy", "k_center"])
-def test_who_chooses_what_to_ask_finds_a_rare_class_that_chance_misses(strategy: str) -> None:
+def test_chosen_queries_find_a_rare_class_that_chance_misses(strategy: str) -> None:
     oracle = striped_oracle()
     found = attacker_data(oracle, *rare_class())
     test_images, truth = striped(150, seed=1)
@@ -158,7 +158,7 @@ def test_who_chooses_what_to_ask_finds_a_rare_class_that_chance_misses(strategy:
     assert accuracy(chosen) > accuracy(replace(chosen, strategy="random")) + 5
 
 
-def test_who_asks_for_labels_does_better_than_who_owns_wrong_ones() -> None:
+def test_bought_labels_beat_wrong_own_labels() -> None:
     images, truth = striped(96)
     wrong = torch.from_numpy(truth)
     wrong[::2] = (wrong[::2] + 1) % 3
@@ -175,7 +175,7 @@ def test_who_asks_for_labels_does_better_than_who_owns_wrong_ones() -> None:
     assert accuracy(LabelOnly()) > accuracy(NoApi()) + 10
 
 
-def test_a_sweep_holds_a_point_that_beats_the_papers_attacker() -> None:
+def test_sweep_has_a_point_that_beats_the_papers_attacker() -> None:
     settings = TrainSettings(epochs=3, batch=32, lr=0.05)
     swept = digits_accuracy(Sweep(tau=1.0, alpha=0.9), digits_oracle(), settings=settings)
     assert swept > digits_mean(PaperKd(), digits_oracle(), settings=settings) + 2

@@ -68,7 +68,7 @@ def _one_thread() -> None:
 
 
 @pytest.mark.parametrize("attack", ASKING, ids=lambda attack: attack.name)
-def test_E1_what_is_spent_is_what_was_sent_and_within_the_budget(attack: Attack) -> None:
+def test_E1_spent_equals_sent_and_stays_within_the_budget(attack: Attack) -> None:
     oracle = striped_oracle()
     found = attacker_data(oracle)
     session = QuerySession(oracle, budget=attack.budget(len(found.images)))
@@ -78,7 +78,7 @@ def test_E1_what_is_spent_is_what_was_sent_and_within_the_budget(attack: Attack)
 
 
 @pytest.mark.parametrize("attack", ASKING, ids=lambda attack: attack.name)
-def test_the_same_seed_asks_the_same_and_learns_the_same(attack: Attack) -> None:
+def test_same_seed_gives_same_queries_and_loss(attack: Attack) -> None:
     found = attacker_data(striped_oracle())
     assert run(attack, found).last_loss == run(attack, found).last_loss
 
@@ -97,7 +97,7 @@ def run_in(attack: Attack, found: object) -> TrainResult:
     return attack.run(cnn(num_classes=3, width=4), found, settings=QUICK, seed=0)
 
 
-def test_a_plugin_that_asks_for_more_than_it_announced_is_stopped() -> None:
+def test_plugin_that_queries_beyond_its_budget_is_stopped() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Greedy(Attack):
         name: ClassVar[str] = "greedy"
@@ -139,7 +139,7 @@ def test_a_moved_image_is_moved_by_hand() -> None:
     assert moved(image, 0, -1)[0, 0].tolist() == [[2, 3, 0], [5, 6, 0], [8, 9, 0]]
 
 
-def test_a_view_with_an_answer_of_its_own_teaches_what_one_answer_for_all_views_cannot() -> None:
+def test_answers_per_view_beat_one_answer_for_all_views() -> None:
     """Bars of light at the border, which a move pushes out: the answer is how much is left."""
 
     class Bright(nn.Module):
@@ -195,7 +195,7 @@ class Counting(nn.Module):
     ],
     ids=lambda attack: attack.name,
 )
-def test_E2_however_many_images_an_attack_asks_about_it_takes_as_many_steps(
+def test_E2_training_steps_do_not_depend_on_queried_images(
     attack: Attack,
 ) -> None:
     whole = attacker_data(striped_oracle())
@@ -205,7 +205,7 @@ def test_E2_however_many_images_an_attack_asks_about_it_takes_as_many_steps(
         assert student.steps == QUICK.epochs * (len(whole.images) // QUICK.batch)
 
 
-def test_consistent_refuses_what_its_inner_attack_refuses() -> None:
+def test_consistent_skips_endpoints_its_inner_attack_skips() -> None:
     labels = attacker_data(striped_oracle("label"))
     assert "score" in (Consistent().skip_reason(labels) or "")
     assert Consistent(attack="label_only").skip_reason(labels) is None
@@ -215,7 +215,7 @@ def test_consistent_refuses_what_its_inner_attack_refuses() -> None:
         Consistent(views=0)
 
 
-def test_knockoff_gets_digits_out_of_drawn_shapes_alone() -> None:
+def test_knockoff_gets_digits_from_drawn_shapes() -> None:
     settings = replace(SHORT, epochs=16)  # 40 to 47 %; without training, 15 at most
     assert digits_accuracy(Knockoff(queries=2000), digits_oracle(), settings=settings) > 25
 
@@ -260,7 +260,7 @@ def test_active_never_buys_an_image_twice() -> None:
         assert len(inputs_fed) == len(set(inputs_fed)) == 40
 
 
-def test_what_is_chosen_to_buy_is_what_the_student_is_least_sure_of() -> None:
+def test_active_buys_the_images_with_the_highest_entropy() -> None:
     found = digits_data(digits_oracle())
     teacher = digits_teacher()
     order = torch.randperm(600, generator=torch.Generator().manual_seed(0))
@@ -285,7 +285,7 @@ def test_images_without_answers_help_a_few_answers() -> None:
     )
 
 
-def test_the_few_bought_images_are_moved_as_all_others_are() -> None:
+def test_labelled_images_are_augmented_as_all_others() -> None:
     class Recording(nn.Module):
         """Keeps the first `bought` of its inputs."""
 
@@ -318,24 +318,24 @@ def test_a_strong_view_hides_a_square_of_every_image() -> None:
     assert view.abs().max() <= 1
 
 
-def test_E3_a_student_beats_chance_from_noise_and_scores_alone() -> None:
+def test_E3_noise_and_scores_beat_chance() -> None:
     attack, settings = DataFreeSoft(queries=8960), replace(SHORT, epochs=8)
     assert digits_accuracy(attack, digits_oracle(), settings=settings) > 16
 
 
-def test_E3_a_student_beats_chance_from_noise_and_labels_alone() -> None:
+def test_E3_noise_and_labels_beat_chance() -> None:
     attack, settings = DataFreeHard(queries=4480), replace(SHORT, epochs=8)
     assert digits_accuracy(attack, digits_oracle("label"), settings=settings) > 16
 
 
-def test_data_free_attacks_never_see_an_image_of_the_task() -> None:
+def test_data_free_attacks_use_no_image_of_the_task() -> None:
     found = attacker_data(striped_oracle())
     black = replace(found, images=torch.zeros_like(found.images))
     for attack in (DataFreeSoft(queries=448), DataFreeHard(queries=128)):
         assert run(attack, black).last_loss == run(attack, found).last_loss
 
 
-def test_a_generator_makes_images_of_any_size_on_the_grid_that_can_be_sent() -> None:
+def test_generator_makes_8_bit_images_of_any_size() -> None:
     source = torch.Generator().manual_seed(0)
     for size in ((8, 8), (9, 14), (32, 32)):
         images = Generator(size, width=4)(noise(5, source))
@@ -346,7 +346,7 @@ def test_a_generator_makes_images_of_any_size_on_the_grid_that_can_be_sent() -> 
         torch.testing.assert_close(normalise(pixels), images.detach(), atol=1 / 127, rtol=0)
 
 
-def test_dafl_beats_chance_asks_nothing_and_needs_the_network() -> None:
+def test_dafl_beats_chance_without_queries_given_the_network() -> None:
     attack, oracle = Dafl(steps=150), digits_oracle()
     before = digits_teacher().state_dict()["classifier.weight"].clone()
     found = digits_data(oracle)

@@ -62,7 +62,7 @@ def test_labels_are_demanded_below_alpha_one() -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 10_000), kept=st.integers(1, 6), tau=st.sampled_from([1.0, 4.0, 20.0]))
-def test_any_support_gives_a_finite_loss_and_the_gradient_of_the_formula(
+def test_any_support_gives_a_finite_loss_and_exact_gradient(
     seed: int, kept: int, tau: float
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -76,7 +76,7 @@ def test_any_support_gives_a_finite_loss_and_the_gradient_of_the_formula(
     torch.testing.assert_close(gradient, expected.detach(), rtol=1e-3, atol=1e-4)
 
 
-def test_a_constant_a_row_changes_nothing_so_log_prob_and_logit_teach_the_same() -> None:
+def test_constant_per_row_does_not_change_the_loss() -> None:
     student, teacher = logits([0.3, -0.2, 1.0]), logits([3.0, 1.0, -INF])
     one = kd_loss(student, teacher, None, tau=4.0, alpha=1.0)
     other = kd_loss(student, teacher - 7.5, None, tau=4.0, alpha=1.0)
@@ -116,7 +116,7 @@ def test_plackett_luce_of_one_class_is_the_cross_entropy() -> None:
     )
 
 
-def test_plackett_luce_of_a_whole_list_pays_nothing_for_its_last_place() -> None:
+def test_plackett_luce_costs_nothing_for_the_last_place() -> None:
     student = logits([0.0, 0.0])
     found = plackett_luce(student, torch.tensor([[1, 0]]))
     assert found.item() == pytest.approx(math.log(2), rel=1e-6)
@@ -144,9 +144,7 @@ def test_a_tie_that_reaches_past_the_places_read_is_not_read() -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 10_000), kept=st.integers(1, 6), n=st.integers(1, 6))
-def test_plackett_luce_without_ties_reads_places_as_they_are_listed(
-    seed: int, kept: int, n: int
-) -> None:
+def test_plackett_luce_without_ties_uses_the_listed_order(seed: int, kept: int, n: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     student = torch.randn(5, 6, generator=generator)
     order = torch.randn(5, 6, generator=generator).topk(kept, dim=1).indices
@@ -155,12 +153,12 @@ def test_plackett_luce_without_ties_reads_places_as_they_are_listed(
     assert torch.equal(plackett_luce(student, order, places, n=n), plackett_luce(student, first))
 
 
-def test_a_withheld_class_is_filled_below_the_smallest_score_of_its_row() -> None:
+def test_withheld_class_is_filled_below_the_smallest_score() -> None:
     found = fill_constant(logits([5.0, 2.0, -INF], [-INF, -INF, 1.0], [1.0, 2.0, 3.0]), delta=1.5)
     assert found.tolist() == [[5.0, 2.0, 0.5], [-0.5, -0.5, 1.0], [1.0, 2.0, 3.0]]
 
 
-def test_centred_l1_against_a_hand_computation_and_blind_to_constants() -> None:
+def test_centred_l1_by_hand_ignores_constants() -> None:
     # Less their means: [1, -1] and [3, -3].
     found = centred_l1(logits([2.0, 0.0]), logits([6.0, 0.0]))
     assert found.tolist() == [4.0]
@@ -193,7 +191,7 @@ def test_disguides_generator_loss_is_its_two_terms() -> None:
     assert loss.item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_class_balance_is_lowest_at_an_even_mix_and_survives_a_class_nobody_allows() -> None:
+def test_class_balance_is_lowest_at_an_even_mix_and_finite() -> None:
     even = class_balance(logits([50.0, 0.0], [0.0, 50.0]))
     assert even.item() == pytest.approx(-math.log(2), rel=1e-5)
     withheld = logits([1.0, 0.0, -INF], [0.0, 0.0, -INF]).requires_grad_()
@@ -215,7 +213,7 @@ def test_dafl_is_its_three_terms() -> None:
     assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_consistency_counts_sure_rows_only_and_teaches_the_strong_view_alone() -> None:
+def test_consistency_counts_sure_rows_and_the_strong_view_only() -> None:
     weak = logits([math.log(9), 0.0], [0.0, 0.0]).requires_grad_()  # 0.9 sure, and 0.5
     strong = logits([0.0, 0.0], [5.0, 0.0]).requires_grad_()
     found = consistency(weak, strong, threshold=0.8)
@@ -228,7 +226,7 @@ def test_consistency_counts_sure_rows_only_and_teaches_the_strong_view_alone() -
 
 @settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 10_000), kept=st.integers(1, 6))
-def test_no_loss_is_broken_by_what_was_withheld(seed: int, kept: int) -> None:
+def test_withheld_classes_keep_every_loss_finite(seed: int, kept: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     student = (torch.randn(5, 6, generator=generator) * 9).requires_grad_()
     values, indices = (torch.randn(5, 6, generator=generator) * 9).topk(kept, dim=1)

@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import nn
 
 from attack_lab import QUICK, attacker_data, striped_oracle
-from audit_fakes import FakeOracle, save_striped, tiny_protocol
+from audit_fakes import FakeOracle, document, save_striped, tiny_protocol
 from stingy_attacker_eval.attacks import Attack, AttackContext, Capability
 from stingy_attacker_eval.attacks.label_only import LabelOnly
 from stingy_attacker_eval.audit.executors import Executor, in_processes, in_turn, on_ray
@@ -41,7 +41,7 @@ def audit(protocol: Protocol, out: Path, executor: Executor) -> list[dict[str, A
     console = Console(file=StringIO())
     run_audit(protocol, oracles=oracle, out=out, console=console, executor=executor)
     report = run_audit(protocol, oracles=oracle, out=out, console=console)
-    rows: Any = report["rows"]
+    rows = document(report)["rows"]
     # Another process tells its own commit, and files may change while tests run.
     left_out = {"seconds", "commit"}
     return [{name: value for name, value in row.items() if name not in left_out} for row in rows]
@@ -65,7 +65,7 @@ def test_E4_rows_are_the_same_wherever_students_are_trained(
     assert distributed == audit(protocol, tmp_path / "here", in_turn)
 
 
-def test_an_attack_that_asks_as_it_runs_stays_where_the_answers_are_kept(tmp_path: Path) -> None:
+def test_querying_attack_runs_in_the_main_process(tmp_path: Path) -> None:
     given: list[str] = []
 
     def noted(tasks: Iterable[tuple[int, Task]]) -> Iterator[tuple[int, StudentResult]]:
@@ -115,7 +115,7 @@ def task(attack: Attack, *, seed: int = 0) -> Task:
     return Task(attack, found, "cnn_tiny", 3, seed, QUICK, found.images)
 
 
-def test_as_many_students_as_asked_for_are_trained_at_once(tmp_path: Path) -> None:
+def test_count_students_are_trained_at_once(tmp_path: Path) -> None:
     tasks = [(number, task(Waits(folder=str(tmp_path)))) for number in range(2)]
     done = dict(in_processes(2)(tasks))
     assert set(done) == {0, 1}
@@ -136,12 +136,12 @@ def test_tasks_are_taken_up_as_places_become_free() -> None:
     assert [number for number, _ in results] == [1, 2]
 
 
-def test_a_process_that_ends_before_its_student_is_said_to() -> None:
+def test_process_that_ends_before_its_student_is_reported() -> None:
     with pytest.raises(AuditError, match="got one that ended before"):
         list(in_processes(1)([(0, task(Ends(status=3)))]))
 
 
-def test_an_attacks_error_comes_back_as_it_is_and_no_process_is_left(tmp_path: Path) -> None:
+def test_attack_error_passes_and_leaves_no_process(tmp_path: Path) -> None:
     tasks = [(0, task(Ends(status=0))), (1, task(Waits(folder=str(tmp_path), count=9)))]
     started = time.monotonic()
     with pytest.raises(BudgetExhausted, match="no more"):

@@ -35,7 +35,7 @@ def faults(text: str) -> tuple[str, ...]:
     return caught.value.faults
 
 
-def test_the_packaged_digits_protocol_is_what_the_demo_promises() -> None:
+def test_packaged_digits_protocol_is_that_of_the_demo() -> None:
     protocol = load_protocol("digits")
     assert [endpoint.name for endpoint in protocol.endpoints] == ["normal", "nasty", "stingy"]
     assert len(protocol.seeds) == 3
@@ -96,7 +96,7 @@ def test_missing_fields_are_named() -> None:
     assert len(faults("")) == 8
 
 
-def test_a_budget_below_what_the_run_needs_is_refused_before_a_query_is_spent() -> None:
+def test_budget_below_the_run_is_refused_before_a_query() -> None:
     (fault,) = faults(GOOD.replace("1797", "1796"))
     assert "at least 1797 images (1297 to learn from, 500 to compare), got 1796" in fault
 
@@ -106,11 +106,11 @@ def test_an_endpoint_name_cannot_lead_out_of_the_folder(name: str) -> None:
     assert "endpoints.0.name" in faults(GOOD.replace('name = "a"', f'name = "{name}"'))[0]
 
 
-def test_what_is_not_toml_is_refused() -> None:
+def test_file_other_than_toml_is_refused() -> None:
     assert "expected TOML" in faults("title = ")[0]
 
 
-def test_what_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+def test_file_other_than_utf_8_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ProtocolError, match=r"expected TOML in UTF-8, got another .*mine\.toml"):
@@ -137,7 +137,7 @@ PACKAGED = sorted(path.stem for path in PROTOCOLS.iterdir())
 def any_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever data set is asked for is there: its size and its classes, images of one grey."""
 
-    def stand_in(name: str) -> Dataset:
+    def placeholder(name: str) -> Dataset:
         classes = 10 if "cifar10" in name and "cifar100" not in name else 100
         images = np.full((50_000, 32, 32, 3), sum(name.encode()) % 256, np.uint8)
         labels = np.arange(50_000) % classes
@@ -145,8 +145,8 @@ def any_data(monkeypatch: pytest.MonkeyPatch) -> None:
         tests = 5_000 if "tin100" in name else 10_000
         return Dataset(name, images, labels, images[:tests], labels[:tests], names)
 
-    monkeypatch.setattr(protocols, "load_dataset", stand_in)
-    monkeypatch.setattr(query_pools, "load_dataset", stand_in)
+    monkeypatch.setattr(protocols, "load_dataset", placeholder)
+    monkeypatch.setattr(query_pools, "load_dataset", placeholder)
 
 
 @pytest.mark.usefixtures("any_data")
@@ -183,7 +183,7 @@ def test_the_baseline_is_for_every_student_of_any_endpoint() -> None:
     assert protocol.students_of(None) == ("cnn_tiny", "cnn_small")
 
 
-def test_an_attacker_may_own_a_part_of_the_images_and_pays_for_that_part() -> None:
+def test_attacker_with_fewer_images_needs_a_smaller_budget() -> None:
     text = GOOD.replace("budget = 1797", "budget = 600\nimages = 100")
     assert len(parse_protocol(text).load().train_x) == 100
     assert "at least 600 images (100 to learn from" in faults(text.replace("600", "599"))[0]
@@ -195,7 +195,7 @@ def test_a_schedule_reaches_the_training() -> None:
     assert (training.flip, training.milestones, training.gamma) == (True, (3, 6), 0.1)
 
 
-def test_what_does_not_fit_together_is_named_at_once() -> None:
+def test_inconsistent_fields_are_all_named_at_once() -> None:
     text = GOOD.replace(
         'students = ["cnn_tiny"]', 'students = ["torchvision:vit_b_32"]\nimages = 9999'
     )
@@ -224,7 +224,7 @@ def test_a_teacher_of_an_unknown_network_is_refused() -> None:
 
 @pytest.mark.usefixtures("any_data")
 @pytest.mark.parametrize("data", ["tin100", "cifar10"])
-def test_the_frontier_shares_data_teacher_and_student_with_the_reduced_audit(data: str) -> None:
+def test_frontier_and_reduced_protocols_share_data_and_teacher(data: str) -> None:
     wide, plain = load_protocol(f"frontier_{data}"), load_protocol(f"reduced_{data}")
     for name in ("dataset", "images", "students", "seeds", "training"):
         assert getattr(wide, name) == getattr(plain, name)
@@ -250,9 +250,7 @@ def test_faults_of_an_endpoints_own_attacks_are_named() -> None:
     assert 'the attack "label_only" once for a, got it twice' in fault
 
 
-def test_whom_attacks_collude_with_and_where_their_images_are_from_is_checked_before_a_query() -> (
-    None
-):
+def test_partner_and_pool_are_checked_before_a_query() -> None:
     own = GOOD + 'attacks = [{ name = "collusion", partner = "b" }, { name = "knockoff" }]\n'
     (fault,) = faults(own)
     assert fault == 'expected a partner out of a for collusion, got "b"'
@@ -262,9 +260,7 @@ def test_whom_attacks_collude_with_and_where_their_images_are_from_is_checked_be
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
-def test_the_audits_own_images_are_no_pool_whatever_they_are_called(
-    tmp_path: Path, part: str
-) -> None:
+def test_audits_own_images_are_refused_as_a_pool(tmp_path: Path, part: str) -> None:
     data, path = load_dataset("digits"), tmp_path / "other.npz"
     arrays: dict[str, Any] = {
         f"{split}_{kind}": getattr(data, f"{part}_{kind}")
@@ -280,7 +276,7 @@ def test_the_audits_own_images_are_no_pool_whatever_they_are_called(
     parse_protocol(GOOD + f'attacks = [{{ name = "knockoff", pool = "npz:{path}" }}]\n')
 
 
-def test_budgets_are_smaller_than_the_whole_and_each_is_given_once() -> None:
+def test_budgets_must_be_distinct_and_below_the_whole() -> None:
     assert parse_protocol(GOOD.replace("budget =", "budgets = [10, 100]\nbudget =")).budgets
     (fault,) = faults(GOOD.replace("budget =", "budgets = [1297]\nbudget ="))
     assert "below the 1297 images there are to learn from, got 1297" in fault

@@ -11,6 +11,7 @@ from attack_lab import TeacherOracle
 from audit_fakes import FakeOracle, audit, numbers, tiny_protocol
 from stingy_attacker_eval.audit.runner import run_audit
 from stingy_attacker_eval.errors import AuditError, TransferError
+from stingy_attacker_eval.report_schema import Report
 from stingy_attacker_eval.students import cnn
 from stingy_clients import ModelInfo
 from stingy_protection import build_policy
@@ -24,9 +25,7 @@ def test_E1_spent_and_charged_are_both_reported(tmp_path: Path, dataset: str) ->
     assert endpoint["queries_spent"] == endpoint["queries_charged"] == sum(oracle.requests) == 144
 
 
-def test_E1_what_attacks_ask_as_they_run_is_spent_charged_and_in_their_rows(
-    tmp_path: Path, dataset: str
-) -> None:
+def test_E1_attack_queries_are_spent_charged_and_in_rows(tmp_path: Path, dataset: str) -> None:
     oracle = FakeOracle()
     attacks = (
         '"label_only"',
@@ -52,9 +51,7 @@ def test_E1_what_attacks_ask_as_they_run_is_spent_charged_and_in_their_rows(
     assert sum(oracle.requests) == protocol.budget
 
 
-def test_E1_endpoints_that_share_a_key_are_each_charged_what_they_were_asked(
-    tmp_path: Path, dataset: str
-) -> None:
+def test_E1_endpoints_sharing_a_key_are_charged_for_their_own(tmp_path: Path, dataset: str) -> None:
     attacks = ('{ name = "knockoff", queries = 40 }', '{ name = "data_free_hard", queries = 64 }')
     protocol = tiny_protocol(dataset, endpoints=("open", "stingy"), attacks=attacks, seeds=(0, 1))
     protocol = protocol.model_copy(update={"budget": 144 + 40 + 2 * 64})
@@ -65,7 +62,7 @@ def test_E1_endpoints_that_share_a_key_are_each_charged_what_they_were_asked(
     assert sum(key) == 2 * protocol.budget
 
 
-def test_E3_attacks_that_could_ask_beyond_the_budget_are_refused_before_a_query(
+def test_E3_attacks_beyond_the_budget_are_refused_before_a_query(
     tmp_path: Path, dataset: str
 ) -> None:
     oracle = FakeOracle()
@@ -75,7 +72,7 @@ def test_E3_attacks_that_could_ask_beyond_the_budget_are_refused_before_a_query(
     assert oracle.requests == []
 
 
-def test_an_attack_killed_while_it_asked_buys_nothing_twice(tmp_path: Path, dataset: str) -> None:
+def test_attack_killed_while_querying_buys_nothing_twice(tmp_path: Path, dataset: str) -> None:
     protocol = tiny_protocol(dataset, attacks=('{ name = "data_free_hard", queries = 128 }',))
     protocol = protocol.model_copy(update={"budget": 144 + 128})
     oracle = FakeOracle(fails_after=4)
@@ -89,7 +86,7 @@ def test_an_attack_killed_while_it_asked_buys_nothing_twice(tmp_path: Path, data
 
 
 @pytest.mark.parametrize("request_number", [1, 3, 4, 6])
-def test_a_model_swapped_while_it_is_asked_is_never_mixed_in(
+def test_model_swapped_during_a_purchase_is_never_mixed_in(
     tmp_path: Path, dataset: str, request_number: int
 ) -> None:
     class Swapped(FakeOracle):
@@ -119,9 +116,7 @@ def test_two_tiers_collude_and_both_purchases_count(tmp_path: Path, dataset: str
     assert "has no endpoint open" in skipped["reason"]
 
 
-def test_a_white_box_attack_runs_where_the_network_is_in_process_alone(
-    tmp_path: Path, dataset: str
-) -> None:
+def test_white_box_attack_needs_the_network_in_process(tmp_path: Path, dataset: str) -> None:
     protocol = tiny_protocol(dataset, attacks=('{ name = "dafl", steps = 3 }',))
     teacher = cnn(num_classes=3, width=4).eval()
     (skipped,) = audit(protocol, tmp_path / "http")["skipped"]
@@ -134,22 +129,19 @@ def test_a_white_box_attack_runs_where_the_network_is_in_process_alone(
         console=Console(file=StringIO()),
         networks={"stingy": teacher},
     )
-    rows: Any = report["rows"]
-    assert [(row["attack"], row["queries"]) for row in rows][1:] == [("dafl[white-box,steps=3]", 0)]
+    assert [(row.attack, row.queries) for row in report.rows][1:] == [
+        ("dafl[white-box,steps=3]", 0)
+    ]
 
 
-def test_a_network_that_the_endpoint_does_not_serve_is_no_white_box(
-    tmp_path: Path, dataset: str
-) -> None:
+def test_network_of_another_endpoint_is_refused_as_white_box(tmp_path: Path, dataset: str) -> None:
     protocol = tiny_protocol(dataset, attacks=('{ name = "dafl", steps = 3 }',))
     another = {"stingy": cnn(num_classes=3, width=4)}
     with pytest.raises(AuditError, match=r"got others for stingy, where .* % of the labels"):
         run_audit(protocol, oracles={"stingy": FakeOracle()}, out=tmp_path, networks=another)
 
 
-def test_a_key_that_cannot_pay_is_told_before_anything_is_asked(
-    tmp_path: Path, dataset: str
-) -> None:
+def test_key_that_cannot_pay_is_refused_before_a_query(tmp_path: Path, dataset: str) -> None:
     oracle = FakeOracle()
     with pytest.raises(AuditError, match="nothing was asked"):
         run_audit(
@@ -158,16 +150,14 @@ def test_a_key_that_cannot_pay_is_told_before_anything_is_asked(
     assert oracle.requests == []
 
 
-def test_a_key_has_to_pay_for_what_attacks_ask_as_they_run_as_well(
-    tmp_path: Path, dataset: str
-) -> None:
+def test_key_must_pay_for_attack_queries_too(tmp_path: Path, dataset: str) -> None:
     attacks = ('{ name = "knockoff", queries = 40 }', '{ name = "data_free_hard", queries = 64 }')
     protocol = tiny_protocol(dataset, endpoints=("open", "stingy"), attacks=attacks, seeds=(0, 1))
     protocol = protocol.model_copy(update={"budget": 144 + 40 + 2 * 64})
     key: list[int] = []
     oracles = {name: FakeOracle(requests=key) for name in ("open", "stingy")}
 
-    def start(remaining: int, **options: Any) -> dict[str, object]:
+    def start(remaining: int, **options: Any) -> Report:
         return run_audit(
             protocol, oracles=oracles, out=tmp_path / "o", remaining=remaining, **options
         )
@@ -181,7 +171,7 @@ def test_a_key_has_to_pay_for_what_attacks_ask_as_they_run_as_well(
     assert sum(key) == 2 * 144
 
 
-def test_a_key_with_exactly_what_is_needed_is_taken(tmp_path: Path, dataset: str) -> None:
+def test_key_with_exactly_enough_images_is_accepted(tmp_path: Path, dataset: str) -> None:
     protocol = tiny_protocol(dataset, attacks=('{ name = "knockoff", queries = 40 }',))
     protocol = protocol.model_copy(update={"budget": 184})
     oracle = FakeOracle()

@@ -8,14 +8,14 @@ from stingy_attacker_eval.audit.runs import Run, Shard, choose, parse_shard
 from stingy_attacker_eval.errors import EvalError
 
 BASELINE = [Run("none", "no_api", student, seed) for student in ("a", "b") for seed in (0, 1)]
-STOLEN = [
+ATTACKED = [
     Run(endpoint, attack, student, seed)
     for endpoint in ("open", "stingy")
     for attack in ("paper_kd", "sweep[tau=1,alpha=0.5]", "sweep[tau=4,alpha=0.5]")
     for student in ("a", "b")
     for seed in (0, 1)
 ]
-RUNS = BASELINE + STOLEN
+RUNS = BASELINE + ATTACKED
 
 
 def test_without_a_choice_every_run_is_done() -> None:
@@ -23,12 +23,12 @@ def test_without_a_choice_every_run_is_done() -> None:
 
 
 @given(count=st.integers(1, 40))
-def test_shards_together_do_every_run_and_none_but_baselines_twice(count: int) -> None:
+def test_shards_cover_every_run_and_repeat_only_baselines(count: int) -> None:
     shards = [choose(RUNS, shard=Shard(number + 1, count)) for number in range(count)]
     assert {run for shard in shards for run in shard} == set(RUNS)
-    done = [run for shard in shards for run in shard if run in STOLEN]
-    assert sorted(done, key=str) == sorted(STOLEN, key=str)
-    sizes = [len([run for run in shard if run in STOLEN]) for shard in shards]
+    done = [run for shard in shards for run in shard if run in ATTACKED]
+    assert sorted(done, key=str) == sorted(ATTACKED, key=str)
+    sizes = [len([run for run in shard if run in ATTACKED]) for shard in shards]
     assert max(sizes) - min(sizes) <= 1
 
 
@@ -51,18 +51,18 @@ def test_a_shard_has_the_baselines_of_its_students(number: int) -> None:
     ],
 )
 def test_a_pattern_chooses_by_one_field_or_by_all(pattern: str, count: int) -> None:
-    assert len([run for run in choose(RUNS, only=[pattern]) if run in STOLEN]) == count
+    assert len([run for run in choose(RUNS, only=[pattern]) if run in ATTACKED]) == count
 
 
 def test_a_run_is_chosen_when_some_pattern_fits_and_once() -> None:
     found = choose(RUNS, only=["open/paper_kd/a/0", "open/paper_kd/*"])
     assert found == [run for run in RUNS if run in found]
-    assert [run for run in found if run in STOLEN] == [
-        run for run in STOLEN if (run.endpoint, run.attack) == ("open", "paper_kd")
+    assert [run for run in found if run in ATTACKED] == [
+        run for run in ATTACKED if (run.endpoint, run.attack) == ("open", "paper_kd")
     ]
 
 
-def test_the_baseline_alone_can_be_chosen() -> None:
+def test_baseline_can_be_chosen_without_others() -> None:
     assert choose(RUNS, only=["no_api"]) == BASELINE
 
 

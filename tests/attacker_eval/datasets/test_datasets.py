@@ -197,7 +197,7 @@ def test_a_folder_with_an_odd_image_and_a_broken_one_names_both(tmp_path: Path) 
     assert "broken.png" in second
 
 
-def test_a_folder_without_a_split_or_with_other_classes_is_refused(tmp_path: Path) -> None:
+def test_folder_without_split_or_with_other_classes_is_refused(tmp_path: Path) -> None:
     name = save_folder(tmp_path)
     (tmp_path / "test" / "dog").rename(tmp_path / "test" / "cow")
     with pytest.raises(DatasetError, match="same classes"):
@@ -217,7 +217,7 @@ def counted(labels: list[int]) -> Dataset:
 
 @given(labels=st.lists(st.integers(0, 2), min_size=2, max_size=60), choice=st.data())
 @settings(deadline=None, max_examples=40)
-def test_a_subset_takes_of_each_class_alike_and_lies_within_every_larger(
+def test_subset_is_balanced_and_nested_in_larger_ones(
     labels: list[int], choice: st.DataObject
 ) -> None:
     data = counted(labels)

@@ -23,7 +23,7 @@ def test_log_probabilities_and_logits_are_taken_as_they_are(form: str) -> None:
     assert dense.tolist() == [[-1.0, -INF, 5.0, -INF], [-INF, 0.0, -INF, -2.5]]
 
 
-def test_probabilities_are_taken_by_their_logarithm_and_zero_is_withheld() -> None:
+def test_probabilities_become_logarithms_and_zero_is_withheld() -> None:
     dense = dense_logits(answers("prob", [[1.0, 0.0], [0.75, 0.25]]), CPU)
     assert dense[0].tolist() == [-INF, -INF, 0.0, -INF]
     torch.testing.assert_close(torch.softmax(dense, 1)[1], torch.tensor([0, 0.75, 0, 0.25]))
@@ -51,7 +51,7 @@ def test_answers_without_scores_are_refused(form: str, scores: list[list[float]]
         ([0], None, r"\[n, N\]"),
     ],
 )
-def test_answers_that_do_not_fit_together_are_refused(
+def test_inconsistent_answers_are_refused(
     indices: list[list[int]], scores: list[list[float]] | None, message: str
 ) -> None:
     values = None if scores is None else np.array(scores, dtype=np.float32)

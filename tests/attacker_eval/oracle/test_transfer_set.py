@@ -17,7 +17,7 @@ from stingy_clients import ModelInfo
 IMAGES, _ = striped(150)
 
 
-def test_every_image_is_asked_once_in_chunks(tmp_path: Path) -> None:
+def test_every_image_is_sent_once_in_requests_of_64(tmp_path: Path) -> None:
     oracle, steps = FakeOracle(), list[int]()
     found = buy(oracle, IMAGES, budget=150, folder=tmp_path, progress=steps.append)
     assert oracle.requests == [64, 64, 22]
@@ -29,7 +29,7 @@ def test_every_image_is_asked_once_in_chunks(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.answers.scores, direct.scores)
 
 
-def test_chunks_are_no_larger_than_the_server_takes(tmp_path: Path) -> None:
+def test_requests_are_no_larger_than_the_server_takes(tmp_path: Path) -> None:
     oracle = FakeOracle(max_batch=50)
     buy(oracle, IMAGES, budget=150, folder=tmp_path)
     assert oracle.requests == [50, 50, 50]
@@ -44,7 +44,7 @@ def test_a_second_run_buys_nothing(tmp_path: Path) -> None:
     np.testing.assert_array_equal(second.answers.indices, first.answers.indices)
 
 
-def test_after_a_failure_what_was_bought_is_kept_and_the_rest_is_bought(tmp_path: Path) -> None:
+def test_failed_purchase_resumes_with_the_missing_images(tmp_path: Path) -> None:
     with pytest.raises(TransferError, match="128 of 150 images were bought"):
         buy(FakeOracle(fails_after=2), IMAGES, budget=150, folder=tmp_path)
     oracle = FakeOracle()
@@ -60,31 +60,22 @@ def test_another_key_goes_on_and_the_charges_of_both_add_up(tmp_path: Path) -> N
     assert (found.queries, found.charged) == (150, 150)
 
 
-def test_a_folder_begun_before_charges_were_added_up_goes_on(tmp_path: Path) -> None:
-    oracle = FakeOracle(fails_after=2)
-    with pytest.raises(TransferError):
-        buy(oracle, IMAGES, budget=150, folder=tmp_path)
-    path = tmp_path / "meta.json"
-    meta = json.loads(path.read_bytes()) | {"charged_before": 100}
-    del meta["charged_so_far"]
-    path.write_text(json.dumps(meta))
-    oracle.fails_after = None
-    assert buy(oracle, IMAGES, budget=22, folder=tmp_path).charged == 150
-
-
-def test_ctrl_c_keeps_what_was_bought_and_says_how_much(tmp_path: Path) -> None:
+def test_ctrl_c_keeps_bought_answers_and_counts_them(tmp_path: Path) -> None:
     oracle = FakeOracle(fails_after=1, failure=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt, match="64 of 150"):
         buy(oracle, IMAGES, budget=150, folder=tmp_path)
-    assert sorted(path.name for path in tmp_path.glob("chunk-*")) == ["chunk-00000.npz"]
-
-
-def test_a_file_half_written_at_a_kill_is_bought_again(tmp_path: Path) -> None:
-    buy(FakeOracle(), IMAGES, budget=150, folder=tmp_path)
-    (tmp_path / "chunk-00001.npz").rename(tmp_path / "chunk-00001.npz.tmp")
     oracle = FakeOracle()
-    buy(oracle, IMAGES, budget=64, folder=tmp_path)
-    assert oracle.requests == [64]
+    buy(oracle, IMAGES, budget=86, folder=tmp_path)
+    assert oracle.requests == [64, 22]
+
+
+def test_torn_record_is_bought_once_more(tmp_path: Path) -> None:
+    buy(FakeOracle(), IMAGES, budget=150, folder=tmp_path)
+    path = tmp_path / "answers.bin"
+    path.write_bytes(path.read_bytes()[:-5])
+    oracle = FakeOracle()
+    assert buy(oracle, IMAGES, budget=1, folder=tmp_path).queries == 150
+    assert oracle.requests == [1]
 
 
 def test_a_small_budget_is_refused_before_a_query_is_spent(tmp_path: Path) -> None:
@@ -113,28 +104,40 @@ def test_answers_of_another_endpoint_are_never_mixed_in(
     assert other.requests == []
 
 
-def test_answers_to_other_images_are_never_mixed_in(tmp_path: Path) -> None:
+def test_changed_image_gets_an_answer_of_its_own(tmp_path: Path) -> None:
     buy(FakeOracle(), IMAGES, budget=150, folder=tmp_path)
     changed = IMAGES.copy()
-    changed[7, 0, 0, 0] ^= 1
-    with pytest.raises(TransferError, match="another digest"):
-        buy(FakeOracle(), changed, budget=150, folder=tmp_path)
+    changed[7] = changed[7][:, :, [1, 2, 0]]
+    oracle = FakeOracle()
+    with pytest.raises(TransferError, match="at least 1 images, got 0"):
+        buy(oracle, changed, budget=0, folder=tmp_path)
+    found = buy(oracle, changed, budget=1, folder=tmp_path)
+    assert oracle.requests == [1]
+    assert found.queries == 151
+    np.testing.assert_array_equal(found.answers.indices, FakeOracle().query(changed).indices)
 
 
-def test_a_damaged_chunk_is_named_and_not_used(tmp_path: Path) -> None:
+def test_an_image_that_comes_twice_is_sent_once(tmp_path: Path) -> None:
+    oracle = FakeOracle()
+    found = buy(oracle, IMAGES[[0, 1, 0, 1, 0]], budget=2, folder=tmp_path)
+    assert (oracle.requests, found.queries, found.charged, len(found.answers)) == ([2], 2, 2, 5)
+
+
+def test_a_damaged_file_is_named_and_not_used(tmp_path: Path) -> None:
     buy(FakeOracle(), IMAGES, budget=150, folder=tmp_path)
-    (tmp_path / "chunk-00002.npz").write_bytes(b"PK half")
-    with pytest.raises(TransferError, match=r"chunk-00002\.npz, got a damaged file"):
+    (tmp_path / "answers.bin").write_bytes(b"PK half" * 100)
+    with pytest.raises(TransferError, match=r"answers\.bin, got a damaged file"):
         buy(FakeOracle(), IMAGES, budget=150, folder=tmp_path)
 
 
-def test_a_foreign_meta_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "meta.json").write_text(json.dumps({"something": "else"}))
-    with pytest.raises(TransferError, match=r"expected a transfer set's meta\.json"):
+@pytest.mark.parametrize("content", [{"something": "else"}, {"schema": "other/1"}, []])
+def test_a_foreign_ledger_is_refused(tmp_path: Path, content: object) -> None:
+    (tmp_path / "ledger.json").write_text(json.dumps(content))
+    with pytest.raises(TransferError, match=r"expected a stingy\.answers/1 ledger"):
         buy(FakeOracle(), IMAGES, budget=150, folder=tmp_path)
 
 
-def test_an_endpoint_that_answers_another_n_than_described_is_an_error(tmp_path: Path) -> None:
+def test_answers_with_another_n_than_described_are_an_error(tmp_path: Path) -> None:
     class Liar(FakeOracle):
         def describe(self) -> ModelInfo:
             return FakeOracle(support=1).describe()
@@ -143,12 +146,12 @@ def test_an_endpoint_that_answers_another_n_than_described_is_an_error(tmp_path:
         buy(Liar(), IMAGES, budget=150, folder=tmp_path)
 
 
-def test_labels_without_scores_are_bought_too(tmp_path: Path) -> None:
+def test_answers_without_scores_are_bought(tmp_path: Path) -> None:
     found = buy(FakeOracle(form="none", support=1), IMAGES, budget=150, folder=tmp_path)
     assert found.answers.scores is None
 
 
-def test_two_processes_cannot_buy_into_one_folder(tmp_path: Path) -> None:
+def test_second_process_cannot_buy_into_the_folder(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib; from stingy_attacker_eval.files import locked\n"
         f"with locked(pathlib.Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()"
@@ -165,7 +168,7 @@ def test_two_processes_cannot_buy_into_one_folder(tmp_path: Path) -> None:
         pass
 
 
-def test_ctrl_c_waits_for_the_request_in_flight_and_loses_nothing(tmp_path: Path) -> None:
+def test_ctrl_c_during_a_purchase_loses_no_answer(tmp_path: Path) -> None:
     oracle = Interrupted()
     with pytest.raises(KeyboardInterrupt, match="64 of 150"):
         buy(oracle, IMAGES, budget=150, folder=tmp_path)

@@ -1,17 +1,21 @@
 """The gate: what passes, and every way of not passing."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from audit_results import audit_of, endpoint_of, rows_of
+from audit_results import audit_of, endpoint_config, endpoint_of, rows_of
 from stingy_attacker_eval.report.ci_gate import gate_faults, gate_lines
 
+SKIPPED = {
+    "endpoint": "stingy",
+    "attack": "soft_label",
+    "reason": "needs scores, and there are none",
+}
 ROWS = rows_of({"open": {"label_only": 0.1, "soft_label": 3.0}, "stingy": {"label_only": 0.2}})
 
 
-def test_a_best_attack_at_the_threshold_passes_and_above_it_does_not(tmp_path: Path) -> None:
+def test_best_attack_passes_at_the_threshold_and_fails_above(tmp_path: Path) -> None:
     audit = audit_of(tmp_path, rows_of({"open": {"paper_kd": -9.0, "soft_label": 3.0}}))
     mean = audit.best["open"].uplift_mean
     assert mean is not None
@@ -20,9 +24,8 @@ def test_a_best_attack_at_the_threshold_passes_and_above_it_does_not(tmp_path: P
     assert fault == "open: soft_label gained +3.0 ± 0.3 points with cnn_tiny, more than 2.5"
 
 
-def test_the_named_endpoints_alone_are_watched(tmp_path: Path) -> None:
-    audit = audit_of(tmp_path, ROWS)
-    audit.document["skipped"].append({"endpoint": "stingy", "attack": "soft_label", "reason": ""})
+def test_only_the_named_endpoints_are_watched(tmp_path: Path) -> None:
+    audit = audit_of(tmp_path, ROWS, skipped=[SKIPPED])
     assert len(gate_faults(audit, max_uplift=1.0)) == 1
     assert gate_faults(audit, max_uplift=1.0, endpoints=("stingy",)) == ()
     assert [line.partition(":")[0] for line in gate_lines(audit)] == ["open", "stingy", "stingy"]
@@ -31,11 +34,8 @@ def test_the_named_endpoints_alone_are_watched(tmp_path: Path) -> None:
     )
 
 
-def test_what_could_not_be_run_is_told_beside_what_was_compared(tmp_path: Path) -> None:
-    audit = audit_of(tmp_path, ROWS)
-    audit.document["skipped"].append(
-        {"endpoint": "stingy", "attack": "soft_label", "reason": "needs scores, and there are none"}
-    )
+def test_gate_lists_skipped_attacks_beside_the_compared(tmp_path: Path) -> None:
+    audit = audit_of(tmp_path, ROWS, skipped=[SKIPPED])
     assert gate_faults(audit, max_uplift=9.0) == ()
     assert gate_lines(audit, endpoints=("stingy",)) == (
         "stingy: +0.2 ± 0.3 points (label_only, cnn_tiny, 3 seeds)",
@@ -48,33 +48,35 @@ def test_an_unknown_endpoint_is_a_fault(tmp_path: Path) -> None:
     assert fault == "expected endpoints of the audit (open, stingy), got sting"
 
 
-def test_a_missing_run_fails_whatever_the_others_say(tmp_path: Path) -> None:
+def test_missing_run_fails_the_gate(tmp_path: Path) -> None:
     audit = audit_of(tmp_path, ROWS)
     (fault,) = gate_faults(audit, max_uplift=9.0)
     assert fault.startswith("expected 15 runs, 3 are missing: stingy, soft_label, cnn_tiny, seed 0")
 
 
 def test_a_run_that_could_not_be_made_is_not_missing(tmp_path: Path) -> None:
-    audit = audit_of(tmp_path, ROWS)
-    audit.document["skipped"].append({"endpoint": "stingy", "attack": "soft_label", "reason": ""})
+    audit = audit_of(tmp_path, ROWS, skipped=[SKIPPED])
     assert gate_faults(audit, max_uplift=9.0) == ()
 
 
 @pytest.mark.parametrize("number", [0, 5])
 def test_a_broken_run_fails_the_baseline_among_them(tmp_path: Path, number: int) -> None:
     rows = rows_of({"open": {"label_only": 0.1}})
-    rows[number] = replace(rows[number], finite=False)
+    rows[number] = rows[number].model_copy(update={"finite": False})
     (fault,) = gate_faults(audit_of(tmp_path, rows), max_uplift=9.0)
     assert fault.startswith("expected finite losses, 1 of 6 runs broke: ")
 
 
-def test_broken_attacks_alone_fail(tmp_path: Path) -> None:
-    rows = [replace(r, finite=r.endpoint == "none") for r in rows_of({"open": {"label_only": 0.1}})]
+def test_only_broken_attacks_fail_the_gate(tmp_path: Path) -> None:
+    rows = [
+        r.model_copy(update={"finite": r.endpoint == "none"})
+        for r in rows_of({"open": {"label_only": 0.1}})
+    ]
     faults = gate_faults(audit_of(tmp_path, rows), max_uplift=9.0)
     assert faults[-1] == ("open: Broken: no attack of this suite could be run to a finite loss.")
 
 
-def test_what_was_not_run_is_not_called_broken(tmp_path: Path) -> None:
+def test_endpoint_without_runs_is_not_called_broken(tmp_path: Path) -> None:
     endpoints = [endpoint_of("open"), endpoint_of("shut")]
     audit = audit_of(tmp_path, rows_of({"open": {"label_only": 0.1}}), endpoints)
     assert gate_faults(audit, max_uplift=9.0)[-1] == "shut: Not run."
@@ -85,8 +87,8 @@ def test_no_seeds_fail(tmp_path: Path) -> None:
     assert "expected seeds" in gate_faults(audit, max_uplift=9.0)[0]
 
 
-def test_an_endpoints_own_students_are_asked_for(tmp_path: Path) -> None:
-    own = [{"name": "open", "students": ["resnet8"]}]
+def test_endpoints_own_students_are_expected_by_the_gate(tmp_path: Path) -> None:
+    own = [endpoint_config("open", students=["resnet8"])]
     audit = audit_of(tmp_path, rows_of({"open": {"label_only": 0.1}}), config={"endpoints": own})
     (fault,) = gate_faults(audit, max_uplift=9.0)
     assert fault.startswith("expected 9 runs, 3 are missing: open, label_only, resnet8")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stingy_attacker_eval.report.analysis import read_report
+from stingy_attacker_eval.report.analysis import read_audit
 from stingy_attacker_eval.report.exporters import as_markdown
 from stingy_attacker_eval.report.formatting import signed
 from stingy_attacker_eval.results import Row, best_attacks, summarise
@@ -80,6 +80,6 @@ def test_a_committed_report_is_whole(folder: str) -> None:
 
 @pytest.mark.parametrize("folder", ["frontier_cifar10", "frontier_tin100"])
 def test_the_page_of_policies_has_the_frontier_as_it_is_printed(folder: str) -> None:
-    printed = as_markdown(read_report(RESULTS / folder))
+    printed = as_markdown(read_audit(RESULTS / folder))
     table = printed[printed.index("| endpoint |") :].partition("\n\n")[0]
     assert table in (ROOT / "docs" / "policies.md").read_text()

@@ -1,14 +1,12 @@
 """Pictures of budgets and of the frontier: what is drawn, and what is left out."""
 
-from dataclasses import replace
 from pathlib import Path
 
-from audit_results import STUDENT, audit_of, endpoint_of, kept, row, rows_of
+from audit_results import STUDENT, audit_of, endpoint_of, row, rows_of, utility_of
 from stingy_attacker_eval.report.analysis import Audit
 from stingy_attacker_eval.report.ci_gate import gate_faults
 from stingy_attacker_eval.report.curves import best_by_budget, draw_budgets, draw_frontier, letters
 from stingy_attacker_eval.report.html import render
-from stingy_attacker_eval.results import Row
 
 UPLIFTS = {"open": {"label_only": 0.1, "soft_label": 3.0}}
 
@@ -22,7 +20,7 @@ def several_budgets(tmp_path: Path) -> Audit:
     return audit_of(tmp_path, rows)
 
 
-def test_the_best_attack_at_each_budget_is_drawn_fewest_queries_first(tmp_path: Path) -> None:
+def test_best_attack_per_budget_is_drawn_by_queries(tmp_path: Path) -> None:
     best = best_by_budget(several_budgets(tmp_path).summaries, "open")
     shown = {budget: (s.attack, s.accuracy_mean) for budget, s in best.items()}
     assert list(shown) == [100, 500, 1000, 2_000_000]
@@ -36,11 +34,11 @@ def test_the_curve_leaves_out_attacks_with_a_budget_of_their_own(tmp_path: Path)
     assert "data_free" not in curve
 
 
-def test_the_whole_transfer_set_alone_is_no_curve(tmp_path: Path) -> None:
+def test_only_the_whole_transfer_set_draws_no_curve(tmp_path: Path) -> None:
     assert draw_budgets(audit_of(tmp_path, rows_of(UPLIFTS)).summaries, student=STUDENT) is None
 
 
-def test_smaller_budgets_are_told_apart_in_the_table_and_kept_out_of_the_bars(
+def test_smaller_budgets_are_in_the_table_but_not_in_the_bars(
     tmp_path: Path,
 ) -> None:
     page = render(several_budgets(tmp_path))
@@ -50,8 +48,8 @@ def test_smaller_budgets_are_told_apart_in_the_table_and_kept_out_of_the_bars(
     assert "53.0" not in bars[: bars.index("</svg>")]
 
 
-def test_a_point_without_calibration_is_missing_from_that_panel_alone(tmp_path: Path) -> None:
-    endpoints = [endpoint_of("open", utility=kept(ece=None))]
+def test_point_without_calibration_is_missing_in_that_panel_only(tmp_path: Path) -> None:
+    endpoints = [endpoint_of("open", utility=utility_of(ece=None))]
     audit = audit_of(tmp_path, rows_of(UPLIFTS), endpoints)
     picture = draw_frontier(audit.points)
     assert "A open: best uplift +3.0 points" in picture
@@ -62,8 +60,9 @@ def test_a_point_without_calibration_is_missing_from_that_panel_alone(tmp_path: 
     assert '<td class="n">24</td>' in page
 
 
-def test_a_report_without_utility_has_no_frontier(tmp_path: Path) -> None:
-    assert "What clients keep" not in render(audit_of(tmp_path, rows_of(UPLIFTS)))
+def test_endpoints_without_a_best_attack_have_no_frontier(tmp_path: Path) -> None:
+    broken = [r.model_copy(update={"finite": r.endpoint == "none"}) for r in rows_of(UPLIFTS)]
+    assert "What clients keep" not in render(audit_of(tmp_path, broken))
 
 
 def test_points_have_letters_of_their_own() -> None:
@@ -72,16 +71,15 @@ def test_points_have_letters_of_their_own() -> None:
 
 
 def test_training_without_the_api_is_drawn_on_as_many_images(tmp_path: Path) -> None:
-    rows = list(several_budgets(tmp_path).document["rows"])
-    found = [Row(**item) for item in rows]
+    found = list(several_budgets(tmp_path).report.rows)
     found += [row("none", "no_api", seed, 40.0, budget=100) for seed in range(3)]
     curve = draw_budgets(audit_of(tmp_path, found).summaries, student=STUDENT)
     assert curve is not None
     assert "no API on 100 images: 40.0 %; no API on 1000 images: 70.0 %" in curve
 
 
-def test_two_accounts_are_drawn_at_what_both_were_asked(tmp_path: Path) -> None:
-    found = [Row(**item) for item in several_budgets(tmp_path).document["rows"]]
+def test_two_accounts_are_drawn_at_the_sum_of_their_queries(tmp_path: Path) -> None:
+    found = list(several_budgets(tmp_path).report.rows)
     for budget, queries in ((500, 1000), (None, 2000)):
         found += [
             row("open", "collusion[partner=x]", s, 74.0, budget=budget, queries=queries)
@@ -109,5 +107,5 @@ def test_a_smaller_budget_is_never_the_headline(tmp_path: Path) -> None:
     ]
     audit = audit_of(tmp_path, rows)
     assert (audit.best["open"].attack, audit.best["open"].budget) == ("soft_label", None)
-    broken = [replace(r, finite=False) if r.budget else r for r in rows]
+    broken = [r.model_copy(update={"finite": False}) if r.budget else r for r in rows]
     assert gate_faults(audit_of(tmp_path, broken), max_uplift=5) == ()

@@ -4,20 +4,20 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
-from audit_results import audit_of, endpoint_of, kept, rows_of
+from audit_results import audit_of, endpoint_of, rows_of
 from stingy_attacker_eval.report.analysis import Audit
 from stingy_attacker_eval.report.exporters import as_csv, as_json, as_markdown
 
 ROWS = rows_of({"open": {"label_only": 0.1, "sweep[tau=1,alpha=0.5]": 3.0, "dafl[white-box]": 9.0}})
 
 
-def made(tmp_path: Path, *, with_utility: bool = True) -> Audit:
-    utility = kept() if with_utility else None
-    return audit_of(tmp_path, ROWS, [endpoint_of("open", defence="a|b", utility=utility)])
+def made(tmp_path: Path, **other: Any) -> Audit:
+    return audit_of(tmp_path, ROWS, [endpoint_of("open", defence="a|b")], **other)
 
 
-def test_json_holds_verdicts_floors_health_and_summaries(tmp_path: Path) -> None:
+def test_json_has_verdicts_baselines_health_and_summaries(tmp_path: Path) -> None:
     found = json.loads(as_json(made(tmp_path)))
     assert found["schema"] == "stingy.audit.outcome/1"
     (verdict,) = found["verdicts"]
@@ -35,7 +35,7 @@ def test_json_holds_verdicts_floors_health_and_summaries(tmp_path: Path) -> None
     assert len(found["summary"]) == 4
 
 
-def test_csv_has_a_line_a_summary_and_marks_the_best_and_the_white_box(tmp_path: Path) -> None:
+def test_csv_has_a_line_per_summary_with_its_marks(tmp_path: Path) -> None:
     lines = list(csv.DictReader(io.StringIO(as_csv(made(tmp_path)))))
     marks = {line["attack"]: (line["best"], line["white_box"]) for line in lines}
     assert marks["sweep[tau=1,alpha=0.5]"] == ("True", "False")
@@ -55,18 +55,13 @@ def test_markdown_says_it_in_tables_that_a_bar_cannot_break(tmp_path: Path) -> N
     assert set(widths) == {9}
 
 
-def test_without_utility_there_is_no_table_of_it(tmp_path: Path) -> None:
-    assert "top-1 %" not in as_markdown(made(tmp_path, with_utility=False))
-
-
-def test_what_was_not_run_is_told_with_its_reason(tmp_path: Path) -> None:
-    audit = made(tmp_path)
+def test_skipped_attack_is_exported_with_its_reason(tmp_path: Path) -> None:
     skipped = {
         "endpoint": "open",
         "attack": "inversion",
         "reason": "needs a policy it can simulate",
     }
-    audit.document["skipped"].append(skipped)
+    audit = made(tmp_path, skipped=[skipped])
     line = "\n\nNot run: inversion on open needs a policy it can simulate.\n\n"
     assert line in as_markdown(audit)
     assert json.loads(as_json(audit))["skipped"] == [skipped]

@@ -3,93 +3,77 @@
 import re
 import shutil
 import subprocess
-from dataclasses import replace
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
 
-from audit_results import audit_of, endpoint_of, row, rows_of
+from audit_results import audit_of, endpoint_of, report_of, row, rows_of
 from stingy_attacker_eval.errors import AuditError
 from stingy_attacker_eval.files import write_json
 from stingy_attacker_eval.report.analysis import headline, health, verdict
 from stingy_attacker_eval.report.html import (
     chart_summaries,
-    read_report,
+    read_audit,
     render,
     shorten,
     write_report,
 )
 from stingy_attacker_eval.report.terminal import print_table
-from stingy_attacker_eval.results import NO_ENDPOINT, Row
+from stingy_attacker_eval.report_schema import Report
+from stingy_attacker_eval.results import NO_ENDPOINT, Row, Summary
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 def summary(
-    attack: str, accuracy: float | None, *, endpoint: str = "stingy", spread: float | None = 0.5
-) -> dict[str, Any]:
-    return {
-        "endpoint": endpoint,
-        "defence": endpoint,
-        "attack": attack,
-        "student": "cnn_tiny",
-        "n": 0 if accuracy is None else 3,
-        "accuracy_mean": accuracy,
-        "accuracy_spread": None if accuracy is None else spread,
-        "agreement_mean": accuracy,
-        "uplift_mean": None if accuracy is None else accuracy - 90.0,
-        "uplift_spread": None if accuracy is None else spread,
-        "all_finite": accuracy is not None,
-    }
+    attack: str,
+    accuracy: float | None,
+    *,
+    endpoint: str = "stingy",
+    spread: float | None = 0.5,
+    queries: int = 1297,
+) -> Summary:
+    return Summary(
+        endpoint=endpoint,
+        defence=endpoint,
+        attack=attack,
+        student="cnn_tiny",
+        n=0 if accuracy is None else 3,
+        accuracy_mean=accuracy,
+        accuracy_spread=None if accuracy is None else spread,
+        agreement_mean=accuracy,
+        uplift_mean=None if accuracy is None else accuracy - 90.0,
+        uplift_spread=None if accuracy is None else spread,
+        all_finite=accuracy is not None,
+        queries=queries,
+        budget=None,
+        runs=3,
+        gains=0,
+        trained_on=None,
+    )
 
 
-def document(*summaries: dict[str, Any]) -> dict[str, Any]:
+def report(*summaries: Summary) -> Report:
+    """A report whose rows are a seed of each summary: what is said follows the summaries."""
     rows = [
-        {"endpoint": s["endpoint"], "attack": s["attack"], "student": "cnn_tiny", "seed": 0}
-        | {"finite": s["all_finite"], "accuracy": s["accuracy_mean"]}
-        for s in summaries
+        row(s.endpoint, s.attack, 0, s.accuracy_mean or 0.0, finite=s.all_finite) for s in summaries
     ]
-    return {
-        "schema": "stingy.audit/1",
-        "config": {"title": "a <b>bold</b> title", "students": ["cnn_tiny"], "seeds": [0, 1, 2]},
-        "environment": {"torch": "2", "commit": None},
-        "endpoints": [
-            {
-                "name": "stingy",
-                "defence": "stingy",
-                "policy": "stingy",
-                "scores": "log_prob",
-                "decimals": 3,
-                "fingerprint": "a" * 12,
-                "model": "pets",
-                "version": "1",
-                "support": 2,
-                "num_classes": 10,
-                "queries_transfer": 1297,
-                "queries_evaluation": 500,
-                "queries_spent": 1797,
-                "queries_charged": 1797,
-                "teacher_accuracy": 99.0,
-                "best": None,
-            }
-        ],
-        "rows": rows,
-        "summary": [summary("no_api", 90.0, endpoint=NO_ENDPOINT), *summaries],
-        "skipped": [{"endpoint": "stingy", "attack": "x", "reason": "needs scores"}],
-    }
+    baseline = summary("no_api", 90.0, endpoint=NO_ENDPOINT)
+    skipped = [{"endpoint": "stingy", "attack": "x", "reason": "needs scores"}]
+    config = {"title": "a <b>bold</b> title"}
+    return report_of(rows, None, config, summary=[baseline, *summaries], skipped=skipped)
 
 
-def sentences(tmp_path: Path, *summaries: dict[str, Any]) -> str:
-    write_json(tmp_path / "report.json", document(*summaries))
-    audit = read_report(tmp_path)
+def sentences(tmp_path: Path, *summaries: Summary) -> str:
+    report(*summaries).write(tmp_path)
+    audit = read_audit(tmp_path)
     found = verdict(audit, audit.endpoints[0])
     return f"{found.sentence} {found.remark}"
 
 
-def test_the_verdict_is_the_best_attacks_uplift_with_spread_and_price(tmp_path: Path) -> None:
+def test_verdict_has_best_uplift_spread_and_price(tmp_path: Path) -> None:
     text = sentences(tmp_path, summary("paper_kd", 82.0), summary("soft_label", 92.5))
     assert text.startswith("+2.5 ± 0.5 points of uplift over training without the API: the best")
     assert "soft_label" in text
@@ -115,7 +99,7 @@ def test_the_remark_follows_the_spread(
     assert remark in sentences(tmp_path, summary("soft_label", accuracy, spread=spread))
 
 
-def test_many_seeds_measure_what_few_cannot(tmp_path: Path) -> None:
+def test_many_seeds_measure_smaller_uplifts_than_few(tmp_path: Path) -> None:
     def remark(seeds: int) -> str:
         rows = [row(NO_ENDPOINT, "no_api", n, 70.0 + 0.3 * (-1) ** n) for n in range(seeds)]
         rows += [row("open", "soft_label", n, 70.4 + 0.3 * (-1) ** (n // 2)) for n in range(seeds)]
@@ -128,14 +112,14 @@ def test_many_seeds_measure_what_few_cannot(tmp_path: Path) -> None:
     )
 
 
-def test_the_price_is_that_of_the_best_attack_where_the_report_tells_it(tmp_path: Path) -> None:
-    queried = summary("active", 93.0) | {"queries": 400, "runs": 3, "gains": 3}
+def test_price_is_that_of_the_best_attack(tmp_path: Path) -> None:
+    queried = summary("active", 93.0, queries=400)
     assert "after 400 queries" in sentences(tmp_path, summary("soft_label", 92.0), queried)
 
 
 def test_the_page_begins_with_the_most_that_any_attack_got(tmp_path: Path) -> None:
     sentences(tmp_path, summary("soft_label", 92.5))
-    audit = read_report(tmp_path)
+    audit = read_audit(tmp_path)
     said = headline(audit)
     assert said.startswith("The best attack of this audit, soft_label on stingy, gained +2.5 ± 0.5")
     page = render(audit)
@@ -148,24 +132,24 @@ def test_a_white_box_attack_is_marked_and_never_the_headline(tmp_path: Path) -> 
     text = sentences(tmp_path, summary("soft_label", 92.0), best, worst)
     assert "the best attack, soft_label," in text
     assert "The weakest" not in text
-    page = render(read_report(tmp_path))
+    page = render(read_audit(tmp_path))
     assert "Attacks marked white-box saw the network itself" in page
     assert "dafl[white-box] (best)" not in page
     assert "the best of 1 attacks" in page
 
 
-def test_the_health_of_an_attack_is_its_finite_runs_and_those_above_the_baseline(
+def test_health_counts_finite_runs_and_gains(
     tmp_path: Path,
 ) -> None:
     rows = rows_of({"open": {"label_only": 0.0, "soft_label": 2.0}})
-    rows[-1] = replace(rows[-1], finite=False)
+    rows[-1] = rows[-1].model_copy(update={"finite": False})
     audit = audit_of(tmp_path, rows)
     found = [(item.attack, item.runs, item.finite, item.gains) for item in health(audit)]
     assert found == [("no_api", 3, 3, 0), ("label_only", 3, 3, 1), ("soft_label", 3, 2, 2)]
     assert '<td class="n">3</td><td class="n">2</td>\n<td class="n">2</td>' in render(audit)
 
 
-def test_a_chart_nobody_could_read_keeps_the_controls_and_the_best(tmp_path: Path) -> None:
+def test_large_chart_keeps_the_controls_and_the_best(tmp_path: Path) -> None:
     attacks = {f"attack{number}": float(number) for number in range(40)}
     audit = audit_of(tmp_path, rows_of({"open": {"label_only": -9.0, "paper_kd": -20.0} | attacks}))
     shown = [s.attack for s in shorten(audit.summaries)]
@@ -185,7 +169,9 @@ def test_a_long_label_is_cut_in_the_chart_and_whole_in_the_table(tmp_path: Path)
 
 def test_an_endpoints_own_student_has_a_chart_without_the_others(tmp_path: Path) -> None:
     rows = rows_of({"open": {"label_only": 0.5}, "stingy": {"label_only": 0.2}})
-    rows += [replace(r, student="resnet8") for r in rows if r.endpoint in ("none", "open")]
+    rows += [
+        r.model_copy(update={"student": "resnet8"}) for r in rows if r.endpoint in ("none", "open")
+    ]
     page = render(audit_of(tmp_path, rows))
     labels = re.findall(r'aria-label="(Accuracy of the student resnet8[^"]+)"', page)
     assert len(labels) == 1
@@ -194,7 +180,7 @@ def test_an_endpoints_own_student_has_a_chart_without_the_others(tmp_path: Path)
 
 def test_a_broken_attack_is_called_broken_and_never_a_protection(tmp_path: Path) -> None:
     assert "could be run to a finite loss" in sentences(tmp_path, summary("paper_kd", None))
-    page = render(read_report(tmp_path))
+    page = render(read_audit(tmp_path))
     assert "broken attack" in page
     assert "a broken attack, not a protected model" in page
 
@@ -202,8 +188,9 @@ def test_a_broken_attack_is_called_broken_and_never_a_protection(tmp_path: Path)
 def test_an_endpoint_without_a_best_attack_says_why(tmp_path: Path) -> None:
     def said(endpoint: str, *rows: Row) -> str:
         endpoints = [endpoint_of(name) for name in ("a", "b")]
-        audit = audit_of(tmp_path, [row(NO_ENDPOINT, "no_api", 0, 70.0), *rows], endpoints)
-        audit.document["skipped"].append({"endpoint": "b", "attack": "soft_label", "reason": "x"})
+        skipped = [{"endpoint": "b", "attack": "soft_label", "reason": "x"}]
+        all_rows = [row(NO_ENDPOINT, "no_api", 0, 70.0), *rows]
+        audit = audit_of(tmp_path, all_rows, endpoints, skipped=skipped)
         assert not audit.best
         return verdict(audit, endpoints[endpoint == "b"]).sentence
 
@@ -217,10 +204,10 @@ def test_an_endpoint_without_a_best_attack_says_why(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("part", ["endpoints", "rows", "summary", "config"])
 def test_a_report_without_a_part_is_none(tmp_path: Path, part: str) -> None:
-    whole = document(summary("soft_label", 92.0))
+    whole = report(summary("soft_label", 92.0)).model_dump(mode="json")
     write_json(tmp_path / "report.json", {name: whole[name] for name in whole if name != part})
     with pytest.raises(AuditError, match=r"expected a stingy\.audit/1 document at"):
-        read_report(tmp_path)
+        read_audit(tmp_path)
 
 
 def test_the_page_needs_no_network_and_runs_nothing(tmp_path: Path) -> None:
@@ -230,10 +217,10 @@ def test_the_page_needs_no_network_and_runs_nothing(tmp_path: Path) -> None:
     assert not re.search(r"url\((?!#)", page)
 
 
-def test_the_page_says_what_it_shows_to_those_who_do_not_see(tmp_path: Path) -> None:
+def test_page_describes_its_charts_for_screen_readers(tmp_path: Path) -> None:
     sentences(tmp_path, summary("soft_label", 92.0))
-    page = render(read_report(tmp_path))
-    label = re.search(r'<svg role="img" aria-label="([^"]+)"', page)
+    page = render(read_audit(tmp_path))
+    label = re.search(r'<svg role="img" aria-label="(Accuracy of[^"]+)"', page)
     assert label is not None
     assert "stingy, soft_label: 92.0 %" in label[1]
     assert '<html lang="en">' in page
@@ -241,32 +228,32 @@ def test_the_page_says_what_it_shows_to_those_who_do_not_see(tmp_path: Path) -> 
 
 def test_the_page_never_promises_too_much(tmp_path: Path) -> None:
     sentences(tmp_path, summary("soft_label", 80.0))
-    assert "undistillable" not in render(read_report(tmp_path)).lower()
+    assert "undistillable" not in render(read_audit(tmp_path)).lower()
 
 
-def test_text_from_elsewhere_is_escaped(tmp_path: Path) -> None:
+def test_text_from_the_report_is_escaped(tmp_path: Path) -> None:
     sentences(tmp_path, summary("soft_label", 92.0))
-    page = render(read_report(tmp_path))
+    page = render(read_audit(tmp_path))
     assert "a &lt;b&gt;bold&lt;/b&gt; title" in page
     assert "<b>" not in page
 
 
 def test_the_same_report_draws_the_same_page(tmp_path: Path) -> None:
     sentences(tmp_path, summary("soft_label", 92.0))
-    assert render(read_report(tmp_path)) == render(read_report(tmp_path))
+    assert render(read_audit(tmp_path)) == render(read_audit(tmp_path))
 
 
 def test_the_chart_shows_a_sweep_by_its_best_point(tmp_path: Path) -> None:
     points = [("sweep[tau=1,alpha=1]", 91.0), ("sweep[tau=4,alpha=1]", 92.0), ("paper_kd", None)]
     sentences(tmp_path, *(summary(name, accuracy) for name, accuracy in points))
-    shown = [s.attack for s in chart_summaries(read_report(tmp_path).summaries)]
+    shown = [s.attack for s in chart_summaries(read_audit(tmp_path).summaries)]
     assert shown == ["no_api", "sweep[tau=4,alpha=1]", "paper_kd"]
 
 
 def test_the_terminal_table_names_every_attack_and_the_verdict(tmp_path: Path) -> None:
     sentences(tmp_path, summary("sweep[tau=1,alpha=0.9]", 91.0), summary("paper_kd", None))
     console = Console(file=StringIO(), width=80)
-    print_table(read_report(tmp_path), console)
+    print_table(read_audit(tmp_path), console)
     assert isinstance(console.file, StringIO)
     printed = console.file.getvalue()
     assert "sweep[tau=1,alpha=0.9]" in printed
@@ -278,12 +265,12 @@ def test_the_terminal_table_names_every_attack_and_the_verdict(tmp_path: Path) -
 def test_a_file_that_is_no_report_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "report.json").write_text(content)
     with pytest.raises(AuditError, match=r"expected a stingy\.audit/1 document"):
-        read_report(tmp_path)
+        read_audit(tmp_path)
 
 
 def test_a_folder_without_a_finished_audit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AuditError, match=r"got no report\.json"):
-        read_report(tmp_path)
+        read_audit(tmp_path)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")

@@ -4,19 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from audit_results import audit_of, endpoint_of, kept, row, rows_of
+from audit_results import audit_of, endpoint_of, row, rows_of, utility_of
 from stingy_attacker_eval.report.analysis import headline
-from stingy_attacker_eval.report.label_only_baseline import Outcome, frontier
+from stingy_attacker_eval.report.label_only_baseline import Outcome
 from stingy_attacker_eval.results import NO_ENDPOINT
 
 CONTROL = {"label_only": 0.1, "soft_label": 3.0}
-
-
-def test_a_point_is_what_clients_keep_and_what_the_best_attack_got(tmp_path: Path) -> None:
-    rows = rows_of({"stingy": {"paper_kd": -9.0, "soft_label": 2.0}, "bare": {"soft_label": 1.0}})
-    endpoints = [endpoint_of("stingy", utility=kept()), endpoint_of("bare")]
-    (point,) = frontier(endpoints, audit_of(tmp_path, rows, endpoints).summaries)
-    assert (point.endpoint, point.best.attack, point.utility.top5) == ("stingy", "soft_label", 95.0)
 
 
 def test_a_white_box_attack_is_never_the_best(tmp_path: Path) -> None:
@@ -38,18 +31,18 @@ def test_a_list_that_teaches_no_more_than_labels_is_named(tmp_path: Path) -> Non
     # Of the students no worse than the worse of the two, what neither attack nor seed explains.
     assert ranks.gap.error == pytest.approx((2 * 0.09 / 3) ** 0.5)
     said = headline(audit)
-    assert "within one standard error: ranks (+0.1 (error 0.24, n = 3) over label_only)" in said
+    assert "within one standard error: ranks (top-1 80.0 %, first five 95.0 %; +0.1 (err" in said
     assert "that is 1 of 1 such endpoints that were compared, and up to 0.5 points" in said
 
 
-def test_what_clients_of_such_a_list_keep_is_said_with_it(tmp_path: Path) -> None:
+def test_list_without_leak_is_named_with_its_utility(tmp_path: Path) -> None:
     rows = rows_of({"open": CONTROL, "ranks": {"label_only": 0.1, "soft_label": 0.0}})
-    endpoints = [endpoint_of(name, utility=kept()) for name in ("open", "ranks")]
+    endpoints = [endpoint_of(name, utility=utility_of()) for name in ("open", "ranks")]
     said = headline(audit_of(tmp_path, rows, endpoints))
     assert "ranks (top-1 80.0 %, first five 95.0 %; +0.0 (error 0.24, n = 3) over label" in said
 
 
-def test_labels_alone_are_the_best_attack_on_who_sells_nothing_else(tmp_path: Path) -> None:
+def test_baseline_may_be_from_endpoints_with_equal_labels(tmp_path: Path) -> None:
     uplifts = {
         name: {"label_only": 0.1, "sweep[tau=1,alpha=0.5]": uplift}
         for name, uplift in (("one", 2.0), ("list", 2.1))
@@ -59,7 +52,7 @@ def test_labels_alone_are_the_best_attack_on_who_sells_nothing_else(tmp_path: Pa
     def text(**one: str) -> str:
         endpoints = [
             endpoint_of("one", support=1, **one),
-            endpoint_of("list", utility=kept(), labels="a"),
+            endpoint_of("list", utility=utility_of(), labels="a"),
         ]
         (floor,) = audit_of(tmp_path, rows, endpoints).label_baselines
         return floor.text
@@ -87,13 +80,13 @@ def test_where_nothing_wins_the_report_says_so(tmp_path: Path) -> None:
     assert "the closest, ranks, taught +0.8 points more (soft_label)" in said
 
 
-def test_an_audit_without_a_leak_it_can_see_decides_nothing(tmp_path: Path) -> None:
+def test_audit_without_a_measured_leak_decides_nothing(tmp_path: Path) -> None:
     audit = audit_of(tmp_path, rows_of({"ranks": {"label_only": 0.1, "soft_label": 0.2}}))
     assert all(floor.outcome is Outcome.NO_MORE for floor in audit.label_baselines)
     assert "cannot be told here" in headline(audit)
 
 
-def test_a_list_that_holds_means_nothing_where_everything_does_too(tmp_path: Path) -> None:
+def test_list_without_leak_proves_nothing_if_open_has_none(tmp_path: Path) -> None:
     no_leak = {"label_only": 0.1, "soft_label": 0.0}
     uplifts = {"open": no_leak, "ranks": CONTROL, "label_like": no_leak}
     said = headline(audit_of(tmp_path, rows_of(uplifts)))
@@ -107,18 +100,18 @@ def test_one_seed_decides_nothing(tmp_path: Path) -> None:
     assert "One seed" in headline(audit)
 
 
-def test_a_label_endpoint_and_one_whose_list_helps_nobody_are_not_asked(tmp_path: Path) -> None:
+def test_endpoints_without_a_useful_list_are_not_compared(tmp_path: Path) -> None:
     rows = rows_of({name: CONTROL for name in ("label", "useless", "list")})
     endpoints = [
         endpoint_of("label", support=1),
-        endpoint_of("useless", utility=kept(top1=80.0, top5=80.0)),
-        endpoint_of("list", utility=kept()),
+        endpoint_of("useless", utility=utility_of(top1=80.0, top5=80.0)),
+        endpoint_of("list", utility=utility_of()),
     ]
     floors = audit_of(tmp_path, rows, endpoints).label_baselines
     assert [floor.endpoint for floor in floors] == ["list"]
 
 
-def test_without_labels_alone_there_is_nothing_to_compare_with(tmp_path: Path) -> None:
+def test_list_without_attack_on_labels_is_not_compared(tmp_path: Path) -> None:
     audit = audit_of(tmp_path, rows_of({"open": {"soft_label": 3.0}}))
     assert not audit.label_baselines
     assert "Not compared with labels alone: open, where" in headline(audit)
@@ -130,14 +123,14 @@ def test_labels_are_compared_at_the_budget_of_the_best_attack(tmp_path: Path) ->
     assert audit_of(tmp_path, rows).label_baselines[0].gap.mean == pytest.approx(2.9)
 
 
-def test_what_the_attacker_owns_already_is_part_of_the_floor(tmp_path: Path) -> None:
+def test_no_api_is_part_of_the_label_only_baseline(tmp_path: Path) -> None:
     audit = audit_of(tmp_path, rows_of({"ranks": {"label_only": -1.0, "soft_label": 1.0}}))
     assert audit.label_baselines[0].baseline.attack == "no_api"
     assert audit.label_baselines[0].gap.mean == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("attack", ["paper_kd", "a_plug_in_that_is_not_installed"])
-def test_true_labels_are_never_held_against_labels_without(tmp_path: Path, attack: str) -> None:
+def test_true_labels_are_never_compared_with_labels_without(tmp_path: Path, attack: str) -> None:
     uplifts = {"open": CONTROL, "ranks": {"label_only": 0.1, attack: 0.9}}
     audit = audit_of(tmp_path, rows_of(uplifts))
     assert [floor.outcome for floor in audit.label_baselines] == [Outcome.MORE, Outcome.UNTRIED]
@@ -147,7 +140,7 @@ def test_true_labels_are_never_held_against_labels_without(tmp_path: Path, attac
     assert "Not compared with labels alone: ranks, where" in said
 
 
-def test_true_labels_are_held_against_labels_learnt_beside_them(tmp_path: Path) -> None:
+def test_true_labels_are_compared_with_two_labels(tmp_path: Path) -> None:
     uplifts = {"open": CONTROL, "ranks": {"label_only": 0.1, "two_labels": 0.5, "paper_kd": 2.9}}
     floor = audit_of(tmp_path, rows_of(uplifts)).label_baselines[1]
     assert (floor.outcome, floor.baseline.attack) == (Outcome.MORE, "two_labels")
@@ -159,11 +152,11 @@ def test_between_one_and_two_standard_errors_nothing_is_claimed(tmp_path: Path) 
     audit = audit_of(tmp_path, rows_of(uplifts))
     assert audit.label_baselines[1].outcome is Outcome.UNCLEAR
     said = headline(audit)
-    assert "so not to be told apart: ranks (+0.5 (error 0.24, n = 3) over label_only)" in said
+    assert "so not to be told apart: ranks (top-1 80.0 %, first five 95.0 %; +0.5 (err" in said
     assert "without teaching more" not in said
 
 
-def test_what_a_seed_does_to_both_is_no_error_of_their_difference(tmp_path: Path) -> None:
+def test_common_effect_of_a_seed_is_no_error_of_a_difference(tmp_path: Path) -> None:
     shifts = (-2.0, 0.0, 2.0)
     noise = (0.1, -0.1, 0.0)
     rows = [row(NO_ENDPOINT, "no_api", seed, 69.0 + shifts[seed]) for seed in range(3)]
@@ -178,7 +171,7 @@ def test_what_a_seed_does_to_both_is_no_error_of_their_difference(tmp_path: Path
     )
 
 
-def test_labels_with_true_labels_are_never_held_against_a_list_without(tmp_path: Path) -> None:
+def test_true_labels_beside_labels_need_them_beside_the_list(tmp_path: Path) -> None:
     def outcome(**more: float) -> Outcome:
         ranks = {"label_only": 0.1, "two_labels": 0.5, "soft_label": 0.4, **more}
         return (
@@ -196,7 +189,7 @@ def test_a_list_that_no_attack_read_is_not_compared(tmp_path: Path) -> None:
     assert audit_of(tmp_path, rows).label_baselines[1].outcome is Outcome.UNTRIED
 
 
-def test_more_answers_are_never_held_against_fewer_labels(tmp_path: Path) -> None:
+def test_more_answers_are_never_compared_with_fewer_labels(tmp_path: Path) -> None:
     rows = rows_of({"open": CONTROL, "ranks": {"label_only": 0.1}})
     rows += [row("ranks", "augmentation_union", s, 72.0 + s, queries=4000) for s in range(3)]
     assert audit_of(tmp_path, rows).label_baselines[1].outcome is Outcome.UNTRIED
@@ -211,7 +204,7 @@ def test_more_answers_are_never_held_against_fewer_labels(tmp_path: Path) -> Non
         ("consistent[attack=two_labels]", {"attack": "two_labels"}, True),
     ],
 )
-def test_whether_true_labels_are_used_is_what_the_attack_says_as_it_is_set(
+def test_settings_decide_whether_true_labels_are_used(
     tmp_path: Path, attack: str, settings: dict[str, object], uses: bool
 ) -> None:
     rows = rows_of({"open": {"label_only": 0.1, attack: 3.0}})

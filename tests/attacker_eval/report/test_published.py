@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from audit_results import audit_of, endpoint_of, row
+from audit_results import audit_of, endpoint_config, endpoint_of, row
 from stingy_attacker_eval.report.analysis import Audit
 from stingy_attacker_eval.report.html import render
 from stingy_attacker_eval.report.published import paper_tables
@@ -29,14 +29,14 @@ def papers_audit(
     ]
     config: dict[str, Any] = {
         "students": [student],
-        "teachers": [{"name": "t", "network": teacher}],
-        "endpoints": [{"name": e["name"], "bundle": e["name"]} for e in endpoints],
+        "teachers": [{"name": "t", "network": teacher, "epochs": 1}],
+        "endpoints": [endpoint_config(e.name, bundle=e.name) for e in endpoints],
     }
     return audit_of(tmp_path, rows, endpoints, config)
 
 
 def tables(audit: Audit) -> Any:
-    return paper_tables(audit.document["config"], audit.endpoints, audit.summaries)
+    return paper_tables(audit.report.config, audit.endpoints, audit.summaries)
 
 
 def test_every_printed_cell_is_there() -> None:
@@ -48,7 +48,7 @@ def test_every_printed_cell_is_there() -> None:
 
 
 @pytest.mark.parametrize("table", ["table1", "table2_cifar10", "table2_cifar100"])
-def test_printed_differences_are_those_of_the_printed_numbers_but_for_one_cell(table: str) -> None:
+def test_printed_differences_match_their_numbers_but_in_one_cell(table: str) -> None:
     printed = TABLES[table]
     wrong = []
     for item in printed["rows"]:
@@ -61,7 +61,7 @@ def test_printed_differences_are_those_of_the_printed_numbers_but_for_one_cell(t
     assert wrong == ([("resnet50", "normal", "self")] if table == "table1" else [])
 
 
-def test_our_numbers_stand_beside_the_printed_ones_and_the_rest_stays_empty(
+def test_own_numbers_are_shown_beside_the_printed_ones(
     tmp_path: Path,
 ) -> None:
     (table,) = tables(papers_audit(tmp_path))
