@@ -1,4 +1,5 @@
-# Everything runs in .venv, which the first target makes and fills. PYTHON may name another 3.11+.
+# Everything runs in .venv, which the first target creates and fills. PYTHON may name another
+# Python, 3.11 or newer.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -10,17 +11,17 @@ help:
 	@echo "make demo              train, serve, query, attack and report, on handwritten digits"
 	@echo "make test              run all tests; those that failed last run first"
 	@echo "make test-integration  run the tests that start TorchServe (needs Java 17), MLServer, Ray"
-	@echo "make test-smoke        run the few of those that CI runs: TorchServe"
+	@echo "make test-smoke        run the part of those that CI runs: TorchServe"
 	@echo "make test-interop      run the tests of unmodified clients: KServe, Triton"
-	@echo "make check             lint, types, import contracts"
-	@echo "make fix               format, and mend what the linter can"
+	@echo "make check             check lint, types and import contracts"
+	@echo "make fix               format, and fix what the linter can fix"
 	@echo "make lock              pin the packages of servers and images, by hash, in *.lock"
 	@echo "make bench-serving     measure the server beside its peers"
 	@echo "make bench-training    measure the audit's training beside the usual loop"
 	@echo "make gpu-rehearsal     run every stage for a GPU, tiny, on the CPU"
 	@echo "make clean             remove .venv and demo"
 
-# Installs again whenever the list of packages has changed.
+# Installs again if the list of packages has changed.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
@@ -29,8 +30,8 @@ help:
 demo: .venv/installed
 	$(BIN)/stingy demo --out demo
 
-# Tests mostly wait for servers, so two at once take little more than half the time.
-# --ff runs the tests first that failed last.
+# Tests mostly wait for servers, so two processes take little more than half the time.
+# --ff first runs the tests that failed last.
 test: .venv/installed
 	$(BIN)/pytest -n 2 --dist worksteal --ff
 
@@ -67,7 +68,7 @@ test-interop: .venv-interop/installed
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[openvino]'
 	@touch $@
 
-# The part that fits into CI: TorchServe, queried directly and through the edge.
+# The part that is short enough for CI: TorchServe, queried directly and through the edge.
 test-smoke: .venv/torchserve
 	$(BIN)/pytest -m "integration and smoke" tests/integration
 
@@ -95,7 +96,8 @@ bench-training: .venv/installed
 gpu-rehearsal: .venv/installed
 	PYTHON=$(CURDIR)/$(BIN)/python benchmarks/gpu/run.sh --rehearse
 
-# Every file of every pinned release by its hash: pip install --require-hashes -r requirements.lock
+# The locks have the hash of every file of every pinned release, for:
+#   pip install --require-hashes -r requirements.lock
 # docker/*.lock has the packages that only an image needs: the build tools of Stingy, and the
 # packages that TorchServe and Ray need beside requirements.lock.
 COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile -q --generate-hashes \

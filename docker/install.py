@@ -1,10 +1,10 @@
-"""Fill /opt/stingy in an image: no file is installed whose hash the locks do not know.
+"""Fill /opt/stingy in an image. pip installs no file whose hash is not in a lock.
 
-    install.py LOCK [LOCK ...]   what Stingy needs
-    install.py                   Stingy itself, from /source
+    install.py LOCK [LOCK ...]   install the packages that Stingy needs
+    install.py                   build and install Stingy itself, from /source
 
-With TORCH_INDEX in the environment, PyTorch comes from there, by the lock's version but by no hash,
-as its files are others; and what the lock has for CUDA stays away.
+If TORCH_INDEX is set in the environment, PyTorch comes from that index, in the lock's version. Its
+hashes are not checked then, because its files differ. The lock's packages for CUDA are left out.
 """
 
 import os
@@ -23,7 +23,7 @@ Command = list[str | Path]
 
 
 def split(lock: str) -> tuple[str, list[str]]:
-    """The lock without PyTorch and what it has for CUDA, and the pins of PyTorch."""
+    """Return the lock without PyTorch and the packages for CUDA, and the pins of PyTorch."""
     kept, torch = [], []
     for block in re.split(r"\n(?=\S)", lock):
         name, _, rest = block.partition("==")
@@ -35,11 +35,11 @@ def split(lock: str) -> tuple[str, list[str]]:
 
 
 def packages(locks: list[Path], folder: Path, *, index: str) -> Iterator[Command]:
-    """What installs the packages of some locks.
+    """Yield the commands that install the packages of some locks.
 
     Args:
-        folder: for the lists that pip is given.
-        index: where PyTorch comes from; empty for where all the rest does.
+        folder: the folder for the requirement files that pip reads.
+        index: the package index of PyTorch; empty for the index of all other packages.
     """
     yield [sys.executable, "-m", "venv", TARGET]
     pip: Command = [TARGET / "bin/pip", "install", "--no-cache-dir", "--no-deps"]
@@ -57,7 +57,7 @@ def packages(locks: list[Path], folder: Path, *, index: str) -> Iterator[Command
 
 
 def stingy(folder: Path) -> Iterator[Command]:
-    """What builds Stingy with the tools of `build.lock`, and installs it beside its packages."""
+    """Yield the commands that build Stingy with `build.lock` and install it beside its packages."""
     yield [sys.executable, "-m", "venv", folder / "build"]
     pip: Command = [folder / "build/bin/pip"]
     lock = SOURCE / "docker/build.lock"
@@ -73,7 +73,7 @@ def main() -> None:
         folder = Path(name)
         index = os.environ.get("TORCH_INDEX", "")
         for command in packages(locks, folder, index=index) if locks else stingy(folder):
-            subprocess.run(command, check=True)  # noqa: S603  every word of it is here
+            subprocess.run(command, check=True)  # noqa: S603  all arguments are set here
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-# A Ray node that can serve: docker build -f docker/ray.Dockerfile -t stingy-ray .
-# KubeRay starts Ray through a shell and asks its probes by wget, so both are here; Ray runs any
-# code that is sent to it, so a cluster's network is its boundary. TORCH_INDEX: as in
-# server.Dockerfile.
+# A Ray node that serves models: docker build -f docker/ray.Dockerfile -t stingy-ray .
+# KubeRay starts Ray through a shell and runs its probes with wget, so the image has both.
+# Ray runs any code that is sent to it, so the cluster's network is the boundary.
+# TORCH_INDEX: see server.Dockerfile.
 FROM python:3.12-slim-bookworm AS build
 ARG TORCH_INDEX=""
 COPY requirements.lock /source/requirements.lock

@@ -1,7 +1,8 @@
-# The server, from the root of the repository: docker build -f docker/server.Dockerfile -t stingy .
-# Every file that is installed is known by its hash. It has PyTorch as the package index has it,
-# which is the one for CUDA. For the CPU alone, several GB less: --build-arg TORCH_INDEX=ADDRESS, as
-# PyTorch's own install page names it; those two files, of the same version, have no hash here.
+# The server. Build from the root of the repository:
+#   docker build -f docker/server.Dockerfile -t stingy .
+# Every installed file is checked by its hash. PyTorch comes from the package index, built for CUDA.
+# For the CPU only, which saves several GB, add --build-arg TORCH_INDEX=ADDRESS with the address on
+# PyTorch's install page. torch and torchvision then have the same versions, but no hash.
 FROM python:3.12-slim-bookworm AS build
 ARG TORCH_INDEX=""
 COPY requirements.lock /source/requirements.lock
@@ -15,11 +16,11 @@ FROM python:3.12-slim-bookworm AS root
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin stingy \
     && install -d -o stingy -g stingy -m 700 /state
 COPY --from=build /opt/stingy /opt/stingy
-# Shells, package managers, set-uid programs: no program is left but Python.
+# Remove shells, package managers and set-uid programs. Python is the only program left.
 RUN ["/usr/local/bin/python", "-c", "import shutil; [shutil.rmtree(f'/usr/{name}') for name in ('bin', 'sbin')]"]
 
 FROM scratch
-# All of it, as one layer: what was removed above is in none.
+# One layer with the whole root, so that no layer contains the removed files.
 # hadolint ignore=DL3067
 COPY --from=root / /
 ENV PATH=/opt/stingy/bin:/usr/local/bin \
@@ -30,7 +31,7 @@ ENV PATH=/opt/stingy/bin:/usr/local/bin \
     STINGY_METRICS_PORT=9100
 USER 10001:10001
 WORKDIR /state
-# The API, for everybody; the metrics, for Prometheus alone.
+# 8080: the API, for clients. 9100: the metrics, for Prometheus only.
 EXPOSE 8080 9100
 VOLUME /state
 STOPSIGNAL SIGTERM

@@ -1,6 +1,7 @@
-# TorchServe with the gate in its worker: docker build -f docker/torchserve.Dockerfile -t stingy-torchserve .
-# Models are archives of `stingy torchserve archive`, mounted at /models. TORCH_INDEX: as in
-# server.Dockerfile. TorchServe has had no security patches since 2025: never publish its ports.
+# TorchServe with the gate in its worker. Build from the root of the repository:
+#   docker build -f docker/torchserve.Dockerfile -t stingy-torchserve .
+# Mount the archives of `stingy torchserve archive` at /models. TORCH_INDEX: see server.Dockerfile.
+# Never publish TorchServe's ports, because it has had no security patches since 2025.
 FROM python:3.11-slim-bookworm AS build
 ARG TORCH_INDEX=""
 COPY requirements.lock /source/requirements.lock
@@ -21,11 +22,11 @@ RUN apt-get update \
     && ln -s /usr/lib/jvm/java-17-openjdk-* /opt/java
 COPY --from=build /opt/stingy /opt/stingy
 COPY docker/torchserve_start.py /opt/stingy/torchserve_start.py
-# As in server.Dockerfile; Java is not in /usr/bin but for a link.
+# As in server.Dockerfile. This does not remove Java, because /usr/bin has only a link to it.
 RUN ["/usr/local/bin/python", "-c", "import shutil; [shutil.rmtree(f'/usr/{name}') for name in ('bin', 'sbin')]"]
 
 FROM scratch
-# All of it, as one layer: what was removed above is in none.
+# One layer with the whole root, so that no layer contains the removed files.
 # hadolint ignore=DL3067
 COPY --from=root / /
 ENV PATH=/opt/stingy/bin:/usr/local/bin \
@@ -34,9 +35,9 @@ ENV PATH=/opt/stingy/bin:/usr/local/bin \
     METRICS_LOCATION=/tmp/logs \
     PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
-# Where TorchServe writes the key that the edge asks with.
+# TorchServe writes the edge's key here.
 WORKDIR /key
-# Predictions; management and metrics stay on the container's own loopback.
+# 9080: predictions. Management and metrics listen only on the container's loopback.
 EXPOSE 9080
 VOLUME /key
 STOPSIGNAL SIGTERM

@@ -1,4 +1,4 @@
-"""What the watch costs: microseconds on the way of a request, and of the thread beside it.
+"""Time the watch: microseconds within a request, and of the thread that compares images.
 
 python benchmarks/detection/hot_path.py
 """
@@ -24,8 +24,8 @@ from stingy_server.settings import WatchSettings
 REQUESTS = 2000
 
 
-def on_the_way(database: Database, *, side: int, batch: int) -> list[float]:
-    """Microseconds of each request, all of whose images are taken to be looked at."""
+def time_requests(database: Database, *, side: int, batch: int) -> list[float]:
+    """Return microseconds of each request, when the watch takes all images for comparison."""
     settings = WatchSettings(images_per_s=REQUESTS * batch)
     watch = Watch(database, settings=settings, metrics=Metrics())
     images = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3)).astype(np.uint8)
@@ -39,8 +39,8 @@ def on_the_way(database: Database, *, side: int, batch: int) -> list[float]:
     return taken
 
 
-def beside(*, side: int, images: int = 6144) -> float:
-    """Processor microseconds an image, once a key's memory is full."""
+def time_thread(*, side: int, images: int = 6144) -> float:
+    """Return the thread's processor microseconds an image, once a key's index is full."""
     hasher, index = ImageHasher(b"secret"), HashIndex()
     random = np.random.default_rng(0)
     taken = []
@@ -55,17 +55,17 @@ def beside(*, side: int, images: int = 6144) -> float:
 def main() -> None:
     torch.set_num_threads(1)
     table = Table(
-        "pixels", "images a request", "median us a request", "99 %", "beside: us an image"
+        "pixels", "images a request", "median us a request", "99 %", "thread: us an image"
     )
     with tempfile.TemporaryDirectory() as folder, closing(Database(Path(folder))) as database:
         for side, batch in ((8, 1), (32, 1), (224, 1), (32, 256)):
-            taken = on_the_way(database, side=side, batch=batch)
+            taken = time_requests(database, side=side, batch=batch)
             table.add_row(
                 f"{side}x{side}",
                 str(batch),
                 f"{statistics.median(taken):.1f}",
                 f"{statistics.quantiles(taken, n=100)[98]:.1f}",
-                f"{beside(side=side):.0f}" if batch == 1 else "",
+                f"{time_thread(side=side):.0f}" if batch == 1 else "",
             )
     Console().print(table)
 

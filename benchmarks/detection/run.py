@@ -1,9 +1,10 @@
-"""How often the watch is right: customers made up here and real audits, against one endpoint.
+"""Measure how often the watch is right, with simulated customers and real audits.
 
     python benchmarks/detection/run.py [--out FOLDER] [--keys 20]
 
-Trains a teacher on the digits, serves it in this process under the policy `stingy`, gives each
-customer and each audit a key of its own, and prints what the watch says of them in the end.
+The benchmark trains a teacher on the digits and serves it in this process under the policy
+`stingy`. Each customer and each audit has a key of its own. The table shows the watch's final
+verdict on each kind.
 """
 
 import argparse
@@ -39,7 +40,7 @@ Images = npt.NDArray[np.uint8]
 Customer = Callable[[Dataset, np.random.Generator], Iterator[Images]]
 
 BUDGET = 10_000  # of every key
-SEEDS = (0, 1)  # an audit each
+SEEDS = (0, 1)  # one audit for each
 AUDITS: dict[str, dict[str, Any]] = {
     "natural images": {"name": "soft_label"},
     "active, by entropy": {"name": "active", "queries": 400},
@@ -56,8 +57,8 @@ AUDITS: dict[str, dict[str, Any]] = {
 }
 
 
-def slow(data: Dataset, random: np.random.Generator) -> Iterator[Images]:
-    """20 to 300 requests of an image each, few classes more than others, 3 of 10 asked before."""
+def slow_customer(data: Dataset, random: np.random.Generator) -> Iterator[Images]:
+    """Yield 20 to 300 requests of one image, with uneven classes; 3 of 10 repeat an earlier one."""
     mix = random.dirichlet(np.full(data.num_classes, 0.5))
     queried: list[int] = []
     for _ in range(random.integers(20, 300)):
@@ -69,15 +70,15 @@ def slow(data: Dataset, random: np.random.Generator) -> Iterator[Images]:
         yield data.train_x[queried[-1]][None]
 
 
-def bulk(data: Dataset, random: np.random.Generator) -> Iterator[Images]:
-    """A day's work at once: 1,000 different images of all classes alike, 50 a request."""
+def bulk_customer(data: Dataset, random: np.random.Generator) -> Iterator[Images]:
+    """Yield a day's work at once: 1,000 different images of all classes alike, 50 a request."""
     order = random.permutation(len(data.train_x))[:1000]
     for start in range(0, len(order), 50):
         yield data.train_x[order[start : start + 50]]
 
 
-def camera(data: Dataset, random: np.random.Generator) -> Iterator[Images]:
-    """20 scenes of 15 frames, an image a request: the scene, with noise of up to 8 grey levels."""
+def camera_customer(data: Dataset, random: np.random.Generator) -> Iterator[Images]:
+    """Yield 20 scenes of 15 frames, one a request, with noise of up to 8 grey levels."""
     for scene in random.choice(len(data.train_x), 20):
         for _ in range(15):
             noise = random.integers(-8, 9, data.train_x[scene].shape)
@@ -85,20 +86,20 @@ def camera(data: Dataset, random: np.random.Generator) -> Iterator[Images]:
 
 
 CUSTOMERS: dict[str, Customer] = {
-    "slow, with repeats": slow,
-    "bulk, all classes": bulk,
-    "fixed camera": camera,
+    "slow, with repeats": slow_customer,
+    "bulk, all classes": bulk_customer,
+    "fixed camera": camera_customer,
 }
 
 
 @contextlib.contextmanager
 def serving(settings: Settings) -> Iterator[tuple[str, Watch]]:
-    """The application behind a real socket, in a thread of this process."""
+    """Serve the application on a real socket, in a thread of this process."""
     ready = threading.Event()
     started: dict[str, Any] = {}
 
     def run() -> None:
-        app = create_app(settings)  # here, as the database belongs to the thread that opens it
+        app = create_app(settings)  # here, because the database belongs to the thread that opens it
         config = uvicorn.Config(app, port=0, log_level="error", access_log=False)
         started["server"], started["app"] = uvicorn.Server(config), app
         ready.set()
@@ -117,8 +118,8 @@ def serving(settings: Settings) -> Iterator[tuple[str, Watch]]:
         thread.join()
 
 
-class Patient:
-    """An oracle that waits after each request until the watch has looked."""
+class PacedOracle:
+    """An oracle that waits after each request until the watch has compared its images."""
 
     def __init__(self, oracle: Oracle, wait: Callable[[], None]) -> None:
         self._oracle = oracle
@@ -137,7 +138,7 @@ class Patient:
 
 
 def replay(data: Dataset, out: Path, *, keys: int) -> dict[str, list[KeyProfile]]:
-    """Every customer and every audit with a key of its own; their rows in the end, by kind."""
+    """Run every customer and audit with its own key and return their final profiles, by kind."""
     settings = Settings(
         models=(ModelSettings(bundle=out / "bundles" / "normal", name="digits"),),
         state=out / "state",
@@ -159,7 +160,7 @@ def replay(data: Dataset, out: Path, *, keys: int) -> dict[str, list[KeyProfile]
                 with Client(url, key(f"customer: {kind}")) as client:
                     for images in customer(data, np.random.default_rng([number, seed])):
                         client.predict_tensor(images, model="digits")
-                # As slow as it likes to be: whatever it asks is looked at.
+                # A slow audit waits for the watch, so all of its images are compared.
                 watch.run_once(database)
         for (kind, entry), slowly in itertools.product(AUDITS.items(), (True, False)):
             pace = "slow" if slowly else "fast"
@@ -168,7 +169,7 @@ def replay(data: Dataset, out: Path, *, keys: int) -> dict[str, list[KeyProfile]
                 with Client(url, key(f"{pace} audit: {kind}")) as client:
                     oracle: Oracle = HttpOracle(client, model="digits")
                     if slowly:
-                        oracle = Patient(oracle, lambda: watch.run_once(database))
+                        oracle = PacedOracle(oracle, lambda: watch.run_once(database))
                     run_audit(
                         _protocol(entry, seed=seed),
                         oracles={"digits": oracle},
@@ -198,7 +199,7 @@ def _protocol(entry: dict[str, Any], *, seed: int) -> Protocol:
 
 def print_table(found: dict[str, list[KeyProfile]], console: Console) -> None:
     table = Table(
-        "who",
+        "client",
         "keys",
         "images",
         "alarms",
@@ -228,7 +229,7 @@ def print_table(found: dict[str, list[KeyProfile]], console: Console) -> None:
 
 
 def _spread(values: Sequence[float], form: str) -> str:
-    """Median, and from least to most."""
+    """Format the median, the least and the most of some values."""
     if not values:
         return ""
     parts = (statistics.median(values), min(values), max(values))
@@ -237,8 +238,8 @@ def _spread(values: Sequence[float], form: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, help="where to work; default: a temporary folder")
-    parser.add_argument("--keys", type=int, default=20, help="customers of each kind")
+    parser.add_argument("--out", type=Path, help="folder for all files; default: a temporary one")
+    parser.add_argument("--keys", type=int, default=20, help="customers of each kind; default 20")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     console = Console(width=190)

@@ -1,12 +1,12 @@
-"""Row H8: bytes nobody thought of, for a long time. Ends at the first that is not refused well.
+"""Row H8: fuzz the server for a long time, until an input is not refused as promised.
 
-    python benchmarks/fuzz/run.py oip --minutes 10      the header and tensors of the protocol
+    python benchmarks/fuzz/run.py oip --minutes 10      headers and tensors of the protocol
     python benchmarks/fuzz/run.py image --minutes 10    JPEG and PNG
     python benchmarks/fuzz/run.py api --minutes 10      a live server, by its OpenAPI document
     python benchmarks/fuzz/run.py budgets --minutes 10  charges, refunds, restarts in any order
 
-`oip` and `image` need atheris, `api` needs schemathesis: `pip install -e '.[dev,fuzz]'`. What `oip`
-and `image` find, and have learnt so far, is written to the folder given with --out.
+`oip` and `image` need atheris, `api` needs schemathesis: `pip install -e '.[dev,fuzz]'`. `oip` and
+`image` write their findings and their corpus to the folder given with --out.
 """
 
 import argparse
@@ -18,13 +18,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "support"))
 
-SLOW_S = 5  # one input that takes as long as this is a finding
+SLOW_S = 5  # an input that takes this long is a finding
 MOST_BYTES = 4096
 MOST_MB = 4096
 
 
 def parsers(target: str, *, seconds: float, runs: int, out: Path) -> None:
-    """Hand over to libFuzzer, which ends the process: with 0 where it found nothing."""
+    """Start libFuzzer, which ends the process, with status 0 if it found nothing."""
     import atheris
 
     with atheris.instrument_imports(
@@ -54,7 +54,7 @@ def parsers(target: str, *, seconds: float, runs: int, out: Path) -> None:
 
 
 def api(*, seconds: float) -> None:
-    """Rounds of requests to a server of its own, which must live on and have logged no fault."""
+    """Send rounds of requests to a server, which must survive and log no traceback."""
     from fuzzing import check_api
     from serving import make_bundle, make_key, make_settings, served
     from stingy_server import create_app
@@ -69,11 +69,11 @@ def api(*, seconds: float) -> None:
         with served(bundle, state=state) as (url, process):
             requests = 0
 
-            def once() -> None:
+            def run_round() -> None:
                 nonlocal requests
                 requests += check_api(document, url, key, examples=100, fresh=True)
 
-            until(seconds, once)
+            until(seconds, run_round)
             assert process.poll() is None  # noqa: S101
             process.terminate()
             assert process.stderr is not None  # noqa: S101
@@ -99,6 +99,7 @@ def budgets(*, seconds: float) -> None:
 
 
 def until(seconds: float, work: Callable[[], None]) -> None:
+    """Repeat `work` until `seconds` are over."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         work()
@@ -108,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Fuzz the server (row H8).")
     parser.add_argument("target", choices=["oip", "image", "api", "budgets"])
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--runs", type=int, default=0, help="Inputs of oip and image; 0: no limit.")
+    parser.add_argument("--runs", type=int, default=0, help="inputs of oip and image; 0: no limit")
     parser.add_argument("--out", type=Path, default=Path.home() / ".cache" / "stingy-fuzz")
     args = parser.parse_args()
     seconds = 60 * args.minutes

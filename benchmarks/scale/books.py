@@ -1,6 +1,6 @@
-"""The books with the server's own code, in SQLite or in PostgreSQL.
+"""Keys, budgets and ledger by the server's own code, in SQLite or in PostgreSQL.
 
-Both are exact: what was granted is what is charged, whoever else writes.
+Both are exact: the granted images equal the charged ones, however many processes write.
 """
 
 import contextlib
@@ -29,9 +29,13 @@ ENTRY = Entry(
 
 
 class Books:
-    """What a request needs of the store, for several requests of one key at once.
+    """The store operations of requests, for several requests of one key at once.
 
     Args:
+        state: the state folder.
+        key_id: the id of the key, which owns the budget.
+        key: the text of the key.
+        store: the address of PostgreSQL, or None for SQLite.
         durable: whether a commit of PostgreSQL waits for the disk.
     """
 
@@ -50,40 +54,44 @@ class Books:
 
     @staticmethod
     def prepare(state: Path, budget: int, *, store: str | None = None) -> tuple[str, str]:
-        """A key with a budget: its id and its text."""
+        """Create a key with a budget and return its id and its text."""
         with contextlib.closing(Database(state, store=store)) as database:
             key, text = Keys(database).create("all", budget=budget, per_day=budget)
         return key.id, text
 
     def look_up(self, requests: int) -> None:
-        """Whether the key is valid, asked for every request."""
+        """Look up the key once for every request.
+
+        Raises:
+            LookupError: the key is not valid.
+        """
         for _ in range(requests):
             if self._keys.authenticate(self._key) is None:
                 raise LookupError("expected a valid key, got none")
 
     def charge(self, requests: int, images: int = 1) -> int:
-        """Requests granted, of `images` each, in one transaction."""
+        """Charge requests of `images` each in one transaction and return how many were granted."""
         with self._database.transaction(locks=(self._owner,)):
-            tried = [self._budgets.reserve([self._owner], images) for _ in range(requests)]
-        return sum(one is not None for one in tried)
+            reservations = [self._budgets.reserve([self._owner], images) for _ in range(requests)]
+        return sum(one is not None for one in reservations)
 
     def record(self, requests: int) -> None:
-        """An entry for every request, in one transaction."""
+        """Append a ledger entry for every request, in one transaction."""
         with self._database.transaction():
             for _ in range(requests):
                 self._ledger.append(ENTRY)
 
     def used(self) -> int:
-        """Images charged to the key."""
+        """Return the images charged to the key."""
         budget = self._budgets.get(self._owner)
         return 0 if budget is None else budget.used
 
     def entry_bytes(self) -> float:
-        """What an entry of the ledger takes on the disk, its index with it."""
+        """Return the bytes of a ledger entry on the disk, index included."""
         if self._remote:
             (size,) = self._database.execute("SELECT pg_total_relation_size('ledger')").fetchone()
             return float(size / self._ledger.last(0))
-        # Beside the ledger there are a key and a budget.
+        # The other pages have only one key and one budget.
         (pages,) = self._database.execute("PRAGMA page_count").fetchone()
         (size,) = self._database.execute("PRAGMA page_size").fetchone()
         return float(pages * size / self._ledger.last(0))

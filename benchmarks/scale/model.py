@@ -1,4 +1,4 @@
-"""What the model alone takes: CPU milliseconds an image, on one thread, in batches of 16.
+"""Measure the model alone: CPU milliseconds an image, on one thread, in batches of 16.
 
 python benchmarks/scale/model.py
 """

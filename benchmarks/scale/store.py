@@ -1,13 +1,16 @@
-"""How many requests a second the books can carry, in three ways to write them, by many processes.
+"""Measure how many requests a second the store carries, for three ways to write to it.
 
     python benchmarks/scale/store.py [--seconds 2] [--processes 1 4 16] [--out FILE]
 
-Each request looks its key up, is charged one image of one budget that all processes share (the
-worst case), and leaves an entry in the ledger. *Alone*: a transaction for each charge and each
-entry. *Group*: 16 requests together, as the server does with those of one turn of its loop.
-*Lease*: as group, but a process charges a block of images at once and spends it by itself.
-Every run ends with a check that what the processes granted is what the store has charged.
-PostgreSQL is Debian's, started here; without it SQLite alone is measured.
+For each request a process looks up the key, charges one image, and appends an entry to the ledger.
+All processes share one budget, which is the worst case. There are three ways to write:
+
+- *alone*: a transaction for each charge and each entry.
+- *group*: 16 requests to a transaction, as the server does in one turn of its event loop.
+- *lease*: as *group*, but a process charges a block of images at once and spends it by itself.
+
+After every run the images granted by the processes must equal those charged in the store.
+PostgreSQL is Debian's and is started here. Without it only SQLite is measured.
 """
 
 import argparse
@@ -41,12 +44,12 @@ HEAD = (
     "store |"
 )
 RULE = "|---|---|---|---|---|---|---|---|"
-Make = Callable[[], Books]
+OpenBooks = Callable[[], Books]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One store, one way, so many processes. Milliseconds are those of one group's writes."""
+    """A measurement of one store, way and number of processes. Latencies are of one group."""
 
     store: str
     way: str
@@ -58,12 +61,19 @@ class Sample:
     store_cpu_ms: float | None
 
 
-def work(make: Make, way: str, start: float, seconds: float, results: Any) -> None:
-    """One process: requests until the time is over; tells their number, times, CPU and images."""
+def work(open_books: OpenBooks, way: str, start: float, seconds: float, results: Any) -> None:
+    """Write requests in one process until the time is over.
+
+    Args:
+        way: "alone", "group" or "lease".
+        start: when all processes start, in seconds of `time.time`.
+        results: the queue for the number of requests, seconds of each group, CPU seconds and
+            images granted.
+    """
     group = 1 if way == "alone" else GROUP
     done = granted = leased = 0
     times = []
-    with closing(make()) as books:
+    with closing(open_books()) as books:
         time.sleep(max(0.0, start - time.time()))
         before = sum(os.times()[:2])
         while time.time() < start + seconds:
@@ -83,21 +93,31 @@ def work(make: Make, way: str, start: float, seconds: float, results: Any) -> No
 
 
 def measure(
-    store: str, make: Make, way: str, processes: int, seconds: float, *, server: int | None
+    store: str,
+    open_books: OpenBooks,
+    way: str,
+    processes: int,
+    seconds: float,
+    *,
+    server: int | None,
 ) -> Sample:
-    """A run of so many processes on one budget.
+    """Run a number of processes on one budget.
+
+    Args:
+        server: the process of PostgreSQL, or None for SQLite.
 
     Raises:
-        ArithmeticError: the store charged other than was granted.
+        ArithmeticError: the images charged differ from those granted.
     """
-    context = multiprocessing.get_context("fork")  # importing anew would take longer than the run
+    # A spawned process would import for longer than it runs.
+    context = multiprocessing.get_context("fork")
     results = context.Queue()
-    with closing(make()) as books:
+    with closing(open_books()) as books:
         charged = -books.used()
     cpu = -usage(server).cpu_s if server else 0.0
     start = time.time() + 0.5
     workers = [
-        context.Process(target=work, args=(make, way, start, seconds, results))
+        context.Process(target=work, args=(open_books, way, start, seconds, results))
         for _ in range(processes)
     ]
     for worker in workers:
@@ -106,7 +126,7 @@ def measure(
     for worker in workers:
         worker.join()
     cpu += usage(server).cpu_s if server else 0.0
-    with closing(make()) as books:
+    with closing(open_books()) as books:
         charged += books.used()
     granted = sum(one[3] for one in found)
     if granted != charged:
@@ -137,10 +157,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 4, 16])
-    parser.add_argument("--out", type=Path, help="where the samples go, as JSON")
+    parser.add_argument("--out", type=Path, help="file for the samples, as JSON")
     options = parser.parse_args()
     about = circumstances()
-    stores: list[tuple[str, Make, int | None]] = []
+    stores: list[tuple[str, OpenBooks, int | None]] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         key = Books.prepare(folder, BUDGET)
@@ -151,18 +171,18 @@ def main() -> None:
             store = running.address()
             key = Books.prepare(folder, BUDGET, store=store)
             for durable in (True, False):
-                make = partial(Books, folder, *key, store=store, durable=durable)
+                open_books = partial(Books, folder, *key, store=store, durable=durable)
                 name = f"PostgreSQL, commit {'waits for the disk' if durable else 'does not wait'}"
-                stores.append((name, make, running.pid))
+                stores.append((name, open_books, running.pid))
         samples = [
-            measure(name, make, way, processes, options.seconds, server=pid)
-            for name, make, pid in stores
+            measure(name, open_books, way, processes, options.seconds, server=pid)
+            for name, open_books, pid in stores
             for way in ("alone", "group", "lease")
             for processes in options.processes
         ]
         sizes = {}
-        for name, make, _ in stores[:2]:
-            with closing(make()) as books:
+        for name, open_books, _ in stores[:2]:
+            with closing(open_books()) as books:
                 sizes[name.partition(",")[0]] = round(books.entry_bytes())
         about["bytes_an_entry"] = sizes
     print("\n".join([json.dumps(about), HEAD, RULE, *map(row, samples)]))  # noqa: T201

@@ -1,9 +1,9 @@
-"""Big batches over HTTP beside the bare model: what does the whole way cost in images a second?
+"""Measure images a second of big batches over HTTP, beside the bare model.
 
     python benchmarks/serving/batch.py [--device cuda]
 
-A ResNet-18 answers requests of 256 images, binary, with everything on. The bare model answers the
-same images from the device's memory, in a process of its own, before and after each.
+A ResNet-18 answers binary requests of 256 images, with every layer of the server on. In each round
+the bare model runs first, in a process of its own, on random pixels in the device's memory.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from closed_loop import press
-from launch import fresh
+from launch import make_empty
 from load import raw_request
 from results import circumstances
 from running import await_port, running
@@ -26,12 +26,12 @@ from wire import images, write_binary
 from stingy_protection import Preprocessing, write_bundle
 
 BATCH = 256
-CONNECTIONS = 3  # one in the model, one on its way in, one on its way out
+CONNECTIONS = 3  # one request in the model, one arriving, one leaving
 MODEL = "resnet18"
 
 
-def bare(device: str, size: int, seconds: float) -> float:
-    """Images a second of the network alone on float pixels that are already on the device."""
+def measure_bare(device: str, size: int, seconds: float) -> float:
+    """Return images a second of the network alone, on float pixels already on the device."""
     torch.set_num_threads(1)
     network = _network().to(device)
     pixels = torch.rand(BATCH, 3, size, size, device=device)
@@ -41,7 +41,7 @@ def bare(device: str, size: int, seconds: float) -> float:
             network(pixels).cpu()
         started = time.perf_counter()
         while (elapsed := time.perf_counter() - started) < seconds:
-            network(pixels).cpu()  # a batch has ended when its logits are here
+            network(pixels).cpu()  # a batch ends when its logits reach the CPU
             done += BATCH
     return done / elapsed
 
@@ -67,12 +67,12 @@ def write_resnet(folder: Path, *, size: int) -> Path:
     return folder
 
 
-def served(device: str, size: int, seconds: float, folder: Path) -> float:
-    """Images a second over HTTP."""
+def measure_served(device: str, size: int, seconds: float, folder: Path) -> float:
+    """Return images a second over HTTP."""
     launch = launch_stingy(
         own_python(),
         folder,
-        bundle=write_resnet(fresh(folder) / "bundle", size=size),
+        bundle=write_resnet(make_empty(folder) / "bundle", size=size),
         device=device,
         batch_size=BATCH,
         queue_images=4 * CONNECTIONS * BATCH,
@@ -88,16 +88,20 @@ def served(device: str, size: int, seconds: float, folder: Path) -> float:
                 press(launch.port, request, connections=CONNECTIONS, seconds=duration)
             )
     if set(result.times) != {200}:
-        raise RuntimeError(f"expected answers alone, got status {sorted(result.times)}")
-    # From answer to answer: what was on its way at both ends counts for nothing.
+        raise RuntimeError(f"expected status 200 only, got {sorted(result.times)}")
+    # Timed from the first answer to the last: requests in flight at either end do not count.
     ends = sorted(result.answered)
     return BATCH * (len(ends) - 1) / (ends[-1] - ends[0])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Batches of 256 over HTTP beside the model alone.")
+    parser = argparse.ArgumentParser(
+        description="Time batches of 256 over HTTP beside the bare model."
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--size", type=int, help="of the images; 224 on a GPU, 32 on a CPU")
+    parser.add_argument(
+        "--size", type=int, help="pixels a side; default: 224 on a GPU, 32 on a CPU"
+    )
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "stingy-bench")
@@ -107,8 +111,8 @@ def main() -> None:
     rounds = []
     for _ in range(args.rounds):
         with context.Pool(1) as pool:
-            bare_rate = pool.apply(bare, (args.device, size, args.seconds))
-        served_rate = served(args.device, size, args.seconds, args.cache / "runs" / "batch")
+            bare_rate = pool.apply(measure_bare, (args.device, size, args.seconds))
+        served_rate = measure_served(args.device, size, args.seconds, args.cache / "runs" / "batch")
         rounds.append({"bare": bare_rate, "served": served_rate, "ratio": served_rate / bare_rate})
     about = {**circumstances(), "device": args.device, "size": size, "batch": BATCH}
     print(json.dumps({**about, "rounds": rounds}, indent=1))  # noqa: T201

@@ -1,4 +1,4 @@
-"""A small closed-loop client, for what wrk cannot tell: when each answer came, and its status."""
+"""A small closed-loop client that records what wrk does not: time and status of each answer."""
 
 import asyncio
 import statistics
@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 @dataclass
 class LoadResult:
-    """What came of many requests.
+    """The outcomes of many requests.
 
     Attributes:
-        times: milliseconds of every answer, by its status.
-        answered: when each answer with status 200 had come, in seconds of `perf_counter`.
-        silent: refusals that did not say when to return.
+        times: milliseconds of each answer, by status.
+        answered: the end of each answer with status 200, in seconds of `perf_counter`.
+        silent: the number of 503 refusals without a `Retry-After` header.
     """
 
     times: dict[int, list[float]] = field(default_factory=dict)
@@ -74,7 +74,13 @@ def _headers(head: bytes) -> dict[bytes, bytes]:
 async def press(
     port: int, request: bytes, *, connections: int, seconds: float, patient: bool = True
 ) -> LoadResult:
-    """So many clients at once, each with one request at a time."""
+    """Load a server with concurrent clients, each with one request at a time.
+
+    Args:
+        request: the bytes of the request that every client repeats.
+        connections: the number of clients.
+        patient: whether a refused client waits as long as `Retry-After` says.
+    """
     result = LoadResult()
     until = time.perf_counter() + seconds
     clients = (_client(port, request, until, patient, result) for _ in range(connections))

@@ -1,10 +1,10 @@
-"""Where the edge's time goes: processor time of one request, without a layer each, and by function.
+"""Measure the edge's processor time for one request: whole, less each layer, and by function.
 
     python benchmarks/serving/edge.py
 
-The application is called in process, sixteen requests at once, with an engine that has its answer
-at once: no socket, no model, no load on the machine but this. Every variant runs in a process of
-its own, in turn; the product has no switch for any of it (see `servers/ablated.py`).
+The benchmark calls the application in process, sixteen requests at once, with an engine that
+answers immediately. There is no socket, no model and no load generator. The variants run in turn,
+each in a process of its own. The product has no switch for its layers (see `servers/ablated.py`).
 """
 
 import argparse
@@ -37,11 +37,11 @@ from stingy_server.settings import load_settings
 
 EVERYTHING, NOTHING = "everything on", "without any"
 AT_ONCE = 16
-SHOWN = 25  # functions of the profile
+SHOWN = 25  # functions printed of the profile
 
 
-class Instant:
-    """An engine that has its answer already."""
+class InstantEngine:
+    """An engine that returns a prepared answer."""
 
     def __init__(self, answer: SparseLogits) -> None:
         self._answer = answer
@@ -50,25 +50,25 @@ class Instant:
         return self._answer
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing, because nothing is open."""
 
 
 def application(folder: Path, layers: list[str]) -> tuple[FastAPI, dict[str, str]]:
-    """The server's application as it ships, less these layers, and the headers of a caller."""
+    """Return the server's application less these layers, and the headers of a caller."""
     launch = launch_stingy(own_python(), folder, rate=None if "rate" in layers else RATE)
-    sys.path.append(str(SERVERS))  # the network's factory
+    sys.path.append(str(SERVERS))  # has the network's factory
     settings, faults = load_settings(folder / "stingy.toml")
     build = take_out([layer for layer in layers if layer != "rate"], create_app)
     app = build(settings, faults=faults)
     service: Service = app.state.service
     (endpoint,) = service.fleet
     answer = endpoint.engine.answer(images(1))
-    service.fleet.put(replace(endpoint, engine=Instant(answer)))
+    service.fleet.put(replace(endpoint, engine=InstantEngine(answer)))
     return app, launch.headers
 
 
 def request_sender(app: FastAPI, caller: dict[str, str]) -> Callable[[], Awaitable[int]]:
-    """What asks the application for one image and tells the status."""
+    """Return a function that sends the application one image and returns the status."""
     headers, body = BINARY.write(images(1))
     headers |= {"Host": "bench", "Content-Length": str(len(body)), **caller}
     scope: dict[str, Any] = {
@@ -82,10 +82,10 @@ def request_sender(app: FastAPI, caller: dict[str, str]) -> Callable[[], Awaitab
 
     async def send_request() -> int:
         statuses = []
-        coming = [{"type": "http.request", "body": body, "more_body": False}]
+        incoming = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def receive() -> dict[str, Any]:
-            return coming.pop()
+            return incoming.pop()
 
         async def send(message: Any) -> None:
             statuses.append(message.get("status"))
@@ -97,17 +97,17 @@ def request_sender(app: FastAPI, caller: dict[str, str]) -> Callable[[], Awaitab
 
 
 async def measure(send_request: Callable[[], Awaitable[int]], turns: int) -> float:
-    """Microseconds of processor time a request."""
+    """Return microseconds of processor time a request."""
     started = time.process_time()
     for _ in range(turns):
         statuses = await asyncio.gather(*(send_request() for _ in range(AT_ONCE)))
         if set(statuses) != {200}:
-            raise RuntimeError(f"expected answers alone, got status {sorted(set(statuses))}")
+            raise RuntimeError(f"expected status 200 only, got {sorted(set(statuses))}")
     return (time.process_time() - started) * 1e6 / (turns * AT_ONCE)
 
 
 def run_variant(layers: list[str], turns: int, *, profiled: bool) -> None:
-    """Print this process's measurement of one variant."""
+    """Measure one variant in this process and print the result."""
     with tempfile.TemporaryDirectory() as folder:
         app, caller = application(Path(folder), layers)
         send_request = request_sender(app, caller)
@@ -127,42 +127,44 @@ def run_variant(layers: list[str], turns: int, *, profiled: bool) -> None:
 
 
 def variants() -> dict[str, list[str]]:
-    # The gate is in the engine, which is a stand-in here.
+    # The gate runs inside the engine, which a stand-in replaces here.
     layers = ["rate", *(layer for layer in LAYERS if layer != "gate")]
     single = {f"without {layer}": [layer] for layer in layers}
     return {EVERYTHING: []} | single | {NOTHING: layers}
 
 
-def child(layers: list[str], turns: int, *more: str) -> str:
-    """What another process prints of one variant."""
+def run_child(layers: list[str], turns: int, *more: str) -> str:
+    """Measure one variant in another process and return what it prints."""
     command = [sys.executable, __file__, "--turns", str(turns), *more]
-    command += ["--alone", ",".join(layers)]
-    said = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
-    return said.stdout
+    command += ["--variant", ",".join(layers)]
+    completed = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
+    return completed.stdout
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Where the edge's processor time goes.")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = argparse.ArgumentParser(description="Measure the edge's processor time by layer.")
+    parser.add_argument("--rounds", type=int, default=5, help="of all variants")
     parser.add_argument("--turns", type=int, default=200, help=f"of {AT_ONCE} requests each")
-    parser.add_argument("--profile", action="store_true", help="print the costliest functions too")
-    parser.add_argument("--alone", help="one variant, in this process")
+    parser.add_argument("--profile", action="store_true", help="also print the costliest functions")
+    parser.add_argument(
+        "--variant", help="measure only the variant without these layers, in this process"
+    )
     args = parser.parse_args()
-    if args.alone is not None:
-        layers = [layer for layer in args.alone.split(",") if layer]
+    if args.variant is not None:
+        layers = [layer for layer in args.variant.split(",") if layer]
         run_variant(layers, args.turns, profiled=args.profile)
         return
     about = circumstances()
     taken: dict[str, list[float]] = {name: [] for name in variants()}
     for _ in range(args.rounds):
         for name, layers in variants().items():
-            taken[name].append(float(child(layers, args.turns)))
+            taken[name].append(float(run_child(layers, args.turns)))
     least = {name: round(min(times)) for name, times in taken.items()}
     medians = {name: round(statistics.median(times)) for name, times in taken.items()}
     document = {**about, "least_us": least, "median_us": medians}
     print(json.dumps(document, indent=1))  # noqa: T201
     if args.profile:
-        print(child([], args.turns, "--profile").replace(f"{ROOT}/", ""))  # noqa: T201
+        print(run_child([], args.turns, "--profile").replace(f"{ROOT}/", ""))  # noqa: T201
 
 
 if __name__ == "__main__":

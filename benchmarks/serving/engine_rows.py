@@ -1,4 +1,4 @@
-"""Stingy's rows with another engine than the embedded one on torch, everything else on."""
+"""The rows of Stingy with other engines than the embedded one on torch; every layer is on."""
 
 import importlib.util
 import json
@@ -22,32 +22,36 @@ RUNTIME = ROOT / "docs" / "mlserver"
 
 
 def _stingy(python: Path, *arguments: str | Path) -> None:
-    """Run a command of ours that prepares a server."""
+    """Run a `stingy` command that prepares a server.
+
+    Raises:
+        NotStarted: the command failed.
+    """
     command = [str(python), "-m", "stingy_clients", *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(SERVERS)}
-    said = subprocess.run(  # noqa: S603
+    completed = subprocess.run(  # noqa: S603
         command, check=False, capture_output=True, text=True, env=environment
     )
-    if said.returncode:
-        raise NotStarted(f"stingy {arguments[0]}: {said.stderr.strip()[-200:]}")
+    if completed.returncode:
+        raise NotStarted(f"stingy {arguments[0]}: {completed.stderr.strip()[-200:]}")
 
 
-def _trusting(folder: Path) -> Path:
-    """Settings for a command that loads the tiny network."""
+def _write_trust(folder: Path) -> Path:
+    """Write settings for a command that loads the tiny network."""
     config = folder / "trusting.toml"
     config.write_text('trusted_factories = ["tiny_net"]\n')
     return config
 
 
-def _behind(launch: Launch, command: list[str], **environment: str) -> Launch:
-    """The same edge, with a model server started beside it."""
+def _add_upstream(launch: Launch, command: list[str], **environment: str) -> Launch:
+    """Extend a launch of the edge so that it also starts a model server."""
     config = launch.command[-1]
     command = [launch.command[0], str(SERVERS / "behind.py"), config, *command]
     return Launch(command, launch.port, launch.environment | environment, launch.headers)
 
 
-def _model(folder: Path, **settings: Any) -> None:
-    """Give the one model in the settings file an engine."""
+def _set_engine(folder: Path, **settings: Any) -> None:
+    """Append engine settings to the one model of the settings file."""
     lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
     with (folder / "stingy.toml").open("a") as file:
         file.write("\n".join(lines) + "\n")
@@ -60,7 +64,7 @@ def _onnxruntime(python: Path, folder: Path) -> Launch:
 def _fused(python: Path, folder: Path) -> Launch:
     bundle = write_tiny_bundle(folder / "bundle")
     artefact = folder / "artefact"
-    config = _trusting(folder)
+    config = _write_trust(folder)
     _stingy(python, "bundle", "export", bundle, "--fuse", "--out", artefact, "--config", config)
     return launch_stingy(python, folder, bundle=artefact)
 
@@ -70,26 +74,26 @@ def _torchserve(python: Path, folder: Path) -> Launch:
     if not program.exists():
         raise NotStarted("needs torchserve: make test-integration")
     launch = launch_stingy(python, folder)
-    config = _trusting(folder)
+    config = _write_trust(folder)
     store = folder / "store"
     _stingy(
         python,
         *("torchserve", "archive", folder / "bundle", "--export-path", store, "--config", config),
     )
-    port = 9280  # and the four after it
+    port = 9280  # TorchServe also takes the four ports after it
     properties = folder / "config.properties"
     _stingy(
         python,
         *("torchserve", "config", "--model-store", store, "--port", str(port)),
         *("--out", properties),
     )
-    _model(
+    _set_engine(
         folder,
         engine="torchserve",
         url=f"http://127.0.0.1:{port}/predictions/{MODEL}",
         key_file=str(folder / "key_file.json"),
     )
-    return _behind(
+    return _add_upstream(
         launch,
         [str(program), "--foreground", "--ncs", "--ts-config", str(properties)],
         PATH=f"{python.parent}:{os.environ['PATH']}",
@@ -113,7 +117,7 @@ def _mlserver(python: Path, folder: Path) -> Launch:
     for name, changes in {"settings.json": ports, "model-settings.json": model}.items():
         document = json.loads((RUNTIME / name).read_text("utf-8"))
         (served / name).write_text(json.dumps(document | changes), "utf-8")
-    _model(
+    _set_engine(
         folder,
         engine="oip",
         url=f"http://127.0.0.1:{port}/v2/models/{MODEL}/infer",
@@ -121,7 +125,7 @@ def _mlserver(python: Path, folder: Path) -> Launch:
     )
     text = (folder / "stingy.toml").read_text().replace("tensors = {}", "tensors.binary = false")
     (folder / "stingy.toml").write_text(text)
-    return _behind(launch, [str(MLSERVER), "start", str(served)])
+    return _add_upstream(launch, [str(MLSERVER), "start", str(served)])
 
 
 def _ray(python: Path, folder: Path) -> Launch:
@@ -129,8 +133,8 @@ def _ray(python: Path, folder: Path) -> Launch:
         raise NotStarted("needs ray[serve]: make test-integration")
     launch = launch_stingy(python, folder)
     config = folder / "stingy.toml"
-    unwanted = ("port", "metrics_port")
-    lines = [line for line in config.read_text().splitlines() if not line.startswith(unwanted)]
+    removed = ("port", "metrics_port")
+    lines = [line for line in config.read_text().splitlines() if not line.startswith(removed)]
     lines += ["[ray]", "edge = { num_cpus = 0.5 }", "model = { num_cpus = 0.5 }"]
     config.write_text("\n".join(lines) + "\n")
     command = [sys.executable, str(SERVERS / "ray_stingy.py"), str(launch.port), str(config)]

@@ -1,9 +1,9 @@
-"""What the gate costs beside the top-k it cannot do without.
+"""Time the gate beside `torch.topk`, which no gate can do without.
 
     python benchmarks/serving/gate.py [--device cuda]
 
-Both are timed in turn on the same logits, [256, 1000] and [1, 1000]; the gate ends with its
-answer on the CPU.
+Both are timed in turn on the same logits, [256, 1000] and [1, 1000]. The gate's time includes the
+copy of its answer to the CPU.
 """
 
 import argparse
@@ -21,7 +21,7 @@ ROWS, CLASSES = (256, 1), 1000
 POLICIES = ("stingy", "label")
 
 
-def _timed(call: Callable[[], object], device: torch.device) -> float:
+def _time(call: Callable[[], object], device: torch.device) -> float:
     started = time.perf_counter()
     call()
     if device.type == "cuda":
@@ -32,7 +32,7 @@ def _timed(call: Callable[[], object], device: torch.device) -> float:
 def compare(
     policy_name: str, rows: int, device: torch.device, *, repeats: int
 ) -> dict[str, object]:
-    """Median and least microseconds of both, and the ratio of the medians."""
+    """Return median and least microseconds of both, and the ratio of the medians."""
     policy = build_policy(policy_name, num_classes=CLASSES)
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(rows, CLASSES, generator=generator).to(device)
@@ -43,8 +43,8 @@ def compare(
     times: dict[str, list[float]] = {name: [] for name in calls}
     for repeat in range(repeats + 10):
         for name, call in calls.items():
-            elapsed = _timed(call, device)
-            if repeat >= 10:  # the first are warm-up
+            elapsed = _time(call, device)
+            if repeat >= 10:  # the first ten are warm-up
                 times[name].append(elapsed * 1e6)
     medians = {name: statistics.median(values) for name, values in times.items()}
     return {

@@ -1,4 +1,4 @@
-"""What every server of the comparison is, to the one who runs them."""
+"""The description of a server, by which the comparison runs it."""
 
 import shutil
 from collections.abc import Callable
@@ -12,7 +12,7 @@ SERVERS = Path(__file__).with_name("servers")
 
 @dataclass(frozen=True)
 class Launch:
-    """How to start a server and ask it: its command, its environment, its port, its key."""
+    """The command, port and environment of a server, and the headers of a request to it."""
 
     command: list[str]
     port: int
@@ -25,10 +25,10 @@ class Server:
     """One row of the table.
 
     Attributes:
-        lacks: what a reader must know to compare it.
-        launch: from its Python and an empty folder of its own to a launch.
-        requirements: of its own environment; none for what runs in Stingy's.
-        group: "stingy", "ablation" or "peer".
+        lacks: the differences from Stingy that a reader must know to compare them.
+        launch: returns a launch, given a Python and an empty folder.
+        requirements: packages of the server's own environment; none if it runs in Stingy's.
+        group: "stingy", "ablation", "engine", "bare" or "peer".
     """
 
     name: str
@@ -40,8 +40,8 @@ class Server:
     start_timeout_s: float = 60.0
 
 
-def fresh(folder: Path) -> Path:
-    """An empty folder."""
+def make_empty(folder: Path) -> Path:
+    """Make a folder, or empty it, and return it."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder

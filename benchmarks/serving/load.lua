@@ -1,5 +1,5 @@
--- Ask for each file of a folder in turn (method, path, headers and body as they were written),
--- and tell at the end what was measured as one line of JSON.
+-- Send each file of a folder in turn, as it is: method, path, headers and body.
+-- At the end, print the measurements as one line of JSON.
 local requests, turn, pause = {}, 0, 0
 
 function init(args)

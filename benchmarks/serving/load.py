@@ -1,4 +1,4 @@
-"""Closed-loop load by wrk: so many connections, each asking again as soon as it is answered."""
+"""Closed-loop load by wrk: each connection sends its next request once it has its answer."""
 
 import json
 import shutil
@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SCRIPT = Path(__file__).with_name("load.lua")
-TIMEOUT_S = 20  # of one request, beyond which wrk counts it as broken
+TIMEOUT_S = 20  # after which wrk counts a request as broken
 
 
 @dataclass(frozen=True)
 class Load:
-    """What wrk saw. `refused` had another status than 2xx or 3xx, `broken` no answer at all."""
+    """The result of one run of wrk.
+
+    Attributes:
+        refused: answers with another status than 2xx or 3xx.
+        broken: requests without an answer.
+    """
 
     requests: int
     seconds: float
@@ -27,7 +32,7 @@ class Load:
 
 
 def raw_request(method: str, path: str, headers: dict[str, str], body: bytes) -> bytes:
-    """A request as it goes over the wire."""
+    """Return the bytes of an HTTP/1.1 request."""
     lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     lines += [f"Content-Length: {len(body)}", "", ""]
@@ -35,7 +40,7 @@ def raw_request(method: str, path: str, headers: dict[str, str], body: bytes) ->
 
 
 def write_requests(folder: Path, requests: list[bytes]) -> None:
-    """Put requests where wrk will find them."""
+    """Write each request to a numbered file of a folder, for wrk."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for number, request in enumerate(requests):
@@ -48,10 +53,12 @@ def run(
     """Load a server on loopback with the requests in a folder.
 
     Args:
-        pause_ms: how long each connection waits between an answer and its next request.
+        folder: the requests, from `write_requests`.
+        seconds: how long; at least 1, rounded.
+        pause_ms: the wait of each connection between an answer and its next request.
 
     Raises:
-        RuntimeError: wrk is not there, or failed.
+        RuntimeError: wrk is not installed, or failed.
     """
     wrk = shutil.which("wrk")
     if wrk is None:
@@ -60,9 +67,9 @@ def run(
     command = [wrk, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency"]
     command += ["--timeout", f"{TIMEOUT_S}s", "-s", str(SCRIPT), f"http://127.0.0.1:{port}"]
     command += ["--", str(folder), str(count), str(pause_ms)]
-    said = subprocess.run(  # noqa: S603
+    completed = subprocess.run(  # noqa: S603
         command, check=False, capture_output=True, text=True, timeout=seconds + 3 * TIMEOUT_S
     )
-    if said.returncode:
-        raise RuntimeError(f"wrk failed: {(said.stderr or said.stdout).strip()[-200:]}")
-    return Load(**json.loads(said.stdout.strip().splitlines()[-1]))
+    if completed.returncode:
+        raise RuntimeError(f"wrk failed: {(completed.stderr or completed.stdout).strip()[-200:]}")
+    return Load(**json.loads(completed.stdout.strip().splitlines()[-1]))

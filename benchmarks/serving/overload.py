@@ -1,9 +1,9 @@
-"""Row H5: ten times the concurrency that the server allows. Excess is told so, and at once.
+"""Row H5: send ten times the allowed concurrency. The server must refuse the excess at once.
 
     python benchmarks/serving/overload.py
 
-First as many connections as are allowed, then ten times as many: once with clients that wait
-as long as `Retry-After` says, once with clients that ask again at once.
+There are three loads: as many connections as the server allows, ten times as many whose clients
+wait as long as `Retry-After` says, and ten times as many whose clients send again at once.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from closed_loop import percentile, press
-from launch import fresh
+from launch import make_empty
 from load import raw_request
 from results import circumstances
 from running import await_port, running
@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "stingy-bench")
     args = parser.parse_args()
-    folder = fresh(args.cache / "runs" / "overload")
+    folder = make_empty(args.cache / "runs" / "overload")
     launch = launch_stingy(own_python(), folder, max_concurrency=ALLOWED)
     headers, body = BINARY.write(images(1))
     request = raw_request("POST", BINARY.path, headers | launch.headers, body)

@@ -1,6 +1,7 @@
-"""The peers, each started as its own documentation advises for speed, with one model worker.
+"""The peers, each started as its documentation advises for speed, with one model worker.
 
-Where a peer has several settings that trade latency for batches, it waits at most `WAIT_S`.
+LitServe has two workers, its better setting. Where a peer has a setting for how long a batch waits
+for more requests, it is `WAIT_S`.
 """
 
 import json
@@ -18,7 +19,7 @@ PATHS = {"PYTHONPATH": str(SERVERS)}
 
 
 def _script(name: str, environment: dict[str, str] | None = None):
-    """A launch of a script that takes its port."""
+    """Return a launcher of a script that takes its port as argument."""
 
     def launch(python: Path, folder: Path) -> Launch:
         (port,) = free_ports(1)
@@ -76,7 +77,7 @@ def _mlserver(python: Path, folder: Path) -> Launch:
         "http_port": ports[0],
         "grpc_port": ports[1],
         "metrics_endpoint": None,
-        "parallel_workers": 0,  # one worker; with workers of its own each request costs more
+        "parallel_workers": 0,  # one worker; with parallel workers each request costs more
         "debug": False,
     }
     model = {
@@ -103,7 +104,7 @@ def _bentoml(python: Path, folder: Path) -> Launch:
 RAY_ENVIRONMENT = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-    "RAY_AUTH_MODE": "token",  # it listens on all interfaces
+    "RAY_AUTH_MODE": "token",  # because Ray listens on all interfaces
     "RAY_AUTH_TOKEN": secrets.token_hex(),
     "RAY_USAGE_STATS_ENABLED": "0",
 }

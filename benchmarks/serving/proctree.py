@@ -1,7 +1,7 @@
-"""What a process and all its descendants use, read from /proc.
+"""The resources that a process and all its descendants use, read from /proc.
 
-The dead are counted too: whoever waited for a child carries its CPU time, and under
-`supervise.py` nobody dies without being waited for inside the tree.
+Dead processes are counted too: a process that waits for a child inherits its CPU time. Under
+`supervise.py` every process that dies is waited for inside the tree.
 """
 
 import os
@@ -14,7 +14,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True)
 class Usage:
-    """Of a whole tree: processes, CPU seconds so far, resident bytes, open files, threads."""
+    """The use of a whole tree: processes, CPU seconds, resident bytes, open files, threads."""
 
     processes: int
     cpu_s: float
@@ -24,21 +24,21 @@ class Usage:
 
 
 def _stats() -> dict[int, list[str]]:
-    """The fields of /proc/PID/stat from the state on, by process."""
+    """Return the fields of /proc/PID/stat after the process name, by process."""
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 text = (entry / "stat").read_text()
-            except (FileNotFoundError, ProcessLookupError):  # ended just now
+            except (FileNotFoundError, ProcessLookupError):  # the process has ended
                 continue
-            # The name in parentheses may hold anything, so fields count from its end.
+            # The name in parentheses may contain anything, so fields count from its end.
             found[int(entry.name)] = text.rpartition(")")[2].split()
     return found
 
 
 def descendants(root: int) -> dict[int, list[str]]:
-    """The processes below `root`, itself not among them, with their stat fields."""
+    """Return the processes below `root`, without `root`, with their stat fields."""
     stats = _stats()
     tree: dict[int, list[str]] = {}
     parents = {root}
@@ -50,21 +50,24 @@ def descendants(root: int) -> dict[int, list[str]]:
 
 
 def usage(supervisor: int) -> Usage:
-    """What the tree below a supervisor uses, with what died in it; not the supervisor itself."""
+    """Return the use of the tree below a supervisor, dead processes included.
+
+    The supervisor itself is not counted.
+    """
     tree = descendants(supervisor)
     own = _stats()[supervisor]
-    ticks = int(own[13]) + int(own[14])  # of the dead that it waited for
+    ticks = int(own[13]) + int(own[14])  # of the dead children that it waited for
     ticks += sum(sum(int(field) for field in fields[11:15]) for fields in tree.values())
     return Usage(
         processes=len(tree),
         cpu_s=ticks / TICKS,
         rss=sum(int(fields[21]) for fields in tree.values()) * PAGE,
-        files=sum(_count(pid) for pid in tree),
+        files=sum(_open_files(pid) for pid in tree),
         threads=sum(int(fields[17]) for fields in tree.values()),
     )
 
 
-def _count(pid: int) -> int:
+def _open_files(pid: int) -> int:
     try:
         return len(os.listdir(f"/proc/{pid}/fd"))
     except (FileNotFoundError, ProcessLookupError):

@@ -1,4 +1,4 @@
-"""What was measured, as it is kept: one sample a server, round and number of connections."""
+"""The stored results: one sample for each server, round and number of connections."""
 
 import json
 import os
@@ -18,7 +18,7 @@ OWN = ("stingy", "torch", "fastapi", "starlette", "uvicorn", "uvloop", "httptool
 
 @dataclass(frozen=True)
 class Sample:
-    """One server under one load. CPU is that of its whole tree of processes, the dead included."""
+    """A server under one load. The CPU time is of its whole process tree, dead ones included."""
 
     server: str
     round: int
@@ -30,13 +30,13 @@ class Sample:
 
     @property
     def cpu_ms(self) -> float:
-        """CPU milliseconds a request."""
+        """Return CPU milliseconds a request."""
         return 1000 * self.cpu_s / max(1, self.load.requests)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A server that gave no numbers, and why."""
+    """A server without numbers, and the reason."""
 
     server: str
     round: int
@@ -44,7 +44,7 @@ class Failure:
 
 
 def circumstances() -> dict[str, object]:
-    """Machine, date, versions and commit: what a number is worth nothing without."""
+    """Return machine, date, versions and commit, without which a number means nothing."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": _cpu(),
@@ -67,13 +67,13 @@ def _cpu() -> str:
 
 
 def _git(*arguments: str) -> str:
-    said = subprocess.run(  # noqa: S603
+    completed = subprocess.run(  # noqa: S603
         ["/usr/bin/env", "git", "-C", str(ROOT), *arguments],
         check=False,
         capture_output=True,
         text=True,
     )
-    return said.stdout.strip()
+    return completed.stdout.strip()
 
 
 def as_json(

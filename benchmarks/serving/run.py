@@ -1,9 +1,9 @@
-"""The comparison: Stingy, Stingy without each layer, a bare FastAPI, and five peers, in one run.
+"""Compare Stingy, Stingy without each layer, a bare FastAPI server and five peers in one run.
 
     python benchmarks/serving/run.py
 
-Every server is started alone on loopback, answers the same images from the same network, is
-checked to answer right, is warmed up, and then loaded by wrk. Writes a table and all samples.
+Each server is started alone on loopback and serves the same network. Its answers to the same images
+are checked, it is warmed up, and wrk loads it. Writes a table and all samples.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from engine_rows import ENGINES
 from environments import NotInstalled, install, versions
-from launch import Server, fresh
+from launch import Server, make_empty
 from load import raw_request, run, write_requests
 from peers import BARE, PEERS
 from results import Failure, Sample, as_json, circumstances
@@ -27,19 +27,20 @@ from wire import CHECKED, WrongAnswer, check, images
 
 SERVERS = (STINGY, BARE, *PEERS, *ABLATIONS, *ENGINES)
 CONNECTIONS = (1, 16, 64)
-WARM_UP = 1.0  # of the seconds of one load; a JVM compiles while it is asked
+WARM_UP = 1.0  # as a share of the seconds of one load; a JVM compiles under load
 console = Console(stderr=True)
 
 
 def measure(
     server: Server, python: Path, folder: Path, *, round_: int, seconds: float
 ) -> list[Sample]:
-    """Start, check, warm up, load, stop.
+    """Start a server, check it, warm it up, load it and stop it.
 
     Raises:
-        NotStarted, WrongAnswer: the server is not fit to be measured.
+        NotStarted: the server did not start.
+        WrongAnswer: the server's answers differ from the model's.
     """
-    launch = server.launch(python, fresh(folder))
+    launch = server.launch(python, make_empty(folder))
     with running(launch.command, folder=folder, environment=launch.environment) as process:
         await_port(process, launch.port, timeout_s=server.start_timeout_s)
         _await_answers(server, launch.port, launch.headers)
@@ -69,7 +70,11 @@ def measure(
 
 
 def _await_answers(server: Server, port: int, headers: dict[str, str]) -> None:
-    """Right answers; some servers listen before their worker has loaded its model."""
+    """Wait for right answers, because some servers listen before their model is loaded.
+
+    Raises:
+        WrongAnswer: the answers are still wrong after the start timeout.
+    """
     tries = round(server.start_timeout_s)
     for _ in range(tries - 1):
         with suppress(WrongAnswer):
@@ -81,10 +86,10 @@ def _await_answers(server: Server, port: int, headers: dict[str, str]) -> None:
 def compare(
     servers: list[Server], *, cache: Path, rounds: int, seconds: float
 ) -> tuple[list[Sample], list[Failure], dict[str, dict[str, str]]]:
-    """All servers in turn, round after round, each round in another order.
+    """Measure all servers in turn, each round in another order.
 
     Returns:
-        Samples, failures, and the versions of what was installed for each peer.
+        Samples, failures, and the versions of the packages installed for each peer.
     """
     samples: list[Sample] = []
     failures: list[Failure] = []
@@ -111,8 +116,8 @@ def compare(
                 console.print(f"round {round_}  {server.name}: {error}", style="red")
                 continue
             samples += found
-            said = "  ".join(f"c={s.connections}: {s.cpu_ms:.3f} CPU-ms" for s in found)
-            console.print(f"round {round_}  {server.name}: {said}", highlight=False)
+            summary = "  ".join(f"c={s.connections}: {s.cpu_ms:.3f} CPU-ms" for s in found)
+            console.print(f"round {round_}  {server.name}: {summary}", highlight=False)
     return samples, failures, installed
 
 
@@ -133,15 +138,22 @@ def _python(server: Server, cache: Path, installed: dict[str, dict[str, str]]) -
 def main() -> int:
     parser = argparse.ArgumentParser(description="Compare Stingy with other model servers.")
     default_cache = Path.home() / ".cache" / "stingy-bench"
-    parser.add_argument("--cache", type=Path, default=default_cache, help="peers live here")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=default_cache,
+        help="folder of the peers' environments and of all runs",
+    )
     parser.add_argument("--seconds", type=float, default=5.0, help="of each load; default 5")
     parser.add_argument("--rounds", type=int, default=3, help="of all servers; default 3")
-    parser.add_argument("--only", help="servers whose name contains this, and the bare one")
-    parser.add_argument("--out", type=Path, help="name of the table and the samples")
+    parser.add_argument("--only", help="only servers whose name contains this, and the bare one")
+    parser.add_argument(
+        "--out", type=Path, help="path of the table and the samples, without a suffix"
+    )
     args = parser.parse_args()
     cache = args.cache.resolve()
-    wanted = (args.only or "").lower()
-    servers = [one for one in SERVERS if wanted in one.name.lower() or one is BARE]
+    part = (args.only or "").lower()
+    servers = [one for one in SERVERS if part in one.name.lower() or one is BARE]
     about = circumstances()
     samples, failures, installed = compare(
         servers, cache=cache, rounds=args.rounds, seconds=args.seconds

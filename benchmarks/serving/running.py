@@ -1,4 +1,4 @@
-"""A server while it runs: started under the supervisor, ready when it answers, ended for good."""
+"""The processes of a server: start under the supervisor, wait for the port, stop all of them."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from proctree import Usage, usage
 SUPERVISE = Path(__file__).with_name("supervise.py")
 STOP_TIMEOUT_S = 60.0
 
-# One torch thread each, and nobody phones home.
+# One torch thread a process, no bytecode files, unbuffered logs.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -25,7 +25,7 @@ ENVIRONMENT = {
 
 
 class NotStarted(Exception):
-    """A server did not come up; the text says why, in one line."""
+    """A server did not start; the message gives the reason in one line."""
 
 
 class Running:
@@ -41,15 +41,15 @@ class Running:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def last_words(self) -> str:
-        """The last line that it logged."""
+    def last_log_line(self) -> str:
+        """Return the last line of the server's log."""
         lines = self._log.read_text(errors="replace").strip().splitlines()
         return lines[-1][-200:] if lines else "nothing was logged"
 
 
 @contextmanager
 def running(command: list[str], *, folder: Path, environment: dict[str, str]) -> Iterator[Running]:
-    """Run a server in a folder; its output goes to `log` there."""
+    """Run a server in a folder and write its output to `log` there."""
     log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603
@@ -73,7 +73,7 @@ def running(command: list[str], *, folder: Path, environment: dict[str, str]) ->
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on just now."""
+    """Return ports of loopback on which no process listens."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:
@@ -85,17 +85,17 @@ def free_ports(count: int) -> list[int]:
 
 
 def await_port(server: Running, port: int, *, timeout_s: float) -> None:
-    """Wait until somebody listens.
+    """Wait until the server listens on a port.
 
     Raises:
-        NotStarted: the server ended, or took too long.
+        NotStarted: the server ended, or did not listen within `timeout_s` seconds.
     """
     until = time.monotonic() + timeout_s
     while time.monotonic() < until:
         if not server.alive():
-            raise NotStarted(f"ended at once: {server.last_words()}")
+            raise NotStarted(f"ended before it listened: {server.last_log_line()}")
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.1)
-    raise NotStarted(f"no port open after {timeout_s:.0f} s: {server.last_words()}")
+    raise NotStarted(f"not listening after {timeout_s:.0f} s: {server.last_log_line()}")

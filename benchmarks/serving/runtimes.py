@@ -1,11 +1,11 @@
-"""What runs a network fastest on the CPU: torch, ONNX Runtime or OpenVINO.
+"""Time torch, ONNX Runtime and OpenVINO as runtimes of a network on the CPU.
 
     python benchmarks/serving/runtimes.py [--rounds 5]
 
-The tiny network of this benchmark and a ResNet-18, both on 32 x 32 pixels to 100 classes, batches
-of 1 and 16, one thread. A row tells the fastest pass; the runtimes take turns in every round. How
-answers differ from torch's in batches of 16 is counted on 1000 images of noise; the row of torch
-tells how its own differ when it is asked one by one.
+The networks are the tiny one of this benchmark and a ResNet-18, both 32 x 32 pixels to 100 classes.
+They run on one thread in batches of 1 and 16. The runtimes take turns in every round, and a row
+gives the fastest pass. Answers are compared with torch's in batches of 16, on 1000 images of noise.
+For torch itself, answers to single images are compared with those batches.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def networks() -> dict[str, nn.Module]:
 
 
 def inputs() -> Tensor:
-    """[images, 3, height, width], with the strides that the engine's have."""
+    """Return noise, [images, 3, height, width], with the strides of the engine's batches."""
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randint(0, 256, (IMAGES, SIZE, SIZE, 3), generator=generator)
     return ((pixels / 255 - MEAN) / STD).permute(0, 3, 1, 2)
@@ -52,7 +52,16 @@ def _seconds(run: Network, batch: Tensor) -> float:
 def _differences(
     run: Network, network: Network, images: Tensor, *, at_once: int
 ) -> dict[str, float]:
-    """Shares of images: other classes, and a score moved; and by how many steps at most."""
+    """Compare a runtime's answers with a network's.
+
+    Args:
+        images: [images, 3, height, width].
+        at_once: images in one pass of `run`; `network` takes 16.
+
+    Returns:
+        The shares of images with other classes and with a moved score, and the most steps of the
+        grid by which a score moved.
+    """
     pairs = []
     for start in range(0, len(images), 16):
         part = images[start : start + 16]
@@ -73,7 +82,7 @@ def _differences(
 
 @torch.inference_mode()
 def compare(network: nn.Module, images: Tensor, *, rounds: int) -> dict[str, object]:
-    """Milliseconds of the fastest pass of each runtime, and how its answers differ."""
+    """Return milliseconds of each runtime's fastest pass, and how its answers differ."""
     runs: dict[str, Network] = {}
     load_s: dict[str, float] = {}
     for name in ("torch", *RUNTIMES):
@@ -101,7 +110,7 @@ def compare(network: nn.Module, images: Tensor, *, rounds: int) -> dict[str, obj
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Time runtimes of a network on the CPU.")
+    parser = argparse.ArgumentParser(description="Time the runtimes of a network on the CPU.")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)

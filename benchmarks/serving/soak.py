@@ -1,9 +1,10 @@
-"""Row H11: does the server grow? Good and bad requests for a long time, watched from outside.
+"""Row H11: send good and bad requests for a long time and check that the server does not grow.
 
     python benchmarks/serving/soak.py --minutes 60
 
-Load is 70 % of what the server can do. Memory, files and threads are sampled after every slice;
-their slopes are told with their errors, and the exit status is 1 where the row does not hold.
+The load is 70 % of the server's capacity. Memory, files and threads are sampled from outside after
+every slice of load. The output has their slopes with standard errors. The exit status is 1 if the
+row does not hold.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import load
-from launch import fresh
+from launch import make_empty
 from results import circumstances
 from running import Running, await_port, running
 from stingy_rows import launch_stingy, own_python
@@ -24,14 +25,14 @@ from wire import BINARY, CHECKED, check, images
 
 SHARE = 0.7
 CONNECTIONS = 16
-SETTLING = 0.2  # of the samples: caches fill before a slope is taken
+WARM_UP = 0.2  # the share of samples left out of a slope, because caches fill first
 MOST_MB_AN_HOUR = 1.0
-LEAST_MINUTES = 30  # below that, the noise of the resident size is larger than the promise
+LEAST_MINUTES = 30  # in less time the noise of the resident size exceeds the promise
 
 
 @dataclass(frozen=True)
-class Moment:
-    """The server after one slice of load."""
+class SoakSample:
+    """A sample of the server after one slice of load."""
 
     minute: float
     rss_mb: float
@@ -43,8 +44,8 @@ class Moment:
     broken: int
 
 
-def mixed(headers: dict[str, str]) -> list[bytes]:
-    """Sixteen good requests, and one of each way to be refused that keeps its connection."""
+def build_requests(headers: dict[str, str]) -> list[bytes]:
+    """Return sixteen good requests, and one for each refusal that keeps the connection open."""
     requests = []
     for image in images(CHECKED):
         own, body = BINARY.write(image[None])
@@ -67,17 +68,17 @@ def mixed(headers: dict[str, str]) -> list[bytes]:
 
 
 def disturb(port: int, request: bytes) -> None:
-    """Who hangs up: in the head, in the body, and right after asking."""
+    """Close connections early: within the head, within the body, and before the answer."""
     for upto in (20, len(request) - 100, len(request)):
         with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
             connection.sendall(request[:upto])
 
 
-def slope(moments: list[Moment], name: str) -> tuple[float, float]:
-    """Least squares over what came after settling: change an hour, and its standard error."""
-    kept = moments[int(len(moments) * SETTLING) :]
-    hours = [moment.minute / 60 for moment in kept]
-    values = [float(getattr(moment, name)) for moment in kept]
+def slope(samples: list[SoakSample], name: str) -> tuple[float, float]:
+    """Fit a line to the samples after the warm-up: its slope an hour and standard error."""
+    kept = samples[int(len(samples) * WARM_UP) :]
+    hours = [sample.minute / 60 for sample in kept]
+    values = [float(getattr(sample, name)) for sample in kept]
     if len(kept) < 4:
         return 0.0, float("inf")
     fit = statistics.linear_regression(hours, values)
@@ -89,21 +90,21 @@ def slope(moments: list[Moment], name: str) -> tuple[float, float]:
     return fit.slope, (rest / (len(kept) - 2) / spread) ** 0.5
 
 
-def soak(server: Running, port: int, folder: Path, *, minutes: float) -> list[Moment]:
+def soak(server: Running, port: int, folder: Path, *, minutes: float) -> list[SoakSample]:
     capacity = load.run(port, folder, connections=CONNECTIONS, seconds=5).rps
-    # A connection's turn takes CONNECTIONS / capacity at full load; stretch it to the share.
+    # At full load a request takes CONNECTIONS / capacity seconds; a pause stretches that to SHARE.
     pause_ms = 1000 * CONNECTIONS / capacity * (1 / SHARE - 1)
     slice_s = min(30.0, max(2.0, 60 * minutes / 20))
     request = (folder / "0").read_bytes()
-    moments = []
+    samples = []
     started = time.monotonic()
     while (elapsed := time.monotonic() - started) < 60 * minutes:
         found = load.run(port, folder, connections=CONNECTIONS, seconds=slice_s, pause_ms=pause_ms)
         disturb(port, request)
-        time.sleep(0.5)  # what hung up is noticed
+        time.sleep(0.5)  # lets the server notice the closed connections
         now = server.usage()
-        moments.append(
-            Moment(
+        samples.append(
+            SoakSample(
                 minute=elapsed / 60,
                 rss_mb=now.rss / 2**20,
                 files=now.files,
@@ -114,7 +115,7 @@ def soak(server: Running, port: int, folder: Path, *, minutes: float) -> list[Mo
                 broken=found.broken,
             )
         )
-    return moments
+    return samples
 
 
 def main() -> int:
@@ -122,26 +123,26 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "stingy-bench")
     args = parser.parse_args()
-    folder = fresh(args.cache / "runs" / "soak")
+    folder = make_empty(args.cache / "runs" / "soak")
     launch = launch_stingy(own_python(), folder)
-    load.write_requests(folder / "requests", mixed(launch.headers))
+    load.write_requests(folder / "requests", build_requests(launch.headers))
     with running(launch.command, folder=folder, environment=launch.environment) as server:
         await_port(server, launch.port, timeout_s=60)
         check(BINARY, launch.port, launch.headers)
-        moments = soak(server, launch.port, folder / "requests", minutes=args.minutes)
+        samples = soak(server, launch.port, folder / "requests", minutes=args.minutes)
         check(BINARY, launch.port, launch.headers)
-    slopes = {name: slope(moments, name) for name in ("rss_mb", "files", "threads", "p99_ms")}
+    slopes = {name: slope(samples, name) for name in ("rss_mb", "files", "threads", "p99_ms")}
     growth, error = slopes["rss_mb"]
     flat = all(abs(slopes[name][0]) <= 1.0 for name in ("files", "threads"))
     passed = growth < MOST_MB_AN_HOUR and flat
     verdict = "holds" if passed else "does not hold"
     if args.minutes < LEAST_MINUTES or error > MOST_MB_AN_HOUR:
-        verdict += f", but the slope is known to {error:.1f} MB an hour only: soak for longer"
+        verdict += f", but the slope's error is {error:.1f} MB an hour: run for longer"
     document = {
         **circumstances(),
         "slopes_an_hour": {name: {"slope": a, "error": b} for name, (a, b) in slopes.items()},
         "verdict": verdict,
-        "moments": [asdict(moment) for moment in moments],
+        "moments": [asdict(sample) for sample in samples],
     }
     print(json.dumps(document, indent=1))  # noqa: T201
     return 0 if passed else 1

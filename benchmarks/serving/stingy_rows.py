@@ -1,4 +1,4 @@
-"""Stingy's rows: the whole server as a user starts it, and the same without one layer each."""
+"""The rows of Stingy: the server as a user starts it, and the same without one layer each."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from wire import BINARY
 
 from stingy_protection import Preprocessing, write_bundle
 
-RATE = "1000000000/hour"  # counted at every request, never reached
+RATE = "1000000000/hour"  # counted at every request and never reached
 BUDGET = 10**15
 FULL = "everything on: key, rate, budgets, gate, ledger, meter, metrics"
 
@@ -31,24 +31,28 @@ def launch_stingy(
     """Prepare a state folder with a key, a bundle and settings, for `stingy serve`.
 
     Args:
-        layers: what is taken out, by a comma; see `servers/ablated.py`.
-        bundle: what to serve; the tiny network by default.
-        settings: of the server, beyond those of the benchmark.
+        layers: the layers to remove, separated by commas; see `servers/ablated.py`.
+        rate: the key's rate, or None for a key without one.
+        bundle: the bundle to serve; the tiny network by default.
+        settings: more settings of the server.
+
+    Raises:
+        NotStarted: no key could be made.
     """
     port, metrics_port = free_ports(2)
-    whole = {
+    complete = {
         "state": "state",
         "port": port,
         "metrics_port": metrics_port,
         "trusted_factories": ["tiny_net", "torchvision.models"],
         **settings,
     }
-    lines = [f"{name} = {json.dumps(value)}" for name, value in whole.items()]
+    lines = [f"{name} = {json.dumps(value)}" for name, value in complete.items()]
     source = bundle or write_tiny_bundle(folder / "bundle")
     lines += ["[[models]]", f"bundle = {json.dumps(str(source))}", f"budget = {BUDGET}"]
     config = folder / "stingy.toml"
     config.write_text("\n".join(lines) + "\n")
-    # Beside what is there: without an install, that is where Stingy is found.
+    # The present PYTHONPATH is kept, because Stingy is found there if it is not installed.
     paths = [str(SERVERS), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {"PYTHONPATH": os.pathsep.join(paths)}
     command = [str(python), "-m", "stingy_clients", "serve", "--config", str(config)]
@@ -77,12 +81,12 @@ def _key(python: Path, config: Path, rate: str | None) -> str:
     command = [str(python), "-m", "stingy_clients", "keys", "create", "bench", "--json"]
     command += ["--config", str(config), "--budget", str(BUDGET), "--per-day", str(BUDGET)]
     command += ["--rate", rate] if rate else []
-    said = subprocess.run(  # noqa: S603
+    completed = subprocess.run(  # noqa: S603
         command, check=False, capture_output=True, text=True
     )
-    if said.returncode:
-        raise NotStarted(f"stingy keys create: {said.stderr.strip()[-200:]}")
-    return json.loads(said.stdout)["key"]
+    if completed.returncode:
+        raise NotStarted(f"stingy keys create: {completed.stderr.strip()[-200:]}")
+    return json.loads(completed.stdout)["key"]
 
 
 def _row(name: str, lacks: str, group: str = "ablation", **options: Any) -> Server:
@@ -93,7 +97,7 @@ def _row(name: str, lacks: str, group: str = "ablation", **options: Any) -> Serv
 
 
 def own_python() -> Path:
-    """The Python that runs the benchmark, in which Stingy is installed."""
+    """Return the Python that runs the benchmark, in which Stingy is installed."""
     return Path(sys.executable)
 
 

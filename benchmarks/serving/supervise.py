@@ -1,7 +1,7 @@
-"""Run a server as a tree of processes that nobody leaves: `python supervise.py COMMAND...`.
+"""Run a server as a tree of processes that none can leave: `python supervise.py COMMAND...`.
 
-As the sub-reaper, this process inherits every orphan below it, so that its CPU time is counted
-and it ends when the server ends. SIGTERM stops the server gently, then whatever it left.
+As the sub-reaper, this process inherits every orphan below it. So the orphan's CPU time is counted,
+and the orphan ends when the server ends. SIGTERM stops the server gently, then kills what is left.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ GRACE_S = 15.0
 
 
 class _Stop(Exception):
-    """SIGTERM has come."""
+    """SIGTERM was received."""
 
 
 def _on_sigterm(*_: object) -> None:
@@ -58,7 +58,7 @@ def _end_gently(pid: int) -> None:
 
 
 def _end_all() -> None:
-    """Kill what is left; again and again, for a process may have forked meanwhile."""
+    """Kill all processes that are left, repeatedly, because one may have forked meanwhile."""
     while left := descendants(os.getpid()):
         for pid in left:
             with suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""The Markdown table: a row a server and number of connections, best of the rounds and spread."""
+"""The Markdown table: the best round and the spread of each server and number of connections."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,12 +10,12 @@ HEAD = (
     "| server | wire | connections | RPS | p50 ms | p99 ms | CPU-ms a request | "
     "of bare | lacks, or why there is no number |"
 )
-QUIET = 0.5  # load average of a machine that does nothing else
+QUIET = 0.5  # the load average below which a machine counts as idle
 RULE = "|---|---|---|---|---|---|---|---|---|"
 
 
 def headline(about: dict[str, Any]) -> list[str]:
-    """Where and when it was measured, and whether the machine was quiet."""
+    """Return lines with date, machine, versions and, if the machine was busy, a warning."""
     own = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     peers = ", ".join(
         f"{name} {number}" for found in about["peers"].values() for name, number in found.items()
@@ -42,13 +42,13 @@ def table(
     *,
     baseline: str,
 ) -> list[str]:
-    """Rows in the order of the servers.
+    """Return the table's lines, in the order of the servers.
 
-    The best round is the one with the least CPU a request; its RPS and latencies are told with
-    it, and the spread of CPU-ms over the rounds in brackets.
+    A row shows the round with the least CPU time a request, with the RPS and latencies of that
+    round. The brackets have the least and most CPU-ms of all rounds.
 
     Args:
-        baseline: the server whose CPU-ms at the same connections is 1.
+        baseline: the name of the server whose CPU-ms at the same connections counts as 1.
     """
     lines = [HEAD, RULE]
     for server in servers:

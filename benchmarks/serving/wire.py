@@ -1,4 +1,4 @@
-"""How one image is asked of each kind of server, and how its answer is read."""
+"""The formats in which each kind of server takes images and returns answers."""
 
 import base64
 import http.client
@@ -10,13 +10,13 @@ import numpy as np
 from servers.binary import HEADER_LENGTH
 from servers.tiny_net import MODEL, SIZE, TOP, top
 
-CHECKED = 16  # images that are checked before, and asked in turn while, the clock runs
-TOLERANCE = 0.002  # of a score: the grid of the policy, and the batch's own noise
+CHECKED = 16  # images: checked before the measurement, sent in turn during it
+TOLERANCE = 0.002  # of a score, for the policy's grid and the noise of a batch
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Indices and scores, both [batch, 10]."""
+    """The indices and scores of a response, both [batch, 10]."""
 
     indices: np.ndarray
     scores: np.ndarray
@@ -24,7 +24,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Wire:
-    """A form of request. `write` gives headers and body for images [batch, 32, 32, 3]."""
+    """A format of requests and answers.
+
+    Attributes:
+        write: returns headers and body for images [batch, 32, 32, 3].
+        read: returns the answer, given headers and body.
+    """
 
     name: str
     path: str
@@ -33,11 +38,11 @@ class Wire:
 
 
 class WrongAnswer(Exception):
-    """A server answered something else than the model does; the text says what."""
+    """A server's answer differs from the model's; the message says how."""
 
 
 def images(count: int, *, size: int = SIZE) -> np.ndarray:
-    """The same images in every run, uint8 [count, size, size, 3]."""
+    """Return random images, the same in every run, uint8 [count, size, size, 3]."""
     return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
 
 
@@ -66,7 +71,7 @@ def _read_binary(headers: http.client.HTTPMessage, body: bytes) -> Answer:
     return Answer(found["indices"], found["scores"])
 
 
-def _text(image: np.ndarray) -> str:
+def _to_base64(image: np.ndarray) -> str:
     return base64.b64encode(image.tobytes()).decode()
 
 
@@ -80,7 +85,7 @@ def _write_mlserver(batch: np.ndarray) -> tuple[dict[str, str], bytes]:
         "datatype": "BYTES",
         "shape": [len(batch), 1],
         "parameters": {"content_type": "base64"},
-        "data": [_text(image) for image in batch],
+        "data": [_to_base64(image) for image in batch],
     }
     return _write_json({"inputs": [tensor]})
 
@@ -108,22 +113,22 @@ MLSERVER = Wire("JSON, base64", OIP_PATH, _write_mlserver, _read_mlserver)
 LITSERVE = Wire(
     "JSON, base64",
     "/predict",
-    lambda batch: _write_json({"image": _text(batch[0])}),
+    lambda batch: _write_json({"image": _to_base64(batch[0])}),
     _read_rows,
 )
 BENTOML = Wire(
     "JSON, base64",
     "/predict",
-    lambda batch: _write_json({"images": [_text(image) for image in batch]}),
+    lambda batch: _write_json({"images": [_to_base64(image) for image in batch]}),
     _read_rows,
 )
 
 
 def check(wire: Wire, port: int, headers: dict[str, str]) -> None:
-    """Ask for the images one by one and compare with the model itself.
+    """Send the images one by one and compare the answers with the model's.
 
     Raises:
-        WrongAnswer: a status, a class or a score is not as it must be.
+        WrongAnswer: a status, a class or a score is wrong, or an answer cannot be read.
     """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
@@ -131,12 +136,12 @@ def check(wire: Wire, port: int, headers: dict[str, str]) -> None:
             own, body = wire.write(image[None])
             connection.request("POST", wire.path, body, own | headers)
             response = connection.getresponse()
-            said = response.read()
+            content = response.read()
             if response.status != 200:
-                raise WrongAnswer(f"status {response.status}: {said[:200]!r}")
-            _compare(image, wire.read(response.headers, said))
+                raise WrongAnswer(f"expected status 200, got {response.status}: {content[:200]!r}")
+            _compare(image, wire.read(response.headers, content))
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
-        raise WrongAnswer(f"no answer that can be read: {error!r}") from None
+        raise WrongAnswer(f"expected a readable answer, got {error!r}") from None
     finally:
         connection.close()
 
@@ -145,10 +150,10 @@ def _compare(image: np.ndarray, answer: Answer) -> None:
     indices, scores = top(image[None].copy())
     if answer.indices.shape != (1, TOP) or answer.scores.shape != (1, TOP):
         raise WrongAnswer(f"expected [1, {TOP}], got {list(answer.indices.shape)}")
-    # Log-probabilities over the support are the logits less one constant a row.
+    # Log-probabilities over the support equal the logits minus a constant for each row.
     found = dict(zip(answer.indices[0].tolist(), answer.scores[0].tolist(), strict=True))
     if set(found) != set(indices[0].tolist()):
-        raise WrongAnswer("other classes than the model's")
+        raise WrongAnswer("expected the model's classes, got others")
     gaps = np.array([found[index] for index in indices[0].tolist()]) - scores[0]
     if np.ptp(gaps) > TOLERANCE:
-        raise WrongAnswer(f"scores are off by {np.ptp(gaps):.4f}")
+        raise WrongAnswer(f"expected scores within {TOLERANCE}, got a gap of {np.ptp(gaps):.4f}")

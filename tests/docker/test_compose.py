@@ -1,4 +1,4 @@
-"""compose.yaml: valid, one published port, nobody with more rights than needed, no loose ends."""
+"""compose.yaml: valid, one published port, no rights beyond need, no dangling references."""
 
 import ast
 import json
@@ -16,7 +16,7 @@ SERVICES: dict[str, dict[str, Any]] = compose()["services"]
 every_service = pytest.mark.parametrize("name", SERVICES)
 
 
-def test_it_is_valid_compose() -> None:
+def test_compose_file_is_valid() -> None:
     pytest.importorskip("check_jsonschema", reason="check-jsonschema is not installed")
     done = subprocess.run(
         (
@@ -36,7 +36,7 @@ def test_U1_only_the_edge_publishes_and_only_its_api() -> None:
     assert not any("network_mode" in service for service in SERVICES.values())
 
 
-def test_U1_every_network_but_the_edges_own_is_shut() -> None:
+def test_U1_only_the_edges_own_network_is_open() -> None:
     networks = compose()["networks"]
     members = {
         network: {name for name, service in SERVICES.items() if network in service["networks"]}
@@ -53,7 +53,7 @@ def test_U1_every_network_but_the_edges_own_is_shut() -> None:
 
 
 @every_service
-def test_U4_no_rights_are_given(name: str) -> None:
+def test_U4_service_has_no_rights(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -66,7 +66,7 @@ def test_U4_no_rights_are_given(name: str) -> None:
 
 
 @every_service
-def test_an_image_has_a_fixed_version(name: str) -> None:
+def test_image_has_a_fixed_version(name: str) -> None:
     service = SERVICES[name]
     if "build" in service:
         assert (DOCKER.parent / service["build"]["dockerfile"]).is_file()
@@ -102,7 +102,7 @@ def test_every_secret_is_made_and_every_file_is_there(tmp_path: Any) -> None:
         assert {name for name in used if not name.startswith("$")} == set(document[kind]), kind
 
 
-def test_prometheus_scrapes_the_port_of_the_edge() -> None:
+def test_prometheus_scrapes_the_edges_metrics_port() -> None:
     (prometheus,) = documents(DOCKER / "prometheus.yaml")
     (job,) = prometheus["scrape_configs"]
     ((target,),) = [config["targets"] for config in job["static_configs"]]
@@ -127,7 +127,7 @@ def test_grafana_finds_prometheus_and_the_dashboard() -> None:
     assert variable["query"] == datasource["type"]
 
 
-def test_health_check_uses_a_port_that_is_there() -> None:
+def test_health_check_queries_the_served_port() -> None:
     for name, port in (("server", 8080), ("torchserve", 9080)):
         text = (DOCKER / f"{name}.Dockerfile").read_text()
         (check,) = re.findall(r"^HEALTHCHECK .*CMD (\[.*\])$", text, re.MULTILINE)

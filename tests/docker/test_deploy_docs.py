@@ -1,4 +1,4 @@
-"""docs/deploy.md and the unit: what they name is there, and the backup that they tell works."""
+"""docs/deploy.md and the systemd unit: paths files exist, and the documented backup works."""
 
 import re
 import shlex
@@ -16,19 +16,19 @@ from stingy_server import Database, Keys
 DEPLOY = (ROOT / "docs" / "deploy.md").read_text()
 
 
-def test_every_file_that_is_named_exists() -> None:
-    named = set(re.findall(r"(?<![./\w])(?:docker|docs|tests|benchmarks)/[\w./]+\w", DEPLOY))
+def test_every_named_file_exists() -> None:
+    paths = set(re.findall(r"(?<![./\w])(?:docker|docs|tests|benchmarks)/[\w./]+\w", DEPLOY))
     made = {"docker/secrets", "docker/secrets/stingy.toml", "docker/secrets/grafana_password"}
-    assert len(named - made) >= 8
-    for name in named - made:
+    assert len(paths - made) >= 8
+    for name in paths - made:
         assert (ROOT / name).exists(), name
 
 
-def test_the_backup_keeps_the_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documented_backup_keeps_the_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "copy").mkdir()
     (commands,) = re.findall(r"^(python -c .*\.backup.*)\n(cp .*)$", DEPLOY, re.MULTILINE)
-    with closing(Database(Path("state"))) as database:  # in use while it is copied
+    with closing(Database(Path("state"))) as database:  # open while it is copied
         _, text = Keys(database).create("alice", budget=1)
         for command in commands:
             words = shlex.split(command)
@@ -42,7 +42,7 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     if (analyze := shutil.which("systemd-analyze")) is None:
         pytest.skip("systemd-analyze is not installed")
     unit = tmp_path / "stingy.service"
-    # It looks for the program, which is installed elsewhere here.
+    # systemd-analyze looks for the program, which is at another path here.
     text = (DOCKER / "stingy.service").read_text()
     unit.write_text(text.replace("/opt/stingy/bin/stingy ", f"{sys.executable} "))
     done = subprocess.run([analyze, "verify", unit], capture_output=True, text=True, timeout=60)

@@ -1,4 +1,4 @@
-"""The images: linted, of nobody's root, with no program in them but Python."""
+"""The Dockerfiles: linted, without root, with no program but Python."""
 
 import re
 import shutil
@@ -27,7 +27,7 @@ def test_hadolint_finds_nothing(path: Path) -> None:
 
 
 @every_dockerfile
-def test_U4_the_user_is_not_root(path: Path) -> None:
+def test_U4_user_is_not_root(path: Path) -> None:
     users = [value for name, value in last_stage(path) if name == "USER"]
     assert users[-1] == f"{EDGE_UID}:{EDGE_UID}"
 
@@ -38,7 +38,7 @@ def test_U4_no_program_is_left_but_python(name: str) -> None:
     stages = [value for kind, value in instructions(path) if kind == "FROM"]
     assert stages[-1] == "scratch"
     assert [value for kind, value in last_stage(path) if kind == "RUN"] == []
-    # The last thing done to what is copied from: nothing can bring a program back.
+    # The last stage copies from this step, so nothing can bring a program back.
     before = instructions(path)[: -len(last_stage(path))]
     kind, value = before[-1]
     assert kind == "RUN"
@@ -52,16 +52,16 @@ def test_U4_metrics_have_a_port_of_their_own() -> None:
 
 
 @every_dockerfile
-def test_no_secret_is_built_in(path: Path) -> None:
+def test_no_secret_is_in_the_image(path: Path) -> None:
     ignored = (ROOT / ".dockerignore").read_text().split()
     assert {".git", "docker/secrets", "state", ".stingy"} <= set(ignored)
-    named = {value.partition("=")[0] for name, value in instructions(path) if name == "ARG"}
-    assert named == {"TORCH_INDEX"}
+    arguments = {value.partition("=")[0] for name, value in instructions(path) if name == "ARG"}
+    assert arguments == {"TORCH_INDEX"}
     assert not re.search(r"(?i)password|token|secret", str(environment(path)))
 
 
 @every_dockerfile
-def test_what_is_copied_exists(path: Path) -> None:
+def test_every_copied_path_exists(path: Path) -> None:
     for name, value in instructions(path):
         if name == "COPY" and not value.startswith("--from="):
             assert (ROOT / value.split()[0]).exists(), value

@@ -1,4 +1,4 @@
-"""What the images install: nothing but files whose hashes are known, and all that is needed."""
+"""The packages of the images: only files with known hashes, and all that are needed."""
 
 import json
 import re
@@ -23,7 +23,7 @@ every_image = pytest.mark.parametrize("name", NEEDED)
 
 
 def pins(lock: str) -> dict[str, str]:
-    """The version of every distribution in a lock; each must have hashes."""
+    """Return the version of every distribution in a lock and check that each has hashes."""
     found: dict[str, str] = {}
     for block in re.split(r"\n(?=\S)", lock):
         if pinned := re.match(r"([\w.-]+)==([\w.+!-]+)", block):
@@ -33,7 +33,7 @@ def pins(lock: str) -> dict[str, str]:
 
 
 def locks_of(name: str) -> list[Path]:
-    """What the Dockerfile of an image gives to install.py."""
+    """Return the locks that the Dockerfile of an image passes to install.py."""
     runs = [value for kind, value in instructions(DOCKER / f"{name}.Dockerfile") if kind == "RUN"]
     program, script, *locks = json.loads(runs[0])
     assert (program, script) == ("python", "/source/docker/install.py")
@@ -42,28 +42,28 @@ def locks_of(name: str) -> list[Path]:
 
 
 @every_image
-def test_M2_no_image_installs_by_other_means(name: str) -> None:
+def test_M2_image_installs_only_by_install_py(name: str) -> None:
     commands = [value for _, value in instructions(DOCKER / f"{name}.Dockerfile")]
     assert not any(re.search(r"\b(pip|uv|conda|curl|git)\b", value) for value in commands)
 
 
 @every_image
-def test_M2_locks_of_an_image_cover_all_its_extras(name: str) -> None:
-    had = {name: pin for lock in locks_of(name) for name, pin in pins(lock.read_text()).items()}
+def test_M2_locks_of_an_image_satisfy_its_extras(name: str) -> None:
+    locked = {name: pin for lock in locks_of(name) for name, pin in pins(lock.read_text()).items()}
     extras = PROJECT["project"]["optional-dependencies"]
     required = [*PROJECT["project"]["dependencies"], *(a for e in NEEDED[name] for a in extras[e])]
     for requirement in map(Requirement, required):
         if requirement.name != "stingy":
-            assert had[canonicalize_name(requirement.name)] in requirement.specifier, requirement
+            assert locked[canonicalize_name(requirement.name)] in requirement.specifier, requirement
 
 
-def test_M2_stingy_is_built_by_what_a_lock_has() -> None:
+def test_M2_build_lock_has_the_build_requirements() -> None:
     required = {Requirement(text).name for text in PROJECT["build-system"]["requires"]}
     assert required <= set(pins((DOCKER / "build.lock").read_text()))
 
 
 @pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
-def test_M2_lock_names_no_host_and_pins_the_tested_versions(path: Path) -> None:
+def test_M2_lock_names_no_host_and_has_the_tested_versions(path: Path) -> None:
     lock = path.read_text()
     assert "://" not in lock
     assert not re.search(r"^-", lock, re.MULTILINE)
@@ -74,7 +74,7 @@ def test_M2_lock_names_no_host_and_pins_the_tested_versions(path: Path) -> None:
 
 
 @pytest.mark.parametrize("index", ["", "https://example.org/cpu"])
-def test_M2_pip_checks_hashes_and_takes_only_pytorch_elsewhere(index: str, tmp_path: Path) -> None:
+def test_M2_only_pytorch_is_installed_without_hashes(index: str, tmp_path: Path) -> None:
     every = [*packages(locks_of("ray"), tmp_path, index=index), *stingy(tmp_path)]
     installs = [list(map(str, command)) for command in every if "install" in command]
     by_hash = [words for words in installs if "--require-hashes" in words]
@@ -93,9 +93,9 @@ def test_M2_pip_checks_hashes_and_takes_only_pytorch_elsewhere(index: str, tmp_p
 def test_lock_without_pytorch_keeps_all_other_pins_and_hashes(tmp_path: Path) -> None:
     lock = LOCKS[0].read_text()
     left, torch = split(lock)
-    gone = set(pins(lock)) - set(pins(left))
-    assert {"torch", "torchvision", "triton", "nvidia-nccl-cu13", "cuda-bindings"} <= gone
-    assert all(re.match(r"torch|triton|nvidia|cuda", name) for name in gone)
+    removed = set(pins(lock)) - set(pins(left))
+    assert {"torch", "torchvision", "triton", "nvidia-nccl-cu13", "cuda-bindings"} <= removed
+    assert all(re.match(r"torch|triton|nvidia|cuda", name) for name in removed)
     assert [pin.split("==")[0] for pin in torch] == ["torch", "torchvision"]
     assert set(left.splitlines()) <= set(lock.splitlines())
     assert pins(left).items() <= pins(lock).items()

@@ -1,4 +1,4 @@
-"""The manifests: valid, shut, and of one mind with each other and with the image."""
+"""The manifests: valid, closed, and consistent with each other and with the image."""
 
 import shutil
 import subprocess
@@ -19,22 +19,22 @@ every_pod = pytest.mark.parametrize("name", PODS)
 @pytest.mark.parametrize(
     "name", [name for name, resource in MANIFESTS.items() if resource["kind"] not in FOREIGN]
 )
-def test_a_manifest_is_valid(name: str) -> None:
+def test_manifest_is_valid(name: str) -> None:
     validator = _validator()
     validator.validate(MANIFESTS[name], KUBERNETES_VERSION, strict=True)
 
 
 @every_pod
-def test_a_pod_is_valid(name: str) -> None:
+def test_pod_is_valid(name: str) -> None:
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": PODS[name]}
     _validator().validate(pod, KUBERNETES_VERSION, strict=True)
 
 
 @every_pod
-def test_U4_a_pod_has_no_rights(name: str) -> None:
+def test_U4_pod_has_no_rights(name: str) -> None:
     spec = PODS[name]
     assert spec["automountServiceAccountToken"] is False
-    # Links would set STINGY_PORT for a service named stingy; the server refuses unknown settings.
+    # Links set STINGY_PORT for a service named stingy. The server refuses unknown settings.
     assert spec["enableServiceLinks"] is False
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["runAsUser"] == EDGE_UID
@@ -49,7 +49,7 @@ def test_U4_a_pod_has_no_rights(name: str) -> None:
 
 
 @every_pod
-def test_U4_secrets_come_by_file_and_little_is_writable(name: str) -> None:
+def test_U4_secrets_are_read_only_files_and_not_variables(name: str) -> None:
     spec = PODS[name]
     kinds = {volume["name"]: next(iter(set(volume) - {"name"})) for volume in spec["volumes"]}
     for container in spec["containers"]:
@@ -60,7 +60,7 @@ def test_U4_secrets_come_by_file_and_little_is_writable(name: str) -> None:
         assert {"/state", "/tmp"} <= writable  # noqa: S108
 
 
-def test_the_edge_says_what_the_image_does() -> None:
+def test_edge_manifest_has_the_ports_of_the_image() -> None:
     (container,) = PODS["edge/deployment.yaml"]["containers"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {
@@ -80,11 +80,11 @@ def test_every_selector_finds_the_edge() -> None:
     assert MANIFESTS["edge/network.yaml"]["spec"]["podSelector"]["matchLabels"] == labels
     target = MANIFESTS["edge/autoscaler.yaml"]["spec"]["scaleTargetRef"]
     assert (target["kind"], target["name"]) == ("Deployment", deployment["metadata"]["name"])
-    # Whoever sets the replicas of a Deployment that is scaled, undoes the scaling at each apply.
+    # A number of replicas in the manifest would undo the autoscaling at each apply.
     assert "replicas" not in deployment["spec"]
 
 
-def test_U1_a_network_policy_leaves_nothing_open() -> None:
+def test_U1_network_policy_leaves_nothing_open() -> None:
     for name in ("edge/network.yaml", "kserve/network.yaml", "kuberay/network.yaml"):
         spec = MANIFESTS[name]["spec"]
         assert set(spec["policyTypes"]) == {"Ingress", "Egress"}
@@ -94,7 +94,7 @@ def test_U1_a_network_policy_leaves_nothing_open() -> None:
             assert rule["to"]
 
 
-def test_U1_only_the_transformer_reaches_the_model_of_kserve() -> None:
+def test_U1_only_the_transformer_reaches_kserves_model() -> None:
     service, policy = MANIFESTS["kserve/inferenceservice.yaml"], MANIFESTS["kserve/network.yaml"]
     name = service["metadata"]["name"]
     owner = {"serving.kserve.io/inferenceservice": name}
@@ -105,15 +105,15 @@ def test_U1_only_the_transformer_reaches_the_model_of_kserve() -> None:
     assert "egress" not in policy["spec"]
 
 
-def test_arguments_that_kserve_adds_do_not_reach_the_server() -> None:
+def test_arguments_added_by_kserve_do_not_reach_the_server() -> None:
     (container,) = PODS["kserve/inferenceservice.yaml"]["containers"]
     assert container["name"] == "kserve-container"
     (script,) = container["args"]
-    wanted = script.replace("from stingy_clients.cli import main", "").replace(
+    printing = script.replace("from stingy_clients.cli import main", "").replace(
         "main()", "print(sys.argv[1:])"
     )
     done = subprocess.run(
-        [*container["command"], wanted, "--model_name", "pets", "--predictor_host", "there"],
+        [*container["command"], printing, "--model_name", "pets", "--predictor_host", "there"],
         capture_output=True,
         text=True,
         timeout=60,
@@ -121,7 +121,7 @@ def test_arguments_that_kserve_adds_do_not_reach_the_server() -> None:
     assert done.stdout.strip() == "['serve', '--config', '/etc/stingy/stingy.toml']"
 
 
-def test_ray_serves_with_its_fast_ingress_and_not_from_the_head() -> None:
+def test_ray_serves_by_haproxy_and_not_from_the_head() -> None:
     spec = MANIFESTS["kuberay/rayservice.yaml"]["spec"]
     (application,) = parser.safe_load(spec["serveConfigV2"])["applications"]
     assert application["import_path"].startswith("stingy_server.ray_serve.app:")
@@ -132,22 +132,22 @@ def test_ray_serves_with_its_fast_ingress_and_not_from_the_head() -> None:
         assert variables["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
 
 
-def test_ray_runs_no_code_without_its_token() -> None:
+def test_ray_requires_a_token_to_run_code() -> None:
     cluster = MANIFESTS["kuberay/rayservice.yaml"]["spec"]["rayClusterConfig"]
     assert cluster["authOptions"] == {"mode": "token"}
-    # Older ones have no such mode, and the operator refuses it for them.
+    # Older versions have no such mode, and the operator refuses it for them.
     assert tuple(map(int, cluster["rayVersion"].split("."))) >= (2, 52, 0)
 
 
 @pytest.mark.parametrize("folder", ["edge", "kserve", "kuberay"])
-def test_a_kustomization_names_every_file(folder: str) -> None:
+def test_kustomization_names_every_file(folder: str) -> None:
     (kustomization,) = documents(KUBERNETES / folder / "kustomization.yaml")
-    there = {path.name for path in (KUBERNETES / folder).iterdir()} - {"kustomization.yaml"}
-    assert set(kustomization["resources"]) == there
+    existing = {path.name for path in (KUBERNETES / folder).iterdir()} - {"kustomization.yaml"}
+    assert set(kustomization["resources"]) == existing
 
 
 @pytest.mark.parametrize("folder", ["edge", "kserve", "kuberay"])
-def test_kustomize_builds_it(folder: str) -> None:
+def test_kustomize_builds_the_folder(folder: str) -> None:
     if (kubectl := shutil.which("kubectl")) is None:
         pytest.skip("kubectl is not installed")
     done = subprocess.run(

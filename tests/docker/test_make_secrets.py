@@ -1,4 +1,4 @@
-"""The secrets of compose.yaml: made once, shut to others, and the right ones."""
+"""The secrets of compose.yaml: made once, closed to other users, and consistent."""
 
 import shutil
 import socket
@@ -19,12 +19,12 @@ def made(tmp_path: Path) -> Path:
     return tmp_path / "secrets"
 
 
-def test_only_the_owner_enters_the_folder(made: Path) -> None:
+def test_only_the_owner_may_enter_the_folder(made: Path) -> None:
     assert made.stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in made.iterdir()} == {0o444}
 
 
-def test_the_edge_has_the_passwords_of_the_stores(made: Path) -> None:
+def test_edge_settings_have_the_stores_passwords(made: Path) -> None:
     settings = tomllib.loads((made / "stingy.toml").read_text())
     password = (made / "postgres_password").read_text()
     assert len(password) >= 32
@@ -41,7 +41,7 @@ def test_secrets_are_not_made_twice(made: Path) -> None:
     assert (made / "postgres_password").read_text() == before
 
 
-def test_the_server_knows_the_settings(made: Path) -> None:
+def test_server_accepts_the_settings(made: Path) -> None:
     settings = tomllib.loads((made / "stingy.toml").read_text())
     unknown = set(settings) - set(Settings.model_fields)
     unknown |= set(settings["models"][0]) - set(ModelSettings.model_fields)
@@ -49,7 +49,7 @@ def test_the_server_knows_the_settings(made: Path) -> None:
     Settings(**settings)
 
 
-def test_redis_starts_with_the_secrets_and_demands_the_password(made: Path, tmp_path: Path) -> None:
+def test_redis_starts_and_requires_the_password(made: Path, tmp_path: Path) -> None:
     if (redis := shutil.which("redis-server")) is None:
         pytest.skip("redis-server is not installed")
     with socket.socket() as probe:
@@ -62,17 +62,17 @@ def test_redis_starts_with_the_secrets_and_demands_the_password(made: Path, tmp_
         stdout=subprocess.DEVNULL,
     ) as process:
         try:
-            assert _said(port, b"PING\r\n").startswith(b"-NOAUTH")
-            assert _said(port, f"AUTH {password}\r\n".encode()) == b"+OK\r\n"
+            assert _send(port, b"PING\r\n").startswith(b"-NOAUTH")
+            assert _send(port, f"AUTH {password}\r\n".encode()) == b"+OK\r\n"
         finally:
             process.terminate()
 
 
-def _said(port: int, words: bytes) -> bytes:
+def _send(port: int, command: bytes) -> bytes:
     for _ in range(600):
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
-                connection.sendall(words)
+                connection.sendall(command)
                 return connection.recv(100)
         except ConnectionRefusedError:
             time.sleep(0.1)

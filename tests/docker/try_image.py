@@ -1,11 +1,11 @@
-"""Do what a Dockerfile says where there is no container engine, and ask the server it makes.
+"""Run the steps of a Dockerfile without a container engine, and query the server of the image.
 
     python tests/docker/try_image.py server [--index ADDRESS]
 
-The steps run in an overlay over this machine's root, which stands for the base image, and leave
+The steps run in an overlay over this machine's root, which replaces the base image, and leave
 nothing behind. The image's program is then started there without rights, on a read-only root, in a
-network of its own. Needs root, git, and the overlay file system. Not run by pytest: the install
-takes minutes and 6 GB.
+network of its own. The script needs root, git and the overlay file system. pytest does not run it,
+because the install takes minutes and 6 GB.
 """
 
 import argparse
@@ -29,17 +29,17 @@ from rich.console import Console
 from docker_files import DOCKER, ROOT, instructions
 
 NEW_MOUNTS, NEW_NETWORK = 0x00020000, 0x40000000
-# What chroot itself needs until it has become the image's user, who has none.
+# The rights that chroot needs until it becomes the image's user, which has none.
 NO_RIGHTS = "-all,+sys_chroot,+setuid,+setgid"
 READY_S = 120
-# By their full paths: the PATH they run under is the image's.
+# Full paths, because these programs run with the PATH of the image.
 SETPRIV, CHROOT = (shutil.which(name) or name for name in ("setpriv", "chroot"))
-say = Console(highlight=False, markup=False, soft_wrap=True).print
+report = Console(highlight=False, markup=False, soft_wrap=True).print
 
 
 @dataclass
 class Image:
-    """A root with the steps done in it, and how to start it."""
+    """A root in which the steps were run, and the options to start its programs."""
 
     root: Path
     environment: dict[str, str] = field(default_factory=dict)
@@ -48,9 +48,9 @@ class Image:
     entrypoint: list[str] = field(default_factory=list)
 
     def step(self, name: str, value: str, arguments: dict[str, str]) -> None:
-        """Do one instruction."""
+        """Run one instruction of the Dockerfile."""
         match name:
-            case "FROM":  # one root stands for all stages
+            case "FROM":  # all stages share one root
                 self.environment, self.user = {}, "0:0"
             case "ARG":
                 argument, _, default = value.partition("=")
@@ -67,7 +67,7 @@ class Image:
                 self._copy(*value.split())
             case "RUN":
                 command = json.loads(value) if value.startswith("[") else ["/bin/sh", "-c", value]
-                say(f"RUN {value}")
+                report(f"RUN {value}")
                 path = {"PATH": f"/usr/local/bin:{os.environ['PATH']}"}
                 subprocess.run(
                     [CHROOT, self.root, *command],
@@ -76,15 +76,15 @@ class Image:
                 )
 
     def start(self, *command: str, **options: Any) -> "subprocess.Popen[str]":
-        """A program of the image, as its user."""
+        """Start a program of the image, as its user."""
         rights = (SETPRIV, "--no-new-privs", f"--bounding-set={NO_RIGHTS}")
         user = (CHROOT, f"--userspec={self.user}", "--groups=", self.root)
         return subprocess.Popen(
             [*rights, *user, *command], env=self.environment, text=True, **options
         )
 
-    def said(self, *command: str) -> str:
-        """What a program of the image prints."""
+    def output_of(self, *command: str) -> str:
+        """Run a program of the image and return what it prints."""
         process = self.start(*command, stdout=subprocess.PIPE)
         output, _ = process.communicate(timeout=READY_S)
         assert process.returncode == 0, command
@@ -105,26 +105,26 @@ def mount(*arguments: str | Path) -> None:
 
 
 def make_root(folder: Path) -> Path:
-    """An overlay over this machine's root, with its Python where the base image has its own."""
+    """Mount an overlay over this machine's root, with its Python at the base image's path."""
     layers = {name: folder / name for name in ("upper", "work", "root")}
     for layer in layers.values():
         layer.mkdir()
     root = layers["root"]
-    where = f"lowerdir=/,upperdir={layers['upper']},workdir={layers['work']}"
-    mount("-t", "overlay", "overlay", "-o", where, root)
+    options = f"lowerdir=/,upperdir={layers['upper']},workdir={layers['work']}"
+    mount("-t", "overlay", "overlay", "-o", options, root)
     for name in ("proc", "dev"):
         mount("--rbind", f"/{name}", root / name)
     python = root / "usr/local/bin/python"
     python.unlink(missing_ok=True)
-    # Through a link it would look for its library beside the link.
+    # A script, because through a link Python would look for its library beside the link.
     python.write_text(f'#!/bin/sh\nexec {Path(sys.executable).resolve()} "$@"\n')
     python.chmod(0o755)
-    (root / "root").chmod(0o755)  # this machine's Python may be in there
+    (root / "root").chmod(0o755)  # because this machine's Python may be in there
     return root
 
 
 def try_server(image: Image, bundle: Path) -> None:
-    """Start the image, look at its rights, and ask it as a customer and Prometheus would."""
+    """Start the image, print its rights, and query it as a customer and Prometheus would."""
     for name in ("bundles", "state"):
         (image.root / name).mkdir(exist_ok=True)
     mount("-t", "tmpfs", "tmpfs", image.root / "tmp")
@@ -135,34 +135,34 @@ def try_server(image: Image, bundle: Path) -> None:
     _unshare(NEW_NETWORK)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 
-    key = json.loads(image.said("stingy", "keys", "create", "alice", "--json"))["key"]
+    key = json.loads(image.output_of("stingy", "keys", "create", "alice", "--json"))["key"]
     server = image.start(*image.entrypoint, "serve", f"/bundles/{bundle.name}")
     try:
         _wait(server)
         status = Path(f"/proc/{server.pid}/status").read_text()
         for line in ("Uid", "Gid", "CapEff", "NoNewPrivs", "VmHWM"):
-            say(next(found for found in status.splitlines() if found.startswith(line)))
-        say("programs in /usr/bin, /usr/sbin:", _programs(image.root))
-        say("written:", image.said("python", "-c", WRITE))
-        say("listening:", _listening())
-        image.said(*image.health)
+            report(next(found for found in status.splitlines() if found.startswith(line)))
+        report("programs in /usr/bin, /usr/sbin:", _programs(image.root))
+        report("written:", image.output_of("python", "-c", WRITE))
+        report("listening:", _listening())
+        image.output_of(*image.health)
         request = urllib.request.Request(
             f"http://127.0.0.1:8080/v1/predict/{bundle.name}",
             data=(bundle.parent / "image.png").read_bytes(),
             headers={"Authorization": f"Bearer {key}"},
         )
-        with urllib.request.urlopen(request, timeout=30) as answered:  # noqa: S310
-            say("answered:", answered.status, answered.read().decode())
+        with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310
+            report("answered:", response.status, response.read().decode())
         with urllib.request.urlopen("http://127.0.0.1:9100/metrics", timeout=30) as page:
             output = page.read().decode()
-            say(next(x for x in output.splitlines() if x.startswith("stingy_requests_total")))
-        say(image.said("stingy", "keys", "list", "--json"))
+            report(next(x for x in output.splitlines() if x.startswith("stingy_requests_total")))
+        report(image.output_of("stingy", "keys", "list", "--json"))
     finally:
         server.terminate()
-        say("ended with status", server.wait(timeout=60))
+        report("ended with status", server.wait(timeout=60))
 
 
-# In the image: what its user may write.
+# Runs in the image and prints the folders that its user may write to.
 WRITE = """
 import pathlib
 for folder in ("/", "/opt/stingy", "/usr/local", "/bundles", "/state", "/tmp"):
@@ -197,8 +197,8 @@ def _wait(server: "subprocess.Popen[str]") -> None:
     raise AssertionError("the server did not get ready")
 
 
-def _unshare(what: int) -> None:
-    if ctypes.CDLL(None, use_errno=True).unshare(what):
+def _unshare(kind: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).unshare(kind):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 

@@ -1,4 +1,4 @@
-"""H8 in short: the fuzzers of benchmarks/fuzz, with the same inputs each time."""
+"""H8, briefly: the fuzzers of benchmarks/fuzz, with the same inputs in each run."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 RUN = ROOT / "benchmarks" / "fuzz" / "run.py"
 
 
-def test_the_seeds_are_sound() -> None:
+def test_fuzzing_seeds_pass_the_checks() -> None:
     for seed in oip_seeds():
         check_oip(seed)
     for seed in image_seeds():
@@ -41,8 +41,8 @@ def test_H8_no_bytes_break_a_parser(tmp_path: Path, target: str, runs: int) -> N
 @pytest.mark.skipif(
     find_spec("schemathesis") is None, reason="needs schemathesis: pip install '.[fuzz]'"
 )
-@pytest.mark.filterwarnings("default")  # its own and its dependencies'
-def test_H8_all_that_the_openapi_document_allows_gets_a_response(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("default")  # of schemathesis and its dependencies
+def test_H8_input_allowed_by_openapi_is_answered_or_refused(tmp_path: Path) -> None:
     state = tmp_path / "state"
     bundle = make_bundle(tmp_path / "bundle")
     app = create_app(make_settings(state, bundle))

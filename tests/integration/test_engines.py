@@ -1,4 +1,4 @@
-"""Whatever runs the model, the demo's audit buys the same transfer set; and where not."""
+"""The demo's audit buys the same transfer set from every engine, or differs in few last digits."""
 
 import importlib.util
 import io
@@ -28,19 +28,19 @@ from stingy_server import Database, Keys
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 DEMO = files(stingy_attacker_eval) / "protocols" / "digits.toml"
 POLICIES = {"normal": "open", "nasty": "open", "stingy": "stingy"}
-IMAGES = 1797  # of each endpoint: 1,297 to learn from, and 500 to compare
-# What an audit has bought, by the names of its files.
+IMAGES = 1797  # bought from each endpoint: 1,297 for training, 500 for comparison
+# The content of the files that an audit has bought, by their names.
 RunFiles = dict[str, bytes]
 
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """The demo's teachers, a bundle for each of its endpoints, as the demo serves them."""
+    """Train the demo's teachers and pack a bundle for each endpoint, as the demo serves them."""
     folder = tmp_path_factory.mktemp("bundles")
     torch.set_num_threads(1)
     teachers = {
         teacher.name: teacher.bundle
-        for teacher in train_teachers(load_dataset("digits"), out=folder / "taught")
+        for teacher in train_teachers(load_dataset("digits"), out=folder / "trained")
     }
     for name, policy in POLICIES.items():
         shutil.copytree(teachers["nasty" if name == "nasty" else "normal"], folder / name)
@@ -53,7 +53,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="module")
 def embedded(bundles: list[Path], tmp_path_factory: pytest.TempPathFactory) -> RunFiles:
     folder = tmp_path_factory.mktemp("embedded")
-    return run_audit_against(folder, settings(folder, bundles))
+    return buy_from_settings(folder, settings(folder, bundles))
 
 
 def settings(
@@ -63,27 +63,32 @@ def settings(
     model: Callable[[Path], str] = lambda bundle: "",
     top: str = "",
 ) -> Path:
-    """A settings file for these bundles; `model`: what stands below each, `top`: before them."""
+    """Write a settings file for some bundles.
+
+    Args:
+        model: returns more settings for the model of a bundle.
+        top: settings before the models.
+    """
     tables = [f'[[models]]\nbundle = "{bundle}"\n{model(bundle)}' for bundle in bundles]
     file = folder / "stingy.toml"
     file.write_text("\n".join(["allow_open = true", top, *tables]), "utf-8")
     return file
 
 
-def run_audit_against(
+def buy_from_settings(
     folder: Path, config: Path, *, endpoints: Sequence[str] = tuple(POLICIES)
 ) -> RunFiles:
-    """What the demo's audit buys from `stingy serve` with these settings."""
+    """Serve with these settings and return the files that the demo's audit buys."""
     state = folder / "state"
     key = make_key(state, budget=IMAGES * len(endpoints))
     with served("--config", config, state=state, OMP_NUM_THREADS="1") as (url, _):
-        return audited(folder, url, key, endpoints=endpoints)
+        return buy_by_url(folder, url, key, endpoints=endpoints)
 
 
-def audited(
+def buy_by_url(
     folder: Path, url: str, key: str, *, endpoints: Sequence[str] = tuple(POLICIES)
 ) -> RunFiles:
-    """The answers that `stingy audit run` has on disk afterwards; one student is trained too."""
+    """Run `stingy audit run` with one student and return the files of bought answers."""
     head, *tables = DEMO.read_text("utf-8").split("[[endpoints]]")
     chosen = [table for table in tables if tomllib.loads(table)["name"] in endpoints]
     protocol = folder / "protocol.toml"
@@ -103,23 +108,23 @@ def audited(
         assert [budget.used for _, budget in Keys(database).all()] == [IMAGES * len(endpoints)]
     out = folder / "audit" / "bought"
     found = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("[!.]*.*")}
-    for name in endpoints:  # in chunks of 64, and what they were bought from
+    for name in endpoints:  # chunks of 64 answers, and one file about the endpoint
         assert sum(file.startswith(f"{name}/transfer/") for file in found) == 21 + 1
         assert sum(file.startswith(f"{name}/evaluation/") for file in found) == 8 + 1
     return found
 
 
-def by_torchserve(folder: Path, bundles: list[Path]) -> RunFiles:
+def buy_from_torchserve(folder: Path, bundles: list[Path]) -> RunFiles:
     with torchserve(*bundles) as server:
 
         def model(bundle: Path) -> str:
             url = f"{server.url}/predictions/{bundle.name}"
             return f'engine = "torchserve"\nurl = "{url}"\nkey_file = "{server.key_file}"\n'
 
-        return run_audit_against(folder, settings(folder, bundles, model=model))
+        return buy_from_settings(folder, settings(folder, bundles, model=model))
 
 
-def by_mlserver(
+def buy_from_mlserver(
     folder: Path, bundles: list[Path], *, runtime: str = "Gated", tensors: str = "binary = false"
 ) -> RunFiles:
     with mlserver(*bundles, runtime=runtime) as upstream:
@@ -128,76 +133,79 @@ def by_mlserver(
             url = f"{upstream}/v2/models/{bundle.name}/infer"
             return f'engine = "oip"\nurl = "{url}"\ntensors = {{ {tensors} }}\n'
 
-        return run_audit_against(folder, settings(folder, bundles, model=model))
+        return buy_from_settings(folder, settings(folder, bundles, model=model))
 
 
-def by_mlserver_with_logits(folder: Path, bundles: list[Path]) -> RunFiles:
+def buy_from_mlserver_with_logits(folder: Path, bundles: list[Path]) -> RunFiles:
     tensors = 'datatype = "FP32", logits = "logits", binary = false'
-    return by_mlserver(folder, bundles, runtime="Logits", tensors=tensors)
+    return buy_from_mlserver(folder, bundles, runtime="Logits", tensors=tensors)
 
 
-def by_ray(folder: Path, bundles: list[Path]) -> RunFiles:
-    few = "[ray]\nedge = { num_cpus = 0.1 }\nmodel = { min_replicas = 2, num_cpus = 0.1 }\n"
-    settings(folder, bundles, top=f'state = "state"\n{few}')
+def buy_from_ray(folder: Path, bundles: list[Path]) -> RunFiles:
+    replicas = "[ray]\nedge = { num_cpus = 0.1 }\nmodel = { min_replicas = 2, num_cpus = 0.1 }\n"
+    settings(folder, bundles, top=f'state = "state"\n{replicas}')
     key = make_key(folder / "state", budget=IMAGES * len(POLICIES))
     with on_ray(folder) as server:
-        return audited(folder, server.url, key)
+        return buy_by_url(folder, server.url, key)
 
 
 @pytest.mark.parametrize(
-    "by",
+    "buy",
     [
-        pytest.param(by_torchserve, marks=needs_torchserve()),
-        pytest.param(by_mlserver, marks=needs_mlserver()),
-        pytest.param(by_mlserver_with_logits, marks=needs_mlserver()),
-        pytest.param(by_ray, marks=needs_ray()),
+        pytest.param(buy_from_torchserve, marks=needs_torchserve()),
+        pytest.param(buy_from_mlserver, marks=needs_mlserver()),
+        pytest.param(buy_from_mlserver_with_logits, marks=needs_mlserver()),
+        pytest.param(buy_from_ray, marks=needs_ray()),
     ],
 )
-def test_demo_audit_buys_the_same_transfer_set_from_each_engine(
-    by: Callable[[Path, list[Path]], RunFiles],
+def test_audit_buys_the_same_bytes_from_every_engine(
+    buy: Callable[[Path, list[Path]], RunFiles],
     tmp_path: Path,
     bundles: list[Path],
     embedded: RunFiles,
 ) -> None:
-    found = by(tmp_path, bundles)
+    found = buy(tmp_path, bundles)
     assert sorted(found) == sorted(embedded)
     assert [name for name in found if found[name] != embedded[name]] == []
 
 
-def needs(name: str) -> pytest.MarkDecorator:
+def needs_module(name: str) -> pytest.MarkDecorator:
     missing = importlib.util.find_spec(name) is None
     return pytest.mark.skipif(missing, reason=f"{name} is not installed")
 
 
 @pytest.mark.parametrize(
     "runtime",
-    [pytest.param(name, marks=needs(name)) for name in ("onnxruntime", "openvino")],
+    [pytest.param(name, marks=needs_module(name)) for name in ("onnxruntime", "openvino")],
 )
-def test_runtime_moves_no_class_and_few_scores_by_one_step(
+def test_other_runtime_moves_no_class_and_few_scores_by_a_step(
     runtime: str, tmp_path: Path, bundles: list[Path], embedded: RunFiles
 ) -> None:
-    """Behind `open`, where all ten scores are told, a runtime may be refused at start-up."""
+    """Test only `stingy`: behind `open`, with all ten scores, a runtime may be refused."""
     config = settings(tmp_path, bundles[-1:], top=f'runtime = "{runtime}"\n')
-    found = run_audit_against(tmp_path, config, endpoints=["stingy"])
+    found = buy_from_settings(tmp_path, config, endpoints=["stingy"])
     assert found.keys() < embedded.keys()
-    assert moved(found, embedded, "stingy") <= 0.01
+    assert share_moved(found, embedded, "stingy") <= 0.01
 
 
-@needs("onnxruntime")
-def test_fused_artefact_moves_no_class_and_few_scores_by_a_step(
+@needs_module("onnxruntime")
+def test_fused_artefacts_move_no_class_and_few_scores_by_a_step(
     tmp_path: Path, bundles: list[Path], embedded: RunFiles
 ) -> None:
     artefacts = [tmp_path / bundle.name for bundle in bundles]
     for bundle, artefact in zip(bundles, artefacts, strict=True):
         stingy("bundle", "export", bundle, "--fuse", "--allow-open", "--out", artefact)
-    found = run_audit_against(tmp_path, settings(tmp_path, artefacts))
+    found = buy_from_settings(tmp_path, settings(tmp_path, artefacts))
     assert found.keys() == embedded.keys()
-    assert moved(found, embedded, "stingy") <= 0.01
-    assert max(moved(found, embedded, name) for name in ("normal", "nasty")) <= 0.03
+    assert share_moved(found, embedded, "stingy") <= 0.01
+    assert max(share_moved(found, embedded, name) for name in ("normal", "nasty")) <= 0.03
 
 
-def moved(found: RunFiles, expected: RunFiles, endpoint: str) -> float:
-    """The share of images with a score that differs: each by a step, and no class does."""
+def share_moved(found: RunFiles, expected: RunFiles, endpoint: str) -> float:
+    """Return the share of images with a moved score.
+
+    The classes must be equal, and no score may differ by more than one step.
+    """
     (indices, scores), (same, near) = answers(found, endpoint), answers(expected, endpoint)
     assert len(indices) == IMAGES
     assert np.array_equal(indices, same)
@@ -209,7 +217,7 @@ def moved(found: RunFiles, expected: RunFiles, endpoint: str) -> float:
 def answers(
     found: RunFiles, endpoint: str
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Indices and scores of all images, [images, N] each."""
+    """Return the indices and scores of all images, [images, N] each."""
     names = [name for name in sorted(found) if name.startswith(endpoint) and name.endswith(".npz")]
     parts = [np.load(io.BytesIO(found[name]), allow_pickle=False) for name in names]
     return (

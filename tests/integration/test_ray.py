@@ -1,4 +1,4 @@
-"""A real Ray Serve: two edge replicas and two of the model, over one state folder."""
+"""A real Ray Serve with two edge and two model replicas over one state folder."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ DEADLINE_S = 5
 SETTINGS = f"""
 state = "state"
 trusted_factories = ["sample_networks"]
-rate_store = "redis://127.0.0.1:1"  # nobody is there
+rate_store = "redis://127.0.0.1:1"  # no server listens there
 batch_size = 4
 deadline_s = {DEADLINE_S}
 [ray]
@@ -70,41 +70,45 @@ def charged(url: str, key: str) -> int:
 
 
 def query(url: str, key: str, *, tries: int) -> Counter[str]:
-    """What became of so many questions of one image, one after the other, none asked again."""
-    became: Counter[str] = Counter()
+    """Send requests of one image in turn, without retries, and count the outcomes."""
+    outcomes: Counter[str] = Counter()
     with Client(url, key, retries=0) as client:
         for number in range(tries):
             try:
                 client.predict(IMAGES[number % len(IMAGES)], model="digits")
-                became["answered"] += 1
+                outcomes["answered"] += 1
             except ApiError as error:
-                became[error.code] += 1
-            except ClientError:  # from HAProxy, or from nobody
-                became["no answer"] += 1
-    return became
+                outcomes[error.code] += 1
+            except ClientError:  # HAProxy answered, or no server did
+                outcomes["no answer"] += 1
+    return outcomes
 
 
-def query_while(server: RayServe, key: str, *, killing: str) -> tuple[Counter[str], Counter[str]]:
-    """What became of questions on eight connections: one replica is killed, and afterwards."""
+def query_and_kill(
+    server: RayServe, key: str, *, deployment: str
+) -> tuple[Counter[str], Counter[str]]:
+    """Kill a replica during requests on eight connections.
+
+    Returns:
+        The outcomes of those requests, and of requests afterwards.
+    """
     with ThreadPoolExecutor(8) as threads:
         queries = [threads.submit(query, server.url, key, tries=50) for _ in range(8)]
         time.sleep(0.5)
-        assert len(server.replicas(killing)) == 2
-        server.kill(killing)
+        assert len(server.replicas(deployment)) == 2
+        server.kill(deployment)
         during = sum((one.result() for one in queries), Counter())
     return during, query(server.url, key, tries=50)
 
 
-def test_the_replicas_are_those_of_the_settings(server: RayServe) -> None:
+def test_replicas_are_those_of_the_settings(server: RayServe) -> None:
     assert [len(server.replicas(name)) for name in ("edge", "digits@1", "slow@1")] == [2, 2, 1]
 
 
-def test_U3_death_of_a_model_replica_costs_no_answer_or_charge(
-    server: RayServe, folder: Path
-) -> None:
+def test_U3_killed_model_replica_loses_no_answer_or_charge(server: RayServe, folder: Path) -> None:
     text = key(folder, budget=440)
-    during, after = query_while(server, text, killing="digits@1")
-    # One replica has a queue for four: who is told that it is full has lost nothing.
+    during, after = query_and_kill(server, text, deployment="digits@1")
+    # One replica has a queue for four. A request refused by a full queue has lost nothing.
     lost = during.total() - during["answered"] - during["overloaded"]
     assert lost <= 8, during  # at most what was in flight
     assert during["answered"] >= 350, during
@@ -113,19 +117,21 @@ def test_U3_death_of_a_model_replica_costs_no_answer_or_charge(
     assert answered == min(440, during["answered"] + 50) == charged(server.url, text)
 
 
-def test_U3_death_of_an_edge_replica_gives_no_image_away(server: RayServe, folder: Path) -> None:
+def test_U3_killed_edge_replica_gives_no_uncharged_answer(server: RayServe, folder: Path) -> None:
     text = key(folder)
-    during, after = query_while(server, text, killing="edge")
+    during, after = query_and_kill(server, text, deployment="edge")
     assert after["answered"] == 50, after
     answered = during["answered"] + after["answered"]
     assert answered <= charged(server.url, text) <= 450
     assert answered >= 200
 
 
-def test_full_queue_is_503_and_charges_nothing(server: RayServe, folder: Path) -> None:
+def test_full_queue_is_503_and_refused_images_are_not_charged(
+    server: RayServe, folder: Path
+) -> None:
     text = key(folder)
 
-    def one(_: int) -> str:
+    def outcome(_: int) -> str:
         with Client(server.url, text, retries=0) as client:
             try:
                 client.predict(IMAGES[0], model="slow")
@@ -134,14 +140,12 @@ def test_full_queue_is_503_and_charges_nothing(server: RayServe, folder: Path) -
         return "answered"
 
     with ThreadPoolExecutor(40) as threads:
-        became = Counter(threads.map(one, range(40)))
-    assert set(became) == {"answered", "overloaded, try again later: True"}, became
-    assert became["answered"] == charged(server.url, text)
+        outcomes = Counter(threads.map(outcome, range(40)))
+    assert set(outcomes) == {"answered", "overloaded, try again later: True"}, outcomes
+    assert outcomes["answered"] == charged(server.url, text)
 
 
-def test_a_replica_that_hangs_is_504_in_time_and_not_charged(
-    server: RayServe, folder: Path
-) -> None:
+def test_hanging_replica_is_504_in_time_and_not_charged(server: RayServe, folder: Path) -> None:
     text = key(folder)
     (hanging,) = server.replicas("slow@1")
     os.kill(hanging, signal.SIGSTOP)
@@ -158,12 +162,12 @@ def test_a_replica_that_hangs_is_504_in_time_and_not_charged(
         client.predict(IMAGES[0], model="slow")
 
 
-def test_Q_lost_state_refuses_and_recovered_state_answers(server: RayServe, folder: Path) -> None:
+def test_Q_locked_state_refuses_until_it_is_unlocked(server: RayServe, folder: Path) -> None:
     text = key(folder)
     with closing(sqlite3.connect(folder / "state" / FILE, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        became = query(server.url, text, tries=1)
-    assert became == {"store_unavailable": 1}
+        outcomes = query(server.url, text, tries=1)
+    assert outcomes == {"store_unavailable": 1}
     assert query(server.url, text, tries=4) == {"answered": 4}
 
 
@@ -173,21 +177,19 @@ def test_Q_key_with_a_rate_is_refused_without_the_rate_store(
     assert query(server.url, key(folder, rate="600/minute"), tries=2) == {"store_unavailable": 2}
 
 
-def test_A_no_answer_without_key_and_ray_shows_only_its_route(server: RayServe) -> None:
+def test_A_without_a_key_only_rays_route_is_answered(server: RayServe) -> None:
     for method, path in [("POST", "/v1/predict/digits"), ("GET", "/v1/usage"), ("GET", "/docs")]:
         response = httpx.request(method, server.url + path, content=png(IMAGES[0]))
         assert (response.status_code, response.json()["error"]["code"]) == (401, "unauthenticated")
     assert httpx.get(f"{server.url}/-/routes").json() == {"/": "default"}
 
 
-def test_upgrade_under_load_answers_within_one_of_both_policies(
-    server: RayServe, folder: Path
-) -> None:
-    """The last test: afterwards another policy is served."""
+def test_answers_during_an_upgrade_obey_either_policy(server: RayServe, folder: Path) -> None:
+    """Run as the last test, because another policy is served afterwards."""
     text = key(folder)
     settings = SETTINGS.replace('bundle = "digits"', 'bundle = "digits"\npolicy = "stingy:n=2"')
     (folder / "stingy.toml").write_text(settings, "utf-8")
-    became: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
     server.deploy()
     until = time.monotonic() + 60
     in_a_row = 0
@@ -197,12 +199,12 @@ def test_upgrade_under_load_answers_within_one_of_both_policies(
                 outcome = str(len(client.predict(IMAGES[0], model="digits").classes))
             except ApiError as error:
                 outcome = error.code
-            except ClientError:  # from HAProxy, or from nobody
+            except ClientError:  # HAProxy answered, or no server did
                 outcome = "no answer"
-            became[outcome] += 1
+            outcomes[outcome] += 1
             in_a_row = in_a_row + 1 if outcome == "2" else 0
-    assert in_a_row == 50, became
-    assert set(became) <= {"3", "2", "overloaded"}, became
-    assert became["2"] + became["3"] == charged(server.url, text)
+    assert in_a_row == 50, outcomes
+    assert set(outcomes) <= {"3", "2", "overloaded"}, outcomes
+    assert outcomes["2"] + outcomes["3"] == charged(server.url, text)
     with closing(Database(folder / "state")) as database:
         assert len(Keys(database).all()) > 5

@@ -1,4 +1,4 @@
-"""A real TorchServe: what it tells whoever reaches it directly, and the edge before it."""
+"""A real TorchServe: its answers to direct requests, and the edge in front of it."""
 
 import json
 import socket
@@ -46,8 +46,10 @@ def server(bundles: dict[str, Path]) -> Iterator[TorchServe]:
         yield server
 
 
-def behind(server: TorchServe, bundle: Path, state: Path, *, policy: str | None = None) -> Settings:
-    """Settings of an edge before it."""
+def edge_settings(
+    server: TorchServe, bundle: Path, state: Path, *, policy: str | None = None
+) -> Settings:
+    """Make the settings of an edge in front of TorchServe."""
     model = ModelSettings(
         bundle=bundle,
         policy=policy,
@@ -58,12 +60,12 @@ def behind(server: TorchServe, bundle: Path, state: Path, *, policy: str | None 
     return make_settings(state, model)
 
 
-def question(**rest: Any) -> dict[str, Any]:
+def json_request(**rest: Any) -> dict[str, Any]:
     image = {"name": "image", "datatype": "UINT8", "shape": IMAGES.shape}
     return {"inputs": [{**image, "data": IMAGES.ravel().tolist()}], **rest}
 
 
-def binary_question(*outputs: str) -> tuple[bytes, dict[str, str]]:
+def binary_request(*outputs: str) -> tuple[bytes, dict[str, str]]:
     image = {"name": "image", "datatype": "UINT8", "shape": IMAGES.shape}
     request = {
         "inputs": [{**image, "parameters": {"binary_data_size": IMAGES.nbytes}}],
@@ -83,7 +85,7 @@ ROUTES = (
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("route", ROUTES)
-def test_U2_direct_query_with_a_file_gets_at_most_n_values(server: TorchServe, route: str) -> None:
+def test_U2_direct_file_request_gets_at_most_n_values(server: TorchServe, route: str) -> None:
     response = httpx.post(
         server.url + route,
         content=png(IMAGES[0]),
@@ -98,14 +100,12 @@ def test_U2_direct_query_with_a_file_gets_at_most_n_values(server: TorchServe, r
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("route", ROUTES)
-def test_U2_direct_query_with_a_tensor_gets_at_most_n_values(
-    server: TorchServe, route: str
-) -> None:
-    response = httpx.post(server.url + route, json=question(), headers=server.token())
+def test_U2_direct_tensor_request_gets_at_most_n_values(server: TorchServe, route: str) -> None:
+    response = httpx.post(server.url + route, json=json_request(), headers=server.token())
     assert response.status_code == 200, response.text
     assert [output["shape"] for output in response.json()["outputs"]] == [[4, N], [4, N]]
 
-    body, headers = binary_question("logits")
+    body, headers = binary_request("logits")
     response = httpx.post(server.url + route, content=body, headers=server.token() | headers)
     assert response.status_code == 200, response.text
     dense = np.frombuffer(response.content[int(response.headers[HEADER_LENGTH]) :], "<f4")
@@ -113,13 +113,13 @@ def test_U2_direct_query_with_a_tensor_gets_at_most_n_values(
 
 
 def field(number: int, content: bytes) -> bytes:
-    """A field of a protocol buffer; its content has less than 16,384 bytes."""
+    """Encode a field of a protocol buffer, with less than 16,384 bytes of content."""
     length = len(content)
     size = bytes([length]) if length < 128 else bytes([length & 127 | 128, length >> 7])
     return bytes([number << 3 | 2]) + size + content
 
 
-def test_U2_direct_query_by_grpc_gets_at_most_n_values(server: TorchServe) -> None:
+def test_U2_direct_grpc_request_gets_at_most_n_values(server: TorchServe) -> None:
     grpc = pytest.importorskip("grpc", reason="needs grpcio: make test-integration")
     image = field(1, b"data") + field(2, png(IMAGES[0]))
     request = field(1, b"digits") + field(3, image)
@@ -140,9 +140,9 @@ def test_U2_direct_query_by_grpc_gets_at_most_n_values(server: TorchServe) -> No
     assert "NullPointerException" not in server.log()
 
 
-def test_U2_its_own_description_names_no_other_route(server: TorchServe) -> None:
-    described = httpx.options(server.url, headers=server.token()).json()["paths"]
-    model_routes = {route.format(model_name="digits", model_version="1") for route in described}
+def test_U2_torchserves_description_names_no_other_route(server: TorchServe) -> None:
+    paths = httpx.options(server.url, headers=server.token()).json()["paths"]
+    model_routes = {route.format(model_name="digits", model_version="1") for route in paths}
     others = {"/", "/api-description", "/metrics", "/ping"}
     assert model_routes - others == set(ROUTES)
 
@@ -157,13 +157,13 @@ def test_U2_explanations_are_refused(server: TorchServe, route: str) -> None:
     assert response.json()["error"]["code"] == "not_found"
 
 
-def test_U2_a_description_by_the_worker_is_refused(server: TorchServe) -> None:
+def test_U2_description_by_the_worker_is_refused(server: TorchServe) -> None:
     address = f"{server.management}/models/digits?customized=true"
     (response,) = httpx.get(address, headers=server.token("management")).json()
     assert response["customizedMetadata"]["error"]["code"] == "not_found"
 
 
-def test_U1_no_key_no_answer_and_no_model_can_be_added(server: TorchServe) -> None:
+def test_U1_no_answer_without_key_and_no_model_is_added(server: TorchServe) -> None:
     assert httpx.post(server.url + ROUTES[0], content=png(IMAGES[0])).status_code == 400
     for method, address in [
         ("POST", f"{server.management}/models?url=digits.mar"),
@@ -174,11 +174,12 @@ def test_U1_no_key_no_answer_and_no_model_can_be_added(server: TorchServe) -> No
     assert server.key_file.stat().st_mode & 0o077 == 0
 
 
-def test_U1_it_listens_only_on_loopback(server: TorchServe) -> None:
+def test_U1_torchserve_listens_only_on_loopback(server: TorchServe) -> None:
     for port in range(server.port, server.port + 5):
         with socket.create_connection(("127.0.0.1", port), timeout=5):
             pass
-        with pytest.raises(ConnectionRefusedError):  # who listens everywhere listens here as well
+        # A server on all interfaces would listen here, too.
+        with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.2", port), timeout=5)
 
 
@@ -192,7 +193,7 @@ def test_U1_it_listens_only_on_loopback(server: TorchServe) -> None:
         (b"x", {"Content-Type": "text/plain"}, 400, "bad_request"),
     ],
 )
-def test_what_it_cannot_read_it_refuses_in_a_sentence(
+def test_unreadable_body_is_refused_with_an_error_code(
     server: TorchServe, content: bytes, headers: dict[str, str], status: int, code: str
 ) -> None:
     response = httpx.post(server.url + ROUTES[0], content=content, headers=server.token() | headers)
@@ -200,7 +201,7 @@ def test_what_it_cannot_read_it_refuses_in_a_sentence(
     assert response.json()["error"]["code"] == code
 
 
-def test_L4_failing_network_reveals_nothing_in_answer_or_log(
+def test_L4_failing_network_leaks_nothing_in_reply_or_log(
     server: TorchServe,
 ) -> None:
     image = IMAGES[0].copy()
@@ -216,12 +217,12 @@ def test_L4_failing_network_reveals_nothing_in_answer_or_log(
     assert "cannot answer" not in server.log()
 
 
-# The import of ts leaves a file open, and a worker its event loop, to the end of the process.
+# The import of ts leaves a file open until the process ends, and a worker its event loop.
 in_this_process = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @in_this_process
-def test_requests_batched_by_torchserve_fail_independently(
+def test_requests_of_one_torchserve_batch_fail_separately(
     bundles: dict[str, Path],
 ) -> None:
     from ts.context import Context, RequestProcessor
@@ -240,7 +241,7 @@ def test_requests_batched_by_torchserve_fail_independently(
 
 
 @in_this_process
-def test_a_worker_whose_policy_needs_a_secret_does_not_load(tmp_path: Path) -> None:
+def test_worker_with_a_policy_that_needs_a_secret_fails(tmp_path: Path) -> None:
     from ts.context import Context
 
     bundle = make_bundle(tmp_path / "b", policy="keyed_noise")
@@ -249,19 +250,19 @@ def test_a_worker_whose_policy_needs_a_secret_does_not_load(tmp_path: Path) -> N
 
 
 @pytest.mark.smoke
-async def test_an_edge_before_it_answers_and_charges(
+async def test_edge_before_torchserve_answers_and_charges(
     server: TorchServe, bundles: dict[str, Path], tmp_path: Path
 ) -> None:
-    async with running(behind(server, bundles["digits"], tmp_path / "state")) as (client, _):
-        response = await client.post("/v2/models/digits/infer", json=question())
+    async with running(edge_settings(server, bundles["digits"], tmp_path / "state")) as (client, _):
+        response = await client.post("/v2/models/digits/infer", json=json_request())
         assert [output["shape"] for output in response.json()["outputs"]] == [[4, N], [4, N]]
         assert (await client.get("/v1/usage")).json()["used"] == 4
 
 
-async def test_edge_survives_an_upstream_restart_and_refunds(
+async def test_edge_survives_a_restart_and_refunds_unanswered_images(
     server: TorchServe, bundles: dict[str, Path], tmp_path: Path
 ) -> None:
-    settings = behind(server, bundles["digits"], tmp_path / "state")
+    settings = edge_settings(server, bundles["digits"], tmp_path / "state")
     try:
         async with running(settings) as (client, _):
             server.restart()  # with another key
@@ -276,10 +277,10 @@ async def test_edge_survives_an_upstream_restart_and_refunds(
         server.restart()
 
 
-def test_edge_with_another_policy_than_its_archive_ends(
+def test_edge_with_another_policy_than_archive_does_not_start(
     server: TorchServe, bundles: dict[str, Path], tmp_path: Path
 ) -> None:
     for policy in ("stingy:n=2", "stingy:n=4", "label"):
-        settings = behind(server, bundles["digits"], tmp_path / "state", policy=policy)
+        settings = edge_settings(server, bundles["digits"], tmp_path / "state", policy=policy)
         with pytest.raises(ConfigurationError, match="bundle and policy"):
             create_app(settings)

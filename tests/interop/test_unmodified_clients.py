@@ -1,4 +1,4 @@
-"""Clients that know nothing of Stingy: curl, Triton's on asyncio, KServe's. All get one answer."""
+"""Clients without knowledge of Stingy all get the same answer: curl, Triton on asyncio, KServe."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ from stingy_clients import Answer, Client
 
 pytestmark = [
     pytest.mark.anyio,
-    # Theirs, not ours: what these clients themselves warn of when imported or closed.
+    # These clients themselves cause warnings when they are imported or closed.
     pytest.mark.filterwarnings("default"),
 ]
 IMAGES = random_images(3)
@@ -27,7 +27,7 @@ N, K = 4, 10
 
 @dataclass(frozen=True)
 class Expected:
-    """A server, a key to it, and what our own client was answered there."""
+    """A server, a key to it, and the answers that our own client got there."""
 
     url: str
     key: str
@@ -35,7 +35,7 @@ class Expected:
 
     @property
     def headers(self) -> dict[str, str]:
-        """A new dictionary each time: Triton's and KServe's clients write into it."""
+        """A new dictionary each time, because the clients of Triton and KServe write to it."""
         return {"Authorization": f"Bearer {self.key}"}
 
     @property
@@ -54,19 +54,19 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Expected]:
         yield Expected(url, key, answers)
 
 
-def curl(*arguments: str, given: bytes = b"") -> tuple[int, Any]:
-    """The status and the JSON that curl got."""
+def curl(*arguments: str, content: bytes = b"") -> tuple[int, Any]:
+    """Run curl and return the status and the JSON that it received."""
     command = ("curl", "--silent", "--show-error", "--write-out", "\n%{http_code}", *arguments)
-    done = subprocess.run(command, input=given, capture_output=True, check=True, timeout=60)
+    done = subprocess.run(command, input=content, capture_output=True, check=True, timeout=60)
     body, _, status = done.stdout.rpartition(b"\n")
     return int(status), json.loads(body)
 
 
-@pytest.mark.parametrize("how", [["--http1.0"], ["-H", "Transfer-Encoding: chunked"], []])
-def test_curl_sends_a_picture(expected: Expected, tmp_path: Path, how: list[str]) -> None:
+@pytest.mark.parametrize("options", [["--http1.0"], ["-H", "Transfer-Encoding: chunked"], []])
+def test_curl_sends_a_picture(expected: Expected, tmp_path: Path, options: list[str]) -> None:
     (tmp_path / "image.png").write_bytes(png(IMAGES[0]))
     status, answer = curl(
-        *how,
+        *options,
         *("--data-binary", f"@{tmp_path / 'image.png'}"),
         *("-H", f"Authorization: Bearer {expected.key}"),
         f"{expected.url}/v1/predict/digits",
@@ -75,20 +75,20 @@ def test_curl_sends_a_picture(expected: Expected, tmp_path: Path, how: list[str]
     assert [entry["index"] for entry in answer["answers"][0]["classes"]] == expected.indices[0]
 
 
-def test_curl_sends_a_tensor_and_gets_401_for_a_wrong_key(expected: Expected) -> None:
+def test_curl_sends_a_tensor_and_is_refused_with_a_wrong_key(expected: Expected) -> None:
     tensor = {"name": "image", "datatype": "UINT8", "shape": IMAGES.shape}
     document = {"inputs": [{**tensor, "data": IMAGES.ravel().tolist()}]}
     content = json.dumps(document).encode()
     target = f"{expected.url}/v2/models/digits/infer"
-    sent = ("--json", "@-", target)
-    status, answer = curl("-H", f"Authorization: Bearer {expected.key}", *sent, given=content)
+    request = ("--json", "@-", target)
+    status, answer = curl("-H", f"Authorization: Bearer {expected.key}", *request, content=content)
     assert status == 200
     assert np.reshape(answer["outputs"][0]["data"], (3, N)).tolist() == expected.indices
-    status, answer = curl("-H", "Authorization: Bearer wrong", *sent, given=content)
+    status, answer = curl("-H", "Authorization: Bearer wrong", *request, content=content)
     assert (status, answer["error"]["code"]) == (401, "unauthenticated")
 
 
-async def test_tritons_client_on_asyncio(expected: Expected) -> None:
+async def test_tritons_asyncio_client_gets_the_same_answers(expected: Expected) -> None:
     async with triton_aio.InferenceServerClient(expected.url.removeprefix("http://")) as client:
         assert await client.is_server_live()
         assert await client.is_server_ready()
@@ -99,8 +99,10 @@ async def test_tritons_client_on_asyncio(expected: Expected) -> None:
             image = triton.InferInput("image", list(IMAGES.shape), "UINT8")
             image.set_data_from_numpy(IMAGES, binary_data=binary)
             names = ("indices", "scores")
-            wanted = [triton.InferRequestedOutput(name, binary_data=binary) for name in names]
-            result = await client.infer("digits", [image], outputs=wanted, headers=expected.headers)
+            requested = [triton.InferRequestedOutput(name, binary_data=binary) for name in names]
+            result = await client.infer(
+                "digits", [image], outputs=requested, headers=expected.headers
+            )
             assert result.as_numpy("indices").tolist() == expected.indices
         dense = [triton.InferRequestedOutput("logits", binary_data=True)]
         result = await client.infer("digits", [image], outputs=dense, headers=expected.headers)
@@ -109,7 +111,7 @@ async def test_tritons_client_on_asyncio(expected: Expected) -> None:
             await client.infer("digits", [image])  # no key
 
 
-async def test_kserves_client(expected: Expected) -> None:
+async def test_kserves_client_gets_the_same_classes(expected: Expected) -> None:
     kserve = pytest.importorskip("kserve", reason="needs kserve: make test-interop")
     config = kserve.RESTConfig(protocol="v2")
     async with kserve.InferenceRESTClient(config) as client:

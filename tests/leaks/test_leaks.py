@@ -1,4 +1,4 @@
-"""What leaves beside the answer: nothing, by any door, in any form."""
+"""Nothing leaves beside the answer: by no route, in no form."""
 
 import itertools
 import logging
@@ -29,7 +29,7 @@ def body(images: Any = IMAGES, **rest: Any) -> dict[str, Any]:
 
 
 async def all_bytes_sent(tmp_path: Path, caplog: pytest.LogCaptureFixture, **bundle: Any) -> bytes:
-    """All bytes that an outsider or an operator gets to see of a server's day."""
+    """Send many requests and return all bytes that leave, with metrics, ledger and logs."""
     folder = make_bundle(tmp_path / "b", gain=1.0, **bundle)
     settings = make_settings(tmp_path / "s", folder, max_body_bytes=100_000)
     caplog.set_level(logging.DEBUG)
@@ -63,7 +63,7 @@ async def all_bytes_sent(tmp_path: Path, caplog: pytest.LogCaptureFixture, **bun
 
 
 @pytest.mark.parametrize("scores", ["logit", "log_prob"])
-async def test_L2_the_withheld_numbers_are_nowhere(
+async def test_L2_withheld_numbers_are_nowhere(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, scores: str
 ) -> None:
     sent = await all_bytes_sent(
@@ -73,13 +73,13 @@ async def test_L2_the_withheld_numbers_are_nowhere(
         policy=f"stingy:n={N},scores={scores},decimals=6",
     )
     allowed, withheld = canaries(K)[:N].tolist(), canaries(K)[N:].tolist()
-    if scores == "logit":  # the search finds what is there to be found
+    if scores == "logit":  # the search finds the numbers that are allowed out
         assert all(any(form in sent for form in disguises(value)) for value in allowed)
     logged = (canaries(K) - canaries(K).logsumexp(0)).tolist()
     assert_nowhere([*withheld, *logged], sent)
 
 
-async def test_L3_logs_and_ledger_of_twins_are_alike(
+async def test_L3_logs_and_ledger_of_twins_are_equal(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def ledger_rows(folder: Path) -> list[tuple[Any, ...]]:
@@ -107,40 +107,42 @@ async def test_L3_logs_and_ledger_of_twins_are_alike(
     assert logs[0] == logs[1]
 
 
-async def test_L9_no_knob_of_a_request_touches_the_answer(tmp_path: Path) -> None:
+async def test_L9_no_option_of_a_request_changes_the_answer(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"), strict=True)
-    knobs = {"top_k": 10, "temperature": 9, "logit_bias": {"3": 100}, "debug": True, "explain": 1}
+    options = {"top_k": 10, "temperature": 9, "logit_bias": {"3": 100}, "debug": True, "explain": 1}
     async with running(settings) as (client, _):
         plain = (await client.post("/v2/models/digits/infer", json=body())).json()
         single = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
-        for name, value in {**knobs, "policy": "open"}.items():
+        for name, value in {**options, "policy": "open"}.items():
             document = body(**{name: value}, parameters={name: value})
             document["inputs"][0] |= {name: value, "parameters": {name: value}}
-            turned = await client.post("/v2/models/digits/infer", json=document, params={name: "1"})
-            assert turned.json() == plain
-            again = await client.post(
+            response = await client.post(
+                "/v2/models/digits/infer", json=document, params={name: "1"}
+            )
+            assert response.json() == plain
+            repeated = await client.post(
                 "/v1/predict/digits",
                 content=png(IMAGES[0]),
                 params={name: str(value)},
                 headers={f"X-{name}": str(value), "Accept": "application/x-numpy"},
             )
-            assert again.content == single.content
+            assert repeated.content == single.content
 
 
-async def test_L10_the_doors_are_those_of_the_list(tmp_path: Path) -> None:
+async def test_L10_routes_are_those_of_the_list(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     async with running(settings) as (client, app):
-        doors = sorted(
+        routes = sorted(
             f"{method.upper()} {path}"
             for path, methods in app.openapi()["paths"].items()
             for method in methods
         )
-        assert doors == (Path(__file__).parent / "routes.txt").read_text().splitlines()
+        assert routes == (Path(__file__).parent / "routes.txt").read_text().splitlines()
         for path in ("/docs", "/redoc", "/openapi.json", "/metrics", "/explanations/digits"):
             assert (await client.get(path)).status_code == 404
 
 
-async def test_L11_one_key_learns_nothing_of_another(tmp_path: Path) -> None:
+async def test_L11_all_keys_get_the_same_answer(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"), strict=True)
     bodies = set()
     async with running(settings) as (client, _):
@@ -155,7 +157,7 @@ async def test_L11_one_key_learns_nothing_of_another(tmp_path: Path) -> None:
     assert len(bodies) == 1
 
 
-async def test_Q7_the_same_pixels_cost_and_are_booked_alike(tmp_path: Path) -> None:
+async def test_Q7_same_pixels_have_one_cost_and_digest(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     forms = [png(IMAGES[0]), png(IMAGES[0], compress_level=0), png(IMAGES[0], optimize=True)]
     async with running(settings) as (client, app):
@@ -189,7 +191,7 @@ async def test_H9_hostile_json_is_refused_in_few_bytes(tmp_path: Path, content: 
         assert b"aaa" not in response.content
 
 
-async def test_H10_every_answer_carries_the_plain_headers(tmp_path: Path) -> None:
+async def test_H10_every_answer_has_the_plain_headers(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     paths = ("/v2/health/live", "/v2", "/nowhere", "/v1/usage", "/v1/predict/digits")
     async with running(settings) as (client, _):
@@ -201,7 +203,7 @@ async def test_H10_every_answer_carries_the_plain_headers(tmp_path: Path) -> Non
         assert_plain_headers(response.headers)
 
 
-async def test_I5_every_picture_takes_the_same_path(tmp_path: Path) -> None:
+async def test_I5_plain_and_noisy_pictures_take_the_same_path(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     noise = np.where(random_images(1)[0] > 127, 255, 0).astype(np.uint8)
     pictures = [np.full((8, 8, 3), value, np.uint8) for value in (0, 127, 255)]

@@ -15,7 +15,7 @@ ALL = "rate,key,budget,ledger,metrics,meter,guard"
 @pytest.mark.parametrize("layers", ["", ALL])
 def test_the_edge_is_measured_with_and_without_its_layers(layers: str) -> None:
     said = subprocess.run(
-        [sys.executable, EDGE, "--turns", "2", "--alone", layers],
+        [sys.executable, EDGE, "--turns", "2", "--variant", layers],
         check=True,
         capture_output=True,
         text=True,

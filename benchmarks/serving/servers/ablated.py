@@ -1,9 +1,9 @@
-"""Stingy's own server with layers taken out, for the benchmark alone: what does each cost?
+"""Run Stingy's own server with layers removed, to measure the cost of each. For benchmarks only.
 
     python ablated.py LAYERS SETTINGS.toml
 
-The product has no switch for any of this. A layer is taken out by putting a stand-in where the
-server holds the part; everything else is the server as it ships, started as it starts itself.
+The product has no switch for any of this. A layer is removed by putting a stand-in in its place.
+All else is the server as shipped, started as it starts itself.
 """
 
 import sys
@@ -29,7 +29,7 @@ from stingy_server.store.keys import Key, Keys
 
 
 class OneCaller:
-    """Every request has the same key, looked up once."""
+    """A key look-up that returns the same key, read once, for every request."""
 
     def __init__(self, keys: Keys) -> None:
         self._key = keys.all()[0][0]
@@ -38,44 +38,44 @@ class OneCaller:
         return self._key
 
     def close(self) -> None:
-        """Nothing waits."""
+        """Do nothing, because nothing waits."""
 
 
 class NoBudgets:
-    """Everything is granted."""
+    """Budgets that grant every reservation."""
 
     def reserve(self, owners: Sequence[str], images: int) -> Reservation:
         return Reservation(tuple(owners), images, 0)
 
     def refund(self, reservation: Reservation) -> None:
-        """Nothing was charged."""
+        """Do nothing, because nothing was charged."""
 
 
 class NoLedger:
-    """Nothing is written down, and no pixel is digested."""
+    """A ledger that writes no entry and digests no pixels."""
 
     def append(self, entry: object) -> None:
-        """Forget it."""
+        """Drop the entry."""
 
     def digest(self, images: object) -> str:
         return ""
 
 
 class NoWrites:
-    """Nothing is left to be written together, so there is no transaction either."""
+    """A group commit without a transaction, because nothing is left to be written."""
 
     async def run(self, write: Callable[[], object], *, locks: Collection[str] = ()) -> object:
         return write()
 
     async def flush(self) -> None:
-        """Nothing waits."""
+        """Do nothing, because nothing waits."""
 
     def close(self) -> None:
-        """Nothing waits."""
+        """Do nothing, because nothing waits."""
 
 
 class NoGuard:
-    """Any request is let in as it is: no key, no limits, no record, no header."""
+    """A guard that lets every request in: no key, no limits, no record, no headers."""
 
     def __init__(self, app: ASGIApp, *, service: Service) -> None:
         self._app = app
@@ -90,7 +90,7 @@ class NoGuard:
 
 
 def top_unchecked(policy: Policy, logits: Tensor, **_: object) -> SparseLogits:
-    """The top classes with their raw logits: no inspection, no renormalisation, no grid."""
+    """Return the top classes with raw logits: no inspection, no renormalisation, no grid."""
     values, indices = logits.topk(policy.support)
     return SparseLogits(
         indices=indices.clone(),
@@ -126,7 +126,7 @@ def without_gate(service: Service) -> None:
 
 
 def without_guard(service: Service) -> None:
-    """Nothing more: `Guard` is replaced before the application is built."""
+    """Do nothing, because `take_out` replaces `Guard` before the application is built."""
 
 
 LAYERS: dict[str, Callable[[Service], None]] = {
@@ -141,7 +141,7 @@ LAYERS: dict[str, Callable[[Service], None]] = {
 
 
 def take_out(layers: list[str], build: Callable[..., FastAPI]) -> Callable[..., FastAPI]:
-    """`build`, whose applications lack these layers."""
+    """Wrap `build` so that its applications lack these layers."""
     if "guard" in layers:
         app_module.Guard = NoGuard
 

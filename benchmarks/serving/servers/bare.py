@@ -1,4 +1,6 @@
-"""What a good engineer writes without Stingy: FastAPI, a queue batcher, binary tensors, no guard.
+"""A server as a good engineer writes it without Stingy: FastAPI, a batcher, no protection.
+
+It has binary tensors and a queue in front of one model thread.
 
 python bare.py PORT
 """
@@ -20,7 +22,7 @@ Job = tuple[np.ndarray, asyncio.Future]
 
 
 class Batcher:
-    """One model thread that takes, each time, all that came while it was busy."""
+    """A model thread that takes, as one batch, the requests that came while it was busy."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -67,7 +69,7 @@ app = FastAPI(lifespan=lifespan)
 async def infer(request: Request) -> Response:
     images = binary.read(await request.body(), request.headers[binary.HEADER_LENGTH])
     indices, scores = await request.app.state.batcher.submit(images)
-    body, head = binary.written(MODEL, indices, scores)
+    body, head = binary.write(MODEL, indices, scores)
     headers = {binary.HEADER_LENGTH: head}
     return Response(body, headers=headers, media_type=binary.MEDIA_TYPE)
 

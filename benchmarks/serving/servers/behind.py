@@ -1,6 +1,6 @@
-"""`python behind.py STINGY_TOML COMMAND...`: the edge of the settings before this model server.
+"""Run a model server and the edge in front of it: `python behind.py STINGY_TOML COMMAND...`.
 
-The edge does not start before the model server has answered it, so it is started until it does.
+The edge refuses to start until the model server answers it, so it is started until it succeeds.
 """
 
 import subprocess

@@ -1,4 +1,4 @@
-"""BentoML's service. Its batcher takes typed inputs alone, so images come as base64 in JSON."""
+"""A service for BentoML. Its batcher takes only typed inputs, so images come as base64 in JSON."""
 
 import bentoml
 from tiny_net import MAX_BATCH, top_of_texts

@@ -1,4 +1,4 @@
-"""The binary tensor extension of the Open Inference Protocol, as little of it as is needed here."""
+"""The part of the Open Inference Protocol's binary tensor extension that the benchmark needs."""
 
 import numpy as np
 import orjson
@@ -8,14 +8,19 @@ MEDIA_TYPE = "application/octet-stream"
 
 
 def read(body: bytes, header_length: str) -> np.ndarray:
-    """The images of a request, uint8 [batch, height, width, 3]."""
+    """Return the images of a request, uint8 [batch, height, width, 3]."""
     split = int(header_length)
     (tensor,) = orjson.loads(body[:split])["inputs"]
     return np.frombuffer(body, np.uint8, offset=split).reshape(tensor["shape"])
 
 
-def written(model: str, indices: np.ndarray, scores: np.ndarray) -> tuple[bytes, str]:
-    """The body of an answer, and the length of its JSON part."""
+def write(model: str, indices: np.ndarray, scores: np.ndarray) -> tuple[bytes, str]:
+    """Return the body of an answer and the length of its JSON part.
+
+    Args:
+        indices: int64 [batch, 10].
+        scores: float32 [batch, 10].
+    """
     outputs = [
         {
             "name": name,

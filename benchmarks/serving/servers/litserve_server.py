@@ -1,4 +1,7 @@
-"""LitServe: `python litserve_server.py PORT`. JSON alone; two workers are its better setting."""
+"""A server on LitServe: `python litserve_server.py PORT`.
+
+It takes JSON only. Two workers are its better setting.
+"""
 
 import sys
 

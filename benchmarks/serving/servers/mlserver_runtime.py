@@ -1,4 +1,4 @@
-"""MLServer's runtime. It has no binary tensors over HTTP: images come as base64 in its JSON."""
+"""A runtime for MLServer, which has no binary tensors over HTTP: images come as base64 in JSON."""
 
 import numpy as np
 from mlserver import MLModel

@@ -1,4 +1,7 @@
-"""Ray Serve: `python ray_server.py PORT`, behind the HAProxy that it starts by its environment."""
+"""A server on Ray Serve: `python ray_server.py PORT`.
+
+Its environment makes Ray start HAProxy in front of it.
+"""
 
 import sys
 
@@ -25,7 +28,7 @@ class Tiny:
     async def __call__(self, request: Request) -> Response:
         images = binary.read(await request.body(), request.headers[binary.HEADER_LENGTH])
         indices, scores = await self.predict(images)
-        body, head = binary.written(MODEL, indices, scores)
+        body, head = binary.write(MODEL, indices, scores)
         headers = {binary.HEADER_LENGTH: head}
         return Response(body, headers=headers, media_type=binary.MEDIA_TYPE)
 

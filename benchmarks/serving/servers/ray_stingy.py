@@ -1,4 +1,4 @@
-"""`python ray_stingy.py PORT STINGY_TOML`: Stingy on a Ray of its own, behind its HAProxy."""
+"""Run Stingy on a Ray of its own, behind HAProxy: `python ray_stingy.py PORT STINGY_TOML`."""
 
 import sys
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""The one model that all servers answer from: 0.1 M parameters, [batch, 3, 32, 32] -> 100 classes.
+"""The model of all servers: 0.1 M parameters, [batch, 3, 32, 32] -> 100 classes.
 
-Built from a seed, so every process of every peer has the same weights without sharing a file.
+It is built from a seed, so every process of every peer has the same weights without sharing a file.
 """
 
 import base64
@@ -16,11 +16,11 @@ TOP = 10
 MEAN = STD = 0.5
 MODEL = "tiny"
 MAX_BATCH = 64
-WAIT_S = 0.002  # that a batch waits for company, for the peers that ask for such a time
+WAIT_S = 0.002  # the wait of a batch for more requests, for peers with such a setting
 
 
 def tiny_net() -> nn.Module:
-    """The network with its weights."""
+    """Build the network with its weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return nn.Sequential(
@@ -39,14 +39,14 @@ def tiny_net() -> nn.Module:
 
 
 @functools.cache
-def _ready() -> nn.Module:
+def _prepared_net() -> nn.Module:
     torch.set_num_threads(1)
     return tiny_net().requires_grad_(False)
 
 
 @torch.inference_mode()
 def top(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What every unprotected server answers: indices and logits of the top classes.
+    """Return the answer of every unprotected server: indices and logits of the top classes.
 
     Args:
         images: uint8 [batch, 32, 32, 3], writable.
@@ -55,12 +55,12 @@ def top(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         int64 and float32, both [batch, 10].
     """
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()
-    values, indices = _ready()((pixels / 255 - MEAN) / STD).topk(TOP)
+    values, indices = _prepared_net()((pixels / 255 - MEAN) / STD).topk(TOP)
     return indices.numpy(), values.numpy()
 
 
 def top_of_texts(texts: list[str]) -> list[dict[str, list]]:
-    """The same for images that came as base64, for the peers that take JSON alone."""
+    """Return the same for images sent as base64, for the peers that take only JSON."""
     pixels = b"".join(base64.b64decode(text) for text in texts)
     images = np.frombuffer(bytearray(pixels), np.uint8).reshape(-1, SIZE, SIZE, 3)
     indices, scores = top(images)

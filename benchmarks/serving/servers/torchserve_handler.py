@@ -1,4 +1,4 @@
-"""TorchServe's handler, packed by torch-model-archiver: binary tensors in, binary tensors out."""
+"""A handler for TorchServe, packed by torch-model-archiver: binary tensors in and out."""
 
 import binary
 import numpy as np
@@ -6,7 +6,7 @@ from tiny_net import MODEL, top
 
 
 class Handler:
-    """The contract of TorchServe: `initialize` once, `handle` with what its batcher gathered."""
+    """A handler that TorchServe initializes once and then calls with each of its batches."""
 
     def initialize(self, context: object) -> None:
         self.context = context
@@ -21,7 +21,7 @@ class Handler:
         start = 0
         for index, own in enumerate(images):
             stop = start + len(own)
-            body, head = binary.written(MODEL, indices[start:stop], scores[start:stop])
+            body, head = binary.write(MODEL, indices[start:stop], scores[start:stop])
             context.set_response_content_type(index, binary.MEDIA_TYPE)
             context.set_response_header(index, binary.HEADER_LENGTH, head)
             answers.append(body)
