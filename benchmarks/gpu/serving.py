@@ -16,8 +16,8 @@ import stage
 
 sys.path.append(str(stage.ROOT / "benchmarks" / "serving"))
 
-from asking import percentile, press
 from batch import MODEL, write_resnet
+from closed_loop import percentile, press
 from load import raw_request
 from running import Running, await_port, running
 from stingy_rows import launch_stingy, own_python

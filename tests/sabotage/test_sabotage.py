@@ -1,8 +1,6 @@
 """One broken part for each group of promises, on which the check of the group must fail."""
 
 import logging
-import time
-from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -15,7 +13,6 @@ from broken import (
     Boasting,
     CountingPaths,
     OpenDoor,
-    lingering,
     same_text,
     spend_unlocked,
     unstable_top,
@@ -39,7 +36,7 @@ from stingy_server import Database, Keys
 from stingy_server.codec import images
 from stingy_server.codec.images import Pixels
 from stingy_server.inference import engine
-from timing import interleaved, shows_in_a_sort, tell_apart
+from timing import interleaved, tell_apart
 
 IMAGE = random_images(1)[0]
 N, K = 3, 10
