@@ -12,22 +12,22 @@ import pytest
 import torch
 
 from broken import (
-    Boasting,
     CountingPaths,
-    OpenDoor,
+    OpenRoute,
+    ServerHeader,
     lingering,
     same_text,
     spend_unlocked,
     unstable_top,
 )
 from checks import (
+    all_requests,
     assert_closed,
     assert_n_largest,
     assert_nowhere,
     assert_only_jpeg_and_png,
     assert_plain_headers,
     compared_secrets,
-    doors,
     granted_to_processes,
     metric_labels,
     unpickling,
@@ -39,7 +39,7 @@ from stingy_server import Database, Keys
 from stingy_server.codec import images
 from stingy_server.codec.images import Pixels
 from stingy_server.inference import engine
-from timing import interleaved, shows_in_a_sort, tell_apart
+from timing import differ_by, interleaved, shows_in_a_sort
 
 IMAGE = random_images(1)[0]
 N, K = 3, 10
@@ -100,10 +100,10 @@ def test_P_a_top_n_with_ties_in_any_order_is_caught() -> None:
 async def test_A_a_route_without_a_key_is_caught(tmp_path: Path) -> None:
     async with running(make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))) as (_, app):
         async with client_of(httpx.ASGITransport(app)) as client:
-            await assert_closed(client, doors(app), {})
-        async with client_of(httpx.ASGITransport(OpenDoor(app, "/v1/usage"))) as client:
+            await assert_closed(client, all_requests(app), {})
+        async with client_of(httpx.ASGITransport(OpenRoute(app, "/v1/usage"))) as client:
             with pytest.raises(AssertionError, match="/v1/usage"):
-                await assert_closed(client, doors(app), {})
+                await assert_closed(client, all_requests(app), {})
 
 
 def test_A_a_comparison_that_ends_at_the_first_difference_is_caught() -> None:
@@ -113,7 +113,7 @@ def test_A_a_comparison_that_ends_at_the_first_difference_is_caught() -> None:
         partial(same_text, right, right[:-1] + "x"),
         rounds=2000,
     )
-    assert tell_apart(early, late, share=0.05)
+    assert differ_by(early, late, share=0.05)
     for source in ("given == self._secret", "key.digest != digest", "a == 1 == pepper"):
         assert compared_secrets(source) == [source]
 
@@ -129,7 +129,7 @@ def test_Q_a_counter_without_a_lock_is_caught(tmp_path: Path) -> None:
 async def test_H_a_server_that_names_itself_is_caught(tmp_path: Path) -> None:
     async with (
         running(make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))) as (_, app),
-        client_of(httpx.ASGITransport(Boasting(app))) as client,
+        client_of(httpx.ASGITransport(ServerHeader(app))) as client,
     ):
         response = await client.get("/v2/health/live")
     with pytest.raises(AssertionError):

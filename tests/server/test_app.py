@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import sample_networks
-from checks import assert_closed, doors
+from checks import all_requests, assert_closed
 from sample_networks import NOT_A_NUMBER, POISON
 from serving import make_bundle, make_key, make_settings, png, random_images, running
 from stingy_clients import PredictResponse
@@ -132,7 +132,7 @@ async def test_A1_no_route_opens_without_a_valid_key(
         if authorization is not None:
             given = special.get(authorization, authorization.format(key=key))
             headers = {b"Authorization": given.encode()}
-        await assert_closed(client, doors(app), headers)
+        await assert_closed(client, all_requests(app), headers)
 
 
 async def test_A2_a_second_authorization_or_hostile_host_changes_nothing(tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ async def test_L1_twin_teachers_cannot_be_told_apart(
         )
         settings = make_settings(tmp_path / f"s{variant}", bundle, max_body_bytes=200_000)
         async with running(settings, budget=100) as (client, app):
-            responses = [await client.request(method, path) for method, path in doors(app)]
+            responses = [await client.request(method, path) for method, path in all_requests(app)]
             responses += [
                 await client.post("/v1/predict/digits", content=png(image)) for image in IMAGES
             ]

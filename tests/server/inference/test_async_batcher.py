@@ -1,4 +1,4 @@
-"""Before a model elsewhere: those who wait go together, and nobody fails by another's fault."""
+"""The batcher before an upstream: requests share passes, and each fails by its own fault alone."""
 
 import asyncio
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def numbers(answer: SparseLogits) -> list[int]:
 
 
 class ControlledModel:
-    """A model elsewhere, which answers when it is let."""
+    """An upstream that answers when the test sets `free`."""
 
     def __init__(self, answer: Callable[[Pixels], SparseLogits] = first_pixels) -> None:
         self.answer = answer
@@ -42,7 +42,7 @@ class ControlledModel:
 
 
 async def turns() -> None:
-    """Let the event loop turn until what was begun waits for something else than a turn."""
+    """Let the event loop turn until all tasks wait for something else than a turn."""
     for _ in range(50):
         await asyncio.sleep(0)
 
@@ -56,7 +56,7 @@ def submit_all(batcher: AsyncBatcher, *requests: Pixels) -> list[asyncio.Task[Sp
     return [asyncio.create_task(batcher.submit(images)) for images in requests]
 
 
-async def test_who_comes_while_all_passes_are_under_way_waits_and_goes_together() -> None:
+async def test_requests_that_wait_for_a_pass_share_the_next_one() -> None:
     model = ControlledModel()
     batcher = make(model, batch_size=4, passes=2)
     waiting = []
@@ -72,7 +72,7 @@ async def test_who_comes_while_all_passes_are_under_way_waits_and_goes_together(
     assert model.most_at_once == 2
 
 
-async def test_who_comes_in_one_turn_goes_together_and_a_large_request_goes_alone() -> None:
+async def test_requests_of_one_turn_share_a_pass_except_large_ones() -> None:
     model = ControlledModel()
     model.free.set()
     batcher = make(model, batch_size=3, passes=4)
@@ -82,7 +82,7 @@ async def test_who_comes_in_one_turn_goes_together_and_a_large_request_goes_alon
     assert model.passes == [[1, 2], [3, 4, 5, 6, 7], [8]]
 
 
-async def test_a_failing_image_fails_its_own_request_alone() -> None:
+async def test_failing_image_fails_its_own_request_alone() -> None:
     def fragile(images: Pixels) -> SparseLogits:
         if (images[:, 0, 0, 0] == 66).any():
             raise RuntimeError("66")
@@ -99,7 +99,7 @@ async def test_a_failing_image_fails_its_own_request_alone() -> None:
     assert (numbers(first), numbers(third)) == ([1], [3])
 
 
-async def test_an_answer_that_came_too_late_is_not_asked_for_again() -> None:
+async def test_batch_that_times_out_is_not_retried() -> None:
     def late(images: Pixels) -> SparseLogits:
         raise ServiceError(UPSTREAM_TIMEOUT)
 
@@ -112,7 +112,7 @@ async def test_an_answer_that_came_too_late_is_not_asked_for_again() -> None:
     assert model.passes == [[1, 2]]
 
 
-async def test_who_is_asked_for_alone_too_late_is_the_last_that_is_asked_for() -> None:
+async def test_retries_of_a_failed_batch_end_at_the_first_timeout() -> None:
     def restarting(images: Pixels) -> SparseLogits:
         if len(images) > 1:
             raise ServiceError(UPSTREAM_FAILED)
@@ -136,16 +136,16 @@ async def test_who_is_asked_for_alone_too_late_is_the_last_that_is_asked_for() -
     assert model.passes[1:] == [[1], [66], [2], [3]]
 
 
-async def test_L13_who_is_gone_is_not_asked_for_and_shifts_no_answer() -> None:
+async def test_L13_cancelled_request_gets_no_pass_and_shifts_no_answer() -> None:
     model = ControlledModel()
     batcher = make(model, batch_size=4, passes=1)
     (first,) = submit_all(batcher, numbered(1))
     await turns()
-    second, gone, third = submit_all(batcher, numbered(2), numbered(66), numbered(3))
+    second, cancelled, third = submit_all(batcher, numbered(2), numbered(66), numbered(3))
     await turns()
-    gone.cancel()
+    cancelled.cancel()
     await turns()
-    first.cancel()  # it is under way: the pass goes on without it
+    first.cancel()  # its pass is running and goes on
     model.free.set()
     assert numbers(await second) == [2]
     assert numbers(await third) == [3]
@@ -153,57 +153,57 @@ async def test_L13_who_is_gone_is_not_asked_for_and_shifts_no_answer() -> None:
 
 
 @pytest.mark.parametrize("limits", [{"queue_images": 3}, {"queue_bytes": 3 * 12}])
-async def test_the_queue_is_bounded_in_images_and_bytes(limits: dict[str, int]) -> None:
+async def test_queue_is_bounded_in_images_and_bytes(limits: dict[str, int]) -> None:
     model = ControlledModel()
     batcher = make(model, batch_size=2, passes=1, **limits)
-    under_way, *waiting = submit_all(batcher, *(numbered(n) for n in (1, 2, 3)))
+    running, *waiting = submit_all(batcher, *(numbered(n) for n in (1, 2, 3)))
     await turns()
     with pytest.raises(ServiceError) as refused:
         await batcher.submit(numbered(4))
     assert refused.value.refusal is OVERLOADED
-    under_way.cancel()  # its pass goes on, and keeps the room
+    running.cancel()  # its pass goes on and still occupies the room
     await turns()
     with pytest.raises(ServiceError):
         await batcher.submit(numbered(4))
     model.free.set()
     await asyncio.gather(*waiting)
     await turns()
-    again = submit_all(batcher, *(numbered(n) for n in (5, 6, 7)))
-    assert [numbers(answer) for answer in await asyncio.gather(*again)] == [[5], [6], [7]]
+    later = submit_all(batcher, *(numbered(n) for n in (5, 6, 7)))
+    assert [numbers(answer) for answer in await asyncio.gather(*later)] == [[5], [6], [7]]
 
 
-async def test_who_is_gone_while_waiting_leaves_its_room_at_once() -> None:
+async def test_request_cancelled_while_waiting_frees_its_room_at_once() -> None:
     model = ControlledModel()
     batcher = make(model, batch_size=1, passes=1, queue_images=3)
     (first,) = submit_all(batcher, numbered(1))
     await turns()
     for _ in range(10):
-        gone = submit_all(batcher, numbered(2), numbered(3))
+        cancelled = submit_all(batcher, numbered(2), numbered(3))
         await asyncio.sleep(0)
-        for task in gone:
+        for task in cancelled:
             task.cancel()
-        assert all(task.cancelled() for task in (await asyncio.wait(gone))[0])
+        assert all(task.cancelled() for task in (await asyncio.wait(cancelled))[0])
     waiting = submit_all(batcher, numbered(4), numbered(5))
     model.free.set()
     assert [numbers(answer) for answer in await asyncio.gather(first, *waiting)] == [[1], [4], [5]]
     assert model.passes == [[1], [4], [5]]
 
 
-async def test_who_is_gone_before_a_pass_sets_out_leaves_no_room_taken() -> None:
+async def test_request_cancelled_before_its_pass_starts_frees_its_room() -> None:
     model = ControlledModel()
     model.free.set()
     batcher = make(model, batch_size=4, passes=1, queue_images=1)
     for _ in range(3):
-        (gone,) = submit_all(batcher, numbered(1))
-        await asyncio.sleep(0)  # it waits for the turn's end
-        gone.cancel()
-        await asyncio.wait([gone])
+        (cancelled,) = submit_all(batcher, numbered(1))
+        await asyncio.sleep(0)  # it waits for the end of the turn
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
         assert numbers(await batcher.submit(numbered(2))) == [2]
         await turns()
     assert model.passes == [[2]] * 3
 
 
-async def test_closing_waits_for_what_is_under_way() -> None:
+async def test_closing_waits_for_running_passes() -> None:
     model = ControlledModel()
     batcher = make(model, batch_size=1, passes=1)
     waiting = submit_all(batcher, numbered(1), numbered(2))
@@ -222,15 +222,15 @@ async def test_closing_waits_for_what_is_under_way() -> None:
     batch_size=st.integers(1, 6),
     passes=st.integers(1, 3),
 )
-def test_everybody_has_their_own_answer(sizes: list[int], batch_size: int, passes: int) -> None:
+def test_every_request_gets_its_own_answer(sizes: list[int], batch_size: int, passes: int) -> None:
     async def submit() -> None:
         model = ControlledModel()
         model.free.set()
         batcher = make(model, batch_size=batch_size, passes=passes)
-        requests = [numbered(*range(place, place + size)) for place, size in enumerate(sizes)]
+        requests = [numbered(*range(first, first + size)) for first, size in enumerate(sizes)]
         answers = await asyncio.gather(*submit_all(batcher, *requests))
         assert [numbers(answer) for answer in answers] == [
-            list(range(place, place + size)) for place, size in enumerate(sizes)
+            list(range(first, first + size)) for first, size in enumerate(sizes)
         ]
         assert model.most_at_once <= passes
 
