@@ -20,7 +20,7 @@ from servers.tiny_net import CLASSES, MEAN, SIZE, STD, tiny_net
 from torch import Tensor, nn
 
 from stingy_protection import Preprocessing, build_policy, sanitize
-from stingy_server.inference.runtimes import RUNTIMES, Network, chosen_runtime
+from stingy_server.inference.runtimes import RUNTIMES, Network, choose_runtime
 from stingy_server.settings import Settings
 
 BATCHES, IMAGES = (1, 16), 1000
@@ -88,7 +88,7 @@ def compare(network: nn.Module, images: Tensor, *, rounds: int) -> dict[str, obj
     for name in ("torch", *RUNTIMES):
         started = time.perf_counter()
         settings = Settings(device="cpu", runtime=name)
-        runs[name] = chosen_runtime(
+        runs[name] = choose_runtime(
             network, preprocessing=PREPROCESSING, policy=POLICY, settings=settings
         )[1]
         load_s[name] = time.perf_counter() - started

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fuzzing import check_api, check_image, check_oip, image_seeds, mended, oip_seeds
+from fuzzing import check_api, check_image, check_oip, fix_checksums, image_seeds, oip_seeds
 from serving import make_bundle, make_key, make_settings, served
 from stingy_server import create_app
 
@@ -21,7 +21,7 @@ def test_fuzzing_seeds_pass_the_checks() -> None:
         check_oip(seed)
     for seed in image_seeds():
         check_image(seed)
-        assert mended(seed) == seed
+        assert fix_checksums(seed) == seed
 
 
 @pytest.mark.skipif(find_spec("atheris") is None, reason="needs atheris: pip install '.[fuzz]'")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stingy_protection import build_policy, sanitize
 from stingy_server import Database, Keys
-from timing import interleaved, shows_in_a_sort, tell_apart
+from timing import differ_by, interleaved, shows_in_a_sort
 
 K = 1000
 
@@ -52,4 +52,4 @@ def test_A5_how_much_of_a_key_is_right_does_not_show_in_time(database: Database)
     assert [keys.authenticate(given) for given in wrong] == [None, None]
     early, late = interleaved(*(partial(keys.authenticate, given) for given in wrong), rounds=5000)
     # The text moves it by half a percent whatever it is; a comparison that ends early, by a fifth.
-    assert not tell_apart(early, late, share=0.05)
+    assert not differ_by(early, late, share=0.05)

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from broken import (
-    Boasting,
     CountingPaths,
     OpenDoor,
     same_text,
@@ -18,13 +17,13 @@ from broken import (
     unstable_top,
 )
 from checks import (
+    all_requests,
     assert_closed,
     assert_n_largest,
     assert_nowhere,
     assert_only_jpeg_and_png,
     assert_plain_headers,
     compared_secrets,
-    doors,
     granted_to_processes,
     metric_labels,
     unpickling,
@@ -82,10 +81,10 @@ def test_P_top_n_with_ties_in_any_order_is_caught() -> None:
 async def test_A_route_without_a_key_is_caught(tmp_path: Path) -> None:
     async with running(make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))) as (_, app):
         async with client_of(httpx.ASGITransport(app)) as client:
-            await assert_closed(client, doors(app), {})
-        async with client_of(httpx.ASGITransport(OpenDoor(app, "/v1/usage"))) as client:
+            await assert_closed(client, all_requests(app), {})
+        async with client_of(httpx.ASGITransport(OpenRoute(app, "/v1/usage"))) as client:
             with pytest.raises(AssertionError, match="/v1/usage"):
-                await assert_closed(client, doors(app), {})
+                await assert_closed(client, all_requests(app), {})
 
 
 def test_A_comparison_that_ends_at_a_difference_is_caught() -> None:
@@ -95,7 +94,7 @@ def test_A_comparison_that_ends_at_a_difference_is_caught() -> None:
         partial(same_text, right, right[:-1] + "x"),
         rounds=2000,
     )
-    assert tell_apart(early, late, share=0.05)
+    assert differ_by(early, late, share=0.05)
     for source in ("given == self._secret", "key.digest != digest", "a == 1 == pepper"):
         assert compared_secrets(source) == [source]
 
@@ -111,7 +110,7 @@ def test_Q_counter_without_a_lock_is_caught(tmp_path: Path) -> None:
 async def test_H_server_that_names_itself_is_caught(tmp_path: Path) -> None:
     async with (
         running(make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))) as (_, app),
-        client_of(httpx.ASGITransport(Boasting(app))) as client,
+        client_of(httpx.ASGITransport(ServerHeader(app))) as client,
     ):
         response = await client.get("/v2/health/live")
     with pytest.raises(AssertionError):

@@ -1,4 +1,4 @@
-"""Parts that break a promise each, so that the check of that promise can be seen to fail."""
+"""Parts that each break one promise, to show that the check of that promise fails."""
 
 import multiprocessing
 import os
@@ -19,9 +19,10 @@ from stingy_server.store.budgets import key_owner
 def spend_unlocked(
     state: Path, key_id: str, tries: int, granted: "multiprocessing.Queue[int]"
 ) -> None:
-    """A budget that looks first and counts then, as a counter without a lock does.
+    """Spend a budget by reading first and counting later, as a counter without a lock does.
 
-    No process counts before two have looked: one after the other, they would count right.
+    No process counts before two have read, because one after the other they would count right.
+    Puts the number of granted images in `granted`.
     """
     count = 0
     with closing(Database(state, lock_timeout_s=60)) as database:
@@ -30,8 +31,8 @@ def spend_unlocked(
             ((total, used),) = database.execute(
                 "SELECT total, used FROM budgets WHERE owner = ?", (owner,)
             ).fetchall()
-            (state / f"looked-{os.getpid()}").touch()
-            while len(list(state.glob("looked-*"))) < 2:
+            (state / f"read-{os.getpid()}").touch()
+            while len(list(state.glob("read-*"))) < 2:
                 time.sleep(0.01)
             if used < total:
                 count += 1
@@ -40,14 +41,14 @@ def spend_unlocked(
 
 
 def lingering(work: Callable[[Tensor], object], policy: Policy, logits: Tensor) -> SparseLogits:
-    """Do more work than the gate where the first logit, which is withheld, is above 0."""
+    """Do more work than the gate if the first logit, which is withheld, is above 0."""
     if logits[0, 0] > 0:
         work(logits)
     return sanitize(policy, logits)
 
 
 def unstable_top(logits: Tensor, n: int) -> Tensor:
-    """The n largest, of equal ones the last: what a partial sort may do."""
+    """Return the indices of the n largest logits, of equal ones the last, as a partial sort may."""
     return (
         logits.flip(1)
         .sort(dim=1, descending=True, stable=True)
@@ -56,8 +57,8 @@ def unstable_top(logits: Tensor, n: int) -> Tensor:
     )
 
 
-class OpenDoor:
-    """An application with one route that asks for no key."""
+class OpenRoute:
+    """An application with one route that requires no key."""
 
     def __init__(self, app: ASGIApp, path: str) -> None:
         self._app = app
@@ -71,27 +72,27 @@ class OpenDoor:
         await send({"type": "http.response.body", "body": b"welcome"})
 
 
-class Boasting:
+class ServerHeader:
     """An application that names its server."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def named(message: Message) -> None:
+        async def add_header(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], (b"server", b"stingy/0.1")]
             await send(message)
 
-        await self._app(scope, receive, named)
+        await self._app(scope, receive, add_header)
 
 
 class CountingPaths:
-    """An application that counts each path it is asked for, as a label of its own."""
+    """An application whose request counter has a label for each path."""
 
     def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
         self._app = app
-        self._requests = Counter("asked", "requests by path", ["path"], registry=registry)
+        self._requests = Counter("requests", "requests by path", ["path"], registry=registry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._requests.labels(scope["path"]).inc()
@@ -99,10 +100,10 @@ class CountingPaths:
 
 
 def same_text(left: str, right: str) -> bool:
-    """Compares as far as both agree: the nearer a guess, the longer it takes."""
+    """Compare two texts up to their first difference, so a closer guess takes longer."""
     if len(left) != len(right):
         return False
-    for one, other in zip(left, right, strict=True):  # noqa: SIM110  as slow as it is meant to be
+    for one, other in zip(left, right, strict=True):  # noqa: SIM110  a loop in Python shows the time
         if one != other:
             return False
     return True

@@ -1,4 +1,4 @@
-"""What a promise is checked by: used by its tests, and by those that break it on purpose."""
+"""Checks of promises, used by their tests and by the tests that break them on purpose."""
 
 import ast
 import multiprocessing
@@ -25,21 +25,21 @@ FOREIGN = ("GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO")
 
 
 def assert_nowhere(values: Iterable[float], sent: bytes) -> None:
-    """L: none of these numbers is in these bytes, in no form."""
+    """Check a promise of L: none of these numbers is in these bytes, in any form."""
     for value in values:
         for form in disguises(value):
             assert form not in sent, (value, form)
 
 
 def assert_n_largest(logits: Tensor, indices: Tensor, n: int) -> None:
-    """P: the indices are those of the n largest logits, best first, ties to the lower index."""
-    for row, found in zip(logits.tolist(), indices.tolist(), strict=True):
+    """Check a promise of P: these are the n largest logits, best first, ties to the lower index."""
+    for row, chosen in zip(logits.tolist(), indices.tolist(), strict=True):
         order = sorted(range(len(row)), key=lambda index: (-row[index], index))
-        assert found == order[:n]
+        assert chosen == order[:n]
 
 
-def doors(app: FastAPI) -> list[tuple[str, str]]:
-    """Every path of the application with every method, known to the route or not."""
+def all_requests(app: FastAPI) -> list[tuple[str, str]]:
+    """List every path of an application with every method, also those that its route lacks."""
     methods = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE")
     paths = sorted(app.openapi()["paths"])
     assert len(paths) > 8
@@ -52,7 +52,7 @@ def doors(app: FastAPI) -> list[tuple[str, str]]:
 async def assert_closed(
     client: httpx.AsyncClient, requests: Iterable[tuple[str, str]], headers: dict[bytes, bytes]
 ) -> None:
-    """A: every method and path but the probes is answered 401, with one body."""
+    """Check a promise of A: all requests but the probes are answered 401, with one body."""
     bodies = set()
     for method, path in requests:
         response = await client.request(method, path, headers=headers)
@@ -70,7 +70,12 @@ async def assert_closed(
 def granted_to_processes(
     spend: Callable[..., None], state: Path, key: str, *, tries: int, processes: int
 ) -> int:
-    """Q: how much so many processes that spend from one budget were granted in all."""
+    """Count for a promise of Q the images that processes get in all from one budget.
+
+    Args:
+        spend: the function of each process.
+        tries: the images that each process requests.
+    """
     context = multiprocessing.get_context("spawn")
     granted: multiprocessing.Queue[int] = context.Queue()
     spending = [
@@ -85,7 +90,7 @@ def granted_to_processes(
 
 
 def assert_plain_headers(headers: Mapping[str, str]) -> None:
-    """H: the answer is not stored, not guessed at, and names no product."""
+    """Check a promise of H: headers forbid caching and sniffing, and name no product."""
     assert headers["cache-control"] == "no-store"
     assert headers["x-content-type-options"] == "nosniff"
     forbidden = ("server", "x-powered-by", "access-control-allow-origin")
@@ -93,7 +98,7 @@ def assert_plain_headers(headers: Mapping[str, str]) -> None:
 
 
 async def assert_only_jpeg_and_png(read: Callable[[bytes], Awaitable[Pixels]]) -> None:
-    """I: what is neither by its content is refused as such, whatever else it is."""
+    """Check a promise of I: files that are neither JPEG nor PNG by their content are refused."""
     picture = Image.fromarray(random_images(1)[0])
     foreign = []
     for form in FOREIGN:
@@ -107,7 +112,7 @@ async def assert_only_jpeg_and_png(read: Callable[[bytes], Awaitable[Pixels]]) -
 
 
 def unpickling(source: str) -> list[str]:
-    """M: what in a module could load a pickle."""
+    """Find for a promise of M the imports and calls of a module that could load a pickle."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -123,7 +128,7 @@ def unpickling(source: str) -> list[str]:
 
 
 def compared_secrets(source: str) -> list[str]:
-    """A: the comparisons in a module that would take as long as a guess is right."""
+    """Find for a promise of A the comparisons of secrets whose time depends on the guess."""
 
     def words(node: ast.expr) -> set[str]:
         names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
@@ -140,7 +145,7 @@ def compared_secrets(source: str) -> list[str]:
 
 
 def metric_labels(registry: CollectorRegistry) -> set[tuple[tuple[str, Any], ...]]:
-    """O: every set of labels that the metrics have."""
+    """List for a promise of O every set of labels of the metrics."""
     return {
         tuple(sample.labels.items()) for metric in registry.collect() for sample in metric.samples
     }

@@ -1,4 +1,4 @@
-"""What must hold for any bytes a client may send; run shortly by tests, long by benchmarks/fuzz."""
+"""Properties for any bytes of a client. Tests run them briefly, benchmarks/fuzz for long."""
 
 import asyncio
 import io
@@ -28,7 +28,7 @@ _loop = asyncio.new_event_loop()
 
 
 def check_oip(data: bytes) -> None:
-    """Any body under any header is an infer request or a refusal, and is no larger than it came.
+    """Check that any body under any header is refused, or is a request no larger than the body.
 
     Args:
         data: a byte for the kind of header and the score form, two for its value, and the body.
@@ -53,8 +53,8 @@ def check_oip(data: bytes) -> None:
 
 
 def check_image(data: bytes) -> None:
-    """Any bytes are a picture of the size the model takes, or a refusal."""
-    for file in {data, mended(data)}:
+    """Check that any bytes are refused, or are an image of the model's input size."""
+    for file in {data, fix_checksums(data)}:
         try:
             pixels = _loop.run_until_complete(decode([file], PREPROCESSING, max_pixels=MAX_PIXELS))
         except ServiceError:
@@ -62,8 +62,8 @@ def check_image(data: bytes) -> None:
         assert pixels.shape == (1, 8, 8, 3)
 
 
-def mended(data: bytes) -> bytes:
-    """A PNG whose checksums are right, so that what is in its chunks is looked at."""
+def fix_checksums(data: bytes) -> bytes:
+    """Correct the checksums of a PNG, so that its chunks are decoded. Return other files as is."""
     if not data.startswith(PNG):
         return data
     whole, start = PNG, len(PNG)
@@ -76,10 +76,10 @@ def mended(data: bytes) -> bytes:
 
 
 def oip_seeds() -> list[bytes]:
-    """Sound requests of each kind, to begin from."""
+    """Make valid requests of each kind, as seeds."""
     tensor = {"name": "image", "datatype": "UINT8", "shape": IMAGES.shape}
-    wanted = [{"name": "logits", "parameters": {"binary_data": True}}, {"name": "scores"}]
-    plain = {"id": "1", "inputs": [{**tensor, "data": IMAGES.tolist()}], "outputs": wanted}
+    requested = [{"name": "logits", "parameters": {"binary_data": True}}, {"name": "scores"}]
+    plain = {"id": "1", "inputs": [{**tensor, "data": IMAGES.tolist()}], "outputs": requested}
     files = b"".join(len(f).to_bytes(4, "little") + f for f in (b"one", b"", b"three"))
     planes = (IMAGES.transpose(0, 3, 1, 2) / 255).astype("<f4")
     tails = (
@@ -97,7 +97,7 @@ def oip_seeds() -> list[bytes]:
 
 
 def image_seeds() -> list[bytes]:
-    """Sound pictures of each kind, to begin from."""
+    """Make valid images of each kind, as seeds."""
     picture = Image.fromarray(IMAGES[0])
     seeds = [png(IMAGES[0]), png(IMAGES[0], compress_level=0)]
     for form, mode, options in (
@@ -121,14 +121,14 @@ BODIES = st.binary(max_size=200) | st.sampled_from(
 
 
 def check_api(document: dict[str, Any], url: str, key: str, *, examples: int, fresh: bool) -> int:
-    """Ask a live server whatever its OpenAPI document allows; how many requests that were.
+    """Send a live server requests that its OpenAPI document allows. Return their number.
 
     Args:
-        document: the OpenAPI document; where it describes no body of a POST, any bytes are sent.
-        examples: for each operation, once with names that exist and once with made-up ones.
-        fresh: whether the requests are other ones each time.
+        document: the OpenAPI document. If it describes no body of a POST, any bytes are sent.
+        examples: the requests of each operation, once with existing and once with invented names.
+        fresh: send other requests at each run.
     """
-    from schemathesis import openapi  # not everybody who imports this has it
+    from schemathesis import openapi  # not installed for all importers of this module
     from schemathesis.checks import response_schema_conformance
 
     count = 0
@@ -153,8 +153,8 @@ def check_api(document: dict[str, Any], url: str, key: str, *, examples: int, fr
         phases=(Phase.generate,),
         suppress_health_check=list(HealthCheck),
     )
-    for found in openapi.from_dict(document).get_all_operations():
-        operation: Any = found.ok()  # type: ignore[union-attr]  # the document is our own
+    for result in openapi.from_dict(document).get_all_operations():
+        operation: Any = result.ok()  # type: ignore[union-attr]  # the document is our own
         bodies = st.none() if operation.method == "get" or operation.body else BODIES
         existing = {name: value for name, value in NAMES.items() if f"{{{name}}}" in operation.path}
         for names in (None, existing):
@@ -164,7 +164,7 @@ def check_api(document: dict[str, Any], url: str, key: str, *, examples: int, fr
 
 
 def assert_answered(status: int, body: bytes, headers: dict[str, str]) -> None:
-    """An answer, or a refusal in the one form of all refusals that is not our fault."""
+    """Check that a response is an answer, or an error in the common form and not a server fault."""
     assert status == 503 or status < 500, body
     assert_plain_headers(headers)
     if status != 200:

@@ -1,4 +1,4 @@
-"""Model servers that behave badly, on raw sockets: what they send is up to the byte the test's."""
+"""Model servers that behave badly, on raw sockets. The test determines every byte they send."""
 
 import json
 import socket
@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 Behaviour = Callable[[socket.socket, bytes], None]
-"""What is done with a connection once its first request, head and body, has been read."""
+"""The treatment of a connection after one request, head and body, has been read."""
 
 
 @contextmanager
 def upstream(behaviour: Behaviour, *, port: int = 0) -> Iterator[str]:
-    """The address of a server that treats every connection so."""
+    """Run a server that treats every connection so, and give its address."""
     with socket.create_server(("127.0.0.1", port)) as listener:
         threading.Thread(target=_accept, args=(listener, behaviour), daemon=True).start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/v2/models/digits"
-        listener.shutdown(socket.SHUT_RDWR)  # closing alone would not wake who accepts
+        listener.shutdown(socket.SHUT_RDWR)  # closing alone would not wake `accept`
 
 
 def _accept(listener: socket.socket, behaviour: Behaviour) -> None:
@@ -34,7 +34,7 @@ def _serve(connection: socket.socket, behaviour: Behaviour) -> None:
 
 
 def _request(connection: socket.socket) -> bytes:
-    """One request as it came; nothing where the client is gone."""
+    """Read one request, head and body. Return nothing if the client has left."""
     read = b""
     while b"\r\n\r\n" not in read:
         piece = connection.recv(65536)
@@ -53,7 +53,7 @@ def _request(connection: socket.socket) -> bytes:
 
 
 def says(body: bytes, *headers: str, status: str = "200 OK") -> Behaviour:
-    """Answers every request with this."""
+    """Make a behaviour that answers every request with this body."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers, "", ""]
 
     def behaviour(connection: socket.socket, request: bytes) -> None:
@@ -63,7 +63,7 @@ def says(body: bytes, *headers: str, status: str = "200 OK") -> Behaviour:
 
 
 def document(*outputs: dict[str, object]) -> bytes:
-    """An inference response in JSON."""
+    """Encode an inference response in JSON."""
     return json.dumps({"model_name": "digits", "outputs": outputs}).encode()
 
 
@@ -93,7 +93,7 @@ def trickles(connection: socket.socket, request: bytes) -> None:
 
 
 def floods(connection: socket.socket, request: bytes) -> None:
-    """A gigabyte, if anybody reads it."""
+    """Send a gigabyte, if the client reads it."""
     connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
     chunk = b"100000\r\n" + b" " * 2**20 + b"\r\n"
     for _ in range(1024):

@@ -1,6 +1,6 @@
-"""Real TorchServe and MLServer for the integration tests, each on ports and in a folder of its own.
+"""Real TorchServe and MLServer for the integration tests, each with its own ports and folder.
 
-`make test-integration` installs both; where one is missing its tests are skipped and say so.
+`make test-integration` installs both. If one is missing, its tests are skipped with the reason.
 """
 
 import json
@@ -32,11 +32,11 @@ START_S = 120
 def needs_torchserve() -> pytest.MarkDecorator:
     missing = [
         program
-        for program, found in {
+        for program, installed in {
             "java": shutil.which("java"),
             "torchserve": TORCHSERVE.exists(),
         }.items()
-        if not found
+        if not installed
     ]
     reason = f"needs {' and '.join(missing)}: make test-integration"
     return pytest.mark.skipif(bool(missing), reason=reason)
@@ -48,7 +48,7 @@ def needs_mlserver() -> pytest.MarkDecorator:
 
 @dataclass
 class TorchServe:
-    """A running TorchServe and the folder it was started in."""
+    """A running TorchServe and its folder."""
 
     folder: Path
     port: int
@@ -74,7 +74,7 @@ class TorchServe:
         return (self.folder / "log").read_text("utf-8", errors="replace")
 
     def restart(self) -> None:
-        """Stop it, and start it with another key on the same port."""
+        """Stop TorchServe and start it on the same port, which changes its key."""
         self.stop()
         self.start()
 
@@ -95,10 +95,10 @@ class TorchServe:
                 stdout=log,
                 stderr=log,
             )
-        await_ready(self.process, self._answers, self.log)
+        await_ready(self.process, self._is_ready, self.log)
 
     def stop(self) -> None:
-        # TorchServe leaves workers behind on SIGTERM to the wrapper; its own stop ends them.
+        # SIGTERM to the wrapper would leave workers running. TorchServe's own stop ends them.
         subprocess.run(
             [TORCHSERVE, "--stop", "--foreground"],
             cwd=self.folder,
@@ -109,8 +109,8 @@ class TorchServe:
         )
         self.process.wait(30)
 
-    def _answers(self) -> bool:
-        """Whether every model has a worker that has loaded."""
+    def _is_ready(self) -> bool:
+        """Return true if every model has a worker that has loaded."""
         if not self.key_file.exists():
             return False
         headers = self.token("management")
@@ -125,8 +125,8 @@ class TorchServe:
 
 @contextmanager
 def torchserve(*bundles: Path) -> Iterator[TorchServe]:
-    """TorchServe with these bundles, packed and configured by our own commands."""
-    folder = Path(tempfile.mkdtemp(prefix="ts"))  # short: the path of a socket has 108 bytes
+    """Run TorchServe with these bundles, packed and configured by our own commands."""
+    folder = Path(tempfile.mkdtemp(prefix="ts"))  # short: a socket's path has 108 bytes
     for bundle in bundles:
         stingy("torchserve", "archive", bundle, "--export-path", folder / "store", "--allow-open")
     port = free_ports(6)
@@ -145,7 +145,7 @@ def torchserve(*bundles: Path) -> Iterator[TorchServe]:
 
 @contextmanager
 def mlserver(*bundles: Path, runtime: str) -> Iterator[str]:
-    """The address of MLServer with these bundles, behind a runtime of docs/mlserver."""
+    """Run MLServer with these bundles in a runtime of docs/mlserver, and give its address."""
     folder = Path(tempfile.mkdtemp(prefix="ml"))
     shutil.copy(RUNTIME / "runtime.py", folder)
     port = free_ports(3)
@@ -183,13 +183,13 @@ def mlserver(*bundles: Path, runtime: str) -> Iterator[str]:
 
 
 def copy_settings(name: str, folder: Path, /, **changes: object) -> None:
-    """A file of docs/mlserver, with other values."""
+    """Copy a file of docs/mlserver, with some values changed."""
     document = json.loads((RUNTIME / name).read_text("utf-8"))
     (folder / name).write_text(json.dumps(document | changes), "utf-8")
 
 
 def stingy(*arguments: str | Path) -> None:
-    """Run a command of ours, which must end well."""
+    """Run a command of ours, which must succeed."""
     done = subprocess.run(
         [*STINGY, *arguments], env=server_environment(), capture_output=True, text=True, timeout=120
     )
@@ -204,14 +204,14 @@ def await_ready(
         try:
             if ready():
                 return
-        except (httpx.TransportError, ValueError):  # not there yet, or a key file half written
+        except (httpx.TransportError, ValueError):  # not ready yet, or a key file half written
             pass
         time.sleep(0.5)
     raise AssertionError("the model server did not start:\n" + log())
 
 
 def free_ports(count: int) -> int:
-    """The first of so many ports in a row that are free."""
+    """Find consecutive free ports and return the first."""
     for first in range(19000 + os.getpid() % 1000 * 10, 60000, count):
         try:
             for port in range(first, first + count):

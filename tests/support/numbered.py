@@ -1,4 +1,4 @@
-"""Images that bear a number, and an answer that shows which images it belongs to."""
+"""Images with a number in a pixel, and answers that contain the numbers of their images."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""A PostgreSQL of one's own, on a free port of loopback, gone when the block ends."""
+"""A temporary PostgreSQL on a free port of loopback, removed when the block ends."""
 
 import contextlib
 import glob
@@ -20,7 +20,7 @@ DEBIAN = "/usr/lib/postgresql/*/bin"
 
 @dataclass(frozen=True)
 class Running:
-    """Where it listens, and the folders of its programs and of its data."""
+    """A running PostgreSQL: its port, and the folders of its programs and its data."""
 
     port: int
     programs: Path
@@ -28,21 +28,21 @@ class Running:
 
     @property
     def pid(self) -> int:
-        """Of its first process."""
+        """The id of its first process."""
         return int((self.data / "postmaster.pid").read_text().split()[0])
 
     def address(self, database: str = "postgres") -> str:
         return f"postgresql://stingy@127.0.0.1:{self.port}/{database}"
 
     def new_database(self) -> str:
-        """The address of an empty one."""
+        """Create an empty database and return its address."""
         name = f"d{secrets.token_hex(6)}"
         with psycopg.connect(self.address(), autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}".encode())
         return self.address(name)
 
     def stop(self) -> None:
-        """As a reboot would: nobody is waited for."""
+        """Stop as a reboot would, without waiting for clients."""
         self._control("stop", "--mode", "immediate")
 
     def start(self) -> None:
@@ -59,18 +59,23 @@ class Running:
 
 
 def programs() -> Path | None:
-    """The folder of `initdb` and `postgres`, or None where PostgreSQL is not installed."""
-    return next((Path(found) for found in sorted(glob.glob(DEBIAN), reverse=True)), None)
+    """Find the folder of `initdb` and `postgres`. Return None if PostgreSQL is not installed."""
+    return next((Path(folder) for folder in sorted(glob.glob(DEBIAN), reverse=True)), None)
 
 
 def _user() -> dict[str, Any]:
-    """It refuses to run as root."""
+    """Return the user of the processes, because PostgreSQL refuses to run as root."""
     return {} if os.getuid() else {"user": "postgres", "group": "postgres", "extra_groups": []}
 
 
 @contextlib.contextmanager
 def postgres(folder: Path, **options: str) -> Iterator[Running]:
-    """A fresh cluster with the defaults, but for these settings and the number of connections."""
+    """Run a new cluster with default settings.
+
+    Args:
+        folder: the folder of its programs.
+        options: the settings that differ, beside the address and the number of connections.
+    """
     home = Path(tempfile.mkdtemp(prefix="stingy-postgres-"))
     try:
         if _user():

@@ -1,6 +1,6 @@
-"""`python ray_program.py PORT STINGY_TOML`: our application on a Ray of its own, until a signal.
+"""`python ray_program.py PORT STINGY_TOML` runs our application on its own Ray until a signal.
 
-A line on its standard input puts what the file then says into service, as `serve deploy` would.
+A line on standard input deploys the file's present content, as `serve deploy` would.
 """
 
 import sys

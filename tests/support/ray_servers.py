@@ -1,4 +1,4 @@
-"""A real Ray Serve for the integration tests, with HAProxy before it, on ports of its own."""
+"""A real Ray Serve behind HAProxy for the integration tests, on its own ports."""
 
 import importlib.util
 import os
@@ -27,7 +27,7 @@ def needs_ray() -> pytest.MarkDecorator:
 
 @dataclass
 class RayServe:
-    """Our application on Ray, and the folder that names its processes."""
+    """Our application on Ray, and its folder, by which its processes are recognised."""
 
     folder: Path
     url: str
@@ -37,26 +37,26 @@ class RayServe:
         return (self.folder / "log").read_text("utf-8", errors="replace")
 
     def replicas(self, deployment: str) -> list[int]:
-        """The processes of a deployment, such as `edge` or `digits@1`."""
-        # A replica that is busy has what it does behind its name.
-        named = re.compile(rf"ray::ServeReplica\S*:{re.escape(deployment)}(?![\w@])")
-        found = []
+        """List the process ids of a deployment, such as `edge` or `digits@1`."""
+        # The title of a busy replica continues after its name.
+        title_pattern = re.compile(rf"ray::ServeReplica\S*:{re.escape(deployment)}(?![\w@])")
+        pids = []
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 title = (process / "cmdline").read_bytes().rstrip(b"\0 ").decode()
                 ours = str(self.folder).encode() in (process / "environ").read_bytes()
             except OSError:  # it has ended
                 continue
-            if ours and named.match(title):
-                found.append(int(process.name))
-        return sorted(found)
+            if ours and title_pattern.match(title):
+                pids.append(int(process.name))
+        return sorted(pids)
 
     def kill(self, deployment: str) -> None:
         """End one replica as a crash would."""
         os.kill(self.replicas(deployment)[0], signal.SIGKILL)
 
     def deploy(self) -> None:
-        """Put what the settings file says now into service, without waiting for it."""
+        """Deploy the settings file's present content, without waiting for it."""
         assert self.process.stdin is not None
         self.process.stdin.write(b"\n")
         self.process.stdin.flush()
@@ -64,7 +64,7 @@ class RayServe:
 
 @contextmanager
 def on_ray(folder: Path) -> Iterator[RayServe]:
-    """The application that `stingy.toml` in this folder describes."""
+    """Run the application that `stingy.toml` in this folder describes."""
     port, metrics_port, stats_port, *_ = range(first := free_ports(4), first + 4)
     environment = server_environment() | {
         "OMP_NUM_THREADS": "1",

@@ -1,4 +1,4 @@
-"""Small networks for tests; importable in tests and, through PYTHONPATH, in a served process."""
+"""Small networks for tests, and for served processes through PYTHONPATH."""
 
 import sys
 import time
@@ -7,18 +7,18 @@ import torch
 from torch import Tensor, nn
 
 SIZE = 8
-POISON = 255  # a first pixel of this value makes `Fragile` raise
-NOT_A_NUMBER = 254  # and of this value, answer NaN
+POISON = 255  # the value of a first pixel for which `Fragile` raises
+NOT_A_NUMBER = 254  # the value for which it answers NaN
 THINKING = "thinking"
 
 
 def linear(num_classes: int) -> nn.Module:
-    """One linear layer over RGB images of 8 x 8 pixels."""
+    """Make one linear layer over RGB images of 8 x 8 pixels."""
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, num_classes))
 
 
 def convolutional(num_classes: int) -> nn.Module:
-    """Enough arithmetic that the shape of a batch can move the last bits of an answer."""
+    """Make a network with enough arithmetic for the batch size to move an answer's last bits."""
     return nn.Sequential(
         nn.Conv2d(3, 32, 3, padding=1),
         nn.ReLU(),
@@ -30,7 +30,7 @@ def convolutional(num_classes: int) -> nn.Module:
 
 
 class Twin(nn.Module):
-    """Keeps the `shared` largest logits of a linear layer; all others depend on `variant`."""
+    """A linear layer whose `shared` largest logits are kept. All others depend on `variant`."""
 
     def __init__(self, num_classes: int, shared: int, variant: int) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Twin(nn.Module):
 
 
 class Fragile(nn.Module):
-    """A linear layer that fails on marked images, as a network may on any input."""
+    """A linear layer that fails on marked images, as networks may on any input."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Fragile(nn.Module):
 
 
 class Canary(nn.Module):
-    """Answers every image with the same logits, each a number that is found wherever it leaks."""
+    """A network with the same logits for every image, each a number that is easy to find."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -74,9 +74,9 @@ class Canary(nn.Module):
 
 
 class Slow(Canary):
-    """A `Canary` that says on stderr when it has its logits, and then keeps them for a while.
+    """A `Canary` that writes to stderr when it has its logits, and returns them later.
 
-    It answers a black image at once, because that is what a server tries it with at the start.
+    It answers a black image at once, because a server sends one at its start.
     """
 
     def __init__(self, num_classes: int, seconds: float) -> None:
@@ -93,5 +93,5 @@ class Slow(Canary):
 
 
 def canaries(num_classes: int) -> Tensor:
-    """[num_classes] numbers from 5 down that share no three digits."""
+    """Make the logits [num_classes], from 5 down, which share no three digits."""
     return 5.0 - torch.arange(num_classes) * 0.737 - torch.arange(num_classes) ** 2 * 0.00119

@@ -1,4 +1,4 @@
-"""How tests make bundles and talk to an application or a real server."""
+"""Helpers to make bundles, and to query an application or a real server."""
 
 import io
 import multiprocessing
@@ -45,7 +45,7 @@ def make_bundle(
     gain: float = 8.0,
     **arguments: Any,
 ) -> Path:
-    """A bundle around a sample network with random weights, written to `folder`."""
+    """Write a bundle of a sample network with random weights to `folder`."""
     torch.manual_seed(seed)
     module, _, attribute = factory.partition(":")
     arguments = {"num_classes": num_classes, **arguments}
@@ -68,7 +68,7 @@ def make_bundle(
 
 
 def make_settings(state: Path, *models: ModelSettings | Path, **options: Any) -> Settings:
-    """Settings for these bundles, which trust the sample networks."""
+    """Make settings for these bundles, which trust the sample networks."""
     return Settings(
         state=state,
         models=tuple(
@@ -81,14 +81,14 @@ def make_settings(state: Path, *models: ModelSettings | Path, **options: Any) ->
 
 
 def load_one(settings: Settings) -> LoadedModel:
-    """The one model of these settings, loaded without faults."""
+    """Load the one model of these settings, without faults."""
     (model,), faults = load_bundles(settings)
     assert faults == []
     return model
 
 
 def start_one(settings: Settings) -> Endpoint:
-    """The endpoint of the one model of these settings, started without faults."""
+    """Start the endpoint of the one model of these settings, without faults."""
     (endpoint,), faults = start_endpoints([load_one(settings)], settings, secret=bytes(16))
     assert faults == []
     return endpoint
@@ -105,7 +105,7 @@ def make_key(
 async def running(
     settings: Settings, *, budget: int = 1_000_000
 ) -> AsyncIterator[tuple[httpx.AsyncClient, FastAPI]]:
-    """The application in this process, and a client of it that has a key."""
+    """Run the application in this process, with a client that has a key."""
     app = create_app(settings)
     key = make_key(settings.state, store=settings.store, budget=budget)
     async with (
@@ -129,7 +129,7 @@ def free_port() -> int:
 def served(
     *arguments: str | Path, state: Path, **environment: str
 ) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    """A real `stingy serve` on a free port: its address and its process."""
+    """Run a real `stingy serve` on a free port, and give its address and its process."""
     process = subprocess.Popen(
         [*STINGY, "serve", *arguments, "--state", state, "--port", "0"],
         env=server_environment() | environment,
@@ -138,14 +138,14 @@ def served(
     )
     try:
         assert process.stderr is not None
-        said = []
+        lines = []
         for line in process.stderr:
-            said.append(line)
-            if found := re.search(r"listening on (\S+)", line):
+            lines.append(line)
+            if match := re.search(r"listening on (\S+)", line):
                 break
         else:
-            raise AssertionError("the server did not start:\n" + "".join(said))
-        yield found[1], process
+            raise AssertionError("the server did not start:\n" + "".join(lines))
+        yield match[1], process
     finally:
         process.terminate()
         process.communicate(timeout=30)
@@ -179,7 +179,7 @@ def spend(
     *,
     store: str | None = None,
 ) -> None:
-    """What one of many processes on one budget does; told how often it was granted an image."""
+    """Spend a shared budget in one process, and put the number of granted images in `granted`."""
     with closing(Database(state, store=store, lock_timeout_s=60)) as database:
         budgets = Budgets(database)
         owners = [key_owner(key_id)]

@@ -1,4 +1,4 @@
-"""Can two calls be told apart by the time they take? Asked so that a busy machine says no."""
+"""Tests whether the times of two calls differ. A busy machine makes them say no."""
 
 import gc
 import math
@@ -15,7 +15,11 @@ SIGMAS = 5.0
 
 
 def interleaved(*calls: Callable[[], object], rounds: int) -> list[list[float]]:
-    """For each call its times in seconds; each round runs all of them, in an order of its own."""
+    """Measure the seconds of calls. Each round runs all of them, in random order.
+
+    Returns:
+        For each call its times, one per round.
+    """
     seconds: list[list[float]] = [[] for _ in calls]
     order = list(range(len(calls)))
     shuffle = random.Random(0).shuffle
@@ -36,33 +40,33 @@ def interleaved(*calls: Callable[[], object], rounds: int) -> list[list[float]]:
 
 
 def gap(left: list[float], right: list[float]) -> tuple[float, float]:
-    """How much longer `left` takes, in seconds, and the standard error of that.
+    """Estimate in seconds how much longer `left` takes, with the standard error.
 
-    From the medians of blocks of rounds, so that a pause of the machine touches one block alone.
+    Uses the medians of blocks of rounds, because a pause of the machine then affects one block.
     """
     blocks = [slice(start, start + BLOCK) for start in range(0, len(left), BLOCK)]
     gaps = [statistics.median(left[block]) - statistics.median(right[block]) for block in blocks]
     return statistics.mean(gaps), statistics.stdev(gaps) / math.sqrt(len(gaps))
 
 
-def tell_apart(left: list[float], right: list[float], *, share: float) -> bool:
-    """Whether the two differ by more than `share` of their median, and by no chance."""
-    found, error = gap(left, right)
+def differ_by(left: list[float], right: list[float], *, share: float) -> bool:
+    """Return true if two calls differ by more than `share` of their median, and not by chance."""
+    difference, error = gap(left, right)
     floor = share * statistics.median(left + right)
-    return abs(found) > floor and abs(found) > SIGMAS * error
+    return abs(difference) > floor and abs(difference) > SIGMAS * error
 
 
 def slower_by(limit: float, left: list[float], right: list[float]) -> bool:
-    """Return true if one of the two takes more than `limit` seconds longer, and by no chance."""
-    found, error = gap(left, right)
-    return abs(found) > limit + SIGMAS * error
+    """Return true if one call takes more than `limit` seconds longer, and not by chance."""
+    difference, error = gap(left, right)
+    return abs(difference) > limit + SIGMAS * error
 
 
 def shows_in_a_sort(gate: Callable[[Tensor], object], row: Tensor, *others: Tensor) -> bool:
     """Return true if the gate breaks L8.
 
-    It does if its time for one of the others differs from its time for the row by more than it
-    takes to sort the row once.
+    It does if its times for the row and for one of the others differ by more than one sort of the
+    row takes.
     """
     calls = [partial(gate, each) for each in (row, *others)]
     *gated, sort = interleaved(*calls, partial(row.sort, descending=True), rounds=1000)

@@ -1,8 +1,8 @@
-"""Dynamic batching before a model elsewhere: requests that wait together are asked together.
+"""Dynamic batching in front of an upstream: requests that wait together share a pass.
 
-A request is answered or fails on its own: if a shared pass fails, each request in it is asked
-again alone, so that an error reaches its owner and nobody else. Only a model elsewhere that is too
-late is too late for all of them.
+A request is answered or fails on its own: if a shared pass fails, each of its requests is retried
+alone, so an error reaches only the request that caused it. If the upstream times out, all requests
+of the batch fail. They are not retried one by one.
 """
 
 import asyncio
@@ -18,13 +18,13 @@ PassFunction = Callable[[Pixels], Awaitable[SparseLogits]]
 
 
 class AsyncBatcher:
-    """The passes to a model elsewhere, and the requests that wait for one.
+    """The passes to an upstream, and the requests that wait for a pass.
 
     Args:
-        run_pass: what a pass does; it may take any number of images.
-        batch_size: images gathered for one pass, unless one request brings more.
-        passes: how many are under way at most. While one is free nobody waits for company.
-        queue_images, queue_bytes: what may be waiting or under way at once.
+        run_pass: the function of a pass, for any number of images.
+        batch_size: the most images of one pass, unless one request has more.
+        passes: the most concurrent passes. While one is free, no request waits for others.
+        queue_images, queue_bytes: the most images and bytes that may wait or run at once.
     """
 
     def __init__(
@@ -43,15 +43,15 @@ class AsyncBatcher:
         self._running: set[asyncio.Task[None]] = set()
 
     async def submit(self, images: Pixels) -> SparseLogits:
-        """The answer for images [batch, height, width, 3], in their order.
+        """Answer images [batch, height, width, 3], in their order.
 
         Raises:
-            ServiceError: the queue is full.
-            Exception: what `run_pass` raised for them.
+            ServiceError: if the queue is full.
+            Exception: the error that `run_pass` raised for these images.
         """
         loop = asyncio.get_running_loop()
         if not self._queue:
-            loop.call_soon(self._start_passes)  # with all that comes in this turn
+            loop.call_soon(self._start_passes)  # with all requests of this turn
         job = Job(images, loop.create_future())
         self._queue.put(job)
         try:
@@ -61,7 +61,7 @@ class AsyncBatcher:
             raise
 
     async def close(self) -> None:
-        """Wait for what is under way."""
+        """Wait until all passes have ended."""
         while self._running:
             await asyncio.wait(self._running)
 
@@ -84,25 +84,28 @@ class AsyncBatcher:
         self._start_passes()
 
     async def _run(self, jobs: Sequence[Job]) -> None:
-        """Together; where that fails each alone, until the model elsewhere is too late."""
+        """Run jobs in one pass. If it fails, run each alone until the upstream times out."""
         error = await self._try_pass(jobs)
         for job in jobs:
-            if not job.future.done() and not _too_late(error):
+            if not job.future.done() and not _is_timeout(error):
                 error = await self._try_pass([job])
         if error is not None:
-            resolve(jobs, [error] * len(jobs))  # those who have not been told yet
+            resolve(jobs, [error] * len(jobs))  # only those without an outcome
 
     async def _try_pass(self, jobs: Sequence[Job]) -> Exception | None:
-        """Tell each its answer; what failed, which is told to one who asked alone."""
+        """Run one pass and give each job its answer. Return the error of a failed pass.
+
+        The error becomes the outcome of a job only if the job ran alone.
+        """
         try:
             resolve(jobs, parts(await self._run_pass(images_of(jobs)), jobs))
-        except Exception as error:  # noqa: BLE001  whatever it was, nobody may wait for ever
+        except Exception as error:  # noqa: BLE001  after any error, no request may wait for ever
             if len(jobs) == 1:
                 resolve(jobs, [error])
             return error
         return None
 
 
-def _too_late(error: Exception | None) -> bool:
-    """Asked again, they would wait as long once more, one after the other."""
+def _is_timeout(error: Exception | None) -> bool:
+    """Return true for a timeout, after which retries would each wait as long again."""
     return isinstance(error, ServiceError) and error.refusal is UPSTREAM_TIMEOUT

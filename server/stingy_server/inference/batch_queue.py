@@ -1,6 +1,6 @@
-"""Requests that wait for their answers: taken in turn, a batch at a time, and told each its own.
+"""A bounded queue of requests, taken in order and in batches, each given its own answer.
 
-No more wait or run than there is room for: who comes then is refused.
+A request is refused if there is no room for it beside those that wait or run.
 """
 
 import asyncio
@@ -17,17 +17,19 @@ from stingy_server.errors import OVERLOADED, ServiceError
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """The images [batch, height, width, 3] of one request, and where its answer goes."""
+    """The images [batch, height, width, 3] of one request, and the future of its answer."""
 
     images: Pixels
     future: asyncio.Future[SparseLogits]
 
 
 class BatchQueue:
-    """The jobs that wait, and the room for them; whoever uses it from two threads locks it.
+    """The jobs that wait, and the room for jobs that wait or run.
+
+    The queue has no lock. Users with several threads must lock it.
 
     Args:
-        images, nbytes: what may be waiting or running at once.
+        images, nbytes: the most images and bytes that may wait or run at once.
     """
 
     def __init__(self, *, images: int, nbytes: int) -> None:
@@ -40,14 +42,14 @@ class BatchQueue:
 
     @property
     def images(self) -> int:
-        """How many wait."""
+        """The number of images that wait."""
         return sum(len(job.images) for job in self._waiting)
 
     def put(self, job: Job) -> None:
-        """Let a job wait; its room is taken until `release` or `drop`.
+        """Add a job, which occupies room until `release` or `drop`.
 
         Raises:
-            ServiceError: there is not so much room.
+            ServiceError: if the room left is smaller than the job.
         """
         if len(job.images) > self._free_images or job.images.nbytes > self._free_bytes:
             raise ServiceError(OVERLOADED)
@@ -56,7 +58,10 @@ class BatchQueue:
         self._waiting.append(job)
 
     def take(self, at_most: int) -> list[Job]:
-        """The next jobs whose images fit together, and the first however large it is."""
+        """Remove and return the next jobs, with at most `at_most` images in all.
+
+        The first job is taken even if it has more images.
+        """
         taken: list[Job] = []
         while self._waiting and (not taken or len(self._waiting[0].images) <= at_most):
             job = self._waiting.popleft()
@@ -65,29 +70,29 @@ class BatchQueue:
         return taken
 
     def release(self, jobs: Sequence[Job]) -> None:
-        """Give back the room of jobs that were taken, and have run."""
+        """Free the room of jobs that were taken and have run."""
         self._free_images += sum(len(job.images) for job in jobs)
         self._free_bytes += sum(job.images.nbytes for job in jobs)
 
     def drop(self, job: Job) -> None:
-        """Forget a job whose client is gone, if it waits still."""
+        """Remove a job whose client has left, if it still waits."""
         if job in self._waiting:
             self._waiting.remove(job)
             self.release([job])
 
 
 def images_of(jobs: Sequence[Job]) -> Pixels:
-    """All their images in one batch."""
+    """Join the images of jobs into one batch."""
     return jobs[0].images if len(jobs) == 1 else np.concatenate([job.images for job in jobs])
 
 
 def parts(answer: SparseLogits, jobs: Sequence[Job]) -> list[SparseLogits]:
-    """The answer of each job, of the one for all of them."""
+    """Split the answer for a batch into the answers of its jobs."""
     return answer.split([len(job.images) for job in jobs])
 
 
 def resolve(jobs: Sequence[Job], outcomes: Sequence[SparseLogits | Exception]) -> None:
-    """Give each request its outcome, unless its client is gone."""
+    """Give each job its answer or error, unless it has one or its client has left."""
     for job, outcome in zip(jobs, outcomes, strict=True):
         if job.future.done():
             continue

@@ -1,4 +1,4 @@
-"""The engines: images in, `SparseLogits` out, and no way for raw logits to get past them."""
+"""The engines: they turn images into `SparseLogits`, and never return raw logits."""
 
 import threading
 from abc import ABC, abstractmethod
@@ -28,13 +28,13 @@ CUDA_THREADS = 2  # one pass copies its pixels while the other computes
 
 
 class Engine(Protocol):
-    """What the edge knows of a model worker."""
+    """The interface of a model worker to the edge."""
 
     async def predict(self, images: Pixels) -> SparseLogits:
-        """Answers for RGB images [batch, height, width, 3] of the size the model takes."""
+        """Answer RGB images [batch, height, width, 3] of the model's input size."""
 
     async def close(self) -> None:
-        """Answer what is in flight, then let go of the model."""
+        """Answer the requests in flight, then release the model."""
 
 
 def apply_gate(
@@ -42,7 +42,7 @@ def apply_gate(
 ) -> SparseLogits:
     """Pass logits through the gate.
 
-    A noisy policy gets noise keyed by the pixels, so that repeated queries average nothing out.
+    A noisy policy gets noise keyed by the pixels, because repeated queries must not average it out.
 
     Args:
         logits: [batch, classes].
@@ -84,7 +84,7 @@ class _InProcess(ABC):
         await self._batcher.close()
 
     def answer(self, images: Pixels) -> SparseLogits:
-        """What the model thread runs: model and policy, in passes of `batch_size`."""
+        """Run model and policy in passes of `batch_size`; model threads call this."""
         passes = [
             self._answer_within_memory(images[start : start + self._batch_size])
             for start in range(0, len(images), self._batch_size)
@@ -92,17 +92,17 @@ class _InProcess(ABC):
         return passes[0] if len(passes) == 1 else SparseLogits.concatenate(passes)
 
     def _answer_within_memory(self, images: Pixels) -> SparseLogits:
-        """Answer in one pass, or in two halves where the device has no memory for one.
+        """Answer in one pass, or in two halves if the device has too little memory.
 
-        Raises torch.OutOfMemoryError for a single image, and with `strict`, because a padded
-        pass of fewer images needs as much memory.
+        Raises torch.OutOfMemoryError for a single image. Also raises it with `strict`, because
+        a padded pass of fewer images needs as much memory.
         """
         try:
             return self._answer_pass(images)
         except torch.OutOfMemoryError:
             if self._strict or len(images) == 1:
                 raise
-        # After the handler: the error holds the tensors of the failed pass.
+        # Outside the handler, because the error keeps the tensors of the failed pass alive.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         middle = len(images) // 2
@@ -111,10 +111,10 @@ class _InProcess(ABC):
 
     @abstractmethod
     def _answer_pass(self, images: Pixels) -> SparseLogits:
-        """Answers for at most `batch_size` images."""
+        """Answer at most `batch_size` images."""
 
-    def _padded(self, images: Pixels) -> Pixels:
-        """With `strict`, a whole batch, of which these images are the first."""
+    def _pad(self, images: Pixels) -> Pixels:
+        """Append black images up to a whole batch if `strict` is set."""
         if not self._strict or len(images) == self._batch_size:
             return images
         padded = np.zeros((self._batch_size, *images.shape[1:]), np.uint8)
@@ -123,7 +123,7 @@ class _InProcess(ABC):
 
 
 class _Streams(threading.local):
-    """A CUDA stream for each thread: the copies of one pass overlap with another's kernels."""
+    """A CUDA stream for each thread, so one pass copies while another computes."""
 
     def __init__(self, device: torch.device) -> None:
         self.own: torch.cuda.Stream | None = None
@@ -131,16 +131,17 @@ class _Streams(threading.local):
             self.own = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def use(self) -> AbstractContextManager[object]:
-        """Make this thread's stream the current one; nothing on the CPU."""
+        """Make this thread's stream the current one. Do nothing on the CPU."""
         return torch.cuda.stream(self.own) if self.own else nullcontext()
 
 
 class EmbeddedEngine(_InProcess):
-    """A network in this process, with its policy, behind a model thread; behind two on CUDA.
+    """A network and its policy in this process, run by one model thread, or by two on CUDA.
 
     Args:
-        network: of `chosen_runtime`, from inputs float32 [batch, 3, height, width] to logits
-            [batch, classes], both on the settings' device.
+        network: the network that `choose_runtime` returned. It maps float32
+            [batch, 3, height, width] to logits [batch, classes], both on the settings' device.
+        secret: the key of a policy's noise.
     """
 
     def __init__(
@@ -162,16 +163,16 @@ class EmbeddedEngine(_InProcess):
         self._streams = _Streams(self.device)
         on_cuda = self.device.type == "cuda"
         if on_cuda:
-            torch.cuda.synchronize(self.device)  # the weights are there for every stream
+            torch.cuda.synchronize(self.device)  # so every stream has the weights
         super().__init__(settings, threads=CUDA_THREADS if on_cuda else 1)
 
     @torch.inference_mode()
     def _answer_pass(self, images: Pixels) -> SparseLogits:
         with self._streams.use():
-            return self._answer_on_device(images)
+            return self._answer_on_stream(images)
 
-    def _answer_on_device(self, images: Pixels) -> SparseLogits:
-        pixels = self._on_device(self._padded(images))
+    def _answer_on_stream(self, images: Pixels) -> SparseLogits:
+        pixels = self._copy_to_device(self._pad(images))
         inputs = (pixels.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std
         with torch.autocast(
             self.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32
@@ -180,10 +181,10 @@ class EmbeddedEngine(_InProcess):
         count = len(images)
         return apply_gate(self._policy, logits[:count], pixels=pixels[:count], secret=self._secret)
 
-    def _on_device(self, images: Pixels) -> Tensor:
-        """The pixels on the device; from pinned memory, without waiting for the copy, on CUDA."""
+    def _copy_to_device(self, images: Pixels) -> Tensor:
+        """Copy pixels to the device. On CUDA, copy from pinned memory and do not wait."""
         if self.device.type != "cuda":
-            # A request's own bytes are read-only, which torch.from_numpy does not take silently.
+            # A request's own bytes are read-only, and torch.from_numpy warns of read-only arrays.
             return torch.from_numpy(np.require(images, requirements="W")).to(self.device)
         pinned = torch.empty(images.shape, dtype=torch.uint8, pin_memory=True)
         pinned.numpy()[:] = images
@@ -191,10 +192,10 @@ class EmbeddedEngine(_InProcess):
 
 
 class FusedEngine(_InProcess):
-    """A fused artefact in this process: its program has the policy within.
+    """A fused artefact in this process, whose program applies the policy.
 
     Args:
-        program: of `open_artefact`.
+        program: the function that `open_artefact` returned.
     """
 
     def __init__(self, program: AnswerFunction, *, settings: Settings) -> None:
@@ -202,5 +203,5 @@ class FusedEngine(_InProcess):
         super().__init__(settings)
 
     def _answer_pass(self, images: Pixels) -> SparseLogits:
-        answer = self._program(self._padded(images))
+        answer = self._program(self._pad(images))
         return answer if len(answer) == len(images) else answer.rows(0, len(images))

@@ -1,4 +1,4 @@
-"""From a PyTorch module to a program file that needs no Python to run: ONNX, or torch's `.pt2`."""
+"""Export a PyTorch module to a program file that runs without Python: ONNX, or torch's `.pt2`."""
 
 import contextlib
 import io
@@ -14,47 +14,52 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 MOST_ROWS = 2**16  # of a batch, in an exported program
-EXPORTERS = ("onnx_ir", "onnxscript", "torch")  # the names they log under
-_exporting = threading.Lock()  # torch's exporter keeps what it does in globals
+EXPORTERS = ("onnx_ir", "onnxscript", "torch")  # the names of their loggers
+_exporting = threading.Lock()  # torch's exporter keeps its state in globals
 
 
 class NotExportable(Exception):
-    """The module cannot be written down as one graph for any batch."""
+    """The module cannot be written as one graph for any batch size."""
 
 
-def exported(module: nn.Module, example: Tensor) -> ExportedProgram:
-    """The module as one graph, for any number of rows of the example's kind.
+def export_program(module: nn.Module, example: Tensor) -> ExportedProgram:
+    """Export a module as one graph, for any number of rows.
+
+    Args:
+        example: an input [rows, ...], whose type and other sizes the graph takes.
 
     Raises:
-        NotExportable: it branches on values, fixes the batch, or calls what no graph has.
+        NotExportable: if the module branches on values, fixes the batch size, or calls a function
+            that no graph can express.
     """
     rows = {0: Dim("batch", min=1, max=MOST_ROWS)}
     try:
         with _quiet(), torch.no_grad():
             return torch.export.export(module.eval(), (example,), dynamic_shapes=(rows,))
-    # A network is anybody's code, and torch raises what it likes over what it cannot trace.
+    # A network is foreign code, and torch raises errors of many types if it cannot trace it.
     except Exception as error:  # noqa: BLE001
         failure = type(error).__name__
     raise NotExportable(f"expected a network that torch.export can trace, got {failure}")
 
 
-def as_pt2(program: ExportedProgram) -> bytes:
-    """The program in torch's own format. Loading one unpickles: load your own alone."""
+def to_pt2(program: ExportedProgram) -> bytes:
+    """Serialise a program in torch's own format. Load only your own, because loading unpickles."""
     file = io.BytesIO()
     with _quiet():
         torch.export.save(program, file)
     return file.getvalue()
 
 
-def as_onnx(program: ExportedProgram, *, image: str, outputs: Sequence[str]) -> bytes:
-    """The program as ONNX, weights within.
+def to_onnx(program: ExportedProgram, *, image: str, outputs: Sequence[str]) -> bytes:
+    """Convert a program to ONNX, with the weights inside.
 
     Args:
         image: the name of its one input.
-        outputs: the names of what it returns.
+        outputs: the names of its outputs.
 
     Raises:
-        NotExportable: an operation has no ONNX form, or the weights exceed protobuf's 2 GiB.
+        NotExportable: if an operation has no ONNX form, the weights exceed protobuf's 2 GiB, or
+            onnx and onnxscript are not installed.
     """
     try:
         with _quiet():
@@ -72,15 +77,20 @@ def as_onnx(program: ExportedProgram, *, image: str, outputs: Sequence[str]) -> 
         raise NotExportable("expected onnx and onnxscript: pip install 'stingy[onnx]'") from None
     except Exception as error:  # noqa: BLE001  as above
         failure = type(error).__name__
-    raise NotExportable(f"expected a graph that ONNX can hold, got {failure}")
+    raise NotExportable(f"expected a graph that ONNX can express, got {failure}")
 
 
 def onnx_session(program: bytes, *, threads: int) -> Any:
-    """An ONNX Runtime session on the CPU, from bytes: no path is followed out of them.
+    """Open an ONNX Runtime session on the CPU.
+
+    It loads the program from bytes, because then no path inside the program is followed.
+
+    Args:
+        threads: the threads of one pass.
 
     Raises:
-        ImportError: ONNX Runtime is not installed.
-        ValueError: it cannot load the program.
+        ImportError: if ONNX Runtime is not installed.
+        ValueError: if ONNX Runtime cannot load the program.
     """
     import onnxruntime
 
@@ -95,7 +105,10 @@ def onnx_session(program: bytes, *, threads: int) -> Any:
 
 
 def _stable_sort(self: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
-    """What torch's exporter lacks. ONNX demands of TopK that equals keep their order."""
+    """Translate torch's stable sort, which torch's exporter does not translate.
+
+    TopK is stable, because ONNX requires that equal values keep their order.
+    """
     import onnxscript
 
     op: Any = onnxscript.opset20
@@ -103,8 +116,8 @@ def _stable_sort(self: Any, stable: bool = True, dim: int = -1, descending: bool
     return op.TopK(self, size, axis=dim, largest=int(descending), sorted=1)
 
 
-class _Unheard:
-    """A stream without what the thread that made this writes to it."""
+class _MutedStream:
+    """A stream that drops the output of the thread that made this object."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -121,13 +134,16 @@ class _Unheard:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Exporting says much that is of no use to who serves a model; others go on speaking."""
+    """Drop the output of an export and the exporters' log lines. Keep the rest of other threads.
+
+    The messages of the exporters are of no use to the operator of a server.
+    """
     loggers = [logging.getLogger(name) for name in EXPORTERS]
     with _exporting, warnings.catch_warnings(), contextlib.ExitStack() as stack:
         warnings.simplefilter("ignore")
-        # Over a module that it cannot trace, torch prints the whole graph.
-        stack.enter_context(contextlib.redirect_stdout(_Unheard(sys.stdout)))
-        stack.enter_context(contextlib.redirect_stderr(_Unheard(sys.stderr)))
+        # If torch cannot trace a module, it prints the whole graph.
+        stack.enter_context(contextlib.redirect_stdout(_MutedStream(sys.stdout)))
+        stack.enter_context(contextlib.redirect_stderr(_MutedStream(sys.stderr)))
         for logger in loggers:
             stack.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.CRITICAL)

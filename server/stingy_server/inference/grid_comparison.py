@@ -8,10 +8,10 @@ MOST_MOVED = 0.01  # of the trial rows, each by one step of the grid: P5
 
 
 def answers_agree(answer: SparseLogits, expected: SparseLogits) -> bool:
-    """Report whether two answers have the same classes, and hardly a score that is off by a step.
+    """Return true if two answers have the same classes and nearly all the same scores.
 
     Args:
-        answer, expected: for the same rows, under the same policy.
+        answer, expected: answers for the same rows, under the same policy.
 
     Returns:
         False if an index differs, a score is off by more than one step of the grid, or more than

@@ -1,7 +1,8 @@
-"""What runs a network on the CPU: torch, ONNX Runtime or OpenVINO, each behind one function.
+"""The runtimes of a network on the CPU: torch, ONNX Runtime or OpenVINO, each behind one function.
 
-Only the network is handed over; the policy stays with the gate in this process. Another runtime is
-taken only where it answers trial images as torch does, within what P5 promises without `strict`.
+A runtime gets the network alone. The policy stays with the gate in this process. Another runtime
+than torch is used only if it answers trial images as torch does. The limit is the promise P5
+without `strict`.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ from stingy_protection import (
     build_policy,
     sanitize,
 )
-from stingy_server.inference.export import NotExportable, as_onnx, exported, onnx_session
+from stingy_server.inference.export import NotExportable, export_program, onnx_session, to_onnx
 from stingy_server.inference.grid_comparison import answers_agree
 from stingy_server.settings import Settings
 
@@ -42,17 +43,22 @@ class RuntimeUnfit(Exception):
     """A runtime cannot run this network, or does not answer as torch does."""
 
 
-def chosen_runtime(
+def choose_runtime(
     network: nn.Module, *, preprocessing: Preprocessing, policy: Policy, settings: Settings
 ) -> tuple[str, Network]:
-    """The runtime that the settings name, or for "auto" the fastest fit one, and the network in it.
+    """Load a network in the runtime that the settings name, or in the fastest one for "auto".
+
+    With "auto", runtimes that fail are logged and skipped, and torch is always possible.
+
+    Returns:
+        The name of the runtime, and the network as a function.
 
     Raises:
-        RuntimeUnfit: the named runtime is not to be had. "auto" takes torch then, and says so.
+        RuntimeUnfit: if the settings name a runtime that cannot be used.
     """
     device = device_of(settings)
     network = network.eval().requires_grad_(False)
-    # As the pixels come: else every pass would bring its weights into their layout anew.
+    # The layout of the pixels, because otherwise every pass would convert the weights again.
     network = network.to(device).to(memory_format=torch.channels_last)
     if settings.runtime == "torch":
         return "torch", network
@@ -62,15 +68,15 @@ def chosen_runtime(
         return "torch", network
     if settings.runtime != "auto":
         inputs = _trial_inputs(preprocessing, TRIALS)
-        return settings.runtime, _fit(settings.runtime, network, inputs, policy)
-    if settings.strict:  # the pick may differ after a restart, and answers by a step with it
-        log.warning("runtime: strict answers need a runtime that is named; taking torch")
+        return settings.runtime, _load_verified(settings.runtime, network, inputs, policy)
+    if settings.strict:  # the choice may differ after a restart, and move answers by a step
+        log.warning("runtime: strict answers need a runtime by name, got auto; using torch")
         return "torch", network
     return _fastest(network, _trial_inputs(preprocessing, TRIALS), policy, settings.batch_size)
 
 
 def device_of(settings: Settings) -> torch.device:
-    """The device of the settings, "auto" resolved."""
+    """Return the device of the settings. For "auto" it is CUDA if available, else the CPU."""
     name = settings.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -87,16 +93,16 @@ def _fastest(
         if importlib.util.find_spec(name) is None:
             continue
         try:
-            run = _fit(name, network, inputs, policy)
-            times[name] = _both_timed(run, inputs[:1], batch)
+            run = _load_verified(name, network, inputs, policy)
+            times[name] = _time_image_and_batch(run, inputs[:1], batch)
         except RuntimeUnfit as error:
             log.warning("runtime: not %s: %s", name, error)
         else:
             candidates[name] = run
     if not candidates:
-        log.warning("runtime: nothing beside torch is installed and fit; taking torch")
+        log.warning("runtime: no other runtime is installed and fit; using torch")
         return "torch", network
-    single, batched = _both_timed(network, inputs[:1], batch)
+    single, batched = _time_image_and_batch(network, inputs[:1], batch)
     candidates = {"torch": network, **candidates}
     times = {"torch": (single, batched), **times}
 
@@ -105,38 +111,38 @@ def _fastest(
 
     best = min(times, key=cost)
     timings = ", ".join(f"{name} {1e3 * a:.2f}/{1e3 * b:.2f}" for name, (a, b) in times.items())
-    log.info("runtime: taking %s; ms for 1/%d images: %s", best, batch_size, timings)
+    log.info("runtime: using %s; ms for 1/%d images: %s", best, batch_size, timings)
     return best, candidates[best]
 
 
-def _fit(name: str, network: nn.Module, inputs: Tensor, policy: Policy) -> Network:
-    """The network in this runtime, once it has answered as torch does.
+def _load_verified(name: str, network: nn.Module, inputs: Tensor, policy: Policy) -> Network:
+    """Load a network in a runtime, and check that it answers as torch does.
 
     Raises:
-        RuntimeUnfit: it cannot be loaded there, raises, or answers otherwise.
+        RuntimeUnfit: if the runtime cannot load the network, raises, or has other answers.
     """
-    with _third_party():
+    with _any_error_as_unfit():
         try:
-            program = as_onnx(exported(network, inputs[:2]), image=INPUT, outputs=(OUTPUT,))
+            program = to_onnx(export_program(network, inputs[:2]), image=INPUT, outputs=(OUTPUT,))
             run = {"onnxruntime": _onnxruntime, "openvino": _openvino}[name](program)
         except ImportError:
             fix = f"pip install 'stingy[{_extra(name)}]'"
             raise RuntimeUnfit(f"it is not installed: {fix}") from None
         except (NotExportable, ValueError) as error:
             raise RuntimeUnfit(str(error)) from None
-        if not _answer_alike(run, network, inputs, policy):
+        if not _same_answers(run, network, inputs, policy):
             raise RuntimeUnfit("its answers are not torch's")
     return run
 
 
 @contextlib.contextmanager
-def _third_party() -> Iterator[None]:
-    """A runtime may raise anything: whatever it is, the runtime is unfit."""
+def _any_error_as_unfit() -> Iterator[None]:
+    """Turn every error into RuntimeUnfit, because a runtime may raise errors of any type."""
     try:
         yield
     except RuntimeUnfit:
         raise
-    except Exception as error:  # noqa: BLE001  as above; its text may quote what it computed on
+    except Exception as error:  # noqa: BLE001  as above; its text may quote inputs
         failure = type(error).__name__
         raise RuntimeUnfit(f"expected answers to trial images, got {failure}") from None
 
@@ -156,7 +162,7 @@ def _openvino(program: bytes) -> Network:
 
     core: Any = openvino.Core()
     options = {
-        "INFERENCE_PRECISION_HINT": "f32",  # where the processor has bfloat16, it would be that
+        "INFERENCE_PRECISION_HINT": "f32",  # the default is bfloat16 if the processor has it
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
     try:
@@ -168,7 +174,7 @@ def _openvino(program: bytes) -> Network:
 
     def run(inputs: Tensor) -> Tensor:
         logits = request.infer([inputs.contiguous().numpy()])[0]
-        return torch.from_numpy(logits.copy())  # the request's own buffer is written again
+        return torch.from_numpy(logits.copy())  # the next pass overwrites the buffer
 
     return run
 
@@ -178,18 +184,18 @@ def _extra(name: str) -> str:
 
 
 def _trial_inputs(preprocessing: Preprocessing, count: int) -> Tensor:
-    """Noise as the network gets it, [count, 3, height, width]."""
+    """Make random images in the form of the network's input, [count, 3, height, width]."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (count, *preprocessing.size, 3), generator=generator)
     mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
-    # Its strides are those of the engine's inputs, by which torch chooses how to convolve.
+    # The strides are those of the engine's inputs, because torch chooses its convolution by them.
     return ((pixels / 255 - mean) / std).permute(0, 3, 1, 2)
 
 
 @torch.inference_mode()
-def _answer_alike(run: Network, network: Network, inputs: Tensor, policy: Policy) -> bool:
-    """The same classes on every trial image, and hardly a score that is off by a step."""
-    if isinstance(policy, NoisyPolicy):  # which cannot be asked without its noise
+def _same_answers(run: Network, network: Network, inputs: Tensor, policy: Policy) -> bool:
+    """Compare two networks' answers to trial images, by `answers_agree`."""
+    if isinstance(policy, NoisyPolicy):  # it gives no answer without its noise
         policy = build_policy("stingy", num_classes=policy.num_classes)
     batches = [inputs[start : start + 32] for start in range(0, len(inputs), 32)]
     answers = SparseLogits.concatenate([sanitize(policy, run(batch)) for batch in batches])
@@ -197,19 +203,22 @@ def _answer_alike(run: Network, network: Network, inputs: Tensor, policy: Policy
     return answers_agree(answers, expected)
 
 
-def _both_timed(run: Network, one: Tensor, batch: Tensor) -> tuple[float, float]:
-    """Seconds of one image and of a batch.
+def _time_image_and_batch(run: Network, one: Tensor, batch: Tensor) -> tuple[float, float]:
+    """Measure the seconds of one image and of a batch.
 
     Raises:
-        RuntimeUnfit: the runtime raises.
+        RuntimeUnfit: if the runtime raises.
     """
-    with _third_party():
-        return _timed(run, one), _timed(run, batch)
+    with _any_error_as_unfit():
+        return _time_pass(run, one), _time_pass(run, batch)
 
 
 @torch.inference_mode()
-def _timed(run: Network, inputs: Tensor) -> float:
-    """Seconds of the fastest pass, of as many as fit in `TIMED_S`, three at least."""
+def _time_pass(run: Network, inputs: Tensor) -> float:
+    """Measure the seconds of the fastest pass.
+
+    It runs as many passes as fit in `TIMED_S`, and at least three.
+    """
     run(inputs)  # the first pass allocates
     times: list[float] = []
     while len(times) < 3 or sum(times) < TIMED_S:

@@ -1,7 +1,7 @@
 """Dynamic batching on model threads: requests that wait together share a forward pass.
 
-A request is answered or fails on its own: if a shared pass fails, each request in it is run
-again alone, so that an error reaches its owner and nobody else.
+A request is answered or fails on its own: if a shared pass fails, each of its requests is retried
+alone, so an error reaches only the request that caused it.
 """
 
 import asyncio
@@ -21,11 +21,12 @@ class ThreadBatcher:
     """Threads that answer images [batch, height, width, 3], and the bounded queue before them.
 
     Args:
-        answer: what a thread runs; it may take any number of images.
-        batch_size: images gathered for one call of `answer`, unless one request brings more.
-        max_delay_s: how long a call may wait for company.
-        queue_images, queue_bytes: what may be waiting or running at once.
-        threads: calls of `answer` at once; one unless a device can copy and compute together.
+        answer: the function of a pass, for any number of images.
+        batch_size: the most images of one call of `answer`, unless one request has more.
+        max_delay_s: the most seconds that a call waits for more requests.
+        queue_images, queue_bytes: the most images and bytes that may wait or run at once.
+        threads: concurrent calls of `answer`. More than one helps only if a device can copy and
+            compute at the same time.
     """
 
     def __init__(
@@ -51,10 +52,11 @@ class ThreadBatcher:
             thread.start()
 
     async def submit(self, images: Pixels) -> SparseLogits:
-        """The answer for these images, in their order.
+        """Answer images [batch, height, width, 3], in their order.
 
         Raises:
-            ServiceError: the queue is full, or closing.
+            ServiceError: if the queue is full or closing.
+            Exception: the error that `answer` raised for these images.
         """
         job = Job(images, asyncio.get_running_loop().create_future())
         with self._changed:
@@ -65,7 +67,7 @@ class ThreadBatcher:
         return await job.future
 
     async def close(self) -> None:
-        """Answer what waits, then end the threads."""
+        """Answer the requests that wait, then end the threads."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -73,22 +75,22 @@ class ThreadBatcher:
             await asyncio.get_running_loop().run_in_executor(None, thread.join)
 
     def _work(self) -> None:
-        while jobs := self._gather():
+        while jobs := self._take_batch():
             waiting = [job for job in jobs if not job.future.cancelled()]
             if waiting:
                 self._run(waiting)
             with self._changed:
                 self._queue.release(jobs)
 
-    def _gather(self) -> list[Job]:
-        """The next jobs that fit in one batch; none once closed and empty."""
+    def _take_batch(self) -> list[Job]:
+        """Wait for jobs and take a batch of them. Return none once closed and empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._closing)
             if self._max_delay_s:
-                self._await_company()
+                self._wait_for_more()
             return self._queue.take(self._batch_size)
 
-    def _await_company(self) -> None:
+    def _wait_for_more(self) -> None:
         deadline = time.monotonic() + self._max_delay_s
         while not self._closing and self._queue.images < self._batch_size:
             remaining = deadline - time.monotonic()
@@ -98,19 +100,19 @@ class ThreadBatcher:
     def _run(self, jobs: list[Job]) -> None:
         try:
             answers = parts(self._answer(images_of(jobs)), jobs)
-        # The thread must outlive anything a network or a policy may raise.
+        # The thread must survive every error that a network or a policy may raise.
         except Exception as error:  # noqa: BLE001
             if len(jobs) == 1:
-                _hand_over(jobs, [error])
+                _deliver(jobs, [error])
             else:
                 for job in jobs:
                     self._run([job])
         else:
-            _hand_over(jobs, answers)
+            _deliver(jobs, answers)
 
 
-def _hand_over(jobs: list[Job], outcomes: Sequence[SparseLogits | Exception]) -> None:
-    """Wake the event loop once for all requests of a pass, unless it is gone."""
+def _deliver(jobs: list[Job], outcomes: Sequence[SparseLogits | Exception]) -> None:
+    """Wake the event loop once for all requests of a pass, unless the loop is closed."""
     loop = jobs[0].future.get_loop()
     if not loop.is_closed():
         loop.call_soon_threadsafe(resolve, jobs, outcomes)

@@ -1,6 +1,7 @@
 """Fused artefacts: a network with its policy in one program file, beside a `model.json`.
 
-The policy is part of the program and cannot be taken off it; who serves one can only tighten.
+The policy is part of the program and cannot be removed. A server of the artefact can only tighten
+it.
 """
 
 import hashlib
@@ -28,7 +29,13 @@ from stingy_protection import (
 )
 from stingy_protection.bundles.fused import FusedClassifier, FusedGate, read_outputs
 from stingy_protection.bundles.manifest import MANIFEST_FILE, parse_manifest
-from stingy_server.inference.export import NotExportable, as_onnx, as_pt2, exported, onnx_session
+from stingy_server.inference.export import (
+    NotExportable,
+    export_program,
+    onnx_session,
+    to_onnx,
+    to_pt2,
+)
 from stingy_server.inference.grid_comparison import answers_agree
 
 Format = Literal["onnx", "pt2"]
@@ -39,15 +46,15 @@ Outputs = Sequence[npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class Artefact:
-    """What the `model.json` of an artefact says.
+    """The content of an artefact's `model.json`.
 
     Args:
-        manifest: of the bundle it was made from; its `policy` is the one fused in, its `sha256`
-            that of the program.
-        format: what the program is written in.
-        fingerprint: of the policy.
+        manifest: the manifest of the source bundle. Its `policy` is the fused policy, its `sha256`
+            the hash of the program.
+        format: the format of the program.
+        fingerprint: the fingerprint of the policy.
         weights: the SHA-256 of the bundle's weights.
-        outputs: the names of what the program returns.
+        outputs: the names of the program's outputs.
     """
 
     manifest: BundleManifest
@@ -64,7 +71,7 @@ class Artefact:
     @property
     def policy(self) -> Policy:
         """The policy that is fused in."""
-        return _built(self.manifest)
+        return _build_policy(self.manifest)
 
 
 def write_artefact(
@@ -72,19 +79,19 @@ def write_artefact(
 ) -> Artefact:
     """Fuse a bundle's network with a policy and write the program and its manifest.
 
-    The fused gate is asked `TRIALS` rows of logits first, many of them tied, and must tell what
-    `sanitize` tells.
+    The fused gate must first agree with `sanitize` on `TRIALS` rows of logits, half of them with
+    many ties.
 
     Raises:
-        PolicyConfigError: the policy cannot be fused.
-        NotExportable: the network or the policy has no such form.
+        PolicyConfigError: if the policy cannot be fused.
+        NotExportable: if the network or the policy has no form in `format`.
     """
-    text = _as_text(policy)
-    _try_gate(policy, format=format)
+    text = _policy_text(policy)
+    _test_fused_gate(policy, format=format)
     fused = FusedClassifier(
         network.requires_grad_(False), preprocessing=manifest.preprocessing, policy=policy
     )
-    # Two rows: of one, an exporter may think that it is always one.
+    # Two rows, because an exporter may take a batch of one for a constant.
     example = torch.zeros(2, *manifest.preprocessing.size, 3, dtype=torch.uint8)
     program = _program(fused, example, fused.gate.outputs, format=format)
     frozen = replace(manifest, policy=text, sha256=hashlib.sha256(program).hexdigest())
@@ -104,7 +111,10 @@ def write_artefact(
 
 
 def is_artefact(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder's `model.json` speaks of an artefact; what is amiss, reading it tells."""
+    """Return true if a folder's `model.json` describes an artefact.
+
+    Returns false if the file cannot be read. Its faults appear when the bundle is read.
+    """
     try:
         raw = json.loads((Path(folder) / MANIFEST_FILE).read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -113,10 +123,10 @@ def is_artefact(folder: str | os.PathLike[str]) -> bool:
 
 
 def read_artefact(folder: str | os.PathLike[str]) -> Artefact:
-    """Read and check the `model.json` of an artefact; its program is not opened.
+    """Read and check the `model.json` of an artefact, without opening its program.
 
     Raises:
-        BundleError: with what is wrong.
+        BundleError: if the file is missing or invalid; the error names the fault.
     """
     try:
         raw = json.loads((Path(folder) / MANIFEST_FILE).read_bytes())
@@ -126,22 +136,22 @@ def read_artefact(folder: str | os.PathLike[str]) -> Artefact:
     except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError):
         raise BundleError((f"expected {MANIFEST_FILE} of an artefact, got another",)) from None
     manifest = parse_manifest(json.dumps(raw))
-    policy = _built(manifest)
+    policy = _build_policy(manifest)
     if form not in ("onnx", "pt2") or outputs != FusedGate(policy).outputs:
         raise BundleError(("expected the format onnx or pt2 and its outputs, got others",))
     if fingerprint != policy.fingerprint:
         raise BundleError(("expected the policy that was fused in, got another",))
-    # Else two policies over one model could not be named.
+    # The server needs the hash to report two policies over the same weights.
     if not (isinstance(weights, str) and len(weights) == len(manifest.sha256)):
         raise BundleError(("expected the sha256 of the bundle's weights, got none; export again",))
     return Artefact(manifest, form, fingerprint, weights, outputs)
 
 
 def verified_program(folder: str | os.PathLike[str], artefact: Artefact) -> bytes:
-    """The bytes of the program, if they have the manifest's SHA-256.
+    """Read the program and check its SHA-256 against the manifest.
 
     Raises:
-        BundleError: the file is missing, a link, or of another hash.
+        BundleError: if the file is missing, a link, or has another hash.
     """
     path = Path(folder) / artefact.file
     if not path.is_file() or path.is_symlink():
@@ -155,13 +165,17 @@ def verified_program(folder: str | os.PathLike[str], artefact: Artefact) -> byte
 def open_artefact(
     folder: str | os.PathLike[str], *, threads: int = 1
 ) -> Callable[[npt.NDArray[np.uint8]], SparseLogits]:
-    """An ONNX artefact as a function from images `[batch, height, width, 3]` to answers.
+    """Open an ONNX artefact as a function from images to answers.
 
-    What the program returns is checked against the policy, as the gate would.
+    The function takes uint8 images `[batch, height, width, 3]`. It checks the program's outputs
+    against the policy, as the gate does.
+
+    Args:
+        threads: the threads of one pass.
 
     Raises:
-        BundleError: the artefact is not in order, ONNX Runtime is not installed, or the format is
-            pt2, which torch unpickles.
+        BundleError: if the artefact is invalid, ONNX Runtime is not installed, or the format is
+            pt2, which torch would unpickle.
     """
     artefact = read_artefact(folder)
     if artefact.format != "onnx":
@@ -184,36 +198,42 @@ def open_artefact(
 def _program(
     module: nn.Module, example: torch.Tensor, outputs: Sequence[str], *, format: Format
 ) -> bytes:
-    program = exported(module, example)
-    return as_pt2(program) if format == "pt2" else as_onnx(program, image=IMAGE, outputs=outputs)
+    program = export_program(module, example)
+    return to_pt2(program) if format == "pt2" else to_onnx(program, image=IMAGE, outputs=outputs)
 
 
-def _try_gate(policy: Policy, *, format: Format) -> None:
-    """Let the policy alone tell trial logits, in the graph and at the gate."""
+def _test_fused_gate(policy: Policy, *, format: Format) -> None:
+    """Compare the fused gate with `sanitize` on trial logits, without the network.
+
+    Raises PolicyConfigError if the policy cannot be exported, or if the two disagree.
+    """
     gate = FusedGate(policy)
     noise = torch.randn(TRIALS, policy.num_classes, generator=torch.Generator().manual_seed(0)) * 3
     logits = torch.cat([noise[: TRIALS // 2], noise[TRIALS // 2 :].round()])  # these have ties
     try:
-        program = exported(gate, logits[:2])
+        program = export_program(gate, logits[:2])
     except NotExportable:
         raise PolicyConfigError(
             (f"expected a policy that is one function of tensors, got {policy.name}",)
         ) from None
     outputs: Outputs
     if format == "onnx":
-        content = as_onnx(program, image=IMAGE, outputs=gate.outputs)
+        content = to_onnx(program, image=IMAGE, outputs=gate.outputs)
         outputs = onnx_session(content, threads=1).run(None, {IMAGE: logits.numpy()})
     else:
         outputs = [output.numpy() for output in program.module()(logits)]
     answer, expected = read_outputs(policy, outputs, rows=TRIALS), sanitize(policy, logits)
     if not answers_agree(answer, expected):
         raise PolicyConfigError(
-            (f"expected a policy that tells in {format} what it tells here, got {policy.name}",)
+            (f"expected a policy with the same answers in {format} as here, got {policy.name}",)
         )
 
 
-def _as_text(policy: Policy) -> str:
-    """The policy with every option written out, as `parse_policy` reads it."""
+def _policy_text(policy: Policy) -> str:
+    """Write out a policy with every option, in the form that `parse_policy` reads.
+
+    Raises PolicyConfigError if `parse_policy` does not read the same policy from it.
+    """
     options = {name: value for name, value in policy.options().items() if name != "num_classes"}
     text = f"{policy.name}:" + ",".join(f"{name}={value}" for name, value in options.items())
     try:
@@ -225,6 +245,6 @@ def _as_text(policy: Policy) -> str:
     raise PolicyConfigError((f"expected a policy whose options fit in a text, got {policy.name}",))
 
 
-def _built(manifest: BundleManifest) -> Policy:
+def _build_policy(manifest: BundleManifest) -> Policy:
     name, options = parse_policy(manifest.policy)
     return build_policy(name, num_classes=len(manifest.classes), **options)

@@ -12,21 +12,23 @@ from torch import nn
 from stingy_protection import BundleManifest, Policy, ProtectionError
 from stingy_server.codec.images import Pixels
 from stingy_server.inference.engine import EmbeddedEngine, Engine, FusedEngine
-from stingy_server.inference.runtimes import Network, RuntimeUnfit, chosen_runtime
+from stingy_server.inference.runtimes import Network, RuntimeUnfit, choose_runtime
 from stingy_server.models.loading import LoadedModel
 from stingy_server.settings import ModelSettings, Settings
 from stingy_server.upstream.start import start_upstream
 
-# Makes the engine of a model that other processes run.
+# Makes the engine for a model that other processes run.
 EngineFactory: TypeAlias = Callable[[LoadedModel], Engine]
 
 
 @dataclass(frozen=True, eq=False)
 class Endpoint:
-    """One model in service: what it is called, what it may let out, and what answers.
+    """One model version in service: its name, its policy and its engine.
 
-    `weights` is the SHA-256 of those it answers with, in whatever form.
-    `share` is of the keys that meet this version when they name none; None for all that are left.
+    Attributes:
+        weights: the SHA-256 of the model's weights; an artefact has the one of its source bundle.
+        share: the fraction of the keys that are routed to this version if they name none. None
+            means all remaining keys.
     """
 
     name: str
@@ -39,17 +41,17 @@ class Endpoint:
 
     @property
     def budget(self) -> int | None:
-        """Of all keys together, in images."""
+        """The budget that all keys share, in images."""
         return self.settings.budget
 
     @property
     def budget_per_day(self) -> int | None:
-        """Of all keys together, in images a day."""
+        """The budget that all keys share, in images a day."""
         return self.settings.budget_per_day
 
     @property
     def limited(self) -> bool:
-        """Whether all keys together have a budget here."""
+        """True if this endpoint has a budget that all keys share."""
         return self.budget is not None or self.budget_per_day is not None
 
 
@@ -60,17 +62,18 @@ def start_endpoints(
     secret: bytes,
     engine_factory: EngineFactory | None = None,
 ) -> tuple[list[Endpoint], list[str]]:
-    """Start an endpoint for each model and let it answer one black image.
+    """Start an endpoint for each model and send it one black image.
 
-    A misfit shows before the server listens. A model that other processes run was tried there.
+    So a model that cannot answer stops the start-up, before the server listens. Models that other
+    processes run are tested in those processes.
 
     Args:
-        secret: the key of a policy's noise; the same in every process and after a restart.
+        secret: the key of a policy's noise. It is the same in every process and after a restart.
         engine_factory: makes the engines of embedded models, if other processes run them.
 
     Returns:
-        The endpoints, or none if there are faults, and the faults. Engines that were started are
-        closed if there are faults.
+        The endpoints and the faults. If there are faults, no endpoints are returned and all
+        started engines are closed.
     """
     endpoints: list[Endpoint] = []
     faults: list[str] = []
@@ -79,8 +82,8 @@ def start_endpoints(
             if engine_factory is not None and model.settings.engine == "embedded":
                 engine = engine_factory(model)
             else:
-                engine, found = _start_engine(model, settings, secret=secret)
-                faults += found
+                engine, engine_faults = _start_engine(model, settings, secret=secret)
+                faults += engine_faults
             endpoints.append(
                 Endpoint(
                     model.name,
@@ -102,13 +105,13 @@ def start_endpoints(
 
 
 def close_endpoints(endpoints: Iterable[Endpoint]) -> None:
-    """Close the engines of endpoints that never were in service."""
+    """Close the engines of endpoints that were never in service."""
 
     async def close() -> None:
         for endpoint in endpoints:
             await endpoint.engine.close()
 
-    # In a thread of its own: start-up may itself run within a loop.
+    # In its own thread, because start-up may itself run inside an event loop.
     with ThreadPoolExecutor(max_workers=1) as thread:
         thread.submit(asyncio.run, close()).result()
 
@@ -116,7 +119,7 @@ def close_endpoints(endpoints: Iterable[Endpoint]) -> None:
 def _start_engine(
     model: LoadedModel, settings: Settings, *, secret: bytes
 ) -> tuple[Engine, list[str]]:
-    """Start the engine that the settings name. Return it and its faults."""
+    """Start the engine that the settings name, and return it with its faults."""
     black = np.zeros((1, *model.manifest.preprocessing.size, 3), np.uint8)
     if model.network is None:
         return start_upstream(
@@ -134,7 +137,7 @@ def _start_engine(
     network: Network = model.network
     faults = []
     try:
-        _, network = chosen_runtime(
+        _, network = choose_runtime(
             model.network,
             preprocessing=model.manifest.preprocessing,
             policy=model.policy,

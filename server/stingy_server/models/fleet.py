@@ -1,7 +1,7 @@
-"""The models in service, each in one or more versions, and which version answers whom.
+"""The models in service, each in one or more versions, and the routing of keys to versions.
 
-A key that names no version always meets the same one, so what it asks has one answer; the share
-of keys that meet a canary is the canary's `share`.
+A key that names no version always gets the same one, so a repeated query has one answer. A
+canary's `share` is the fraction of the keys that are routed to it.
 """
 
 import hashlib
@@ -16,10 +16,10 @@ from stingy_server.settings import ModelSettings
 
 
 class Fleet:
-    """What is in service now. A change is seen whole by the next request, or not at all.
+    """The endpoints in service. Changes are atomic: a request gets the old or the new state.
 
     Args:
-        secret: what decides which keys meet a canary; the same in every process.
+        secret: the key of the hash that routes keys to canaries. It is the same in every process.
     """
 
     def __init__(self, endpoints: Iterable[Endpoint], *, secret: bytes) -> None:
@@ -32,41 +32,50 @@ class Fleet:
         return iter([version for versions in self._models.values() for version in versions])
 
     def versions(self, name: str) -> tuple[Endpoint, ...]:
-        """The versions of a model: the one without a share first."""
+        """Return the versions of a model, the version without a share first."""
         return self._models.get(name, ())
 
     def find(self, name: str, version: str | None, *, caller: str) -> Endpoint | None:
-        """The version that was named or, if none was, the one this caller always meets."""
+        """Return the named version or, if none is named, the caller's usual version.
+
+        Returns None if the model or the named version is not in service.
+
+        Args:
+            caller: the id of the key, by which a version is chosen.
+        """
         versions = self._models.get(name, ())
         if version is not None:
-            return next((found for found in versions if found.manifest.version == version), None)
+            return next((each for each in versions if each.manifest.version == version), None)
         if len(versions) < 2:
             return versions[0] if versions else None
-        place = self._place(name, caller)
+        position = self._position(name, caller)
         for canary in versions[1:]:
-            place -= canary.share or 0.0
-            if place < 0:
+            position -= canary.share or 0.0
+            if position < 0:
                 return canary
         return versions[0]
 
     def limited(self, name: str) -> bool:
-        """Whether all keys together have a budget for this model, in whichever version."""
+        """Return true if any version of the model has a budget that all keys share."""
         return any(version.limited for version in self._models.get(name, ()))
 
     def put(self, endpoint: Endpoint) -> None:
-        """Take a version into service, in place of one of the same number."""
+        """Add a version, in place of a version with the same number."""
         others = [
             version
             for version in self._models.get(endpoint.name, ())
             if version.manifest.version != endpoint.manifest.version
         ]
-        # The base first; the canaries in an order that does not depend on who came when.
+        # The base comes first. The canaries' order must not depend on when each was added.
         self._models[endpoint.name] = tuple(
             sorted([*others, endpoint], key=lambda v: (v.share is not None, v.manifest.version))
         )
 
     def take(self, name: str, version: str) -> Endpoint | None:
-        """Take a version out of service; its engine is the caller's to close."""
+        """Remove a version from service and return it. The caller closes its engine.
+
+        Returns None if the version is not in service.
+        """
         found = self.find(name, version, caller="")
         if found is not None:
             left = tuple(other for other in self._models[name] if other is not found)
@@ -76,26 +85,26 @@ class Fleet:
         return found
 
     def set_share(self, endpoint: Endpoint, share: float | None) -> None:
-        """Let a version in service meet another share of the keys."""
+        """Change the share of the keys that are routed to a version in service."""
         settings = endpoint.settings.model_copy(update={"share": share})
         self.put(replace(endpoint, share=share, settings=settings))
 
-    def _place(self, name: str, caller: str) -> float:
-        """Where a caller stands, in 0..1; the same every time, and for nobody to choose."""
+    def _position(self, name: str, caller: str) -> float:
+        """Compute a stable, keyed position in [0, 1) that callers cannot choose."""
         digest = hashlib.blake2b(f"{name} {caller}".encode(), digest_size=8, key=self._secret)
         return int.from_bytes(digest.digest()) / 2**64
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Endpoints that together let out more than each of them; `text` says so."""
+    """Endpoints that reveal more together than each alone, and a warning `text` about them."""
 
     endpoints: tuple[Endpoint, ...]
     text: str
 
 
 def overlaps(endpoints: Iterable[Endpoint]) -> list[Overlap]:
-    """The versions of one model, and two policies over the same weights."""
+    """Find versions of one model, and several policies over the same weights."""
     by_name: dict[str, list[Endpoint]] = defaultdict(list)
     by_weights: dict[str, list[Endpoint]] = defaultdict(list)
     for endpoint in endpoints:
@@ -106,23 +115,23 @@ def overlaps(endpoints: Iterable[Endpoint]) -> list[Overlap]:
         if len(versions) > 1:
             numbers = ", ".join(version.manifest.version for version in versions)
             text = (
-                f"{name} is served in the versions {numbers}: where they differ, both answers "
-                "together tell more than either"
+                f"{name} is served in the versions {numbers}: where their answers differ, "
+                "both together reveal more than one of them"
             )
             found.append(Overlap(tuple(versions), text))
     for shared in by_weights.values():
         if len({endpoint.policy for endpoint in shared}) > 1:
             loosest = max(shared, key=lambda endpoint: _looseness(endpoint.policy))
-            names = ", ".join(_named(endpoint) for endpoint in shared)
+            names = ", ".join(_full_name(endpoint) for endpoint in shared)
             text = (
                 f"{names} serve the same weights: together they are at least as open as "
-                f"{_named(loosest)}"
+                f"{_full_name(loosest)}"
             )
             found.append(Overlap(tuple(shared), text))
     return found
 
 
-def _named(endpoint: Endpoint) -> str:
+def _full_name(endpoint: Endpoint) -> str:
     return f"{endpoint.name} {endpoint.manifest.version}"
 
 
@@ -132,7 +141,7 @@ def _looseness(policy: Policy) -> tuple[bool, bool, int, int]:
 
 
 def version_faults(models: Sequence[LoadedModel | Endpoint]) -> list[str]:
-    """What keeps these models from being served side by side."""
+    """Return the reasons why these models cannot be served side by side."""
     faults = []
     by_name: dict[str, list[tuple[BundleManifest, ModelSettings]]] = defaultdict(list)
     for model in models:

@@ -1,7 +1,7 @@
-"""Load bundles and artefacts from disk, with their networks and weights; collect every fault.
+"""Load bundles and artefacts from disk, with their networks and weights, and collect all faults.
 
-The order is fixed: manifest, policy, hash of the weights, and only then is a tensor parsed or a
-factory imported, and that from trusted modules alone.
+The order is fixed: manifest, policy, hash of the weights. Only then does the server parse a tensor
+or import a factory, and it imports factories from trusted modules alone.
 """
 
 import importlib
@@ -25,7 +25,7 @@ from stingy_server.inference.thread_batcher import AnswerFunction
 from stingy_server.models.artefact import is_artefact, open_artefact, read_artefact
 from stingy_server.settings import ModelSettings, Settings, misplaced_settings
 
-# Arguments by which well-known factories would fetch other weights than the bundle's.
+# Arguments by which well-known factories download other weights than the bundle's.
 DOWNLOADS = frozenset({"weights", "weights_backbone", "pretrained", "checkpoint_path"})
 
 
@@ -34,10 +34,10 @@ class LoadedModel:
     """A model that has passed every check that needs no image.
 
     Attributes:
-        name: what it is served under.
-        weights: the SHA-256 of the weights it answers with, also of an artefact's.
-        network: with its weights; or an artefact's program, gate and all; or None where it runs
-            elsewhere.
+        name: the name under which it is served.
+        weights: the SHA-256 of its weights; an artefact has the one of its source bundle.
+        network: the network with its weights, or an artefact's program with its gate, or None if
+            another process runs the model.
     """
 
     name: str
@@ -50,9 +50,12 @@ class LoadedModel:
 
 @dataclass(frozen=True, eq=False)
 class ValidatedBundle:
-    """A bundle that has passed every check that needs no factory; `state` of a network here.
+    """A bundle that has passed every check that needs no factory.
 
-    `embedded`: whether this process runs it.
+    Attributes:
+        embedded: true if this process runs the model.
+        state: the weights, if this process runs the network.
+        program: an artefact's program, if this process runs it.
     """
 
     name: str
@@ -71,28 +74,28 @@ def load_bundles(
     """Load the bundles and artefacts of the settings, with their networks.
 
     Args:
-        with_networks: False if other processes run the networks; then no weights are read here.
+        with_networks: False if other processes run the networks. Then no weights are read here.
 
     Returns:
-        The models without faults, and the faults of the others.
+        The models without faults, and the faults of the other models.
     """
     bundles: list[ValidatedBundle] = []
     models: list[LoadedModel] = []
     faults: list[str] = []
     for model in settings.models:
         embedded = with_networks and model.engine == "embedded"
-        bundle, found = _validate(model, settings, embedded=embedded)
-        faults += found
+        bundle, bundle_faults = _validate(model, settings, embedded=embedded)
+        faults += bundle_faults
         bundles += [] if bundle is None else [bundle]
     for bundle in bundles:
-        loaded, found = _load(bundle)
-        faults += found
+        loaded, load_faults = _load(bundle)
+        faults += load_faults
         models += [] if loaded is None else [loaded]
     return models, faults
 
 
 def missing_models(settings: Settings) -> list[str]:
-    """Return the fault of settings that name no bundle."""
+    """Return a fault if the settings name no bundle."""
     if settings.models:
         return []
     return ["models: expected at least one bundle to serve, got none"]
@@ -102,22 +105,22 @@ def _validate(
     model: ModelSettings, settings: Settings, *, embedded: bool
 ) -> tuple[ValidatedBundle | None, list[str]]:
     read = _read_artefact if is_artefact(model.bundle) else _read_bundle
-    found, faults = read(model, settings, embedded=embedded)
-    if found is None:
+    bundle, faults = read(model, settings, embedded=embedded)
+    if bundle is None:
         return None, faults
-    faults += [f"{found.name}: {fault}" for fault in misplaced_settings(model)]
-    if found.policy.hides_nothing and not settings.allow_open:
+    faults += [f"{bundle.name}: {fault}" for fault in misplaced_settings(model)]
+    if bundle.policy.hides_nothing and not settings.allow_open:
         faults.append(
-            f"{found.name}: the policy {found.policy.describe()} hides nothing; "
+            f"{bundle.name}: the policy {bundle.policy.describe()} hides nothing; "
             "set allow_open = true to serve it"
         )
-    return (None if faults else found), faults
+    return (None if faults else bundle), faults
 
 
 def _read_artefact(
     model: ModelSettings, settings: Settings, *, embedded: bool
 ) -> tuple[ValidatedBundle | None, list[str]]:
-    """Read an artefact. Its factory is never called, and its policy is the one fused in."""
+    """Read an artefact. Its factory is never called, and its policy is the fused one."""
     try:
         artefact = read_artefact(model.bundle)
         program = None
@@ -157,8 +160,8 @@ def _read_bundle(
     except PolicyConfigError as error:
         faults += [f"{name}: {fault}" for fault in error.faults]
     if embedded:
-        state, found = _read_state(name, model, manifest, settings)
-        faults += found
+        state, state_faults = _read_state(name, model, manifest, settings)
+        faults += state_faults
     if policy is None:
         return None, faults
     bundle = ValidatedBundle(name, manifest, policy, model, manifest.sha256, embedded, state=state)
@@ -168,7 +171,7 @@ def _read_bundle(
 def _read_state(
     name: str, model: ModelSettings, manifest: BundleManifest, settings: Settings
 ) -> tuple[dict[str, Tensor] | None, list[str]]:
-    """Read the weights of a network that runs here, and check that its factory is trusted."""
+    """Read a network's weights, and check that its factory is trusted and downloads nothing."""
     faults = []
     module = manifest.factory.partition(":")[0]
     if not any(f"{module}.".startswith(f"{home}.") for home in settings.trusted_factories):
@@ -200,19 +203,19 @@ def _build_network(
     bundle: ValidatedBundle, state: dict[str, Tensor]
 ) -> tuple[nn.Module | None, list[str]]:
     """Call the factory of a bundle and load its weights."""
-    name, where = bundle.name, bundle.manifest.factory
-    module, _, attribute = where.partition(":")
+    name, path = bundle.name, bundle.manifest.factory
+    module, _, attribute = path.partition(":")
     try:
         factory: Any = getattr(importlib.import_module(module), attribute)
         network = factory(**bundle.manifest.arguments)
-    # A factory is anybody's code, and may raise anything.
+    # A factory is foreign code, which may raise anything.
     except Exception as error:  # noqa: BLE001
-        return None, [f"{name}: {where} failed: {type(error).__name__}: {error}"]
+        return None, [f"{name}: {path} failed: {type(error).__name__}: {error}"]
     if not isinstance(network, nn.Module):
         got = type(network).__name__
-        return None, [f"{name}: expected {where} to make a torch.nn.Module, got {got}"]
+        return None, [f"{name}: expected {path} to make a torch.nn.Module, got {got}"]
     try:
         network.load_state_dict(state)
-    except Exception:  # noqa: BLE001  a module may load its weights in a way of its own
-        return None, [f"{name}: the weights do not fit {where}"]
+    except Exception:  # noqa: BLE001  a module may override how it loads weights
+        return None, [f"{name}: the weights do not fit {path}"]
     return network, []

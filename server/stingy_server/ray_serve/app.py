@@ -1,7 +1,7 @@
 """The service on Ray Serve: edge replicas as ingress, and replicas of each model behind them.
 
-`stingy_server.ray_serve.app:app` reads `stingy.toml` where it is built; no replica reads
-settings again.
+`stingy_server.ray_serve.app:app` reads `stingy.toml` when Ray builds the application. Replicas get
+the settings and do not read the file.
 """
 
 import logging
@@ -33,7 +33,9 @@ FAST_INGRESS = "RAY_SERVE_ENABLE_HA_PROXY"
 class Arguments(BaseModel):
     """The `args` of the application in a configuration of Ray Serve.
 
-    `revision`: whatever differs makes Ray read the settings again and put new replicas in place.
+    Attributes:
+        config: the settings file; `stingy.toml` in the current folder by default.
+        revision: any text. If it changes, Ray reads the settings again and replaces the replicas.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,20 +45,20 @@ class Arguments(BaseModel):
 
 
 def app(arguments: Arguments) -> serve.Application:
-    """The application that `serve run` and `serve deploy` put into service.
+    """Build the application that `serve run` and `serve deploy` put into service.
 
     Raises:
-        ConfigurationError: listing every fault that can be seen without reading weights.
+        ConfigurationError: with every fault that can be found without reading weights.
     """
     config = arguments.config or DEFAULT_FILE
-    # Replicas run in folders of their own: what is relative is so to the settings file's.
+    # Absolute, because replicas run in other folders. Relative paths belong to the file's folder.
     settings, faults = load_settings(config.absolute() if config.exists() else arguments.config)
     settings = settings.model_copy(
         update={"state": settings.state.absolute(), "workers": settings.ray.edge.most}
     )
     faults = faults or missing_models(settings)
-    models, found = load_bundles(settings, with_networks=False)
-    faults += found
+    models, bundle_faults = load_bundles(settings, with_networks=False)
+    faults += bundle_faults
     faults += version_faults(models)
     faults += rate_store_faults(settings)
     if settings.metrics_port is not None:
@@ -71,7 +73,7 @@ def app(arguments: Arguments) -> serve.Application:
     if os.environ.get(FAST_INGRESS) != "1":
         log.warning("expected %s=1: without it a request takes much more time", FAST_INGRESS)
     return _edge(
-        settings, {_deployed_as(m): _model(m, settings) for m in models if _is_embedded(m)}
+        settings, {_deployment_name(m): _model(m, settings) for m in models if _is_embedded(m)}
     )
 
 
@@ -83,18 +85,18 @@ def _replicas(model: LoadedModel, settings: Settings) -> ReplicaSettings:
     return model.settings.replicas or settings.ray.model
 
 
-def _deployed_as(model: LoadedModel) -> str:
+def _deployment_name(model: LoadedModel) -> str:
     return f"{model.name}@{model.manifest.version}"
 
 
 def _model(model: LoadedModel, settings: Settings) -> serve.Application:
     deployment = serve.deployment(
         ModelReplica,
-        name=_deployed_as(model),
-        # While one batch is computed, the next one gathers.
+        name=_deployment_name(model),
+        # Twice a batch, because the next batch collects while one is computed.
         max_ongoing_requests=2 * settings.batch_size,
         max_queued_requests=settings.ray.max_queued,
-        **_scaled(_replicas(model, settings), target=settings.batch_size, settings=settings),
+        **_scaling(_replicas(model, settings), target=settings.batch_size, settings=settings),
     )
     return deployment.bind(settings.model_copy(update={"models": (model.settings,)}))
 
@@ -103,15 +105,20 @@ def _edge(settings: Settings, models: dict[str, serve.Application]) -> serve.App
     deployment = serve.deployment(
         Edge,
         name="edge",
-        # The guard refuses what is beyond `max_concurrency`, in words that clients know.
+        # Twice the limit, because the guard refuses requests beyond `max_concurrency` itself, with
+        # an error that clients know.
         max_ongoing_requests=2 * settings.max_concurrency,
-        **_scaled(settings.ray.edge, target=settings.max_concurrency // 4, settings=settings),
+        **_scaling(settings.ray.edge, target=settings.max_concurrency // 4, settings=settings),
     )
     return deployment.bind(settings, models)
 
 
-def _scaled(replicas: ReplicaSettings, *, target: int, settings: Settings) -> dict[str, Any]:
-    """What Ray is told of replicas; `target`: requests at once, for which one is enough."""
+def _scaling(replicas: ReplicaSettings, *, target: int, settings: Settings) -> dict[str, Any]:
+    """Return Ray's options for replicas.
+
+    Args:
+        target: the concurrent requests for which one replica is enough.
+    """
     return {
         "autoscaling_config": AutoscalingConfig(
             min_replicas=replicas.min_replicas,
@@ -120,22 +127,22 @@ def _scaled(replicas: ReplicaSettings, *, target: int, settings: Settings) -> di
         ),
         "ray_actor_options": {"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus},
         "graceful_shutdown_timeout_s": settings.drain_s,
-        "logging_config": {"enable_access_log": False},  # who asked what is the ledger's to tell
+        "logging_config": {"enable_access_log": False},  # the ledger records requests
     }
 
 
 @serve.ingress()
 class Edge:
-    """One edge replica: the whole service but the networks.
+    """One edge replica: the whole service except the networks.
 
     Args:
-        models: the handle of each deployment by its name.
+        models: the handles of the model deployments, by name.
     """
 
     def __init__(self, settings: Settings, models: dict[str, DeploymentHandle]) -> None:
         forbid_core_dumps()
         if settings.store is None:
-            _demand_one_host()
+            _require_one_host()
         self._settings = settings
         self._models = models
 
@@ -147,14 +154,17 @@ class Edge:
     def _engine(self, model: LoadedModel) -> RayEngine:
         return RayEngine(
             model.name,
-            self._models[_deployed_as(model)],
+            self._models[_deployment_name(model)],
             manifest=model.manifest,
             policy=model.policy,
         )
 
 
-def _demand_one_host() -> None:
-    """Budgets in SQLite are exact among the processes of one host, and of one alone."""
+def _require_one_host() -> None:
+    """Check that the cluster has one host, because SQLite's budgets are exact on one host alone.
+
+    Raises ConfigurationError if it has several.
+    """
     hosts = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     if len(hosts) > 1:
         raise ConfigurationError(

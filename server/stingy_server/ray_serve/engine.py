@@ -1,7 +1,7 @@
 """Both sides of the boundary between an edge replica and a model replica on Ray.
 
-Nothing but a sparse answer, or the code of a refusal, crosses it; and the edge lets out what its
-own check has passed.
+Only a sparse answer or the code of a refusal crosses the boundary. The edge verifies each answer
+against the policy before it returns it.
 """
 
 import logging
@@ -44,17 +44,17 @@ log = logging.getLogger("stingy")
 ReplicaAnswer: TypeAlias = tuple[str, Ints, Floats32 | None] | str
 
 REFUSALS = {refusal.code: refusal for refusal in (DRAINING, OVERLOADED, REFUSED)}
-TRIES = 3  # a question has no effect, so it can be asked again of another replica
+TRIES = 3  # a query has no side effect, so it can be sent again, to another replica
 
 
 class ModelReplica:
-    """One model with the gate inside, in a process of its own.
+    """One model with its gate, in its own process.
 
     Args:
-        settings: with this model alone.
+        settings: the settings with this model alone.
 
     Raises:
-        ConfigurationError: the model cannot be loaded, or has not answered a trial image.
+        ConfigurationError: if the model cannot be loaded or does not answer a trial image.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -66,8 +66,8 @@ class ModelReplica:
                 secret = _pepper(settings)
             except ConfigurationError as error:
                 faults += error.faults
-        endpoints, found = start_endpoints(models, settings, secret=secret)
-        faults += found
+        endpoints, start_faults = start_endpoints(models, settings, secret=secret)
+        faults += start_faults
         if faults:
             close_endpoints(endpoints)
             raise ConfigurationError(faults)
@@ -77,16 +77,16 @@ class ModelReplica:
         self._fingerprint = model_fingerprint(endpoint.manifest, endpoint.policy)
 
     async def predict(self, images: Pixels) -> ReplicaAnswer:
-        """The answer, or the code of a refusal.
+        """Answer images, or return the code of a refusal.
 
         Args:
-            images: RGB [batch, height, width, 3], of the size the model takes.
+            images: RGB [batch, height, width, 3], of the model's input size.
         """
         try:
             answer = await self._engine.predict(images)
         except ServiceError as error:
             return error.refusal.code
-        except Exception as error:  # noqa: BLE001  Ray would carry its text to the edge and the log
+        except Exception as error:  # noqa: BLE001  Ray would send its text to the edge and the log
             log.error("%s: no answer: %s", self._name, type(error).__name__)
             return refusal_of(error).code
         scores = None if answer.scores is None else answer.scores.numpy()
@@ -94,7 +94,10 @@ class ModelReplica:
 
 
 def _pepper(settings: Settings) -> bytes:
-    """Read the key of the noise: the same in every replica, so it must be there before them."""
+    """Read the key of the noise. It must exist before the replicas, because they share it.
+
+    Raises ConfigurationError if the state folder has no pepper.
+    """
     try:
         return (settings.state / "pepper").read_bytes()
     except OSError:
@@ -104,11 +107,11 @@ def _pepper(settings: Settings) -> bytes:
 
 
 class RayEngine:
-    """The model replicas, as an edge replica asks them.
+    """The engine of an edge replica, which sends queries to the model replicas.
 
     Args:
-        name: the endpoint's, for the log.
-        handle: of a deployment of `ModelReplica`.
+        name: the endpoint's name, for the log.
+        handle: the handle of a `ModelReplica` deployment.
     """
 
     def __init__(
@@ -120,10 +123,10 @@ class RayEngine:
         self._fingerprint = model_fingerprint(manifest, policy)
 
     async def predict(self, images: Pixels) -> SparseLogits:
-        """The answer of a replica that is alive and of this release.
+        """Return the answer of a live replica that has this bundle and policy.
 
         Raises:
-            ServiceError: overloaded, upstream_failed, or as the replica refused.
+            ServiceError: overloaded, upstream_failed, or the replica's own refusal.
         """
         refusal: Refusal = UPSTREAM_FAILED
         for _ in range(TRIES):
@@ -140,15 +143,15 @@ class RayEngine:
             if isinstance(reply, str):
                 raise ServiceError(REFUSALS.get(reply, INTERNAL))
             if reply[0] == self._fingerprint:
-                return self._checked(reply, rows=len(images))
+                return self._verify(reply, rows=len(images))
             log.warning("%s: a model replica has another bundle or policy", self._name)
-            refusal = OVERLOADED  # while an upgrade goes on; the next try may find the right one
+            refusal = OVERLOADED  # during an upgrade; the next try may reach the right replica
         raise ServiceError(refusal)
 
     async def close(self) -> None:
-        """Nothing: Ray ends the replicas."""
+        """Do nothing, because Ray ends the replicas."""
 
-    def _checked(self, reply: tuple[str, Any, Any], *, rows: int) -> SparseLogits:
+    def _verify(self, reply: tuple[str, Any, Any], *, rows: int) -> SparseLogits:
         _, indices, scores = reply
         try:
             answer = verify_answer(self._policy, indices, scores)

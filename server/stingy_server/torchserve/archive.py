@@ -1,7 +1,7 @@
-"""TorchServe's files: an archive whose handler is the gate's, and a configuration shut to others.
+"""TorchServe's files: an archive with the gate as handler, and a configuration for loopback only.
 
-An archive holds no code but an import: the gate is the one installed where the worker runs, and
-a worker without it does not load.
+An archive contains no code but an import. The worker uses the gate of the Stingy installed in its
+own environment, and without Stingy it does not load.
 """
 
 import json
@@ -18,19 +18,19 @@ from stingy_server.settings import Settings
 
 CONFIG_FILE = "model-config.yaml"
 HANDLER_FILE = "stingy_gate.py"
-HANDLER = '''"""The gate, of Stingy as installed in the worker's environment."""
+HANDLER = '''"""The gate of the Stingy that is installed in the worker's environment."""
 
 from stingy_server.torchserve.handler import Handler
 
 
 class GatedHandler(Handler):
-    """TorchServe takes the one class that a handler's file defines."""
+    """The one class of this file, which TorchServe uses as the handler."""
 '''
-# What a request has beside its pixels, and an answer beside its numbers.
+# The bytes of a request beside its pixels, and of an answer beside its numbers.
 FRAME_BYTES = 64 * 1024
-# TorchServe's own default: room for an image file sent straight to a worker.
+# TorchServe's own default, with room for an image file sent directly to a worker.
 LEAST_REQUEST_BYTES = 6_553_500
-QUEUED_REQUESTS = 1024  # more than edges ask at once, unless told otherwise
+QUEUED_REQUESTS = 1024  # more than edges send at once with default settings
 TOKEN_MINUTES = 10 * 365 * 24 * 60
 
 
@@ -46,12 +46,12 @@ def write_archive(
     """Write NAME.mar for a bundle that has been checked, and return its path.
 
     Args:
-        folder: made if need be.
-        policy_text: the policy's, as a bundle would name it.
-        settings: `strict`, `precision`, `batch_size` and `max_pixels` are the worker's too.
+        folder: the folder of the archive; created if missing.
+        policy_text: the policy in the form of a bundle's manifest.
+        settings: `strict`, `precision`, `batch_size` and `max_pixels` also apply to the worker.
 
     Raises:
-        BundleError: the policy needs a secret, which an archive must not hold.
+        BundleError: if the policy needs a secret, which an archive must not contain.
     """
     if isinstance(policy, NoisyPolicy):
         raise BundleError(
@@ -59,7 +59,7 @@ def write_archive(
         )
     served = replace(manifest, policy=policy_text)
     worker = settings.model_dump(include={"strict", "precision", "batch_size", "max_pixels"})
-    # TorchServe batches requests only where it is told to; a request may hold many images.
+    # No batching in TorchServe, because one request may already contain many images.
     config = {"minWorkers": 1, "maxWorkers": 1, "batchSize": 1, "stingy": worker}
     described = {
         "createdOn": "",
@@ -85,7 +85,8 @@ def write_archive(
     try:
         with ZipFile(aside, "w", ZIP_DEFLATED) as archive:
             for name, data in content.items():
-                archive.writestr(ZipInfo(name), data)  # of no time: the same bytes every time
+                # Without a time stamp, so the bytes are always the same.
+                archive.writestr(ZipInfo(name), data)
         aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)
@@ -94,7 +95,7 @@ def write_archive(
 
 @dataclass(frozen=True)
 class Archive:
-    """What a configuration needs to know of a .mar."""
+    """The parts of a .mar file that a configuration depends on."""
 
     file: str
     manifest: BundleManifest
@@ -102,12 +103,12 @@ class Archive:
 
 
 def read_archives(store: Path) -> list[Archive]:
-    """The archives in a folder.
+    """Read the archives in a folder.
 
     Raises:
-        BundleError: there is none, or one was not made by `write_archive`.
+        BundleError: if there is no archive, or one was not made by `write_archive`.
     """
-    found: list[Archive] = []
+    archives: list[Archive] = []
     faults: list[str] = []
     for path in sorted(store.glob("*.mar")):
         try:
@@ -121,20 +122,23 @@ def read_archives(store: Path) -> list[Archive]:
         if handler != HANDLER:
             faults.append(f"{path.name}: expected an archive of stingy torchserve archive")
         else:
-            found.append(Archive(path.name, manifest, batch_size))
-    if not found and not faults:
+            archives.append(Archive(path.name, manifest, batch_size))
+    if not archives and not faults:
         faults.append("expected at least one .mar file in the model store, got none")
     if faults:
         raise BundleError(tuple(faults))
-    return found
+    return archives
 
 
 def configuration(store: Path, archives: Sequence[Archive], *, port: int) -> str:
-    """A config.properties: all on loopback, tokens demanded, models from the store alone.
+    """Write the text of a config.properties.
+
+    All addresses are on loopback, requests need tokens, and models come from the store alone.
 
     Args:
-        port: of predictions; management, metrics and both gRPC services take the next four, and
-            the workers' sockets are numbered from there on.
+        store: the folder of the archives.
+        port: the port of predictions. Management, metrics and the two gRPC services take the next
+            four ports, and the workers' sockets are numbered from `port` + 5.
     """
     largest = max(
         archive.batch_size

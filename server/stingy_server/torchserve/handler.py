@@ -1,6 +1,6 @@
-"""TorchServe's worker: images in, what the gate let out; nothing else is ever answered.
+"""The handler of TorchServe's workers. It answers images through the gate and nothing else.
 
-Whatever goes wrong with a request is answered with a fixed sentence, and with it alone.
+Every failure of a request is answered with a fixed sentence alone.
 """
 
 import asyncio
@@ -31,18 +31,19 @@ from stingy_server.settings import ModelSettings, Settings
 
 log = logging.getLogger("stingy")
 
-# How TorchServe marks what came over its routes /explanations and, of management, describe.
-OTHER_QUESTIONS = ("explain", "describe")
+# The headers by which TorchServe marks requests to its routes /explanations and describe. The
+# second belongs to its management API.
+OTHER_ROUTES = ("explain", "describe")
 
 
 class Handler:
-    """What TorchServe calls: `initialize` once in a worker, `handle` for what it gathered."""
+    """TorchServe's interface: it calls `initialize` once in a worker, and `handle` for a batch."""
 
     def initialize(self, context: Any) -> None:
         """Load the archive's bundle as a server would.
 
         Raises:
-            ConfigurationError: it cannot be served; the worker then answers nothing.
+            ConfigurationError: if the bundle cannot be served. The worker then answers nothing.
         """
         properties = context.system_properties
         folder = Path(properties["model_dir"])
@@ -53,7 +54,7 @@ class Handler:
         self._settings = Settings(
             models=(ModelSettings(bundle=folder),),
             device="cuda" if on_gpu else "cpu",
-            # Both were decided by whoever made the archive.
+            # The operator who made the archive has decided both.
             trusted_factories=(module,),
             allow_open=True,
             **(context.model_yaml_config or {}).get("stingy", {}),
@@ -71,7 +72,7 @@ class Handler:
         self._loop = asyncio.new_event_loop()
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
-        """The answers to requests that came together; each is answered or fails on its own."""
+        """Answer the requests of a batch. Each is answered or fails on its own."""
 
         async def answer_all() -> list[bytes]:
             replies = (self._reply(row, context, index) for index, row in enumerate(data))
@@ -84,32 +85,32 @@ class Handler:
             name.lower(): value for name, value in context.get_all_request_header(index).items()
         }
         try:
-            response = await self._answered(row, headers)
+            response = await self._answer(row, headers)
         except ServiceError as error:
             response = error_response(error.refusal, context.get_request_id(index))
-        # What a network raises may quote its input, and TorchServe would log it.
+        # Logged without its text, because a network's error may quote its input.
         except Exception as error:  # noqa: BLE001
             log.error("no answer: %s", type(error).__name__)
             response = error_response(refusal_of(error), context.get_request_id(index))
         else:
             context.set_response_header(index, FINGERPRINT_HEADER, self._fingerprint)
         context.set_response_status(code=response.status_code, idx=index)
-        # It came by gRPC. Without this a stream is never at its end, and TorchServe loses the
-        # worker; with it an answer by HTTP would not end.
-        if not headers.keys() & set(OTHER_QUESTIONS):
+        # The request came by gRPC. Without this header a stream never ends, and TorchServe loses
+        # the worker. With it, an answer by HTTP would not end.
+        if not headers.keys() & set(OTHER_ROUTES):
             context.set_response_header(index, "ts_stream_next", "false")
         for name in ("content-type", oip.HEADER_LENGTH):
             if name in response.headers:
                 context.set_response_header(index, name, response.headers[name])
         return bytes(response.body)
 
-    async def _answered(self, row: dict[str, Any], headers: dict[str, Any]) -> Response:
-        # TorchServe says "False" of what came over /predictions.
-        if any(headers.get(question, "False") != "False" for question in OTHER_QUESTIONS):
+    async def _answer(self, row: dict[str, Any], headers: dict[str, Any]) -> Response:
+        # TorchServe sets "False" for requests to /predictions.
+        if any(headers.get(route, "False") != "False" for route in OTHER_ROUTES):
             raise ServiceError(NOT_FOUND)
         endpoint = self._endpoint
         body = row.get("body", row.get("data"))
-        if isinstance(body, dict):  # TorchServe reads JSON unless its configuration says otherwise
+        if isinstance(body, dict):  # TorchServe parses JSON by default
             body = orjson.dumps(body)
         if not isinstance(body, bytes | bytearray):
             raise ServiceError(BAD_REQUEST)
@@ -128,14 +129,13 @@ class Handler:
         preprocessing = self._endpoint.manifest.preprocessing
         if isinstance(images, np.ndarray):
             return await fit(images, preprocessing)
-        most = self._settings.max_pixels
-        return await decode(images, preprocessing, max_pixels=most)
+        return await decode(images, preprocessing, max_pixels=self._settings.max_pixels)
 
 
 def _parse_query(
     body: bytes, header_length: str | None, *, form: ScoreForm, max_images: int
 ) -> oip.InferRequest:
-    """A file is a question for all that the policy tells of it, in JSON."""
+    """Parse a body. An image file is a query for all outputs of the policy, in JSON."""
     if not body.startswith(SIGNATURES):
         return oip.parse_request(body, header_length, form=form, max_images=max_images)
     outputs = ["indices"] if form is ScoreForm.NONE else ["indices", "scores"]

@@ -1,7 +1,8 @@
-"""The engine in front of a model server elsewhere; it lets out what its own check has passed.
+"""The engine in front of an upstream, a model server in another process.
 
-Either the upstream has the gate inside, and every answer is held against the policy again; or it
-tells raw logits, and the gate is here: then whoever reaches the upstream has them too.
+The upstream either applies the policy, and the engine verifies each answer against the policy, or
+it returns raw logits, and the engine applies the policy. In the second case anyone who can reach
+the upstream gets the raw logits.
 """
 
 import asyncio
@@ -33,20 +34,19 @@ from stingy_server.upstream.oip_client import Array, Request, decode_reply, enco
 log = logging.getLogger("stingy")
 T = TypeVar("T")
 
-# Batches of up to this many bytes take less time than to hand them to a thread.
+# Processing a batch of up to this many bytes takes less time than passing it to a thread.
 INLINE_BYTES = 256 * 1024
-# What a number takes in JSON at most, with room; and what an answer has beside its numbers.
-NUMBER_BYTES = 32
-FRAME_BYTES = 64 * 1024
+NUMBER_BYTES = 32  # at most, for one number in JSON, with room
+FRAME_BYTES = 64 * 1024  # of an answer beside its numbers
 
 
 @dataclass(frozen=True)
 class UpstreamFormat:
-    """How an upstream is spoken to.
+    """The form of an upstream's requests and answers.
 
     Args:
-        tensors: the names and forms of what goes there and comes back.
-        required_header: a header that every answer must bear, and its value.
+        tensors: the names and forms of the tensors sent and received.
+        required_header: a header that every answer must have, and its value.
     """
 
     tensors: TensorSettings
@@ -57,9 +57,10 @@ class UpstreamEngine:
     """A model server that answers over the Open Inference Protocol.
 
     Args:
-        name: the endpoint's, for the log.
-        passes: requests to it at once; what comes meanwhile waits, and goes together.
-        secret: what a policy's noise is keyed by.
+        name: the endpoint's name, for the log.
+        passes: concurrent requests to the upstream. Queries that arrive meanwhile wait and are
+            sent as one batch.
+        secret: the key of a policy's noise.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class UpstreamEngine:
         )
 
     async def predict(self, images: Pixels) -> SparseLogits:
-        """The answers, in passes of `batch_size`.
+        """Answer images in passes of `batch_size`, in a batch with other requests.
 
         Raises:
             ServiceError: overloaded, upstream_failed or upstream_timeout.
@@ -98,7 +99,11 @@ class UpstreamEngine:
         return await self._batcher.submit(images)
 
     async def answer(self, images: Pixels) -> SparseLogits:
-        """As `predict`, but alone, and an UpstreamError says why there is no answer."""
+        """Answer images in passes of `batch_size`, without batching them with other requests.
+
+        Raises:
+            UpstreamError: if there is no valid answer; the error names the cause.
+        """
         passes = [
             await self._run_pass(images[start : start + self._batch_size])
             for start in range(0, len(images), self._batch_size)
@@ -117,7 +122,7 @@ class UpstreamEngine:
             raise ServiceError(error.refusal) from None
 
     async def _run_pass(self, images: Pixels) -> SparseLogits:
-        run = _at_once if images.nbytes <= INLINE_BYTES else asyncio.to_thread
+        run = _run_inline if images.nbytes <= INLINE_BYTES else asyncio.to_thread
         request = await run(self._request, images)
         numbers = self._policy.support * 2 if self._gated else self._policy.num_classes
         reply = await self._upstream.post(
@@ -132,7 +137,7 @@ class UpstreamEngine:
         return self._format.tensors.logits is None
 
     def _outputs(self) -> dict[str, str]:
-        """What the upstream must answer with, and nothing else."""
+        """Return the names and types of the only outputs that the upstream may return."""
         if self._format.tensors.logits is not None:
             return {self._format.tensors.logits: "FP32"}
         if self._policy.scores is ScoreForm.NONE:
@@ -143,14 +148,17 @@ class UpstreamEngine:
         tensors = self._format.tensors
         return encode_request(
             tensors.input,
-            images if tensors.datatype == "UINT8" else self._normalised(images),
+            images if tensors.datatype == "UINT8" else self._normalise(images),
             datatype=tensors.datatype,
             outputs=tuple(self._outputs()),
             binary=tensors.binary,
         )
 
-    def _normalised(self, images: Pixels) -> Array:
-        """The model's own input, float32 [batch, 3, height, width], as the embedded engine's."""
+    def _normalise(self, images: Pixels) -> Array:
+        """Normalise images to the model's input, float32 [batch, 3, height, width].
+
+        The embedded engine computes the same input.
+        """
         channels = images.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
         mean = np.asarray(self._manifest.preprocessing.mean, np.float32).reshape(1, 3, 1, 1)
         std = np.asarray(self._manifest.preprocessing.std, np.float32).reshape(1, 3, 1, 1)
@@ -161,13 +169,13 @@ class UpstreamEngine:
             header, value = self._format.required_header
             if reply.headers.get(header) != value:
                 raise UpstreamError("expected this endpoint's bundle and policy, got others")
-        found = decode_reply(reply, self._outputs(), rows=len(images))
+        outputs = decode_reply(reply, self._outputs(), rows=len(images))
         if self._gated:
             try:
-                return verify_answer(self._policy, found["indices"], found.get("scores"))
+                return verify_answer(self._policy, outputs["indices"], outputs.get("scores"))
             except PolicyViolation as error:
                 raise UpstreamError(f"a promise of the policy is broken: {error}") from None
-        (logits,) = found.values()
+        (logits,) = outputs.values()
         pixels = torch.from_numpy(np.require(images, requirements="W"))
         try:
             return apply_gate(
@@ -177,5 +185,5 @@ class UpstreamEngine:
             raise UpstreamError(str(error)) from None
 
 
-async def _at_once(step: Callable[..., T], *arguments: Any) -> T:
+async def _run_inline(step: Callable[..., T], *arguments: Any) -> T:
     return step(*arguments)

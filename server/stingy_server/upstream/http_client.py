@@ -1,6 +1,6 @@
-"""HTTP to a model server that is not believed: pooled, timed, bounded; only a plain 200 passes.
+"""HTTP to an untrusted model server: pooled, timed and bounded. Only a plain 200 is accepted.
 
-Redirects are not followed, proxies of the environment not used, compressed answers not inflated.
+The client follows no redirects, uses no proxies of the environment and decompresses no answers.
 """
 
 import asyncio
@@ -15,21 +15,24 @@ from multidict import CIMultiDictProxy
 
 from stingy_server.errors import UPSTREAM_FAILED, UPSTREAM_TIMEOUT, Refusal
 
-# Less than the 5 s after which uvicorn, and so MLServer, drops an idle connection: a request
-# must not set out on a connection that is being closed.
+# Less than the 5 s after which uvicorn, and so MLServer, drops an idle connection, because a
+# request must not be sent on a connection that is being closed.
 KEEPALIVE_S = 2.0
 
 
 @dataclass(frozen=True, eq=False)
 class Reply:
-    """What came with a 200."""
+    """The headers and the body of an answer with the status 200."""
 
     headers: CIMultiDictProxy[str]
     body: bytes
 
 
 class UpstreamError(Exception):
-    """No valid answer from the model server; the text is ours, for the log, never for a client."""
+    """The model server gave no valid answer.
+
+    The text is our own. It is for the log and is never sent to a client.
+    """
 
     def __init__(self, reason: str, *, refusal: Refusal = UPSTREAM_FAILED) -> None:
         super().__init__(reason)
@@ -40,10 +43,11 @@ class Upstream:
     """The connections to one address of a model server.
 
     Args:
-        url: where every request goes.
-        timeout_s: seconds from the first byte sent, or a connection asked for, to the last read.
-        connections: how many there may be at once.
-        key_file: TorchServe's, which changes with every start of it.
+        url: the address of every request.
+        timeout_s: seconds from requesting a connection, or from the first byte sent on an open
+            one, to the last byte read.
+        connections: the largest number of concurrent connections.
+        key_file: TorchServe's key file, which changes with every start of TorchServe.
     """
 
     def __init__(
@@ -56,10 +60,14 @@ class Upstream:
         self._session: aiohttp.ClientSession | None = None
 
     async def post(self, body: bytes, headers: Mapping[str, str], *, max_bytes: int) -> Reply:
-        """The answer to a request; of a longer one than `max_bytes` no more than that is read.
+        """Send a request and return the answer.
+
+        Args:
+            max_bytes: the largest answer, in bytes. A longer one is not read to its end.
 
         Raises:
-            UpstreamError: there is none, or not in time, or not with the status 200.
+            UpstreamError: if the answer is missing, late, too long, or has another status than
+                200.
         """
         if self._key_file is not None:
             headers = {**headers, "Authorization": f"Bearer {_inference_key(self._key_file)}"}
@@ -77,8 +85,8 @@ class Upstream:
             await self._session.close()
 
     async def _exchange(self, body: bytes, headers: Mapping[str, str], max_bytes: int) -> Reply:
-        if self._session is None:  # made within the event loop that its connections belong to
-            self._session = self._opened()
+        if self._session is None:  # made here, because connections belong to this event loop
+            self._session = self._open_session()
         request = self._session.post(self._url, data=body, headers=headers, allow_redirects=False)
         async with request as response:
             if response.status != HTTPStatus.OK:
@@ -90,10 +98,10 @@ class Upstream:
                     raise UpstreamError(f"expected at most {max_bytes} bytes, got more")
             return Reply(response.headers, bytes(read))
 
-    def _opened(self) -> aiohttp.ClientSession:
+    def _open_session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=KEEPALIVE_S),
-            timeout=aiohttp.ClientTimeout(total=None),  # one clock for all of it, in `post`
+            timeout=aiohttp.ClientTimeout(total=None),  # `post` has one timeout for all
             headers={"Accept-Encoding": "identity"},
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -102,7 +110,10 @@ class Upstream:
 
 
 def _inference_key(key_file: Path) -> str:
-    """The token for predictions in the file that TorchServe writes at its start."""
+    """Read the token for predictions from the file that TorchServe writes at its start.
+
+    Raises UpstreamError if the file cannot be read or its key has unprintable characters.
+    """
     try:
         key = json.loads(key_file.read_bytes())["inference"]["key"]
     except (OSError, ValueError, KeyError, TypeError):

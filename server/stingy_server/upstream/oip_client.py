@@ -1,6 +1,6 @@
-"""The client's side of the Open Inference Protocol v2: one tensor there, named tensors back.
+"""The client's side of the Open Inference Protocol v2: it sends one tensor and gets named tensors.
 
-What comes back is checked in full: exactly the tensors asked for, of their type and shape.
+The answer is checked in full: it must have exactly the requested tensors, of their type and shape.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ KINDS: Mapping[str, str] = {"INT64": "i", "FP32": "if"}
 
 @dataclass(frozen=True)
 class Request:
-    """An inference request as it travels."""
+    """The headers and the body of an inference request."""
 
     headers: dict[str, str]
     body: bytes
@@ -59,32 +59,34 @@ class _Response(BaseModel):
 def encode_request(
     name: str, tensor: Array, *, datatype: str, outputs: tuple[str, ...], binary: bool
 ) -> Request:
-    """A request with one input, for these outputs and no others.
+    """Encode a request with one input, for these outputs and no others.
 
     Args:
         tensor: [batch, ...], of the type that `datatype` names.
+        binary: send the tensor, and request the outputs, as bytes instead of JSON.
     """
     described: dict[str, Any] = {"name": name, "datatype": datatype, "shape": tensor.shape}
-    wanted: list[dict[str, Any]] = [{"name": output} for output in outputs]
+    requested: list[dict[str, Any]] = [{"name": output} for output in outputs]
     if not binary:
         described["data"] = np.ascontiguousarray(tensor).ravel()
-        return Request({"Content-Type": JSON}, _json({"inputs": [described], "outputs": wanted}))
+        return Request({"Content-Type": JSON}, _json({"inputs": [described], "outputs": requested}))
     content = tensor.tobytes()
     described["parameters"] = {"binary_data_size": len(content)}
-    for output in wanted:
+    for output in requested:
         output["parameters"] = {"binary_data": True}
-    head = _json({"inputs": [described], "outputs": wanted})
+    head = _json({"inputs": [described], "outputs": requested})
     return Request({"Content-Type": BINARY, HEADER_LENGTH: str(len(head))}, head + content)
 
 
 def decode_reply(reply: Reply, datatypes: Mapping[str, str], *, rows: int) -> dict[str, Array]:
-    """The tensors of an answer by name, each [rows, n].
+    """Decode the tensors of an answer by name, each [rows, n].
 
     Args:
-        datatypes: what must come, by name; INT64 or FP32.
+        datatypes: the name and type, INT64 or FP32, of each output that the answer must have.
+        rows: the rows of each output.
 
     Raises:
-        UpstreamError: something else came.
+        UpstreamError: if the answer has other outputs, types, shapes or sizes.
     """
     head = _head(reply)
     try:
@@ -94,7 +96,7 @@ def decode_reply(reply: Reply, datatypes: Mapping[str, str], *, rows: int) -> di
     names = [output.name for output in response.outputs]
     if sorted(names) != sorted(datatypes):
         raise UpstreamError(f"expected the outputs {', '.join(datatypes)}, got others")
-    found: dict[str, Array] = {}
+    tensors: dict[str, Array] = {}
     start = head
     for output in response.outputs:
         datatype = datatypes[output.name]
@@ -110,15 +112,18 @@ def decode_reply(reply: Reply, datatypes: Mapping[str, str], *, rows: int) -> di
         )
         if values.size != rows * shape[1]:
             raise UpstreamError(f"expected {output.name} in its declared shape, got another size")
-        found[output.name] = values.reshape(rows, shape[1])
+        tensors[output.name] = values.reshape(rows, shape[1])
         start = stop
     if start != len(reply.body):
         raise UpstreamError("expected the declared bytes, got another number")
-    return found
+    return tensors
 
 
 def _head(reply: Reply) -> int:
-    """Where the JSON ends."""
+    """Return the length of the JSON at the start of an answer, in bytes.
+
+    Raises UpstreamError if the header names no length within the answer.
+    """
     text = reply.headers.get(HEADER_LENGTH)
     if text is None:
         return len(reply.body)
@@ -141,7 +146,7 @@ def _from_json(data: Any, count: int, datatype: str) -> Array:
         raise UpstreamError("expected numbers, got something else") from None
     if values.dtype.kind not in KINDS[datatype]:
         raise UpstreamError("expected numbers, got something else")
-    with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and is refused
+    with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite and is refused
         return values.astype(DATATYPES[datatype])
 
 

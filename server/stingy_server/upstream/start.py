@@ -1,4 +1,4 @@
-"""Start an upstream engine: its model server answers a trial image before the server listens."""
+"""Start an upstream engine. Its upstream must answer a trial image before the server listens."""
 
 import asyncio
 from collections.abc import Callable
@@ -26,17 +26,17 @@ def start_upstream(
     """Make an engine and send its upstream a trial image.
 
     Args:
-        model: without misplaced settings.
+        model: the model's settings, already checked for misplaced ones.
         trial: [1, height, width, 3].
 
     Returns:
-        The engine, and the reasons why the upstream cannot be used.
+        The engine, and the faults of the upstream.
     """
     faults = []
     if settings.strict:
         faults.append(
             f"{name}: strict cannot be kept by the engine {model.engine}: expected strict = false "
-            "here, got true; what the batches are is the model server's to say"
+            "here, got true, because the model server decides the batches"
         )
     upstream_format = UpstreamFormat(model.tensors or TensorSettings())
     if model.engine == "torchserve":
@@ -46,7 +46,7 @@ def start_upstream(
         )
     make = partial(_engine, name, model, upstream_format, manifest, policy, settings, secret)
     try:
-        _try_out(make, trial)
+        _send_trial(make, trial)
     except UpstreamError as error:
         faults.append(f"{name}: the upstream failed on a trial image: {error}")
     return make(), faults
@@ -79,7 +79,7 @@ def _engine(
     )
 
 
-def _try_out(make: Callable[[], UpstreamEngine], images: Pixels) -> None:
+def _send_trial(make: Callable[[], UpstreamEngine], images: Pixels) -> None:
     async def run_trial() -> None:
         engine = make()
         try:
@@ -87,7 +87,7 @@ def _try_out(make: Callable[[], UpstreamEngine], images: Pixels) -> None:
         finally:
             await engine.close()
 
-    # A loop of its own in a thread of its own: start-up may itself run within a loop, and
-    # connections belong to the loop they were made in.
+    # In its own thread and event loop, because start-up may itself run inside a loop, and
+    # connections belong to the loop that made them.
     with ThreadPoolExecutor(max_workers=1) as thread:
         thread.submit(asyncio.run, run_trial()).result()

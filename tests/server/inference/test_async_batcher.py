@@ -1,4 +1,4 @@
-"""Before a model elsewhere: those who wait go together, and nobody fails by another's fault."""
+"""The batcher before an upstream: requests share passes, and each fails by its own fault alone."""
 
 import asyncio
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def numbers(answer: SparseLogits) -> list[int]:
 
 
 class ControlledModel:
-    """A model elsewhere, which answers when it is let."""
+    """An upstream that answers when the test sets `free`."""
 
     def __init__(self, answer: Callable[[Pixels], SparseLogits] = first_pixels) -> None:
         self.answer = answer
@@ -42,7 +42,7 @@ class ControlledModel:
 
 
 async def turns() -> None:
-    """Let the event loop turn until what was begun waits for something else than a turn."""
+    """Let the event loop turn until all tasks wait for something else than a turn."""
     for _ in range(50):
         await asyncio.sleep(0)
 
@@ -141,11 +141,11 @@ async def test_L13_cancelled_request_joins_no_pass_shifts_no_answer() -> None:
     batcher = make(model, batch_size=4, passes=1)
     (first,) = submit_all(batcher, numbered(1))
     await turns()
-    second, gone, third = submit_all(batcher, numbered(2), numbered(66), numbered(3))
+    second, cancelled, third = submit_all(batcher, numbered(2), numbered(66), numbered(3))
     await turns()
-    gone.cancel()
+    cancelled.cancel()
     await turns()
-    first.cancel()  # it is under way: the pass goes on without it
+    first.cancel()  # its pass is running and goes on
     model.free.set()
     assert numbers(await second) == [2]
     assert numbers(await third) == [3]
@@ -153,23 +153,23 @@ async def test_L13_cancelled_request_joins_no_pass_shifts_no_answer() -> None:
 
 
 @pytest.mark.parametrize("limits", [{"queue_images": 3}, {"queue_bytes": 3 * 12}])
-async def test_the_queue_is_bounded_in_images_and_bytes(limits: dict[str, int]) -> None:
+async def test_queue_is_bounded_in_images_and_bytes(limits: dict[str, int]) -> None:
     model = ControlledModel()
     batcher = make(model, batch_size=2, passes=1, **limits)
-    under_way, *waiting = submit_all(batcher, *(numbered(n) for n in (1, 2, 3)))
+    running, *waiting = submit_all(batcher, *(numbered(n) for n in (1, 2, 3)))
     await turns()
     with pytest.raises(ServiceError) as refused:
         await batcher.submit(numbered(4))
     assert refused.value.refusal is OVERLOADED
-    under_way.cancel()  # its pass goes on, and keeps the room
+    running.cancel()  # its pass goes on and still occupies the room
     await turns()
     with pytest.raises(ServiceError):
         await batcher.submit(numbered(4))
     model.free.set()
     await asyncio.gather(*waiting)
     await turns()
-    again = submit_all(batcher, *(numbered(n) for n in (5, 6, 7)))
-    assert [numbers(answer) for answer in await asyncio.gather(*again)] == [[5], [6], [7]]
+    later = submit_all(batcher, *(numbered(n) for n in (5, 6, 7)))
+    assert [numbers(answer) for answer in await asyncio.gather(*later)] == [[5], [6], [7]]
 
 
 async def test_request_cancelled_while_waiting_frees_its_room() -> None:
@@ -178,11 +178,11 @@ async def test_request_cancelled_while_waiting_frees_its_room() -> None:
     (first,) = submit_all(batcher, numbered(1))
     await turns()
     for _ in range(10):
-        gone = submit_all(batcher, numbered(2), numbered(3))
+        cancelled = submit_all(batcher, numbered(2), numbered(3))
         await asyncio.sleep(0)
-        for task in gone:
+        for task in cancelled:
             task.cancel()
-        assert all(task.cancelled() for task in (await asyncio.wait(gone))[0])
+        assert all(task.cancelled() for task in (await asyncio.wait(cancelled))[0])
     waiting = submit_all(batcher, numbered(4), numbered(5))
     model.free.set()
     assert [numbers(answer) for answer in await asyncio.gather(first, *waiting)] == [[1], [4], [5]]
@@ -194,16 +194,16 @@ async def test_request_cancelled_before_its_pass_frees_its_room() -> None:
     model.free.set()
     batcher = make(model, batch_size=4, passes=1, queue_images=1)
     for _ in range(3):
-        (gone,) = submit_all(batcher, numbered(1))
-        await asyncio.sleep(0)  # it waits for the turn's end
-        gone.cancel()
-        await asyncio.wait([gone])
+        (cancelled,) = submit_all(batcher, numbered(1))
+        await asyncio.sleep(0)  # it waits for the end of the turn
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
         assert numbers(await batcher.submit(numbered(2))) == [2]
         await turns()
     assert model.passes == [[2]] * 3
 
 
-async def test_closing_waits_for_what_is_under_way() -> None:
+async def test_closing_waits_for_running_passes() -> None:
     model = ControlledModel()
     batcher = make(model, batch_size=1, passes=1)
     waiting = submit_all(batcher, numbered(1), numbered(2))
@@ -222,15 +222,15 @@ async def test_closing_waits_for_what_is_under_way() -> None:
     batch_size=st.integers(1, 6),
     passes=st.integers(1, 3),
 )
-def test_everybody_has_their_own_answer(sizes: list[int], batch_size: int, passes: int) -> None:
+def test_every_request_gets_its_own_answer(sizes: list[int], batch_size: int, passes: int) -> None:
     async def submit() -> None:
         model = ControlledModel()
         model.free.set()
         batcher = make(model, batch_size=batch_size, passes=passes)
-        requests = [numbered(*range(place, place + size)) for place, size in enumerate(sizes)]
+        requests = [numbered(*range(first, first + size)) for first, size in enumerate(sizes)]
         answers = await asyncio.gather(*submit_all(batcher, *requests))
         assert [numbers(answer) for answer in answers] == [
-            list(range(place, place + size)) for place, size in enumerate(sizes)
+            list(range(first, first + size)) for first, size in enumerate(sizes)
         ]
         assert model.most_at_once <= passes
 

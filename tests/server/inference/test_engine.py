@@ -1,4 +1,4 @@
-"""The embedded engine: what comes out of it is the gate's answer and nothing more."""
+"""The embedded engine: it returns the gate's answer and nothing more."""
 
 import pickle
 from pathlib import Path
@@ -34,7 +34,7 @@ async def test_L5_bytes_from_the_worker_do_not_grow_with_the_classes(tmp_path: P
     assert len(sizes) == 1
 
 
-async def test_answers_are_those_of_the_gate_over_the_network(tmp_path: Path) -> None:
+async def test_answers_are_the_gates_for_the_networks_logits(tmp_path: Path) -> None:
     endpoint = load(tmp_path, batch_size=7)  # three passes
     answer = await endpoint.engine.predict(IMAGES)
     await endpoint.engine.close()
@@ -51,7 +51,7 @@ async def test_answers_are_those_of_the_gate_over_the_network(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("options", [{"strict": True}, {"precision": "bfloat16"}])
-async def test_every_way_to_run_answers_in_the_form_of_the_policy(
+async def test_strict_and_bfloat16_answer_in_the_form_of_the_policy(
     tmp_path: Path, options: dict[str, Any]
 ) -> None:
     endpoint = load(tmp_path, **options)
@@ -85,7 +85,7 @@ async def test_P5_without_strict_scores_move_by_at_most_one_step(tmp_path: Path)
 async def test_P5_keyed_noise_is_the_same_for_the_same_pixels(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", policy="keyed_noise")
     answers = []
-    for options in ({}, {"batch_size": 3}):  # other batches, after a restart
+    for options in ({}, {"batch_size": 3}):  # the second time with other batches
         endpoint = start_one(make_settings(tmp_path / "s", bundle, strict=True, **options))
         answers.append(await endpoint.engine.predict(IMAGES))
         single = await endpoint.engine.predict(IMAGES[7:8])
@@ -95,7 +95,7 @@ async def test_P5_keyed_noise_is_the_same_for_the_same_pixels(tmp_path: Path) ->
 
 
 class Cramped:
-    """A network whose device has memory for so many images at once."""
+    """A network on a device with memory for `images` images at once."""
 
     def __init__(self, images: int) -> None:
         self.images = images
@@ -130,14 +130,14 @@ async def test_U5_out_of_memory_halves_the_batch_and_answers_all(tmp_path: Path)
     assert torch.equal(answer.indices, expected.indices)
 
 
-async def test_U5_out_of_memory_of_one_image_is_its_own_failure(tmp_path: Path) -> None:
+async def test_U5_out_of_memory_for_one_image_is_an_error(tmp_path: Path) -> None:
     engine, _ = cramped(0, tmp_path)
     with pytest.raises(torch.OutOfMemoryError):
         await engine.predict(IMAGES[:1])
     await engine.close()
 
 
-async def test_U5_strict_does_not_halve_its_one_batch_shape(tmp_path: Path) -> None:
+async def test_U5_strict_does_not_halve_its_batch(tmp_path: Path) -> None:
     engine, network = cramped(6, tmp_path, strict=True, batch_size=8)
     with pytest.raises(torch.OutOfMemoryError):
         await engine.predict(IMAGES[:8])

@@ -1,4 +1,4 @@
-"""Exporting is quiet, and silences nobody else: a server may serve meanwhile."""
+"""Exporting is quiet, and other threads are not silenced, because a server may serve meanwhile."""
 
 import logging
 import sys
@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stingy_server.inference.export import NotExportable, as_onnx, exported
+from stingy_server.inference.export import NotExportable, export_program, to_onnx
 
 EXAMPLE = torch.zeros(2, 10)
 
 
 class Interrupted(nn.Module):
-    """While it is traced, another thread speaks; then it speaks itself, and cannot be traced."""
+    """A network that cannot be traced, and writes from two threads while it is traced."""
 
     def forward(self, inputs: Tensor) -> Tensor:
-        other = threading.Thread(target=speak, args=("another thread",))
+        other = threading.Thread(target=write, args=("another thread",))
         other.start()
         other.join()
         sys.stderr.write("this thread")
@@ -26,37 +26,37 @@ class Interrupted(nn.Module):
         return inputs if inputs.sum() > 0 else -inputs
 
 
-def speak(who: str) -> None:
-    sys.stdout.write(f"{who} on stdout")
-    sys.stderr.write(f"{who} on stderr")
-    logging.getLogger("stingy").error("%s in the log", who)
+def write(writer: str) -> None:
+    sys.stdout.write(f"{writer} on stdout")
+    sys.stderr.write(f"{writer} on stderr")
+    logging.getLogger("stingy").error("%s in the log", writer)
 
 
-def test_O1_what_another_thread_says_meanwhile_is_heard(
+def test_O1_output_of_other_threads_is_kept_during_an_export(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     streams = (sys.stdout, sys.stderr)
     with pytest.raises(NotExportable):
-        exported(Interrupted(), EXAMPLE)
-    said = capsys.readouterr()
-    assert said.out == "another thread on stdout"
-    assert said.err == "another thread on stderr"
-    assert warned(caplog) == ["another thread in the log"]
+        export_program(Interrupted(), EXAMPLE)
+    output = capsys.readouterr()
+    assert output.out == "another thread on stdout"
+    assert output.err == "another thread on stderr"
+    assert warnings(caplog) == ["another thread in the log"]
     assert (sys.stdout, sys.stderr) == streams
 
 
-def test_an_export_says_nothing(
+def test_export_writes_and_logs_nothing(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("onnxscript")
     before = levels()
-    as_onnx(exported(nn.Linear(10, 3), EXAMPLE), image="image", outputs=("logits",))
+    to_onnx(export_program(nn.Linear(10, 3), EXAMPLE), image="image", outputs=("logits",))
     assert capsys.readouterr() == ("", "")
-    assert warned(caplog) == []
+    assert warnings(caplog) == []
     assert levels() == before
 
 
-def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
 
 

@@ -1,4 +1,4 @@
-"""Runtimes: the network elsewhere, the gate here, and answers that stay within P5."""
+"""Runtimes: the network in another runtime, the gate here, and answers within P5."""
 
 import importlib.util
 import logging
@@ -13,7 +13,7 @@ from serving import PREPROCESSING, load_one, make_bundle, make_settings, random_
 from stingy_protection import Policy, build_policy
 from stingy_server import Settings
 from stingy_server.inference import runtimes
-from stingy_server.inference.runtimes import RuntimeUnfit, chosen_runtime
+from stingy_server.inference.runtimes import RuntimeUnfit, choose_runtime
 from stingy_server.models.endpoints import Endpoint, start_endpoints
 
 torch.set_num_threads(1)
@@ -41,7 +41,7 @@ def start(folder: Path, **options: Any) -> tuple[Endpoint | None, list[str]]:
 
 
 async def answers(folder: Path, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Indices and scores of all images asked together, and the scores of each asked alone."""
+    """Return indices and scores of one query of all images, and the scores of single queries."""
     endpoint, faults = start(folder, **options)
     assert faults == []
     assert endpoint is not None
@@ -49,11 +49,15 @@ async def answers(folder: Path, **options: Any) -> tuple[Tensor, Tensor, Tensor]
     single = [(await endpoint.engine.predict(image[None])).scores for image in IMAGES]
     await endpoint.engine.close()
     assert batched.scores is not None
-    return batched.indices, batched.scores, torch.cat([one for one in single if one is not None])
+    return (
+        batched.indices,
+        batched.scores,
+        torch.cat([scores for scores in single if scores is not None]),
+    )
 
 
 def moved(left: Tensor, right: Tensor) -> float:
-    """The share of rows that differ, all by at most one step of the grid."""
+    """Return the share of rows that differ; each by at most one step of the grid."""
     steps = ((left - right) * 1000).round().abs().amax(dim=1)
     assert steps.max() <= 1
     return float((steps > 0).float().mean())
@@ -79,7 +83,7 @@ async def test_P5_strict_is_bit_exact_in_a_named_runtime(tmp_path: Path, runtime
 
 
 class Branching(nn.Module):
-    """Cannot be exported."""
+    """A network that cannot be exported."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,45 +100,45 @@ def linear() -> nn.Module:
 
 def choose(network: nn.Module, *, policy: Policy = POLICY, **options: Any) -> tuple[str, Any]:
     settings = Settings(**{"device": "cpu", "batch_size": 4, **options})
-    return chosen_runtime(network, preprocessing=PREPROCESSING, policy=policy, settings=settings)
+    return choose_runtime(network, preprocessing=PREPROCESSING, policy=policy, settings=settings)
 
 
 def test_torch_is_the_default() -> None:
     assert choose(linear())[0] == Settings().runtime == "torch"
 
 
-def test_auto_takes_what_was_measured_to_be_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_uses_the_fastest_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     network = linear()
     sizes: list[int] = []
 
-    def timed(run: object, inputs: Tensor) -> float:
+    def fake_time(run: object, inputs: Tensor) -> float:
         sizes.append(len(inputs))
         return 2.0 if run is network else 1.0
 
     monkeypatch.setattr(runtimes, "RUNTIMES", ("onnxruntime",))
-    monkeypatch.setattr(runtimes, "_timed", timed)
+    monkeypatch.setattr(runtimes, "_time_pass", fake_time)
     name, run = choose(network, runtime="auto")
     assert name == "onnxruntime"
     assert sizes == [1, 4, 1, 4]
     inputs = torch.rand(3, 3, 8, 8)
     torch.testing.assert_close(run(inputs), network(inputs))
-    monkeypatch.setattr(runtimes, "_timed", lambda run, _: 1.0 if run is network else 2.0)
+    monkeypatch.setattr(runtimes, "_time_pass", lambda run, _: 1.0 if run is network else 2.0)
     assert choose(network, runtime="auto") == ("torch", network)
 
 
-def test_auto_falls_back_to_torch_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_falls_back_to_torch_and_logs_it(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="stingy"):
         assert choose(Branching(), runtime="auto")[0] == "torch"
-    assert "taking torch" in caplog.text
+    assert "using torch" in caplog.text
 
 
 @pytest.mark.parametrize("options", [{"strict": True}, {"precision": "bfloat16"}])
-def test_auto_takes_torch_where_the_pick_could_break_a_promise(options: dict[str, Any]) -> None:
+def test_auto_uses_torch_if_the_choice_could_break_a_promise(options: dict[str, Any]) -> None:
     network = linear()
     assert choose(network, runtime="auto", **options) == ("torch", network)
 
 
-def test_a_named_runtime_that_cannot_run_the_network_is_a_fault(tmp_path: Path) -> None:
+def test_named_runtime_that_cannot_run_the_network_is_a_fault(tmp_path: Path) -> None:
     with pytest.raises(RuntimeUnfit, match=r"torch\.export"):
         choose(Branching(), runtime="onnxruntime")
     with pytest.raises(RuntimeUnfit, match="float32"):
@@ -149,10 +153,10 @@ def failing(inputs: Tensor) -> Tensor:
 
 
 def failing_on_a_batch(inputs: Tensor) -> Tensor:
-    return failing(inputs) if len(inputs) == 4 else THERE(inputs)
+    return failing(inputs) if len(inputs) == 4 else NETWORK(inputs)
 
 
-THERE = linear()
+NETWORK = linear()
 
 
 @pytest.mark.parametrize("run", [failing, failing_on_a_batch])
@@ -162,18 +166,18 @@ def test_P6_runtime_that_raises_is_rejected_with_a_logged_reason(
     monkeypatch.setattr(runtimes, "RUNTIMES", ("onnxruntime",))
     monkeypatch.setattr(runtimes, "_onnxruntime", lambda _: run)
     with caplog.at_level(logging.WARNING, logger="stingy"):
-        assert choose(THERE, runtime="auto") == ("torch", THERE)
+        assert choose(NETWORK, runtime="auto") == ("torch", NETWORK)
     assert "not onnxruntime: expected" in caplog.text
     assert "got MemoryError" in caplog.text
 
 
-def test_P6_a_named_runtime_that_raises_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_P6_named_runtime_that_raises_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtimes, "_onnxruntime", lambda _: failing)
     with pytest.raises(RuntimeUnfit, match="got MemoryError"):
-        choose(THERE, runtime="onnxruntime")
+        choose(NETWORK, runtime="onnxruntime")
 
 
-def test_P6_a_runtime_that_cannot_be_started_is_not_taken(
+def test_P6_runtime_that_cannot_be_started_is_not_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def broken(program: bytes) -> Any:
@@ -181,11 +185,11 @@ def test_P6_a_runtime_that_cannot_be_started_is_not_taken(
 
     monkeypatch.setattr(runtimes, "RUNTIMES", ("onnxruntime",))
     monkeypatch.setattr(runtimes, "_onnxruntime", broken)
-    assert choose(THERE, runtime="auto") == ("torch", THERE)
+    assert choose(NETWORK, runtime="auto") == ("torch", NETWORK)
 
 
 @pytest.mark.parametrize("error", [0.002, 10.0])
-def test_P5_a_runtime_that_answers_otherwise_is_not_taken(
+def test_P5_runtime_with_other_answers_is_not_used(
     monkeypatch: pytest.MonkeyPatch, error: float
 ) -> None:
     network = linear()

@@ -1,4 +1,4 @@
-"""The batcher: requests share passes, never errors; the queue is bounded; nothing is lost."""
+"""The batcher: requests share passes and never errors, the queue is bounded, no answer is lost."""
 
 import asyncio
 import threading
@@ -21,7 +21,7 @@ def make(answer: Callable[[Pixels], SparseLogits], **options: int) -> ThreadBatc
 
 
 class GatedModel:
-    """Answers only when let go, and remembers the size of each pass."""
+    """A model that answers when the test sets `free`, and records the size of each pass."""
 
     def __init__(self, answer: Callable[[Pixels], SparseLogits] = first_pixels) -> None:
         self.answer = answer
@@ -34,7 +34,7 @@ class GatedModel:
         return self.answer(images)
 
 
-async def test_waiting_requests_share_a_pass_and_each_gets_its_own() -> None:
+async def test_waiting_requests_share_a_pass_and_get_their_own_answers() -> None:
     model = GatedModel()
     batcher = make(model)
     requests = [numbered(1), numbered(2, 3), numbered(4), numbered(5), numbered(6, 7, 8, 9, 10)]
@@ -45,7 +45,7 @@ async def test_waiting_requests_share_a_pass_and_each_gets_its_own() -> None:
     assert [a.indices.flatten().tolist() for a in answers] == [
         images[:, 0, 0, 0].tolist() for images in requests
     ]
-    assert max(model.passes) == 5  # a request larger than a batch goes alone, whole
+    assert max(model.passes) == 5  # a request larger than a batch has a pass of its own
     assert len(model.passes) < len(requests)
     await batcher.close()
 
@@ -72,8 +72,8 @@ async def test_failing_image_fails_only_its_own_request() -> None:
     await batcher.close()
 
 
-async def answered_once_there_is_room(batcher: ThreadBatcher, images: Pixels) -> int:
-    """Submit one image until there is room. A pass gives its own back after its last answer."""
+async def submit_until_there_is_room(batcher: ThreadBatcher, images: Pixels) -> int:
+    """Submit one image until there is room. A pass frees its room after its last answer."""
     while True:
         try:
             return int((await batcher.submit(images)).indices.item())
@@ -83,7 +83,7 @@ async def answered_once_there_is_room(batcher: ThreadBatcher, images: Pixels) ->
 
 
 @pytest.mark.parametrize("limits", [{"queue_images": 3}, {"queue_bytes": 3 * 12}])
-async def test_the_queue_is_bounded_in_images_and_bytes(limits: dict[str, int]) -> None:
+async def test_queue_is_bounded_in_images_and_bytes(limits: dict[str, int]) -> None:
     model = GatedModel()
     batcher = make(model, **limits)
     waiting = [asyncio.create_task(batcher.submit(numbered(n))) for n in (1, 2, 3)]
@@ -93,11 +93,11 @@ async def test_the_queue_is_bounded_in_images_and_bytes(limits: dict[str, int]) 
     assert refused.value.refusal is OVERLOADED
     model.free.set()
     await asyncio.gather(*waiting)
-    assert await answered_once_there_is_room(batcher, numbered(5)) == 5
+    assert await submit_until_there_is_room(batcher, numbered(5)) == 5
     await batcher.close()
 
 
-async def test_closing_answers_what_waits_and_takes_no_more() -> None:
+async def test_closing_answers_waiting_requests_and_refuses_new_ones() -> None:
     model = GatedModel()
     batcher = make(model)
     waiting = [asyncio.create_task(batcher.submit(numbered(n))) for n in range(10)]
@@ -126,11 +126,11 @@ async def test_L13_cancelled_request_takes_no_pass_shifts_no_answer() -> None:
     await batcher.close()
 
 
-async def test_two_threads_answer_two_passes_at_once() -> None:
-    together = threading.Barrier(2, timeout=10)
+async def test_two_threads_run_two_passes_at_once() -> None:
+    both_running = threading.Barrier(2, timeout=10)
 
     def answer(images: Pixels) -> SparseLogits:
-        together.wait()
+        both_running.wait()
         return first_pixels(images)
 
     batcher = make(answer, batch_size=1, threads=2)

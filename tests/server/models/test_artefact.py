@@ -1,4 +1,4 @@
-"""Fused artefacts: one program that answers as the embedded engine does and tells no more."""
+"""Fused artefacts: one program that answers as the embedded engine does and reveals no more."""
 
 import importlib.util
 import json
@@ -53,7 +53,7 @@ def write(folder: Path, loaded: LoadedModel, *, format: Format) -> Artefact:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle, and its two artefacts beside it."""
+    """Make a folder with a bundle and its two artefacts."""
     home = tmp_path_factory.mktemp("artefacts")
     bundle = make_bundle(
         home / "bundle",
@@ -99,7 +99,7 @@ def test_artefact_equals_embedded_engine_on_a_thousand_images(home: Path, form: 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("options", [{}, {"strict": True, "batch_size": 8}], ids=str)
-async def test_an_artefact_is_served_like_a_bundle(home: Path, options: dict[str, Any]) -> None:
+async def test_artefact_is_served_like_a_bundle(home: Path, options: dict[str, Any]) -> None:
     endpoint = start(home / "state", home / "onnx", **options)
     answer = await endpoint.engine.predict(IMAGES[:21])
     single = await endpoint.engine.predict(IMAGES[20:21])
@@ -111,7 +111,7 @@ async def test_an_artefact_is_served_like_a_bundle(home: Path, options: dict[str
 
 
 @pytest.mark.parametrize(
-    ("policy", "allow_open", "said"),
+    ("policy", "allow_open", "fault"),
     [("stingy:n=5", True, "fused in"), ("label", True, "fused in"), (None, False, "allow_open")],
 )
 def test_L4_policy_of_an_artefact_cannot_be_replaced(
@@ -127,12 +127,13 @@ def test_L4_policy_of_an_artefact_cannot_be_replaced(
         assert code == 0, output
     model = ModelSettings(bundle=folder, policy=policy)
     settings = make_settings(tmp_path / "s", model, allow_open=allow_open)
-    models, (fault,) = load_bundles(settings)
+    models, faults = load_bundles(settings)
     assert models == []
-    assert said in fault
+    assert len(faults) == 1
+    assert fault in faults[0]
 
 
-def test_L4_the_onnx_graph_has_two_outputs_of_n_columns(home: Path) -> None:
+def test_L4_onnx_graph_has_two_outputs_of_n_columns(home: Path) -> None:
     graph = onnx.load(str(home / "onnx" / "model.onnx")).graph
     assert [value.name for value in graph.input] == ["image"]
     shapes = {
@@ -168,7 +169,7 @@ def test_P2_program_refuses_logits_that_are_not_finite(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["onnx", "pt2"])
-def test_M1_a_program_of_another_hash_is_not_opened(tmp_path: Path, home: Path, form: str) -> None:
+def test_M1_program_with_another_hash_is_not_opened(tmp_path: Path, home: Path, form: str) -> None:
     for file in (home / form).iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     artefact = read_artefact(tmp_path)
@@ -178,7 +179,7 @@ def test_M1_a_program_of_another_hash_is_not_opened(tmp_path: Path, home: Path, 
         verified_program(tmp_path, artefact)
 
 
-def test_M1_a_pt2_is_not_opened_by_us_because_torch_unpickles_it(home: Path) -> None:
+def test_M1_pt2_is_not_opened_because_torch_would_unpickle_it(home: Path) -> None:
     with pytest.raises(BundleError, match="pt2"):
         open_artefact(home / "pt2")
 
@@ -205,7 +206,7 @@ def test_L4_manifest_that_differs_from_the_program_is_refused(
         read_artefact(tmp_path)
 
 
-def test_a_network_that_branches_on_values_is_refused_by_name(tmp_path: Path) -> None:
+def test_network_that_branches_on_values_is_refused_by_name(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", factory="sample_networks:Fragile", policy="stingy:n=2")
     with pytest.raises(NotExportable, match=r"torch\.export"):
         write(tmp_path / "a", load(tmp_path / "s", bundle), format="pt2")
@@ -223,7 +224,7 @@ def trusting(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "fault"),
     [
         ((), "--fuse"),
         (("--fuse", "--policy", "open"), "allow_open"),
@@ -239,7 +240,7 @@ def test_export_refuses_open_or_unfusable_policies(
     config = ("--config", trusting(tmp_path))
     code, output = invoke("export", home / "bundle", "--out", tmp_path / "a", *config, *options)
     assert code == 2
-    assert said in output
+    assert fault in output
     assert not (tmp_path / "a").exists()
 
 
@@ -257,7 +258,7 @@ def test_show_prints_the_policy_and_checks_the_file(home: Path, tmp_path: Path) 
 
 
 def triton_config(text: str) -> Any:
-    """The text as Triton's own schema reads it, which the client's package carries."""
+    """Parse a configuration by Triton's own schema, which is part of the client's package."""
     schema = Path(tritonclient.__path__[0]) / "grpc" / "model_config_pb2.py"
     spec = importlib.util.spec_from_file_location("model_config_pb2", schema)
     assert spec is not None
@@ -285,11 +286,11 @@ def test_triton_repository_has_program_and_fitting_configuration(
         "model.onnx",
     )
     types = {2: "tensor(uint8)", 9: "tensor(int64)", 11: "tensor(float)"}
-    for stated, real in (
+    for configured, actual in (
         (config.input, session.get_inputs()),
         (config.output, session.get_outputs()),
     ):
-        assert [entry.name for entry in stated] == [entry.name for entry in real]
-        for entry, real_entry in zip(stated, real, strict=True):
-            assert list(entry.dims) == real_entry.shape[1:]
-            assert types[entry.data_type] == real_entry.type
+        assert [entry.name for entry in configured] == [entry.name for entry in actual]
+        for entry, actual_entry in zip(configured, actual, strict=True):
+            assert list(entry.dims) == actual_entry.shape[1:]
+            assert types[entry.data_type] == actual_entry.type

@@ -1,4 +1,4 @@
-"""Endpoints start together or not at all."""
+"""Endpoints: either all of them start, or none."""
 
 import threading
 from dataclasses import replace
@@ -19,29 +19,29 @@ def model_threads() -> set[threading.Thread]:
 
 
 @pytest.fixture
-def half_sound(tmp_path: Path) -> Settings:
-    """A model that starts, and one whose server nobody runs."""
+def one_sound_of_two(tmp_path: Path) -> Settings:
+    """Make settings with a model that starts, and one whose upstream does not run."""
     sound = make_bundle(tmp_path / "b")
     url = "http://127.0.0.1:1/v2/models/digits/infer"
     absent = ModelSettings(bundle=sound, name="absent", engine="oip", url=url)
     return make_settings(tmp_path / "s", sound, absent)
 
 
-def test_P6_what_was_started_before_a_fault_is_ended(half_sound: Settings) -> None:
+def test_P6_engines_started_before_a_fault_are_closed(one_sound_of_two: Settings) -> None:
     before = model_threads()
     with pytest.raises(ConfigurationError, match="absent: the upstream failed"):
-        create_app(half_sound)
+        create_app(one_sound_of_two)
     assert model_threads() == before
 
 
 class Unmovable(nn.Module):
-    """A network that raises before it can be tried."""
+    """A network that raises before it can get a trial image."""
 
     def eval(self) -> Self:
         raise OSError
 
 
-def test_what_was_started_is_ended_where_one_cannot_even_be_made(tmp_path: Path) -> None:
+def test_started_engines_are_closed_if_another_cannot_be_made(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     before = model_threads()
     sound = load_one(settings)

@@ -1,4 +1,4 @@
-"""Versions side by side: who meets which, and what may not be served together."""
+"""Versions side by side: the routing of keys, and the combinations that are refused."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -29,41 +29,41 @@ def version_of(endpoint: Endpoint, version: str, share: float | None) -> Endpoin
     return replace(endpoint, manifest=replace(endpoint.manifest, version=version), share=share)
 
 
-def met(fleet: Fleet, caller: str) -> str:
+def version_for(fleet: Fleet, caller: str) -> str:
     found = fleet.find("digits", None, caller=caller)
     assert found is not None
     return found.manifest.version
 
 
-def test_the_share_of_keys_that_meet_a_canary_is_its_share(endpoint: Endpoint) -> None:
+def test_canary_gets_its_share_of_the_keys(endpoint: Endpoint) -> None:
     fleet = Fleet(
         [version_of(endpoint, "2", 0.25), version_of(endpoint, "1", None)], secret=bytes(16)
     )
-    share = sum(met(fleet, caller) == "2" for caller in CALLERS) / len(CALLERS)
+    share = sum(version_for(fleet, caller) == "2" for caller in CALLERS) / len(CALLERS)
     assert share == pytest.approx(0.25, abs=0.05)
     assert [version.manifest.version for version in fleet.versions("digits")] == ["1", "2"]
 
 
-def test_a_key_always_meets_the_same_version(endpoint: Endpoint) -> None:
+def test_key_always_gets_the_same_version(endpoint: Endpoint) -> None:
     versions = [version_of(endpoint, "1", None), version_of(endpoint, "2", 0.5)]
-    here, there = Fleet(versions, secret=b"a" * 16), Fleet(versions[::-1], secret=b"a" * 16)
-    assert [met(here, c) for c in CALLERS] == [met(there, c) for c in CALLERS]
+    one, reordered = Fleet(versions, secret=b"a" * 16), Fleet(versions[::-1], secret=b"a" * 16)
+    assert [version_for(one, c) for c in CALLERS] == [version_for(reordered, c) for c in CALLERS]
     other = Fleet(versions, secret=b"b" * 16)
-    assert [met(here, c) for c in CALLERS] != [met(other, c) for c in CALLERS]
+    assert [version_for(one, c) for c in CALLERS] != [version_for(other, c) for c in CALLERS]
 
 
 @given(share=st.floats(0.0, 1.0))
-def test_a_larger_share_takes_nobody_away(endpoint: Endpoint, share: float) -> None:
+def test_larger_share_takes_no_key_from_the_canary(endpoint: Endpoint, share: float) -> None:
     fleet = Fleet(
         [version_of(endpoint, "1", None), version_of(endpoint, "2", share)], secret=bytes(16)
     )
-    before = {caller for caller in CALLERS[:200] if met(fleet, caller) == "2"}
+    before = {caller for caller in CALLERS[:200] if version_for(fleet, caller) == "2"}
     fleet.set_share(fleet.versions("digits")[1], 1.0)
-    assert before <= {caller for caller in CALLERS[:200] if met(fleet, caller) == "2"}
-    assert all(met(fleet, caller) == "2" for caller in CALLERS[:200])
+    assert before <= {caller for caller in CALLERS[:200] if version_for(fleet, caller) == "2"}
+    assert all(version_for(fleet, caller) == "2" for caller in CALLERS[:200])
 
 
-def test_a_named_version_is_that_version_or_none(endpoint: Endpoint) -> None:
+def test_named_version_is_that_version_or_none(endpoint: Endpoint) -> None:
     fleet = Fleet([endpoint, version_of(endpoint, "2", 0.0)], secret=bytes(16))
     found = fleet.find("digits", "2", caller="")
     assert found is not None
@@ -95,7 +95,7 @@ def test_versions_that_exclude_each_other_are_refused(tmp_path: Path) -> None:
     ]
 
 
-def test_P7_an_artefact_and_its_bundle_are_named_by_the_looser(tmp_path: Path) -> None:
+def test_P7_artefact_and_its_bundle_are_named_with_the_looser(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", policy="label")
     loaded = load_one(make_settings(tmp_path / "s", bundle))
     assert isinstance(loaded.network, nn.Module)
@@ -111,7 +111,7 @@ def test_P7_an_artefact_and_its_bundle_are_named_by_the_looser(tmp_path: Path) -
     service.database.close()
 
 
-def test_P7_one_policy_or_other_weights_are_nothing_to_warn_of(endpoint: Endpoint) -> None:
+def test_P7_one_policy_or_other_weights_give_no_warning(endpoint: Endpoint) -> None:
     assert overlaps([endpoint, replace(endpoint, name="twin")]) == []
     wide = replace(endpoint, name="wide", policy=build_policy("open", num_classes=10))
     assert overlaps([endpoint, replace(wide, weights="0" * 64)]) == []

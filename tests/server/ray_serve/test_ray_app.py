@@ -1,4 +1,4 @@
-"""Both sides of the boundary on Ray, without Ray between them; with it: tests/integration."""
+"""Both sides of the boundary on Ray, without Ray between them. See tests/integration for Ray."""
 
 import pickle
 from pathlib import Path
@@ -24,7 +24,7 @@ POLICY = f"stingy:n={N}"
 
 
 class Handle:
-    """In place of Ray's: what is asked of it is answered by these in turn."""
+    """A substitute for Ray's handle, which returns these replies one after the other."""
 
     def __init__(self, *replies: object) -> None:
         self._replies = iter(replies)
@@ -55,7 +55,7 @@ def bundle(tmp_path: Path) -> Path:
     return make_bundle(tmp_path / "digits", policy=POLICY)
 
 
-async def test_L5_what_crosses_does_not_grow_with_the_classes(tmp_path: Path) -> None:
+async def test_L5_reply_size_does_not_grow_with_the_classes(tmp_path: Path) -> None:
     sizes = []
     for classes in (10, 1000):
         bundle = make_bundle(tmp_path / f"{classes}", policy=POLICY, num_classes=classes)
@@ -66,9 +66,7 @@ async def test_L5_what_crosses_does_not_grow_with_the_classes(tmp_path: Path) ->
     assert sizes[0] == sizes[1] < 800
 
 
-async def test_the_edge_makes_of_it_what_the_embedded_engine_answers(
-    bundle: Path, tmp_path: Path
-) -> None:
+async def test_edge_answers_as_the_embedded_engine(bundle: Path, tmp_path: Path) -> None:
     replica = ModelReplica(make_settings(tmp_path / "state", bundle))
     reply = await replica.predict(IMAGES)
     embedded = await replica._engine.predict(IMAGES)
@@ -92,7 +90,7 @@ async def test_L4_failure_crosses_only_as_a_code(
     assert await code(engine(bundle, reply)) == expected
 
 
-async def test_a_full_queue_of_the_model_is_overloaded_at_the_edge(
+async def test_full_queue_of_the_model_is_overloaded_at_the_edge(
     bundle: Path, tmp_path: Path
 ) -> None:
     settings = make_settings(tmp_path / "state", bundle, queue_images=3)
@@ -101,14 +99,14 @@ async def test_a_full_queue_of_the_model_is_overloaded_at_the_edge(
 
 
 def answer(bundle: Path, *, n: int = N, rows: int = 4, policy: str = POLICY) -> tuple[Any, ...]:
-    """What a replica would tell, its n classes equally likely."""
+    """Make a replica's reply whose n classes are equally likely."""
     indices = np.tile(np.arange(n), (rows, 1))
     scores = np.full((rows, n), np.round(-np.log(n), 3), np.float32)
-    ours = engine(bundle, policy=policy)
-    return model_fingerprint(read_manifest(bundle), ours._policy), indices, scores
+    built = engine(bundle, policy=policy)
+    return model_fingerprint(read_manifest(bundle), built._policy), indices, scores
 
 
-async def test_U3_the_edge_passes_no_more_than_the_policy_allows(bundle: Path) -> None:
+async def test_U3_edge_returns_no_more_than_the_policy_allows(bundle: Path) -> None:
     assert len(await engine(bundle, answer(bundle)).predict(IMAGES)) == 4
     assert await code(engine(bundle, answer(bundle, n=N + 1))) == "refused"
     assert await code(engine(bundle, answer(bundle, rows=3))) == "refused"
@@ -138,7 +136,7 @@ async def test_text_of_rays_errors_is_not_sent(
     assert "a secret" not in caplog.text
 
 
-def written(folder: Path, text: str, bundle: Path, *, model: str = "") -> Arguments:
+def write_settings(folder: Path, text: str, bundle: Path, *, model: str = "") -> Arguments:
     (folder / "stingy.toml").write_text(f'{text}\n[[models]]\nbundle = "{bundle}"\n{model}\n')
     return Arguments(config=folder / "stingy.toml")
 
@@ -158,17 +156,17 @@ def test_settings_that_ray_cannot_keep_are_refused(
     bundle: Path, tmp_path: Path, text: str, fault: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=fault):
-        app(written(tmp_path, text, bundle))
+        app(write_settings(tmp_path, text, bundle))
 
 
-def test_no_weights_are_read_where_the_application_is_built(bundle: Path, tmp_path: Path) -> None:
+def test_building_the_application_reads_no_weights(bundle: Path, tmp_path: Path) -> None:
     (bundle / "weights.safetensors").unlink()
-    app(written(tmp_path, "", bundle))
+    app(write_settings(tmp_path, "", bundle))
     with pytest.raises(ConfigurationError):
         ModelReplica(make_settings(tmp_path / "state", bundle))
 
 
-def test_a_policy_with_noise_needs_the_pepper_of_the_edge(tmp_path: Path) -> None:
+def test_policy_with_noise_needs_the_pepper_of_the_edge(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", policy="keyed_noise")
     settings = make_settings(tmp_path / "state", bundle)
     with pytest.raises(ConfigurationError, match="expected a pepper"):
@@ -178,13 +176,13 @@ def test_a_policy_with_noise_needs_the_pepper_of_the_edge(tmp_path: Path) -> Non
     ModelReplica(settings)
 
 
-def test_each_model_reserves_what_its_settings_say(bundle: Path, tmp_path: Path) -> None:
+def test_each_model_reserves_the_resources_of_its_settings(bundle: Path, tmp_path: Path) -> None:
     for model, gpus, most in [
         ("", 0.25, 4),
         ("replicas = { num_gpus = 0.5, max_replicas = 2 }", 0.5, 2),
     ]:
         text = "[ray.model]\nnum_gpus = 0.25\nmax_replicas = 4\n"
-        built = app(written(tmp_path, text, bundle, model=model))
+        built = app(write_settings(tmp_path, text, bundle, model=model))
         (application,) = built._bound_deployment.init_args[1].values()
         deployed = application._bound_deployment
         assert deployed.name == "digits@1"

@@ -1,4 +1,4 @@
-"""What is written for TorchServe: archives of checked bundles, a configuration shut to others."""
+"""The files for TorchServe: archives of checked bundles, and a configuration for loopback only."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def properties() -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines)
 
 
-def test_an_archive_is_the_bundle_its_policy_and_an_import(tmp_path: Path) -> None:
+def test_archive_has_the_bundle_its_policy_and_an_import(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", policy="stingy:n=2")
     done = archive(bundle, "--policy", "stingy:n=3")
     assert done.exit_code == 0, done.output
@@ -56,7 +56,7 @@ def test_an_archive_is_the_bundle_its_policy_and_an_import(tmp_path: Path) -> No
         ]
 
 
-def test_the_same_bundle_makes_the_same_archive(tmp_path: Path) -> None:
+def test_same_bundle_makes_the_same_archive(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b")
     archive(bundle)
     first = Path("store/digits.mar").read_bytes()
@@ -64,7 +64,7 @@ def test_the_same_bundle_makes_the_same_archive(tmp_path: Path) -> None:
     assert Path("store/digits.mar").read_bytes() == first
 
 
-def test_a_worker_runs_as_the_settings_say(tmp_path: Path) -> None:
+def test_worker_gets_the_settings_of_the_command(tmp_path: Path) -> None:
     Path("stingy.toml").write_text("strict = true\nbatch_size = 8\n", "utf-8")
     archive(make_bundle(tmp_path / "b"))
     with ZipFile("store/digits.mar") as packed:
@@ -85,9 +85,7 @@ def test_a_worker_runs_as_the_settings_say(tmp_path: Path) -> None:
         ("stingy:n=11", "expected n to be an integer 1..10"),
     ],
 )
-def test_a_policy_that_must_not_be_packed_is_refused(
-    tmp_path: Path, policy: str, fault: str
-) -> None:
+def test_policy_that_must_not_be_packed_is_refused(tmp_path: Path, policy: str, fault: str) -> None:
     done = archive(make_bundle(tmp_path / "b"), "--policy", policy)
     assert done.exit_code == 2
     assert fault in done.output
@@ -95,7 +93,7 @@ def test_a_policy_that_must_not_be_packed_is_refused(
 
 
 @pytest.mark.parametrize("options", [(), ("--policy", "stingy:n=3")])
-def test_P6_an_artefact_is_no_bundle_and_is_refused(
+def test_P6_artefact_is_refused_because_it_is_no_bundle(
     tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     bundle = make_bundle(tmp_path / "b")
@@ -109,7 +107,7 @@ def test_P6_an_artefact_is_no_bundle_and_is_refused(
     assert not Path("store").exists()
 
 
-def test_M1_a_bundle_that_is_not_what_it_says_is_not_packed(
+def test_M1_untrusted_or_changed_bundle_is_not_packed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = make_bundle(tmp_path / "b")
@@ -138,7 +136,7 @@ def test_U1_every_address_is_loopback_and_nothing_can_be_loaded(tmp_path: Path) 
     assert written["load_models"] == "digits.mar"
 
 
-def test_the_largest_pass_of_the_edge_fits(tmp_path: Path) -> None:
+def test_largest_pass_of_the_edge_fits_the_request_limit(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b")
     text = (bundle / "model.json").read_text("utf-8")
     document = json.loads(text)
@@ -150,7 +148,7 @@ def test_the_largest_pass_of_the_edge_fits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive"])
-def test_a_foreign_archive_in_the_store_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_foreign_archive_in_the_store_is_refused(tmp_path: Path, content: bytes) -> None:
     archive(make_bundle(tmp_path / "b"))
     Path("store/other.mar").write_bytes(content)
     done = config()
@@ -159,7 +157,7 @@ def test_a_foreign_archive_in_the_store_is_refused(tmp_path: Path, content: byte
     assert not Path("config.properties").exists()
 
 
-def test_an_archive_with_another_handler_is_refused(tmp_path: Path) -> None:
+def test_archive_with_another_handler_is_refused(tmp_path: Path) -> None:
     archive(make_bundle(tmp_path / "b"))
     with (
         ZipFile("store/digits.mar") as packed,
@@ -171,6 +169,6 @@ def test_an_archive_with_another_handler_is_refused(tmp_path: Path) -> None:
     assert "open.mar: expected an archive" in config().output
 
 
-def test_a_store_without_archives_is_refused(tmp_path: Path) -> None:
+def test_store_without_archives_is_refused(tmp_path: Path) -> None:
     Path("store").mkdir()
     assert "expected at least one .mar file" in config().output
