@@ -1,6 +1,8 @@
 """One broken part for each group of promises, on which the check of the group must fail."""
 
 import logging
+import time
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -11,7 +13,9 @@ import torch
 
 from broken import (
     CountingPaths,
-    OpenDoor,
+    OpenRoute,
+    ServerHeader,
+    lingering,
     same_text,
     spend_unlocked,
     unstable_top,
@@ -35,7 +39,7 @@ from stingy_server import Database, Keys
 from stingy_server.codec import images
 from stingy_server.codec.images import Pixels
 from stingy_server.inference import engine
-from timing import interleaved, tell_apart
+from timing import differ_by, interleaved, shows_in_a_sort
 
 IMAGE = random_images(1)[0]
 N, K = 3, 10
@@ -68,6 +72,21 @@ async def test_L_engine_that_lets_the_row_out_is_caught(
     sent = response.content + caplog.text.encode()
     with pytest.raises(AssertionError):
         assert_nowhere(canaries(K)[N:].tolist(), sent)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [lambda row: time.sleep(2e-4), lambda row: [row.sort() for _ in range(8)]],
+    ids=["sleeps", "sorts"],
+)
+def test_L_gate_whose_time_shows_a_withheld_logit_is_caught(
+    work: Callable[[torch.Tensor], object],
+) -> None:
+    policy = RankedLabels(num_classes=1000, n=5)
+    low = torch.arange(1000.0)[None]
+    high = low.index_fill(1, torch.tensor([0]), 0.5)
+    assert not shows_in_a_sort(partial(sanitize, policy), low, high)
+    assert shows_in_a_sort(partial(lingering, work, policy), low, high)
 
 
 def test_P_top_n_with_ties_in_any_order_is_caught() -> None:

@@ -7,7 +7,7 @@ import httpx
 import numpy as np
 import pytest
 
-from checks import doors
+from checks import all_requests
 from infer_requests import IMAGES, code, infer, outputs, tensor
 from sample_networks import NOT_A_NUMBER, POISON
 from serving import make_bundle, make_settings, png, random_images, running
@@ -122,7 +122,7 @@ async def test_L1_twin_teachers_are_indistinguishable(
         )
         settings = make_settings(tmp_path / f"s{variant}", bundle, max_body_bytes=200_000)
         async with running(settings, budget=100) as (client, app):
-            responses = [await client.request(method, path) for method, path in doors(app)]
+            responses = [await client.request(method, path) for method, path in all_requests(app)]
             responses += [
                 await client.post("/v1/predict/digits", content=png(image)) for image in IMAGES
             ]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from checks import assert_closed, doors
+from checks import all_requests, assert_closed
 from infer_requests import IMAGES, code, infer, outputs, used
 from sample_networks import NOT_A_NUMBER, POISON
 from serving import make_bundle, make_key, make_settings, png, running
@@ -41,7 +41,7 @@ async def test_A1_no_route_opens_without_a_valid_key(
         if authorization is not None:
             given = special.get(authorization, authorization.format(key=key))
             headers = {b"Authorization": given.encode()}
-        await assert_closed(client, doors(app), headers)
+        await assert_closed(client, all_requests(app), headers)
 
 
 async def test_A2_second_authorization_or_hostile_host_changes_nothing(tmp_path: Path) -> None:

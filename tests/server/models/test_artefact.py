@@ -115,7 +115,7 @@ async def test_artefact_is_served_like_a_bundle(home: Path, options: dict[str, A
     [("stingy:n=5", True, "fused in"), ("label", True, "fused in"), (None, False, "allow_open")],
 )
 def test_L4_policy_of_an_artefact_cannot_be_replaced(
-    home: Path, tmp_path: Path, policy: str | None, allow_open: bool, said: str
+    home: Path, tmp_path: Path, policy: str | None, allow_open: bool, fault: str
 ) -> None:
     folder = home / "onnx"
     if policy is None:
@@ -235,7 +235,7 @@ def trusting(folder: Path) -> Path:
     ],
 )
 def test_export_refuses_open_or_unfusable_policies(
-    home: Path, tmp_path: Path, options: tuple[str, ...], said: str
+    home: Path, tmp_path: Path, options: tuple[str, ...], fault: str
 ) -> None:
     config = ("--config", trusting(tmp_path))
     code, output = invoke("export", home / "bundle", "--out", tmp_path / "a", *config, *options)
