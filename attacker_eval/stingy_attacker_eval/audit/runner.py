@@ -28,11 +28,11 @@ from stingy_attacker_eval.audit.train_student import StudentResult, Task
 from stingy_attacker_eval.datasets.datasets import Dataset
 from stingy_attacker_eval.environment import default_device, describe_environment
 from stingy_attacker_eval.errors import AuditError
-from stingy_attacker_eval.files import locked, write_json
+from stingy_attacker_eval.files import lock_folder, write_json
 from stingy_attacker_eval.oracle.oracle import Oracle
 from stingy_attacker_eval.oracle.query_session import QuerySession
 from stingy_attacker_eval.oracle.transfer_set import digest_images
-from stingy_attacker_eval.progress import Reporter, reporting
+from stingy_attacker_eval.progress import Reporter, report_progress
 from stingy_attacker_eval.results import (
     NO_ENDPOINT,
     Row,
@@ -75,7 +75,7 @@ def run_audit(
     check_budget(protocol, data)
     if remaining is not None and not (out / "config.json").exists():
         check_remaining(remaining, protocol, data, whole=not only)
-    with locked(out), reporting(console or Console()) as reporter:
+    with lock_folder(out), report_progress(console or Console()) as reporter:
         folder = RunFolder(out, _config(protocol, data))
         purchases = [
             buy_from(endpoint, oracles[endpoint.name], protocol, data, folder, reporter)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stingy_attacker_eval.datasets.datasets import Images
 from stingy_attacker_eval.errors import AnswersError, BudgetExhausted, TransferError
-from stingy_attacker_eval.files import finished_first, write_json
+from stingy_attacker_eval.files import defer_interrupt, write_json
 from stingy_attacker_eval.oracle.oracle import Answers, Oracle, as_described, endpoint_identity
 from stingy_clients import ModelInfo
 
@@ -92,7 +92,7 @@ class CachedOracle:
         if self._charged_before is None:
             self._charged_before = self._oracle.charged()
             self._write_ledger()
-        with finished_first():
+        with defer_interrupt():
             answers = as_described(self._oracle.query(images), len(images), self._info)
             self._save(digests, answers)
             self.reconcile_charges()  # at once: other endpoints may be asked with the same key

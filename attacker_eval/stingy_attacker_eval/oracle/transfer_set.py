@@ -12,7 +12,7 @@ import numpy as np
 
 from stingy_attacker_eval.datasets.datasets import Images
 from stingy_attacker_eval.errors import AnswersError, EvalError, TransferError
-from stingy_attacker_eval.files import finished_first, locked, write_atomic, write_json
+from stingy_attacker_eval.files import defer_interrupt, lock_folder, write_atomic, write_json
 from stingy_attacker_eval.oracle.oracle import Answers, Oracle, join_answers
 from stingy_clients import ClientError
 
@@ -83,7 +83,7 @@ def buy(
     answers to other images or of another model, version or policy; and, keeping what was
     bought, when the endpoint fails. AuditError when another process holds the folder.
     """
-    with locked(folder):
+    with lock_folder(folder):
         meta = _open(folder, images, oracle)
         starts = range(0, meta.images, meta.chunk)
         missing = [start for start in starts if not _chunk_path(folder, start, meta).exists()]
@@ -191,7 +191,7 @@ def _buy(
     for start in missing:
         part = images[start : start + meta.chunk]
         try:
-            with finished_first():
+            with defer_interrupt():
                 answers = oracle.query(part)
                 _check(answers, len(part), meta)
                 _save(_chunk_path(folder, start, meta), answers)
