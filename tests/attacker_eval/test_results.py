@@ -1,4 +1,4 @@
-"""What rows add up to: means, spreads, and that a broken attack protects nobody."""
+"""Summaries of rows: means and spreads, and a broken attack never counts as protection."""
 
 from dataclasses import replace
 
@@ -37,14 +37,14 @@ def row(
     )
 
 
-def test_a_summary_has_mean_and_sample_spread() -> None:
+def test_summary_has_mean_and_sample_spread() -> None:
     (summary,) = summarise([row("kd", 60.0), row("kd", 64.0, seed=1)])
     assert (summary.n, summary.accuracy_mean, summary.agreement_mean) == (2, 62.0, 61.0)
     assert summary.accuracy_spread == pytest.approx(8**0.5)
     assert (summary.uplift_mean, summary.uplift_spread) == (12.0, summary.accuracy_spread)
 
 
-def test_a_summary_counts_queries_runs_and_gains() -> None:
+def test_summary_counts_queries_runs_and_gains() -> None:
     rows = [
         replace(row("kd", 60.0), queries=30),
         replace(row("kd", 40.0, seed=1), queries=40),
@@ -54,7 +54,7 @@ def test_a_summary_counts_queries_runs_and_gains() -> None:
     assert (summary.queries, summary.runs, summary.n, summary.gains) == (40, 3, 2, 1)
 
 
-def test_budgets_are_summed_up_apart() -> None:
+def test_budgets_have_separate_summaries() -> None:
     rows = [row("kd", 60.0), replace(row("kd", 50.0), budget=5), replace(row("kd", 52.0), budget=5)]
     assert [(s.budget, s.accuracy_mean) for s in summarise(rows)] == [(None, 60.0), (5, 51.0)]
 
@@ -63,18 +63,18 @@ def test_budgets_are_summed_up_apart() -> None:
     ("label", "white_box"),
     [("dafl[white-box]", True), ("dafl[white-box,tau=2]", True), ("a[b=white-boxes]", False)],
 )
-def test_an_attack_that_saw_the_network_is_never_the_best(label: str, white_box: bool) -> None:
+def test_white_box_attack_is_never_the_best(label: str, white_box: bool) -> None:
     summaries = summarise([row(label, 90.0), row("kd", 60.0)])
     assert summaries[0].white_box is white_box
     assert best_attacks(summaries)["stingy"].attack == ("kd" if white_box else label)
 
 
-def test_one_seed_has_no_spread() -> None:
+def test_summary_of_one_seed_has_no_spread() -> None:
     (summary,) = summarise([row("kd", 60.0)])
     assert summary.accuracy_spread is None
 
 
-def test_a_broken_run_counts_for_nothing() -> None:
+def test_broken_run_is_left_out_of_means_and_best_attack() -> None:
     summaries = summarise(
         [
             row("broken", 99.0, finite=False),
@@ -89,17 +89,17 @@ def test_a_broken_run_counts_for_nothing() -> None:
     assert best_attacks(summaries)["stingy"].attack == "half"
 
 
-def test_an_endpoint_with_broken_attacks_alone_has_no_best() -> None:
+def test_endpoint_with_only_broken_attacks_has_no_best() -> None:
     assert best_attacks(summarise([row("kd", 60.0, finite=False)])) == {}
 
 
-def test_the_best_attack_may_be_below_the_baseline_but_is_never_the_baseline() -> None:
+def test_baseline_is_never_the_best_attack() -> None:
     rows = [row("no_api", 50.0, endpoint=NO_ENDPOINT), row("kd", 40.0), row("label_only", 49.0)]
     best = best_attacks(summarise(rows))
     assert {name: summary.attack for name, summary in best.items()} == {"stingy": "label_only"}
 
 
-def test_the_baseline_is_the_mean_over_finite_seeds() -> None:
+def test_baseline_is_the_mean_over_finite_seeds() -> None:
     rows = [
         row("no_api", 50.0, endpoint=NO_ENDPOINT),
         row("no_api", 52.0, endpoint=NO_ENDPOINT, seed=1),

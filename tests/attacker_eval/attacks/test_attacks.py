@@ -1,4 +1,4 @@
-"""An attack sees what it declared and nothing else; names and settings are checked."""
+"""The contract of attacks: declared data only, guarded methods, checked names and settings."""
 
 import ast
 import inspect
@@ -50,7 +50,7 @@ def run(attack: Attack, data: AttackerData = DATA) -> TrainResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Plugin(Attack):
-    """A third party's attack."""
+    """An attack of a third party."""
 
     name: ClassVar[str] = "plugin"
     title: ClassVar[str] = "a third party's"
@@ -62,7 +62,7 @@ class Plugin(Attack):
 
 
 @pytest.mark.parametrize("name", ["no_api", "label_only", "paper_kd", "soft_label", "sweep"])
-def test_every_attack_runs_to_a_finite_loss_and_says_where_it_is_from(name: str) -> None:
+def test_attack_runs_to_a_finite_loss_and_has_references(name: str) -> None:
     for attack in build_attacks(name, {}):
         assert run(attack).finite
         assert attack.title
@@ -71,14 +71,14 @@ def test_every_attack_runs_to_a_finite_loss_and_says_where_it_is_from(name: str)
 
 
 @pytest.mark.parametrize("attack", [LabelOnly(), SoftLabel()])
-def test_attacks_without_true_labels_do_not_change_when_those_are_taken_away(
+def test_attack_without_true_labels_ignores_them(
     attack: Attack,
 ) -> None:
     without = AttackerData(DATA.images, top1=LABELS, logits=LOGITS)
     assert run(attack, without).last_loss == run(attack).last_loss
 
 
-def test_an_attack_cannot_read_what_it_did_not_declare() -> None:
+def test_loss_reading_an_undeclared_capability_is_refused() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Peeks(Plugin):
         def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
@@ -88,12 +88,12 @@ def test_an_attack_cannot_read_what_it_did_not_declare() -> None:
         run(Peeks())
 
 
-def test_an_attack_without_what_it_needs_is_refused() -> None:
+def test_attack_on_data_without_its_capabilities_is_refused() -> None:
     with pytest.raises(AnswersError, match="paper_kd needs labels, scores"):
         run(PaperKd(), AttackerData(DATA.images, top1=LABELS))
 
 
-def test_a_loss_that_is_not_one_number_is_the_plugins_fault() -> None:
+def test_non_scalar_loss_is_refused_with_the_plugins_name() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Vector(Plugin):
         def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
@@ -103,7 +103,7 @@ def test_a_loss_that_is_not_one_number_is_the_plugins_fault() -> None:
         run(Vector())
 
 
-def test_a_loss_that_is_not_finite_is_flagged() -> None:
+def test_non_finite_loss_is_flagged() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Broken(Plugin):
         def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
@@ -121,7 +121,7 @@ def test_a_loss_that_is_not_finite_is_flagged() -> None:
         ("label", True),
     ],
 )
-def test_attacks_that_learn_from_scores_refuse_answers_without(policy: str, refused: bool) -> None:
+def test_attacks_on_scores_skip_endpoints_without_scores(policy: str, refused: bool) -> None:
     found = attacker_data(striped_oracle(policy))
     for kind in attack_types().values():
         if Capability.SCORES in kind.requires:
@@ -131,7 +131,7 @@ def test_attacks_that_learn_from_scores_refuse_answers_without(policy: str, refu
     assert LabelOnly().skip_reason(found) is None
 
 
-def test_every_attack_says_what_it_is_and_needs() -> None:
+def test_every_attack_has_title_reference_and_requirements() -> None:
     assert len(attack_types()) >= 17
     for kind in attack_types().values():
         assert kind.title
@@ -145,23 +145,21 @@ def test_every_attack_says_what_it_is_and_needs() -> None:
         assert (Capability.POOL in kind.requires) == (kind.pool_name is not Attack.pool_name)
 
 
-def test_a_plugin_that_writes_neither_loss_nor_steal_is_refused_where_it_is_written() -> None:
+def test_plugin_without_loss_or_train_student_is_refused() -> None:
     with pytest.raises(TypeError, match="expected Idle to write loss or train_student"):
 
         class Idle(Attack):
             pass
 
 
-def test_a_plugin_that_redefines_what_is_around_it_is_refused_where_it_is_written() -> None:
-    with pytest.raises(TypeError, match="expected Around to leave run as Attack has it"):
+def test_plugin_that_overrides_final_methods_is_refused() -> None:
+    with pytest.raises(TypeError, match="expected Around not to override run"):
 
         class Around(Plugin):
             def run(self, *_: object, **__: object) -> TrainResult:  # type: ignore[misc]
                 raise AssertionError
 
-    with pytest.raises(
-        TypeError, match="expected Quiet to leave label, skip_reason as Attack has it"
-    ):
+    with pytest.raises(TypeError, match="expected Quiet not to override label, skip_reason"):
 
         class Quiet(Plugin):
             label = "soft_label"  # type: ignore[misc]
@@ -170,7 +168,7 @@ def test_a_plugin_that_redefines_what_is_around_it_is_refused_where_it_is_writte
                 return None
 
 
-def test_every_final_method_is_among_those_that_cannot_be_redefined() -> None:
+def test_every_final_method_is_guarded_against_overriding() -> None:
     tree = ast.parse(inspect.getsource(base))
     marked = {
         node.name
@@ -181,7 +179,7 @@ def test_every_final_method_is_among_those_that_cannot_be_redefined() -> None:
     assert marked == set(base._FINAL)
 
 
-def test_what_an_attack_writes_into_its_tensors_no_other_run_reads() -> None:
+def test_edits_of_an_attacks_tensors_reach_no_other_run() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Spoils(Plugin):
         requires: ClassVar[frozenset[Capability]] = frozenset(
@@ -193,7 +191,7 @@ def test_what_an_attack_writes_into_its_tensors_no_other_run_reads() -> None:
                 for tensor in (each.logits, each.top1, each.indices, each.labels):
                     tensor.fill_(0)
                 batch = each.batch(torch.arange(2))
-                # Its own batches are of what it wrote.
+                # Its own batches have its own edits.
                 assert not any(part.any() for part in (batch.logits, batch.top1, batch.indices))
             return TrainResult(True, 0.0, 0.0)
 
@@ -205,7 +203,7 @@ def test_what_an_attack_writes_into_its_tensors_no_other_run_reads() -> None:
     assert torch.equal(LABELS, before[1])
 
 
-def test_whatever_a_plugin_raises_is_told_with_its_name() -> None:
+def test_any_error_of_a_plugin_is_reported_with_its_name() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Slips(Plugin):
         def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
@@ -216,7 +214,7 @@ def test_whatever_a_plugin_raises_is_told_with_its_name() -> None:
 
 
 @pytest.mark.parametrize("error", [BudgetExhausted("3 are left"), OSError("disk full")])
-def test_errors_of_ours_and_of_the_machine_pass_as_they_are(error: Exception) -> None:
+def test_audit_errors_and_os_errors_pass_unchanged(error: Exception) -> None:
     @dataclass(frozen=True, kw_only=True)
     class Raises(Plugin):
         def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
@@ -227,7 +225,7 @@ def test_errors_of_ours_and_of_the_machine_pass_as_they_are(error: Exception) ->
     assert caught.value is error
 
 
-def test_steal_cannot_read_what_was_not_declared() -> None:
+def test_train_student_reading_undeclared_data_is_refused() -> None:
     declared = {
         "images": Capability.IMAGES,
         "labels": Capability.LABELS,
@@ -238,21 +236,21 @@ def test_steal_cannot_read_what_was_not_declared() -> None:
         "network": Capability.WHITE_BOX,
         "partner": Capability.SECOND_TIER,
     }
-    for wanted, capability in declared.items():
+    for field, capability in declared.items():
 
         @dataclass(frozen=True, kw_only=True)
         class Peeks(Plugin):
             requires: ClassVar[frozenset[Capability]] = frozenset({Capability.POOL})
 
             def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
-                getattr(context, wanted)  # noqa: B023 - run within the loop
+                getattr(context, field)  # noqa: B023 - run within the loop
                 raise AssertionError
 
         with pytest.raises(AttackError, match=f"requires {capability}"):
             run(Peeks(), attacker_data(striped_oracle()))
 
 
-def test_a_pool_has_to_be_declared_too() -> None:
+def test_pool_without_declaration_is_refused() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Peeks(Plugin):
         def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
@@ -263,7 +261,7 @@ def test_a_pool_has_to_be_declared_too() -> None:
         run(Peeks())
 
 
-def test_a_student_that_is_not_finite_is_flagged_whatever_steal_says() -> None:
+def test_non_finite_student_is_flagged_despite_its_result() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Boasts(Plugin):
         def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
@@ -273,7 +271,7 @@ def test_a_student_that_is_not_finite_is_flagged_whatever_steal_says() -> None:
     assert not run(Boasts()).finite
 
 
-def test_a_steal_that_returns_something_else_is_the_plugins_fault() -> None:
+def test_train_student_without_a_result_is_refused() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Vague(Plugin):
         def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
@@ -283,14 +281,14 @@ def test_a_steal_that_returns_something_else_is_the_plugins_fault() -> None:
         run(Vague())
 
 
-def test_a_white_box_attack_says_so_in_its_label_whatever_its_settings() -> None:
+def test_white_box_attack_is_marked_in_its_label() -> None:
     for settings in ({}, {"steps": 7}):
         (attack,) = build_attacks("dafl", settings)
         assert attack.label.startswith("dafl[white-box")
     assert attack.label == "dafl[white-box,steps=7]"
 
 
-def test_a_sweep_expands_into_its_grid() -> None:
+def test_sweep_expands_into_its_grid() -> None:
     grid = build_attacks("sweep", {"tau": [1, 4], "alpha": [0.5, 0.9]})
     assert [attack.label for attack in grid] == [
         "sweep[tau=1,alpha=0.5]",
@@ -302,7 +300,7 @@ def test_a_sweep_expands_into_its_grid() -> None:
     assert len(build_attacks("sweep", {})) == 16
 
 
-def test_the_label_names_what_is_not_the_default() -> None:
+def test_label_names_settings_that_are_not_the_default() -> None:
     assert PaperKd().label == "paper_kd"
     (other,) = build_attacks("paper_kd", {"tau": 4})
     assert other.label == "paper_kd[tau=4]"
@@ -341,13 +339,13 @@ def test_unfit_names_and_settings_are_refused(
         build_attacks(name, settings)
 
 
-def entry(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def add_entry_point(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint(name="plugin", value=value, group="stingy.attacks")
     monkeypatch.setattr(attacks, "entry_points", lambda group: [point])
 
 
-def test_a_third_party_adds_an_attack_by_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry(f"{__name__}:Plugin", monkeypatch)
+def test_entry_point_adds_a_third_partys_attack(monkeypatch: pytest.MonkeyPatch) -> None:
+    add_entry_point(f"{__name__}:Plugin", monkeypatch)
     (found,) = build_attacks("plugin", {})
     assert run(found).finite
 
@@ -356,9 +354,9 @@ def test_a_third_party_adds_an_attack_by_an_entry_point(monkeypatch: pytest.Monk
     ("value", "message"),
     [("no_such_module:Attack", "could not be loaded"), ("math:pi", "to be an Attack")],
 )
-def test_an_entry_point_that_is_no_attack_is_named(
+def test_entry_point_that_is_no_attack_is_refused_by_name(
     value: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entry(value, monkeypatch)
+    add_entry_point(value, monkeypatch)
     with pytest.raises(AttackError, match=message):
         build_attacks("label_only", {})

@@ -1,4 +1,4 @@
-"""Attacks on answers bought once: each beats its control, and refuses what it cannot do."""
+"""Attacks on answers bought once: each beats its control and skips endpoints it cannot use."""
 
 from dataclasses import replace
 
@@ -18,9 +18,9 @@ from attack_lab import (
     striped_oracle,
 )
 from stingy_attacker_eval.attacks import Attack, AttackerData, Batch
-from stingy_attacker_eval.attacks.collusion import Collusion, ranked_below, united
+from stingy_attacker_eval.attacks.collusion import Collusion, append_ranks, merge_scores
 from stingy_attacker_eval.attacks.completion import Completion
-from stingy_attacker_eval.attacks.imputation import class_means, low_rank
+from stingy_attacker_eval.attacks.imputation import fill_class_mean, fill_low_rank
 from stingy_attacker_eval.attacks.inversion import Inversion
 from stingy_attacker_eval.attacks.label_only import LabelOnly
 from stingy_attacker_eval.attacks.losses import fill_constant, kd_loss
@@ -28,7 +28,7 @@ from stingy_attacker_eval.attacks.no_api import NoApi
 from stingy_attacker_eval.attacks.paper_kd import PaperKd
 from stingy_attacker_eval.attacks.policy_simulation import (
     PolicyOptions,
-    class_lists,
+    find_class_lists,
     simulate_policy,
 )
 from stingy_attacker_eval.attacks.rank_and_label import RankAndLabel
@@ -56,7 +56,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="module")
 def collapsed() -> float:
-    """What the paper's attacker gets out of the stingy digits."""
+    """The accuracy of the paper's attacker on the stingy digits."""
     torch.set_num_threads(1)
     return digits_accuracy(PaperKd(), digits_oracle(), settings=SHORT)
 
@@ -64,27 +64,25 @@ def collapsed() -> float:
 @pytest.mark.parametrize(
     "attack", [SoftLabel(), SubsetKl(), TailFill(), TailFill(fill="class_mean"), Completion()]
 )
-def test_E3_who_reads_stingy_answers_otherwise_than_the_paper_gets_more(
+def test_E3_other_readings_of_stingy_answers_beat_paper_kd(
     attack: Attack, collapsed: float
 ) -> None:
     assert digits_accuracy(attack, digits_oracle(), settings=SHORT) > collapsed + 2
 
 
 @pytest.mark.parametrize("attack", [Inversion(), Skeptical()])
-def test_E3_so_does_who_owns_labels_and_doubts_the_teacher(
-    attack: Attack, collapsed: float
-) -> None:
+def test_E3_inversion_and_skeptical_beat_paper_kd(attack: Attack, collapsed: float) -> None:
     assert digits_accuracy(attack, digits_oracle(), settings=SHORT) > collapsed + 2
 
 
 def low_rank_logits(count: int = 400, classes: int = 12) -> Tensor:
-    """Logits of rank 2."""
+    """Draw logits of rank 2, `[count, classes]`."""
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(count, 2, generator=generator)
     return 3 * features @ torch.randn(2, classes, generator=generator)
 
 
-def test_completion_beats_every_tail_fill_where_the_logits_have_low_rank() -> None:
+def test_completion_of_low_rank_logits_beats_tail_fills() -> None:
     logits = low_rank_logits()
     values, indices = logits.topk(6, dim=1)
     answers = torch.full_like(logits, -INF).scatter(1, indices, values)
@@ -93,20 +91,20 @@ def test_completion_beats_every_tail_fill_where_the_logits_have_low_rank() -> No
     def error(estimate: Tensor) -> float:
         return float((estimate - logits)[answers.isinf()].abs().mean())
 
-    completed = error(low_rank(answers, top1, rank=2, iterations=100, delta=1.0))
-    by_class = error(class_means(answers, top1, delta=1.0))
+    completed = error(fill_low_rank(answers, top1, rank=2, iterations=100, delta=1.0))
+    by_class = error(fill_class_mean(answers, top1, delta=1.0))
     constant = error(fill_constant(answers, delta=1.0))
     assert completed < 0.5 * by_class
     assert completed < 0.5 * constant
 
 
-def test_a_guess_never_passes_an_answered_class_nor_changes_one() -> None:
+def test_filled_scores_stay_below_answered_ones() -> None:
     logits = low_rank_logits()
     values, indices = logits.topk(4, dim=1)
     answers = torch.full_like(logits, -INF).scatter(1, indices, values)
     for estimate in (
-        class_means(answers, indices[:, 0], delta=1.0),
-        low_rank(answers, indices[:, 0], rank=3, iterations=5, delta=1.0),
+        fill_class_mean(answers, indices[:, 0], delta=1.0),
+        fill_low_rank(answers, indices[:, 0], rank=3, iterations=5, delta=1.0),
     ):
         assert estimate.isfinite().all()
         torch.testing.assert_close(estimate.gather(1, indices), values)
@@ -114,19 +112,20 @@ def test_a_guess_never_passes_an_answered_class_nor_changes_one() -> None:
         assert (hidden <= values[:, -1] + 1e-5).all()
 
 
-def test_class_means_against_a_hand_computation() -> None:
+def test_class_means_match_a_hand_computation() -> None:
     answers = torch.tensor([[5.0, 3.0, -INF], [4.0, -INF, 2.0], [9.0, 6.0, -INF]])
-    found = class_means(answers, torch.tensor([0, 0, 0]), delta=1.0)
-    # Under class 0, class 1 is 2.5 behind on average and class 2 is 2, but no more than the floor.
+    found = fill_class_mean(answers, torch.tensor([0, 0, 0]), delta=1.0)
+    # Under class 0, class 1 is 2.5 below the best on average, and class 2 is 2 below it. No
+    # estimate is above the row's lowest score.
     assert found.tolist() == [[5.0, 3.0, 3.0], [4.0, 1.5, 2.0], [9.0, 6.0, 6.0]]
 
 
-def test_a_class_never_answered_is_put_below_all() -> None:
-    found = class_means(torch.tensor([[5.0, 3.0, -INF]]), torch.tensor([0]), delta=1.0)
+def test_class_never_answered_is_filled_below_all() -> None:
+    found = fill_class_mean(torch.tensor([[5.0, 3.0, -INF]]), torch.tensor([0]), delta=1.0)
     assert found.tolist() == [[5.0, 3.0, 2.0]]
 
 
-def test_two_labels_are_what_half_and_half_makes_of_a_list_of_one() -> None:
+def test_two_labels_equals_kd_at_half_alpha_on_a_list_of_one() -> None:
     labels, top1 = torch.tensor([2, 1]), torch.tensor([0, 1])
     sold = torch.full((2, 3), -INF).scatter(1, top1[:, None], 0.0)
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
@@ -140,7 +139,7 @@ def test_two_labels_are_what_half_and_half_makes_of_a_list_of_one() -> None:
     assert not torch.isclose(loss(TwoLabels()), loss(LabelOnly()))
 
 
-def test_the_order_beside_the_true_label_is_half_of_each() -> None:
+def test_rank_and_label_is_half_of_each_loss() -> None:
     labels, order = torch.tensor([2, 1]), torch.tensor([[0, 2, 1], [1, 0, 2]])
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     data = AttackerData(images, labels=labels, top1=order[:, 0], indices=order)
@@ -153,12 +152,12 @@ def test_the_order_beside_the_true_label_is_half_of_each() -> None:
     torch.testing.assert_close(loss(RankAndLabel(n=2)), expected)
 
 
-def test_ranks_order_the_students_second_choices_better_than_labels_do() -> None:
+def test_ranks_teach_second_choices_better_than_labels() -> None:
     images, _, _, _ = digits()
     teacher = digits_teacher()(normalise(to_device(images, CPU))).detach()
 
     def second_choices(attack: Attack) -> float:
-        """How probable the student finds the teacher's second class among the wrong ones."""
+        """Return the mean probability of the teacher's second class, with the first excluded."""
         torch.manual_seed(0)
         student = cnn(num_classes=10, width=8)
         found = digits_data(digits_oracle("ranked_labels:n=4"))
@@ -171,7 +170,7 @@ def test_ranks_order_the_students_second_choices_better_than_labels_do() -> None
     assert second_choices(RankDistillation()) > second_choices(LabelOnly()) + 0.05
 
 
-def test_of_a_long_list_the_first_places_are_read() -> None:
+def test_rank_distillation_with_n_reads_the_first_places() -> None:
     def trained_weights(attack: Attack, policy: str) -> Tensor:
         torch.manual_seed(0)
         student = cnn(num_classes=3, width=4)
@@ -183,7 +182,7 @@ def test_of_a_long_list_the_first_places_are_read() -> None:
     assert not torch.equal(first_two, trained_weights(RankDistillation(), "ranked_labels:n=3"))
 
 
-def test_of_equal_scores_no_order_is_learnt_but_who_is_first() -> None:
+def test_tied_scores_teach_no_order_except_the_top1() -> None:
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     scores = torch.tensor([[-1.0, -1.0, -1.0, -2.0], [-1.0, -2.0, -2.0, -3.0]])
     order = torch.tensor([[3, 0, 1, 2], [0, 1, 2, 3]])
@@ -201,25 +200,27 @@ def test_of_equal_scores_no_order_is_learnt_but_who_is_first() -> None:
         torch.testing.assert_close(
             attack.loss(student, batch(order)), attack.loss(student, batch(swapped))
         )
-    first = RankDistillation(n=2).loss(student, batch(order))  # the tie reaches past the second
+    first = RankDistillation(n=2).loss(
+        student, batch(order)
+    )  # the tie extends past the second place
     torch.testing.assert_close(first, functional.cross_entropy(student, order[:, 0]))
 
 
 @pytest.mark.parametrize("n", [1, 0, 2.5, True])
-def test_fewer_than_two_places_are_no_order(n: object) -> None:
+def test_rank_distillation_of_fewer_than_two_is_refused(n: object) -> None:
     with pytest.raises(ValueError, match="expected n to be 2 or more"):
         RankDistillation.expand({"n": n})
 
 
 @pytest.mark.parametrize(
     ("policy", "reason"),
-    [("label", "answers one class"), ("rounded", "name the first n")],
+    [("label", "answers one class"), ("rounded", "set n")],
 )
-def test_rank_distillation_refuses_answers_without_an_order(policy: str, reason: str) -> None:
+def test_rank_distillation_skips_answers_without_an_order(policy: str, reason: str) -> None:
     assert reason in (RankDistillation().skip_reason(attacker_data(striped_oracle(policy))) or "")
 
 
-def test_rank_distillation_takes_ranks_and_scores() -> None:
+def test_rank_distillation_runs_on_ranks_and_on_scores() -> None:
     for policy in ("ranked_labels:n=2", "stingy:n=2"):
         found = attacker_data(striped_oracle(policy))
         assert RankDistillation().skip_reason(found) is None
@@ -240,7 +241,7 @@ def test_rank_distillation_takes_ranks_and_scores() -> None:
         "ranked_buckets:n=4",
     ],
 )
-def test_E3_the_attackers_own_copy_of_a_policy_answers_as_the_gate_does(policy: str) -> None:
+def test_E3_simulated_policy_answers_as_the_gate_does(policy: str) -> None:
     images, _, _, _ = digits()
     oracle = digits_oracle(policy)
     logits = digits_teacher()(normalise(to_device(images, CPU))).detach()
@@ -248,21 +249,21 @@ def test_E3_the_attackers_own_copy_of_a_policy_answers_as_the_gate_does(policy: 
     copy = simulate_policy(logits, oracle.describe(), PolicyOptions())
     grid = 2 * 10.0**-oracle.policy.decimals
     torch.testing.assert_close(copy.softmax(1), real.softmax(1), atol=grid, rtol=0)
-    # Where a score is on the edge of the grid the two may round apart.
+    # If a score is half-way between two grid values, the two may round differently.
     assert (copy.isinf() == real.isinf()).float().mean() > 0.98
 
 
-def test_class_prototypes_are_seen_in_their_answers_and_copied() -> None:
+def test_class_prototype_lists_are_recovered_from_answers() -> None:
     images, _, _, _ = digits()
     logits = digits_teacher()(normalise(to_device(images, CPU))).detach()
     oracle = digits_oracle("class_prototype", lists=class_prototypes(logits, n=4), n=4)
     answers = oracle.query(images)
-    lists = class_lists(torch.from_numpy(answers.indices), 10)
+    lists = find_class_lists(torch.from_numpy(answers.indices), 10)
     copy = simulate_policy(logits, oracle.describe(), PolicyOptions(lists=lists))
     torch.testing.assert_close(copy, dense_logits(answers, CPU), atol=2e-3, rtol=0)
 
 
-def test_the_copy_lets_gradients_through() -> None:
+def test_simulated_policy_passes_gradients() -> None:
     logits = torch.tensor([[3.0, 1.0, 0.0]], requires_grad=True)
     values = simulate_policy(logits, striped_oracle("stingy:n=2").describe(), PolicyOptions())
     (gradient,) = torch.autograd.grad(values[0, 0], logits)
@@ -270,7 +271,7 @@ def test_the_copy_lets_gradients_through() -> None:
     assert gradient[0, 2] == 0
 
 
-def test_inversion_refuses_a_policy_it_cannot_copy() -> None:
+def test_inversion_skips_a_policy_it_cannot_simulate() -> None:
     found = attacker_data(striped_oracle())
     assert found.info is not None
     other = replace(found, info=found.info.model_copy(update={"policy": "secret"}))
@@ -278,7 +279,7 @@ def test_inversion_refuses_a_policy_it_cannot_copy() -> None:
     assert Inversion().skip_reason(found) is None
 
 
-def test_skeptical_leaves_the_student_as_it_was_built() -> None:
+def test_skeptical_removes_its_exit_from_the_student() -> None:
     student = cnn(num_classes=3, width=4)
     names = list(student.state_dict())
     assert run(Skeptical(), attacker_data(striped_oracle()), student=student).finite
@@ -286,33 +287,33 @@ def test_skeptical_leaves_the_student_as_it_was_built() -> None:
     assert not any(module._forward_hooks for module in student.modules())
 
 
-def test_two_tiers_are_put_on_one_level_by_hand() -> None:
+def test_merged_scores_match_a_hand_computation() -> None:
     first = torch.tensor([[-0.1, -2.0, -INF, -INF]])
     second = torch.tensor([[-0.3, -2.25, -4.0, -INF]])
-    # The second tells more, so its scores stay; nothing is left that only the first tells.
-    found = united(first, second, torch.tensor([0]))
+    # The second has more classes, so its scores stay. The first has no class that it lacks.
+    found = merge_scores(first, second, torch.tensor([0]))
     torch.testing.assert_close(found, torch.tensor([[-0.1, -2.05, -3.8, -INF]]))
-    torch.testing.assert_close(united(second, first, torch.tensor([0])), second)
+    torch.testing.assert_close(merge_scores(second, first, torch.tensor([0])), second)
 
 
 @pytest.mark.parametrize("more", [-INF, -3.0])
-def test_a_second_answer_that_withholds_the_top1_of_the_first_is_left_out(more: float) -> None:
+def test_second_answer_without_the_top1_is_left_out(more: float) -> None:
     first = torch.tensor([[-0.1, -2.3, -INF, -INF], [-0.1, -INF, -2.3, -INF]])
     second = torch.tensor([[-0.2, -1.7, -INF, more], [-INF, -0.2, -1.7, more]])
-    found = united(first, second, torch.tensor([0, 0]))
-    # Of the first row the longer list is believed, of the second the first's.
+    found = merge_scores(first, second, torch.tensor([0, 0]))
+    # The first row takes the longer list, the second row takes the first answer.
     expected = [-0.1, -2.3, -INF, -INF] if more == -INF else [-0.1, -1.6, -INF, -2.9]
     torch.testing.assert_close(found, torch.tensor([expected, [-0.1, -INF, -2.3, -INF]]))
     assert kd_loss(torch.zeros(2, 4), found, None, tau=1.0, alpha=1.0).isfinite()
 
 
-def test_ranks_go_below_what_is_known_one_nat_a_place() -> None:
-    found = ranked_below(torch.tensor([[-0.1, -2.0, -INF, -INF]]), torch.tensor([[0, 3, 1, 2]]))
+def test_appended_ranks_go_below_scores_one_nat_apart() -> None:
+    found = append_ranks(torch.tensor([[-0.1, -2.0, -INF, -INF]]), torch.tensor([[0, 3, 1, 2]]))
     torch.testing.assert_close(found, torch.tensor([[-0.1, -2.0, -4.0, -3.0]]))
 
 
 @pytest.mark.parametrize("tier", ["ranked_labels:n=3", "open"])
-def test_two_keys_learn_more_of_the_tail_than_one(tier: str) -> None:
+def test_two_merged_tiers_are_closer_to_the_teacher_than_one(tier: str) -> None:
     images, _, _, _ = digits()
     truth = digits_teacher()(normalise(to_device(images, CPU))).detach().log_softmax(1)
     one, other = digits_data(digits_oracle()), digits_data(digits_oracle(tier))
@@ -320,9 +321,9 @@ def test_two_keys_learn_more_of_the_tail_than_one(tier: str) -> None:
     assert one.top1 is not None
     assert other.indices is not None
     both = (
-        ranked_below(one.logits, other.indices)
+        append_ranks(one.logits, other.indices)
         if other.logits is None
-        else united(one.logits, other.logits, one.top1)
+        else merge_scores(one.logits, other.logits, one.top1)
     )
     # At tau 4, where the tail counts.
     gaps = [
@@ -333,11 +334,11 @@ def test_two_keys_learn_more_of_the_tail_than_one(tier: str) -> None:
     assert run(Collusion(partner="other"), replace(one, partner=other)).finite
 
 
-def test_collusion_refuses_what_is_no_second_tier() -> None:
+def test_collusion_skips_endpoints_that_are_no_second_tier() -> None:
     attack, one = Collusion(partner="other"), attacker_data(striped_oracle("stingy:n=2"))
     assert "has no endpoint other" in (attack.skip_reason(one) or "")
     poorer = replace(one, partner=attacker_data(striped_oracle("label")))
-    assert "tells less" in (attack.skip_reason(poorer) or "")
+    assert "has neither" in (attack.skip_reason(poorer) or "")
     assert one.top1 is not None
     stranger = replace(one, top1=(one.top1 + 1) % 3)
     assert "two tiers of one model" in (attack.skip_reason(replace(one, partner=stranger)) or "")

@@ -1,4 +1,4 @@
-"""Cases built so that an attack must beat its control, in how often its student is right."""
+"""Constructed cases in which an attack must beat its control in accuracy."""
 
 import math
 from dataclasses import replace
@@ -44,12 +44,13 @@ def _one_thread() -> None:
 
 
 class Compass(nn.Module):
-    """Twelve classes round a circle: an image's first two channels say where it points.
+    """A network of twelve classes on a circle: an image's first two channels are its direction.
 
-    Logits of rank 2, so what is withheld follows from what was answered. As a student its
-    weights begin at nothing.
+    Its logits have rank 2, so withheld scores follow from answered ones. As a student its
+    weights start at zero.
 
-    late: by how many hours it is wrong.
+    knows: True for a teacher, False for a student.
+    late: hours by which the network is wrong.
     """
 
     def __init__(self, *, knows: bool, late: float = 0.0) -> None:
@@ -64,8 +65,8 @@ class Compass(nn.Module):
         return logits
 
 
-def pointing(first: float, last: float, *, count: int = 256) -> Images:
-    """Plain images that point from one hour to another, evenly; uint8 `[count, 8, 8, 3]`."""
+def pointing_images(first: float, last: float, *, count: int = 256) -> Images:
+    """Make plain images with directions from one hour to another, uint8 `[count, 8, 8, 3]`."""
     angles = torch.linspace(first, last, count) * 2 * math.pi / CLASSES
     where = torch.stack([angles.cos(), angles.sin(), torch.zeros(count)], 1)
     pixels = ((where + 1) * 127.5).round().byte()
@@ -77,63 +78,65 @@ def compass(policy: str) -> TeacherOracle:
     return TeacherOracle(Compass(knows=True), build_policy(name, num_classes=CLASSES, **more))
 
 
-def found_beyond(attack: Attack, found: AttackerData) -> float:
-    """Percent right where hours 4 to 6 are meant, of a student that was shown 0 to 3.5 alone."""
+def accuracy_beyond(attack: Attack, found: AttackerData) -> float:
+    """Return a student's accuracy on hours 4 to 6 after training on hours 0 to 3.5 only."""
     student = Compass(knows=False)
     assert run(attack, found, student=student, settings=LONG).finite
-    images = pointing(3.6, 6.0, count=100)
+    images = pointing_images(3.6, 6.0, count=100)
     truth = compass("open").query(images).top1
     return percent_equal(predict(student, to_device(images, CPU)).numpy(), truth)
 
 
-def data_of(policy: str) -> AttackerData:
-    return attacker_data(compass(policy), pointing(0, 3.49), torch.zeros(256, dtype=torch.int64))
+def compass_data(policy: str) -> AttackerData:
+    return attacker_data(
+        compass(policy), pointing_images(0, 3.49), torch.zeros(256, dtype=torch.int64)
+    )
 
 
-def test_who_completes_withheld_scores_finds_classes_that_were_never_first() -> None:
-    found = data_of("stingy:n=5")
-    completed = found_beyond(Completion(rank=2, alpha=1.0), found)
+def test_completion_beats_tail_fill_on_classes_never_first() -> None:
+    found = compass_data("stingy:n=5")
+    completed = accuracy_beyond(Completion(rank=2, alpha=1.0), found)
     for fill in ("constant", "class_mean"):
-        assert completed > found_beyond(TailFill(fill=fill, alpha=1.0), found) + 10
+        assert completed > accuracy_beyond(TailFill(fill=fill, alpha=1.0), found) + 10
 
 
-def test_who_learns_the_order_finds_classes_that_were_never_first() -> None:
-    found = data_of("ranked_labels:n=8")
-    assert found_beyond(RankDistillation(), found) > found_beyond(LabelOnly(), found) + 30
+def test_ranks_beat_labels_on_classes_never_first() -> None:
+    found = compass_data("ranked_labels:n=8")
+    assert accuracy_beyond(RankDistillation(), found) > accuracy_beyond(LabelOnly(), found) + 30
 
 
-def test_who_owns_true_labels_too_loses_nothing_of_the_order() -> None:
-    found = data_of("ranked_labels:n=8")
+def test_rank_and_label_beats_labels_on_classes_never_first() -> None:
+    found = compass_data("ranked_labels:n=8")
     found = replace(found, labels=found.top1)
     for control in (LabelOnly(), NoApi()):
-        assert found_beyond(RankAndLabel(), found) > found_beyond(control, found) + 30
+        assert accuracy_beyond(RankAndLabel(), found) > accuracy_beyond(control, found) + 30
 
 
-def test_true_labels_mend_an_order_that_is_led_by_a_wrong_class() -> None:
-    images = pointing(0, 3.49)
+def test_true_labels_correct_an_order_with_a_wrong_top1() -> None:
+    images = pointing_images(0, 3.49)
     truth = compass("label").query(images).top1
     early = TeacherOracle(
         Compass(knows=True, late=1.0), build_policy("ranked_labels", num_classes=CLASSES, n=8)
     )
     found = attacker_data(early, images, torch.from_numpy(truth))
 
-    def right(attack: Attack) -> float:
+    def accuracy(attack: Attack) -> float:
         student = Compass(knows=False)
         assert run(attack, found, student=student, settings=LONG).finite
         return percent_equal(predict(student, to_device(images, CPU)).numpy(), truth)
 
-    assert right(RankAndLabel()) > right(RankDistillation()) + 10
+    assert accuracy(RankAndLabel()) > accuracy(RankDistillation()) + 10
 
 
-def test_who_has_a_second_key_finds_classes_that_the_first_withholds() -> None:
-    one = data_of("stingy:n=1")
-    both = replace(one, partner=data_of("stingy:n=8"))
-    united = found_beyond(Collusion(partner="other"), both)
-    assert united > found_beyond(SoftLabel(), one) + 20
+def test_collusion_beats_one_key_on_withheld_classes() -> None:
+    one = compass_data("stingy:n=1")
+    both = replace(one, partner=compass_data("stingy:n=8"))
+    merged = accuracy_beyond(Collusion(partner="other"), both)
+    assert merged > accuracy_beyond(SoftLabel(), one) + 20
 
 
 def rare_class() -> tuple[Images, Tensor]:
-    """Striped images of three classes, of which the last is one in fifty."""
+    """Make striped images of three classes; the last class is one image in fifty."""
     images, labels = striped(3000)
     keep = [n for n, label in enumerate(labels) if label < 2][:490]
     keep += [n for n, label in enumerate(labels) if label == 2][:10]
@@ -141,7 +144,7 @@ def rare_class() -> tuple[Images, Tensor]:
 
 
 @pytest.mark.parametrize("strategy", ["entropy", "k_center"])
-def test_who_chooses_what_to_ask_finds_a_rare_class_that_chance_misses(strategy: str) -> None:
+def test_active_choice_beats_random_on_a_rare_class(strategy: str) -> None:
     oracle = striped_oracle()
     found = attacker_data(oracle, *rare_class())
     test_images, truth = striped(150, seed=1)
@@ -157,7 +160,7 @@ def test_who_chooses_what_to_ask_finds_a_rare_class_that_chance_misses(strategy:
     assert accuracy(chosen) > accuracy(replace(chosen, strategy="random")) + 5
 
 
-def test_who_asks_for_labels_does_better_than_who_owns_wrong_ones() -> None:
+def test_label_only_beats_training_on_wrong_own_labels() -> None:
     images, truth = striped(96)
     wrong = torch.from_numpy(truth)
     wrong[::2] = (wrong[::2] + 1) % 3
@@ -174,7 +177,7 @@ def test_who_asks_for_labels_does_better_than_who_owns_wrong_ones() -> None:
     assert accuracy(LabelOnly()) > accuracy(NoApi()) + 10
 
 
-def test_a_sweep_holds_a_point_that_beats_the_papers_attacker() -> None:
+def test_a_sweep_point_beats_the_papers_attacker() -> None:
     settings = TrainSettings(epochs=3, batch=32, lr=0.05)
     swept = digits_accuracy(Sweep(tau=1.0, alpha=0.9), digits_oracle(), settings=settings)
     assert swept > digits_accuracy(PaperKd(), digits_oracle(), settings=settings) + 2

@@ -1,4 +1,4 @@
-"""Attacks that ask as they run: each beats its control, counts, and stays within its budget."""
+"""Attacks that query as they run: each beats its control and stays within its budget."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -21,17 +21,17 @@ from attack_lab import (
     striped_oracle,
 )
 from stingy_attacker_eval.attacks import Attack, AttackContext, Capability
-from stingy_attacker_eval.attacks.active import Active, farthest
-from stingy_attacker_eval.attacks.augmentation_union import AugmentationUnion, moved, union
+from stingy_attacker_eval.attacks.active import Active, select_farthest
+from stingy_attacker_eval.attacks.augmentation_union import AugmentationUnion, merge_views, shift
 from stingy_attacker_eval.attacks.consistent import Consistent
 from stingy_attacker_eval.attacks.dafl import Dafl
-from stingy_attacker_eval.attacks.data_free import Generator, as_pixels, noise
+from stingy_attacker_eval.attacks.data_free import Generator, sample_noise, to_pixels
 from stingy_attacker_eval.attacks.data_free_hard import DataFreeHard
 from stingy_attacker_eval.attacks.data_free_soft import DataFreeSoft
 from stingy_attacker_eval.attacks.knockoff import Knockoff
 from stingy_attacker_eval.attacks.label_only import LabelOnly
-from stingy_attacker_eval.attacks.networks import logits_of
-from stingy_attacker_eval.attacks.semi_supervised import SemiSupervised, strong_view
+from stingy_attacker_eval.attacks.networks import compute_logits
+from stingy_attacker_eval.attacks.semi_supervised import SemiSupervised, make_strong_view
 from stingy_attacker_eval.datasets.query_pools import load_pool
 from stingy_attacker_eval.errors import AnswersError, BudgetExhausted, DatasetError
 from stingy_attacker_eval.oracle.query_session import QuerySession
@@ -39,7 +39,7 @@ from stingy_attacker_eval.students import cnn
 from stingy_attacker_eval.training import (
     TrainResult,
     TrainSettings,
-    augmented,
+    augment,
     normalise,
     percent_equal,
     predict,
@@ -50,7 +50,7 @@ from stingy_protection import build_policy
 CPU = torch.device("cpu")
 SHORT = TrainSettings(epochs=4, batch=32, lr=0.05)
 FEW = 5
-ASKING: tuple[Attack, ...] = (
+QUERYING_ATTACKS: tuple[Attack, ...] = (
     AugmentationUnion(),
     Consistent(views=2),
     Knockoff(queries=64),
@@ -66,8 +66,8 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("attack", ASKING, ids=lambda attack: attack.name)
-def test_E1_what_is_spent_is_what_was_sent_and_within_the_budget(attack: Attack) -> None:
+@pytest.mark.parametrize("attack", QUERYING_ATTACKS, ids=lambda attack: attack.name)
+def test_E1_spent_queries_are_those_sent_within_the_budget(attack: Attack) -> None:
     oracle = striped_oracle()
     found = attacker_data(oracle)
     session = QuerySession(oracle, budget=attack.budget(len(found.images)))
@@ -76,14 +76,14 @@ def test_E1_what_is_spent_is_what_was_sent_and_within_the_budget(attack: Attack)
     assert 0 < session.spent == sum(oracle.requests) <= attack.budget(len(found.images))
 
 
-@pytest.mark.parametrize("attack", ASKING, ids=lambda attack: attack.name)
-def test_the_same_seed_asks_the_same_and_learns_the_same(attack: Attack) -> None:
+@pytest.mark.parametrize("attack", QUERYING_ATTACKS, ids=lambda attack: attack.name)
+def test_same_seed_gives_the_same_loss(attack: Attack) -> None:
     found = attacker_data(striped_oracle())
     assert run(attack, found).last_loss == run(attack, found).last_loss
 
 
-@pytest.mark.parametrize("attack", ASKING, ids=lambda attack: attack.name)
-def test_without_a_session_none_of_them_runs(attack: Attack) -> None:
+@pytest.mark.parametrize("attack", QUERYING_ATTACKS, ids=lambda attack: attack.name)
+def test_querying_attack_without_a_session_is_refused(attack: Attack) -> None:
     with pytest.raises(AnswersError, match="queries"):
         run_in(attack, replace(attacker_data(striped_oracle()), session=None))
 
@@ -96,11 +96,11 @@ def run_in(attack: Attack, found: object) -> TrainResult:
     return attack.run(cnn(num_classes=3, width=4), found, settings=QUICK, seed=0)
 
 
-def test_a_plugin_that_asks_for_more_than_it_announced_is_stopped() -> None:
+def test_plugin_that_exceeds_its_budget_is_stopped() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Greedy(Attack):
         name: ClassVar[str] = "greedy"
-        title: ClassVar[str] = "asks for all"
+        title: ClassVar[str] = "queries all images"
         reference: ClassVar[str] = "none"
         requires: ClassVar[frozenset[Capability]] = frozenset(
             {Capability.IMAGES, Capability.QUERIES}
@@ -125,21 +125,21 @@ def test_answers_to_views_name_more_classes_than_one_answer() -> None:
     found = digits_data(digits_oracle())
     requires = AugmentationUnion().requires
     context = AttackContext(found, requires, settings=QUICK, seed=0)
-    both = union(context, 4, flip=False)
+    merged = merge_views(context, 4, flip=False)
     assert found.logits is not None
-    assert (both.isfinite().sum(1) >= 2).all()
-    assert both.isfinite().sum() > 1.2 * found.logits.isfinite().sum()
-    torch.testing.assert_close(both.exp().sum(1), torch.ones(len(both)), atol=2e-3, rtol=0)
+    assert (merged.isfinite().sum(1) >= 2).all()
+    assert merged.isfinite().sum() > 1.2 * found.logits.isfinite().sum()
+    torch.testing.assert_close(merged.exp().sum(1), torch.ones(len(merged)), atol=2e-3, rtol=0)
 
 
-def test_a_moved_image_is_moved_by_hand() -> None:
+def test_shift_matches_a_hand_computation() -> None:
     image = torch.arange(1, 10, dtype=torch.uint8).view(1, 1, 3, 3)
-    assert moved(image, 1, 0)[0, 0].tolist() == [[0, 0, 0], [1, 2, 3], [4, 5, 6]]
-    assert moved(image, 0, -1)[0, 0].tolist() == [[2, 3, 0], [5, 6, 0], [8, 9, 0]]
+    assert shift(image, 1, 0)[0, 0].tolist() == [[0, 0, 0], [1, 2, 3], [4, 5, 6]]
+    assert shift(image, 0, -1)[0, 0].tolist() == [[2, 3, 0], [5, 6, 0], [8, 9, 0]]
 
 
-def test_a_view_with_an_answer_of_its_own_teaches_what_one_answer_for_all_views_cannot() -> None:
-    """Bars of light at the border, which a move pushes out: the answer is how much is left."""
+def test_consistent_beats_one_answer_for_all_views() -> None:
+    """Bars of light at the border: a shift removes a part, and the label depends on the rest."""
 
     class Bright(nn.Module):
         def __init__(self) -> None:
@@ -159,15 +159,15 @@ def test_a_view_with_an_answer_of_its_own_teaches_what_one_answer_for_all_views_
     images = bars(torch.arange(300) % 6 + 1)
     found = attacker_data(oracle, images.permute(0, 2, 3, 1).numpy(), torch.zeros(300).long())
     settings = TrainSettings(epochs=8, batch=16, lr=0.05, augment=3)
-    tests = augmented(images, settings, torch.Generator().manual_seed(1))
-    wanted = predict(teacher, tests)
+    tests = augment(images, settings, torch.Generator().manual_seed(1))
+    truth = predict(teacher, tests)
 
-    def right(attack: Attack) -> float:
+    def accuracy(attack: Attack) -> float:
         student = cnn(num_classes=2, width=4)
         assert run(attack, found, student=student, settings=settings).finite
-        return percent_equal(predict(student, tests).numpy(), wanted.numpy())
+        return percent_equal(predict(student, tests).numpy(), truth.numpy())
 
-    assert right(Consistent(attack="label_only", views=4)) > right(LabelOnly()) + 15
+    assert accuracy(Consistent(attack="label_only", views=4)) > accuracy(LabelOnly()) + 15
 
 
 class Counting(nn.Module):
@@ -194,7 +194,7 @@ class Counting(nn.Module):
     ],
     ids=lambda attack: attack.name,
 )
-def test_E2_however_many_images_an_attack_asks_about_it_takes_as_many_steps(
+def test_E2_training_steps_do_not_depend_on_the_query_count(
     attack: Attack,
 ) -> None:
     whole = attacker_data(striped_oracle())
@@ -204,7 +204,7 @@ def test_E2_however_many_images_an_attack_asks_about_it_takes_as_many_steps(
         assert student.steps == QUICK.epochs * (len(whole.images) // QUICK.batch)
 
 
-def test_consistent_refuses_what_its_inner_attack_refuses() -> None:
+def test_consistent_skips_endpoints_its_inner_attack_skips() -> None:
     labels = attacker_data(striped_oracle("label"))
     assert "score" in (Consistent().skip_reason(labels) or "")
     assert Consistent(attack="label_only").skip_reason(labels) is None
@@ -214,16 +214,16 @@ def test_consistent_refuses_what_its_inner_attack_refuses() -> None:
         Consistent(views=0)
 
 
-def test_knockoff_gets_digits_out_of_drawn_shapes_alone() -> None:
+def test_knockoff_on_drawn_shapes_beats_chance() -> None:
     attack = Knockoff(queries=2000)
     assert digits_accuracy(attack, digits_oracle(), settings=SHORT) > 20
 
 
-def test_knockoff_takes_labels_where_there_are_no_scores() -> None:
+def test_knockoff_without_scores_trains_on_labels() -> None:
     assert run(Knockoff(queries=64), attacker_data(striped_oracle("label"))).finite
 
 
-def test_a_pool_is_the_same_every_time_and_scaled_to_the_task() -> None:
+def test_pool_is_deterministic_and_resized_to_the_task() -> None:
     shapes = load_pool("synthetic", count=20, size=(12, 8))
     assert shapes.shape == (20, 12, 8, 3)
     assert shapes.dtype == np.uint8
@@ -234,9 +234,9 @@ def test_a_pool_is_the_same_every_time_and_scaled_to_the_task() -> None:
         load_pool("nowhere", count=5, size=(8, 8))
 
 
-def test_the_farthest_points_are_taken_first_by_hand() -> None:
+def test_farthest_points_match_a_hand_computation() -> None:
     points = torch.tensor([[0.0], [1.0], [5.0], [9.0], [10.0]])
-    assert farthest(points, torch.tensor([0]), 3).tolist() == [4, 2, 1]
+    assert select_farthest(points, torch.tensor([0]), 3).tolist() == [4, 2, 1]
 
 
 def test_active_never_buys_an_image_twice() -> None:
@@ -259,7 +259,7 @@ def test_active_never_buys_an_image_twice() -> None:
         assert len(inputs_fed) == len(set(inputs_fed)) == 40
 
 
-def test_what_is_chosen_to_buy_is_what_the_student_is_least_sure_of() -> None:
+def test_entropy_picks_images_the_student_is_unsure_of() -> None:
     found = digits_data(digits_oracle())
     teacher = digits_teacher()
     order = torch.randperm(600, generator=torch.Generator().manual_seed(0))
@@ -268,14 +268,14 @@ def test_what_is_chosen_to_buy_is_what_the_student_is_least_sure_of() -> None:
         Active(strategy=strategy)._pick(teacher, found.images, chosen, order, 50)
         for strategy in ("entropy", "random")
     )
-    sure = logits_of(teacher, found.images).softmax(1).amax(1)
+    sure = compute_logits(teacher, found.images).softmax(1).amax(1)
     assert sure[entropy].mean() < sure[random].mean() - 0.1
     for picked in (entropy, random):
         assert len(picked) == 50
         assert not set(picked.tolist()) & set(chosen.tolist())
 
 
-def test_images_without_answers_help_a_few_answers() -> None:
+def test_semi_supervised_gains_from_images_without_answers() -> None:
     with_them = SemiSupervised(queries=50)
     nothing_is_sure = SemiSupervised(queries=50, threshold=1.0)
     settings = TrainSettings(epochs=6, batch=32, lr=0.05)
@@ -284,16 +284,16 @@ def test_images_without_answers_help_a_few_answers() -> None:
     )
 
 
-def test_the_few_bought_images_are_moved_as_all_others_are() -> None:
+def test_bought_images_are_augmented_like_all_others() -> None:
     class Recording(nn.Module):
-        """Keeps the first `bought` of its inputs."""
+        """A student that keeps the first `FEW` inputs of each batch."""
 
         def __init__(self) -> None:
             super().__init__()
             self.inner, self.inputs_fed = cnn(num_classes=3, width=4), set[bytes]()
 
         def forward(self, inputs: Tensor) -> Tensor:
-            if self.training and len(inputs) > SHORT.batch:  # not the weak views alone
+            if self.training and len(inputs) > SHORT.batch:  # skip batches of weak views only
                 self.inputs_fed.update(each.numpy().tobytes() for each in inputs[:FEW])
             logits: Tensor = self.inner(inputs)
             return logits
@@ -310,50 +310,50 @@ def test_the_few_bought_images_are_moved_as_all_others_are() -> None:
     assert distinct(replace(SHORT, augment=1)) > 2 * FEW
 
 
-def test_a_strong_view_hides_a_square_of_every_image() -> None:
+def test_strong_view_cuts_a_square_out_of_every_image() -> None:
     inputs = torch.ones(4, 3, 9, 9)
-    view = strong_view(inputs, torch.Generator().manual_seed(0))
+    view = make_strong_view(inputs, torch.Generator().manual_seed(0))
     assert ((view == 0).sum(dim=(1, 2, 3)) == 27).all()
     assert view.abs().max() <= 1
 
 
-def test_E3_a_student_beats_chance_from_noise_and_scores_alone() -> None:
+def test_E3_data_free_soft_beats_chance() -> None:
     attack = DataFreeSoft(queries=4480)
     assert digits_accuracy(attack, digits_oracle(), settings=SHORT) > 20
 
 
-def test_E3_a_student_beats_chance_from_noise_and_labels_alone() -> None:
+def test_E3_data_free_hard_beats_chance() -> None:
     attack = DataFreeHard(queries=4480)
     assert digits_accuracy(attack, digits_oracle("label"), settings=SHORT) > 20
 
 
-def test_data_free_attacks_never_see_an_image_of_the_task() -> None:
+def test_data_free_attacks_read_no_image_of_the_task() -> None:
     found = attacker_data(striped_oracle())
     black = replace(found, images=torch.zeros_like(found.images))
     for attack in (DataFreeSoft(queries=448), DataFreeHard(queries=128)):
         assert run(attack, black).last_loss == run(attack, found).last_loss
 
 
-def test_a_generator_makes_images_of_any_size_on_the_grid_that_can_be_sent() -> None:
+def test_generator_makes_images_of_any_size_that_can_be_sent() -> None:
     source = torch.Generator().manual_seed(0)
     for size in ((8, 8), (9, 14), (32, 32)):
-        images = Generator(size, width=4)(noise(5, source))
+        images = Generator(size, width=4)(sample_noise(5, source))
         assert images.shape == (5, 3, *size)
         assert images.abs().max() <= 1
-        pixels = as_pixels(images)
+        pixels = to_pixels(images)
         assert pixels.dtype == torch.uint8
         torch.testing.assert_close(normalise(pixels), images.detach(), atol=1 / 127, rtol=0)
 
 
-def test_dafl_beats_chance_asks_nothing_and_needs_the_network() -> None:
+def test_dafl_beats_chance_without_queries() -> None:
     attack, oracle = Dafl(steps=150), digits_oracle()
     before = digits_teacher().state_dict()["classifier.weight"].clone()
     found = digits_data(oracle)
     oracle.requests.clear()
     assert digits_accuracy(attack, oracle, settings=SHORT) > 15
-    assert sum(oracle.requests) == 600  # what digits_accuracy itself bought
+    assert sum(oracle.requests) == 600  # bought by digits_accuracy
     torch.testing.assert_close(digits_teacher().state_dict()["classifier.weight"], before)
-    assert "shows its answers alone" in (attack.skip_reason(replace(found, network=None)) or "")
+    assert "gives answers only" in (attack.skip_reason(replace(found, network=None)) or "")
     assert not any(module._forward_hooks for module in digits_teacher().modules())
     images, _, _, _ = digits()
     assert digits_teacher()(normalise(to_device(images[:2], CPU))).shape == (2, 10)

@@ -1,4 +1,4 @@
-"""The losses against numbers worked out by hand, withheld classes (-inf) included."""
+"""The losses against hand computations, with withheld classes (-inf)."""
 
 import math
 
@@ -28,7 +28,7 @@ def logits(*rows: list[float]) -> Tensor:
     return torch.tensor(rows)
 
 
-def test_kd_against_a_hand_computation() -> None:
+def test_kd_matches_a_hand_computation() -> None:
     # At tau 2: the teacher's [2 ln 3, 0] is [3/4, 1/4], the student's [0, 0] is [1/2, 1/2].
     divergence = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
     expected = 0.9 * 4 * divergence + 0.1 * math.log(2)
@@ -37,8 +37,8 @@ def test_kd_against_a_hand_computation() -> None:
     assert found.item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_kd_with_withheld_classes_against_a_hand_computation() -> None:
-    # The support's two equal logits are [1/2, 1/2, 0]; the student says [1/3, 1/3, 1/3].
+def test_kd_with_withheld_classes_matches_a_hand_computation() -> None:
+    # The support's two equal logits are [1/2, 1/2, 0]; the student has [1/3, 1/3, 1/3].
     found = kd_loss(logits([0.0] * 3), logits([5.0, 5.0, -INF]), None, tau=20.0, alpha=1.0)
     assert found.item() == pytest.approx(400 * math.log(1.5), rel=1e-5)
 
@@ -55,14 +55,14 @@ def test_kd_is_the_mean_over_the_batch() -> None:
     assert whole.item() == pytest.approx((rows[0].item() + rows[1].item()) / 2, rel=1e-6)
 
 
-def test_labels_are_demanded_below_alpha_one() -> None:
+def test_kd_without_labels_below_alpha_one_is_refused() -> None:
     with pytest.raises(ValueError, match="expected labels"):
         kd_loss(logits([0.0, 0.0]), logits([1.0, 0.0]), None, tau=1.0, alpha=0.9)
 
 
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 10_000), kept=st.integers(1, 6), tau=st.sampled_from([1.0, 4.0, 20.0]))
-def test_any_support_gives_a_finite_loss_and_the_gradient_of_the_formula(
+def test_kd_on_any_support_is_finite_with_the_exact_gradient(
     seed: int, kept: int, tau: float
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -76,14 +76,14 @@ def test_any_support_gives_a_finite_loss_and_the_gradient_of_the_formula(
     torch.testing.assert_close(gradient, expected.detach(), rtol=1e-3, atol=1e-4)
 
 
-def test_a_constant_a_row_changes_nothing_so_log_prob_and_logit_teach_the_same() -> None:
+def test_kd_ignores_a_constant_added_to_a_row() -> None:
     student, teacher = logits([0.3, -0.2, 1.0]), logits([3.0, 1.0, -INF])
     one = kd_loss(student, teacher, None, tau=4.0, alpha=1.0)
     other = kd_loss(student, teacher - 7.5, None, tau=4.0, alpha=1.0)
     torch.testing.assert_close(one, other)
 
 
-def test_subset_kl_against_a_hand_computation() -> None:
+def test_subset_kl_matches_a_hand_computation() -> None:
     # On the support at tau 2: teacher [3/4, 1/4], student [1/2, 1/2]; the third logit is ignored.
     divergence = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
     teacher = logits([2 * math.log(3), 0.0, -INF])
@@ -102,7 +102,7 @@ def test_subset_kl_on_a_full_support_is_kd_at_alpha_one() -> None:
     )
 
 
-def test_plackett_luce_against_a_hand_computation() -> None:
+def test_plackett_luce_matches_a_hand_computation() -> None:
     # Weights 1, 2, 4: first 4 of 7, then 2 of the 3 that are left.
     student = logits([0.0, math.log(2), math.log(4)])
     found = plackett_luce(student, torch.tensor([[2, 1]]))
@@ -116,23 +116,23 @@ def test_plackett_luce_of_one_class_is_the_cross_entropy() -> None:
     )
 
 
-def test_plackett_luce_of_a_whole_list_pays_nothing_for_its_last_place() -> None:
+def test_plackett_luce_last_place_of_a_full_list_is_free() -> None:
     student = logits([0.0, 0.0])
     found = plackett_luce(student, torch.tensor([[1, 0]]))
     assert found.item() == pytest.approx(math.log(2), rel=1e-6)
 
 
-def test_tied_classes_share_the_pool_of_their_first_place() -> None:
+def test_plackett_luce_ties_share_one_normaliser() -> None:
     # Weights 1, 2, 4, 8: first 8 of 15; then 2 and 4, tied, each of the 7 that are left.
     student = logits([0.0, math.log(2), math.log(4), math.log(8)])
     tied = torch.tensor([[0, 1, 1]])
     expected = -math.log(8 / 15) - math.log(2 / 7) - math.log(4 / 7)
-    for order in ([3, 1, 2], [3, 2, 1]):  # whichever the list has first
+    for order in ([3, 1, 2], [3, 2, 1]):  # in either order of the list
         found = plackett_luce(student, torch.tensor([order]), tied)
         assert found.item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_tie_that_reaches_past_the_places_read_is_not_read() -> None:
+def test_plackett_luce_skips_a_tie_past_the_places_read() -> None:
     student = logits([0.0, math.log(2), math.log(4), math.log(8)])
     order, tied = torch.tensor([[3, 1, 2]]), torch.tensor([[0, 1, 1]])
     found = plackett_luce(student, order, tied, n=2)
@@ -144,9 +144,7 @@ def test_a_tie_that_reaches_past_the_places_read_is_not_read() -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 10_000), kept=st.integers(1, 6), n=st.integers(1, 6))
-def test_plackett_luce_without_ties_reads_places_as_they_are_listed(
-    seed: int, kept: int, n: int
-) -> None:
+def test_plackett_luce_without_ties_reads_the_listed_order(seed: int, kept: int, n: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     student = torch.randn(5, 6, generator=generator)
     order = torch.randn(5, 6, generator=generator).topk(kept, dim=1).indices
@@ -155,19 +153,19 @@ def test_plackett_luce_without_ties_reads_places_as_they_are_listed(
     assert torch.equal(plackett_luce(student, order, places, n=n), plackett_luce(student, first))
 
 
-def test_a_withheld_class_is_filled_below_the_smallest_score_of_its_row() -> None:
+def test_fill_constant_goes_below_the_rows_lowest_score() -> None:
     found = fill_constant(logits([5.0, 2.0, -INF], [-INF, -INF, 1.0], [1.0, 2.0, 3.0]), delta=1.5)
     assert found.tolist() == [[5.0, 2.0, 0.5], [-0.5, -0.5, 1.0], [1.0, 2.0, 3.0]]
 
 
-def test_centred_l1_against_a_hand_computation_and_blind_to_constants() -> None:
+def test_centred_l1_matches_by_hand_and_ignores_constants() -> None:
     # Less their means: [1, -1] and [3, -3].
     found = centred_l1(logits([2.0, 0.0]), logits([6.0, 0.0]))
     assert found.tolist() == [4.0]
     assert centred_l1(logits([12.0, 10.0]), logits([6.0, 0.0])).tolist() == [4.0]
 
 
-def test_disagreement_against_a_hand_computation() -> None:
+def test_disagreement_matches_a_hand_computation() -> None:
     # [3/4, 1/4] and [1/4, 3/4]: each class's unbiased deviation is (1/2) / sqrt(2).
     first, second = logits([math.log(3), 0.0]), logits([0.0, math.log(3)])
     assert disagreement(first, second).item() == pytest.approx(0.5 / math.sqrt(2), rel=1e-6)
@@ -180,12 +178,12 @@ def test_disagreement_is_a_mean_over_rows_and_classes() -> None:
     assert disagreement(first, second).item() == pytest.approx(both.std(dim=0).mean().item())
 
 
-def test_disguides_generator_loss_is_its_two_terms() -> None:
-    # The students vote with the mean of their softmax: an even mix of the rows above.
+def test_disguide_generator_loss_matches_a_hand_computation() -> None:
+    # The vote is the mean of the two softmaxes: an even mix of the rows above.
     first, second = logits([math.log(3), 0.0]), logits([0.0, math.log(3)])
     loss = disguide_generator_loss(first, second, balance=0.2)
     assert loss.item() == pytest.approx(-0.2 * math.log(2) - 0.5 / math.sqrt(2), rel=1e-6)
-    # [9/10, 1/10] and [1/2, 1/2] vote [7/10, 3/10], not the softmax of their summed logits.
+    # [9/10, 1/10] and [1/2, 1/2] give [7/10, 3/10], not the softmax of their summed logits.
     sure, unsure = logits([math.log(9), 0.0]), logits([0.0, 0.0])
     vote = 0.7 * math.log(0.7) + 0.3 * math.log(0.3)
     expected = vote - 0.4 / math.sqrt(2)
@@ -193,7 +191,7 @@ def test_disguides_generator_loss_is_its_two_terms() -> None:
     assert loss.item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_class_balance_is_lowest_at_an_even_mix_and_survives_a_class_nobody_allows() -> None:
+def test_class_balance_is_lowest_at_an_even_mix_and_finite() -> None:
     even = class_balance(logits([50.0, 0.0], [0.0, 50.0]))
     assert even.item() == pytest.approx(-math.log(2), rel=1e-5)
     withheld = logits([1.0, 0.0, -INF], [0.0, 0.0, -INF]).requires_grad_()
@@ -201,9 +199,9 @@ def test_class_balance_is_lowest_at_an_even_mix_and_survives_a_class_nobody_allo
     assert gradient.isfinite().all()
 
 
-def test_dafl_is_its_three_terms() -> None:
+def test_dafl_generator_loss_matches_a_hand_computation() -> None:
     # Two rows [3/4, 1/4, 0]: certain = -ln 3/4; mean [3/4, 1/4]; |features| average 2. The
-    # published code has cross-entropy in nats and the balance to base 10, and its weights for that.
+    # published code has cross-entropy in nats and the balance to base 10; its weights fit these.
     teacher = logits([math.log(3), 0.0, -INF], [math.log(3), 0.0, -INF])
     features = logits([1.0, -3.0], [2.0, 2.0])
     expected = (
@@ -215,7 +213,7 @@ def test_dafl_is_its_three_terms() -> None:
     assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_consistency_counts_sure_rows_only_and_teaches_the_strong_view_alone() -> None:
+def test_consistency_trains_the_strong_view_of_sure_rows_only() -> None:
     weak = logits([math.log(9), 0.0], [0.0, 0.0]).requires_grad_()  # 0.9 sure, and 0.5
     strong = logits([0.0, 0.0], [5.0, 0.0]).requires_grad_()
     found = consistency(weak, strong, threshold=0.8)
@@ -228,7 +226,7 @@ def test_consistency_counts_sure_rows_only_and_teaches_the_strong_view_alone() -
 
 @settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 10_000), kept=st.integers(1, 6))
-def test_no_loss_is_broken_by_what_was_withheld(seed: int, kept: int) -> None:
+def test_losses_with_withheld_classes_stay_finite(seed: int, kept: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     student = (torch.randn(5, 6, generator=generator) * 9).requires_grad_()
     values, indices = (torch.randn(5, 6, generator=generator) * 9).topk(kept, dim=1)

@@ -126,7 +126,7 @@ def test_a_white_box_attack_runs_where_the_network_is_in_process_alone(
     teacher = cnn(num_classes=3, width=4).eval()
     (skipped,) = audit(protocol, tmp_path / "http")["skipped"]
     assert skipped["attack"] == "dafl[white-box,steps=3]"
-    assert "shows its answers alone" in skipped["reason"]
+    assert "gives answers only" in skipped["reason"]
     report = run_audit(
         protocol,
         oracles={"stingy": TeacherOracle(teacher, build_policy("stingy", num_classes=3, n=2))},
