@@ -1,4 +1,4 @@
-"""The audit's part of the `stingy` command; torch and the rest are imported only when one runs."""
+"""The audit's part of the `stingy` command. A command imports torch and the rest when it runs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,14 +10,14 @@ import typer
 
 
 class ExecutorKind(StrEnum):
-    """Where students are trained."""
+    """The place where students are trained."""
 
     LOCAL = "local"
     RAY = "ray"
 
 
 class ReportFormat(StrEnum):
-    """How a finished audit is told."""
+    """The format in which a finished audit is printed or drawn."""
 
     HTML = "html"
     JSON = "json"
@@ -26,7 +26,9 @@ class ReportFormat(StrEnum):
 
 
 app = typer.Typer(no_args_is_help=True)
-audit = typer.Typer(no_args_is_help=True, help="Steal from an endpoint and say how much it got.")
+audit = typer.Typer(
+    no_args_is_help=True, help="Attack an endpoint and report how much the attacks gain."
+)
 app.add_typer(audit, name="audit")
 
 
@@ -39,24 +41,29 @@ def run(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="Runs to do: ENDPOINT/ATTACK/STUDENT/SEED or any of them; * is any text."
+            help="Runs to do: ENDPOINT/ATTACK/STUDENT/SEED or any of them; * matches any text."
         ),
     ] = None,
     bundles: Annotated[
         Path | None,
-        typer.Option(help="The lab's folder: white-box attacks see the networks in it."),
+        typer.Option(help="The lab's folder, with the networks for white-box attacks."),
     ] = None,
     parallel: Annotated[
-        int, typer.Option(min=1, help="Students at once, each a process; with ray, on each GPU.")
+        int,
+        typer.Option(
+            min=1, help="Students trained at once, each in a process; with ray, on each GPU."
+        ),
     ] = 1,
     executor_kind: Annotated[
         ExecutorKind,
-        typer.Option("--executor", help="ray: each student a task of Ray, $RAY_ADDRESS's."),
+        typer.Option("--executor", help="ray: each student is a task of the Ray at $RAY_ADDRESS."),
     ] = ExecutorKind.LOCAL,
-    shard: Annotated[str, typer.Option(help="i/n: the i-th of n equal parts of the runs.")] = "1/1",
+    shard: Annotated[
+        str, typer.Option(help="i/n: do the i-th of n equal parts of the runs.")
+    ] = "1/1",
 ) -> None:
-    """Buy answers over HTTP, train students on them, write report.json and report.html."""
-    with _error_lines():
+    """Buy answers over HTTP, train students on them, and write report.json and report.html."""
+    with _report_errors():
         from rich.console import Console
 
         from stingy_attacker_eval.audit.executors import in_processes, in_turn, on_ray
@@ -103,7 +110,7 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where report.json is.")],
     form: Annotated[
         ReportFormat,
-        typer.Option("--format", help="html draws DIR/report.html, the others are printed."),
+        typer.Option("--format", help="html writes DIR/report.html; the others are printed."),
     ] = ReportFormat.HTML,
 ) -> None:
     """Tell a finished audit again, from its report.json."""
@@ -127,14 +134,14 @@ def report(
 def gate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where report.json is.")],
     max_uplift: Annotated[
-        float, typer.Option(help="Points of uplift that the best attack's mean may reach.")
+        float, typer.Option(help="Largest mean uplift of the best attack, in points, that passes.")
     ],
     endpoint: Annotated[
-        list[str] | None, typer.Option(help="Watch this endpoint alone; may be repeated.")
+        list[str] | None, typer.Option(help="Check only this endpoint; may be repeated.")
     ] = None,
 ) -> None:
-    """Exit with 1, and say why, when an endpoint teaches too much or a run is missing or broke."""
-    with _error_lines():
+    """Exit with 1 and the reasons if an uplift is too large or a run is missing or broken."""
+    with _report_errors():
         from stingy_attacker_eval.errors import GateError
         from stingy_attacker_eval.report.analysis import read_audit
         from stingy_attacker_eval.report.ci_gate import gate_faults, gate_lines
@@ -143,7 +150,7 @@ def gate(
         faults = gate_faults(audit, max_uplift=max_uplift, endpoints=watched)
         if faults:
             raise GateError(*faults)
-        for line in gate_lines(audit, endpoints=watched):
+        for line in gate_lines(audit, endpoints=endpoints):
             typer.echo(line)
 
 
@@ -154,7 +161,8 @@ def lab(
         str | None, typer.Option(help="Train the teachers of this protocol, by name or .toml path.")
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="As in a protocol, such as npz:PATH.  [default: digits]")
+        str | None,
+        typer.Option(help="Data set, as in a protocol, such as npz:PATH.  [default: digits]"),
     ] = None,
     network: Annotated[
         str | None, typer.Option(help="The teachers' network.  [default: cnn_large]")
@@ -167,9 +175,9 @@ def lab(
 ) -> None:
     """Train a normal teacher and its nasty twin, or a protocol's teachers, and pack them.
 
-    A teacher that is there already, made in the same way, is kept.
+    A teacher that is there already, trained in the same way, is kept.
     """
-    with _error_lines():
+    with _report_errors():
         from rich.console import Console
 
         from stingy_attacker_eval.audit.protocol import load_protocol
@@ -182,11 +190,11 @@ def lab(
         )
 
         console = Console(stderr=True)
-        given = (dataset, network, epochs, lr, seed, omega, tau)
+        options = (dataset, network, epochs, lr, seed, omega, tau)
         if protocol is not None:
-            if any(option is not None for option in given):
+            if any(option is not None for option in options):
                 raise EvalError(
-                    "expected a protocol, or a data set, a network and how to train it, got both"
+                    "expected --protocol, or options for data, network and training, got both"
                 )
             teachers = train_protocol_teachers(load_protocol(protocol), out=out, console=console)
         else:
@@ -206,8 +214,8 @@ def lab(
 def attacks(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the attacks: what each needs and where it comes from."""
-    with _error_lines():
+    """List the attacks with their needs and references."""
+    with _report_errors():
         import json
 
         from rich.console import Console
@@ -237,8 +245,8 @@ def attacks(
 def demo(
     out: Annotated[Path, typer.Option(help="The demo's own folder.")] = Path("demo"),
 ) -> None:
-    """Train, serve, steal, report: the whole of Stingy on one small data set, in two minutes."""
-    with _error_lines():
+    """Train, serve, attack and report on one small data set, in two minutes."""
+    with _report_errors():
         from rich.console import Console
 
         from stingy_attacker_eval.demo import run_demo
@@ -247,8 +255,11 @@ def demo(
 
 
 @contextmanager
-def _error_lines() -> Iterator[None]:
-    """Errors of ours end the command with one red line a fault, exit 1; Ctrl-C with 130."""
+def _report_errors() -> Iterator[None]:
+    """Print an error in red, one line for each fault, and exit with 1; with 130 on Ctrl-C.
+
+    Only EvalError, ClientError and OSError are handled.
+    """
     from stingy_attacker_eval.errors import EvalError
     from stingy_clients import ClientError
 
@@ -263,5 +274,5 @@ def _error_lines() -> Iterator[None]:
         typer.secho(f"{error.strerror or type(error).__name__}{where}", fg="red", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt as stop:
-        typer.secho(str(stop) or "stopped; what was finished is kept", fg="red", err=True)
+        typer.secho(str(stop) or "stopped; finished work is kept", fg="red", err=True)
         raise typer.Exit(130) from None

@@ -1,6 +1,6 @@
-"""The whole of Stingy on one small data set: train, serve, query, attack, report, in one folder.
+"""The demo: train, serve, query, attack and report on one small data set, in one folder.
 
-The server is a real process behind a real socket; it is stopped whatever happens.
+The server is a real process behind a real socket. The demo stops it in every case.
 """
 
 import json
@@ -42,16 +42,16 @@ _FILES = (
     "sources.json",
     "stingy.toml",
 )
-_BUDGET = 6000  # three endpoints of 1,797 images, and the one asked for show
+_BUDGET = 6000  # three endpoints of 1,797 images, and the one query of `stingy predict`
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
 
 _SETTINGS = """\
-# What the demo serves: the same two teachers, with and without a policy in front.
+# The demo's endpoints: two teachers without a policy, and one of them with a policy.
 host = "127.0.0.1"
 port = {port}
 state = "state"
-allow_open = true    # a demo needs something to compare with
+allow_open = true    # the demo compares with endpoints that answer everything
 
 [[models]]
 name = "normal"
@@ -71,10 +71,11 @@ policy = "stingy"
 
 
 def run_demo(out: Path, *, console: Console) -> Path:
-    """Run everything in the folder `out` and return the report's path.
+    """Run the demo in the folder `out` and return the report's path.
 
-    A former demo in the folder is removed first, by the names of what it wrote. Raises
-    DemoError for a folder that holds anything else, and when the server does not start.
+    Files of an earlier demo in the folder are removed first, by their names.
+
+    Raises DemoError if the folder has other things in it, or if the server does not start.
     """
     started = time.perf_counter()
 
@@ -82,8 +83,8 @@ def run_demo(out: Path, *, console: Console) -> Path:
         seconds = time.perf_counter() - started
         console.print(f"[{seconds:5.1f} s] {text}", highlight=False, markup=False, soft_wrap=True)
 
-    _prepare(out)
-    # Networks this small gain nothing from a second thread, and the server needs a core too.
+    _prepare_folder(out)
+    # Small networks gain nothing from a second thread, and the server needs a core.
     torch.set_num_threads(1)
     data = load_dataset("digits")
     say("training a normal teacher and its nasty twin")
@@ -93,11 +94,11 @@ def run_demo(out: Path, *, console: Console) -> Path:
     (out / "stingy.toml").write_text(_SETTINGS.format(port=port))
     key = _create_key(out)
     url = f"http://127.0.0.1:{port}"
-    with Client(url, key) as client, _serving(out, client):
+    with Client(url, key) as client, _serve(out, client):
         say(f"serving normal, nasty and stingy at {url}, log in {out / 'server.log'}")
-        say("a customer asks: stingy predict digit.png --model stingy")
+        say("a customer runs: stingy predict digit.png --model stingy")
         console.print(_predict(out, data, url, key), end="", highlight=False, markup=False)
-        say("an attacker asks: stingy audit run digits")
+        say("an attacker runs: stingy audit run digits")
         protocol = load_protocol("digits")
         oracles = {e.name: HttpOracle(client, model=e.model) for e in protocol.endpoints}
         run_audit(protocol, oracles=oracles, out=out, console=console)
@@ -107,13 +108,13 @@ def run_demo(out: Path, *, console: Console) -> Path:
     return page
 
 
-def _prepare(out: Path) -> None:
-    """An empty demo folder: new, or a former demo's with what it wrote taken away."""
+def _prepare_folder(out: Path) -> None:
+    """Create the demo's folder, or remove the files of an earlier demo from it."""
     if out.exists() and not out.is_dir():
         raise DemoError(f"expected a folder for the demo, got a file at {out}")
     if out.is_dir() and any(out.iterdir()) and not (out / _MARKER).is_file():
         raise DemoError(
-            f"expected an empty or a former demo's folder, got {out} with other things in it: "
+            f"expected an empty folder or that of an earlier demo, got {out} with other files: "
             "choose another with --out"
         )
     out.mkdir(parents=True, exist_ok=True)
@@ -132,30 +133,30 @@ def _free_port() -> int:
     return port
 
 
-def _environment(**more: str) -> dict[str, str]:
-    """This process's, without settings of another Stingy."""
+def _child_environment(**more: str) -> dict[str, str]:
+    """Return this process's environment without STINGY_ variables, and with `more`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("STINGY_")}
     return kept | more
 
 
-def _stingy(*arguments: str, folder: Path | None = None, **environment: str) -> str:
-    """Run one `stingy` command to its end, in the folder, and return what it printed."""
-    done = subprocess.run(  # noqa: S603 - our own command, no shell
+def _run_stingy(*arguments: str, folder: Path | None = None, **environment: str) -> str:
+    """Run one `stingy` command to its end, in the folder, and return its output."""
+    result = subprocess.run(  # noqa: S603 - our own command, no shell
         [*_STINGY, *arguments],
         capture_output=True,
         text=True,
         cwd=folder,
-        env=_environment(**environment),
+        env=_child_environment(**environment),
         check=False,
     )
-    if done.returncode != 0:
-        raise DemoError(f"stingy {arguments[0]} failed: {done.stderr.strip()}")
-    return done.stdout
+    if result.returncode != 0:
+        raise DemoError(f"stingy {arguments[0]} failed: {result.stderr.strip()}")
+    return result.stdout
 
 
 def _create_key(out: Path) -> str:
     state = str(out / "state")
-    printed = _stingy(
+    printed = _run_stingy(
         "keys", "create", "demo", "--budget", str(_BUDGET), "--state", state, "--json"
     )
     key: str = json.loads(printed)["key"]
@@ -163,26 +164,26 @@ def _create_key(out: Path) -> str:
 
 
 def _predict(out: Path, data: Dataset, url: str, key: str) -> str:
-    """Ask for one test image as a customer would: from the shell, with a PNG."""
+    """Query one test image as a customer would: from the shell, with a PNG."""
     from PIL import Image
 
     Image.fromarray(data.test_x[0]).save(out / "digit.png")
-    # The key goes by the environment: command lines are for everyone to see.
+    # The key goes by the environment, because other users can read command lines.
     arguments = ("predict", "digit.png", "--url", url, "--model", "stingy")
-    return _stingy(*arguments, folder=out, STINGY_KEY=key)
+    return _run_stingy(*arguments, folder=out, STINGY_KEY=key)
 
 
 @contextmanager
-def _serving(out: Path, client: Client) -> Iterator["subprocess.Popen[bytes]"]:
-    """A server process that is ready inside the block and gone after it."""
+def _serve(out: Path, client: Client) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start the server, wait until it is ready, and stop it at the end of the block."""
     log = out / "server.log"
     with log.open("w") as file:
         server = subprocess.Popen(  # noqa: S603 - our own command, no shell
             [*_STINGY, "serve", "--config", str(out / "stingy.toml")],
             stdout=file,
             stderr=subprocess.STDOUT,
-            env=_environment(),
-            start_new_session=True,  # Ctrl-C is ours to handle; the server gets SIGTERM below
+            env=_child_environment(),
+            start_new_session=True,  # only the demo gets Ctrl-C; the server gets SIGTERM below
         )
     try:
         _wait_ready(server, client, log)
@@ -201,9 +202,13 @@ def _wait_ready(server: "subprocess.Popen[bytes]", client: Client, log: Path) ->
     while time.monotonic() < deadline:
         if server.poll() is not None:
             tail = log.read_text()[-500:].strip()
-            raise DemoError(f"the server ended before it was ready; its log says: {tail}")
+            raise DemoError(
+                f"expected the server to start, got its exit before it was ready; its log: {tail}"
+            )
         with suppress(TransportError):
             if client.ready():
                 return
         time.sleep(0.1)
-    raise DemoError(f"the server was not ready within {_START_SECONDS:.0f} s; see {log}")
+    raise DemoError(
+        f"expected the server to be ready within {_START_SECONDS:.0f} s, got no answer: see {log}"
+    )

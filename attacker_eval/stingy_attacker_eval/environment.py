@@ -1,4 +1,4 @@
-"""Where and when an audit ran: what a reader needs to run it again."""
+"""The environment of an audit: all that a reader needs to run it again."""
 
 import os
 import platform
@@ -25,7 +25,7 @@ def describe_environment(device: torch.device) -> dict[str, str | None]:
 
 
 def default_device() -> torch.device:
-    """CUDA where there is one, else the CPU."""
+    """Return CUDA if there is a CUDA device, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -39,24 +39,28 @@ def _cpu_name() -> str:
 
 @cache
 def source_commit() -> str | None:
-    """The commit this process runs, "+changes" where tracked files differ; None outside a checkout.
+    """Return the commit of the running code; None outside a checkout.
 
-    Asked once, for what is imported does not change with the files. A copy of the code that went
-    to another machine without its checkout says its commit in AUDIT_COMMIT.
+    "+changes" is added if tracked files differ from the commit. The result is cached, because
+    imported code does not change with the files. For a copy of the code without its checkout, the
+    environment variable AUDIT_COMMIT gives the commit.
     """
-    return commit_of(Path(__file__).resolve()) or os.environ.get("AUDIT_COMMIT")
+    return find_commit(Path(__file__).resolve()) or os.environ.get("AUDIT_COMMIT")
 
 
-def commit_of(file: Path) -> str | None:
-    """The checkout the file is in, if git tracks it: never that of a folder around an install."""
+def find_commit(file: Path) -> str | None:
+    """Return the commit of the file's checkout; None if git does not track the file.
+
+    A checkout around an installed package does not count, because git does not track the file.
+    """
     try:
         _git(file, "ls-files", "--error-unmatch", file.name).check_returncode()
-        found = _git(file, "rev-parse", "HEAD")
-        found.check_returncode()
+        head = _git(file, "rev-parse", "HEAD")
+        head.check_returncode()
         changed = _git(file, "diff", "--quiet", "HEAD").returncode != 0
     except (OSError, subprocess.CalledProcessError):
         return None
-    return found.stdout.strip() + ("+changes" if changed else "")
+    return head.stdout.strip() + ("+changes" if changed else "")
 
 
 def _git(file: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

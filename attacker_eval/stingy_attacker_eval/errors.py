@@ -1,24 +1,24 @@
-"""Everything an audit refuses or fails with; no message holds a key, a pixel or a score.
+"""The errors of an audit. No message has a key, a pixel or a score.
 
 EvalError
-  * DatasetError      a data set that cannot be used; names every fault
-  * ProtocolError     a protocol that cannot be run; names every fault
-  * TransferError     a transfer set that must not be mixed, or could not be finished
-  * AnswersError      answers that do not carry what was asked of them
-  * AttackError       an attack that broke its contract, or failed
-  * BudgetExhausted   an attack that asked for more than it may
-  * AuditError        a run folder or a report that cannot be used
-  * GateError         an audit that does not pass; names every reason
+  * DatasetError      the data set cannot be used; names every fault
+  * ProtocolError     the protocol cannot be run; names every fault
+  * TransferError     the transfer set cannot be mixed with another, or could not be finished
+  * AnswersError      the answers lack what the caller needs
+  * AttackError       the attack broke its contract, or failed
+  * BudgetExhausted   the attack queried more images than its budget
+  * AuditError        the run folder or the report cannot be used
+  * GateError         the audit does not pass; names every reason
   * DemoError         the demo could not be set up, or its server failed
 """
 
 
 class EvalError(Exception):
-    """Base of all."""
+    """The base of all errors of an audit."""
 
 
 class _FaultsError(EvalError):
-    """Names all faults at once, so that one run is enough to mend them."""
+    """An error that names all faults at once, so that the user can mend them in one go."""
 
     def __init__(self, *faults: str) -> None:
         super().__init__(*faults)
@@ -37,11 +37,11 @@ class ProtocolError(_FaultsError):
 
 
 class TransferError(EvalError):
-    """The transfer set must not be mixed with another, or could not be finished."""
+    """The transfer set cannot be mixed with another, or could not be finished."""
 
 
 class AnswersError(EvalError):
-    """The answers do not carry what was asked of them."""
+    """The answers lack what the caller needs."""
 
 
 class AttackError(EvalError):
@@ -49,7 +49,7 @@ class AttackError(EvalError):
 
 
 class BudgetExhausted(EvalError):
-    """The attack asked for more images than are left to it; nothing of that call was asked."""
+    """The attack queried more images than its budget has left; no image of that call was sent."""
 
 
 class AuditError(EvalError):

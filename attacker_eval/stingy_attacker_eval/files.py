@@ -1,4 +1,4 @@
-"""Files that survive a kill: written whole or not at all, by one process at a time."""
+"""Files that survive a kill: one process writes at a time, and a file is written whole or not."""
 
 import fcntl
 import hashlib
@@ -15,52 +15,57 @@ from stingy_attacker_eval.errors import AuditError
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """A reader sees the old file or the new one, never half of it."""
+    """Write a file so that a reader gets the old content or the new one, never a part."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(content)
     os.replace(temporary, path)
 
 
 def write_json(path: Path, document: Mapping[str, object]) -> None:
-    """Written whole; numbers that JSON cannot carry are a ValueError."""
+    """Write a JSON document atomically. Raises ValueError if a number is not finite."""
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomic(path, (text + "\n").encode())
 
 
 def digest_json(document: object) -> str:
-    """SHA-256, hex, over the one canonical text of a JSON document."""
+    """Return the SHA-256, hex, of the canonical text of a JSON document."""
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 @contextmanager
-def finished_first() -> Iterator[None]:
-    """A first Ctrl-C waits for the end of the block, so that what is paid for is saved."""
+def defer_interrupt() -> Iterator[None]:
+    """Defer a first Ctrl-C to the end of the block, so that bought answers are saved.
+
+    A second Ctrl-C interrupts at once.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread hears of Ctrl-C
+        yield  # only the main thread receives SIGINT
         return
     pressed = False
 
-    def remember(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         nonlocal pressed
         if pressed:
             raise KeyboardInterrupt
         pressed = True
 
-    former = signal.signal(signal.SIGINT, remember)
+    previous = signal.signal(signal.SIGINT, handle)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, former)
+        signal.signal(signal.SIGINT, previous)
     if pressed:
         raise KeyboardInterrupt
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder, created if absent, for this process alone.
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Lock the folder for this process; create it if it is absent.
 
-    Raises AuditError when another process holds it. A killed process holds nothing.
+    The operating system releases the lock of a killed process.
+
+    Raises AuditError if another process has the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
@@ -68,6 +73,6 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise AuditError(
-                f"expected {folder} to be free, got one in use by another process: wait for it"
+                f"expected {folder} to be free, got it in use by another process: wait for its end"
             ) from None
         yield

@@ -1,4 +1,4 @@
-"""One bar over a whole audit on a terminal, a plain line now and then elsewhere."""
+"""Progress of an audit: one bar on a terminal, else a plain line every ten seconds."""
 
 import time
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Reporter:
-    """Told what is done; decides what of it is shown."""
+    """A printer of progress, as a bar or as lines."""
 
     def __init__(self, console: Console, bar: Progress | None) -> None:
         self._console = console
@@ -20,11 +20,11 @@ class Reporter:
         self._last_line = time.monotonic()
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays on the console."""
         self._console.print(text, highlight=False, markup=False)
 
     def step(self, done: int, total: int, what: str) -> None:
-        """`done` of `total` images or runs are finished; `what` names the latest."""
+        """Report that `done` of `total` images or runs are finished; `what` names the latest."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=total, description=what)
         elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES or done == total:
@@ -47,8 +47,8 @@ class Counter:
 
 
 @contextmanager
-def reporting(console: Console) -> Iterator[Reporter]:
-    """A reporter for this console; its bar is gone afterwards."""
+def report_progress(console: Console) -> Iterator[Reporter]:
+    """Yield a reporter for this console; remove its bar at the end."""
     if not console.is_terminal:
         yield Reporter(console, None)
         return

@@ -1,6 +1,6 @@
-"""Networks by name, for teachers and students alike; a small one of ours for 8x8 to 32x32 images.
+"""Networks by name, for teachers and students, and a small one for images of 8x8 to 32x32 pixels.
 
-A name is all that a protocol, a bundle and a run folder need to build the same network again.
+Protocols, bundles and run folders name a network, and the name is enough to build it again.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,10 @@ FACTORY = "stingy_attacker_eval.students:cnn"
 
 
 class Cnn(nn.Module):
-    """Three conv-bn-relu blocks, the last two at half and quarter size, then a linear layer."""
+    """A network of three conv-bn-relu blocks and a linear layer.
+
+    The second block works at half size, the third at a quarter.
+    """
 
     def __init__(self, *, num_classes: int, width: int) -> None:
         super().__init__()
@@ -31,9 +34,9 @@ class Cnn(nn.Module):
         self.classifier = nn.Linear(16 * width, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images `[batch, 3, H, W]`, H and W at least 8, to logits `[batch, classes]`."""
+        """Compute logits `[batch, classes]` of images `[batch, 3, H, W]`, H and W at least 8."""
         features = self.features(images)
-        if features.shape[-2:] != (2, 2):  # what 8x8 images come out as: nothing to pool
+        if features.shape[-2:] != (2, 2):  # 8x8 images give (2, 2): nothing to pool
             features = functional.adaptive_avg_pool2d(features, 2)
         logits: Tensor = self.classifier(features.flatten(1))
         return logits
@@ -45,13 +48,13 @@ def _block(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
 
 
 def cnn(*, num_classes: int = 10, width: int = 16) -> Cnn:
-    """The factory a bundle names: `stingy_attacker_eval.students:cnn`."""
+    """Build a Cnn; bundles name this factory as `stingy_attacker_eval.students:cnn`."""
     return Cnn(num_classes=num_classes, width=width)
 
 
 @dataclass(frozen=True)
 class StudentSpec:
-    """A network by name, as a bundle says it: a factory `module:function` and its arguments."""
+    """A network by name, as in a bundle: a factory `module:function` and its arguments."""
 
     name: str
     factory: str
@@ -64,13 +67,13 @@ class StudentSpec:
         return width if isinstance(width, int) else None
 
     def settings(self, num_classes: int) -> dict[str, int | str]:
-        """The factory's arguments, for that many classes."""
+        """Return the factory's arguments for this number of classes."""
         return {"num_classes": num_classes, **self.arguments}
 
     def build(self, num_classes: int) -> nn.Module:
-        """The network, freshly drawn from the global generator, on the CPU.
+        """Build the network on the CPU, with weights from torch's global random generator.
 
-        Raises EvalError when the package is not installed or has no such network.
+        Raises EvalError if the package is not installed or has no such network.
         """
         package, _, function = self.factory.partition(":")
         try:
@@ -87,25 +90,27 @@ class StudentSpec:
         except Exception as error:  # noqa: BLE001 - another package's factory may raise anything
             raise EvalError(f"{self.name}: {type(error).__name__}: {error}") from None
         if not isinstance(network, nn.Module):
-            raise EvalError(f'expected a network from {package}, got "{function}", which is none')
+            raise EvalError(f'expected a network from {package}, got another object: "{function}"')
         return network
 
     def check(self, num_classes: int, image_size: tuple[int, int]) -> None:
-        """Raises EvalError unless images of (H, W) come out as `[batch, num_classes]`."""
+        """Raise EvalError unless images of (H, W) give logits `[batch, num_classes]`."""
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             network = self.build(num_classes)
             try:
                 found = network(torch.zeros(2, 3, *image_size))
-            except Exception as error:  # noqa: BLE001 - as above; the first line says what is wrong
+            except Exception as error:  # noqa: BLE001 - as above; its first line has the reason
                 reason = str(error).partition("\n")[0]
                 raise EvalError(f"{self.name} takes no images of {image_size}: {reason}") from None
         if not isinstance(found, Tensor) or found.shape != (2, num_classes):
-            raise EvalError(f"expected logits [batch, {num_classes}] from {self.name}, got another")
+            raise EvalError(
+                f"expected logits [batch, {num_classes}] from {self.name}, got other outputs"
+            )
 
 
 _ZOO = "stingy_attacker_eval.zoo"
 
-# The first three: about 9 k, 26 k and 100 k parameters at 10 classes.
+# The three cnn_* have about 9 k, 26 k and 100 k parameters at 10 classes.
 STUDENTS: Mapping[str, StudentSpec] = {
     spec.name: spec
     for spec in (
@@ -125,7 +130,10 @@ STUDENTS: Mapping[str, StudentSpec] = {
 
 
 def student_spec(name: str) -> StudentSpec:
-    """A network of ours, "torchvision:NAME" or "timm:NAME". Raises EvalError naming ours."""
+    """Find a network by name: one of STUDENTS, "torchvision:NAME" or "timm:NAME".
+
+    Raises EvalError, with the known names, if the name is unknown.
+    """
     package, _, network = name.partition(":")
     if package == "torchvision" and network.isidentifier():
         return StudentSpec(name, f"torchvision.models:{network}")

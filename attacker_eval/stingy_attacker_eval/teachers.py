@@ -1,6 +1,6 @@
-"""Teachers to attack, made white-box: a normal one and a nasty one, packed as bundles.
+"""Teachers to attack: a normal one and a nasty one, trained here and packed as bundles.
 
-What is packed says what it was made of, so that no teacher is trained twice.
+Each packed teacher records a digest of its settings and data, so that it is not trained twice.
 """
 
 import hashlib
@@ -56,13 +56,15 @@ _TRAINING = TrainSettings(epochs=12, batch=64, lr=0.1, augment=1)
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherSettings:
-    """How a teacher and its nasty twin are trained.
+    """The settings of the training of a teacher and its nasty twin.
 
-    name: what the bundles' names begin with. images: how many of the training images, None for
-    all. omega and tau: weight and temperature of the nasty loss, None for what was published:
-    0.005 and 20 for CIFAR-100, taken from 100 classes up, and 0.04 and 4 for CIFAR-10.
-    nasty_from_normal: whether the nasty twin starts from the normal teacher's weights, as it was
-    published; else it starts from the weights that the normal one started from.
+    name: prefix of the bundles' names.
+    images: number of training images, None for all.
+    nasty: train the nasty twin, too.
+    omega, tau: weight and temperature of the nasty loss. None takes the published values: 0.005
+        and 20 for CIFAR-100, used from 100 classes up, and 0.04 and 4 for CIFAR-10.
+    nasty_from_normal: start the nasty twin from the normal teacher's weights, as published. Else
+        it starts from the normal teacher's initial weights.
     """
 
     name: str = ""
@@ -85,19 +87,22 @@ def teacher_settings(
     omega: float | None = None,
     tau: float | None = None,
 ) -> TeacherSettings:
-    """The default settings, but for what is given. Raises EvalError."""
+    """Return the default settings with the given values in place of the defaults.
+
+    Raises EvalError if the learning rate is not finite and above 0.
+    """
     if lr is not None and not 0 < lr < float("inf"):
-        raise EvalError(f"expected a learning rate above 0 and finite, got {lr}")
-    usual = TeacherSettings()
+        raise EvalError(f"expected a finite learning rate above 0, got {lr}")
+    defaults = TeacherSettings()
     return replace(
-        usual,
-        network=usual.network if network is None else network,
+        defaults,
+        network=defaults.network if network is None else network,
         training=replace(
-            usual.training,
-            epochs=usual.training.epochs if epochs is None else epochs,
-            lr=usual.training.lr if lr is None else lr,
+            defaults.training,
+            epochs=defaults.training.epochs if epochs is None else epochs,
+            lr=defaults.training.lr if lr is None else lr,
         ),
-        seed=usual.seed if seed is None else seed,
+        seed=defaults.seed if seed is None else seed,
         omega=omega,
         tau=tau,
     )
@@ -105,9 +110,11 @@ def teacher_settings(
 
 @dataclass(frozen=True)
 class Teacher:
-    """A packed teacher: accuracy in percent of the test images, seconds to train.
+    """A packed teacher.
 
-    kept: whether it was there already, trained in the same way.
+    accuracy: percent of the test images.
+    seconds: time of its training.
+    kept: True if the teacher was there already, trained in the same way.
     """
 
     name: str
@@ -126,11 +133,12 @@ def train_teachers(
 ) -> tuple[Teacher, ...]:
     """Train a normal teacher, then its nasty twin against it, into OUT/normal and OUT/nasty.
 
-    With settings.name the folders are OUT/NAME-normal and OUT/NAME-nasty. Both bundles carry the
-    policy "stingy": a bundle is protected unless someone opens it. The nasty loss is that of
-    "Undistillable" (Ma et al., ICLR 2021), equation 2. A teacher that OUT holds already, made of
-    the same data by the same settings, is kept; a call that was killed goes on with the next one.
-    Raises EvalError.
+    With settings.name the folders are OUT/NAME-normal and OUT/NAME-nasty. Both bundles have the
+    policy "stingy", so a bundle is protected until an operator opens it. The nasty loss is
+    equation 2 of "Undistillable" (Ma et al., ICLR 2021). A teacher in OUT of the same data and
+    settings is kept, so a call after a kill continues with the next teacher.
+
+    Raises EvalError if the network does not fit the data, or a loss is not finite.
     """
     settings = settings or TeacherSettings()
     spec = student_spec(settings.network)
@@ -142,15 +150,15 @@ def train_teachers(
     test_images = to_device(data.test_x, device)
     epochs = itertools.count(1)
     total = (1 + settings.nasty) * settings.training.epochs
-    omega, tau = _nasty_constants(settings, data.num_classes)
-    facts = _facts(settings, spec, data, owned)
+    omega, tau = _choose_nasty_constants(settings, data.num_classes)
+    facts = _describe_training(settings, spec, data, owned)
 
     def fit(
         kind: str, loss_fn: LossFn, *, start: nn.Module | None = None, **more: object
     ) -> tuple[nn.Module, Teacher]:
         name = f"{settings.name}-{kind}" if settings.name else kind
         digest = digest_json({**facts, **more})
-        found = _trained_before(out / name, name, digest)
+        found = _find_trained(out / name, name, digest)
         if found is not None:
             reporter.say(f"{name} is trained already and kept")
             model = _load(out / name, spec, data).to(device)
@@ -167,12 +175,12 @@ def train_teachers(
             loss_fn,
             settings=settings.training,
             seed=settings.seed,
-            epoch_done=lambda: reporter.step(next(epochs), total, f"training {name}, epochs"),
+            on_epoch_end=lambda: reporter.step(next(epochs), total, f"training {name}, epochs"),
         )
         if not result.finite:
             raise EvalError(
-                f"expected a finite loss of the teacher {name}, got another: lower the learning "
-                "rate, or omega"
+                f"expected a finite loss of the teacher {name}, got {result.last_loss}: lower the "
+                "learning rate, or omega"
             )
         accuracy = percent_equal(predict(model, test_images).numpy(), data.test_y)
         seconds = time.perf_counter() - started
@@ -184,7 +192,7 @@ def train_teachers(
     def cross_entropy(logits: Tensor, rows: Tensor, _: Tensor) -> Tensor:
         return functional.cross_entropy(logits, labels[rows])
 
-    with reporting(console or Console()) as reporter:
+    with report_progress(console or Console()) as reporter:
         normal, first = fit("normal", cross_entropy)
         if not settings.nasty:
             return (first,)
@@ -204,12 +212,14 @@ def train_teachers(
 def train_protocol_teachers(
     protocol: Protocol, *, out: Path, console: Console | None = None
 ) -> tuple[Teacher, ...]:
-    """Every teacher the protocol describes, into OUT, beside OUT/stingy.toml, which serves them.
+    """Train every teacher of the protocol into OUT, and write OUT/stingy.toml to serve them.
 
-    `stingy serve --config OUT/stingy.toml` then answers as every endpoint of the protocol that
-    names a bundle. A class_prototype without lists gets those of its teacher, from the images the
-    teacher learnt, by their path as of now: after a move, call this again. Raises EvalError when
-    the protocol describes no teacher.
+    `stingy serve --config OUT/stingy.toml` then serves every endpoint of the protocol that names
+    a bundle. A class_prototype policy without lists gets the lists of its teacher, computed on the
+    teacher's training images. OUT/stingy.toml has their absolute path, so call this again after
+    a move.
+
+    Raises EvalError if the protocol describes no teacher.
     """
     if not protocol.teachers:
         raise EvalError("expected a protocol with [[teachers]], got one without")
@@ -237,14 +247,14 @@ def train_protocol_teachers(
             for endpoint in protocol.endpoints
         )
     }
-    (out / "stingy.toml").write_text(serving(protocol, lists))
+    (out / "stingy.toml").write_text(format_server_settings(protocol, lists))
     return tuple(found)
 
 
 def protocol_networks(protocol: Protocol, *, bundles: Path) -> dict[str, nn.Module]:
-    """The network behind every endpoint that names a bundle, by endpoint, for white-box attacks.
+    """Load the network of every endpoint that names a bundle, by endpoint, for white-box attacks.
 
-    Raises EvalError naming each bundle that is not there or does not fit.
+    Raises EvalError, with every fault, if a bundle is absent or does not fit.
     """
     networks = {f"{t.name}-{kind}": t.network for t in protocol.teachers for kind in _KINDS}
     data, faults = protocol.load(), []
@@ -255,15 +265,17 @@ def protocol_networks(protocol: Protocol, *, bundles: Path) -> dict[str, nn.Modu
         spec = student_spec(networks[endpoint.bundle])
         try:
             found[endpoint.name] = _load(bundles / endpoint.bundle, spec, data)
-        except (BundleError, RuntimeError):  # load_state_dict says RuntimeError
+        except (BundleError, RuntimeError):  # load_state_dict raises RuntimeError
             faults.append(f"a bundle of {spec.name} for {endpoint.name} at {endpoint.bundle}")
     if faults:
         raise EvalError(f"expected {'; '.join(faults)} in {bundles}, got none or another")
     return found
 
 
-def serving(protocol: Protocol, lists: Mapping[str, Path]) -> str:
-    """The server's settings, TOML, for the endpoints that name a bundle; beside the bundles.
+def format_server_settings(protocol: Protocol, lists: Mapping[str, Path]) -> str:
+    """Format the server's settings, TOML, for the endpoints that name a bundle.
+
+    The bundles' paths are relative, so the file belongs beside the bundles.
 
     lists: by bundle, the file of canonical lists for policies that lack one.
     """
@@ -271,29 +283,29 @@ def serving(protocol: Protocol, lists: Mapping[str, Path]) -> str:
     modules = ", ".join(sorted({f'"{factory.partition(":")[0]}"' for factory in factories}))
     models = "".join(
         f'\n[[models]]\nname = "{endpoint.model}"\nbundle = "{endpoint.bundle}"\n'
-        + _policy_line(endpoint, lists)
+        + _format_policy(endpoint, lists)
         for endpoint in protocol.endpoints
         if endpoint.bundle
     )
     return (
-        "# Teachers of a laboratory: some of them let everything out.\n"
+        "# Teachers of the lab. Some of them are served open.\n"
         f'allow_open = true\nstate = "state"\ntrusted_factories = [{modules}]\n{models}'
     )
 
 
-def _nasty_constants(settings: TeacherSettings, num_classes: int) -> tuple[float, float]:
+def _choose_nasty_constants(settings: TeacherSettings, num_classes: int) -> tuple[float, float]:
     omega, tau = (0.005, 20.0) if num_classes >= 100 else (0.04, 4.0)
     omega = omega if settings.omega is None else settings.omega
     tau = tau if settings.tau is None else settings.tau
     if not 0 < omega < float("inf") or not 0 < tau < float("inf"):
-        raise EvalError(f"expected omega and tau above 0 and finite, got {omega} and {tau}")
+        raise EvalError(f"expected finite omega and tau above 0, got {omega} and {tau}")
     return omega, tau
 
 
-def _facts(
+def _describe_training(
     settings: TeacherSettings, spec: StudentSpec, data: Dataset, owned: Dataset
 ) -> dict[str, object]:
-    """All that decides a teacher's weights and its accuracy, but for what makes it nasty."""
+    """Return all that determines a teacher's weights and accuracy, except the nasty constants."""
     labels = hashlib.sha256(owned.train_y.tobytes() + data.test_y.tobytes()).hexdigest()
     return {
         "factory": spec.factory,
@@ -305,8 +317,8 @@ def _facts(
     }
 
 
-def _trained_before(folder: Path, name: str, digest: str) -> Teacher | None:
-    """The teacher of this digest that is whole in the folder; None when there is none."""
+def _find_trained(folder: Path, name: str, digest: str) -> Teacher | None:
+    """Return the folder's teacher if it is complete and has this digest, else None."""
     try:
         record = json.loads((folder / _TEACHER_FILE).read_bytes())
         manifest = read_manifest(folder)
@@ -328,35 +340,35 @@ def _lacks_lists(policy: str | None) -> bool:
     return (policy or "").partition(":")[0] == "class_prototype" and "lists=" not in (policy or "")
 
 
-def _policy_line(endpoint: EndpointEntry, lists: Mapping[str, Path]) -> str:
+def _format_policy(endpoint: EndpointEntry, lists: Mapping[str, Path]) -> str:
     if endpoint.policy is None:
         return ""
     if endpoint.bundle is None or not _lacks_lists(endpoint.policy):
         return f'policy = "{endpoint.policy}"\n'
     name, _, options = endpoint.policy.partition(":")
-    given = [f"lists={lists[endpoint.bundle]}", *([options] if options else [])]
-    return f"policy = '{name}:{','.join(given)}'\n"
+    parts = [f"lists={lists[endpoint.bundle]}", *([options] if options else [])]
+    return f"policy = '{name}:{','.join(parts)}'\n"
 
 
 def _write_lists(folder: Path, entry: TeacherEntry, data: Dataset) -> Path:
-    """Every class's canonical list, whole, in a file named for the weights it comes from."""
+    """Write every class's complete canonical list; the file's name has the weights' digest."""
     manifest = read_manifest(folder)
     path = (folder / f"lists-{manifest.sha256[:12]}.json").resolve()
     if set(",'") & set(str(path)):
-        raise EvalError("expected a folder without commas and quotes, for a policy names its path")
+        raise EvalError(f"expected a path without commas and quotes for a policy, got {path}")
     if not path.exists():
         device = default_device()
         model = _load(folder, student_spec(entry.network), data).to(device)
-        logits = logits_of(model, to_device(data.subset(entry.images).train_x, device))
-        aside = path.with_suffix(".tmp")
-        write_prototypes(aside, class_prototypes(logits, n=data.num_classes))
-        os.replace(aside, path)
+        logits = compute_logits(model, to_device(data.subset(entry.images).train_x, device))
+        temporary = path.with_suffix(".tmp")
+        write_prototypes(temporary, class_prototypes(logits, n=data.num_classes))
+        os.replace(temporary, path)
     return path
 
 
 def _pack(folder: Path, name: str, model: nn.Module, data: Dataset, spec: StudentSpec) -> str:
     """Write the bundle and return its weights' SHA-256."""
-    half = (0.5, 0.5, 0.5)  # what train.normalise does
+    half = (0.5, 0.5, 0.5)  # as training.normalise does
     manifest = write_bundle(
         folder,
         model=model,

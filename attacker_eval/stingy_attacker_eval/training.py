@@ -1,4 +1,4 @@
-"""One training loop for every student and teacher: same seed and settings, same numbers."""
+"""The training loop of students and teachers. The same seed and settings give the same numbers."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,21 +12,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 LossFn = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(logits `[batch, classes]`, row numbers `[batch]`, the normalised images fed) to a scalar."""
+"""A loss: (logits `[batch, classes]`, row numbers `[batch]`, the normalised inputs) to a scalar."""
 
 _EVALUATION_BATCH = 1024
-# Pixels a side from which a CPU, too, gets channels_last: 1.3 to 1.8 times as fast at 32x32.
-# Smaller images keep the other order of sums, and with it the numbers published for them.
+# From this side length in pixels a CPU uses channels_last, too: 1.3 to 1.8 times as fast at 32x32.
+# Smaller images keep the other order of sums, so that their published numbers stay.
 _LARGE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """What one training run is made of.
+    """The settings of one training run.
 
-    augment: the largest shift in pixels, 0 for none. flip: mirror every other image. milestones:
-    epochs after which the rate is multiplied by gamma, with plain momentum, as the published
-    loops do; without any, Nesterov momentum under a one-cycle schedule.
+    augment: largest shift in pixels, 0 for none.
+    flip: mirror half of the images, at random.
+    milestones: epochs after which gamma multiplies the learning rate, with plain momentum, as in
+        the published loops. Without milestones: Nesterov momentum and a one-cycle schedule.
     """
 
     epochs: int
@@ -41,7 +42,12 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """`finite` is False when the loss was not finite: a broken attack, not a protected model."""
+    """The outcome of a training run.
+
+    finite: False if the loss was not finite: a broken attack, not a protected model.
+    seconds: time of the training.
+    last_loss: mean loss of the last epoch.
+    """
 
     finite: bool
     seconds: float
@@ -49,7 +55,7 @@ class TrainResult:
 
 
 def to_device(images: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """Images uint8 `[n, H, W, 3]` to one uint8 tensor `[n, 3, H, W]` on the device."""
+    """Copy images uint8 `[n, H, W, 3]` to the device, as one uint8 tensor `[n, 3, H, W]`."""
     tensor = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(device)
     return tensor.contiguous(memory_format=memory_format(tensor))
 
@@ -61,23 +67,27 @@ def train(
     *,
     settings: TrainSettings,
     seed: int,
-    epoch_of: int | None = None,
-    epoch_done: Callable[[], None] = lambda: None,
+    epoch_size: int | None = None,
+    on_epoch_end: Callable[[], None] = lambda: None,
 ) -> TrainResult:
-    """
-    Train the model in place with SGD.
+    """Train the model in place with SGD.
 
-    images: uint8 `[n, 3, H, W]` on the device the model is on. Order, shifts and flips come from
-    a generator of their own, so that numbers do not depend on what ran before. epoch_of: how many
-    images make an epoch, None for these; other numbers of images are learnt in as many steps.
-    Stops after the first epoch whose loss is not finite (one synchronisation an epoch, none a
-    step).
+    Order, shifts and flips come from a separate random generator, so the numbers do not depend on
+    earlier code. Training stops after the first epoch with a loss that is not finite. The device
+    is synchronised once an epoch and not at each step.
+
+    images: uint8 `[n, 3, H, W]`, on the model's device.
+    seed: seed of order, shifts and flips.
+    epoch_size: images in an epoch, None for len(images). With the same size, any number of
+        images takes equally many steps.
+    on_epoch_end: called after each epoch.
     """
     device = images.device
     generator = torch.Generator(device).manual_seed(seed)
     batch = min(settings.batch, len(images))
-    of = epoch_of or len(images)
-    steps = max(1, of // min(settings.batch, of))  # without the ragged last batch
+    epoch_size = epoch_size or len(images)
+    # An incomplete last batch is left out.
+    steps = max(1, epoch_size // min(settings.batch, epoch_size))
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=settings.lr,
@@ -86,14 +96,14 @@ def train(
         weight_decay=settings.weight_decay,
         fused=True,
     )
-    schedule = _schedule(optimizer, settings, steps)
+    schedule = _build_schedule(optimizer, settings, steps)
     model.to(memory_format=memory_format(images))
     model.train()
     started = time.perf_counter()
     loss_value, summed = float("nan"), torch.zeros((), device=device)
-    batches = islice(_batches(len(images), batch, generator), settings.epochs * steps)
+    batches = islice(_draw_batches(len(images), batch, generator), settings.epochs * steps)
     for step, rows in enumerate(batches, 1):
-        inputs = normalise(augmented(images[rows], settings, generator))
+        inputs = normalise(augment(images[rows], settings, generator))
         loss = loss_fn(forward(model, inputs), rows, inputs)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -104,15 +114,18 @@ def train(
             continue
         loss_value = float(summed) / steps
         summed.zero_()
-        epoch_done()
+        on_epoch_end()
         if not np.isfinite(loss_value):
             break
     finite = bool(np.isfinite(loss_value))
     return TrainResult(finite, time.perf_counter() - started, loss_value)
 
 
-def _batches(count: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Row numbers `[batch]` without end, each row once a turn, but for the ragged last batch."""
+def _draw_batches(count: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield row numbers `[batch]` without end, in a new random order for each pass.
+
+    A pass has each row at most once. An incomplete last batch is left out.
+    """
     while True:
         order = torch.randperm(count, generator=generator, device=generator.device)
         yield from torch.split(order[: count - count % batch], batch)
@@ -120,14 +133,14 @@ def _batches(count: int, batch: int, generator: torch.Generator) -> Iterator[Ten
 
 @torch.inference_mode()
 def predict(model: nn.Module, images: Tensor) -> Tensor:
-    """The model's top-1 for uint8 images `[n, 3, H, W]`: int64 `[n]` on the CPU."""
+    """Compute the model's top-1, int64 `[n]` on the CPU, for uint8 images `[n, 3, H, W]`."""
     model.eval()
     parts = torch.split(images, _EVALUATION_BATCH)
     return torch.cat([forward(model, normalise(part)).argmax(1) for part in parts]).cpu()
 
 
 def forward(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Normalised images to float32 logits; in bfloat16 on the way where that is the fast type."""
+    """Compute float32 logits of normalised images; the network runs in bfloat16 on CUDA."""
     kind = inputs.device.type
     with torch.autocast(kind, dtype=torch.bfloat16, enabled=kind == "cuda"):
         logits: Tensor = model(inputs)
@@ -135,19 +148,22 @@ def forward(model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def percent_equal(left: NDArray[np.int64], right: NDArray[np.int64]) -> float:
-    """How many of 100 entries agree; every example weighs the same."""
+    """Return the percentage of equal entries; every entry has the same weight."""
     return 100.0 * float(np.mean(left == right))
 
 
 def normalise(images: Tensor) -> Tensor:
-    """uint8 to float32 in -1..1: a bundle says the same as mean 0.5 and standard deviation 0.5."""
+    """Scale uint8 to float32 in -1..1; in a bundle this is mean 0.5 and standard deviation 0.5."""
     return images.float().div_(127.5).sub_(1.0)
 
 
-def _schedule(
+def _build_schedule(
     optimizer: torch.optim.Optimizer, settings: TrainSettings, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """Stepped after every batch, `steps` of them an epoch."""
+    """Build the learning-rate schedule, which steps after every batch.
+
+    steps: batches in an epoch.
+    """
     if settings.milestones:
         ends = [epoch * steps for epoch in settings.milestones]
         return torch.optim.lr_scheduler.MultiStepLR(optimizer, ends, gamma=settings.gamma)
@@ -156,8 +172,8 @@ def _schedule(
     )
 
 
-def augmented(images: Tensor, settings: TrainSettings, generator: torch.Generator) -> Tensor:
-    """Each image moved by its own shift, the border filled with black, then perhaps mirrored."""
+def augment(images: Tensor, settings: TrainSettings, generator: torch.Generator) -> Tensor:
+    """Shift each image at random, fill the border with black, and mirror half of the images."""
     pixels = settings.augment
     if pixels == 0 and not settings.flip:
         return images
@@ -172,15 +188,15 @@ def augmented(images: Tensor, settings: TrainSettings, generator: torch.Generato
     if settings.flip:
         mirrored = torch.randint(0, 2, (count, 1), generator=generator, device=device).bool()
         columns = torch.where(mirrored, columns.flip(1), columns)
-    # One gather of whole pixels from a flat list is faster than indexing in three ways.
+    # One gather of whole pixels from a flat list is faster than indexing three dimensions.
     first = torch.arange(count, device=device)[:, None] * images.shape[2]
     places = (first + rows)[:, :, None] * images.shape[3] + columns[:, None, :]
     pixels_flat = images.permute(0, 2, 3, 1).reshape(-1, images.shape[1])
-    moved = pixels_flat.index_select(0, places.view(-1)).view(count, height, width, -1)
-    return moved.permute(0, 3, 1, 2)
+    shifted = pixels_flat.index_select(0, places.view(-1)).view(count, height, width, -1)
+    return shifted.permute(0, 3, 1, 2)
 
 
 def memory_format(images: Tensor) -> torch.memory_format:
-    """What networks for these images `[n, 3, H, W]` are laid out in, and the images themselves."""
+    """Return the fastest memory format for these images `[n, 3, H, W]` and their networks."""
     fast = images.device.type == "cuda" or min(images.shape[2:]) >= _LARGE
     return torch.channels_last if fast else torch.contiguous_format

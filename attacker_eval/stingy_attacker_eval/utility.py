@@ -1,4 +1,4 @@
-"""What an honest client keeps under a policy; pure functions over answers and true labels."""
+"""The utility of answers for honest clients: pure functions of answers and true labels."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +32,14 @@ def utility(
     form: str,
     labels: NDArray[np.int64],
 ) -> Utility:
-    """What answers `[n, N]`, best first, are worth to a client; labels: true classes `[n]`.
+    """Compute the utility of answers.
 
-    Raises ValueError when the parts do not fit together.
+    indices: answered classes `[n, N]`, best first.
+    scores: `[n, N]`, None if the answers have none.
+    form: score form of the answers.
+    labels: true classes `[n]`.
+
+    Raises ValueError if the shapes do not fit together.
     """
     if indices.ndim != 2 or labels.shape != indices.shape[:1] or not len(labels):
         raise ValueError(
@@ -55,9 +60,9 @@ def utility(
 
 
 def top1_probability(scores: NDArray[np.float32] | None, form: str) -> NDArray[np.float64] | None:
-    """The probability a client reads off for the first class `[n]`; None where none is told.
+    """Return the probability of the first class `[n]`; None if the answers give none.
 
-    Probabilities are those of the answer, that is over the classes that left.
+    The probabilities of an answer are over the answered classes.
     """
     if scores is None or form not in ("prob", "log_prob", "logit"):
         return None
@@ -72,7 +77,10 @@ def top1_probability(scores: NDArray[np.float32] | None, form: str) -> NDArray[n
 
 
 def calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> float:
-    """Expected calibration error in points, over 15 equal bins (Guo et al. 2017, equation 3)."""
+    """Compute the expected calibration error in points, over 15 equal bins.
+
+    Guo et al. 2017, equation 3.
+    """
     bins = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
     gaps = np.bincount(bins, weights=confidence - correct, minlength=_BINS)
     return 100 * float(np.abs(gaps).sum() / len(confidence))

@@ -1,7 +1,8 @@
-"""The networks of the published tables in their CIFAR form, made of torchvision's own blocks.
+"""The networks of the published tables in their CIFAR form, built of torchvision's blocks.
 
-Each one is `features`, images to `[batch, d]`, then `classifier`, a linear layer: what looks into
-a white box finds them by these names. Stems keep the resolution, for 32x32 images are small.
+Each network has two parts: `features`, from images to `[batch, d]`, and `classifier`, a linear
+layer. White-box code finds the parts by these names. Stems keep the resolution, because 32x32
+images are small.
 """
 
 from collections import OrderedDict
@@ -25,37 +26,37 @@ _MOBILE_STAGES = (  # expansion, channels, blocks, stride of the first
 
 
 def resnet18(*, num_classes: int = 10) -> nn.Sequential:
-    """ResNet-18: He et al. 2016, Table 1, with a 3x3 stem and no pooling after it."""
+    """Build ResNet-18: He et al. 2016, Table 1, with a 3x3 stem and no pooling after it."""
     return _resnet(BasicBlock, (2, 2, 2, 2), num_classes=num_classes)
 
 
 def resnet34(*, num_classes: int = 10) -> nn.Sequential:
-    """ResNet-34: as ResNet-18, deeper."""
+    """Build ResNet-34: as ResNet-18, deeper."""
     return _resnet(BasicBlock, (3, 4, 6, 3), num_classes=num_classes)
 
 
 def resnet50(*, num_classes: int = 10) -> nn.Sequential:
-    """ResNet-50: as ResNet-34, of bottlenecks."""
+    """Build ResNet-50: as ResNet-34, of bottlenecks."""
     return _resnet(Bottleneck, (3, 4, 6, 3), num_classes=num_classes)
 
 
 def resnext29(*, num_classes: int = 10) -> nn.Sequential:
-    """ResNeXt-29, 8x64d: Xie et al. 2017, Table 7."""
+    """Build ResNeXt-29, 8x64d: Xie et al. 2017, Table 7."""
     return _resnet(Bottleneck, (3, 3, 3), num_classes=num_classes, groups=8)
 
 
 def resnet20(*, num_classes: int = 10) -> nn.Sequential:
-    """ResNet-20: He et al. 2016, section 4.2, with projections where the shape changes."""
+    """Build ResNet-20: He et al. 2016, section 4.2, with projections where the shape changes."""
     return _resnet(BasicBlock, (3, 3, 3), num_classes=num_classes, width=16)
 
 
 def resnet8(*, num_classes: int = 10) -> nn.Sequential:
-    """ResNet-8, the smallest of ResNet-20's family: for machines without a GPU."""
+    """Build ResNet-8, the smallest of ResNet-20's family, for machines without a GPU."""
     return _resnet(BasicBlock, (1, 1, 1), num_classes=num_classes, width=16)
 
 
 def shufflenetv2(*, num_classes: int = 10) -> nn.Sequential:
-    """ShuffleNetV2 1x: Ma et al. 2018, Table 5, with a stem of stride 1 and no pooling after it."""
+    """Build ShuffleNetV2 1x: Ma et al. 2018, Table 5, with a stem of stride 1 and no pooling."""
     layers: list[nn.Module] = [*_convolution(3, 24, 3, nn.ReLU)]
     channels = 24
     for outputs, blocks in _SHUFFLE_STAGES:
@@ -66,10 +67,10 @@ def shufflenetv2(*, num_classes: int = 10) -> nn.Sequential:
 
 
 def mobilenetv2(*, num_classes: int = 10) -> nn.Sequential:
-    """MobileNetV2: Sandler et al. 2018, Table 2, with a stem of stride 1.
+    """Build MobileNetV2: Sandler et al. 2018, Table 2, with a stem of stride 1.
 
-    The stem is a 1x1 convolution padded by one pixel, which makes 34x34 maps of 32x32 images: a
-    quirk of the network behind the published CIFAR numbers, kept for their sake.
+    The stem is a 1x1 convolution padded by one pixel, which makes 34x34 maps of 32x32 images.
+    This quirk is kept, because the network behind the published CIFAR numbers has it.
     """
     layers: list[nn.Module] = [*_convolution(3, 32, 1, nn.ReLU6, padding=1)]
     channels = 32
@@ -88,7 +89,7 @@ def _resnet(
     width: int = 64,
     groups: int = 1,
 ) -> nn.Sequential:
-    """A 3x3 stem, then stages of `width`, 2 * `width`, ..., each on halved maps."""
+    """Build a 3x3 stem and stages of `width`, 2 * `width`, ... channels, each on halved maps."""
     layers: list[nn.Module] = [*_convolution(3, width, 3, nn.ReLU)]
     channels = width
     for stage, blocks in enumerate(stages):
@@ -122,7 +123,10 @@ def _convolution(
 
 
 def _network(layers: Sequence[nn.Module], channels: int, num_classes: int) -> nn.Sequential:
-    """The layers, averaged over each map, and the head; convolutions start as He et al. 2015."""
+    """Build a network of the layers, average pooling and the linear head.
+
+    Convolutions get the initial weights of He et al. 2015.
+    """
     features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     for module in features.modules():
         if isinstance(module, nn.Conv2d):

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-COLUMNS, TILES = 50, 2500  # of one mosaic
+COLUMNS, TILES = 50, 2500  # in one mosaic
 Pixels = NDArray[np.uint8]
 
 
-def chosen(labels: NDArray[np.integer[Any]], count: int) -> NDArray[np.int64]:
+def choose_rows(labels: NDArray[np.integer[Any]], count: int) -> NDArray[np.int64]:
     """Choose the first `count / classes` images of each class, in their order."""
     classes = int(labels.max()) + 1
     each = count // classes
@@ -67,7 +67,10 @@ def pack(source: Path, out: Path, *, train: int, test: int) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with np.load(source, allow_pickle=False) as file:
         data = {name: file[name] for name in file.files}
-    parts = {"train": chosen(data["train_y"], train), "test": chosen(data["test_y"], test)}
+    parts = {
+        "train": choose_rows(data["train_y"], train),
+        "test": choose_rows(data["test_y"], test),
+    }
     images = np.concatenate([data[f"{part}_x"][rows] for part, rows in parts.items()])
     about = {
         "size": images.shape[1:3],
@@ -82,7 +85,7 @@ def pack(source: Path, out: Path, *, train: int, test: int) -> None:
 def unpack(folder: Path, out: Path) -> None:
     """Write the .npz of the mosaics in a folder, for the data set that the file is named for.
 
-    Raises FileNotFoundError while a mosaic has not arrived, ValueError for other pixels.
+    Raises FileNotFoundError if a mosaic is absent, ValueError if the pixels have another digest.
     """
     about = json.loads((folder / f"{out.stem}.json").read_text())
     tiles = [read_mosaic(folder / name, tuple(about["size"])) for name in about["mosaics"]]
@@ -111,11 +114,11 @@ def main() -> None:
     unpacking = commands.add_parser("unpack")
     unpacking.add_argument("folder", type=Path)
     unpacking.add_argument("out", type=Path)
-    asked = parser.parse_args()
-    if asked.command == "pack":
-        pack(asked.source, asked.out, train=asked.train, test=asked.test)
+    arguments = parser.parse_args()
+    if arguments.command == "pack":
+        pack(arguments.source, arguments.out, train=arguments.train, test=arguments.test)
     else:
-        unpack(asked.folder, asked.out)
+        unpack(arguments.folder, arguments.out)
 
 
 if __name__ == "__main__":

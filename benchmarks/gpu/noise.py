@@ -1,8 +1,8 @@
-"""Noise for a rehearsal: 300 images in the form of a data set, OUT.npz.
+"""Noise for a rehearsal: 300 random images in the form of a data set, OUT.npz.
 
     python benchmarks/gpu/noise.py OUT.npz
 
-As many classes as the data set of that name has: 100 for tin100, 10 for others.
+The file has as many classes as the data set of its name: 100 for tin100, 10 for others.
 """
 
 import sys
@@ -16,11 +16,11 @@ def main() -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     classes = 100 if out.stem == "tin100" else 10
     random = np.random.default_rng(0)
-    found: dict[str, np.ndarray] = {"class_names": np.array([f"c{n}" for n in range(classes)])}
+    arrays: dict[str, np.ndarray] = {"class_names": np.array([f"c{n}" for n in range(classes)])}
     for part, count in (("train", 200), ("test", 100)):
-        found[f"{part}_x"] = random.integers(0, 256, (count, 32, 32, 3), np.uint8)
-        found[f"{part}_y"] = np.arange(count) % classes
-    np.savez(out, **found)
+        arrays[f"{part}_x"] = random.integers(0, 256, (count, 32, 32, 3), np.uint8)
+        arrays[f"{part}_y"] = np.arange(count) % classes
+    np.savez(out, **arrays)
 
 
 if __name__ == "__main__":

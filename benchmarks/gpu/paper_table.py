@@ -1,10 +1,10 @@
-"""One of the paper's tables on one GPU: teachers, endpoints in process, students several at once.
+"""One of the paper's tables on one GPU: teachers, endpoints in process, several students at once.
 
     python benchmarks/gpu/paper_table.py table1_cifar10 --first paper_kd
 
-What is finished is kept: the same command goes on where it was cut, as long as WORK is there.
-Runs that fit `--first` come before the others. RESULTS/NAME has the rows, the configuration and
-the report; bundles and bought answers stay in WORK/NAME.
+Finished work is kept, so the same command continues where it was cut, as long as WORK exists. Runs
+that match `--first` come before the others. RESULTS/NAME gets the rows, the configuration and the
+report. Bundles and bought answers stay in WORK/NAME.
 """
 
 import argparse
@@ -34,14 +34,14 @@ from stingy_server import Database, Keys, create_app, load_settings
 
 PROTOCOLS = Path(__file__).with_name("protocols")
 KEPT = ("rows.jsonl", "config.json", "report.json", "report.html")
-IN_PROCESSES = ("table1_cifar10",)  # of a rehearsal; the others save the start of processes
+IN_PROCESSES = ("table1_cifar10",)  # in a rehearsal; the others run in one process to save time
 TINY = {"epochs": 1, "batch": 32, "milestones": []}
 SMALLER = {"resnet18": "resnet8", "resnet34": "resnet8", "resnet50": "cnn_tiny"}
 SMALLER |= {"shufflenetv2": "cnn_tiny", "mobilenetv2": "cnn_small", "resnext29": "cnn_small"}
 
 
-def read(name: str) -> Protocol:
-    """Read the stage's protocol; for a rehearsal, with one epoch and small networks."""
+def read_protocol(name: str) -> Protocol:
+    """Read the stage's protocol; a rehearsal gets one epoch and small networks."""
     document = tomllib.loads((PROTOCOLS / f"{name}.toml").read_text())
     if stage.REHEARSED:
         _shrink(document)
@@ -61,15 +61,17 @@ def _shrink(document: dict[str, Any]) -> None:
 
 
 def run(protocol: Protocol, folder: Path, *, parallel: int, first: list[str]) -> None:
-    """Train the teachers, serve them in this process, buy and steal.
+    """Train the teachers, serve them in this process, buy answers and train students.
 
-    Raises KeyboardInterrupt when cut; the rows are kept.
+    first: patterns of the runs to do first.
+
+    Raises KeyboardInterrupt if the stage is cut. The finished rows are kept.
     """
     console = Console(stderr=True)
     bundles = folder / "bundles"
     for teacher in train_protocol_teachers(protocol, out=bundles, console=console):
-        told = f"{teacher.name}: {teacher.accuracy:.2f} % in {teacher.seconds:.1f} s"
-        console.print(told, highlight=False)
+        line = f"{teacher.name}: {teacher.accuracy:.2f} % in {teacher.seconds:.1f} s"
+        console.print(line, highlight=False)
     settings, faults = load_settings(bundles / "stingy.toml", batch_size=256)
     app = create_app(settings, faults=faults)
     with closing(Database(settings.state)) as database:
@@ -91,19 +93,20 @@ def run(protocol: Protocol, folder: Path, *, parallel: int, first: list[str]) ->
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="One of the paper's tables on one GPU.")
-    parser.add_argument("name", help="of a protocol beside this file")
+    parser.add_argument("name", help="name of a protocol in protocols/")
     parser.add_argument("--parallel", type=int, help="students at once, 5 by default")
     parser.add_argument("--first", nargs="*", default=[], help="patterns of the first runs")
-    asked = parser.parse_args()
-    parallel = asked.parallel or (5 if not stage.REHEARSED else 1 + (asked.name in IN_PROCESSES))
-    torch.set_num_threads(1)  # the students' processes have as many each
-    # A shell's background job ignores it, and this is how a stage is cut.
+    arguments = parser.parse_args()
+    default_parallel = 1 + (arguments.name in IN_PROCESSES) if stage.REHEARSED else 5
+    parallel = arguments.parallel or default_parallel
+    torch.set_num_threads(1)  # each student's process gets one, too
+    # A stage is cut by SIGINT, which a shell's background jobs ignore by default.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    folder = Path(os.environ["WORK"]) / asked.name
-    kept = stage.results() / asked.name
+    folder = Path(os.environ["WORK"]) / arguments.name
+    kept = stage.results() / arguments.name
     kept.mkdir(parents=True, exist_ok=True)
     try:
-        run(read(asked.name), folder, parallel=parallel, first=asked.first)
+        run(read_protocol(arguments.name), folder, parallel=parallel, first=arguments.first)
     finally:
         for name in KEPT:
             if (folder / "audit" / name).exists():
@@ -112,7 +115,7 @@ def main() -> int:
             path.parent.name: path.read_text()
             for path in sorted((folder / "bundles").glob("*/teacher.json"))
         }
-        stage.write(f"{asked.name}/stage", teachers=teachers, parallel=parallel)
+        stage.write(f"{arguments.name}/stage", teachers=teachers, parallel=parallel)
     return 0
 
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Run stages on one GPU, each in its own time, each leaving its results as it ends: see README.md.
+# Run stages on one GPU, each with a time limit. Each stage writes its results when it ends.
+# README.md describes the stages.
 #   benchmarks/gpu/run.sh [--rehearse] STAGE...
-#   RESULTS   where results go              (benchmarks/gpu/results)
+#   RESULTS   folder of results             (benchmarks/gpu/results)
 #   WORK      bundles and bought answers    (a temporary folder)
 #   MOSAICS   mosaics to unpack             (WORK/mosaics)
 #   LIMIT     seconds of each stage         (below)
@@ -33,7 +34,7 @@ else
 fi
 mkdir -p "$RESULTS" "$WORK" "$AUDIT_DATA"
 
-# With room over what was measured on one H200: README.md.
+# The limits have room over the times measured on one H200: README.md.
 limit() {
     case $1 in
     tests | tests_audit) echo 100 ;;
@@ -43,7 +44,7 @@ limit() {
     esac
 }
 
-# The name's data set, out of its mosaics; for a rehearsal, noise that went through mosaics too.
+# Unpack a data set from its mosaics. A rehearsal packs and unpacks noise.
 data() {
     [ -f "$AUDIT_DATA/$1.npz" ] && return
     if [ $REHEARSE = 1 ]; then
@@ -54,7 +55,7 @@ data() {
     "$PYTHON" "$here/mosaics.py" unpack "$MOSAICS" "$AUDIT_DATA/$1.npz"
 }
 
-# The plug-ins of this machine may warn, and here a warning is an error.
+# No plug-ins of this machine: they may warn, and a warning is an error here.
 tests() {
     PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 "$PYTHON" -m pytest -q -p no:cacheprovider \
         -p anyio.pytest_plugin -p pytest_timeout -p xdist.plugin --timeout 60 "$@"
@@ -67,12 +68,12 @@ table() {
 stage() {
     case $1 in
     tests) tests -m cuda --junitxml "$RESULTS/tests.xml" tests/**/test_*_cuda.py ;;
-    tests_audit) # the audit's own tests, which take CUDA where there is one
+    tests_audit) # the audit's own tests, which use CUDA if there is a device
         tests -n 6 --junitxml "$RESULTS/tests_audit.xml" \
             tests/attacker_eval/{attacks,audit} tests/attacker_eval/test_{teachers,training,zoo}.py
         ;;
     serving | training) "$PYTHON" "$here/$1.py" ;;
-    table1_gpu) # both at once: the teachers of one leave most of the device to the other's
+    table1_gpu) # both at once: the teachers of one leave most of the device free
         table table1_tin100 tin100 paper_kd &
         table table1_cifar10 cifar10 paper_kd && wait $!
         ;;
@@ -86,8 +87,8 @@ stage() {
     esac
 }
 
-# One stage: cut by SIGINT at its limit, with all that it started, and killed 20 seconds later.
-limited() {
+# Run one stage. At its limit it gets SIGINT, with all its processes, and SIGKILL 20 seconds later.
+run_limited() {
     local started=$SECONDS code=0
     timeout -s INT -k 20 "${LIMIT:-$(limit "$1")}" bash "$here/run.sh" --stage "$1" \
         >"$RESULTS/$1.log" 2>&1 || code=$?
@@ -96,21 +97,21 @@ limited() {
     return $code
 }
 
-in_turn() {
+run_sequence() {
     local failed=0
     for name in "$@"; do
-        limited "$name" || failed=1
+        run_limited "$name" || failed=1
     done
     return $failed
 }
 
 if [ "${1:-}" = --stage ]; then
     stage "$2"
-elif [ $# = 0 ] && [ $REHEARSE = 1 ]; then # in two lanes, for two cores
-    in_turn serving &
-    in_turn tests training table1_gpu table1_more table2_gpu
+elif [ $# = 0 ] && [ $REHEARSE = 1 ]; then # two sequences at once, for two cores
+    run_sequence serving &
+    run_sequence tests training table1_gpu table1_more table2_gpu
     rest=$?
     wait $! && exit $rest
 else
-    in_turn "$@"
+    run_sequence "$@"
 fi

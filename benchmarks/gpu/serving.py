@@ -1,6 +1,6 @@
 """The serving stage: the gate, batches of 256 beside the bare model, and single requests.
 
-Each part is written to RESULTS/serving.json as it ends; a part that fails leaves its reason there.
+RESULTS/serving.json gets each part when it ends, or its error if it fails.
 """
 
 import asyncio
@@ -28,22 +28,27 @@ ROUNDS = "1" if stage.REHEARSED else "2"
 CONNECTIONS = (16,) if stage.REHEARSED else (1, 16, 64)
 
 
-def gate() -> Any:
+def measure_gate() -> Any:
+    """Time the gate beside `torch.topk`, by `gate.py`."""
     repeats = "5" if stage.REHEARSED else "300"
     command = ("serving/gate.py", "--device", stage.device(), "--repeats", repeats)
-    return json.loads(stage.printed(*command, timeout_s=60))["gate"]
+    return json.loads(stage.run_benchmark(*command, timeout_s=60))["gate"]
 
 
-def batches(size: int) -> Any:
-    """Images a second of the bare model and over HTTP, by `batch.py`."""
+def measure_batches(size: int) -> Any:
+    """Measure images/s of the bare model and over HTTP, by `batch.py`.
+
+    size: side of the images, in pixels.
+    """
     options = ("--device", stage.device(), "--size", str(size), "--seconds", SECONDS)
     with tempfile.TemporaryDirectory() as cache:
         options += ("--rounds", ROUNDS, "--cache", cache)
-        return json.loads(stage.printed("serving/batch.py", *options, timeout_s=120))["rounds"]
+        printed = stage.run_benchmark("serving/batch.py", *options, timeout_s=120)
+    return json.loads(printed)["rounds"]
 
 
-def singles() -> list[dict[str, object]]:
-    """One image of 32 x 32 pixels a request, binary, to a ResNet-18 with everything on."""
+def measure_single_requests() -> list[dict[str, object]]:
+    """Send requests of one 32 x 32 image, binary, to a ResNet-18 with all protection on."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         bundle = write_resnet(folder / "bundle", size=32)
@@ -54,31 +59,31 @@ def singles() -> list[dict[str, object]]:
         with running(launch.command, folder=folder, environment=launch.environment) as server:
             await_port(server, launch.port, timeout_s=60)
             asyncio.run(press(launch.port, request, connections=16, seconds=1.0))
-            return [pressed(server, launch.port, request, count) for count in CONNECTIONS]
+            return [measure_load(server, launch.port, request, count) for count in CONNECTIONS]
 
 
-def pressed(server: Running, port: int, request: bytes, connections: int) -> dict[str, object]:
-    """Requests a second, latency, and CPU milliseconds of the server a request."""
+def measure_load(server: Running, port: int, request: bytes, connections: int) -> dict[str, object]:
+    """Measure requests/s, latency, and the server's CPU milliseconds for each request."""
     before = server.usage()
-    seen = asyncio.run(press(port, request, connections=connections, seconds=float(SECONDS)))
+    load = asyncio.run(press(port, request, connections=connections, seconds=float(SECONDS)))
     spent = server.usage().cpu_s - before.cpu_s
-    times = seen.times.get(200, [])
+    times = load.times.get(200, [])
     return {
         "connections": connections,
         "requests_per_s": len(times) / float(SECONDS),
         "p50_ms": statistics.median(times),
         "p99_ms": percentile(times, 0.99),
         "cpu_ms": 1000 * spent / len(times),
-        "other_status": {status: len(t) for status, t in seen.times.items() if status != 200},
+        "other_status": {status: len(t) for status, t in load.times.items() if status != 200},
     }
 
 
 def main() -> int:
     parts: dict[str, Callable[[], Any]] = {
-        "gate": gate,
-        "single": singles,
-        "batch_32": lambda: batches(32),
-        "batch_224": lambda: batches(224),
+        "gate": measure_gate,
+        "single": measure_single_requests,
+        "batch_32": lambda: measure_batches(32),
+        "batch_224": lambda: measure_batches(224),
     }
     if stage.REHEARSED:
         del parts["batch_224"]  # a minute on a CPU
@@ -86,7 +91,7 @@ def main() -> int:
     for name, measure in parts.items():
         try:
             found[name] = measure()
-        except Exception as error:  # noqa: BLE001  the other parts are still worth their time
+        except Exception as error:  # noqa: BLE001  the other parts still run
             found[name] = {"failed": str(error)}
         stage.write("serving", **found)
         print(name, json.dumps(found[name]), flush=True)  # noqa: T201

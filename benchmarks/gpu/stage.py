@@ -1,4 +1,4 @@
-"""What the stages share: the folder of results, and where and of what a number was obtained."""
+"""The common parts of the stages: the folder of results, and the circumstances of a number."""
 
 import json
 import os
@@ -13,16 +13,16 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 REHEARSED = os.environ.get("REHEARSE") == "1"
-"""Whether sizes are tiny and the numbers worth nothing."""
+"""True for a rehearsal: sizes are tiny and the numbers have no value."""
 
 
 def device() -> str:
-    """CUDA where there is one; a rehearsal is on the CPU."""
+    """Return "cuda" if there is a CUDA device, else "cpu"; a rehearsal takes the CPU."""
     return "cuda" if torch.cuda.is_available() and not REHEARSED else "cpu"
 
 
 def results() -> Path:
-    """The folder that `run.sh` names."""
+    """Return the folder of results, RESULTS, which `run.sh` sets."""
     folder = Path(os.environ.get("RESULTS", ROOT / "benchmarks" / "gpu" / "results"))
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -45,25 +45,25 @@ def circumstances() -> dict[str, object]:
 
 
 def write(name: str, **found: Any) -> None:
-    """Write RESULTS/NAME.json as soon as anything is known; a later call replaces it."""
+    """Write RESULTS/NAME.json atomically; a later call replaces it."""
     path = results() / f"{name}.json"
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps({**circumstances(), **found}, indent=1) + "\n")
-    os.replace(aside, path)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps({**circumstances(), **found}, indent=1) + "\n")
+    os.replace(temporary, path)
 
 
-def printed(script: str, *arguments: str, timeout_s: float) -> str:
-    """Run a benchmark of this repository and return what it printed.
+def run_benchmark(script: str, *arguments: str, timeout_s: float) -> str:
+    """Run a benchmark of this repository and return its output.
 
-    Raises RuntimeError with the end of its errors if it fails or takes too long.
+    Raises RuntimeError, with the end of its errors, if it fails or takes too long.
     """
     command = [sys.executable, str(ROOT / "benchmarks" / script), *arguments]
     try:
-        said = subprocess.run(  # noqa: S603
+        result = subprocess.run(  # noqa: S603
             command, check=False, capture_output=True, text=True, timeout=timeout_s
         )
     except subprocess.TimeoutExpired:
-        raise RuntimeError(f"{script}: not done in {timeout_s:.0f} s") from None
-    if said.returncode:
-        raise RuntimeError(f"{script}: {said.stderr.strip()[-2000:]}")
-    return said.stdout
+        raise RuntimeError(f"expected {script} to end in {timeout_s:.0f} s, got no end") from None
+    if result.returncode:
+        raise RuntimeError(f"{script}: {result.stderr.strip()[-2000:]}")
+    return result.stdout

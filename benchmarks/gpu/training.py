@@ -1,8 +1,8 @@
-"""The training stage: images a second of our loop beside the public one, by `compare.py`.
+"""The training stage: images/s of our loop beside the public loop, by `compare.py`.
 
-The first row is of small networks and two loader processes, as the public scripts ask for. The
-second is of the paper's network, and its loader has every core but one. Last, images a second of
-each student of Table 1 when it is trained alone.
+The first case has small networks and two loader processes, the number in the public scripts. The
+second case has the paper's network, and its loader uses all cores but one. The last numbers are
+images/s of each student of Table 1, trained by itself.
 """
 
 import os
@@ -17,7 +17,7 @@ from stingy_attacker_eval.training import to_device
 
 sys.path.append(str(stage.ROOT / "benchmarks" / "training"))
 
-from compare import our_way
+from compare import run_our_loop
 
 CASES = {
     "resnet8": ("--student", "resnet8", "--teacher", "resnet20", "--workers", "2"),
@@ -25,8 +25,8 @@ CASES = {
 }
 
 
-def alone(name: str) -> float:
-    """Images a second of an epoch of a student, after one that is not counted."""
+def measure_student(name: str) -> float:
+    """Return images/s of one epoch of a student, after an epoch that is not counted."""
     device = torch.device(stage.device())
     random = np.random.default_rng(0)
     count = 16 if stage.REHEARSED else 6400
@@ -34,8 +34,8 @@ def alone(name: str) -> float:
     labels = torch.from_numpy(random.integers(0, 10, count)).to(device)
     student = student_spec(name).build(10).to(device)
     batch = min(128, count // 2)
-    our_way(student, None, images, labels, batch)
-    return our_way(student, None, images, labels, batch)
+    run_our_loop(student, None, images, labels, batch)
+    return run_our_loop(student, None, images, labels, batch)
 
 
 def main() -> int:
@@ -48,15 +48,16 @@ def main() -> int:
     found: dict[str, object] = {}
     for name, options in cases.items():
         try:
-            found[name] = stage.printed("training/compare.py", *options, *sizes, timeout_s=100)
+            command = ("training/compare.py", *options, *sizes)
+            found[name] = stage.run_benchmark(*command, timeout_s=100)
         except RuntimeError as error:
             found[name] = {"failed": str(error)}
         stage.write("training", **found)
         print(found[name], flush=True)  # noqa: T201
     for name in ("shufflenetv2", "mobilenetv2", "resnet18"):
-        found[f"{name} alone, images/s"] = alone(name)
+        found[f"{name}, images/s"] = measure_student(name)
         stage.write("training", **found)
-        print(name, found[f"{name} alone, images/s"], flush=True)  # noqa: T201
+        print(name, found[f"{name}, images/s"], flush=True)  # noqa: T201
     return int(any(isinstance(part, dict) for part in found.values()))
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Put what one call carried into place on the GPU machine: see README.md.
+# Unpack the contents of one call on the GPU machine: see README.md.
 #   unpack.sh CALL     CALL is a folder that pack.py wrote
-#   WORK               where it goes: code, site (the packages), mosaics
+#   WORK               target folder: code, site (the packages), mosaics
 set -e
 mkdir -p "$WORK/mosaics"
 cp "$1"/mosaics/* "$WORK/mosaics"

@@ -1,12 +1,15 @@
-"""Images a second of our training loop against the usual public one: same network, same images.
+"""Training speed in images/s: our loop beside the usual public loop, on the same images.
 
-The public way: a DataLoader with workers, torchvision's transforms one image at a time, float32,
-the loss read after every step, and for distillation the teacher asked about every batch. Ours: one
-uint8 tensor on the device, augmented in batches, and answers bought once, before. "The step
-alone" is forward, backward and optimiser on one batch that lies ready, laid out as ours: what no
-loop can pass without other arithmetic. Rounds of all three alternate in one process; the table
-shows medians, ours over the public way, and ours as a share of the step alone. Ours is timed from
-its very first step, the public way from its third.
+The public loop has a DataLoader with workers and torchvision's transforms on one image at a time.
+It trains the same network in float32 and reads the loss after every step. For distillation it
+queries the teacher with every batch. Our loop has one uint8 tensor on the device, augments whole
+batches, and trains on answers computed before. "Step only" is forward, backward and optimiser on
+one prepared batch, in our memory format. It is the upper limit of any loop with the same
+arithmetic.
+
+Rounds of all three alternate in one process. The table has medians, the ratio of ours to the
+public loop, and ours as a share of the step only. Our time starts with the first step, that of the
+public loop with its third.
 
     python benchmarks/training/compare.py [--student resnet8] [--teacher resnet20] [--images 2560]
 """
@@ -43,7 +46,7 @@ Pixels = NDArray[np.uint8]
 
 
 class OneByOne(TorchDataset[tuple[Tensor, int]]):
-    """Each image through the transforms of the public loops on its own."""
+    """A data set that applies the public loops' transforms to one image at a time."""
 
     def __init__(self, images: Pixels, labels: NDArray[np.int64]) -> None:
         self._images, self._labels = images, labels
@@ -64,8 +67,10 @@ class OneByOne(TorchDataset[tuple[Tensor, int]]):
         return self._transform(self._images[row]), int(self._labels[row])
 
 
-def public_way(student: nn.Module, teacher: nn.Module | None, loader: DataLoader[Any]) -> float:
-    """Images a second over one epoch, from the end of its second step: workers are up by then."""
+def run_public_loop(
+    student: nn.Module, teacher: nn.Module | None, loader: DataLoader[Any]
+) -> float:
+    """Return images/s of one epoch, from the end of its second step, when all workers run."""
     device = next(student.parameters()).device
     optimizer = torch.optim.SGD(student.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     student.train()
@@ -82,7 +87,7 @@ def public_way(student: nn.Module, teacher: nn.Module | None, loader: DataLoader
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        loss.item()  # for the progress bar of those loops
+        loss.item()  # those loops read it for their progress bar
         if step == 1:
             started = time.perf_counter()
         elif step > 1:
@@ -90,10 +95,10 @@ def public_way(student: nn.Module, teacher: nn.Module | None, loader: DataLoader
     return count / (time.perf_counter() - started)
 
 
-def our_way(
+def run_our_loop(
     student: nn.Module, answers: Tensor | None, images: Tensor, labels: Tensor, batch: int
 ) -> float:
-    """Images a second of one epoch of `train`."""
+    """Return images/s of one epoch of `train`."""
 
     def loss(logits: Tensor, rows: Tensor, _: Tensor) -> Tensor:
         if answers is None:
@@ -105,32 +110,32 @@ def our_way(
     return len(images) // batch * batch / result.seconds
 
 
-def bare_step(student: nn.Module, images: Tensor, labels: Tensor, batch: int) -> float:
-    """Images a second of as many steps as an epoch has, all on the first batch."""
+def run_step_only(student: nn.Module, images: Tensor, labels: Tensor, batch: int) -> float:
+    """Return images/s of an epoch's number of steps, all on the first batch."""
     optimizer = torch.optim.SGD(
         student.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, fused=True
     )
     student.to(memory_format=memory_format(images)).train()
-    inputs, wanted = normalise(images[:batch]), labels[:batch]
+    inputs, targets = normalise(images[:batch]), labels[:batch]
     steps = len(images) // batch
     started = time.perf_counter()
     for _ in range(steps):
-        loss = functional.cross_entropy(forward(student, inputs), wanted)
+        loss = functional.cross_entropy(forward(student, inputs), targets)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    loss.item()  # a GPU is waited for
+    loss.item()  # wait for the GPU
     return steps * batch / (time.perf_counter() - started)
 
 
-def median_rates(rounds: int, *ways: Callable[[], float]) -> list[float]:
-    """Of alternating rounds, after one of each that is not counted."""
-    found = [[way() for way in ways] for _ in range(rounds + 1)][1:]
+def median_rates(rounds: int, *loops: Callable[[], float]) -> list[float]:
+    """Return the median of each loop over alternating rounds, without the first round."""
+    found = [[loop() for loop in loops] for _ in range(rounds + 1)][1:]
     return [statistics.median(rates) for rates in zip(*found, strict=True)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Training speed, public way and ours.")
+    parser = argparse.ArgumentParser(description="Training speed of the public loop and ours.")
     parser.add_argument("--student", default="resnet8")
     parser.add_argument("--teacher", default="resnet20")
     parser.add_argument("--images", type=int, default=2560)
@@ -162,18 +167,18 @@ def main() -> None:
         answers = torch.cat([forward(teacher, normalise(part)) for part in parts])
     facts = describe_environment(device)
     print(f"{facts['device']}, {facts['cpu']}, torch {facts['torch']}; {options}")  # noqa: T201
-    print("| images/s | public way | ours | ratio | the step alone | ours of it |")  # noqa: T201
+    print("| images/s | public loop | ours | ratio | step only | ours of it |")  # noqa: T201
     print("|---|---|---|---|---|---|")  # noqa: T201
-    for label, taught_by, targets in (
-        (f"{options.student}, labels alone", None, None),
+    for label, loop_teacher, targets in (
+        (f"{options.student}, labels only", None, None),
         (f"{options.student}, taught by {options.teacher}", teacher, answers),
     ):
-        theirs, mine = network(options.student), network(options.student)
+        public_student, our_student = network(options.student), network(options.student)
         public, ours, bare = median_rates(
             options.rounds,
-            lambda: public_way(theirs, taught_by, loader),  # noqa: B023 - called within the loop
-            lambda: our_way(mine, targets, images, labels, options.batch),  # noqa: B023 - as above
-            lambda: bare_step(mine, images, labels, options.batch),  # noqa: B023 - as above
+            lambda: run_public_loop(public_student, loop_teacher, loader),  # noqa: B023 - called within the loop
+            lambda: run_our_loop(our_student, targets, images, labels, options.batch),  # noqa: B023 - as above
+            lambda: run_step_only(our_student, images, labels, options.batch),  # noqa: B023 - as above
         )
         rates = f"{public:,.0f} | {ours:,.0f} | {ours / public:.2f} | {bare:,.0f}"
         print(f"| {label} | {rates} | {100 * ours / bare:.0f} % |")  # noqa: T201

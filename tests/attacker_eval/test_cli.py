@@ -1,4 +1,4 @@
-"""The commands: light to list, one red line an error, the right exit status."""
+"""The audit's commands: light imports, one red line for each error, exit status."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ from stingy_attacker_eval.cli import app
 RUN = CliRunner()
 
 
-def test_listing_the_commands_imports_nothing_heavy() -> None:
+def test_cli_import_loads_no_heavy_package() -> None:
     code = (
         "import sys, stingy_attacker_eval.cli\n"
         "heavy = {'torch', 'numpy', 'sklearn', 'matplotlib', 'rich', 'jinja2', 'pydantic'}\n"
@@ -40,7 +40,7 @@ def test_attacks_are_listed_with_their_capabilities() -> None:
     assert "soft_label" in RUN.invoke(app, ["audit", "attacks"]).stdout
 
 
-def test_errors_end_with_a_line_each_and_status_1(tmp_path: Path) -> None:
+def test_errors_are_printed_one_a_line_with_status_1(tmp_path: Path) -> None:
     protocol = tmp_path / "bad.toml"
     protocol.write_text('dataset = "cifar"')
     options = ["--out", str(tmp_path / "o"), "--url", "http://127.0.0.1:9", "--key", "secret"]
@@ -64,7 +64,7 @@ def test_absent_server_is_reported_without_the_key(tmp_path: Path) -> None:
     assert "secret" not in result.output
 
 
-def test_a_report_of_nothing_is_refused(tmp_path: Path) -> None:
+def test_report_of_an_empty_folder_is_refused(tmp_path: Path) -> None:
     result = RUN.invoke(app, ["audit", "report", str(tmp_path)])
     assert result.exit_code == 1
     assert "report.json" in result.stderr
@@ -73,7 +73,7 @@ def test_a_report_of_nothing_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("form", "begins"), [("json", "{"), ("csv", "endpoint,"), ("md", "## made up")]
 )
-def test_a_report_is_printed_in_other_forms(tmp_path: Path, form: str, begins: str) -> None:
+def test_report_is_printed_in_other_formats(tmp_path: Path, form: str, begins: str) -> None:
     audit_of(tmp_path, rows_of({"open": {"label_only": 1.0}}))
     result = RUN.invoke(app, ["audit", "report", str(tmp_path), "--format", form])
     assert (result.exit_code, result.stdout[: len(begins)]) == (0, begins)
@@ -87,7 +87,7 @@ def test_report_is_redrawn(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").exists()
 
 
-def test_the_gate_exits_with_0_or_with_1_and_the_reason(tmp_path: Path) -> None:
+def test_gate_exits_with_0_or_with_1_and_the_reason(tmp_path: Path) -> None:
     audit_of(tmp_path, rows_of({"open": {"label_only": 1.0}, "shut": {"label_only": 0.0}}))
     gate = ["audit", "gate", str(tmp_path), "--max-uplift"]
     passed = RUN.invoke(app, [*gate, "1.5"])
@@ -124,7 +124,7 @@ def test_lab_takes_training_options_and_reuses_teachers(tmp_path: Path) -> None:
     assert [line.endswith("(kept)") for line in other] == [True, False]
 
 
-def test_a_protocol_says_itself_how_its_teachers_are_trained(tmp_path: Path) -> None:
+def test_lab_with_protocol_and_training_options_is_refused(tmp_path: Path) -> None:
     result = RUN.invoke(
         app, ["audit", "lab", "--out", str(tmp_path), "--protocol", "x.toml", "--epochs", "1"]
     )

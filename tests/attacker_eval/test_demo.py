@@ -1,4 +1,4 @@
-"""The demo keeps its hands off foreign folders; its server is real, counts right, and stops."""
+"""The demo leaves other folders untouched; its server is real, counts right, and stops."""
 
 from io import StringIO
 from pathlib import Path
@@ -17,55 +17,55 @@ from stingy_attacker_eval.training import TrainSettings
 from stingy_clients import Client, TransportError
 
 
-def test_a_foreign_folder_is_refused_untouched(tmp_path: Path) -> None:
+def test_folder_with_other_files_is_refused_and_untouched(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text("mine")
     with pytest.raises(DemoError, match="choose another with --out"):
         demo.run_demo(tmp_path, console=Console(file=StringIO()))
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
 
 
-def test_a_file_in_the_folders_place_is_refused(tmp_path: Path) -> None:
+def test_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "demo").write_text("mine")
     with pytest.raises(DemoError, match="got a file"):
         demo.run_demo(tmp_path / "demo", console=Console(file=StringIO()))
 
 
-def test_a_former_demo_is_taken_away_by_name_and_nothing_else(tmp_path: Path) -> None:
-    demo._prepare(tmp_path)
+def test_earlier_demo_is_removed_and_other_files_stay(tmp_path: Path) -> None:
+    demo._prepare_folder(tmp_path)
     (tmp_path / "bundles" / "normal").mkdir(parents=True)
     (tmp_path / "rows.jsonl").write_text("{}")
     (tmp_path / "notes.txt").write_text("mine")
-    demo._prepare(tmp_path)
+    demo._prepare_folder(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".stingy-demo", "notes.txt"]
 
 
-def test_a_former_folder_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+def test_symbolic_link_of_an_earlier_demo_is_not_followed(tmp_path: Path) -> None:
     folder, precious = tmp_path / "demo", tmp_path / "precious"
-    demo._prepare(folder)
+    demo._prepare_folder(folder)
     precious.mkdir()
     (precious / "file").touch()
     (folder / "state").symlink_to(precious)
-    demo._prepare(folder)
+    demo._prepare_folder(folder)
     assert (precious / "file").exists()
     assert not (folder / "state").is_symlink()
 
 
-def test_settings_of_another_stingy_do_not_reach_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stingy_variables_do_not_reach_the_demos_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STINGY_PORT", "1")
-    assert not [name for name in demo._environment() if name.startswith("STINGY_")]
+    assert not [name for name in demo._child_environment() if name.startswith("STINGY_")]
 
 
 def test_server_that_fails_to_start_is_reported_with_its_log(tmp_path: Path) -> None:
     (tmp_path / "stingy.toml").write_text("port = 99999999")
     with (
         Client("http://127.0.0.1:9", "key") as client,
-        pytest.raises(DemoError, match=r"ended before it was ready; its log says: .*port"),
-        demo._serving(tmp_path, client),
+        pytest.raises(DemoError, match=r"got its exit before it was ready; its log: .*port"),
+        demo._serve(tmp_path, client),
     ):
         pass
 
 
-def test_E1_an_audit_over_http_spends_what_the_server_counts(tmp_path: Path) -> None:
+def test_E1_audit_over_http_spends_what_the_server_counts(tmp_path: Path) -> None:
     settings = TeacherSettings(network="cnn_tiny", training=TrainSettings(epochs=1, lr=0.05))
     train_teachers(load_dataset("digits"), out=tmp_path / "bundles", settings=settings)
     port = demo._free_port()
@@ -73,9 +73,9 @@ def test_E1_an_audit_over_http_spends_what_the_server_counts(tmp_path: Path) -> 
     key = demo._create_key(tmp_path)
     url = f"http://127.0.0.1:{port}"
     with Client(url, key) as client:
-        with demo._serving(tmp_path, client) as server:
-            shown = demo._predict(tmp_path, load_dataset("digits"), url, key)
-            assert "digit.png" in shown
+        with demo._serve(tmp_path, client) as server:
+            printed = demo._predict(tmp_path, load_dataset("digits"), url, key)
+            assert "digit.png" in printed
             protocol = load_protocol("digits").model_copy(
                 update={"epochs": 1, "seeds": (0,), "attacks": ()}
             )

@@ -1,4 +1,4 @@
-"""The demo on CUDA: teachers, server, students and report, all of it on the device."""
+"""The demo on CUDA: teachers, server and students run on the device."""
 
 import json
 from io import StringIO

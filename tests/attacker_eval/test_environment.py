@@ -1,4 +1,4 @@
-"""What a report says of the code that made it."""
+"""The source commit of a report."""
 
 import shutil
 import subprocess
@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from stingy_attacker_eval.environment import commit_of
+from stingy_attacker_eval.environment import find_commit
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 
 
 def git(folder: Path, *arguments: str) -> str:
     author = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
-    found = subprocess.run(
+    result = subprocess.run(
         ["git", "-C", str(folder), *author, *arguments], check=True, capture_output=True, text=True
     )
-    return found.stdout.strip()
+    return result.stdout.strip()
 
 
 def test_commit_is_marked_if_tracked_files_differ(tmp_path: Path) -> None:
@@ -30,16 +30,16 @@ def test_commit_is_marked_if_tracked_files_differ(tmp_path: Path) -> None:
     head = git(tmp_path, "rev-parse", "HEAD")
     (tmp_path / "untracked").write_text("")
     code.touch()
-    assert commit_of(code) == head
+    assert find_commit(code) == head
     other.write_text("2\n")
-    assert commit_of(code) == f"{head}+changes"
+    assert find_commit(code) == f"{head}+changes"
     git(tmp_path, "add", ".")
-    assert commit_of(code) == f"{head}+changes"
+    assert find_commit(code) == f"{head}+changes"
 
 
 def test_untracked_file_has_no_commit(tmp_path: Path) -> None:
     git(tmp_path, "init", "--quiet")
     installed = tmp_path / "a.py"
     installed.write_text("")
-    assert commit_of(installed) is None
-    assert commit_of(tmp_path / "nowhere" / "a.py") is None
+    assert find_commit(installed) is None
+    assert find_commit(tmp_path / "nowhere" / "a.py") is None

@@ -1,4 +1,4 @@
-"""What rows add up to: means, spreads, and that a broken attack protects nobody."""
+"""Summaries of rows: means and spreads, and a broken attack never counts as protection."""
 
 import pytest
 
@@ -35,14 +35,14 @@ def row(
     )
 
 
-def test_a_summary_has_mean_and_sample_spread() -> None:
+def test_summary_has_mean_and_sample_spread() -> None:
     (summary,) = summarise([row("kd", 60.0), row("kd", 64.0, seed=1)])
     assert (summary.n, summary.accuracy_mean, summary.agreement_mean) == (2, 62.0, 61.0)
     assert summary.accuracy_spread == pytest.approx(8**0.5)
     assert (summary.uplift_mean, summary.uplift_spread) == (12.0, summary.accuracy_spread)
 
 
-def test_a_summary_counts_queries_runs_and_gains() -> None:
+def test_summary_counts_queries_runs_and_gains() -> None:
     rows = [
         row("kd", 60.0).model_copy(update={"queries": 30}),
         row("kd", 40.0, seed=1).model_copy(update={"queries": 40}),
@@ -71,12 +71,12 @@ def test_white_box_attack_is_never_the_best(label: str, white_box: bool) -> None
     assert best_attacks(summaries)["stingy"].attack == ("kd" if white_box else label)
 
 
-def test_one_seed_has_no_spread() -> None:
+def test_summary_of_one_seed_has_no_spread() -> None:
     (summary,) = summarise([row("kd", 60.0)])
     assert summary.accuracy_spread is None
 
 
-def test_a_broken_run_counts_for_nothing() -> None:
+def test_broken_run_is_left_out_of_means_and_best_attack() -> None:
     summaries = summarise(
         [
             row("broken", 99.0, finite=False),
@@ -101,7 +101,7 @@ def test_best_attack_may_lose_but_is_never_the_baseline() -> None:
     assert {name: summary.attack for name, summary in best.items()} == {"stingy": "label_only"}
 
 
-def test_the_baseline_is_the_mean_over_finite_seeds() -> None:
+def test_baseline_is_the_mean_over_finite_seeds() -> None:
     rows = [
         row("no_api", 50.0, endpoint=NO_ENDPOINT),
         row("no_api", 52.0, endpoint=NO_ENDPOINT, seed=1),

@@ -1,4 +1,4 @@
-"""The lab's teachers are bundles like any other: readable, protected, loadable by their factory."""
+"""The lab's teachers are ordinary bundles: readable, protected, loadable by their factory."""
 
 import shutil
 from dataclasses import replace
@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from audit_fakes import save_striped
-from stingy_attacker_eval.attacks.networks import logits_of
+from stingy_attacker_eval.attacks.networks import compute_logits
 from stingy_attacker_eval.audit.protocol import parse_protocol
 from stingy_attacker_eval.datasets.datasets import load_dataset
 from stingy_attacker_eval.errors import EvalError
@@ -37,7 +37,7 @@ from stingy_server.settings import load_settings
 SETTINGS = TeacherSettings(network="cnn_tiny", training=TrainSettings(epochs=2, batch=64, lr=0.05))
 
 
-def test_the_lab_packs_a_normal_and_a_nasty_teacher(tmp_path: Path) -> None:
+def test_lab_packs_a_normal_and_a_nasty_teacher(tmp_path: Path) -> None:
     data = load_dataset("digits")
     teachers = train_teachers(data, out=tmp_path, settings=SETTINGS)
     assert [teacher.name for teacher in teachers] == ["normal", "nasty"]
@@ -48,7 +48,7 @@ def test_the_lab_packs_a_normal_and_a_nasty_teacher(tmp_path: Path) -> None:
         assert manifest.factory == "stingy_attacker_eval.students:cnn"
         assert manifest.classes == data.class_names
         assert manifest.preprocessing.size == (8, 8)
-        # The bundle alone gives the accuracy that was reported.
+        # A model loaded from the bundle has the reported accuracy.
         model = cnn(num_classes=10, width=8)
         model.load_state_dict(verified_weights(teacher.bundle, manifest))
         images = to_device(data.test_x, torch.device("cpu"))
@@ -66,7 +66,7 @@ def test_nasty_from_normal_starts_from_the_normal_weights(tmp_path: Path) -> Non
     scratch = train_teachers(
         data, out=tmp_path / "b", settings=replace(settings, nasty_from_normal=False)
     )[1]
-    # Without a nasty loss to speak of, more epochs of the same training.
+    # With almost no nasty loss, this is more epochs of the same training.
     assert nasty.accuracy > normal.accuracy
     weights = [verified_weights(t.bundle, read_manifest(t.bundle)) for t in (nasty, scratch)]
     assert not torch.equal(*(found["classifier.weight"] for found in weights))
@@ -128,7 +128,7 @@ defence = "unknown"
 """
 
 
-def test_a_protocols_teachers_are_trained_and_can_be_served(tmp_path: Path) -> None:
+def test_teachers_of_a_protocol_are_trained_and_can_be_served(tmp_path: Path) -> None:
     protocol = parse_protocol(PROTOCOL.format(dataset=save_striped(tmp_path)))
     teachers = train_protocol_teachers(protocol, out=tmp_path / "bundles")
     assert [t.name for t in teachers] == ["small-normal", "small-nasty", "plain-normal"]
@@ -138,7 +138,7 @@ def test_a_protocols_teachers_are_trained_and_can_be_served(tmp_path: Path) -> N
     model.load_state_dict(verified_weights(tmp_path / "bundles" / "small-nasty", manifest))
     settings, faults = load_settings(tmp_path / "bundles" / "stingy.toml")
     assert not faults
-    assert served(settings) == [
+    assert served_models(settings) == [
         ("one", "small-nasty", "open"),
         ("two", "plain-normal", "stingy:n=2"),
     ]
@@ -166,7 +166,7 @@ def test_teacher_trained_in_the_same_way_is_reused(tmp_path: Path) -> None:
         {"training": TrainSettings(epochs=1, batch=64, lr=0.04)},
     ],
 )
-def test_one_made_in_another_way_is_trained_anew(tmp_path: Path, other: dict[str, Any]) -> None:
+def test_teacher_with_other_settings_is_trained_anew(tmp_path: Path, other: dict[str, Any]) -> None:
     data = load_dataset(save_striped(tmp_path))
     settings = replace(SETTINGS, training=replace(SETTINGS.training, epochs=1))
     train_teachers(data, out=tmp_path, settings=settings)
@@ -181,7 +181,7 @@ def test_lab_killed_between_teachers_resumes_with_same_weights(
     whole = train_teachers(data, out=tmp_path / "whole", settings=SETTINGS)
     without = replace(SETTINGS, nasty=False)
     train_teachers(data, out=tmp_path / "killed", settings=without)
-    # Killed while the second was packed: its weights are there, and what describes them is old.
+    # A kill while the second was packed leaves weights without a matching manifest.
     (tmp_path / "killed" / "nasty").mkdir()
     (tmp_path / "killed" / "nasty" / "weights.safetensors").write_bytes(b"half")
     resumed = train_teachers(data, out=tmp_path / "killed", settings=SETTINGS)
@@ -199,13 +199,13 @@ def test_damaged_teacher_is_retrained(tmp_path: Path) -> None:
     assert not train_teachers(data, out=tmp_path, settings=settings)[0].kept
 
 
-def test_canonical_lists_are_made_of_the_teacher_and_served(tmp_path: Path) -> None:
+def test_canonical_lists_of_the_teacher_are_written_and_served(tmp_path: Path) -> None:
     text = PROTOCOL.format(dataset=save_striped(tmp_path))
     protocol = parse_protocol(text.replace('"stingy:n=2"', '"class_prototype:n=2,buckets=1"'))
     train_protocol_teachers(protocol, out=tmp_path / "bundles")
     settings, faults = load_settings(tmp_path / "bundles" / "stingy.toml")
     assert not faults
-    (_, (_, bundle, policy)) = served(settings)
+    (_, (_, bundle, policy)) = served_models(settings)
     assert policy is not None
     name, options = parse_policy(policy)
     built = build_policy(name, num_classes=3, **options)
@@ -215,14 +215,14 @@ def test_canonical_lists_are_made_of_the_teacher_and_served(tmp_path: Path) -> N
     model = cnn(num_classes=3, width=8)
     model.load_state_dict(verified_weights(folder, read_manifest(folder)))
     images = to_device(protocol.load().train_x, torch.device("cpu"))
-    assert built.lists == class_prototypes(logits_of(model, images), n=3)
-    # Made once: the teacher is the same.
+    assert built.lists == class_prototypes(compute_logits(model, images), n=3)
+    # The lists are written once, because the teacher is the same.
     before = Path(options["lists"]).stat().st_mtime_ns
     train_protocol_teachers(protocol, out=tmp_path / "bundles")
     assert Path(options["lists"]).stat().st_mtime_ns == before
 
 
-def served(settings: Settings) -> list[tuple[str | None, str, str | None]]:
+def served_models(settings: Settings) -> list[tuple[str | None, str, str | None]]:
     return [(model.name, model.bundle.name, model.policy) for model in settings.models]
 
 
@@ -232,7 +232,7 @@ def test_endpoint_networks_are_read_from_the_lab_folder(
     protocol = parse_protocol(PROTOCOL.format(dataset=save_striped(tmp_path)))
     train_protocol_teachers(protocol, out=tmp_path / "bundles")
     networks = protocol_networks(protocol, bundles=tmp_path / "bundles")
-    assert list(networks) == ["nasty", "stingy"]  # of "elsewhere" nobody knows the network
+    assert list(networks) == ["nasty", "stingy"]  # "elsewhere" names no bundle
     assert not networks["nasty"].training
     weights = tmp_path / "bundles" / "small-nasty" / "weights.safetensors"
     weights.write_bytes(b"damaged")
@@ -243,7 +243,7 @@ def test_endpoint_networks_are_read_from_the_lab_folder(
     assert "cnn_tiny for stingy at plain-normal" in str(caught.value)
 
 
-def test_a_bundle_of_another_network_is_refused(tmp_path: Path) -> None:
+def test_bundle_of_another_network_is_refused(tmp_path: Path) -> None:
     text = PROTOCOL.format(dataset=save_striped(tmp_path))
     train_protocol_teachers(parse_protocol(text), out=tmp_path / "bundles")
     other = parse_protocol(text.replace('network = "cnn_tiny"', 'network = "cnn_small"'))
@@ -251,15 +251,15 @@ def test_a_bundle_of_another_network_is_refused(tmp_path: Path) -> None:
         protocol_networks(other, bundles=tmp_path / "bundles")
 
 
-def test_a_protocol_without_teachers_has_none_to_train(tmp_path: Path) -> None:
+def test_protocol_without_teachers_is_refused(tmp_path: Path) -> None:
     text = PROTOCOL.format(dataset=save_striped(tmp_path))
     text = text[: text.index("[[teachers]]")] + text[text.index('[[endpoints]]\nname = "else') :]
     with pytest.raises(EvalError, match=r"\[\[teachers\]\]"):
         train_protocol_teachers(parse_protocol(text), out=tmp_path)
 
 
-def weights_of(folder: Path, *, omega: float | None = None, tau: float | None = None) -> str:
-    """The digest of the nasty twin after one epoch."""
+def nasty_digest(folder: Path, *, omega: float | None = None, tau: float | None = None) -> str:
+    """Train the nasty twin for one epoch and return its weights' digest."""
     training = TrainSettings(epochs=1, batch=32, lr=0.05)
     settings = TeacherSettings(network="cnn_tiny", training=training, omega=omega, tau=tau)
     _, nasty = train_teachers(load_dataset(save_striped(folder)), out=folder, settings=settings)
@@ -278,7 +278,7 @@ def test_network_unfit_for_the_images_is_refused_before_training(tmp_path: Path)
         train_teachers(load_dataset("digits"), out=tmp_path, settings=settings)
 
 
-def test_a_loss_that_is_not_finite_packs_nothing(tmp_path: Path) -> None:
+def test_non_finite_loss_packs_nothing(tmp_path: Path) -> None:
     training = TrainSettings(epochs=1, lr=1e30)
     settings = TeacherSettings(network="cnn_tiny", training=training)
     with pytest.raises(EvalError, match="finite loss of the teacher normal"):
@@ -290,7 +290,7 @@ def test_a_loss_that_is_not_finite_packs_nothing(tmp_path: Path) -> None:
 def test_invalid_nasty_constants_are_refused_before_training(
     tmp_path: Path, constants: dict[str, Any]
 ) -> None:
-    with pytest.raises(EvalError, match="omega and tau above 0"):
+    with pytest.raises(EvalError, match="finite omega and tau above 0"):
         train_teachers(
             load_dataset("digits"), out=tmp_path, settings=replace(SETTINGS, **constants)
         )

@@ -1,4 +1,4 @@
-"""Same seed and settings, same numbers; a loss that is not finite is told, never hidden."""
+"""The training loop: the same seed gives the same numbers, and a non-finite loss is flagged."""
 
 import numpy as np
 import pytest
@@ -31,11 +31,11 @@ def fit(seed: int) -> tuple[TrainResult, dict[str, Tensor]]:
 
     torch.manual_seed(seed)
     model = cnn(num_classes=CLASSES, width=4)
-    torch.rand(seed + 5)  # what ran before must not matter
+    torch.rand(seed + 5)  # earlier random draws must not matter
     return train(model, IMAGES, loss, settings=SETTINGS, seed=seed), model.state_dict()
 
 
-def test_E4_same_seed_same_numbers_and_another_seed_others() -> None:
+def test_E4_same_seed_gives_the_same_numbers() -> None:
     (one, weights), (two, repeated), (other, _) = fit(3), fit(3), fit(4)
     assert one.last_loss == two.last_loss != other.last_loss
     assert all(torch.equal(weights[name], repeated[name]) for name in weights)
@@ -117,8 +117,8 @@ def test_flip_mirrors_about_half_of_the_images_only() -> None:
     assert 90 < columns.count(5) < 166  # 256 tosses: five standard deviations either way
 
 
-def rates(settings: TrainSettings) -> list[float]:
-    """How far plain SGD moves a weight whose gradient is always 1, step by step."""
+def weight_path(settings: TrainSettings) -> list[float]:
+    """Return the values, step by step, of a weight whose gradient is always 1."""
     observed: list[float] = []
 
     class Line(nn.Module):
@@ -140,7 +140,7 @@ def rates(settings: TrainSettings) -> list[float]:
     return observed
 
 
-def test_milestones_are_the_published_schedule() -> None:
+def test_milestones_match_the_published_schedule_by_hand() -> None:
     # By hand: v <- 0.9 v + 1, w <- w - lr v; the rate falls to a fifth after the first epoch.
     settings = TrainSettings(
         epochs=2, batch=48, lr=0.1, weight_decay=0.0, milestones=(1,), gamma=0.2
@@ -150,11 +150,11 @@ def test_milestones_are_the_published_schedule() -> None:
         expected.append(weight)
         speed = 0.9 * speed + 1
         weight -= (0.1 if step < 2 else 0.02) * speed
-    assert rates(settings) == pytest.approx(expected)
+    assert weight_path(settings) == pytest.approx(expected)
 
 
-def order_of(seed: int) -> list[int]:
-    """The rows of one epoch in the order they were fed."""
+def epoch_order(seed: int) -> list[int]:
+    """Return the row numbers of one epoch in the order of training."""
     observed: list[int] = []
 
     def loss(logits: Tensor, rows: Tensor, _: Tensor) -> Tensor:
@@ -170,11 +170,11 @@ def test_every_image_is_used_once_an_epoch_but_the_ragged_rest() -> None:
     assert len(order_of(0)) == len(set(order_of(0))) == 80
 
 
-def test_the_seed_decides_the_order() -> None:
-    assert order_of(0) == order_of(0) != order_of(1)
+def test_seed_decides_the_order() -> None:
+    assert epoch_order(0) == epoch_order(0) != epoch_order(1)
 
 
-def test_pixels_become_minus_one_to_one() -> None:
+def test_normalise_scales_pixels_to_minus_one_to_one() -> None:
     found = normalise(torch.tensor([0, 255], dtype=torch.uint8))
     assert found.tolist() == [-1.0, 1.0]
 
@@ -186,12 +186,12 @@ def test_students_take_images_from_8_to_32_pixels(name: str, size: int) -> None:
     assert model(torch.zeros(2, 3, size, size)).shape == (2, 7)
 
 
-def test_an_unknown_student_is_refused_with_the_known_ones() -> None:
+def test_unknown_student_is_refused_with_the_known_ones() -> None:
     with pytest.raises(EvalError, match="cnn_large, cnn_small, cnn_tiny"):
         student_spec("resnet")
 
 
-def test_agreement_weighs_every_example_the_same() -> None:
+def test_percent_equal_weighs_every_entry_the_same() -> None:
     assert percent_equal(np.array([1, 2, 3]), np.array([1, 2, 0])) == pytest.approx(200 / 3)
 
 
@@ -205,7 +205,7 @@ def test_epoch_of_sets_the_number_of_steps(count: int) -> None:
         return functional.cross_entropy(logits, rows % 3)
 
     settings = TrainSettings(epochs=3, batch=20, lr=0.01)
-    train(cnn(num_classes=3, width=4), images, loss, settings=settings, seed=0, epoch_of=64)
+    train(cnn(num_classes=3, width=4), images, loss, settings=settings, seed=0, epoch_size=64)
     assert len(batches) == 3 * (64 // 20)
     assert {len(rows) for rows in batches} == {min(20, count)}
     assert torch.cat(batches).max() < count

@@ -1,4 +1,4 @@
-"""What clients keep, against hand-made answers."""
+"""The utility of hand-made answers."""
 
 import math
 
@@ -20,13 +20,13 @@ def scores(*rows: list[float]) -> np.ndarray[tuple[int, int], np.dtype[np.float3
 PROB = scores([0.9, 0.1, 0.0], [0.6, 0.3, 0.1], [0.9, 0.1, 0.0], [0.6, 0.2, 0.2])
 
 
-def test_top1_first_five_and_bytes_are_counted() -> None:
+def test_utility_counts_top1_top5_and_bytes() -> None:
     kept = utility(INDICES, PROB, "prob", LABELS)
     assert (kept.images, kept.top1, kept.top5) == (4, 75.0, 100.0)
     assert kept.answer_bytes == 3 * 12
 
 
-def test_only_the_first_five_classes_count_as_first_five() -> None:
+def test_top5_counts_only_the_first_five_classes() -> None:
     indices = np.tile(np.arange(8), (2, 1))
     kept = utility(indices, None, "none", np.array([4, 5]))
     assert (kept.top1, kept.top5, kept.answer_bytes) == (0.0, 50.0, 64)
@@ -36,13 +36,13 @@ def test_top5_of_a_short_list_counts_its_classes_only() -> None:
     assert utility(INDICES[:, :1], None, "none", LABELS).top5 == 75.0
 
 
-def test_the_calibration_error_is_the_weighted_gap_of_the_bins() -> None:
+def test_calibration_error_is_the_weighted_gap_of_the_bins() -> None:
     # Two answers of 0.9, both right: gap 0.1. Two of 0.6, one right: gap 0.1. Weighted: 10 points.
     kept = utility(INDICES, PROB, "prob", LABELS)
     assert kept.ece == pytest.approx(10.0, abs=1e-4)
 
 
-def test_a_sure_and_wrong_answer_is_as_wrong_as_can_be() -> None:
+def test_calibration_error_of_sure_wrong_answers_is_100() -> None:
     assert calibration_error(np.array([1.0]), np.array([False])) == 100.0
     assert calibration_error(np.array([1.0, 0.0]), np.array([True, False])) == 0.0
 
@@ -56,7 +56,7 @@ def test_a_sure_and_wrong_answer_is_as_wrong_as_can_be() -> None:
         ("logit", [3e38, -3e38], 1.0),
     ],
 )
-def test_the_first_classs_probability_is_read_off(
+def test_probability_of_the_first_class_is_read_in_each_form(
     form: str, values: list[float], probability: float
 ) -> None:
     found = top1_probability(scores(values), form)
@@ -74,12 +74,12 @@ def test_ranks_and_labels_have_no_probability(form: str) -> None:
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=40),
 )
-def test_a_calibration_error_lies_between_none_and_all(pairs: list[tuple[float, bool]]) -> None:
+def test_calibration_error_lies_in_0_to_100(pairs: list[tuple[float, bool]]) -> None:
     confidence, correct = np.array([p for p, _ in pairs]), np.array([c for _, c in pairs])
     assert 0.0 <= calibration_error(confidence, correct) <= 100.0 + 1e-9
 
 
-def test_parts_that_do_not_fit_are_refused() -> None:
+def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="labels"):
         utility(INDICES, PROB, "prob", LABELS[:3])
     with pytest.raises(ValueError, match="scores"):

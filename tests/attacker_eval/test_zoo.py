@@ -1,4 +1,4 @@
-"""The zoo's networks are the published ones: their sizes, their maps, and they learn."""
+"""The zoo's networks have the published sizes and maps, and they learn."""
 
 import sys
 from importlib import import_module
@@ -16,8 +16,8 @@ from stingy_attacker_eval.training import TrainSettings, percent_equal, predict,
 
 ZOO = {name for name in STUDENTS if not name.startswith("cnn_")}
 
-# Parameters at 10 and 100 classes. The ResNets: as counted by those who publish weights for
-# CIFAR (github.com/kuangliu/pytorch-cifar, github.com/chenyaofo/pytorch-cifar-models).
+# Parameters at 10 and 100 classes. The ResNets: as counted by publishers of weights for CIFAR
+# (github.com/kuangliu/pytorch-cifar, github.com/chenyaofo/pytorch-cifar-models).
 # ShuffleNetV2 and MobileNetV2: torchvision's published 2,278,604 and 3,504,872, with another
 # head, and for MobileNetV2 a stem of 1x1 instead of 3x3.
 PARAMETERS = {
@@ -44,28 +44,31 @@ MAPS = {
 
 
 def skeleton(name: str, num_classes: int) -> nn.Sequential:
-    """The network without numbers: shapes and sizes alone."""
+    """Build the network on the meta device, with shapes and without values."""
     with torch.device("meta"):
         network = student_spec(name).build(num_classes)
     assert isinstance(network, nn.Sequential)
     return network
 
 
-def size_of(network: nn.Module) -> int:
+def count_parameters(network: nn.Module) -> int:
     return sum(weights.numel() for weights in network.parameters())
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_parameters_are_as_many_as_published(name: str) -> None:
-    assert tuple(size_of(skeleton(name, classes)) for classes in (10, 100)) == PARAMETERS[name]
+def test_parameter_counts_are_as_published(name: str) -> None:
+    assert (
+        tuple(count_parameters(skeleton(name, classes)) for classes in (10, 100))
+        == PARAMETERS[name]
+    )
 
 
 def test_resnext29_has_the_34_4_million_of_its_paper() -> None:
-    assert round(size_of(skeleton("resnext29", 10)) / 1e6, 1) == 34.4
+    assert round(count_parameters(skeleton("resnext29", 10)) / 1e6, 1) == 34.4
 
 
 @pytest.mark.parametrize("name", sorted(ZOO))
-def test_maps_are_as_large_as_in_the_cifar_form(name: str) -> None:
+def test_map_sizes_are_those_of_the_cifar_form(name: str) -> None:
     network = skeleton(name, 100)
     maps = [torch.zeros(2, 3, 32, 32, device="meta")]
     for layer in network.get_submodule("features").children():
@@ -75,7 +78,7 @@ def test_maps_are_as_large_as_in_the_cifar_form(name: str) -> None:
     assert [part for part, _ in network.named_children()] == ["features", "classifier"]
 
 
-def test_mobilenetv2_keeps_the_quirk_of_its_stem() -> None:
+def test_mobilenetv2_stem_is_a_padded_1x1_convolution() -> None:
     stem = skeleton("mobilenetv2", 10).get_submodule("features.0")
     assert isinstance(stem, nn.Conv2d)
     assert (stem.kernel_size, stem.stride, stem.padding) == ((1, 1), (1, 1), (1, 1))
@@ -95,28 +98,28 @@ def test_smallest_network_trains_to_a_high_accuracy() -> None:
 
 
 @pytest.mark.parametrize("name", ["mobilenetv2", "resnet8", "shufflenetv2"])
-def test_every_weight_takes_part(name: str) -> None:
+def test_every_weight_gets_a_gradient(name: str) -> None:
     network = student_spec(name).build(10)
     functional.cross_entropy(network(torch.randn(4, 3, 32, 32)), torch.arange(4)).backward()  # type: ignore[no-untyped-call]
     assert all(weights.grad is not None and weights.grad.any() for weights in network.parameters())
 
 
 @pytest.mark.parametrize("name", sorted(STUDENTS))
-def test_a_factory_is_importable_by_the_name_a_bundle_gives_it(name: str) -> None:
+def test_factory_is_importable_by_its_name_in_a_bundle(name: str) -> None:
     spec = student_spec(name)
     module, _, function = spec.factory.partition(":")
     with torch.device("meta"):
         network = getattr(import_module(module), function)(**spec.settings(7))
-        assert size_of(network) == size_of(spec.build(7))
+        assert count_parameters(network) == count_parameters(spec.build(7))
 
 
-def test_any_network_of_torchvision_is_a_student() -> None:
+def test_torchvision_network_can_be_a_student() -> None:
     spec = student_spec("torchvision:shufflenet_v2_x0_5")
     assert spec.factory == "torchvision.models:shufflenet_v2_x0_5"
     spec.check(5, (32, 32))
 
 
-def test_any_network_of_timm_is_a_student(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timm_network_can_be_a_student(monkeypatch: pytest.MonkeyPatch) -> None:
     names = []
 
     def create_model(model_name: str, *, num_classes: int) -> nn.Module:
@@ -130,7 +133,7 @@ def test_any_network_of_timm_is_a_student(monkeypatch: pytest.MonkeyPatch) -> No
     assert names == ["resnet10t"]
 
 
-def test_without_timm_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timm_network_without_timm_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(EvalError, match="pip install timm"):
         student_spec("timm:resnet10t").build(3)
@@ -150,7 +153,7 @@ def test_unfit_network_is_refused_as_a_student(name: str, reason: str) -> None:
         student_spec(name).check(10, (32, 32))
 
 
-def test_a_network_that_answers_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_network_with_other_outputs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     timm = ModuleType("timm")
     vars(timm)["create_model"] = lambda *_, **__: nn.Identity()
     monkeypatch.setitem(sys.modules, "timm", timm)
@@ -158,7 +161,7 @@ def test_a_network_that_answers_something_else_is_refused(monkeypatch: pytest.Mo
         student_spec("timm:same").check(10, (8, 8))
 
 
-def test_a_check_moves_no_random_number() -> None:
+def test_check_leaves_the_random_state_unchanged() -> None:
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
@@ -167,6 +170,6 @@ def test_a_check_moves_no_random_number() -> None:
 
 
 @pytest.mark.parametrize("name", ["torchvision:", "torchvision:a.b", "timm:", "resnet19"])
-def test_an_unknown_name_is_refused_with_the_known_ones(name: str) -> None:
+def test_unknown_network_is_refused_with_the_known_ones(name: str) -> None:
     with pytest.raises(EvalError, match=r"resnet18, resnet20, .*torchvision:NAME, timm:NAME"):
         student_spec(name)

@@ -1,4 +1,4 @@
-"""A teacher of the striped images behind the real gate, in process, and attackers' material."""
+"""Teachers behind the real gate, in process, and the data of attackers."""
 
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -31,7 +31,10 @@ QUICK = TrainSettings(epochs=3, batch=32, lr=0.05)
 
 @dataclass
 class TeacherOracle:
-    """A network behind a policy's gate, as the server has it; `asked` are sizes of requests."""
+    """A network behind a policy's gate, as in the server.
+
+    requests: the sizes of the requests, in images.
+    """
 
     network: nn.Module
     policy: Policy
@@ -57,9 +60,9 @@ class TeacherOracle:
     @torch.inference_mode()
     def query(self, images: Images) -> Answers:
         self.requests.append(len(images))
-        found = sanitize(self.policy, self.network(normalise(to_device(images, CPU))))
-        scores = None if found.scores is None else found.scores.numpy()
-        return Answers(found.indices.numpy(), scores, self.policy.num_classes, str(found.form))
+        answer = sanitize(self.policy, self.network(normalise(to_device(images, CPU))))
+        scores = None if answer.scores is None else answer.scores.numpy()
+        return Answers(answer.indices.numpy(), scores, self.policy.num_classes, str(answer.form))
 
     def charged(self) -> int:
         return sum(self.requests)
@@ -67,7 +70,7 @@ class TeacherOracle:
 
 @cache
 def digits() -> tuple[Images, Tensor, Images, Tensor]:
-    """600 images to learn from and 400 to judge by, with their labels."""
+    """Load 600 training images and 400 test images, with their labels."""
     data = load_dataset("digits")
     train_y, test_y = torch.from_numpy(data.train_y), torch.from_numpy(data.test_y)
     return data.train_x[:600], train_y[:600], data.test_x[:400], test_y[:400]
@@ -75,7 +78,7 @@ def digits() -> tuple[Images, Tensor, Images, Tensor]:
 
 @cache
 def digits_teacher() -> Cnn:
-    """About 95 % of the digits, in two seconds."""
+    """Train a teacher to about 95 % of the digits, in two seconds."""
     data = load_dataset("digits")
     images, labels = to_device(data.train_x, CPU), torch.from_numpy(data.train_y)
     torch.manual_seed(0)
@@ -91,19 +94,19 @@ def digits_teacher() -> Cnn:
 
 
 def digits_oracle(policy: str = "stingy", **options: object) -> TeacherOracle:
-    """The digits teacher behind a policy: "stingy", "stingy:n=5", "label", ..."""
+    """Put the digits teacher behind a policy: "stingy", "stingy:n=5", "label", ..."""
     name, more = parse_policy(policy)
     return TeacherOracle(digits_teacher(), build_policy(name, num_classes=10, **(more | options)))
 
 
 def striped_oracle(policy: str = "stingy:n=2") -> TeacherOracle:
-    """A network that says the brightest channel, for the three classes of `striped`."""
+    """Put a network that finds the brightest channel, the classes of `striped`, behind a policy."""
     name, more = parse_policy(policy)
-    return TeacherOracle(_Brightest(), build_policy(name, num_classes=3, **more))
+    return TeacherOracle(_BrightestChannel(), build_policy(name, num_classes=3, **more))
 
 
-class _Brightest(nn.Module):
-    """Logits `[batch, 3]`, ten times each channel's mean."""
+class _BrightestChannel(nn.Module):
+    """A network with logits `[batch, 3]`: ten times each channel's mean."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,15 +122,15 @@ class _Brightest(nn.Module):
 def attacker_data(
     oracle: TeacherOracle, images: Images | None = None, labels: Tensor | None = None
 ) -> AttackerData:
-    """What an attacker of this oracle has; the striped images where none are given."""
+    """Return the data of an attacker of this oracle; by default with the striped images."""
     if images is None:
         images, truth = striped(64)
         labels = torch.from_numpy(truth)
     assert labels is not None
-    found = AttackerData.from_answers(
+    data = AttackerData.from_answers(
         to_device(images, CPU), labels, oracle.query(images), oracle.describe()
     )
-    return replace(found, session=QuerySession(oracle, budget=10_000), network=oracle.network)
+    return replace(data, session=QuerySession(oracle, budget=10_000), network=oracle.network)
 
 
 def digits_data(oracle: TeacherOracle) -> AttackerData:
@@ -137,26 +140,26 @@ def digits_data(oracle: TeacherOracle) -> AttackerData:
 
 def run(
     attack: Attack,
-    found: AttackerData,
+    data: AttackerData,
     *,
     student: nn.Module | None = None,
     settings: TrainSettings = QUICK,
     seed: int = 0,
 ) -> TrainResult:
-    """The attack on a fresh student, with a session of its own budget."""
+    """Run the attack on a new student, with a session of the attack's budget."""
     torch.manual_seed(seed)
-    classes = found.info.num_classes if found.info is not None else 3
+    classes = data.info.num_classes if data.info is not None else 3
     student = student or cnn(num_classes=classes, width=4)
-    if found.session is not None and Capability.QUERIES in attack.requires:
-        budget = attack.budget(len(found.images))
-        found = replace(found, session=QuerySession(found.session._oracle, budget=budget))
-    return attack.run(student, found, settings=settings, seed=seed)
+    if data.session is not None and Capability.QUERIES in attack.requires:
+        budget = attack.budget(len(data.images))
+        data = replace(data, session=QuerySession(data.session._oracle, budget=budget))
+    return attack.run(student, data, settings=settings, seed=seed)
 
 
 def digits_accuracy(
     attack: Attack, oracle: TeacherOracle, *, settings: TrainSettings, seed: int = 0
 ) -> float:
-    """Percent of the digits a student gets right after this attack on this oracle."""
+    """Return a student's accuracy on the digits, in percent, after this attack on this oracle."""
     torch.manual_seed(seed)
     student = cnn(num_classes=10, width=8)
     result = run(attack, digits_data(oracle), student=student, settings=settings, seed=seed)

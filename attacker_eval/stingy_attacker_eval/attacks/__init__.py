@@ -1,4 +1,4 @@
-"""The attacks by name: ours, and those of the entry-point group "stingy.attacks"."""
+"""The attacks by name: built-in ones and plug-ins of the entry-point group "stingy.attacks"."""
 
 from collections.abc import Mapping
 from importlib.metadata import entry_points
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 _GROUP = "stingy.attacks"
-_OURS: tuple[type[Attack], ...] = (
+_BUILT_IN: tuple[type[Attack], ...] = (
     NoApi,
     LabelOnly,
     TwoLabels,
@@ -66,26 +66,29 @@ _OURS: tuple[type[Attack], ...] = (
 
 
 def attack_types() -> dict[str, type[Attack]]:
-    """Every attack class by name; ours win a name clash.
+    """Return every attack class by name; a built-in attack wins a name clash.
 
-    Raises AttackError naming an entry point that does not load to an Attack.
+    Raises AttackError, with the entry point's name, if one does not load to an Attack.
     """
     found: dict[str, type[Attack]] = {}
     for entry in entry_points(group=_GROUP):
         try:
             loaded = entry.load()
-        except Exception:  # noqa: BLE001 - a plug-in's import may raise anything; it is named here
+        except Exception:  # noqa: BLE001 - a plug-in's import may raise anything; the error names the plug-in
             raise AttackError(f'the attack plug-in "{entry.name}" could not be loaded') from None
         if not (isinstance(loaded, type) and issubclass(loaded, Attack)):
-            raise AttackError(f'expected the plug-in "{entry.name}" to be an Attack, got another')
+            raise AttackError(
+                f'expected the plug-in "{entry.name}" to be an Attack, got another object'
+            )
         found[loaded.name] = loaded
-    return found | {attack.name: attack for attack in _OURS}
+    return found | {attack.name: attack for attack in _BUILT_IN}
 
 
 def build_attacks(name: str, settings: Mapping[str, object]) -> tuple[Attack, ...]:
-    """The runs that one entry of a protocol stands for.
+    """Build the attacks of one protocol entry.
 
-    Raises AttackError for an unknown name, naming the known ones, or unfit settings.
+    Raises AttackError, with the known names, if the name is unknown.
+    Raises AttackError if the settings do not fit the attack.
     """
     known = attack_types()
     if name not in known:

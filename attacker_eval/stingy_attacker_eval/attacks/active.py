@@ -1,4 +1,4 @@
-"""Choosing what to buy: the images the student knows least about."""
+"""Active learning: buy answers for the images that the student knows least about."""
 
 import copy
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from stingy_attacker_eval.attacks.base import Attack, AttackContext, Capability, check_positive
 from stingy_attacker_eval.attacks.losses import kd_loss_fn
-from stingy_attacker_eval.attacks.networks import logits_of
+from stingy_attacker_eval.attacks.networks import compute_logits
 from stingy_attacker_eval.training import TrainResult
 
 _STRATEGIES = ("entropy", "k_center", "random")
@@ -18,22 +18,31 @@ _STRATEGIES = ("entropy", "k_center", "random")
 
 @dataclass(frozen=True, kw_only=True)
 class Active(Attack):
-    """Buys `queries` answers for its own images in rounds, each choosing by the student so far.
+    """Active learning: the current student decides which images to buy next.
 
-    strategy: "entropy" takes what the student is least sure of, "k_center" what lies farthest
-    from all that was bought, "random" is the control. After each round the student starts anew
-    from its first weights.
+    The attacker buys `queries` answers for its own images in `rounds` equal parts. The first
+    part is random. For each later part, the student trained so far scores the images that are
+    left. After each purchase the student starts again from its initial weights and trains on all
+    bought answers, with soft cross-entropy at tau 1.
+
+    The attacker needs its own images and queries during the run. It needs no true labels.
+
+    strategy: "entropy" takes the images with the highest entropy of the student's softmax.
+        "k_center" takes the images whose softmax is farthest from all bought ones.
+        "random" is the control.
+    queries: answers to buy in all.
+    rounds: purchases to make.
 
     Measured on the digits (stingy, N = 2, cnn_tiny, 5 epochs, 3 seeds, deviation over seeds):
-    with 400 answers entropy reaches 96.2 +- 0.7 %, k_center 96.7 +- 0.5 and the random control
-    95.1 +- 1.4, where soft_label has 95.7 +- 0.6 of all 1,297.
+    with 400 answers entropy reaches 96.2 +- 0.7 %, k_center 96.7 +- 0.5 and random 95.1 +- 1.4.
+    soft_label reaches 95.7 +- 0.6 with all 1,297 answers.
 
     References:
         "ActiveThief" (Pal et al., AAAI 2020), section 4, its uncertainty and k-center strategies.
     """
 
     name: ClassVar[str] = "active"
-    title: ClassVar[str] = "a few answers, chosen by what the student does not know"
+    title: ClassVar[str] = "a few answers, for images that the student does not know"
     reference: ClassVar[str] = "Pal et al. 2020, ActiveThief, section 4"
     requires: ClassVar[frozenset[Capability]] = frozenset({Capability.IMAGES, Capability.QUERIES})
 
@@ -71,20 +80,25 @@ class Active(Attack):
     def _pick(
         self, student: nn.Module, images: Tensor, chosen: Tensor, order: Tensor, count: int
     ) -> Tensor:
-        """`count` new row numbers."""
+        """Pick `count` images that are not in `chosen`; return their row numbers."""
         free = torch.ones(len(images), dtype=torch.bool, device=images.device)
         free[chosen] = False
         if self.strategy == "random":
             return order[free[order]][:count]
-        log_probs = functional.log_softmax(logits_of(student, images), dim=1)
+        log_probs = functional.log_softmax(compute_logits(student, images), dim=1)
         if self.strategy == "entropy":
             entropy = -(log_probs.exp() * log_probs).sum(dim=1)
             return entropy.masked_fill(~free, -torch.inf).topk(count).indices
-        return farthest(log_probs.exp(), chosen, count)
+        return select_farthest(log_probs.exp(), chosen, count)
 
 
-def farthest(points: Tensor, chosen: Tensor, count: int) -> Tensor:
-    """Greedy k-center: `count` rows of points `[n, d]`, each the farthest from all before it."""
+def select_farthest(points: Tensor, chosen: Tensor, count: int) -> Tensor:
+    """Select rows by greedy k-center: each is the farthest from all rows selected before it.
+
+    points: `[n, d]`.
+    chosen: row numbers that are selected already.
+    count: rows to add.
+    """
     distance = torch.cdist(points, points[chosen]).amin(dim=1)
     distance[chosen] = -1.0
     picked = []

@@ -1,4 +1,4 @@
-"""Asking for many views of one image: their answers together say more than any one."""
+"""Queries with several views of each image: their answers name more classes than one answer."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,15 +16,22 @@ _MOVES = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1))
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentationUnion(Attack):
-    """The mean of the answers to moved and flipped views, and answers to mixed images besides.
+    """Distillation on the mean answer to several views of each image, and on mixed images.
 
-    Views and mixtures are the same in every run, so that an audit buys them once.
+    The attacker queries shifted and mirrored views of its own images. The target of an image is
+    the mean of the probabilities answered for it and its views. Mixed images are added to the
+    training set, each with its own answer. The loss is soft cross-entropy at tau 1.
 
-    views: moved by a pixel each, at most 8; flip: mirrored too; mixtures: a new image a own
-    image, 0.6 of it and 0.4 of another, with its own answer.
+    The attacker needs answers with scores for its own images, and queries during the run.
+    Views and mixtures are the same in every run, so an audit buys them once.
+
+    views: shifted copies of each image, by one pixel each, at most 8.
+    flip: add the mirrored image as a view.
+    mixtures: add one mixed image for each own image: 0.6 of it and 0.4 of another.
 
     Measured on the digits (stingy, N = 2, cnn_tiny, 5 epochs, 3 seeds, deviation over seeds):
-    93.7 +- 0.3 % for 5,188 questions, soft_label 95.7 +- 0.6 % for 1,297: not worth its cost there.
+    93.7 +- 0.3 % for 5,188 queries, and soft_label 95.7 +- 0.6 % for 1,297. The attack is not
+    worth its cost there.
 
     References:
         "ModelGuard" (Tang et al., USENIX Security 2024), its attack with several queries per
@@ -52,7 +59,7 @@ class AugmentationUnion(Attack):
         return images * (self.views + self.flip + self.mixtures)
 
     def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
-        images, logits = context.images, union(context, self.views, flip=self.flip)
+        images, logits = context.images, merge_views(context, self.views, flip=self.flip)
         if self.mixtures:
             order = torch.randperm(
                 len(images), generator=context.generator(seed=0), device=context.device
@@ -63,20 +70,27 @@ class AugmentationUnion(Attack):
         return context.train(student, images, kd_loss_fn(logits))
 
 
-def union(context: AttackContext, views: int, *, flip: bool) -> Tensor:
-    """log of the mean answered probabilities over the bought answer and its views."""
-    moved_images = [moved(context.images, *move) for move in _MOVES[:views]]
+def merge_views(context: AttackContext, views: int, *, flip: bool) -> Tensor:
+    """Return the log of the mean answered probabilities over each image and its views.
+
+    views: shifted copies to query.
+    flip: query the mirrored image, too.
+    """
+    view_images = [shift(context.images, *move) for move in _MOVES[:views]]
     if flip:
-        moved_images.append(context.images.flip(3))
+        view_images.append(context.images.flip(3))
     answers = [
         context.logits,
-        *(context.dense(context.session.query(view)) for view in moved_images),
+        *(context.dense(context.session.query(view)) for view in view_images),
     ]
     return torch.stack([functional.softmax(each, dim=1) for each in answers]).mean(0).log()
 
 
-def moved(images: Tensor, down: int, right: int) -> Tensor:
-    """Images `[n, 3, H, W]` moved by so many pixels, each at most one; the border turns black."""
+def shift(images: Tensor, down: int, right: int) -> Tensor:
+    """Shift images `[n, 3, H, W]`; the border turns black.
+
+    down, right: pixels, each -1, 0 or 1.
+    """
     padded = functional.pad(images, (1, 1, 1, 1))
     height, width = images.shape[2:]
     top, left = 1 - down, 1 - right

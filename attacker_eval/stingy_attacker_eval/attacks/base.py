@@ -1,4 +1,4 @@
-"""The base class of attacks: a plug-in writes one method and cannot skip the checks around it."""
+"""The base class of attacks. A plug-in writes one method and cannot skip the checks around it."""
 
 import dataclasses
 from abc import ABC
@@ -32,14 +32,15 @@ _FINAL = ("label", "run", "settings", "skip_reason", "trains_on_fixed_answers")
 class Attack(ABC):
     """One way to train a student from answers: a frozen dataclass whose fields are its settings.
 
-    A plug-in names itself and writes one method. It writes `loss` if a loss over answers bought
-    once is the whole attack, else `train_student`. `run` does the rest and cannot be overridden.
+    A plug-in sets the class variables and writes one method. It writes `loss` if the attack is a
+    loss over answers bought once, else `train_student`. `run` does the rest and cannot be
+    overridden.
 
     name, title, reference: for protocols, listings and reports.
     requires: the capabilities that the attack may read.
     per_run: each student and seed queries other images, so no other run can reuse the answers.
-    reads_top1_only: the attack reads nothing of an answer but its top-1, so endpoints that sold
-        equal labels make equal students.
+    reads_top1_only: the attack reads only the top-1 of an answer, so endpoints that sold equal
+        labels make equal students.
     """
 
     name: ClassVar[str]
@@ -53,16 +54,21 @@ class Attack(ABC):
         super().__init_subclass__(**options)
         if cls.loss is Attack.loss and cls.train_student is Attack.train_student:
             raise TypeError(f"expected {cls.__name__} to write loss or train_student, got neither")
-        taken = [name for name in _FINAL if getattr(cls, name) is not getattr(Attack, name)]
-        if taken:
-            raise TypeError(f"expected {cls.__name__} to leave {', '.join(taken)} as Attack has it")
+        overridden = [name for name in _FINAL if getattr(cls, name) is not getattr(Attack, name)]
+        if overridden:
+            names = ", ".join(overridden)
+            raise TypeError(f"expected {cls.__name__} not to override {names}")
 
     def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
-        """Return a scalar loss for student logits float32 `[batch, classes]`."""
-        raise AttackError(f"{self.label} has no loss of its own")
+        """Return a scalar loss.
+
+        student_logits: float32 `[batch, classes]`.
+        batch: the data of these rows that the attack may read.
+        """
+        raise AttackError(f"expected {self.label} to write loss, got none")
 
     def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
-        """Train the student in place; by default with `loss` on the attacker's images."""
+        """Train the student in place; by default with `loss` on the attacker's own images."""
         return context.train(
             student,
             context.images,
@@ -70,31 +76,40 @@ class Attack(ABC):
         )
 
     def budget(self, images: int) -> int:
-        """Return the most images one run queries if the attacker owns `images`; else 0."""
+        """Return the largest number of images that one run queries; 0 without Capability.QUERIES.
+
+        images: how many images the attacker owns.
+        """
         return 0
 
     @final
     @property
     def trains_on_fixed_answers(self) -> bool:
-        """Whether the attack trains on answers bought once, so that fewer of them can be tried."""
+        """True if the attack trains on answers bought once, so an audit can try fewer of them."""
         querying = self.requires & {Capability.QUERIES, Capability.WHITE_BOX}
         return bool(self.requires & {Capability.ANSWERS, Capability.SCORES}) and not querying
 
     def partner_name(self) -> str | None:
-        """Return the protocol's endpoint that the second key is for; None without SECOND_TIER."""
+        """Return the endpoint, by its name in the protocol, that the second key is for.
+
+        None without Capability.SECOND_TIER.
+        """
         return None
 
     @property
     def uses_true_labels(self) -> bool:
-        """Whether the student depends on the true labels of the attacker's images."""
+        """True if the student depends on the true labels of the attacker's images."""
         return Capability.LABELS in self.requires
 
     def pool_name(self) -> str | None:
-        """Return the image pool, a name for `query_pools.load_pool`; None without POOL."""
+        """Return the image pool's name for `load_pool`; None without Capability.POOL."""
         return None
 
     def unsupported_reason(self, data: AttackerData) -> str | None:
-        """Return why the attack does not support this endpoint, beyond lacking capabilities."""
+        """Return why the attack does not support this endpoint; None if it does.
+
+        `skip_reason` checks the required capabilities first.
+        """
         return None
 
     @classmethod
@@ -103,9 +118,9 @@ class Attack(ABC):
 
         Raises TypeError or ValueError if the settings do not fit.
         """
-        kinds = {field.name: field.type for field in dataclasses.fields(cls)}
-        fitted = {name: _fitted(name, value, kinds.get(name)) for name, value in settings.items()}
-        return (cls(**fitted),)
+        types = {field.name: field.type for field in dataclasses.fields(cls)}
+        values = {name: _convert(name, value, types.get(name)) for name, value in settings.items()}
+        return (cls(**values),)
 
     @final
     def settings(self) -> dict[str, object]:
@@ -117,7 +132,7 @@ class Attack(ABC):
     def label(self) -> str:
         """The name with the settings that are not the default: `sweep[tau=4,alpha=0.9]`.
 
-        White-box attacks are marked here, and so in every output.
+        The label marks white-box attacks, so every output marks them.
         """
         changed = ["white-box"] if Capability.WHITE_BOX in self.requires else []
         changed += [
@@ -137,7 +152,7 @@ class Attack(ABC):
         if Capability.SCORES in self.requires and scores_unsupported_reason(form) is not None:
             return scores_unsupported_reason(form)
         if Capability.WHITE_BOX in self.requires and data.network is None:
-            return "needs the network itself, and the endpoint shows its answers alone"
+            return "needs the network itself, and the endpoint gives answers only"
         if Capability.SECOND_TIER in self.requires and data.partner is None:
             return f"needs a second tier, and the audit has no endpoint {self.partner_name()}"
         return self.unsupported_reason(data)
@@ -148,9 +163,12 @@ class Attack(ABC):
     ) -> TrainResult:
         """Train the student in place on the capabilities that the attack requires.
 
-        Labels and answers are copies for this run. Raises AnswersError if the data lack a
-        capability, AttackError if the attack breaks its contract or fails, and BudgetExhausted
-        if it queries more than its session allows. Errors of ours and of the machine pass.
+        Labels and answers are copies for this run. EvalError and OSError pass unchanged.
+        Every other error of the attack becomes an AttackError.
+
+        Raises AnswersError if the data lack a required capability.
+        Raises AttackError if the attack breaks its contract or fails.
+        Raises BudgetExhausted if the attack queries more than its session allows.
         """
         lacking = sorted(capability for capability in self.requires if data.lacks(capability))
         if lacking:
@@ -162,18 +180,22 @@ class Attack(ABC):
             raise AttackError(f"{self.label}: {error}") from None
         except (EvalError, OSError):  # queries fail with these, and a full disk
             raise
-        except Exception as error:  # noqa: BLE001 - a plug-in may raise anything; it is named here
+        except Exception as error:  # noqa: BLE001 - a plug-in may raise anything; the error names the plug-in
             raise AttackError(
                 f"expected {self.label} to train its student, got {type(error).__name__} from it"
             ) from None
         if not isinstance(result, TrainResult):
-            raise AttackError(f"expected a TrainResult from {self.label}")
-        sound = all(bool(torch.isfinite(weights).all()) for weights in student.parameters())
-        return result if sound else dataclasses.replace(result, finite=False)
+            got = type(result).__name__
+            raise AttackError(f"expected a TrainResult from {self.label}, got {got}")
+        finite = all(bool(torch.isfinite(weights).all()) for weights in student.parameters())
+        return result if finite else dataclasses.replace(result, finite=False)
 
 
-def _fitted(name: str, value: object, kind: object) -> object:
-    """Convert a setting from TOML to its field's type; the constructor refuses unknown names."""
+def _convert(name: str, value: object, kind: object) -> object:
+    """Convert a setting from TOML to its field's type.
+
+    Unknown names pass unchanged, because the constructor refuses them.
+    """
     if kind in (float, "float"):
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TypeError(f"expected a number for {name}, got {type(value).__name__}")
@@ -196,7 +218,7 @@ def check_tau_alpha(tau: float, alpha: float) -> None:
 
 
 def check_positive(**numbers: float) -> None:
-    """Raise ValueError naming every number that is not finite and above 0."""
+    """Raise ValueError, with each fault, unless every number is finite and above 0."""
     faults = [
         f"expected a finite {name} above 0, got {number}"
         for name, number in numbers.items()

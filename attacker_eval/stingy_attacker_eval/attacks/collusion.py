@@ -1,4 +1,4 @@
-"""Two keys that see different tiers of one model, put together."""
+"""Collusion: the answers of two keys for different tiers of one model, merged."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,10 +15,15 @@ _SAME_MODEL = 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class Collusion(Attack):
-    """The union of what two tiers answer to the same images, as soft labels at tau 1.
+    """Distillation on the merged answers of two tiers of one model.
 
-    partner: the name of the protocol's endpoint that the second key sees. Where it tells ranks
-    alone, each class it adds stands one nat below the one before.
+    The attacker buys answers for the same images with two keys, for two tiers. It merges the two
+    answers to each image and trains on the result with soft cross-entropy at tau 1. If the second
+    tier gives no scores, each class that it adds goes one nat below the class before it.
+
+    The attacker needs answers with scores for its own images, and a second key for another tier.
+
+    partner: the protocol's name of the endpoint that the second key is for.
 
     References:
         "Bucks for Buckets" (Dubinski et al., NeurIPS 2023), section 4, on several accounts of
@@ -26,7 +31,7 @@ class Collusion(Attack):
     """
 
     name: ClassVar[str] = "collusion"
-    title: ClassVar[str] = "the answers of two tiers of one model together"
+    title: ClassVar[str] = "the merged answers of two tiers of one model"
     reference: ClassVar[str] = "after Dubinski et al. 2023, Bucks for Buckets, section 4"
     requires: ClassVar[frozenset[Capability]] = frozenset(
         {Capability.ANSWERS, Capability.SCORES, Capability.SECOND_TIER}
@@ -50,24 +55,30 @@ class Collusion(Attack):
                 f"{100 * same:.0f} % of the images only"
             )
         if second.logits is None and second.indices.shape[1] <= data.indices.shape[1]:
-            return f"needs a second tier that tells more, and {self.partner} tells less"
+            return (
+                f"needs a second tier with scores or more classes, and {self.partner} has neither"
+            )
         return None
 
     def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
         second = context.partner
         both = (
-            united(context.logits, second.logits, context.top1)
+            merge_scores(context.logits, second.logits, context.top1)
             if second.has(Capability.SCORES)
-            else ranked_below(context.logits, second.indices)
+            else append_ranks(context.logits, second.indices)
         )
         return context.train(student, context.images, kd_loss_fn(both))
 
 
-def united(first: Tensor, second: Tensor, top1: Tensor) -> Tensor:
-    """Two answers `[n, classes]`, -inf where withheld, moved to one level at top1 `[n]`.
+def merge_scores(first: Tensor, second: Tensor, top1: Tensor) -> Tensor:
+    """Merge two answers to each image after shifting the second to the first's score of top1.
 
-    Where both tell, the one with the longer list is believed: its scores hang together. Where the
-    second withholds top1 nothing ties the two together, and the first is taken alone.
+    If both answers have a score for a class, the tier that answers more classes wins, because
+    the scores of one answer belong together. If the second answer withholds top1, nothing relates
+    the two answers, and the result is the first answer.
+
+    first, second: scores `[n, classes]`, -inf where withheld.
+    top1: the first answer's top-1, int64 `[n]`.
     """
     level = first.gather(1, top1[:, None]) - second.gather(1, top1[:, None])
     moved = torch.where(level.isfinite(), second + level, -torch.inf)
@@ -76,8 +87,12 @@ def united(first: Tensor, second: Tensor, top1: Tensor) -> Tensor:
     return torch.where(first.isfinite(), first, moved)
 
 
-def ranked_below(scores: Tensor, order: Tensor) -> Tensor:
-    """Scores `[n, classes]` with the classes of order `[n, N]` that they lack put below them."""
+def append_ranks(scores: Tensor, order: Tensor) -> Tensor:
+    """Add the classes that the scores lack below the lowest score, one nat apart.
+
+    scores: `[n, classes]`, -inf where withheld.
+    order: answered classes, int64 `[n, N]`, best first.
+    """
     lacking = scores.gather(1, order).isinf()
     floor = fill_constant(scores, delta=0.0).amin(dim=1, keepdim=True)
     below = floor - lacking.cumsum(dim=1)

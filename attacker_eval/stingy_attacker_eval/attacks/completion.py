@@ -1,4 +1,4 @@
-"""Distillation on answers completed from each other: what one withholds, others tell."""
+"""Low-rank completion: the scores one answer withholds are estimated from the other answers."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,17 +12,25 @@ from stingy_attacker_eval.attacks.base import (
     check_positive,
     check_tau_alpha,
 )
-from stingy_attacker_eval.attacks.imputation import low_rank
+from stingy_attacker_eval.attacks.imputation import fill_low_rank
 from stingy_attacker_eval.attacks.losses import kd_loss_fn
 from stingy_attacker_eval.training import TrainResult
 
 
 @dataclass(frozen=True, kw_only=True)
 class Completion(Attack):
-    """KD on a low-rank completion of all answers, with the bought top-1 as the label.
+    """Distillation on a low-rank completion of all answers.
 
-    The last layer of a network maps d features to K classes, so its logits have rank d + 1 at
-    most. rank: the directions kept; it must be below the number of classes.
+    The attacker fills each withheld score from a low-rank fit to all answers. The last layer of
+    a network maps d features to K classes, so its logits have rank d + 1 at most. The student
+    trains with the KD loss on the filled scores and the bought top-1 as the label.
+
+    The attacker needs answers with scores for its own images. It needs no true labels.
+
+    rank: directions that the fit keeps; at most the number of classes - 1.
+    iterations: steps of the fit.
+    delta: distance below the row's lowest score, for a class never answered under a top-1.
+    tau, alpha: temperature and weight of the KD term.
 
     References:
         "Logits of API-Protected LLMs Leak Proprietary Information" (Finlayson et al., 2024),
@@ -45,7 +53,7 @@ class Completion(Attack):
         check_positive(rank=self.rank, iterations=self.iterations, delta=self.delta)
 
     def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
-        filled = low_rank(
+        filled = fill_low_rank(
             context.logits,
             context.top1,
             rank=min(self.rank, context.logits.shape[1] - 1),

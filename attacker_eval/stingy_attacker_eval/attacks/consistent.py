@@ -1,4 +1,4 @@
-"""Asking for what the student sees: a moved and mirrored image has an answer of its own."""
+"""Consistent distillation: every augmented view that the student trains on has its own answer."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -20,7 +20,7 @@ from stingy_attacker_eval.attacks.rank_distillation import RankDistillation
 from stingy_attacker_eval.attacks.soft_label import SoftLabel
 from stingy_attacker_eval.attacks.subset_kl import SubsetKl
 from stingy_attacker_eval.attacks.two_labels import TwoLabels
-from stingy_attacker_eval.training import TrainResult, augmented
+from stingy_attacker_eval.training import TrainResult, augment
 
 _INNER: dict[str, type[Attack]] = {
     attack.name: attack
@@ -38,17 +38,23 @@ _INNER: dict[str, type[Attack]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Consistent(Attack):
-    """Another attack on answers to `views` of each image, in place of one answer for all of them.
+    """Another attack, with one answer for each view of an image instead of one for all views.
 
-    The views are the image, and the image moved and mirrored as the protocol has it; the student
-    sees these and no others. They are the same in every run, so that an audit buys them once.
-    attack: the one that learns from the answers, with its default settings.
+    The attacker queries `views` of each own image: the image itself, and copies shifted and
+    mirrored by the protocol's `augment` and `flip`. The student trains on these views only. They
+    are the same in every run, so an audit buys them once.
+
+    The attacker needs its own images with true labels, and queries during the run. The inner
+    attack decides whether the labels are used.
+
+    attack: the inner attack that trains on the answers, with its default settings.
+    views: queries for each image.
 
     Measured on the digits (stingy, N = 2, cnn_tiny, 5 epochs, 3 seeds, deviation over seeds):
-    96.8 +- 0.6 % for 5,188 questions, soft_label 95.7 +- 0.6 % for 1,297.
+    96.8 +- 0.6 % for 5,188 queries, and soft_label 95.7 +- 0.6 % for 1,297.
 
-    With one view an epoch and `paper_kd` it is the published loop of the papers, which asks for
-    every batch as it was moved and mirrored.
+    With one view an epoch and `paper_kd` this is the training loop that the papers published.
+    That loop queries every batch after its augmentation.
 
     References:
         "Knowledge Distillation: A Good Teacher Is Patient and Consistent" (Beyer et al., CVPR
@@ -80,10 +86,10 @@ class Consistent(Attack):
 
     def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
         generator = context.generator(seed=0)
-        moved = [
-            augmented(context.images, context.settings, generator) for _ in range(1, self.views)
+        augmented_images = [
+            augment(context.images, context.settings, generator) for _ in range(1, self.views)
         ]
-        views = torch.cat([context.images, *moved])
+        views = torch.cat([context.images, *augmented_images])
         answers = context.session.query(views)
         views_data = AttackerData.from_answers(
             views, context.labels.repeat(self.views), answers, context.info

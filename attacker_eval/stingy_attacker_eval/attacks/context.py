@@ -300,11 +300,11 @@ class AttackContext:
         return dense.scatter_(1, top1[:, None], 0.0)
 
     def train(
-        self, student: nn.Module, images: Tensor, loss_fn: LossFn, *, epoch_of: int | None = None
+        self, student: nn.Module, images: Tensor, loss_fn: LossFn, *, epoch_size: int | None = None
     ) -> TrainResult:
         """Train the student in place on images uint8 `[n, 3, H, W]` with the run's settings.
 
-        epoch_of: images in an epoch, by default those the attacker owns. A student then takes
+        epoch_size: images in an epoch, by default those the attacker owns. A student then takes
             equally many steps however many images its attack queries.
 
         Raises AttackError if the loss is not one number with a gradient.
@@ -315,7 +315,7 @@ class AttackContext:
             _checked(loss_fn),
             settings=self.settings,
             seed=self.seed,
-            epoch_of=epoch_of or self.owned,
+            epoch_size=epoch_size or self.owned,
         )
 
 

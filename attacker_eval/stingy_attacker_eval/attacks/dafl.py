@@ -1,4 +1,4 @@
-"""White box, and no customer can run it: a generator that learns through the teacher itself."""
+"""DAFL, a white-box attack: a generator trained with gradients through the teacher itself."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,7 +14,7 @@ from stingy_attacker_eval.attacks.base import (
     check_positive,
 )
 from stingy_attacker_eval.attacks.context import timed
-from stingy_attacker_eval.attacks.data_free import Generator, noise
+from stingy_attacker_eval.attacks.data_free import Generator, sample_noise
 from stingy_attacker_eval.attacks.losses import dafl_generator_loss, kd_loss
 from stingy_attacker_eval.attacks.networks import Tap, last_linear
 from stingy_attacker_eval.attacks.policy_simulation import (
@@ -29,16 +29,28 @@ from stingy_attacker_eval.training import TrainResult
 class Dafl(Attack):
     """Data-free distillation through the teacher's gradients and penultimate features.
 
-    The policy stands between the teacher's logits and both losses, as in the paper's Table 2; the
-    features are bare. No question is asked: the network is in process. one_hot, balance and
-    activation are the published weights for CIFAR-10, of the published code's terms.
+    The attacker trains a generator from noise, with gradients through the teacher. The generator
+    seeks images to which the teacher answers with confidence, evenly over the classes, and with
+    large features. The student trains on the same images with soft cross-entropy at tau 1. The
+    policy is applied to the teacher's logits before both losses, as in the paper's Table 2. No
+    policy is applied to the features.
+
+    The attacker needs the network itself, in process, which no customer has. It needs no images
+    and sends no query.
+
+    steps: training steps of generator and student.
+    batch: images of a step.
+    one_hot, balance, activation: weights of the generator's three losses; the defaults are the
+        published weights for CIFAR-10 and the published code's terms.
+    generator_lr: learning rate of the generator.
 
     References:
-        "Data-Free Learning of Student Networks" (Chen et al., ICCV 2019), section 3.
+        "Data-Free Learning of Student Networks" (Chen et al., ICCV 2019), section 3, its
+        equations 3 to 6.
     """
 
     name: ClassVar[str] = "dafl"
-    title: ClassVar[str] = "white box: a generator taught through the network itself"
+    title: ClassVar[str] = "white box: a generator trained through the network itself"
     reference: ClassVar[str] = "Chen et al. 2019, DAFL, section 3"
     requires: ClassVar[frozenset[Capability]] = frozenset({Capability.WHITE_BOX})
 
@@ -69,7 +81,7 @@ class Dafl(Attack):
             student.train()
             last = 0.0
             for _ in range(self.steps):
-                images = generator(noise(self.batch, source))
+                images = generator(sample_noise(self.batch, source))
                 released_logits = simulate_policy(
                     context.network(images).float(), info, PolicyOptions()
                 )
@@ -89,7 +101,7 @@ class Dafl(Attack):
                 )
                 generator_steps.zero_grad(set_to_none=True)
                 student_steps.zero_grad(set_to_none=True)
-                # One pass back for both: the images are cut off from the student above.
+                # One backward pass for both: the student got detached images.
                 (hard + student_loss).backward()  # type: ignore[no-untyped-call]
                 generator_steps.step()
                 student_steps.step()

@@ -1,4 +1,4 @@
-"""What attacks without any image share: settings, a generator, a store of what was bought."""
+"""The common parts of data-free attacks: settings, a generator, a replay buffer."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -11,18 +11,21 @@ from torch import Tensor, nn
 from stingy_attacker_eval.attacks.base import Attack, AttackContext, Capability, check_positive
 from stingy_attacker_eval.training import TrainResult
 
-NOISE = 64
+NOISE_SIZE = 64
 
 
 class Generator(nn.Module):
-    """Noise `[batch, NOISE]` to images in -1..1 `[batch, 3, H, W]`, in two doublings."""
+    """A network from noise `[batch, NOISE_SIZE]` to images in -1..1 `[batch, 3, H, W]`.
+
+    Two upsampling stages double the size of the maps.
+    """
 
     def __init__(self, size: tuple[int, int], *, width: int = 32) -> None:
         super().__init__()
         self._size = size
         self._start = (-(-size[0] // 4), -(-size[1] // 4))
         self._width = width
-        self.first = nn.Linear(NOISE, width * self._start[0] * self._start[1])
+        self.first = nn.Linear(NOISE_SIZE, width * self._start[0] * self._start[1])
         self.body = nn.Sequential(
             nn.BatchNorm2d(width),
             nn.Upsample(scale_factor=2),
@@ -44,18 +47,18 @@ def _block(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
     return convolution, nn.BatchNorm2d(outputs), nn.LeakyReLU(0.2)
 
 
-def noise(count: int, generator: torch.Generator) -> Tensor:
-    """`[count, NOISE]`, standard normal."""
-    return torch.randn(count, NOISE, generator=generator, device=generator.device)
+def sample_noise(count: int, generator: torch.Generator) -> Tensor:
+    """Sample standard normal noise `[count, NOISE_SIZE]`."""
+    return torch.randn(count, NOISE_SIZE, generator=generator, device=generator.device)
 
 
-def as_pixels(images: Tensor) -> Tensor:
-    """Images in -1..1 on the grid of what can be sent: uint8."""
+def to_pixels(images: Tensor) -> Tensor:
+    """Round images in -1..1 to uint8, the only values that a query can carry."""
     return ((images.detach() + 1) * 127.5).round().clamp(0, 255).byte()
 
 
 class ReplayBuffer:
-    """Images bought so far with their targets; a step learns from old and new ones."""
+    """The images queried so far and their targets, for steps on old and new images."""
 
     def __init__(self, context: AttackContext) -> None:
         self._generator = context.generator()
@@ -66,12 +69,12 @@ class ReplayBuffer:
         self._images.append(images)
         self._targets.append(targets)
 
-    def everything(self) -> tuple[Tensor, Tensor]:
-        """All of it: images uint8 `[n, 3, H, W]` and targets `[n, ...]`."""
+    def contents(self) -> tuple[Tensor, Tensor]:
+        """Return all images, uint8 `[n, 3, H, W]`, and their targets `[n, ...]`."""
         return torch.cat(self._images), torch.cat(self._targets)
 
     def sample(self) -> tuple[Tensor, Tensor]:
-        """One batch bought at a random time."""
+        """Return the images and targets of one earlier batch, drawn at random."""
         device = self._generator.device
         at = int(torch.randint(len(self._images), (), generator=self._generator, device=device))
         return self._images[at], self._targets[at]
@@ -79,9 +82,15 @@ class ReplayBuffer:
 
 @dataclass(frozen=True, kw_only=True)
 class DataFree(Attack):
-    """A generator and a student that ask round by round; at the end the student goes over it all.
+    """The base class of attacks that train a generator and need no images.
 
-    balance keeps the classes the student sees as frequent as each other.
+    In each round the attacker queries generated images, and trains generator and student. When
+    the budget is used up, the student trains on all queried images.
+
+    queries: images to query in all.
+    batch: images of a training step.
+    balance: weight of the generator's class-balance loss, which keeps classes equally frequent.
+    generator_lr: learning rate of the generator.
     """
 
     requires: ClassVar[frozenset[Capability]] = frozenset({Capability.QUERIES})
@@ -101,7 +110,7 @@ class DataFree(Attack):
 
     @property
     def round_queries(self) -> int:
-        """Questions of one round."""
+        """Queries of one round."""
         return self.batch
 
     def budget(self, images: int) -> int:
@@ -113,20 +122,27 @@ class DataFree(Attack):
         run_round = self.round_runner(student, generator, context, replay)
         while context.session.remaining >= self.round_queries:
             run_round()
-        pixels, targets = replay.everything()
+        pixels, targets = replay.contents()
         return context.train(
             student,
             pixels,
             lambda student_logits, rows, _: self.student_loss(student_logits, targets[rows]),
-            epoch_of=len(pixels),
+            epoch_size=len(pixels),
         )
 
     @abstractmethod
     def round_runner(
         self, student: nn.Module, generator: Generator, context: AttackContext, replay: ReplayBuffer
     ) -> Callable[[], None]:
-        """What plays one round: it asks `round_queries` images and adds them to the replay."""
+        """Return a function that runs one round.
+
+        The function queries `round_queries` images and adds them to the replay buffer.
+        """
 
     @abstractmethod
     def student_loss(self, student_logits: Tensor, targets: Tensor) -> Tensor:
-        """The student's loss `[]` for logits `[batch, classes]` on what the replay holds."""
+        """Return the student's scalar loss on targets of the replay buffer.
+
+        student_logits: `[batch, classes]`.
+        targets: `[batch, ...]`.
+        """

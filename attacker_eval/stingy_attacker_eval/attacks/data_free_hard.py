@@ -1,4 +1,4 @@
-"""Stealing from noise alone with labels alone: two students look for what they differ on."""
+"""DisGUIDE: extraction without images and without scores, by the disagreement of two students."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,29 +13,38 @@ from stingy_attacker_eval.attacks.data_free import (
     DataFree,
     Generator,
     ReplayBuffer,
-    as_pixels,
-    noise,
+    sample_noise,
+    to_pixels,
 )
 from stingy_attacker_eval.attacks.losses import disguide_generator_loss
-from stingy_attacker_eval.attacks.networks import reinitialised
+from stingy_attacker_eval.attacks.networks import copy_with_new_weights
 from stingy_attacker_eval.training import normalise
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataFreeHard(DataFree):
-    """The generator seeks images two students disagree on, the endpoint's top-1 settles them.
+    """Data-free extraction from labels only, with a generator that two students train.
 
-    The generator learns through the students, so it costs no question, and no policy that keeps
-    the top-1 can touch the attack. Published runs take 10 to 20 million questions, and a balance
-    of 0.2 on ten classes, the default, and 0.04 on a hundred.
+    The generator seeks images on which two students disagree. The attacker queries these images
+    and trains both students with cross-entropy on the endpoint's top-1. The generator's gradients
+    come from the students, so its steps cost no queries. A policy that keeps the top-1 does not
+    change the attack.
+
+    The attacker needs queries during the run. It needs no images, labels or scores.
+
+    balance: weight of the class balance. Published runs take 0.2 on ten classes, the default,
+        and 0.04 on a hundred.
+    generator_steps: steps of the generator in each round.
+
+    Published runs take 10 to 20 million queries.
 
     References:
         "DisGUIDE: Disagreement-Guided Data-Free Model Extraction" (Rosenthal et al., AAAI 2023),
-        its hard-label setting.
+        its hard-label setting; the losses are `losses.disguide_generator_loss`.
     """
 
     name: ClassVar[str] = "data_free_hard"
-    title: ClassVar[str] = "noise alone, with labels: two students that disagree"
+    title: ClassVar[str] = "no images, with labels: two students that disagree"
     reference: ClassVar[str] = "Rosenthal et al. 2023, DisGUIDE, hard-label setting"
 
     balance: float = 0.2
@@ -50,25 +59,25 @@ class DataFreeHard(DataFree):
     ) -> Callable[[], None]:
         source = context.generator()
         generator_steps = torch.optim.Adam(generator.parameters(), lr=self.generator_lr)
-        students = nn.ModuleList([student, reinitialised(student)])
+        students = nn.ModuleList([student, copy_with_new_weights(student)])
         students.train()
         student_steps = torch.optim.SGD(students.parameters(), lr=context.settings.lr, momentum=0.9)
 
         def run_round() -> None:
             for _ in range(self.generator_steps):
-                images = generator(noise(self.batch, source))
+                images = generator(sample_noise(self.batch, source))
                 first, second = (each(images).float() for each in students)
-                doubt = disguide_generator_loss(first, second, balance=self.balance)
+                loss = disguide_generator_loss(first, second, balance=self.balance)
                 generator_steps.zero_grad(set_to_none=True)
-                doubt.backward()  # type: ignore[no-untyped-call]
+                loss.backward()  # type: ignore[no-untyped-call]
                 generator_steps.step()
             with torch.no_grad():
-                pixels = as_pixels(generator(noise(self.batch, source)))
+                pixels = to_pixels(generator(sample_noise(self.batch, source)))
             labels = torch.from_numpy(context.session.query(pixels).top1).to(context.device)
             replay.add(pixels, labels)
-            for images, wanted in ((pixels, labels), replay.sample()):
+            for images, targets in ((pixels, labels), replay.sample()):
                 inputs = normalise(images)
-                losses = [self.student_loss(each(inputs).float(), wanted) for each in students]
+                losses = [self.student_loss(each(inputs).float(), targets) for each in students]
                 student_steps.zero_grad(set_to_none=True)
                 torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
                 student_steps.step()

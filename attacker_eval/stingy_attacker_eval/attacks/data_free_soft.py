@@ -1,4 +1,4 @@
-"""Stealing from noise alone: a generator looks for images on which student and endpoint differ."""
+"""DFME: extraction without images, by a generator that seeks gaps between student and endpoint."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from stingy_attacker_eval.attacks.data_free import (
     DataFree,
     Generator,
     ReplayBuffer,
-    as_pixels,
-    noise,
+    sample_noise,
+    to_pixels,
 )
 from stingy_attacker_eval.attacks.losses import centred_l1, class_balance, fill_constant, kd_loss
 from stingy_attacker_eval.oracle.oracle import scores_unsupported_reason
@@ -22,23 +22,31 @@ from stingy_attacker_eval.training import normalise
 
 @dataclass(frozen=True, kw_only=True)
 class DataFreeSoft(DataFree):
-    """A zeroth-order generator against the student, scores filled in where they are withheld.
+    """Data-free extraction from scores, with a generator trained by zeroth-order gradients.
 
-    The endpoint gives no gradient, so that of the gap is estimated from one more question an
-    image, `step` grey levels away: the published 0.001 vanishes on the grid of 8-bit images. After
-    each step of the generator the student takes `student_steps`. Published runs take 20 million
-    questions for CIFAR-10.
+    The generator seeks images on which the scores of student and endpoint differ most. The
+    endpoint gives no gradient, so the attacker estimates it from a second query for each image.
+    That query is `step` grey levels away, because the published 0.001 vanishes in 8-bit images.
+    After each step of the generator the student takes `student_steps` steps with soft
+    cross-entropy at tau 1. Withheld scores are filled in first.
 
-    Measured on the digits (4,480 questions, 2 seeds, the data set's chance is 10 %): 22 and 33 %
-    from two answered classes, where data_free_hard gets 34 and 36 % from labels alone. On answers
-    as short as these the labels are the better buy.
+    The attacker needs queries during the run, to an endpoint that gives scores. It needs no
+    images and no labels.
+
+    student_steps: steps of the student after each step of the generator.
+    step: grey levels between the two queries of an estimate.
+    delta: distance of a filled score below the row's lowest score.
+
+    Published runs take 20 million queries for CIFAR-10. Measured on the digits (4,480 queries, 2
+    seeds, chance is 10 %): 22 and 33 % from two answered classes. data_free_hard gets 34 and 36 %
+    from labels only, so on answers this short labels are the better buy.
 
     References:
         "Data-Free Model Extraction" (Truong et al., CVPR 2021), sections 3.2 to 3.4.
     """
 
     name: ClassVar[str] = "data_free_soft"
-    title: ClassVar[str] = "noise alone, with scores: a zeroth-order generator"
+    title: ClassVar[str] = "no images, with scores: a zeroth-order generator"
     reference: ClassVar[str] = "Truong et al. 2021, Data-Free Model Extraction, sections 3.2 to 3.4"
 
     student_steps: int = 5
@@ -52,7 +60,7 @@ class DataFreeSoft(DataFree):
 
     @property
     def round_queries(self) -> int:
-        """Questions of one step of the generator and those of the student after it."""
+        """Queries of one step of the generator and of the student's steps after it."""
         return self.batch * (2 + self.student_steps)
 
     def unsupported_reason(self, data: AttackerData) -> str | None:
@@ -72,17 +80,17 @@ class DataFreeSoft(DataFree):
             return answers
 
         def run_round() -> None:
-            images = generator(noise(self.batch, source))
-            slope = self._slope(student, as_pixels(images), query, source)
-            # The estimate tells a direction at best; its size is set against the balance.
-            gap = (images * slope / slope.abs().sum().clamp_min(1e-12)).sum()
+            images = generator(sample_noise(self.batch, source))
+            gradient = self._estimate_gradient(student, to_pixels(images), query, source)
+            # The estimate is a direction at best, so it is scaled to the size of the balance loss.
+            gap = (images * gradient / gradient.abs().sum().clamp_min(1e-12)).sum()
             even = class_balance(student(images).float())
             generator_steps.zero_grad(set_to_none=True)
             (self.balance * even - gap).backward()
             generator_steps.step()
             for _ in range(self.student_steps):
                 with torch.no_grad():
-                    pixels = as_pixels(generator(noise(self.batch, source)))
+                    pixels = to_pixels(generator(sample_noise(self.batch, source)))
                 answers = query(pixels)
                 old_pixels, old_answers = replay.sample()
                 student_logits = student(normalise(torch.cat([pixels, old_pixels])))
@@ -96,21 +104,24 @@ class DataFreeSoft(DataFree):
     def student_loss(self, student_logits: Tensor, targets: Tensor) -> Tensor:
         return kd_loss(student_logits, targets, None, tau=1.0, alpha=1.0)
 
-    def _slope(
+    def _estimate_gradient(
         self,
         student: nn.Module,
         pixels: Tensor,
         query: Callable[[Tensor], Tensor],
         source: torch.Generator,
     ) -> Tensor:
-        """The gap's gradient by the images, from one difference along a random sign a pixel."""
+        """Estimate the gradient of the gap by the images, from one finite difference.
+
+        Each pixel moves by `step` grey levels in a random direction.
+        """
         signs = torch.randint(0, 2, pixels.shape, generator=source, device=pixels.device) * 2 - 1
-        moved = (pixels.short() + self.step * signs).clamp(0, 255).byte()
+        shifted = (pixels.short() + self.step * signs).clamp(0, 255).byte()
         with torch.no_grad():
             gaps = [
                 centred_l1(student(normalise(images)).float(), query(images))
-                for images in (pixels, moved)
+                for images in (pixels, shifted)
             ]
-        # What was clamped at black or white has moved by less, or not at all.
+        # A pixel clamped at black or white has moved by less than `step`, or not at all.
         rise = (gaps[1] - gaps[0])[:, None, None, None]
-        return rise * (moved.short() - pixels.short()).sign() / (self.step / 127.5) / len(pixels)
+        return rise * (shifted.short() - pixels.short()).sign() / (self.step / 127.5) / len(pixels)

@@ -1,4 +1,4 @@
-"""Guesses for withheld scores from the other answers; a guess never beats an answered class."""
+"""Estimates of withheld scores from other answers, never above an answered class of the row."""
 
 import torch
 from torch import Tensor
@@ -9,9 +9,12 @@ from stingy_attacker_eval.attacks.losses import fill_constant
 def class_averages(logits: Tensor, top1: Tensor, *, delta: float) -> Tensor:
     """The answers with each withheld class at what it averages under the same top-1.
 
-    logits: `[n, classes]`, -inf where withheld; top1: int64 `[n]`. A class's score counts as its
-    distance to the row's best. What was never answered under a top-1 gets the row's smallest
-    score - delta, and no guess is above the row's smallest score.
+    The mean is over distances to the row's best score. No estimate is above the row's lowest
+    score.
+
+    logits: answers `[n, classes]`, -inf where withheld.
+    top1: int64 `[n]`.
+    delta: distance below the row's lowest score, for a class never answered under this top-1.
     """
     count = logits.shape[1]
     best = logits.amax(dim=1, keepdim=True)
@@ -25,17 +28,22 @@ def class_averages(logits: Tensor, top1: Tensor, *, delta: float) -> Tensor:
     return torch.where(answered, logits, known)
 
 
-def low_rank(logits: Tensor, top1: Tensor, *, rank: int, iterations: int, delta: float) -> Tensor:
-    """The answers completed to a matrix close to the given rank, `[n, classes]`.
+def fill_low_rank(
+    logits: Tensor, top1: Tensor, *, rank: int, iterations: int, delta: float
+) -> Tensor:
+    """Complete the answers to a matrix `[n, classes]` that is close to the given rank.
 
-    Begins at class_means and replaces what was withheld by its projection on the leading
-    directions, again and again, never above the row's smallest score.
+    The completion starts with `fill_class_mean`. Each iteration replaces the withheld scores by
+    their projection on the leading directions. No estimate is above the row's lowest score.
+
+    logits, top1, delta: as in `fill_class_mean`.
+    rank: leading directions to keep.
     """
     answered = logits.isfinite()
     floor = fill_constant(logits, delta=0.0)
     filled = class_averages(logits, top1, delta=delta)
     for _ in range(iterations):
-        # A constant a row changes no softmax, so it is taken out before the directions are found.
+        # A constant added to a row changes no softmax, so it is removed before the fit.
         offset = filled.mean(dim=1, keepdim=True)
         centred = filled - offset
         mean = centred.mean(dim=0, keepdim=True)

@@ -1,4 +1,4 @@
-"""Undoing a known policy: the attacker runs it on networks of its own and learns the way back."""
+"""Policy inversion: the attacker runs a known policy on its own networks and learns the inverse."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,10 +16,10 @@ from stingy_attacker_eval.attacks.base import (
     check_tau_alpha,
 )
 from stingy_attacker_eval.attacks.losses import fill_constant, kd_loss, kd_loss_fn
-from stingy_attacker_eval.attacks.networks import logits_of, reinitialised
+from stingy_attacker_eval.attacks.networks import compute_logits, copy_with_new_weights
 from stingy_attacker_eval.attacks.policy_simulation import (
     PolicyOptions,
-    class_lists,
+    find_class_lists,
     simulate_policy,
     simulation_unsupported_reason,
 )
@@ -31,16 +31,23 @@ _BATCH = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Inversion(Attack):
-    """Two shadow students on own labels, the policy on their logits, and a network that inverts it.
+    """Distillation on answers that a trained network has inverted to full logits.
 
-    Each shadow learns half of the images and is asked about the other half, so that its logits
-    are those of images it has not seen. The student then learns what the inverter makes of the
-    answers, with the bought top-1 as the label. beta, gamma, buckets, kept: the policy's options,
-    which the endpoint does not tell.
+    The attacker trains two shadow students on its true labels, each on half of its images. Each
+    shadow predicts the other half, so its logits are those of unseen images. The attacker applies
+    a simulation of the policy to these logits. It trains an inverter network from the result back
+    to the logits. The student trains on the inverted answers with the KD loss, with the bought
+    top-1 as the label.
+
+    The attacker needs its own images, their true labels, and answers with scores for them. It
+    needs a policy that `policy_simulation` supports.
+
+    tau, alpha: temperature and weight of the KD term.
+    beta, gamma, buckets, kept: the policy's options, which the endpoint's description lacks.
 
     Measured on the digits (stingy, N = 2, cnn_tiny, 5 epochs, 3 seeds, deviation over seeds):
-    95.4 +- 0.7 % in 4.6 s a student, soft_label 95.7 +- 0.5 % in 0.5 s: against a policy that only
-    withholds, the inverter is not worth its cost.
+    95.4 +- 0.7 % in 4.6 s a student, and soft_label 95.7 +- 0.5 % in 0.5 s. Against a policy that
+    only withholds, the inverter is not worth its cost.
 
     References:
         "D-DAE" (Chen et al., IEEE S&P 2023), section IV; "ModelGuard" (Tang et al., USENIX
@@ -71,16 +78,16 @@ class Inversion(Attack):
         return simulation_unsupported_reason(data.info)
 
     def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
-        shadow = _shadow_logits(student, context)
+        logits = _compute_shadow_logits(student, context)
         options = PolicyOptions(
             beta=self.beta,
             gamma=self.gamma,
             buckets=self.buckets,
             kept=self.kept,
-            lists=class_lists(context.indices, context.info.num_classes),
+            lists=find_class_lists(context.indices, context.info.num_classes),
         )
         inverter = _fit_inverter(
-            simulate_policy(shadow, context.info, options), shadow, context, self.tau
+            simulate_policy(logits, context.info, options), logits, context, self.tau
         )
         with torch.no_grad():
             inverted = inverter(context.logits)
@@ -91,8 +98,8 @@ class Inversion(Attack):
         )
 
 
-def _shadow_logits(student: nn.Module, context: AttackContext) -> Tensor:
-    """Logits `[n, classes]` for the attacker's images, each from a shadow that did not learn it."""
+def _compute_shadow_logits(student: nn.Module, context: AttackContext) -> Tensor:
+    """Return logits `[n, classes]`, each from the shadow that was not trained on the image."""
     order = torch.randperm(
         len(context.images), generator=context.generator(), device=context.device
     )
@@ -100,21 +107,24 @@ def _shadow_logits(student: nn.Module, context: AttackContext) -> Tensor:
     logits = torch.zeros(len(order), context.info.num_classes, device=context.device)
     for train_rows, query_rows in ((order[:half], order[half:]), (order[half:], order[:half])):
         labels = context.labels[train_rows]
-        shadow = reinitialised(student)
+        shadow = copy_with_new_weights(student)
         context.train(
             shadow,
             context.images[train_rows],
             lambda student_logits, rows, _, labels=labels: functional.cross_entropy(  # type: ignore[misc]
                 student_logits, labels[rows]
             ),
-            epoch_of=len(train_rows),
+            epoch_size=len(train_rows),
         )
-        logits[query_rows] = logits_of(shadow, context.images[query_rows])
+        logits[query_rows] = compute_logits(shadow, context.images[query_rows])
     return logits
 
 
 class _Inverter(nn.Module):
-    """Answers `[n, classes]`, -inf where withheld, to logits: a correction of the filled answer."""
+    """A network from answers `[n, classes]`, -inf where withheld, to logits.
+
+    The network adds a correction to the filled answer.
+    """
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()

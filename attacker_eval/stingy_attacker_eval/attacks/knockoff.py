@@ -1,4 +1,4 @@
-"""An attacker without a single image of the task: it asks for others."""
+"""Knockoff Nets: an attacker without images of the task queries images of another source."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,10 +13,16 @@ from stingy_attacker_eval.training import TrainResult
 
 @dataclass(frozen=True, kw_only=True)
 class Knockoff(Attack):
-    """The answers to `queries` images out of a pool of another kind, as soft labels at tau 1.
+    """Distillation on answers to images of another source.
 
-    pool: "synthetic" for drawn shapes, or a data set by name; never the audit's own. Where the
-    endpoint tells no scores, its top-1 is the label.
+    The attacker queries images of a public pool and trains on the answers with soft
+    cross-entropy at tau 1. If the endpoint gives no scores, its top-1 is the label.
+
+    The attacker needs a pool of images and queries during the run. It needs no images and no
+    labels of the task.
+
+    pool: "synthetic" for drawn shapes, or a data set by name; never the audit's own.
+    queries: images to query.
 
     References:
         "Knockoff Nets" (Orekondy et al., CVPR 2019), section 4.

@@ -1,4 +1,4 @@
-"""The floor under every policy that keeps the top-1: learn from the bought label alone."""
+"""The label-only baseline: the gain that every policy leaves if it keeps the top-1."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,7 +11,11 @@ from stingy_attacker_eval.attacks.base import Attack, Batch, Capability
 
 @dataclass(frozen=True, kw_only=True)
 class LabelOnly(Attack):
-    """Cross-entropy on the endpoint's top-1; no true label is used.
+    """Training on bought labels: cross-entropy on the endpoint's top-1.
+
+    The attacker buys one answer for each of its own images and takes the top-1 as the label:
+    L = CE(student, answered top-1). It needs answers for its own images. It needs no scores and
+    no true labels.
 
     References:
         "Copycat CNN" (Correia-Silva et al., IJCNN 2018), section III.

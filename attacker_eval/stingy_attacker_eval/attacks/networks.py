@@ -1,4 +1,4 @@
-"""What attacks do with networks they did not build: ask them, tap them, start them anew."""
+"""Operations on any network: compute logits, read inner tensors, draw new weights."""
 
 import copy
 
@@ -12,8 +12,8 @@ _BATCH = 1024
 
 
 @torch.no_grad()
-def logits_of(network: nn.Module, images: Tensor) -> Tensor:
-    """The network's logits, float32 `[n, classes]`, in eval mode; images uint8 `[n, 3, H, W]`."""
+def compute_logits(network: nn.Module, images: Tensor) -> Tensor:
+    """Compute logits, float32 `[n, classes]`, in eval mode, for images uint8 `[n, 3, H, W]`."""
     was_training = network.training
     network.eval()
     parts = [network(normalise(part)).float() for part in torch.split(images, _BATCH)]
@@ -21,18 +21,18 @@ def logits_of(network: nn.Module, images: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def reinitialised(network: nn.Module) -> nn.Module:
-    """A network of the same build with weights of its own, from torch's global random source."""
-    fresh = copy.deepcopy(network)
-    for module in fresh.modules():
+def copy_with_new_weights(network: nn.Module) -> nn.Module:
+    """Copy a network and draw new weights for the copy, from torch's global random generator."""
+    new = copy.deepcopy(network)
+    for module in new.modules():
         reset = getattr(module, "reset_parameters", None)
         if reset is not None:
             reset()
-    return fresh
+    return new
 
 
 class Tap:
-    """The tensor that passed a chosen place of a network in its latest forward pass."""
+    """A hook that keeps a module's input or output of the latest forward pass."""
 
     def __init__(self, module: nn.Module, *, of_input: bool) -> None:
         self._value: Tensor | None = None
@@ -45,7 +45,7 @@ class Tap:
     @property
     def value(self) -> Tensor:
         if self._value is None:
-            raise AttackError("expected a forward pass before its features are read")
+            raise AttackError("expected a forward pass before the features are read, got none")
         return self._value
 
     def remove(self) -> None:
@@ -53,16 +53,22 @@ class Tap:
 
 
 def last_linear(network: nn.Module) -> nn.Linear:
-    """The classifier, whose input are the features. Raises AttackError for a network without."""
+    """Return the last linear layer, the classifier; its inputs are the features.
+
+    Raises AttackError if the network has no linear layer.
+    """
     layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
     if not layers:
-        raise AttackError("expected a network that ends in a linear layer, got another")
+        raise AttackError("expected a network with a linear layer, got one without")
     return layers[-1]
 
 
 def middle_convolution(network: nn.Module) -> nn.Conv2d:
-    """The convolution in the middle of the network. Raises AttackError for one without."""
+    """Return the middle one of the network's convolutions.
+
+    Raises AttackError if the network has no convolution.
+    """
     layers = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     if not layers:
-        raise AttackError("expected a network with convolutions, got another")
+        raise AttackError("expected a network with convolutions, got one without")
     return layers[len(layers) // 2]

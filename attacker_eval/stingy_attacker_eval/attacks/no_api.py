@@ -1,4 +1,4 @@
-"""The baseline: what the student learns when it never asks."""
+"""The no-API baseline: the same student without any query."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,7 +11,10 @@ from stingy_attacker_eval.attacks.base import Attack, Batch, Capability
 
 @dataclass(frozen=True, kw_only=True)
 class NoApi(Attack):
-    """Cross-entropy on the attacker's own labels; every uplift is counted from here.
+    """Training on own labels: the baseline from which every uplift is counted.
+
+    The attacker sends no query and trains on the true labels of its own images:
+    L = CE(student, true label). It needs its own images with true labels.
 
     References:
         "Sparse Logits Suffice to Fail Knowledge Distillation" (Ma et al., 2022), Table 1,

@@ -1,4 +1,4 @@
-"""The paper's own attacker: distillation at a high temperature, beside the true labels."""
+"""The paper's attacker: distillation at a high temperature with true labels."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,7 +11,13 @@ from stingy_attacker_eval.attacks.losses import kd_loss
 
 @dataclass(frozen=True, kw_only=True)
 class PaperKd(Attack):
-    """KD at tau 20, alpha 0.9: the attacker against whom the paper's students collapse.
+    """Distillation with the paper's settings, tau 20 and alpha 0.9, at which students collapse.
+
+    The attacker buys one answer for each of its own images and trains with
+    L_KD = alpha * tau^2 * KL(answer || student) at tau + (1 - alpha) * CE(student, true label).
+    It needs answers with scores for its own images, and their true labels.
+
+    tau, alpha: temperature and weight of the KD term.
 
     References:
         "Sparse Logits Suffice to Fail Knowledge Distillation" (Ma et al., 2022), the formula

@@ -1,4 +1,4 @@
-"""Policies as an attacker writes them down, to try them on networks of its own."""
+"""Simulations of the policies, for attackers who apply a policy to their own networks."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from stingy_clients import ModelInfo
 
-KNOWN = (
+SUPPORTED_POLICIES = (
     "class_prototype",
     "open",
     "ranked_buckets",
@@ -23,9 +23,12 @@ KNOWN = (
 
 @dataclass(frozen=True)
 class PolicyOptions:
-    """What an endpoint's description leaves out of its policy, at the policies' defaults.
+    """The policy options that an endpoint's description lacks, at the policies' defaults.
 
-    kept: N of stingy_smooth; lists: class_prototype's, int64 `[classes, N]`, seen in its answers.
+    beta, gamma: options of reverse_sigmoid.
+    buckets: option of ranked_buckets and class_prototype.
+    kept: N of stingy_smooth.
+    lists: class_prototype's lists, int64 `[classes, N]`, read from its answers.
     """
 
     beta: float = 0.2
@@ -36,45 +39,51 @@ class PolicyOptions:
 
 
 def simulation_unsupported_reason(info: ModelInfo) -> str | None:
-    """Why this policy cannot be simulated; None when it can."""
-    if info.policy in KNOWN:
+    """Return why this policy cannot be simulated; None if it can."""
+    if info.policy in SUPPORTED_POLICIES:
         return None
-    return f"needs a policy it can simulate ({', '.join(KNOWN)}), and this is {info.policy}"
+    known = ", ".join(SUPPORTED_POLICIES)
+    return f"needs a policy it can simulate ({known}), and this is {info.policy}"
 
 
 def simulate_policy(logits: Tensor, info: ModelInfo, options: PolicyOptions) -> Tensor:
-    """What the endpoint would answer for logits `[n, classes]`: the same shape, -inf withheld.
+    """Compute the endpoint's answers to logits `[n, classes]`: same shape, -inf where withheld.
 
-    Gradients flow through the kept scores. info must pass simulation_unsupported_reason.
+    Gradients flow through the answered scores. `simulation_unsupported_reason(info)` must be None.
     """
     values, indices = _propose(logits, info, options)
     if info.scores == "prob":
         values = functional.softmax(values, dim=1)
-        scores = _on_grid(values, info.decimals).clamp_min(0.0).log()
-        # A row rounded to zero throughout still names its top-1.
-        lost = scores.isinf().all(dim=1, keepdim=True)
+        scores = _round_to_grid(values, info.decimals).clamp_min(0.0).log()
+        # A row whose scores all round to zero still names its top-1.
+        all_zero = scores.isinf().all(dim=1, keepdim=True)
         first = torch.arange(scores.shape[1], device=scores.device) == 0
-        scores = torch.where(lost & first, 0.0, scores)
+        scores = torch.where(all_zero & first, 0.0, scores)
     else:
         values = values if info.scores == "logit" else functional.log_softmax(values, dim=1)
-        scores = _on_grid(values, info.decimals)
+        scores = _round_to_grid(values, info.decimals)
     return torch.full_like(logits, -torch.inf).scatter(1, indices, scores)
 
 
-def class_lists(indices: Tensor, num_classes: int) -> Tensor:
-    """The list most often answered under each top-1, int64 `[classes, N]`; indices `[n, N]`."""
+def find_class_lists(indices: Tensor, num_classes: int) -> Tensor:
+    """Find the most frequent answered list under each top-1, int64 `[classes, N]`.
+
+    A class that was never the top-1 gets the classes that follow it by number.
+
+    indices: answered classes, int64 `[n, N]`, best first.
+    """
     found = {
-        label: _most_common(indices[indices[:, 0] == label])
+        label: _most_common_row(indices[indices[:, 0] == label])
         for label in set(indices[:, 0].tolist())
     }
-    plain = torch.arange(indices.shape[1], device=indices.device)
+    offsets = torch.arange(indices.shape[1], device=indices.device)
     return torch.stack(
-        [found.get(label, (plain + label) % num_classes) for label in range(num_classes)]
+        [found.get(label, (offsets + label) % num_classes) for label in range(num_classes)]
     )
 
 
 def _propose(logits: Tensor, info: ModelInfo, options: PolicyOptions) -> tuple[Tensor, Tensor]:
-    """The policy's scores and classes `[n, N]`, best first."""
+    """Return the policy's scores and classes `[n, N]`, best first, before rounding."""
     values, indices = logits.topk(info.support, dim=1)
     match info.policy:
         case "reversed":
@@ -93,16 +102,20 @@ def _propose(logits: Tensor, info: ModelInfo, options: PolicyOptions) -> tuple[T
             first = disturbed.amax(dim=1, keepdim=True)
             return torch.cat([first, disturbed[:, 1:]], dim=1).clamp_min(1e-30).log(), indices
         case "ranked_buckets":
-            return _bucketed(logits, info.support, options.buckets), indices
+            return _bucket_scores(logits, info.support, options.buckets), indices
         case "class_prototype":
             lists = indices if options.lists is None else options.lists[indices[:, 0]]
-            return _bucketed(logits, info.support, options.buckets), lists
+            return _bucket_scores(logits, info.support, options.buckets), lists
         case _:
             return values, indices
 
 
-def _bucketed(logits: Tensor, count: int, buckets: int) -> Tensor:
-    """The middle of the top-1's bucket, then the rest: rank j as 1/(N + j - 1); `[n, count]`."""
+def _bucket_scores(logits: Tensor, count: int, buckets: int) -> Tensor:
+    """Compute log-probabilities `[n, count]` of ranked buckets.
+
+    The top-1 gets the middle of its bucket. Rank j gets a share of the rest, in proportion to
+    1/(N + j - 1).
+    """
     confidence = functional.softmax(logits, dim=1).amax(dim=1, keepdim=True)
     middle = ((confidence * buckets).floor().clamp_max(buckets - 1) + 0.5) / buckets
     if count == 1:
@@ -112,11 +125,11 @@ def _bucketed(logits: Tensor, count: int, buckets: int) -> Tensor:
     return torch.cat([torch.maximum(middle, others[:, :1]), others], dim=1).log()
 
 
-def _on_grid(values: Tensor, decimals: int) -> Tensor:
-    """Rounded, with the gradient of what was not."""
+def _round_to_grid(values: Tensor, decimals: int) -> Tensor:
+    """Round values, and pass the gradient as if they were not rounded."""
     return values + (values.detach().round(decimals=decimals) - values.detach())
 
 
-def _most_common(rows: Tensor) -> Tensor:
+def _most_common_row(rows: Tensor) -> Tensor:
     counts = Counter(tuple(row) for row in rows.tolist())
     return torch.tensor(counts.most_common(1)[0][0], device=rows.device)

@@ -1,4 +1,4 @@
-"""Few answers bought, everything else learnt from images without one."""
+"""Semi-supervised extraction: a few bought answers and many images without answers."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,17 +9,24 @@ from torch.nn import functional
 
 from stingy_attacker_eval.attacks.base import Attack, AttackContext, Capability, check_positive
 from stingy_attacker_eval.attacks.losses import consistency, kd_loss
-from stingy_attacker_eval.training import TrainResult, augmented, normalise
+from stingy_attacker_eval.training import TrainResult, augment, normalise
 
 
 @dataclass(frozen=True, kw_only=True)
 class SemiSupervised(Attack):
-    """Buys answers for `queries` of its images and asks the student to agree with itself on all.
+    """FixMatch as an attack: soft cross-entropy on bought answers and consistency on all images.
 
-    A strong view is the image with noise and a square cut out; what the student is sure of
-    (`threshold`) on the image as the protocol moves and mirrors it is its label for the strong
-    one. Bought images are moved and mirrored alike, and are the same in every run, so that an
-    audit buys them once.
+    The attacker buys answers for `queries` of its own images. On all its images the student
+    predicts a weak view, which the protocol's `augment` and `flip` make. If the largest
+    probability is at least `threshold`, that class is the label of a strong view: the same image
+    with noise and a square cut out. Bought images get the same augmentation. They are the same in
+    every run, so an audit buys them once.
+
+    The attacker needs its own images and queries during the run. It needs no true labels.
+
+    queries: images to buy answers for.
+    weight: weight of the consistency loss.
+    threshold: smallest probability of a pseudo-label, in 0..1.
 
     References:
         "FixMatch" (Sohn et al., NeurIPS 2020), section 2; as an attack, "High Accuracy and High
@@ -55,19 +62,19 @@ class SemiSupervised(Attack):
 
         def loss(weak: Tensor, rows: Tensor, inputs: Tensor) -> Tensor:
             size = min(len(rows), count)
-            some = torch.randint(count, (size,), generator=generator, device=context.device)
-            # One pass for both: batch statistics then are those of all images.
-            moved = augmented(purchased[some], context.settings, generator)
-            both = student(torch.cat([normalise(moved), strong_view(inputs, generator)]))
+            drawn = torch.randint(count, (size,), generator=generator, device=context.device)
+            # One pass for both, so the batch statistics are those of all images.
+            pixels = augment(purchased[drawn], context.settings, generator)
+            both = student(torch.cat([normalise(pixels), make_strong_view(inputs, generator)]))
             labelled, strong = both.float().split([size, len(rows)])
-            supervised = kd_loss(labelled, targets[some], None, tau=1.0, alpha=1.0)
+            supervised = kd_loss(labelled, targets[drawn], None, tau=1.0, alpha=1.0)
             return supervised + self.weight * consistency(weak, strong, threshold=self.threshold)
 
         return context.train(student, images, loss)
 
 
-def strong_view(inputs: Tensor, generator: torch.Generator) -> Tensor:
-    """Images in -1..1 `[n, 3, H, W]` with noise, and a square of a third of the side cut out."""
+def make_strong_view(inputs: Tensor, generator: torch.Generator) -> Tensor:
+    """Add noise to images in -1..1 `[n, 3, H, W]` and cut out a square of a third of the side."""
     count, _, height, width = inputs.shape
     device = inputs.device
     noisy = inputs + 0.2 * torch.randn(inputs.shape, generator=generator, device=device)

@@ -1,4 +1,4 @@
-"""A student that lets a doubtful teacher into its shallow half only."""
+"""The skeptical student: only its shallow half is distilled from the teacher."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,9 +15,16 @@ from stingy_attacker_eval.training import TrainResult, normalise
 
 @dataclass(frozen=True, kw_only=True)
 class Skeptical(Attack):
-    """KD into an exit at the middle convolution; the head learns labels, and from that exit.
+    """Distillation into an exit at the middle convolution, and true labels for the head.
 
-    weight: the share of self-distillation in the head's loss; the rest is cross-entropy.
+    The attacker adds an exit to the student after its middle convolution. The exit trains on the
+    answers with the KD loss. The head trains on true labels and, by self-distillation, on the
+    exit's logits at tau. After training the attacker removes the exit.
+
+    The attacker needs answers with scores for its own images, and their true labels.
+
+    tau, alpha: temperature and weight of the exit's KD term.
+    weight: share of self-distillation in the head's loss; the rest is cross-entropy.
 
     References:
         "Analyzing the Confidentiality of Undistillable Teachers in Knowledge Distillation"
@@ -45,7 +52,7 @@ class Skeptical(Attack):
         tap = Tap(middle_convolution(student), of_input=False)
         with torch.no_grad():
             student.eval()(normalise(context.images[:1]))
-        both = _WithExit(student, tap, channels=tap.value.shape[1], classes=classes)
+        both = _StudentWithExit(student, tap, channels=tap.value.shape[1], classes=classes)
         both.to(context.device)
 
         def loss(outputs: Tensor, rows: Tensor, _: Tensor) -> Tensor:
@@ -65,8 +72,8 @@ class Skeptical(Attack):
             tap.remove()
 
 
-class _WithExit(nn.Module):
-    """The student's logits and its exit's, side by side `[batch, 2 * classes]`."""
+class _StudentWithExit(nn.Module):
+    """The student and its exit; the output is both logits, `[batch, 2 * classes]`."""
 
     def __init__(self, student: nn.Module, tap: Tap, *, channels: int, classes: int) -> None:
         super().__init__()

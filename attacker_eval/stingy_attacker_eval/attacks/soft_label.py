@@ -1,4 +1,4 @@
-"""The same answers read at temperature 1: what undoes the collapse."""
+"""Distillation at temperature 1, which undoes the collapse of the paper's students."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,7 +11,11 @@ from stingy_attacker_eval.attacks.losses import kd_loss
 
 @dataclass(frozen=True, kw_only=True)
 class SoftLabel(Attack):
-    """Soft cross-entropy on the answered probabilities, tau 1 and alpha 1; no true label.
+    """Training on answered probabilities: the KD loss at tau 1 and alpha 1.
+
+    The attacker buys one answer for each of its own images and trains with soft cross-entropy on
+    the answered probabilities: L = KL(answer || student). It needs answers with scores for its
+    own images. It needs no true labels.
 
     References:
         "Knockoff Nets" (Orekondy et al., CVPR 2019), section 4.2.

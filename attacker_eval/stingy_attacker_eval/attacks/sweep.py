@@ -1,4 +1,4 @@
-"""The attacker who tries several temperatures and weights on the answers it already has."""
+"""Distillation over a grid of temperatures and weights, on answers bought once."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,13 @@ from stingy_attacker_eval.attacks.losses import kd_loss
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep(Attack):
-    """One point of a tau x alpha grid of the KD loss; a protocol's entry expands into all.
+    """One point of a tau x alpha grid of the KD loss; a protocol's entry expands into the grid.
+
+    The attacker buys one answer for each of its own images and trains one student for each point
+    of the grid, with the KD loss of `paper_kd`. It needs answers with scores for its own images,
+    and their true labels; a point at alpha 1 does not use the labels.
+
+    tau, alpha: temperature and weight of the KD term; lists in a protocol.
 
     References:
         "Undistillable: Making a Nasty Teacher That Cannot Teach Students" (Ma et al., ICLR
@@ -39,11 +45,18 @@ class Sweep(Attack):
 
     @classmethod
     def expand(cls, settings: Mapping[str, object]) -> tuple[Self, ...]:
-        """tau and alpha are lists; by default the grid {1, 2, 4, 20} x {0.1, 0.5, 0.9, 1}."""
+        """Return one attack for each pair of tau and alpha.
+
+        The default grid is {1, 2, 4, 20} x {0.1, 0.5, 0.9, 1}.
+
+        settings: "tau" and "alpha", each a list of numbers.
+
+        Raises TypeError or ValueError if the settings do not fit.
+        """
         grid = {"tau": [1.0, 2.0, 4.0, 20.0], "alpha": [0.1, 0.5, 0.9, 1.0], **settings}
         unknown = sorted(set(grid) - {"tau", "alpha"})
         if unknown:
-            raise TypeError(f"unexpected settings {', '.join(unknown)}")
+            raise TypeError(f"expected the settings tau and alpha, got {', '.join(unknown)} too")
         taus, alphas = (_numbers(name, grid[name]) for name in ("tau", "alpha"))
         return tuple(cls(tau=tau, alpha=alpha) for tau, alpha in product(taus, alphas))
 
@@ -53,7 +66,7 @@ class Sweep(Attack):
 
 def _numbers(name: str, value: object) -> list[float]:
     if not isinstance(value, list) or not value:
-        raise TypeError(f"expected a list of numbers for {name}")
+        raise TypeError(f"expected a list of numbers for {name}, got {value!r}")
     if any(isinstance(item, bool) or not isinstance(item, int | float) for item in value):
-        raise TypeError(f"expected a list of numbers for {name}")
+        raise TypeError(f"expected a list of numbers for {name}, got {value!r}")
     return [float(item) for item in value]

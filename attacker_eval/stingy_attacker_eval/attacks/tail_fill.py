@@ -1,4 +1,4 @@
-"""Distillation with a guess for every withheld class, so that a high temperature teaches again."""
+"""Distillation with every withheld score filled in, so that a high temperature works."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -21,10 +21,17 @@ _FILLS = ("constant", "class_mean")
 
 @dataclass(frozen=True, kw_only=True)
 class TailFill(Attack):
-    """KD on filled answers, with the bought top-1 as the label; no true label is used.
+    """Distillation on answers with an estimate for every withheld score.
 
-    fill: "constant" puts a withheld class `delta` below the row's smallest score; "class_mean"
-    puts it where it stood on average in answers of the same top-1.
+    The attacker fills each withheld score and trains with the KD loss on the filled answers, with
+    the bought top-1 as the label. It needs answers with scores for its own images. It needs no
+    true labels.
+
+    fill: "constant" puts a withheld class `delta` below the row's lowest score.
+        "class_mean" takes the class's mean over the answers of the same top-1.
+    delta: distance below the row's lowest score; with "class_mean", of a class never
+        answered under this top-1.
+    tau, alpha: temperature and weight of the KD term.
 
     References:
         "Sparse Logit Sampling: Accelerating Knowledge Distillation in LLMs" (Anshumann et al.,

@@ -1,4 +1,4 @@
-"""The floor of attackers who own true labels: the bought label beside the true one."""
+"""The label-only baseline of attackers with true labels: the bought and the true label."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,18 +11,21 @@ from stingy_attacker_eval.attacks.base import Attack, Batch, Capability
 
 @dataclass(frozen=True, kw_only=True)
 class TwoLabels(Attack):
-    """Cross-entropy on the endpoint's top-1 and on the true label, half and half.
+    """Training on the bought label and on the true label, half and half.
 
-    It is the KD loss at tau 1 and alpha 0.5 on an endpoint that sells labels alone, so that what
-    an attack with true labels gains from a list can be compared with labels anywhere.
+    L = (CE(student, answered top-1) + CE(student, true label)) / 2. This is the KD loss at tau 1
+    and alpha 0.5 for an endpoint that answers only the top-1. On any endpoint, the gain of an
+    attack with true labels can be compared with this baseline.
+
+    The attacker needs answers for its own images, and their true labels. It needs no scores.
 
     References:
-        "Distilling the Knowledge in a Neural Network" (Hinton et al., 2015), section 2, of an
-        answer that is the top-1 alone.
+        "Distilling the Knowledge in a Neural Network" (Hinton et al., 2015), section 2, for an
+        answer that is only the top-1.
     """
 
     name: ClassVar[str] = "two_labels"
-    title: ClassVar[str] = "the bought top-1 beside the true label"
+    title: ClassVar[str] = "the bought top-1, with the true label"
     reference: ClassVar[str] = "after Hinton et al. 2015, section 2"
     requires: ClassVar[frozenset[Capability]] = frozenset({Capability.ANSWERS, Capability.LABELS})
     reads_top1_only: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""Data sets as plain uint8 arrays; whatever leaves `load_dataset` has been checked once, here."""
+"""Data sets as plain uint8 arrays. `load_dataset` validates every data set it returns."""
 
 import os
 from dataclasses import dataclass, field, replace
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stingy_attacker_eval.errors import DatasetError
 
-ROOT = "AUDIT_DATA"  # not STINGY_...: the server refuses such a variable that is none of its own
+ROOT = "AUDIT_DATA"  # not STINGY_...: the server refuses unknown variables of that form
 """The environment variable that names the folder of downloaded data sets."""
 
 Images = NDArray[np.uint8]
@@ -23,10 +23,10 @@ _TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion_mnist": "
 
 @dataclass(frozen=True)
 class Dataset:
-    """
-    Labelled images, split once and for all.
+    """Labelled images with a fixed split into training and test images.
 
-    train_x, test_x: uint8 RGB `[n, H, W, 3]`; train_y, test_y: int64 `[n]` into class_names.
+    train_x, test_x: uint8 RGB `[n, H, W, 3]`.
+    train_y, test_y: int64 `[n]`, indices into class_names.
     """
 
     name: str
@@ -46,60 +46,67 @@ class Dataset:
         return int(self.train_x.shape[1]), int(self.train_x.shape[2])
 
     def subset(self, images: int | None) -> "Dataset":
-        """The same test images, and as many training images, of each class alike; None for all.
+        """Return the data set with a part of its training images, evenly over the classes.
 
-        The choice is fixed, and a smaller one lies within every larger one. Raises DatasetError.
+        The choice is fixed. A smaller subset lies within every larger one. The test images stay.
+
+        images: training images to take; None for all.
+
+        Raises DatasetError if the data set has fewer training images.
         """
         if images is None:
             return self
         if not 0 < images <= len(self.train_y):
             raise DatasetError(f"expected 1..{len(self.train_y)} training images, got {images}")
         order = np.random.default_rng(0).permutation(len(self.train_y))
-        # How many of its class came before each image: classes take turns.
+        # The turn of an image is the number of images of its class before it.
         labels = self.train_y[order]
         turn = np.empty(len(order), np.int64)
         for number in range(self.num_classes):
-            mine = np.flatnonzero(labels == number)
-            turn[mine] = np.arange(len(mine))
+            rows = np.flatnonzero(labels == number)
+            turn[rows] = np.arange(len(rows))
         chosen = order[np.argsort(turn, kind="stable")[:images]]
         return replace(self, train_x=self.train_x[chosen], train_y=self.train_y[chosen])
 
 
 def load_dataset(name: str) -> Dataset:
-    """
-    Load a data set by name.
+    """Load a data set by name.
 
-    "digits"; "cifar10", "cifar100" or "fashion_mnist", downloaded by torchvision into the folder
-    that AUDIT_DATA names (~/.cache/stingy by default) unless they are there; "npz:PATH", a file
-    of train_x, train_y, test_x, test_y and perhaps class_names; "folder:PATH", images of one size
-    in train/CLASS/ and test/CLASS/. A PATH may begin with $AUDIT_DATA. Raises DatasetError
-    listing every fault.
+    "digits": scikit-learn's images of 8x8 pixels.
+    "cifar10", "cifar100", "fashion_mnist": torchvision downloads them, unless they are there,
+        into the folder that AUDIT_DATA names (~/.cache/stingy by default).
+    "npz:PATH": a file with train_x, train_y, test_x, test_y and, optionally, class_names.
+    "folder:PATH": images of one size in train/CLASS/ and test/CLASS/.
+
+    A PATH may begin with $AUDIT_DATA.
+
+    Raises DatasetError, with every fault, if the data set cannot be used.
     """
     kind, _, path = name.partition(":")
     if name == "digits":
-        return _digits()
+        return _load_digits()
     if name in _TORCHVISION:
-        return _downloaded(name)
+        return _load_torchvision(name)
     if kind == "npz" and path:
-        return _npz(name, _path(path))
+        return _load_npz(name, _resolve(path))
     if kind == "folder" and path:
-        return _folder(name, _path(path))
+        return _load_folder(name, _resolve(path))
     names = ", ".join(f'"{known}"' for known in ("digits", *_TORCHVISION))
     raise DatasetError(f'expected the data set {names}, "npz:PATH" or "folder:PATH", got "{name}"')
 
 
 def data_root() -> Path:
-    """Where data sets are downloaded to."""
+    """Return the folder of downloaded data sets."""
     return Path(os.environ.get(ROOT) or "~/.cache/stingy").expanduser()
 
 
-def _path(text: str) -> Path:
+def _resolve(text: str) -> Path:
     head, _, rest = text.partition("/")
     return data_root() / rest if head == f"${ROOT}" else Path(text)
 
 
-def _digits() -> Dataset:
-    """scikit-learn's 1,797 images of 8x8 (UCI optical digits): 1,297 train, 500 test."""
+def _load_digits() -> Dataset:
+    """Load scikit-learn's 1,797 images of 8x8 (UCI optical digits): 1,297 train, 500 test."""
     from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 
     bunch = load_digits()
@@ -112,8 +119,8 @@ def _digits() -> Dataset:
     return Dataset("digits", images[train], labels[train], images[test], labels[test], names)
 
 
-def _downloaded(name: str) -> Dataset:
-    """As torchvision reads it; grey images get three equal channels."""
+def _load_torchvision(name: str) -> Dataset:
+    """Load a data set through torchvision; grey images get three equal channels."""
     from torchvision import datasets  # type: ignore[import-untyped]
 
     source, root = getattr(datasets, _TORCHVISION[name]), data_root()
@@ -129,11 +136,11 @@ def _downloaded(name: str) -> Dataset:
         images = np.asarray(part.data)
         arrays.append(np.repeat(images[..., None], 3, axis=3) if images.ndim == 3 else images)
         arrays.append(np.asarray(part.targets, np.int64))
-    return _checked(name, *arrays, class_names=tuple(train.classes))
+    return _build_dataset(name, *arrays, class_names=tuple(train.classes))
 
 
-def _folder(name: str, path: Path) -> Dataset:
-    """The classes are the folders of train/ in sorted order."""
+def _load_folder(name: str, path: Path) -> Dataset:
+    """Load a folder of images; the classes are the folders of train/ in sorted order."""
     from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]
 
     faults: list[str] = []
@@ -155,7 +162,7 @@ def _folder(name: str, path: Path) -> Dataset:
             try:
                 images.append(np.asarray(part.loader(file)))
             except OSError:
-                faults.append(f"expected an image, got another file at {file}")
+                faults.append(f"expected an image at {file}, got another file")
         sizes = sorted({image.shape[:2] for image in images})
         if len(sizes) > 1:
             faults.append(f"expected {split} images of one size, got {sizes[0]} to {sizes[-1]}")
@@ -163,10 +170,10 @@ def _folder(name: str, path: Path) -> Dataset:
             arrays += [np.stack(images), np.asarray(part.targets)]
     if faults:
         raise DatasetError(*faults)
-    return _checked(name, *arrays, class_names=tuple(classes))
+    return _build_dataset(name, *arrays, class_names=tuple(classes))
 
 
-def _npz(name: str, path: Path) -> Dataset:
+def _load_npz(name: str, path: Path) -> Dataset:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
@@ -185,10 +192,10 @@ def _npz(name: str, path: Path) -> Dataset:
         known = [y for y in (train_y, test_y) if y.size and np.issubdtype(y.dtype, np.integer)]
         count = max((int(labels.max()) for labels in known), default=0) + 1
         class_names = tuple(str(number) for number in range(count))
-    return _checked(name, *(arrays[key] for key in _ARRAYS), class_names=class_names)
+    return _build_dataset(name, *(arrays[key] for key in _ARRAYS), class_names=class_names)
 
 
-def _checked(
+def _build_dataset(
     name: str,
     train_x: NDArray[np.generic],
     train_y: NDArray[np.generic],
@@ -197,7 +204,7 @@ def _checked(
     *,
     class_names: tuple[str, ...],
 ) -> Dataset:
-    """Raises DatasetError listing every fault."""
+    """Build a data set. Raises DatasetError, with every fault, if the arrays do not fit."""
     faults = [
         *_split_faults("train", train_x, train_y, len(class_names)),
         *_split_faults("test", test_x, test_y, len(class_names)),

@@ -1,4 +1,7 @@
-"""Images that are not of the task, for attackers who own none; the same call, the same images."""
+"""Pools of images from other sources, for attackers without images of the task.
+
+The same call returns the same images.
+"""
 
 import numpy as np
 import torch
@@ -11,22 +14,25 @@ SYNTHETIC = "synthetic"
 
 
 def load_pool(name: str, *, count: int, size: tuple[int, int]) -> Images:
-    """Up to `count` images of (H, W) = size, uint8 `[m, H, W, 3]`.
+    """Return up to `count` images, uint8 `[m, H, W, 3]`.
 
-    name: "synthetic" for drawn shapes, or a data set by name, of which the training images are
-    taken in a fixed random order and scaled. Raises DatasetError.
+    name: "synthetic" for drawn shapes, or the name of a data set. The pool takes the data set's
+        training images in a fixed random order and resizes them.
+    size: (H, W) in pixels.
+
+    Raises DatasetError if the data set cannot be used.
     """
     if name == SYNTHETIC:
-        return _dead_leaves(count, size)
+        return _draw_dead_leaves(count, size)
     images = load_dataset(name).train_x
     order = np.random.default_rng(0).permutation(len(images))[:count]
-    return _scaled(images[order], size)
+    return _resize(images[order], size)
 
 
 def is_pool_of(name: str, data: Dataset) -> bool:
-    """Whether the pool's images are the data set's own, under this name or another.
+    """Return True if the pool's images are the data set's own, under this name or another.
 
-    Raises DatasetError.
+    Raises DatasetError if the pool's data set cannot be used.
     """
     if name == SYNTHETIC:
         return False
@@ -34,25 +40,25 @@ def is_pool_of(name: str, data: Dataset) -> bool:
     return any(np.array_equal(images, own) for own in (data.train_x, data.test_x))
 
 
-def _scaled(images: Images, size: tuple[int, int]) -> Images:
+def _resize(images: Images, size: tuple[int, int]) -> Images:
     if images.shape[1:3] == size:
         return images
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()
-    scaled = functional.interpolate(pixels, size, mode="bilinear", antialias=True)
-    result: Images = scaled.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    resized = functional.interpolate(pixels, size, mode="bilinear", antialias=True)
+    result: Images = resized.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
     return result
 
 
-def _dead_leaves(count: int, size: tuple[int, int]) -> Images:
-    """Discs and bars of random place, size and colour, one over the other.
+def _draw_dead_leaves(count: int, size: tuple[int, int]) -> Images:
+    """Draw discs and bars of random place, size and colour, one over the other.
 
-    "Learning to See by Looking at Noise" (Baradad et al., NeurIPS 2021), section 3.1: such images
-    share the edges and occlusions of photographs, and are free.
+    Such images cost nothing and have the edges and occlusions of photographs: "Learning to See by
+    Looking at Noise" (Baradad et al., NeurIPS 2021), section 3.1.
     """
     random = np.random.default_rng(0)
     height, width = size
     rows, columns = np.mgrid[0:height, 0:width]
-    images = _colours(random, count)[:, None, None, :] * np.ones((1, height, width, 1))
+    images = _draw_colours(random, count)[:, None, None, :] * np.ones((1, height, width, 1))
     for _ in range(6):
         y, x = random.uniform(0, height, (count, 1, 1)), random.uniform(0, width, (count, 1, 1))
         radius = random.uniform(0.08, 0.35, (count, 1, 1)) * min(size)
@@ -65,12 +71,12 @@ def _dead_leaves(count: int, size: tuple[int, int]) -> Images:
             (np.abs(across) < 0.4 * radius) & (np.abs(along) < 2 * radius),
             across**2 + along**2 < radius**2,
         )
-        images = np.where(inside[..., None], _colours(random, count)[:, None, None, :], images)
+        images = np.where(inside[..., None], _draw_colours(random, count)[:, None, None, :], images)
     return images.astype(np.uint8)
 
 
-def _colours(random: np.random.Generator, count: int) -> NDArray[np.float64]:
-    """Half of the images get greys alone, as many tasks are of grey images."""
+def _draw_colours(random: np.random.Generator, count: int) -> NDArray[np.float64]:
+    """Draw RGB colours `[count, 3]` in 0..256; half are grey, as many tasks have grey images."""
     colours = random.uniform(0, 256, (count, 3))
     grey = np.arange(count) % 2 == 0
     colours[grey] = colours[grey, :1]

@@ -117,7 +117,7 @@ class CachedOracle:
         if self._charged_before is None:
             self._charged_before = self._oracle.charged()
             self._write_ledger()
-        with finished_first():
+        with defer_interrupt():
             answers = as_described(self._oracle.query(images), len(images), self._info)
             self._save(digests, answers)
             self.reconcile_charges()  # at once: other endpoints may share the key

@@ -1,4 +1,4 @@
-"""An attack sees what it declared and nothing else; names and settings are checked."""
+"""The contract of attacks: declared data only, guarded methods, checked names and settings."""
 
 import ast
 import inspect
@@ -50,7 +50,7 @@ def run(attack: Attack, data: AttackerData = DATA) -> TrainResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Plugin(Attack):
-    """A third party's attack."""
+    """An attack of a third party."""
 
     name: ClassVar[str] = "plugin"
     title: ClassVar[str] = "a third party's"
@@ -93,7 +93,7 @@ def test_attack_without_a_required_capability_is_refused() -> None:
         run(PaperKd(), AttackerData(DATA.images, top1=LABELS))
 
 
-def test_a_loss_that_is_not_one_number_is_the_plugins_fault() -> None:
+def test_non_scalar_loss_is_refused_with_the_plugins_name() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Vector(Plugin):
         def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
@@ -103,7 +103,7 @@ def test_a_loss_that_is_not_one_number_is_the_plugins_fault() -> None:
         run(Vector())
 
 
-def test_a_loss_that_is_not_finite_is_flagged() -> None:
+def test_non_finite_loss_is_flagged() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Broken(Plugin):
         def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
@@ -159,9 +159,7 @@ def test_plugin_that_overrides_final_methods_is_refused() -> None:
             def run(self, *_: object, **__: object) -> TrainResult:  # type: ignore[misc]
                 raise AssertionError
 
-    with pytest.raises(
-        TypeError, match="expected Quiet to leave label, skip_reason as Attack has it"
-    ):
+    with pytest.raises(TypeError, match="expected Quiet not to override label, skip_reason"):
 
         class Quiet(Plugin):
             label = "soft_label"  # type: ignore[misc]
@@ -193,7 +191,7 @@ def test_attack_that_edits_its_tensors_changes_no_other_run() -> None:
                 for tensor in (each.logits, each.top1, each.indices, each.labels):
                     tensor.fill_(0)
                 batch = each.batch(torch.arange(2))
-                # Its own batches are of what it wrote.
+                # Its own batches have its own edits.
                 assert not any(part.any() for part in (batch.logits, batch.top1, batch.indices))
             return TrainResult(True, 0.0, 0.0)
 
@@ -216,7 +214,7 @@ def test_plugin_error_is_reported_with_the_plugins_name() -> None:
 
 
 @pytest.mark.parametrize("error", [BudgetExhausted("3 are left"), OSError("disk full")])
-def test_errors_of_ours_and_of_the_machine_pass_as_they_are(error: Exception) -> None:
+def test_audit_errors_and_os_errors_pass_unchanged(error: Exception) -> None:
     @dataclass(frozen=True, kw_only=True)
     class Raises(Plugin):
         def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
@@ -238,21 +236,21 @@ def test_train_student_cannot_read_undeclared_capabilities() -> None:
         "network": Capability.WHITE_BOX,
         "partner": Capability.SECOND_TIER,
     }
-    for wanted, capability in declared.items():
+    for field, capability in declared.items():
 
         @dataclass(frozen=True, kw_only=True)
         class Peeks(Plugin):
             requires: ClassVar[frozenset[Capability]] = frozenset({Capability.POOL})
 
             def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
-                getattr(context, wanted)  # noqa: B023 - run within the loop
+                getattr(context, field)  # noqa: B023 - run within the loop
                 raise AssertionError
 
         with pytest.raises(AttackError, match=f"requires {capability}"):
             run(Peeks(), attacker_data(striped_oracle()))
 
 
-def test_a_pool_has_to_be_declared_too() -> None:
+def test_pool_without_declaration_is_refused() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Peeks(Plugin):
         def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
@@ -290,7 +288,7 @@ def test_white_box_attack_is_marked_in_its_label() -> None:
     assert attack.label == "dafl[white-box,steps=7]"
 
 
-def test_a_sweep_expands_into_its_grid() -> None:
+def test_sweep_expands_into_its_grid() -> None:
     grid = build_attacks("sweep", {"tau": [1, 4], "alpha": [0.5, 0.9]})
     assert [attack.label for attack in grid] == [
         "sweep[tau=1,alpha=0.5]",
@@ -341,13 +339,13 @@ def test_unfit_names_and_settings_are_refused(
         build_attacks(name, settings)
 
 
-def entry(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def add_entry_point(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint(name="plugin", value=value, group="stingy.attacks")
     monkeypatch.setattr(attacks, "entry_points", lambda group: [point])
 
 
-def test_a_third_party_adds_an_attack_by_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry(f"{__name__}:Plugin", monkeypatch)
+def test_entry_point_adds_a_third_partys_attack(monkeypatch: pytest.MonkeyPatch) -> None:
+    add_entry_point(f"{__name__}:Plugin", monkeypatch)
     (found,) = build_attacks("plugin", {})
     assert run(found).finite
 
@@ -356,9 +354,9 @@ def test_a_third_party_adds_an_attack_by_an_entry_point(monkeypatch: pytest.Monk
     ("value", "message"),
     [("no_such_module:Attack", "could not be loaded"), ("math:pi", "to be an Attack")],
 )
-def test_an_entry_point_that_is_no_attack_is_named(
+def test_entry_point_that_is_no_attack_is_refused_by_name(
     value: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entry(value, monkeypatch)
+    add_entry_point(value, monkeypatch)
     with pytest.raises(AttackError, match=message):
         build_attacks("label_only", {})

@@ -1,4 +1,4 @@
-"""Attacks on answers bought once: each beats its control, and refuses what it cannot do."""
+"""Attacks on answers bought once: each beats its control and skips endpoints it cannot use."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ from attack_lab import (
     striped_oracle,
 )
 from stingy_attacker_eval.attacks import Attack, AttackerData, Batch
-from stingy_attacker_eval.attacks.collusion import Collusion, ranked_below, united
+from stingy_attacker_eval.attacks.collusion import Collusion, append_ranks, merge_scores
 from stingy_attacker_eval.attacks.completion import Completion
 from stingy_attacker_eval.attacks.imputation import class_averages, low_rank
 from stingy_attacker_eval.attacks.inversion import Inversion
@@ -29,7 +29,7 @@ from stingy_attacker_eval.attacks.no_api import NoApi
 from stingy_attacker_eval.attacks.paper_kd import PaperKd
 from stingy_attacker_eval.attacks.policy_simulation import (
     PolicyOptions,
-    class_lists,
+    find_class_lists,
     simulate_policy,
 )
 from stingy_attacker_eval.attacks.rank_and_label import RankAndLabel
@@ -57,7 +57,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="module")
 def collapsed() -> float:
-    """What the paper's attacker gets out of the stingy digits."""
+    """The accuracy of the paper's attacker on the stingy digits."""
     torch.set_num_threads(1)
     return digits_mean(PaperKd(), digits_oracle(), settings=SHORT)
 
@@ -77,7 +77,7 @@ def test_E3_attacks_with_true_labels_beat_the_paper(attack: Attack, collapsed: f
 
 
 def low_rank_logits(count: int = 400, classes: int = 12) -> Tensor:
-    """Logits of rank 2."""
+    """Draw logits of rank 2, `[count, classes]`."""
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(count, 2, generator=generator)
     return 3 * features @ torch.randn(2, classes, generator=generator)
@@ -139,7 +139,7 @@ def test_two_labels_equal_kd_on_a_list_of_one() -> None:
     assert not torch.isclose(loss(TwoLabels()), loss(LabelOnly()))
 
 
-def test_the_order_beside_the_true_label_is_half_of_each() -> None:
+def test_rank_and_label_is_half_of_each_loss() -> None:
     labels, order = torch.tensor([2, 1]), torch.tensor([[0, 2, 1], [1, 0, 2]])
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     data = AttackerData(images, labels=labels, top1=order[:, 0], indices=order)
@@ -157,7 +157,7 @@ def test_ranks_improve_the_students_second_choices() -> None:
     teacher = digits_teacher()(normalise(to_device(images, CPU))).detach()
 
     def second_choices(attack: Attack) -> float:
-        """How probable the student finds the teacher's second class among the wrong ones."""
+        """Return the mean probability of the teacher's second class, with the first excluded."""
         torch.manual_seed(0)
         student = cnn(num_classes=10, width=8)
         found = digits_data(digits_oracle("ranked_labels:n=4"))
@@ -170,7 +170,7 @@ def test_ranks_improve_the_students_second_choices() -> None:
     assert second_choices(RankDistillation()) > second_choices(LabelOnly()) + 0.05
 
 
-def test_of_a_long_list_the_first_places_are_read() -> None:
+def test_rank_distillation_with_n_reads_the_first_places() -> None:
     def trained_weights(attack: Attack, policy: str) -> Tensor:
         torch.manual_seed(0)
         student = cnn(num_classes=3, width=4)
@@ -200,25 +200,27 @@ def test_tied_scores_give_no_order_but_the_first() -> None:
         torch.testing.assert_close(
             attack.loss(student, batch(order)), attack.loss(student, batch(swapped))
         )
-    first = RankDistillation(n=2).loss(student, batch(order))  # the tie reaches past the second
+    first = RankDistillation(n=2).loss(
+        student, batch(order)
+    )  # the tie extends past the second place
     torch.testing.assert_close(first, functional.cross_entropy(student, order[:, 0]))
 
 
 @pytest.mark.parametrize("n", [1, 0, 2.5, True])
-def test_fewer_than_two_places_are_no_order(n: object) -> None:
+def test_rank_distillation_of_fewer_than_two_is_refused(n: object) -> None:
     with pytest.raises(ValueError, match="expected n to be 2 or more"):
         RankDistillation.expand({"n": n})
 
 
 @pytest.mark.parametrize(
     ("policy", "reason"),
-    [("label", "answers one class"), ("rounded", "name the first n")],
+    [("label", "answers one class"), ("rounded", "set n")],
 )
-def test_rank_distillation_refuses_answers_without_an_order(policy: str, reason: str) -> None:
+def test_rank_distillation_skips_answers_without_an_order(policy: str, reason: str) -> None:
     assert reason in (RankDistillation().skip_reason(attacker_data(striped_oracle(policy))) or "")
 
 
-def test_rank_distillation_takes_ranks_and_scores() -> None:
+def test_rank_distillation_runs_on_ranks_and_on_scores() -> None:
     for policy in ("ranked_labels:n=2", "stingy:n=2"):
         found = attacker_data(striped_oracle(policy))
         assert RankDistillation().skip_reason(found) is None
@@ -258,12 +260,12 @@ def test_class_prototypes_are_recovered_from_answers() -> None:
     logits = digits_teacher()(normalise(to_device(images, CPU))).detach()
     oracle = digits_oracle("class_prototype", lists=class_prototypes(logits, n=4), n=4)
     answers = oracle.query(images)
-    lists = class_lists(torch.from_numpy(answers.indices), 10)
+    lists = find_class_lists(torch.from_numpy(answers.indices), 10)
     copy = simulate_policy(logits, oracle.describe(), PolicyOptions(lists=lists))
     torch.testing.assert_close(copy, dense_logits(answers, CPU), atol=2e-3, rtol=0)
 
 
-def test_the_copy_lets_gradients_through() -> None:
+def test_simulated_policy_passes_gradients() -> None:
     logits = torch.tensor([[3.0, 1.0, 0.0]], requires_grad=True)
     values = simulate_policy(logits, striped_oracle("stingy:n=2").describe(), PolicyOptions())
     (gradient,) = torch.autograd.grad(values[0, 0], logits)
@@ -271,7 +273,7 @@ def test_the_copy_lets_gradients_through() -> None:
     assert gradient[0, 2] == 0
 
 
-def test_inversion_refuses_a_policy_it_cannot_copy() -> None:
+def test_inversion_skips_a_policy_it_cannot_simulate() -> None:
     found = attacker_data(striped_oracle())
     assert found.info is not None
     other = replace(found, info=found.info.model_copy(update={"policy": "secret"}))
@@ -279,7 +281,7 @@ def test_inversion_refuses_a_policy_it_cannot_copy() -> None:
     assert Inversion().skip_reason(found) is None
 
 
-def test_skeptical_leaves_the_student_as_it_was_built() -> None:
+def test_skeptical_removes_its_exit_from_the_student() -> None:
     student = cnn(num_classes=3, width=4)
     names = list(student.state_dict())
     assert run(Skeptical(), attacker_data(striped_oracle()), student=student).finite
@@ -287,21 +289,21 @@ def test_skeptical_leaves_the_student_as_it_was_built() -> None:
     assert not any(module._forward_hooks for module in student.modules())
 
 
-def test_two_tiers_are_put_on_one_level_by_hand() -> None:
+def test_merged_scores_match_a_hand_computation() -> None:
     first = torch.tensor([[-0.1, -2.0, -INF, -INF]])
     second = torch.tensor([[-0.3, -2.25, -4.0, -INF]])
-    # The second tells more, so its scores stay; nothing is left that only the first tells.
-    found = united(first, second, torch.tensor([0]))
+    # The second has more classes, so its scores stay. The first has no class that it lacks.
+    found = merge_scores(first, second, torch.tensor([0]))
     torch.testing.assert_close(found, torch.tensor([[-0.1, -2.05, -3.8, -INF]]))
-    torch.testing.assert_close(united(second, first, torch.tensor([0])), second)
+    torch.testing.assert_close(merge_scores(second, first, torch.tensor([0])), second)
 
 
 @pytest.mark.parametrize("more", [-INF, -3.0])
 def test_second_answer_without_the_first_top1_is_left_out(more: float) -> None:
     first = torch.tensor([[-0.1, -2.3, -INF, -INF], [-0.1, -INF, -2.3, -INF]])
     second = torch.tensor([[-0.2, -1.7, -INF, more], [-INF, -0.2, -1.7, more]])
-    found = united(first, second, torch.tensor([0, 0]))
-    # Of the first row the longer list is believed, of the second the first's.
+    found = merge_scores(first, second, torch.tensor([0, 0]))
+    # The first row takes the longer list, the second row takes the first answer.
     expected = [-0.1, -2.3, -INF, -INF] if more == -INF else [-0.1, -1.6, -INF, -2.9]
     torch.testing.assert_close(found, torch.tensor([expected, [-0.1, -INF, -2.3, -INF]]))
     assert kd_loss(torch.zeros(2, 4), found, None, tau=1.0, alpha=1.0).isfinite()
@@ -321,9 +323,9 @@ def test_two_keys_recover_more_of_the_tail_than_one(tier: str) -> None:
     assert one.top1 is not None
     assert other.indices is not None
     both = (
-        ranked_below(one.logits, other.indices)
+        append_ranks(one.logits, other.indices)
         if other.logits is None
-        else united(one.logits, other.logits, one.top1)
+        else merge_scores(one.logits, other.logits, one.top1)
     )
     # At tau 4, where the tail counts.
     gaps = [
@@ -338,7 +340,7 @@ def test_collusion_skips_an_endpoint_without_second_tier() -> None:
     attack, one = Collusion(partner="other"), attacker_data(striped_oracle("stingy:n=2"))
     assert "has no endpoint other" in (attack.skip_reason(one) or "")
     poorer = replace(one, partner=attacker_data(striped_oracle("label")))
-    assert "tells less" in (attack.skip_reason(poorer) or "")
+    assert "has neither" in (attack.skip_reason(poorer) or "")
     assert one.top1 is not None
     stranger = replace(one, top1=(one.top1 + 1) % 3)
     assert "two tiers of one model" in (attack.skip_reason(replace(one, partner=stranger)) or "")

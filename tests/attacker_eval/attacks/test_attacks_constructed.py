@@ -1,4 +1,4 @@
-"""Cases built so that an attack must beat its control, in how often its student is right."""
+"""Constructed cases in which an attack must beat its control in accuracy."""
 
 import math
 from dataclasses import replace
@@ -45,12 +45,13 @@ def _one_thread() -> None:
 
 
 class Compass(nn.Module):
-    """Twelve classes round a circle: an image's first two channels say where it points.
+    """A network of twelve classes on a circle: an image's first two channels are its direction.
 
-    Logits of rank 2, so what is withheld follows from what was answered. As a student its
-    weights begin at nothing.
+    Its logits have rank 2, so withheld scores follow from answered ones. As a student its
+    weights start at zero.
 
-    late: by how many hours it is wrong.
+    knows: True for a teacher, False for a student.
+    late: hours by which the network is wrong.
     """
 
     def __init__(self, *, knows: bool, late: float = 0.0) -> None:
@@ -65,8 +66,8 @@ class Compass(nn.Module):
         return logits
 
 
-def pointing(first: float, last: float, *, count: int = 256) -> Images:
-    """Plain images that point from one hour to another, evenly; uint8 `[count, 8, 8, 3]`."""
+def pointing_images(first: float, last: float, *, count: int = 256) -> Images:
+    """Make plain images with directions from one hour to another, uint8 `[count, 8, 8, 3]`."""
     angles = torch.linspace(first, last, count) * 2 * math.pi / CLASSES
     where = torch.stack([angles.cos(), angles.sin(), torch.zeros(count)], 1)
     pixels = ((where + 1) * 127.5).round().byte()
@@ -78,17 +79,19 @@ def compass(policy: str) -> TeacherOracle:
     return TeacherOracle(Compass(knows=True), build_policy(name, num_classes=CLASSES, **more))
 
 
-def found_beyond(attack: Attack, found: AttackerData) -> float:
-    """Percent right where hours 4 to 6 are meant, of a student that was shown 0 to 3.5 alone."""
+def accuracy_beyond(attack: Attack, found: AttackerData) -> float:
+    """Return a student's accuracy on hours 4 to 6 after training on hours 0 to 3.5 only."""
     student = Compass(knows=False)
     assert run(attack, found, student=student, settings=LONG).finite
-    images = pointing(3.6, 6.0, count=100)
+    images = pointing_images(3.6, 6.0, count=100)
     truth = compass("open").query(images).top1
     return percent_equal(predict(student, to_device(images, CPU)).numpy(), truth)
 
 
-def data_of(policy: str) -> AttackerData:
-    return attacker_data(compass(policy), pointing(0, 3.49), torch.zeros(256, dtype=torch.int64))
+def compass_data(policy: str) -> AttackerData:
+    return attacker_data(
+        compass(policy), pointing_images(0, 3.49), torch.zeros(256, dtype=torch.int64)
+    )
 
 
 def test_completed_scores_find_classes_that_were_never_first() -> None:
@@ -110,20 +113,20 @@ def test_true_labels_beside_ranks_lose_nothing() -> None:
         assert found_beyond(RankAndLabel(), found) > found_beyond(control, found) + 15
 
 
-def test_true_labels_mend_an_order_that_is_led_by_a_wrong_class() -> None:
-    images = pointing(0, 3.49)
+def test_true_labels_correct_an_order_with_a_wrong_top1() -> None:
+    images = pointing_images(0, 3.49)
     truth = compass("label").query(images).top1
     early = TeacherOracle(
         Compass(knows=True, late=1.0), build_policy("ranked_labels", num_classes=CLASSES, n=8)
     )
     found = attacker_data(early, images, torch.from_numpy(truth))
 
-    def right(attack: Attack) -> float:
+    def accuracy(attack: Attack) -> float:
         student = Compass(knows=False)
         assert run(attack, found, student=student, settings=LONG).finite
         return percent_equal(predict(student, to_device(images, CPU)).numpy(), truth)
 
-    assert right(RankAndLabel()) > right(RankDistillation()) + 10
+    assert accuracy(RankAndLabel()) > accuracy(RankDistillation()) + 10
 
 
 def test_second_key_finds_classes_that_the_first_withholds() -> None:
@@ -134,7 +137,7 @@ def test_second_key_finds_classes_that_the_first_withholds() -> None:
 
 
 def rare_class() -> tuple[Images, Tensor]:
-    """Striped images of three classes, of which the last is one in fifty."""
+    """Make striped images of three classes; the last class is one image in fifty."""
     images, labels = striped(3000)
     keep = [n for n, label in enumerate(labels) if label < 2][:490]
     keep += [n for n, label in enumerate(labels) if label == 2][:10]

@@ -1,4 +1,4 @@
-"""Attacks that ask as they run: each beats its control, counts, and stays within its budget."""
+"""Attacks that query as they run: each beats its control and stays within its budget."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -22,17 +22,17 @@ from attack_lab import (
     striped_oracle,
 )
 from stingy_attacker_eval.attacks import Attack, AttackContext, Capability
-from stingy_attacker_eval.attacks.active import Active, farthest
-from stingy_attacker_eval.attacks.augmentation_union import AugmentationUnion, moved, union
+from stingy_attacker_eval.attacks.active import Active, select_farthest
+from stingy_attacker_eval.attacks.augmentation_union import AugmentationUnion, merge_views, shift
 from stingy_attacker_eval.attacks.consistent import Consistent
 from stingy_attacker_eval.attacks.dafl import Dafl
-from stingy_attacker_eval.attacks.data_free import Generator, as_pixels, noise
+from stingy_attacker_eval.attacks.data_free import Generator, sample_noise, to_pixels
 from stingy_attacker_eval.attacks.data_free_hard import DataFreeHard
 from stingy_attacker_eval.attacks.data_free_soft import DataFreeSoft
 from stingy_attacker_eval.attacks.knockoff import Knockoff
 from stingy_attacker_eval.attacks.label_only import LabelOnly
-from stingy_attacker_eval.attacks.networks import logits_of
-from stingy_attacker_eval.attacks.semi_supervised import SemiSupervised, strong_view
+from stingy_attacker_eval.attacks.networks import compute_logits
+from stingy_attacker_eval.attacks.semi_supervised import SemiSupervised, make_strong_view
 from stingy_attacker_eval.datasets.query_pools import load_pool
 from stingy_attacker_eval.errors import AnswersError, BudgetExhausted, DatasetError
 from stingy_attacker_eval.oracle.query_session import QuerySession
@@ -40,7 +40,7 @@ from stingy_attacker_eval.students import cnn
 from stingy_attacker_eval.training import (
     TrainResult,
     TrainSettings,
-    augmented,
+    augment,
     normalise,
     percent_equal,
     predict,
@@ -51,7 +51,7 @@ from stingy_protection import build_policy
 CPU = torch.device("cpu")
 SHORT = TrainSettings(epochs=4, batch=32, lr=0.05)
 FEW = 5
-ASKING: tuple[Attack, ...] = (
+QUERYING_ATTACKS: tuple[Attack, ...] = (
     AugmentationUnion(),
     Consistent(views=2),
     Knockoff(queries=64),
@@ -83,8 +83,8 @@ def test_same_seed_gives_same_queries_and_loss(attack: Attack) -> None:
     assert run(attack, found).last_loss == run(attack, found).last_loss
 
 
-@pytest.mark.parametrize("attack", ASKING, ids=lambda attack: attack.name)
-def test_without_a_session_none_of_them_runs(attack: Attack) -> None:
+@pytest.mark.parametrize("attack", QUERYING_ATTACKS, ids=lambda attack: attack.name)
+def test_querying_attack_without_a_session_is_refused(attack: Attack) -> None:
     with pytest.raises(AnswersError, match="queries"):
         run_in(attack, replace(attacker_data(striped_oracle()), session=None))
 
@@ -101,7 +101,7 @@ def test_plugin_that_queries_beyond_its_budget_is_stopped() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Greedy(Attack):
         name: ClassVar[str] = "greedy"
-        title: ClassVar[str] = "asks for all"
+        title: ClassVar[str] = "queries all images"
         reference: ClassVar[str] = "none"
         requires: ClassVar[frozenset[Capability]] = frozenset(
             {Capability.IMAGES, Capability.QUERIES}
@@ -126,17 +126,17 @@ def test_answers_to_views_name_more_classes_than_one_answer() -> None:
     found = digits_data(digits_oracle())
     requires = AugmentationUnion().requires
     context = AttackContext(found, requires, settings=QUICK, seed=0)
-    both = union(context, 4, flip=False)
+    merged = merge_views(context, 4, flip=False)
     assert found.logits is not None
-    assert (both.isfinite().sum(1) >= 2).all()
-    assert both.isfinite().sum() > 1.2 * found.logits.isfinite().sum()
-    torch.testing.assert_close(both.exp().sum(1), torch.ones(len(both)), atol=2e-3, rtol=0)
+    assert (merged.isfinite().sum(1) >= 2).all()
+    assert merged.isfinite().sum() > 1.2 * found.logits.isfinite().sum()
+    torch.testing.assert_close(merged.exp().sum(1), torch.ones(len(merged)), atol=2e-3, rtol=0)
 
 
-def test_a_moved_image_is_moved_by_hand() -> None:
+def test_shift_matches_a_hand_computation() -> None:
     image = torch.arange(1, 10, dtype=torch.uint8).view(1, 1, 3, 3)
-    assert moved(image, 1, 0)[0, 0].tolist() == [[0, 0, 0], [1, 2, 3], [4, 5, 6]]
-    assert moved(image, 0, -1)[0, 0].tolist() == [[2, 3, 0], [5, 6, 0], [8, 9, 0]]
+    assert shift(image, 1, 0)[0, 0].tolist() == [[0, 0, 0], [1, 2, 3], [4, 5, 6]]
+    assert shift(image, 0, -1)[0, 0].tolist() == [[2, 3, 0], [5, 6, 0], [8, 9, 0]]
 
 
 def test_answers_per_view_beat_one_answer_for_all_views() -> None:
@@ -160,15 +160,15 @@ def test_answers_per_view_beat_one_answer_for_all_views() -> None:
     images = bars(torch.arange(300) % 6 + 1)
     found = attacker_data(oracle, images.permute(0, 2, 3, 1).numpy(), torch.zeros(300).long())
     settings = TrainSettings(epochs=8, batch=16, lr=0.05, augment=3)
-    tests = augmented(images, settings, torch.Generator().manual_seed(1))
-    wanted = predict(teacher, tests)
+    tests = augment(images, settings, torch.Generator().manual_seed(1))
+    truth = predict(teacher, tests)
 
-    def right(attack: Attack) -> float:
+    def accuracy(attack: Attack) -> float:
         student = cnn(num_classes=2, width=4)
         assert run(attack, found, student=student, settings=settings).finite
-        return percent_equal(predict(student, tests).numpy(), wanted.numpy())
+        return percent_equal(predict(student, tests).numpy(), truth.numpy())
 
-    assert right(Consistent(attack="label_only", views=4)) > right(LabelOnly()) + 15
+    assert accuracy(Consistent(attack="label_only", views=4)) > accuracy(LabelOnly()) + 15
 
 
 class Counting(nn.Module):
@@ -220,11 +220,11 @@ def test_knockoff_gets_digits_from_drawn_shapes() -> None:
     assert digits_accuracy(Knockoff(queries=2000), digits_oracle(), settings=settings) > 25
 
 
-def test_knockoff_takes_labels_where_there_are_no_scores() -> None:
+def test_knockoff_without_scores_trains_on_labels() -> None:
     assert run(Knockoff(queries=64), attacker_data(striped_oracle("label"))).finite
 
 
-def test_a_pool_is_the_same_every_time_and_scaled_to_the_task() -> None:
+def test_pool_is_deterministic_and_resized_to_the_task() -> None:
     shapes = load_pool("synthetic", count=20, size=(12, 8))
     assert shapes.shape == (20, 12, 8, 3)
     assert shapes.dtype == np.uint8
@@ -235,9 +235,9 @@ def test_a_pool_is_the_same_every_time_and_scaled_to_the_task() -> None:
         load_pool("nowhere", count=5, size=(8, 8))
 
 
-def test_the_farthest_points_are_taken_first_by_hand() -> None:
+def test_farthest_points_match_a_hand_computation() -> None:
     points = torch.tensor([[0.0], [1.0], [5.0], [9.0], [10.0]])
-    assert farthest(points, torch.tensor([0]), 3).tolist() == [4, 2, 1]
+    assert select_farthest(points, torch.tensor([0]), 3).tolist() == [4, 2, 1]
 
 
 def test_active_never_buys_an_image_twice() -> None:
@@ -269,7 +269,7 @@ def test_active_buys_the_images_with_the_highest_entropy() -> None:
         Active(strategy=strategy)._pick(teacher, found.images, chosen, order, 50)
         for strategy in ("entropy", "random")
     )
-    sure = logits_of(teacher, found.images).softmax(1).amax(1)
+    sure = compute_logits(teacher, found.images).softmax(1).amax(1)
     assert sure[entropy].mean() < sure[random].mean() - 0.1
     for picked in (entropy, random):
         assert len(picked) == 50
@@ -287,14 +287,14 @@ def test_images_without_answers_help_a_few_answers() -> None:
 
 def test_labelled_images_are_augmented_as_all_others() -> None:
     class Recording(nn.Module):
-        """Keeps the first `bought` of its inputs."""
+        """A student that keeps the first `FEW` inputs of each batch."""
 
         def __init__(self) -> None:
             super().__init__()
             self.inner, self.inputs_fed = cnn(num_classes=3, width=4), set[bytes]()
 
         def forward(self, inputs: Tensor) -> Tensor:
-            if self.training and len(inputs) > SHORT.batch:  # not the weak views alone
+            if self.training and len(inputs) > SHORT.batch:  # skip batches of weak views only
                 self.inputs_fed.update(each.numpy().tobytes() for each in inputs[:FEW])
             logits: Tensor = self.inner(inputs)
             return logits
@@ -311,9 +311,9 @@ def test_labelled_images_are_augmented_as_all_others() -> None:
     assert distinct(replace(SHORT, augment=1)) > 2 * FEW
 
 
-def test_a_strong_view_hides_a_square_of_every_image() -> None:
+def test_strong_view_cuts_a_square_out_of_every_image() -> None:
     inputs = torch.ones(4, 3, 9, 9)
-    view = strong_view(inputs, torch.Generator().manual_seed(0))
+    view = make_strong_view(inputs, torch.Generator().manual_seed(0))
     assert ((view == 0).sum(dim=(1, 2, 3)) == 27).all()
     assert view.abs().max() <= 1
 
@@ -338,10 +338,10 @@ def test_data_free_attacks_use_no_image_of_the_task() -> None:
 def test_generator_makes_8_bit_images_of_any_size() -> None:
     source = torch.Generator().manual_seed(0)
     for size in ((8, 8), (9, 14), (32, 32)):
-        images = Generator(size, width=4)(noise(5, source))
+        images = Generator(size, width=4)(sample_noise(5, source))
         assert images.shape == (5, 3, *size)
         assert images.abs().max() <= 1
-        pixels = as_pixels(images)
+        pixels = to_pixels(images)
         assert pixels.dtype == torch.uint8
         torch.testing.assert_close(normalise(pixels), images.detach(), atol=1 / 127, rtol=0)
 
@@ -352,9 +352,9 @@ def test_dafl_beats_chance_without_queries_given_the_network() -> None:
     found = digits_data(oracle)
     oracle.requests.clear()
     assert digits_accuracy(attack, oracle, settings=SHORT) > 15
-    assert sum(oracle.requests) == 600  # what digits_accuracy itself bought
+    assert sum(oracle.requests) == 600  # bought by digits_accuracy
     torch.testing.assert_close(digits_teacher().state_dict()["classifier.weight"], before)
-    assert "shows its answers alone" in (attack.skip_reason(replace(found, network=None)) or "")
+    assert "gives answers only" in (attack.skip_reason(replace(found, network=None)) or "")
     assert not any(module._forward_hooks for module in digits_teacher().modules())
     images, _, _, _ = digits()
     assert digits_teacher()(normalise(to_device(images[:2], CPU))).shape == (2, 10)

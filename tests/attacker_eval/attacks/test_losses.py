@@ -1,4 +1,4 @@
-"""The losses against numbers worked out by hand, withheld classes (-inf) included."""
+"""The losses against hand computations, with withheld classes (-inf)."""
 
 import math
 
@@ -28,7 +28,7 @@ def logits(*rows: list[float]) -> Tensor:
     return torch.tensor(rows)
 
 
-def test_kd_against_a_hand_computation() -> None:
+def test_kd_matches_a_hand_computation() -> None:
     # At tau 2: the teacher's [2 ln 3, 0] is [3/4, 1/4], the student's [0, 0] is [1/2, 1/2].
     divergence = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
     expected = 0.9 * 4 * divergence + 0.1 * math.log(2)
@@ -37,8 +37,8 @@ def test_kd_against_a_hand_computation() -> None:
     assert found.item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_kd_with_withheld_classes_against_a_hand_computation() -> None:
-    # The support's two equal logits are [1/2, 1/2, 0]; the student says [1/3, 1/3, 1/3].
+def test_kd_with_withheld_classes_matches_a_hand_computation() -> None:
+    # The support's two equal logits are [1/2, 1/2, 0]; the student has [1/3, 1/3, 1/3].
     found = kd_loss(logits([0.0] * 3), logits([5.0, 5.0, -INF]), None, tau=20.0, alpha=1.0)
     assert found.item() == pytest.approx(400 * math.log(1.5), rel=1e-5)
 
@@ -55,7 +55,7 @@ def test_kd_is_the_mean_over_the_batch() -> None:
     assert whole.item() == pytest.approx((rows[0].item() + rows[1].item()) / 2, rel=1e-6)
 
 
-def test_labels_are_demanded_below_alpha_one() -> None:
+def test_kd_without_labels_below_alpha_one_is_refused() -> None:
     with pytest.raises(ValueError, match="expected labels"):
         kd_loss(logits([0.0, 0.0]), logits([1.0, 0.0]), None, tau=1.0, alpha=0.9)
 
@@ -83,7 +83,7 @@ def test_constant_per_row_does_not_change_the_loss() -> None:
     torch.testing.assert_close(one, other)
 
 
-def test_subset_kl_against_a_hand_computation() -> None:
+def test_subset_kl_matches_a_hand_computation() -> None:
     # On the support at tau 2: teacher [3/4, 1/4], student [1/2, 1/2]; the third logit is ignored.
     divergence = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
     teacher = logits([2 * math.log(3), 0.0, -INF])
@@ -102,7 +102,7 @@ def test_subset_kl_on_a_full_support_is_kd_at_alpha_one() -> None:
     )
 
 
-def test_plackett_luce_against_a_hand_computation() -> None:
+def test_plackett_luce_matches_a_hand_computation() -> None:
     # Weights 1, 2, 4: first 4 of 7, then 2 of the 3 that are left.
     student = logits([0.0, math.log(2), math.log(4)])
     found = plackett_luce(student, torch.tensor([[2, 1]]))
@@ -122,17 +122,17 @@ def test_plackett_luce_costs_nothing_for_the_last_place() -> None:
     assert found.item() == pytest.approx(math.log(2), rel=1e-6)
 
 
-def test_tied_classes_share_the_pool_of_their_first_place() -> None:
+def test_plackett_luce_ties_share_one_normaliser() -> None:
     # Weights 1, 2, 4, 8: first 8 of 15; then 2 and 4, tied, each of the 7 that are left.
     student = logits([0.0, math.log(2), math.log(4), math.log(8)])
     tied = torch.tensor([[0, 1, 1]])
     expected = -math.log(8 / 15) - math.log(2 / 7) - math.log(4 / 7)
-    for order in ([3, 1, 2], [3, 2, 1]):  # whichever the list has first
+    for order in ([3, 1, 2], [3, 2, 1]):  # in either order of the list
         found = plackett_luce(student, torch.tensor([order]), tied)
         assert found.item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_tie_that_reaches_past_the_places_read_is_not_read() -> None:
+def test_plackett_luce_skips_a_tie_past_the_places_read() -> None:
     student = logits([0.0, math.log(2), math.log(4), math.log(8)])
     order, tied = torch.tensor([[3, 1, 2]]), torch.tensor([[0, 1, 1]])
     found = plackett_luce(student, order, tied, n=2)
@@ -165,7 +165,7 @@ def test_centred_l1_by_hand_ignores_constants() -> None:
     assert centred_l1(logits([12.0, 10.0]), logits([6.0, 0.0])).tolist() == [4.0]
 
 
-def test_disagreement_against_a_hand_computation() -> None:
+def test_disagreement_matches_a_hand_computation() -> None:
     # [3/4, 1/4] and [1/4, 3/4]: each class's unbiased deviation is (1/2) / sqrt(2).
     first, second = logits([math.log(3), 0.0]), logits([0.0, math.log(3)])
     assert disagreement(first, second).item() == pytest.approx(0.5 / math.sqrt(2), rel=1e-6)
@@ -178,12 +178,12 @@ def test_disagreement_is_a_mean_over_rows_and_classes() -> None:
     assert disagreement(first, second).item() == pytest.approx(both.std(dim=0).mean().item())
 
 
-def test_disguides_generator_loss_is_its_two_terms() -> None:
-    # The students vote with the mean of their softmax: an even mix of the rows above.
+def test_disguide_generator_loss_matches_a_hand_computation() -> None:
+    # The vote is the mean of the two softmaxes: an even mix of the rows above.
     first, second = logits([math.log(3), 0.0]), logits([0.0, math.log(3)])
     loss = disguide_generator_loss(first, second, balance=0.2)
     assert loss.item() == pytest.approx(-0.2 * math.log(2) - 0.5 / math.sqrt(2), rel=1e-6)
-    # [9/10, 1/10] and [1/2, 1/2] vote [7/10, 3/10], not the softmax of their summed logits.
+    # [9/10, 1/10] and [1/2, 1/2] give [7/10, 3/10], not the softmax of their summed logits.
     sure, unsure = logits([math.log(9), 0.0]), logits([0.0, 0.0])
     vote = 0.7 * math.log(0.7) + 0.3 * math.log(0.3)
     expected = vote - 0.4 / math.sqrt(2)
@@ -199,9 +199,9 @@ def test_class_balance_is_lowest_at_an_even_mix_and_finite() -> None:
     assert gradient.isfinite().all()
 
 
-def test_dafl_is_its_three_terms() -> None:
+def test_dafl_generator_loss_matches_a_hand_computation() -> None:
     # Two rows [3/4, 1/4, 0]: certain = -ln 3/4; mean [3/4, 1/4]; |features| average 2. The
-    # published code has cross-entropy in nats and the balance to base 10, and its weights for that.
+    # published code has cross-entropy in nats and the balance to base 10; its weights fit these.
     teacher = logits([math.log(3), 0.0, -INF], [math.log(3), 0.0, -INF])
     features = logits([1.0, -3.0], [2.0, 2.0])
     expected = (

@@ -121,7 +121,7 @@ def test_white_box_attack_needs_the_network_in_process(tmp_path: Path, dataset: 
     teacher = cnn(num_classes=3, width=4).eval()
     (skipped,) = audit(protocol, tmp_path / "http")["skipped"]
     assert skipped["attack"] == "dafl[white-box,steps=3]"
-    assert "shows its answers alone" in skipped["reason"]
+    assert "gives answers only" in skipped["reason"]
     report = run_audit(
         protocol,
         oracles={"stingy": TeacherOracle(teacher, build_policy("stingy", num_classes=3, n=2))},

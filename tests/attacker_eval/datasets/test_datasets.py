@@ -1,4 +1,4 @@
-"""Data sets come in checked, and digits is always the same split."""
+"""Data sets are validated when loaded, and digits has a fixed split."""
 
 import pickle
 import struct
@@ -31,27 +31,27 @@ def test_digits_has_the_promised_shapes() -> None:
 
 
 def test_digits_split_never_changes() -> None:
-    # Numbers in old reports are comparable only as long as this stays.
+    # Numbers of earlier reports are comparable only while this digest stays.
     assert digest_images(load_dataset("digits").test_x).startswith("15dc41a738008e7f")
 
 
-def test_an_npz_file_is_read(tmp_path: Path) -> None:
+def test_npz_file_is_read(tmp_path: Path) -> None:
     data = load_dataset(save_striped(tmp_path))
     assert (data.num_classes, data.image_size, len(data.test_y)) == (3, (8, 8), 48)
 
 
 @pytest.mark.parametrize("name", ["cifar", "npz:", "folder:", ""])
-def test_an_unknown_name_is_refused(name: str) -> None:
+def test_unknown_name_is_refused(name: str) -> None:
     with pytest.raises(DatasetError, match=r'"digits", .*"npz:PATH" or "folder:PATH"'):
         load_dataset(name)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_missing_file_is_refused_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"no file at .*absent\.npz"):
         load_dataset(f"npz:{tmp_path / 'absent.npz'}")
 
 
-def test_a_file_that_is_no_npz_is_refused(tmp_path: Path) -> None:
+def test_file_that_is_no_npz_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "text.npz"
     path.write_text("hello")
     with pytest.raises(DatasetError, match="without pickles"):
@@ -94,7 +94,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def write_cifar(
     folder: Path, files: list[str], meta: str, document: dict[str, Any], labels: str
 ) -> list[list[str]]:
-    """Batches of two images each in CIFAR's layout; torchvision's list of names and digests."""
+    """Write batches of two images in CIFAR's layout; return torchvision's names and digests."""
     folder.mkdir()
     listed = []
     for number, file in enumerate(files):
@@ -113,7 +113,7 @@ def test_cifar10_is_read_as_torchvision_stores_it(
     files = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
     folder = root / "cifar-10-batches-py"
     listed = write_cifar(folder, files, "batches.meta", {"label_names": list("abc")}, "labels")
-    check_cifar(datasets.CIFAR10, folder, listed, monkeypatch)
+    patch_digests(datasets.CIFAR10, folder, listed, monkeypatch)
     data = load_dataset("cifar10")
     assert (data.train_x.shape, data.test_x.shape) == ((10, 32, 32, 3), (2, 32, 32, 3))
     assert data.train_y.tolist() == [0, 1, 1, 1, 2, 1, 0, 1, 1, 1]
@@ -125,16 +125,16 @@ def test_cifar100_is_read_with_its_fine_labels(root: Path, monkeypatch: pytest.M
     folder = root / "cifar-100-python"
     names = {"fine_label_names": list("abcd")}
     listed = write_cifar(folder, ["train", "test"], "meta", names, "fine_labels")
-    check_cifar(datasets.CIFAR100, folder, listed, monkeypatch)
+    patch_digests(datasets.CIFAR100, folder, listed, monkeypatch)
     data = load_dataset("cifar100")
     assert (data.train_y.tolist(), data.test_y.tolist()) == ([0, 1], [1, 1])
     assert data.num_classes == 4
 
 
-def check_cifar(
+def patch_digests(
     source: Any, folder: Path, listed: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fake's digests in place of the real ones."""
+    """Replace torchvision's digests by those of the fake files."""
     monkeypatch.setattr(source, "train_list", listed[:-1])
     monkeypatch.setattr(source, "test_list", listed[-1:])
     meta = folder / source.meta["filename"]
@@ -158,12 +158,12 @@ def test_fashion_mnist_gets_three_equal_channels(root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion_mnist"])
-def test_without_files_and_network_it_says_where_to_put_them(name: str, root: Path) -> None:
+def test_no_files_and_no_network_names_the_data_folder(name: str, root: Path) -> None:
     with pytest.raises(DatasetError, match=rf"expected {name} in {root}, or a network"):
         load_dataset(name)
 
 
-def test_a_path_may_begin_with_the_data_folder(root: Path) -> None:
+def test_path_with_audit_data_is_resolved(root: Path) -> None:
     save_striped(root)
     assert load_dataset("npz:$AUDIT_DATA/striped.npz").name == "npz:$AUDIT_DATA/striped.npz"
 
@@ -178,7 +178,7 @@ def save_folder(path: Path, *, size: int = 8) -> str:
     return f"folder:{path}"
 
 
-def test_a_folder_of_class_folders_is_read(tmp_path: Path) -> None:
+def test_folder_of_class_folders_is_read(tmp_path: Path) -> None:
     data = load_dataset(save_folder(tmp_path))
     assert data.class_names == ("cat", "dog")
     assert data.image_size == (6, 8)
@@ -186,7 +186,7 @@ def test_a_folder_of_class_folders_is_read(tmp_path: Path) -> None:
     assert data.test_y.tolist() == [0, 0, 1, 1]
 
 
-def test_a_folder_with_an_odd_image_and_a_broken_one_names_both(tmp_path: Path) -> None:
+def test_folder_with_two_faulty_images_names_both(tmp_path: Path) -> None:
     name = save_folder(tmp_path)
     Image.new("RGB", (9, 9)).save(tmp_path / "train" / "cat" / "odd.png")
     (tmp_path / "test" / "dog" / "broken.png").write_bytes(b"hello")
@@ -207,12 +207,12 @@ def test_folder_without_split_or_with_other_classes_is_refused(tmp_path: Path) -
     assert len(caught.value.faults) == 2
 
 
-def counted(labels: list[int]) -> Dataset:
-    """Images that carry their own number."""
+def numbered_dataset(labels: list[int]) -> Dataset:
+    """Make a data set whose images carry their own row number."""
     images = np.zeros((len(labels), 8, 8, 3), np.uint8)
     images[:, 0, 0, 0] = np.arange(len(labels))
     y = np.array(labels, np.int64)
-    return Dataset("counted", images, y, images[:1], y[:1], ("a", "b", "c"))
+    return Dataset("numbered", images, y, images[:1], y[:1], ("a", "b", "c"))
 
 
 @given(labels=st.lists(st.integers(0, 2), min_size=2, max_size=60), choice=st.data())
@@ -220,7 +220,7 @@ def counted(labels: list[int]) -> Dataset:
 def test_subset_is_balanced_and_nested_in_larger_ones(
     labels: list[int], choice: st.DataObject
 ) -> None:
-    data = counted(labels)
+    data = numbered_dataset(labels)
     large = choice.draw(st.integers(1, len(labels)))
     small = choice.draw(st.integers(1, large))
     found = {size: data.subset(size) for size in (small, large)}
@@ -229,18 +229,18 @@ def test_subset_is_balanced_and_nested_in_larger_ones(
     assert numbers[small] <= numbers[large]
     had = np.bincount(data.train_y, minlength=3)
     taken = np.bincount(found[large].train_y, minlength=3)
-    # A class gives less than the fullest only when it has no more, or by one image.
+    # A class has fewer images than the largest only if it has no more, or by one image.
     assert all(taken[k] == had[k] or taken[k] >= taken.max() - 1 for k in range(3))
     kept = found[small]
     assert all(labels[i] == y for i, y in zip(kept.train_x[:, 0, 0, 0], kept.train_y, strict=True))
 
 
 @pytest.mark.parametrize("images", [0, 5])
-def test_a_subset_of_more_than_there_is_is_refused(images: int) -> None:
+def test_subset_of_zero_or_too_many_images_is_refused(images: int) -> None:
     with pytest.raises(DatasetError, match=r"1\.\.4 training images"):
-        counted([0, 1, 2, 0]).subset(images)
+        numbered_dataset([0, 1, 2, 0]).subset(images)
 
 
-def test_no_subset_is_the_data_set_itself() -> None:
-    data = counted([0, 1, 2])
+def test_subset_of_none_is_the_data_set_itself() -> None:
+    data = numbered_dataset([0, 1, 2])
     assert data.subset(None) is data

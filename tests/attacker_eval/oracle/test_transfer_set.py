@@ -10,7 +10,7 @@ import pytest
 
 from audit_fakes import FakeOracle, Interrupted, NewKey, striped
 from stingy_attacker_eval.errors import AuditError, TransferError
-from stingy_attacker_eval.files import locked
+from stingy_attacker_eval.files import lock_folder
 from stingy_attacker_eval.oracle.transfer_set import buy
 from stingy_clients import ModelInfo
 
@@ -153,8 +153,9 @@ def test_answers_without_scores_are_bought(tmp_path: Path) -> None:
 
 def test_second_process_cannot_buy_into_the_folder(tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib; from stingy_attacker_eval.files import locked\n"
-        f"with locked(pathlib.Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()"
+        "import sys, pathlib; from stingy_attacker_eval.files import lock_folder\n"
+        f"with lock_folder(pathlib.Path({str(tmp_path)!r})):\n"
+        " print('held', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
@@ -164,7 +165,7 @@ def test_second_process_cannot_buy_into_the_folder(tmp_path: Path) -> None:
         with pytest.raises(AuditError, match="in use by another process"):
             buy(FakeOracle(), IMAGES, budget=150, folder=tmp_path)
         other.stdin.close()
-    with locked(tmp_path):
+    with lock_folder(tmp_path):
         pass
 
 
