@@ -113,8 +113,8 @@ def report(
         typer.Option("--format", help="html writes DIR/report.html; the others are printed."),
     ] = ReportFormat.HTML,
 ) -> None:
-    """Tell a finished audit again, from its report.json."""
-    with _error_lines():
+    """Draw or print the report of a finished audit from its report.json."""
+    with _report_errors():
         from stingy_attacker_eval.report.html import read_audit, write_report
 
         if form is ReportFormat.HTML:
@@ -146,8 +146,8 @@ def gate(
         from stingy_attacker_eval.report.analysis import read_audit
         from stingy_attacker_eval.report.ci_gate import gate_faults, gate_lines
 
-        audit, watched = read_audit(folder), tuple(endpoint or ())
-        faults = gate_faults(audit, max_uplift=max_uplift, endpoints=watched)
+        audit, endpoints = read_audit(folder), tuple(endpoint or ())
+        faults = gate_faults(audit, max_uplift=max_uplift, endpoints=endpoints)
         if faults:
             raise GateError(*faults)
         for line in gate_lines(audit, endpoints=endpoints):

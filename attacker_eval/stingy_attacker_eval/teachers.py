@@ -18,14 +18,14 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stingy_attacker_eval.attacks.networks import logits_of
+from stingy_attacker_eval.attacks.networks import compute_logits
 from stingy_attacker_eval.audit.protocol import EndpointEntry, Protocol
 from stingy_attacker_eval.datasets.datasets import Dataset, load_dataset
 from stingy_attacker_eval.environment import default_device
 from stingy_attacker_eval.errors import EvalError
 from stingy_attacker_eval.files import digest_json, write_json
 from stingy_attacker_eval.oracle.transfer_set import digest_images
-from stingy_attacker_eval.progress import reporting
+from stingy_attacker_eval.progress import report_progress
 from stingy_attacker_eval.report_schema import TeacherEntry
 from stingy_attacker_eval.students import StudentSpec, student_spec
 from stingy_attacker_eval.training import (

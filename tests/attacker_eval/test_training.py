@@ -167,7 +167,7 @@ def epoch_order(seed: int) -> list[int]:
 
 
 def test_every_image_is_used_once_an_epoch_but_the_ragged_rest() -> None:
-    assert len(order_of(0)) == len(set(order_of(0))) == 80
+    assert len(epoch_order(0)) == len(set(epoch_order(0))) == 80
 
 
 def test_seed_decides_the_order() -> None:

@@ -6,7 +6,7 @@ from torch import Tensor
 from stingy_attacker_eval.attacks.losses import fill_constant
 
 
-def class_averages(logits: Tensor, top1: Tensor, *, delta: float) -> Tensor:
+def fill_class_mean(logits: Tensor, top1: Tensor, *, delta: float) -> Tensor:
     """The answers with each withheld class at what it averages under the same top-1.
 
     The mean is over distances to the row's best score. No estimate is above the row's lowest
@@ -41,7 +41,7 @@ def fill_low_rank(
     """
     answered = logits.isfinite()
     floor = fill_constant(logits, delta=0.0)
-    filled = class_averages(logits, top1, delta=delta)
+    filled = fill_class_mean(logits, top1, delta=delta)
     for _ in range(iterations):
         # A constant added to a row changes no softmax, so it is removed before the fit.
         offset = filled.mean(dim=1, keepdim=True)

@@ -12,7 +12,7 @@ from stingy_attacker_eval.attacks.base import (
     check_positive,
     check_tau_alpha,
 )
-from stingy_attacker_eval.attacks.imputation import class_averages
+from stingy_attacker_eval.attacks.imputation import fill_class_mean
 from stingy_attacker_eval.attacks.losses import fill_constant, kd_loss_fn
 from stingy_attacker_eval.training import TrainResult
 
@@ -58,7 +58,7 @@ class TailFill(Attack):
         filled = (
             fill_constant(context.logits, delta=self.delta)
             if self.fill == "constant"
-            else class_averages(context.logits, context.top1, delta=self.delta)
+            else fill_class_mean(context.logits, context.top1, delta=self.delta)
         )
         return context.train(
             student,

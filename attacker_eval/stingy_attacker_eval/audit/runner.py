@@ -22,9 +22,9 @@ from stingy_attacker_eval.audit.runs import Shard, choose
 from stingy_attacker_eval.audit.train_jobs import train_jobs
 from stingy_attacker_eval.environment import default_device, describe_environment
 from stingy_attacker_eval.errors import AuditError
-from stingy_attacker_eval.files import locked
+from stingy_attacker_eval.files import lock_folder
 from stingy_attacker_eval.oracle.oracle import Oracle
-from stingy_attacker_eval.progress import reporting
+from stingy_attacker_eval.progress import report_progress
 from stingy_attacker_eval.report_schema import Report
 from stingy_attacker_eval.results import Row, best_attacks, summarise
 
@@ -63,7 +63,7 @@ def run_audit(
     if remaining is not None and not (out / "config.json").exists():
         check_remaining(remaining, protocol, dataset, whole=not only)
     config = audit_config(protocol, dataset)
-    with locked(out), reporting(console or Console()) as reporter:
+    with lock_folder(out), report_progress(console or Console()) as reporter:
         folder = RunFolder(out, config)
         purchases = [
             buy_from(endpoint, oracles[endpoint.name], protocol, dataset, folder, reporter)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from stingy_attacker_eval.datasets.datasets import Images
 from stingy_attacker_eval.errors import AnswersError, BudgetExhausted, TransferError
-from stingy_attacker_eval.files import finished_first, write_json
+from stingy_attacker_eval.files import defer_interrupt, write_json
 from stingy_attacker_eval.oracle.oracle import (
     Answers,
     Oracle,

@@ -9,7 +9,7 @@ import numpy as np
 
 from stingy_attacker_eval.datasets.datasets import Images
 from stingy_attacker_eval.errors import AnswersError, TransferError
-from stingy_attacker_eval.files import locked
+from stingy_attacker_eval.files import lock_folder
 from stingy_attacker_eval.oracle.cached_oracle import CachedOracle
 from stingy_attacker_eval.oracle.oracle import Answers, Oracle, join_answers
 from stingy_clients import ClientError
@@ -60,7 +60,7 @@ def buy(
     fails; what was bought is kept. Raises AuditError if another process uses the folder.
     """
     _check_images(images)
-    with locked(folder):
+    with lock_folder(folder):
         cached = CachedOracle(oracle, folder=folder)
         missing = cached.count_missing(images)
         if missing > budget:

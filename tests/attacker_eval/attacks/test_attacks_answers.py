@@ -21,7 +21,7 @@ from attack_lab import (
 from stingy_attacker_eval.attacks import Attack, AttackerData, Batch
 from stingy_attacker_eval.attacks.collusion import Collusion, append_ranks, merge_scores
 from stingy_attacker_eval.attacks.completion import Completion
-from stingy_attacker_eval.attacks.imputation import class_averages, low_rank
+from stingy_attacker_eval.attacks.imputation import fill_class_mean, fill_low_rank
 from stingy_attacker_eval.attacks.inversion import Inversion
 from stingy_attacker_eval.attacks.label_only import LabelOnly
 from stingy_attacker_eval.attacks.losses import fill_constant, kd_loss
@@ -92,8 +92,8 @@ def test_completion_beats_tail_fill_on_low_rank_logits() -> None:
     def error(estimate: Tensor) -> float:
         return float((estimate - logits)[answers.isinf()].abs().mean())
 
-    completed = error(low_rank(answers, top1, rank=2, iterations=100, delta=1.0))
-    by_class = error(class_averages(answers, top1, delta=1.0))
+    completed = error(fill_low_rank(answers, top1, rank=2, iterations=100, delta=1.0))
+    by_class = error(fill_class_mean(answers, top1, delta=1.0))
     constant = error(fill_constant(answers, delta=1.0))
     assert completed < 0.5 * by_class
     assert completed < 0.5 * constant
@@ -104,8 +104,8 @@ def test_estimates_stay_below_answered_classes() -> None:
     values, indices = logits.topk(4, dim=1)
     answers = torch.full_like(logits, -INF).scatter(1, indices, values)
     for estimate in (
-        class_averages(answers, indices[:, 0], delta=1.0),
-        low_rank(answers, indices[:, 0], rank=3, iterations=5, delta=1.0),
+        fill_class_mean(answers, indices[:, 0], delta=1.0),
+        fill_low_rank(answers, indices[:, 0], rank=3, iterations=5, delta=1.0),
     ):
         assert estimate.isfinite().all()
         torch.testing.assert_close(estimate.gather(1, indices), values)
@@ -115,13 +115,13 @@ def test_estimates_stay_below_answered_classes() -> None:
 
 def test_class_averages_by_hand() -> None:
     answers = torch.tensor([[5.0, 3.0, -INF], [4.0, -INF, 2.0], [9.0, 6.0, -INF]])
-    found = class_averages(answers, torch.tensor([0, 0, 0]), delta=1.0)
+    found = fill_class_mean(answers, torch.tensor([0, 0, 0]), delta=1.0)
     # Under class 0, class 1 is 2.5 behind on average and class 2 is 2, but no more than the floor.
     assert found.tolist() == [[5.0, 3.0, 3.0], [4.0, 1.5, 2.0], [9.0, 6.0, 6.0]]
 
 
 def test_a_class_never_answered_is_put_below_all() -> None:
-    found = class_averages(torch.tensor([[5.0, 3.0, -INF]]), torch.tensor([0]), delta=1.0)
+    found = fill_class_mean(torch.tensor([[5.0, 3.0, -INF]]), torch.tensor([0]), delta=1.0)
     assert found.tolist() == [[5.0, 3.0, 2.0]]
 
 
@@ -310,7 +310,7 @@ def test_second_answer_without_the_first_top1_is_left_out(more: float) -> None:
 
 
 def test_ranks_are_appended_below_one_nat_a_place() -> None:
-    found = ranked_below(torch.tensor([[-0.1, -2.0, -INF, -INF]]), torch.tensor([[0, 3, 1, 2]]))
+    found = append_ranks(torch.tensor([[-0.1, -2.0, -INF, -INF]]), torch.tensor([[0, 3, 1, 2]]))
     torch.testing.assert_close(found, torch.tensor([[-0.1, -2.0, -4.0, -3.0]]))
 
 

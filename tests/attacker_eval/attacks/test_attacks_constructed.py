@@ -95,22 +95,22 @@ def compass_data(policy: str) -> AttackerData:
 
 
 def test_completed_scores_find_classes_that_were_never_first() -> None:
-    found = data_of("stingy:n=5")
-    completed = found_beyond(Completion(rank=2, alpha=1.0), found)
+    found = compass_data("stingy:n=5")
+    completed = accuracy_beyond(Completion(rank=2, alpha=1.0), found)
     for fill in ("constant", "class_mean"):
-        assert completed > found_beyond(TailFill(fill=fill, alpha=1.0), found) + 5
+        assert completed > accuracy_beyond(TailFill(fill=fill, alpha=1.0), found) + 5
 
 
 def test_ranks_find_classes_that_were_never_first() -> None:
-    found = data_of("ranked_labels:n=8")
-    assert found_beyond(RankDistillation(), found) > found_beyond(LabelOnly(), found) + 20
+    found = compass_data("ranked_labels:n=8")
+    assert accuracy_beyond(RankDistillation(), found) > accuracy_beyond(LabelOnly(), found) + 20
 
 
 def test_true_labels_beside_ranks_lose_nothing() -> None:
-    found = data_of("ranked_labels:n=8")
+    found = compass_data("ranked_labels:n=8")
     found = replace(found, labels=found.top1)
     for control in (LabelOnly(), NoApi()):
-        assert found_beyond(RankAndLabel(), found) > found_beyond(control, found) + 15
+        assert accuracy_beyond(RankAndLabel(), found) > accuracy_beyond(control, found) + 15
 
 
 def test_true_labels_correct_an_order_with_a_wrong_top1() -> None:
@@ -130,10 +130,10 @@ def test_true_labels_correct_an_order_with_a_wrong_top1() -> None:
 
 
 def test_second_key_finds_classes_that_the_first_withholds() -> None:
-    one = data_of("stingy:n=1")
-    both = replace(one, partner=data_of("stingy:n=8"))
-    united = found_beyond(Collusion(partner="other"), both)
-    assert united > found_beyond(SoftLabel(), one) + 20
+    one = compass_data("stingy:n=1")
+    both = replace(one, partner=compass_data("stingy:n=8"))
+    united = accuracy_beyond(Collusion(partner="other"), both)
+    assert united > accuracy_beyond(SoftLabel(), one) + 20
 
 
 def rare_class() -> tuple[Images, Tensor]:

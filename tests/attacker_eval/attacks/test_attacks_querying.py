@@ -67,7 +67,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("attack", ASKING, ids=lambda attack: attack.name)
+@pytest.mark.parametrize("attack", QUERYING_ATTACKS, ids=lambda attack: attack.name)
 def test_E1_spent_equals_sent_and_stays_within_the_budget(attack: Attack) -> None:
     oracle = striped_oracle()
     found = attacker_data(oracle)
@@ -77,7 +77,7 @@ def test_E1_spent_equals_sent_and_stays_within_the_budget(attack: Attack) -> Non
     assert 0 < session.spent == sum(oracle.requests) <= attack.budget(len(found.images))
 
 
-@pytest.mark.parametrize("attack", ASKING, ids=lambda attack: attack.name)
+@pytest.mark.parametrize("attack", QUERYING_ATTACKS, ids=lambda attack: attack.name)
 def test_same_seed_gives_same_queries_and_loss(attack: Attack) -> None:
     found = attacker_data(striped_oracle())
     assert run(attack, found).last_loss == run(attack, found).last_loss
