@@ -82,7 +82,7 @@ def api(*, seconds: float) -> None:
 
 
 def budgets(*, seconds: float) -> None:
-    """Charges, refunds and restarts in any order on one SQLite state."""
+    """Charge, refund and restart in any order on one SQLite state."""
     from hypothesis import settings
     from hypothesis.stateful import run_state_machine_as_test
 

@@ -1,4 +1,4 @@
-"""What the tests of audits share."""
+"""Fixtures of the audit's tests."""
 
 from pathlib import Path
 

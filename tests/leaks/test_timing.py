@@ -1,4 +1,4 @@
-"""How long an answer or a refusal takes: bounds, for constant time is not promised."""
+"""Bounds on the time of an answer or a refusal; constant time is not promised."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,7 +17,7 @@ K = 1000
 
 
 def withholding(variant: int, *, n: int) -> Tensor:
-    """[1, K] logits: the n largest are those of all variants, the withheld ones are its own."""
+    """Return logits [1, K]: all variants share the n largest, and each has other withheld ones."""
     places = torch.randperm(K, generator=torch.Generator().manual_seed(0))
     withheld = torch.rand(K - n, generator=torch.Generator().manual_seed(variant)) * 3
     return torch.cat([torch.arange(4.0 + n, 4.0, -1), withheld])[places][None]
@@ -39,7 +39,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 
 def altered(text: str, place: int) -> str:
-    """The key with one character changed."""
+    """Return the key with one character changed."""
     place %= len(text)
     return text[:place] + ("A" if text[place] != "A" else "B") + text[place + 1 :]
 

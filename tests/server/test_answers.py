@@ -143,7 +143,7 @@ async def test_L1_twin_teachers_are_indistinguishable(
         return [(r.status_code, bare(r), headers(r)) for r in responses]
 
     def bare(response: httpx.Response) -> bytes:
-        """The body without what names the request or the key."""
+        """Return the body without the ids of request and key."""
         names = [response.headers["x-request-id"]]
         if response.request.url.path == "/v1/usage" and response.status_code == 200:
             names.append(response.json()["key"])

@@ -1,4 +1,4 @@
-"""An endpoint of ours without a server, and a data set that is learnt in two epochs."""
+"""An endpoint of ours without a server, and a data set that two epochs are enough for."""
 
 import signal
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ CLASSES = 3
 class FakeOracle:
     """Knows the class of a striped image (see `striped`) and says N classes with scores.
 
-    `asked` are the sizes of the requests; after `fails_after` of them the endpoint is gone.
+    `requests` are the sizes of the requests; after `fails_after` of them the endpoint is gone.
     """
 
     model: str = "pets"
@@ -94,7 +94,7 @@ def striped(
 
 
 def save_striped(folder: Path) -> str:
-    """The data set's name for a protocol."""
+    """Save the striped data set and return its name for a protocol."""
     train_x, train_y = striped(96)
     test_x, test_y = striped(48, seed=1)
     path = folder / "striped.npz"
@@ -132,16 +132,16 @@ def tiny_protocol(
 
 
 def audit(protocol: Protocol, out: Path, **oracles: Oracle) -> dict[str, Any]:
-    """The report of a whole audit that says nothing; on one fake endpoint where none is given."""
+    """Run a whole audit without output, on one fake endpoint unless others are given."""
     found = oracles or {"stingy": FakeOracle()}
     return document(run_audit(protocol, oracles=found, out=out, console=Console(file=StringIO())))
 
 
 def document(report: Report) -> dict[str, Any]:
-    """The report as report.json has it."""
+    """Return the report as report.json has it."""
     return report.model_dump(mode="json")
 
 
 def numbers(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Its rows, but for the time they took."""
+    """Return the report's rows without their seconds."""
     return [{k: v for k, v in row.items() if k != "seconds"} for row in report["rows"]]

@@ -19,7 +19,7 @@ _ORDERS = list(permutations(SEEDS))[1:]
 
 
 def row(endpoint: str, attack: str, seed: int, accuracy: float, **other: Any) -> Row:
-    """One run; the baseline is 70 %."""
+    """Make one row; the baseline is 70 %."""
     is_baseline = endpoint == NO_ENDPOINT
     values: dict[str, Any] = {
         "defence": "no_api" if is_baseline else endpoint,

@@ -1,4 +1,4 @@
-"""What docker/ says, read as what it is."""
+"""Parsers of the files in docker/: YAML documents and Dockerfile instructions."""
 
 import re
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ Document = dict[str, Any]
 
 
 def documents(path: Path) -> list[Document]:
-    """The YAML documents of a file."""
+    """Return the YAML documents of a file."""
     return [document for document in yaml.safe_load_all(path.read_text()) if document]
 
 
@@ -27,7 +27,7 @@ def compose() -> Document:
 
 
 def manifests() -> dict[str, Document]:
-    """Every Kubernetes resource by folder and file; a file has one."""
+    """Return every Kubernetes resource by folder and file; a file has one."""
     found = {}
     for path in sorted(KUBERNETES.rglob("*.yaml")):
         if path.name != "kustomization.yaml":
@@ -36,7 +36,7 @@ def manifests() -> dict[str, Document]:
 
 
 def pod_specs() -> Iterator[tuple[str, Document]]:
-    """Every pod of ours in the manifests, those inside of foreign kinds too."""
+    """Return every pod of ours in the manifests, those inside of foreign kinds too."""
     for name, resource in manifests().items():
         spec = resource["spec"]
         match resource["kind"]:
@@ -54,20 +54,20 @@ def pod_specs() -> Iterator[tuple[str, Document]]:
 
 
 def instructions(path: Path) -> list[tuple[str, str]]:
-    """The instructions of a Dockerfile in order, continued lines joined."""
+    """Return the instructions of a Dockerfile in order, continued lines joined."""
     text = re.sub(r"^#.*\n", "", path.read_text(), flags=re.MULTILINE)
     lines = re.sub(r"\\\n\s*", "", text).splitlines()
     return [(line.split()[0], line.partition(" ")[2]) for line in lines if line.strip()]
 
 
 def last_stage(path: Path) -> list[tuple[str, str]]:
-    """The instructions that make the image itself."""
+    """Return the instructions of the last stage, which make the image itself."""
     found = instructions(path)
     start = max(index for index, (name, _) in enumerate(found) if name == "FROM")
     return found[start:]
 
 
 def environment(path: Path) -> dict[str, str]:
-    """What the image of a Dockerfile sets."""
+    """Return the environment variables that a Dockerfile's image sets."""
     pairs = " ".join(value for name, value in last_stage(path) if name == "ENV").split()
     return dict(pair.split("=", 1) for pair in pairs)

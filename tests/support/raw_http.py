@@ -19,7 +19,7 @@ def connected(url: str) -> Iterator[socket.socket]:
 
 @contextmanager
 def deaf(url: str) -> Iterator[socket.socket]:
-    """A connection whose client has room for a few answers, and reads none."""
+    """Open a connection whose client has room for a few answers, and reads none."""
     address = httpx.URL(url)
     assert address.port is not None
     with socket.socket() as connection:
@@ -71,7 +71,7 @@ def head(key: str, *more: str) -> bytes:
 
 
 def answer(connection: socket.socket) -> tuple[int, bytes]:
-    """The status and body of one answer, however it comes in pieces."""
+    """Return the status and body of one answer, however it comes in pieces."""
     received = b""
     while b"\r\n\r\n" not in received:
         received += connection.recv(65_536)

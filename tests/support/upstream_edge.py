@@ -37,7 +37,7 @@ class Switched:
 
 
 def edge(tmp_path: Path, url: str, *, policy: str = "stingy:n=2", **options: Any) -> Settings:
-    """Settings of an edge that has no weights."""
+    """Make the settings of an edge that has no weights."""
     bundle = make_bundle(tmp_path / "bundle", policy=policy)
     (bundle / "weights.safetensors").unlink()
     tensors = TensorSettings(**options.pop("tensors", {}))
@@ -47,7 +47,7 @@ def edge(tmp_path: Path, url: str, *, policy: str = "stingy:n=2", **options: Any
 
 
 def torchserve(tmp_path: Path, url: str) -> Settings:
-    """Settings of an edge before TorchServe, with a key file."""
+    """Make the settings of an edge before TorchServe, with a key file."""
     (tmp_path / "key_file.json").write_text('{"inference": {"key": "first"}}', "utf-8")
     model = ModelSettings(
         bundle=make_bundle(tmp_path / "bundle", policy="stingy:n=2"),
@@ -59,7 +59,7 @@ def torchserve(tmp_path: Path, url: str) -> Settings:
 
 
 def marked(tmp_path: Path, policy: str = "stingy:n=2", *, sha256: str | None = None) -> Behaviour:
-    """An answer that says which policy and weights it was made with."""
+    """Return an answer that names the policy and weights it was made with."""
     manifest = read_manifest(make_bundle(tmp_path / "marked", policy=policy))
     name, options = parse_policy(policy)
     made = model_fingerprint(

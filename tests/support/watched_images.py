@@ -15,7 +15,7 @@ def noisy(images: Pixels) -> Pixels:
 
 
 def attack() -> Pixels:
-    """What an attacker asks: each image and a noisy twin of it."""
+    """Return an attacker's queries: each image and a noisy twin of it."""
     images = random_images(128, seed=3)
     return np.concatenate([images, noisy(images)])
 

@@ -57,7 +57,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="module")
 def collapsed() -> float:
-    """The accuracy of the paper's attacker on the stingy digits."""
+    """Return the accuracy of the paper's attacker on the stingy digits."""
     torch.set_num_threads(1)
     return digits_mean(PaperKd(), digits_oracle(), settings=SHORT)
 

@@ -135,7 +135,7 @@ PACKAGED = sorted(path.stem for path in PROTOCOLS.iterdir())
 
 @pytest.fixture
 def any_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever data set is asked for is there: its size and its classes, images of one grey."""
+    """Replace every data set by one of its size and classes, with images of one grey."""
 
     def placeholder(name: str) -> Dataset:
         classes = 10 if "cifar10" in name and "cifar100" not in name else 100

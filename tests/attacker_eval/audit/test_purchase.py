@@ -1,4 +1,4 @@
-"""What an audit pays for, what it refuses to pay for, and whom it believes."""
+"""An audit buys what its protocol needs, within its budget, from the described endpoint."""
 
 from io import StringIO
 from pathlib import Path

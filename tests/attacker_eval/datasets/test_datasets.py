@@ -81,7 +81,7 @@ def test_all_wrong_shapes_are_named_at_once(tmp_path: Path) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of downloaded data sets, without a network to fill it."""
+    """Set the folder of downloaded data sets, without a network to fill it."""
 
     def offline(*_: object, **__: object) -> None:
         raise URLError("no network in tests")

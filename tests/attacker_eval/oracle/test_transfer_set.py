@@ -1,4 +1,4 @@
-"""What was paid for stays, is bought once, and is never mixed."""
+"""Bought answers are kept, bought once, and never mixed with those of another endpoint."""
 
 import json
 import subprocess

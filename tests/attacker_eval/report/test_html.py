@@ -56,7 +56,7 @@ def summary(
 
 
 def report(*summaries: Summary) -> Report:
-    """A report whose rows are a seed of each summary: what is said follows the summaries."""
+    """Write a report with one row of one seed for each summary; its sentences follow them."""
     rows = [
         row(s.endpoint, s.attack, 0, s.accuracy_mean or 0.0, finite=s.all_finite) for s in summaries
     ]
