@@ -140,7 +140,7 @@ def test_shift_matches_a_hand_computation() -> None:
 
 
 def test_answers_per_view_beat_one_answer_for_all_views() -> None:
-    """Use bars of light at the border. A shift removes a part, and the label depends on the rest."""
+    """Use bars of light at the border: a shift removes a part; the label depends on the rest."""
 
     class Bright(nn.Module):
         def __init__(self) -> None:
