@@ -13,7 +13,6 @@ MAX_MODULES = 15
 MAX_LINES = 400
 # One attack is one module, and there are many attacks.
 LARGE_FOLDERS = {PACKAGES["attacker_eval"] / "attacks"}
-# Test modules that are not split yet. Remove a module once it is.
 
 
 def test_package_folders_have_at_most_15_modules() -> None:
