@@ -78,6 +78,27 @@ def test_a_committed_report_is_whole(folder: str) -> None:
     assert not re.search(r"(src|href)=\"https?:", page)  # opens without a network
 
 
+@pytest.mark.parametrize(
+    ("page", "head", "folder"),
+    [
+        ("docs/results.md", "CIFAR-10", "cifar10"),
+        ("benchmarks/gpu/README.md", "CIFAR-10", "cifar10"),
+        ("benchmarks/gpu/README.md", "`tin100`", "tin100"),
+    ],
+)
+def test_table_1_of_a_page_holds_the_rows_accuracies(page: str, head: str, folder: str) -> None:
+    found = rows(f"table1_gpu/{folder}")
+    accuracy = {(row.defence, row.student): f"{row.accuracy:.1f}" for row in found}
+    text = (ROOT / page).read_text(encoding="utf-8").partition(f"| {head} | teacher |")
+    table = (text[1] + text[2]).partition("\n\n")[0]
+    names, _, *lines = [[c.strip() for c in x.split("|")[1:-1]] for x in table.splitlines()]
+    assert len(lines) == 4
+    for defence, _, *cells in lines:
+        for student, cell in zip(names[2:], cells, strict=True):
+            key = (defence.replace(" ", "_").lower(), student.lower().replace("-", ""))
+            assert cell.split()[0] == accuracy[key], (page, key)
+
+
 @pytest.mark.parametrize("folder", ["frontier_cifar10", "frontier_tin100"])
 def test_the_page_of_policies_has_the_frontier_as_it_is_printed(folder: str) -> None:
     printed = as_markdown(read_audit(RESULTS / folder))
