@@ -1,9 +1,9 @@
-"""How often the watch is right: customers made up here and real audits, against one endpoint.
+"""The alarms of the watch: made-up customers and real audits against one endpoint.
 
     python benchmarks/detection/run.py [--out FOLDER] [--keys 20]
 
 Trains a teacher on the digits, serves it in this process under the policy `stingy`, gives each
-customer and each audit a key of its own, and prints what the watch says of them in the end.
+customer and each audit a key of its own, and prints the final row of the watch for each kind.
 """
 
 import argparse
@@ -38,8 +38,8 @@ from stingy_server.detection.monitor import Watch
 Images = npt.NDArray[np.uint8]
 Customer = Callable[[Dataset, np.random.Generator], Iterator[Images]]
 
-BUDGET = 10_000  # of every key
-SEEDS = (0, 1)  # an audit each
+BUDGET = 10_000  # of each key
+SEEDS = (0, 1)  # one audit for each
 AUDITS: dict[str, dict[str, Any]] = {
     "natural images": {"name": "soft_label"},
     "active, by entropy": {"name": "active", "queries": 400},
@@ -56,8 +56,11 @@ AUDITS: dict[str, dict[str, Any]] = {
 }
 
 
-def slow(data: Dataset, random: np.random.Generator) -> Iterator[Images]:
-    """20 to 300 requests of an image each, few classes more than others, 3 of 10 asked before."""
+def query_slowly(data: Dataset, random: np.random.Generator) -> Iterator[Images]:
+    """Yield 20 to 300 requests of one image each.
+
+    A Dirichlet distribution of 0.5 draws the classes. Three of ten images repeat an earlier one.
+    """
     mix = random.dirichlet(np.full(data.num_classes, 0.5))
     queried: list[int] = []
     for _ in range(random.integers(20, 300)):
@@ -69,15 +72,15 @@ def slow(data: Dataset, random: np.random.Generator) -> Iterator[Images]:
         yield data.train_x[queried[-1]][None]
 
 
-def bulk(data: Dataset, random: np.random.Generator) -> Iterator[Images]:
-    """A day's work at once: 1,000 different images of all classes alike, 50 a request."""
+def query_in_bulk(data: Dataset, random: np.random.Generator) -> Iterator[Images]:
+    """Yield a day's work at once: 1,000 different images of all classes alike, 50 a request."""
     order = random.permutation(len(data.train_x))[:1000]
     for start in range(0, len(order), 50):
         yield data.train_x[order[start : start + 50]]
 
 
-def camera(data: Dataset, random: np.random.Generator) -> Iterator[Images]:
-    """20 scenes of 15 frames, an image a request: the scene, with noise of up to 8 grey levels."""
+def query_from_camera(data: Dataset, random: np.random.Generator) -> Iterator[Images]:
+    """Yield 20 scenes of 15 frames, one a request: the scene with noise of up to 8 grey levels."""
     for scene in random.choice(len(data.train_x), 20):
         for _ in range(15):
             noise = random.integers(-8, 9, data.train_x[scene].shape)
@@ -85,20 +88,23 @@ def camera(data: Dataset, random: np.random.Generator) -> Iterator[Images]:
 
 
 CUSTOMERS: dict[str, Customer] = {
-    "slow, with repeats": slow,
-    "bulk, all classes": bulk,
-    "fixed camera": camera,
+    "slow, with repeats": query_slowly,
+    "bulk, all classes": query_in_bulk,
+    "fixed camera": query_from_camera,
 }
 
 
 @contextlib.contextmanager
 def serving(settings: Settings) -> Iterator[tuple[str, Watch]]:
-    """The application behind a real socket, in a thread of this process."""
+    """Serve the application behind a real socket, in a thread of this process.
+
+    Yields the URL of the server and its watch.
+    """
     ready = threading.Event()
     started: dict[str, Any] = {}
 
     def run() -> None:
-        app = create_app(settings)  # here, as the database belongs to the thread that opens it
+        app = create_app(settings)  # in this thread, because the database belongs to its opener
         config = uvicorn.Config(app, port=0, log_level="error", access_log=False)
         started["server"], started["app"] = uvicorn.Server(config), app
         ready.set()
@@ -117,8 +123,8 @@ def serving(settings: Settings) -> Iterator[tuple[str, Watch]]:
         thread.join()
 
 
-class Patient:
-    """An oracle that waits after each request until the watch has looked."""
+class PacedOracle:
+    """An oracle that waits after each request until the watch has compared its images."""
 
     def __init__(self, oracle: Oracle, wait: Callable[[], None]) -> None:
         self._oracle = oracle
@@ -137,7 +143,10 @@ class Patient:
 
 
 def replay(data: Dataset, out: Path, *, keys: int) -> dict[str, list[KeyProfile]]:
-    """Every customer and every audit with a key of its own; their rows in the end, by kind."""
+    """Run each customer and each audit with a key of its own.
+
+    Returns the rows of the watch at the end, by kind.
+    """
     settings = Settings(
         models=(ModelSettings(bundle=out / "bundles" / "normal", name="digits"),),
         state=out / "state",
@@ -149,26 +158,26 @@ def replay(data: Dataset, out: Path, *, keys: int) -> dict[str, list[KeyProfile]
         contextlib.closing(Database(settings.state)) as database,
     ):
 
-        def key(kind: str) -> str:
+        def create_key(kind: str) -> str:
             made, text = Keys(database).create(kind, budget=BUDGET)
             kinds.setdefault(kind, []).append(made.id)
             return text
 
         for number, (kind, customer) in enumerate(CUSTOMERS.items()):
             for seed in range(keys):
-                with Client(url, key(f"customer: {kind}")) as client:
+                with Client(url, create_key(f"customer: {kind}")) as client:
                     for images in customer(data, np.random.default_rng([number, seed])):
                         client.predict_tensor(images, model="digits")
-                # As slow as it likes to be: whatever it asks is looked at.
+                # Customers count as slow: the watch compares all images of one before the next.
                 watch.run_once(database)
-        for (kind, entry), slowly in itertools.product(AUDITS.items(), (True, False)):
-            pace = "slow" if slowly else "fast"
+        for (kind, entry), paced in itertools.product(AUDITS.items(), (True, False)):
+            pace = "slow" if paced else "fast"
             for seed in SEEDS:
                 folder = out / "audits" / f"{entry['name']}-{len(kinds)}-{pace}-{seed}"
-                with Client(url, key(f"{pace} audit: {kind}")) as client:
+                with Client(url, create_key(f"{pace} audit: {kind}")) as client:
                     oracle: Oracle = HttpOracle(client, model="digits")
-                    if slowly:
-                        oracle = Patient(oracle, lambda: watch.run_once(database))
+                    if paced:
+                        oracle = PacedOracle(oracle, lambda: watch.run_once(database))
                     run_audit(
                         _protocol(entry, seed=seed),
                         oracles={"digits": oracle},
@@ -196,9 +205,9 @@ def _protocol(entry: dict[str, Any], *, seed: int) -> Protocol:
     )
 
 
-def print_table(found: dict[str, list[KeyProfile]], console: Console) -> None:
+def print_table(profiles: dict[str, list[KeyProfile]], console: Console) -> None:
     table = Table(
-        "who",
+        "client",
         "keys",
         "images",
         "alarms",
@@ -209,7 +218,7 @@ def print_table(found: dict[str, list[KeyProfile]], console: Console) -> None:
         "W",
         "W < 0.9",
     )
-    for kind, rows in found.items():
+    for kind, rows in profiles.items():
         raised = [row.since for row in rows if row.action != "none"]
         normal = [row.normality for row in rows if row.normality is not None]
         table.add_row(
@@ -228,7 +237,7 @@ def print_table(found: dict[str, list[KeyProfile]], console: Console) -> None:
 
 
 def _spread(values: Sequence[float], form: str) -> str:
-    """Median, and from least to most."""
+    """Format the median, the least and the most of some values."""
     if not values:
         return ""
     parts = (statistics.median(values), min(values), max(values))
@@ -237,8 +246,8 @@ def _spread(values: Sequence[float], form: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, help="where to work; default: a temporary folder")
-    parser.add_argument("--keys", type=int, default=20, help="customers of each kind")
+    parser.add_argument("--out", type=Path, help="folder for all files (default: temporary)")
+    parser.add_argument("--keys", type=int, default=20, help="number of customers of each kind")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     console = Console(width=190)
@@ -249,15 +258,15 @@ def main() -> None:
             data, out=out / "bundles", settings=TeacherSettings(nasty=False)
         )
         started = time.perf_counter()
-        found = replay(data, out, keys=arguments.keys)
+        profiles = replay(data, out, keys=arguments.keys)
         console.print(
             f"teacher: {teacher.accuracy:.1f} %; "
             f"{time.perf_counter() - started:.0f} s of queries and audits"
         )
-        print_table(found, console)
+        print_table(profiles, console)
         rows = {
             kind: [(row.images, row.since, row.action, round(row.score, 4)) for row in rows]
-            for kind, rows in found.items()
+            for kind, rows in profiles.items()
         }
         (out / "detection.json").write_text(json.dumps(rows, indent=1))
 

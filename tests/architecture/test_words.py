@@ -28,7 +28,6 @@ NOT_YET_CLEAN = (
     "tests/sabotage",
     "tests/server",
     "tests/support",
-    "tests/system",
 )
 Check = Callable[[str], list[str]]
 

@@ -1,4 +1,4 @@
-"""The demo on CUDA: teachers, server, students and report, all of it on the device."""
+"""The demo on CUDA: teachers, server, students and report all use the device."""
 
 import json
 from io import StringIO
@@ -11,7 +11,7 @@ from stingy_attacker_eval import demo
 
 
 @pytest.mark.cuda
-def test_demo_on_cuda_audits_to_its_report(tmp_path: Path) -> None:
+def test_demo_on_cuda_writes_a_report_with_finite_students(tmp_path: Path) -> None:
     page = demo.run_demo(tmp_path, console=Console(file=StringIO()))
     report = json.loads((tmp_path / "report.json").read_text())
     assert page.exists()

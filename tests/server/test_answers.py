@@ -1,4 +1,4 @@
-"""The answers of an application: the policy's, the same every time, and nothing beside them."""
+"""The answers of an application follow the policy, never vary and have nothing beside them."""
 
 import asyncio
 from pathlib import Path
@@ -68,7 +68,7 @@ async def test_metadata_describes_the_policy(tmp_path: Path) -> None:
             assert code(await client.get(path)) == (404, "not_found")
 
 
-async def test_L7_a_bad_image_never_touches_its_neighbours(tmp_path: Path) -> None:
+async def test_L7_bad_image_changes_no_other_answer_of_its_batch(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", factory=f"{NETWORKS}:Fragile")
     settings = make_settings(tmp_path / "s", bundle, max_delay_ms=50, strict=True)
     poisoned = IMAGES[:1].copy()
@@ -89,7 +89,7 @@ async def test_P5_one_image_has_one_answer_in_strict_mode(tmp_path: Path) -> Non
         tmp_path / "b", factory=f"{NETWORKS}:convolutional", policy="open:decimals=6", gain=3.0
     )
     answers = set()
-    for start in range(2):  # the second time after a restart, with another key
+    for start in range(2):  # the second one is a restart with another key
         settings = make_settings(
             tmp_path / f"s{start}", bundle, allow_open=True, strict=True, batch_size=16
         )
@@ -111,7 +111,7 @@ async def test_P5_one_image_has_one_answer_in_strict_mode(tmp_path: Path) -> Non
 async def test_L1_twin_teachers_are_indistinguishable(
     tmp_path: Path, policy: str, num_classes: int
 ) -> None:
-    async def everything(variant: int) -> list[tuple[int, bytes, dict[str, str]]]:
+    async def query_all_routes(variant: int) -> list[tuple[int, bytes, dict[str, str]]]:
         bundle = make_bundle(
             tmp_path / f"b{variant}",
             factory=f"{NETWORKS}:Twin",
@@ -140,10 +140,10 @@ async def test_L1_twin_teachers_are_indistinguishable(
             responses += [await client.post("/v1/predict/digits", content=b"x") for _ in range(2)]
             responses += [await infer(client, IMAGES) for _ in range(3)]  # beyond the budget
         assert {response.status_code for response in responses} >= {200, 400, 404, 405, 415, 429}
-        return [(r.status_code, bare(r), headers(r)) for r in responses]
+        return [(r.status_code, body_without_ids(r), headers(r)) for r in responses]
 
-    def bare(response: httpx.Response) -> bytes:
-        """The body without what names the request or the key."""
+    def body_without_ids(response: httpx.Response) -> bytes:
+        """Return the body without the id of the request and the id of the key."""
         names = [response.headers["x-request-id"]]
         if response.request.url.path == "/v1/usage" and response.status_code == 200:
             names.append(response.json()["key"])
@@ -155,10 +155,10 @@ async def test_L1_twin_teachers_are_indistinguishable(
     def headers(response: httpx.Response) -> dict[str, str]:
         return {k: v for k, v in response.headers.items() if k not in ("x-request-id", "date")}
 
-    assert await everything(1) == await everything(2)
+    assert await query_all_routes(1) == await query_all_routes(2)
 
 
-async def test_L4_a_refused_answer_shows_nothing_of_the_row(tmp_path: Path) -> None:
+async def test_L4_refused_answer_shows_nothing_of_the_row(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", factory=f"{NETWORKS}:Fragile")
     bad = IMAGES[:1].copy()
     bad[0, 0, 0, 0] = NOT_A_NUMBER

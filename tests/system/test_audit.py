@@ -1,4 +1,4 @@
-"""A whole audit as its user runs it: lab, server, attacks, report, each by its command."""
+"""A whole audit as a user runs it: one command each for lab, server, attacks and report."""
 
 import json
 import subprocess
@@ -48,20 +48,20 @@ attacks = ["soft_label"]
 
 
 def audit(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-    done = subprocess.run(
+    completed = subprocess.run(
         [*STINGY, "audit", *arguments],
         env=server_environment() | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=200,
     )
-    assert done.returncode == 0, done.stderr
-    return done
+    assert completed.returncode == 0, completed.stderr
+    return completed
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the protocol, and bundles that answer as it wants."""
+    """Make a folder with the protocol and the bundles that its endpoints serve."""
     folder = tmp_path_factory.mktemp("lab")
     (folder / "audit.toml").write_text(PROTOCOL)
     audit("lab", "--protocol", folder / "audit.toml", "--out", folder / "bundles")
@@ -70,28 +70,34 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def serving(lab: Path, state: Path, *, images: int) -> Iterator[tuple[str, ...]]:
-    """The lab's server; the options that say where it is, with a key for so many images."""
+    """Serve the lab's bundles and yield the command's options for the server's URL and a key.
+
+    Args:
+        lab: the folder of the lab.
+        state: the state folder of the server.
+        images: the budget of the key.
+    """
     key = make_key(state, budget=images)
     trusted = {"STINGY_TRUSTED_FACTORIES": '["stingy_attacker_eval.students"]'}
     with served("--config", lab / "bundles" / "stingy.toml", state=state, **trusted) as (url, _):
         yield "--url", url, "--key", key
 
 
-def report_of(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "report.json").read_text())
-    return found
+def read_report(folder: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    return report
 
 
-def numbers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def without_seconds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
 def test_white_box_attack_runs_from_bundles_and_is_labelled(lab: Path) -> None:
-    with serving(lab, lab / "state", images=2800) as where:
-        audit("run", lab / "audit.toml", "--out", lab / "plain", *where)
-        more = ("--bundles", lab / "bundles", "--parallel", "2")
-        audit("run", lab / "audit.toml", "--out", lab / "out", *more, *where)
-    plain, report = report_of(lab / "plain"), report_of(lab / "out")
+    with serving(lab, lab / "state", images=2800) as endpoint:
+        audit("run", lab / "audit.toml", "--out", lab / "plain", *endpoint)
+        options = ("--bundles", lab / "bundles", "--parallel", "2")
+        audit("run", lab / "audit.toml", "--out", lab / "out", *options, *endpoint)
+    plain, report = read_report(lab / "plain"), read_report(lab / "out")
     assert {item["attack"] for item in plain["skipped"]} == {"dafl[white-box,steps=3]"}
     assert report["skipped"] == []
     white_box = [row for row in report["rows"] if "white-box" in row["attack"]]
@@ -101,7 +107,7 @@ def test_white_box_attack_runs_from_bundles_and_is_labelled(lab: Path) -> None:
     ]
     assert all("white-box" not in item["best"] for item in report["endpoints"])
     rest = [row for row in report["rows"] if row not in white_box]
-    assert numbers(rest) == numbers(plain["rows"])
+    assert without_seconds(rest) == without_seconds(plain["rows"])
     assert "Attacks marked white-box saw the network itself" in (
         (lab / "out" / "report.html").read_text()
     )

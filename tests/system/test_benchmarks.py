@@ -1,4 +1,4 @@
-"""The benchmark's servers without a layer still answer, so that their rows are of something."""
+"""The benchmark's servers answer without their layers too, so their rows measure answers."""
 
 import importlib
 import json
@@ -13,17 +13,17 @@ ALL = "rate,key,budget,ledger,metrics,meter,guard"
 
 
 @pytest.mark.parametrize("layers", ["", ALL])
-def test_the_edge_is_measured_with_and_without_its_layers(layers: str) -> None:
-    said = subprocess.run(
+def test_edge_is_measured_with_and_without_its_layers(layers: str) -> None:
+    completed = subprocess.run(
         [sys.executable, EDGE, "--turns", "2", "--alone", layers],
         check=True,
         capture_output=True,
         text=True,
     )
-    assert json.loads(said.stdout) > 0
+    assert json.loads(completed.stdout) > 0
 
 
-def test_a_server_without_any_layer_starts_and_answers(
+def test_server_without_any_layer_starts_and_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(EDGE.parent))

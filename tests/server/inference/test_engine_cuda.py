@@ -1,4 +1,4 @@
-"""The embedded engine on CUDA: one answer whatever the batch, copies that meet no other pass."""
+"""The embedded engine on CUDA: answers do not depend on the batch or on concurrent passes."""
 
 import asyncio
 from pathlib import Path
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.cuda]
 
 
 def start(tmp_path: Path, **options: Any) -> Endpoint:
-    """A convolutional network in service on CUDA."""
+    """Serve a convolutional network on CUDA."""
     bundle = make_bundle(
         tmp_path / "b", factory="sample_networks:convolutional", policy="stingy:n=3", gain=3.0
     )
@@ -65,41 +65,41 @@ async def test_P5_cuda_strict_has_one_answer_over_batch_shapes(
     await endpoint.engine.close()
 
 
-async def test_cuda_requests_at_once_keep_their_own_pixels(tmp_path: Path) -> None:
-    """Pinned buffers and streams are used again at once; no request may see another's."""
+async def test_cuda_concurrent_requests_keep_their_own_pixels(tmp_path: Path) -> None:
+    """Check that no request reads another's pixels, as buffers and streams are reused at once."""
     endpoint = start(tmp_path, strict=True, batch_size=32)
     images = random_images(400)
-    alone = [await endpoint.engine.predict(images[n : n + 4]) for n in range(0, 400, 4)]
+    singles = [await endpoint.engine.predict(images[n : n + 4]) for n in range(0, 400, 4)]
     for _ in range(5):
-        together = await asyncio.gather(
+        concurrent = await asyncio.gather(
             *(endpoint.engine.predict(images[n : n + 4]) for n in range(0, 400, 4))
         )
-        assert all(same(*pair) for pair in zip(alone, together, strict=True))
+        assert all(same(*pair) for pair in zip(singles, concurrent, strict=True))
     await endpoint.engine.close()
 
 
-async def test_U5_cuda_out_of_memory_halves_the_batch_alone(
+async def test_U5_cuda_out_of_memory_halves_only_that_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the memory of the process capped, a large batch is answered in smaller passes."""
+    """Cap the memory of the process: the engine answers a large batch in smaller passes."""
     endpoint = start(tmp_path, batch_size=16_384, queue_images=40_000)
     engine = endpoint.engine
     assert isinstance(engine, EmbeddedEngine)
     images = random_images(16_384)
     small = await engine.predict(images[:8])
-    # Both threads have the libraries' own memory before there is little of it.
+    # Both threads allocate the libraries' own memory here, before memory is scarce.
     await asyncio.gather(*(engine.predict(images[:1024]) for _ in range(8)))
     passes: list[int] = []
     answer_pass = engine._answer_pass
 
-    def noted(part: Pixels) -> SparseLogits:
+    def record_pass(part: Pixels) -> SparseLogits:
         passes.append(len(part))
         return answer_pass(part)
 
-    monkeypatch.setattr(engine, "_answer_pass", noted)
+    monkeypatch.setattr(engine, "_answer_pass", record_pass)
     torch.cuda.empty_cache()
-    room = torch.cuda.memory_reserved() + 128 * 2**20
-    torch.cuda.set_per_process_memory_fraction(room / torch.cuda.mem_get_info()[1])
+    limit = torch.cuda.memory_reserved() + 128 * 2**20
+    torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.mem_get_info()[1])
     try:
         answer, mate = await asyncio.gather(engine.predict(images), engine.predict(images[:8]))
     finally:
