@@ -1,4 +1,4 @@
-"""The refusals of an application: without a key, of bad input, beyond a budget; none is charged."""
+"""The refusals of an application for a missing key, bad input or a spent budget cost nothing."""
 
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -29,12 +29,12 @@ async def test_A1_no_route_opens_without_a_valid_key(
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     key = make_key(settings.state)
     with closing(Database(settings.state)) as database:
-        gone, gone_text = Keys(database).create("gone", budget=5)
-        Keys(database).revoke(gone.id)
+        revoked, revoked_text = Keys(database).create("gone", budget=5)
+        Keys(database).revoke(revoked.id)
         yesterday = datetime.now(UTC) - timedelta(days=1)
-        _, past_text = Keys(database).create("past", budget=5, expires=yesterday)
-    special = {"long": "Bearer " + "x" * 5000, "revoked": f"Bearer {gone_text}"}
-    special["expired"] = f"Bearer {past_text}"
+        _, expired_text = Keys(database).create("past", budget=5, expires=yesterday)
+    special = {"long": "Bearer " + "x" * 5000, "revoked": f"Bearer {revoked_text}"}
+    special["expired"] = f"Bearer {expired_text}"
     async with running(settings) as (client, app):
         del client.headers["Authorization"]
         headers: dict[bytes, bytes] = {}
@@ -56,7 +56,7 @@ async def test_A2_second_authorization_or_hostile_host_changes_nothing(tmp_path:
             assert code(response) == (401, "unauthenticated")
 
 
-async def test_A3_a_failing_store_is_a_503_and_no_answer(tmp_path: Path) -> None:
+async def test_A3_failing_store_is_a_503_and_no_answer(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     async with running(settings) as (client, app):
         app.state.service.database.close()
@@ -91,7 +91,7 @@ async def test_bad_input_has_its_code_and_costs_nothing(tmp_path: Path) -> None:
         assert await used(client) == 0
 
 
-async def test_H1_the_body_is_counted_whatever_its_length_claims(tmp_path: Path) -> None:
+async def test_H1_body_is_counted_despite_a_false_content_length(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"), max_body_bytes=1000)
     sent = 0
 
@@ -110,7 +110,7 @@ async def test_H1_the_body_is_counted_whatever_its_length_claims(tmp_path: Path)
         assert code(short) == (413, "too_large")
 
 
-async def test_Q3_a_batch_beyond_the_budget_is_refused_whole(tmp_path: Path) -> None:
+async def test_Q3_batch_beyond_the_budget_is_refused_whole(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     async with running(settings, budget=20) as (client, _):
         outputs(await infer(client, IMAGES[:5]))
@@ -126,7 +126,7 @@ async def test_Q3_a_batch_beyond_the_budget_is_refused_whole(tmp_path: Path) -> 
         assert (body["budget"], body["used"], body["remaining"]) == (20, 20, 0)
 
 
-async def test_Q4_what_is_not_answered_is_not_charged(tmp_path: Path) -> None:
+async def test_Q4_unanswered_images_are_not_charged(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", factory=f"{NETWORKS}:Fragile")
     settings = make_settings(tmp_path / "s", bundle, queue_images=8)
     poisoned, undefined = IMAGES[:2].copy(), IMAGES[:2].copy()

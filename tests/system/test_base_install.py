@@ -1,4 +1,4 @@
-"""A base install is the client alone: no torch, no server, and the command runs."""
+"""A base install has the client but no torch and no server, and its command runs."""
 
 import os
 import shutil
@@ -13,17 +13,20 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of a fresh environment after a plain `pip install` of a copy of this."""
+    """Install a copy of the project in a fresh environment, with a plain `pip install`.
+
+    Returns the interpreter of the environment.
+    """
     folder = tmp_path_factory.mktemp("base")
     copy, environment = folder / "project", folder / "environment"
-    kept = shutil.ignore_patterns(".*", "tests", "docs", "dist", "demo", "__pycache__")
-    shutil.copytree(ROOT, copy, ignore=kept)
+    ignored = shutil.ignore_patterns(".*", "tests", "docs", "dist", "demo", "__pycache__")
+    shutil.copytree(ROOT, copy, ignore=ignored)
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-    found = environment / ("Scripts" if os.name == "nt" else "bin") / "python"
-    pip: list[str | Path] = [found, "-m", "pip", "--disable-pip-version-check"]
-    done = run(*pip, "install", "--quiet", "--no-compile", copy)
-    assert done.returncode == 0, done.stderr
-    return found
+    interpreter = environment / ("Scripts" if os.name == "nt" else "bin") / "python"
+    pip: list[str | Path] = [interpreter, "-m", "pip", "--disable-pip-version-check"]
+    completed = run(*pip, "install", "--quiet", "--no-compile", copy)
+    assert completed.returncode == 0, completed.stderr
+    return interpreter
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
@@ -38,28 +41,28 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_M2_the_client_is_there_and_nothing_heavy(python: Path) -> None:
+def test_M2_base_install_has_the_client_and_nothing_heavy(python: Path) -> None:
     listed = run(python, "-m", "pip", "list", "--format=freeze").stdout.lower()
     installed = {line.partition("==")[0] for line in listed.splitlines()}
     assert {"stingy", "httpx", "numpy", "pydantic", "typer"} <= installed
     assert installed & {"torch", "torchvision", "fastapi", "uvicorn", "pillow"} == set()
-    done = run(python, "-c", "import stingy_clients; print(stingy_clients.__file__)")
-    assert done.returncode == 0, done.stderr
-    assert str(python.parents[1].resolve()) in str(Path(done.stdout.strip()).resolve())
+    completed = run(python, "-c", "import stingy_clients; print(stingy_clients.__file__)")
+    assert completed.returncode == 0, completed.stderr
+    assert str(python.parents[1].resolve()) in str(Path(completed.stdout.strip()).resolve())
 
 
-def test_the_command_runs(python: Path) -> None:
+def test_base_install_command_runs(python: Path) -> None:
     stingy = python.with_name("stingy")
     for command in ([stingy], [python, "-m", "stingy_clients"]):
-        done = run(*command, "predict", "--help")
-        assert (done.returncode, done.stderr) == (0, "")
-        assert "Usage: stingy predict" in done.stdout
-    done = run(stingy, "predict", "none.png", "--key", "sk", "--model", "m")
-    assert done.returncode == 1
-    assert "none.png" in done.stderr
+        completed = run(*command, "predict", "--help")
+        assert (completed.returncode, completed.stderr) == (0, "")
+        assert "Usage: stingy predict" in completed.stdout
+    completed = run(stingy, "predict", "none.png", "--key", "sk", "--model", "m")
+    assert completed.returncode == 1
+    assert "none.png" in completed.stderr
 
 
-def test_a_command_of_an_extra_says_which(python: Path, tmp_path: Path) -> None:
-    done = run(python.with_name("stingy"), "serve", tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "stingy serve needs: pip install 'stingy[server]'\n"
+def test_command_of_a_missing_extra_names_the_extra(python: Path, tmp_path: Path) -> None:
+    completed = run(python.with_name("stingy"), "serve", tmp_path)
+    assert (completed.returncode, completed.stdout) == (2, "")
+    assert completed.stderr == "stingy serve needs: pip install 'stingy[server]'\n"

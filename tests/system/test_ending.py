@@ -1,4 +1,4 @@
-"""How a server ends, well or badly: what is in flight, left behind, or changed by a signal."""
+"""The end of a server by a signal or a crash: requests in flight, files left, changes ignored."""
 
 import json
 import resource
@@ -22,7 +22,7 @@ from stingy_server import Database, Keys
 from stingy_server.store.ledger import Ledger
 
 IMAGE = png(random_images(1)[0])
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  what is looked through, not written to
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  the tests read it and write nothing
 
 
 def slow_bundle(folder: Path, *, seconds: float) -> Path:
@@ -30,7 +30,7 @@ def slow_bundle(folder: Path, *, seconds: float) -> Path:
 
 
 class RequestThread(threading.Thread):
-    """One request in a thread of its own."""
+    """A thread that sends one request."""
 
     def __init__(self, url: str, key: str) -> None:
         super().__init__(daemon=True)
@@ -51,10 +51,10 @@ class RequestThread(threading.Thread):
             return
 
 
-def until(true: Callable[[], bool]) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline, "it did not come to pass"
+    while not condition():
+        assert time.monotonic() < deadline, "the condition stayed false for 60 s"
         time.sleep(0.02)
 
 
@@ -68,12 +68,12 @@ def await_inference(process: "subprocess.Popen[str]") -> None:
     for line in process.stderr:
         if THINKING in line:
             return
-    raise AssertionError("the server ended before it answered")
+    raise AssertionError("the server ended before its network ran")
 
 
 @pytest.fixture
 def dumps_allowed() -> Iterator[None]:
-    """Whoever starts the server would let it dump core: what forbids it must be the server."""
+    """Allow core dumps in this process, so that only the server itself can forbid its own."""
     soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
     yield
@@ -82,13 +82,13 @@ def dumps_allowed() -> Iterator[None]:
 
 @pytest.mark.usefixtures("dumps_allowed")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_L12_a_crash_in_mid_inference_leaves_no_number_behind(
+def test_L12_crash_during_inference_leaves_no_number_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     work, temporary = tmp_path / "work", tmp_path / "temporary"
     work.mkdir()
     temporary.mkdir()
-    monkeypatch.chdir(work)  # where Linux puts a core
+    monkeypatch.chdir(work)  # Linux writes a core dump to the working folder
     bundle = slow_bundle(tmp_path / "bundle", seconds=4.0)
     state = tmp_path / "state"
     key = make_key(state)
@@ -100,16 +100,16 @@ def test_L12_a_crash_in_mid_inference_leaves_no_number_behind(
         assert process.wait(60) == -number
         thread.join(60)
     assert thread.status == 0
-    left = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert state / "stingy.sqlite3" in left
-    left += set(SHARED_MEMORY.glob("*")) - shared
-    for path in left:
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert state / "stingy.sqlite3" in files
+    files += set(SHARED_MEMORY.glob("*")) - shared
+    for path in files:
         content = path.read_bytes()
         for value in canaries(10).tolist():
             assert not any(form in content for form in disguises(value)), path
 
 
-def test_Q4_a_client_that_leaves_pays(tmp_path: Path) -> None:
+def test_Q4_client_that_leaves_is_charged(tmp_path: Path) -> None:
     bundle = slow_bundle(tmp_path / "bundle", seconds=0.5)
     state = tmp_path / "state"
     key = make_key(state)
@@ -126,31 +126,32 @@ def test_Q4_a_client_that_leaves_pays(tmp_path: Path) -> None:
         assert process.wait(30) == 0
     with closing(Database(state)) as database:
         ((_, budget),) = Keys(database).all()
-        booked = [entry.event for _, entry in Ledger(database).entries()]
+        recorded = [entry.event for _, entry in Ledger(database).entries()]
     assert budget.used == 1
-    assert booked == ["start", "answer", "stop"]
+    assert recorded == ["start", "answer", "stop"]
 
 
-def test_H6_draining_answers_in_flight_and_takes_nothing_new(tmp_path: Path) -> None:
+def test_H6_drain_answers_in_flight_and_takes_nothing_new(tmp_path: Path) -> None:
     bundle = slow_bundle(tmp_path / "bundle", seconds=2.0)
     state = tmp_path / "state"
     key = make_key(state)
     with served(bundle, state=state) as (url, process):
         threads = [RequestThread(url, key) for _ in range(8)]
         await_inference(process)
-        until(lambda: charged(state) == 8)  # all have arrived, and the first still has the model
+        # All requests have arrived, and the first one still occupies the model.
+        wait_until(lambda: charged(state) == 8)
         process.send_signal(signal.SIGTERM)
-        until(lambda: not ready(url))
-        late = RequestThread(url, key)
+        wait_until(lambda: not ready(url))
+        late_thread = RequestThread(url, key)
         assert process.wait(30) == 0
-        for thread in (*threads, late):
+        for thread in (*threads, late_thread):
             thread.join(60)
     assert [thread.status for thread in threads] == [200] * 8
-    assert late.status in (0, 503)
+    assert late_thread.status in (0, 503)
     with closing(Database(state)) as database:
         ((_, budget),) = Keys(database).all()
-        booked = sum(entry.answered for _, entry in Ledger(database).entries())
-    assert budget.used == booked == 8
+        recorded = sum(entry.answered for _, entry in Ledger(database).entries())
+    assert budget.used == recorded == 8
 
 
 def ready(url: str) -> bool:
@@ -160,7 +161,7 @@ def ready(url: str) -> bool:
         return False
 
 
-def test_H6_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+def test_H6_second_signal_ends_the_server_at_once(tmp_path: Path) -> None:
     bundle = slow_bundle(tmp_path / "bundle", seconds=30.0)
     state = tmp_path / "state"
     key = make_key(state)
@@ -178,7 +179,7 @@ def test_H6_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     assert thread.status in (0, 503)
 
 
-def test_H6_what_had_come_in_part_before_the_signal_is_answered(
+def test_H6_request_received_in_part_at_the_signal_is_answered(
     tmp_path: Path,
 ) -> None:
     state = tmp_path / "state"
@@ -186,20 +187,20 @@ def test_H6_what_had_come_in_part_before_the_signal_is_answered(
     with served(make_bundle(tmp_path / "bundle"), state=state) as (url, process):
         body = IMAGE
 
-        def slowly() -> Iterator[bytes]:
+        def body_in_parts() -> Iterator[bytes]:
             yield body[:9]
-            time.sleep(2.0)  # until it has its place
+            time.sleep(2.0)  # until the server has admitted the request
             process.send_signal(signal.SIGTERM)
-            until(lambda: not ready(url))
+            wait_until(lambda: not ready(url))
             yield body[9:]
 
         headers = {"Authorization": f"Bearer {key}", "Content-Length": str(len(body))}
-        answered = httpx.post(f"{url}/v1/predict/digits", content=slowly(), headers=headers)
-        assert answered.status_code == 200
+        response = httpx.post(f"{url}/v1/predict/digits", content=body_in_parts(), headers=headers)
+        assert response.status_code == 200
         assert process.wait(30) == 0
 
 
-def test_P8_what_changes_meanwhile_counts_from_the_next_start(tmp_path: Path) -> None:
+def test_P8_changed_settings_and_bundle_need_a_new_start(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle")
     state, file = tmp_path / "state", tmp_path / "stingy.toml"
     key = make_key(state)
@@ -219,34 +220,34 @@ def test_P8_what_changes_meanwhile_counts_from_the_next_start(tmp_path: Path) ->
         manifest = json.loads((bundle / "model.json").read_text())
         (bundle / "model.json").write_text(json.dumps(manifest | {"policy": "open"}))
         assert fingerprint(url) == before
-        process.send_signal(signal.SIGHUP)  # no reload: it drains
+        process.send_signal(signal.SIGHUP)  # drains and does not reload
         assert process.wait(30) == 0
     with served("--config", file, state=state) as (url, _):
         after = fingerprint(url)
     with closing(Database(state)) as database:
-        booked = [e.fingerprint for _, e in Ledger(database).entries() if e.event == "answer"]
-    assert booked == [before, before, after]
+        recorded = [e.fingerprint for _, e in Ledger(database).entries() if e.event == "answer"]
+    assert recorded == [before, before, after]
     assert before != after
 
 
-def test_Q4_O1_what_a_drain_cuts_off_is_given_back_and_booked(tmp_path: Path) -> None:
+def test_Q4_O1_request_cut_off_by_a_drain_is_refunded_in_ledger(tmp_path: Path) -> None:
     bundle = slow_bundle(tmp_path / "bundle", seconds=4.0)
     state = tmp_path / "state"
     key = make_key(state)
     with served(bundle, state=state, STINGY_DRAIN_S="1") as (url, process):
         threads = [RequestThread(url, key) for _ in range(3)]
         await_inference(process)
-        until(lambda: charged(state) == 3)
+        wait_until(lambda: charged(state) == 3)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
         for thread in threads:
             thread.join(60)
         assert process.stderr is not None
-        said = process.stderr.read()
+        logged = process.stderr.read()
     assert [thread.status for thread in threads] == [503] * 3
-    assert "Traceback" not in said
+    assert "Traceback" not in logged
     with closing(Database(state)) as database:
         ((_, budget),) = Keys(database).all()
-        booked = [(entry.event, entry.answered) for _, entry in Ledger(database).entries()]
+        recorded = [(entry.event, entry.answered) for _, entry in Ledger(database).entries()]
     assert budget.used == 0
-    assert booked == [("start", 0), *[("draining", 0)] * 3, ("stop", 0)]
+    assert recorded == [("start", 0), *[("draining", 0)] * 3, ("stop", 0)]

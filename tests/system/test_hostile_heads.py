@@ -15,7 +15,7 @@ from serving import (
 )
 
 IMAGE = png(random_images(1)[0])
-PATIENCE = {"STINGY_HEADER_TIMEOUT_S": "1", "STINGY_BODY_TIMEOUT_S": "2"}
+SHORT_TIMEOUTS = {"STINGY_HEADER_TIMEOUT_S": "1", "STINGY_BODY_TIMEOUT_S": "2"}
 
 
 @pytest.fixture(scope="module")
@@ -25,15 +25,15 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Iterator[tuple[str, str]]:
-    """The address of a hurried server, and a key."""
+    """Start a server with short timeouts, and yield its address and a key."""
     state = tmp_path_factory.mktemp("server") / "state"
     key = make_key(state)
-    with served(bundle, state=state, **PATIENCE) as (url, _):
+    with served(bundle, state=state, **SHORT_TIMEOUTS) as (url, _):
         yield url, key
 
 
 @pytest.mark.parametrize(
-    "more",
+    "fields",
     [
         ["X-A: " + "a" * 65_536],
         [f"X-{number}: a" for number in range(1000)],
@@ -45,13 +45,13 @@ def server(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Iterator[t
     ],
     ids=["64 KB", "1000 fields", "length and chunked", "two lengths", "negative", "NUL", "folded"],
 )
-def test_H4_hostile_heads_are_refused_and_the_connection_ends(
-    server: tuple[str, str], more: list[str]
+def test_H4_hostile_head_is_refused_and_its_connection_ends(
+    server: tuple[str, str], fields: list[str]
 ) -> None:
     url, key = server
     with connected(url) as connection:
         try:
-            connection.sendall(head(key, *more) + b"\r\n" + b"GET /smuggled HTTP/1.1\r\n\r\n")
+            connection.sendall(head(key, *fields) + b"\r\n" + b"GET /smuggled HTTP/1.1\r\n\r\n")
         except (BrokenPipeError, ConnectionResetError):
             return
         received = until_closed(connection)
@@ -96,7 +96,7 @@ def test_A2_no_target_form_or_forwarding_header_opens_a_route(
 
 
 @pytest.mark.parametrize("method", ["TRACE", "CONNECT", "BREW"])
-def test_H12_odd_methods_are_refused(server: tuple[str, str], method: str) -> None:
+def test_H12_request_with_an_odd_method_is_refused(server: tuple[str, str], method: str) -> None:
     url, key = server
     with connected(url) as connection:
         request = head(key).replace(b"POST", method.encode(), 1)
@@ -104,7 +104,7 @@ def test_H12_odd_methods_are_refused(server: tuple[str, str], method: str) -> No
         assert until_closed(connection)[:10] == b"HTTP/1.1 4"
 
 
-def test_H12_a_connection_goes_on_after_each_refusal(server: tuple[str, str]) -> None:
+def test_H12_connection_stays_open_after_each_refusal(server: tuple[str, str]) -> None:
     url, key = server
     bad = head(key, "Content-Length: 1") + b"\r\nx"
     good = head(key, f"Content-Length: {len(IMAGE)}") + b"\r\n" + IMAGE

@@ -1,4 +1,4 @@
-"""What a client sends never becomes a line of a log or of the ledger."""
+"""Text from a client never becomes a line of a log or of the ledger."""
 
 import json
 import socket
@@ -15,7 +15,7 @@ LONGEST_LINE = 1000
 
 
 def send(url: str, *parts: bytes) -> None:
-    """Bytes as they are, without a library that would refuse to send them; the answer is read."""
+    """Send raw bytes, because a library would refuse to send them, and read the answer."""
     address = httpx.URL(url)
     assert address.port is not None
     with socket.create_connection((address.host, address.port), timeout=30) as connection:
@@ -33,7 +33,7 @@ def test_O2_no_request_content_reaches_logs_or_breaks_a_line(tmp_path: Path) -> 
     state = tmp_path / "s"
     key = make_key(state).encode()
     fatal = random_images(1)[0]
-    fatal[0, 0] = POISON  # the network raises, and says so with the pixels
+    fatal[0, 0] = POISON  # the network raises an error whose text has the pixels
     image = png(fatal)
     hostile = (
         b"User-Agent: " + forged,
@@ -76,10 +76,10 @@ def test_O2_no_request_content_reaches_logs_or_breaks_a_line(tmp_path: Path) -> 
         timeout=120,
         check=True,
     ).stdout
-    assert "RuntimeError" in logged  # the logs are there to be looked at
+    assert "RuntimeError" in logged  # the server did write logs
     for line in (*logged.split("\n"), *exported.split("\n")):
         assert FORGED not in line
         assert line.isprintable(), line
         assert len(line) < LONGEST_LINE
-    booked = [json.loads(line) for line in exported.splitlines()]
-    assert {entry["event"] for entry in booked} >= {"start", "internal", "not_found", "stop"}
+    entries = [json.loads(line) for line in exported.splitlines()]
+    assert {entry["event"] for entry in entries} >= {"start", "internal", "not_found", "stop"}

@@ -1,4 +1,4 @@
-"""`stingy models` against a real server: loaded, listed, refused, unloaded."""
+"""`stingy models` against a real server: load, list, refuse, unload."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ def models(*arguments: str | Path, state: Path) -> "subprocess.CompletedProcess[
     )
 
 
-def test_a_version_comes_and_goes_in_a_running_server(tmp_path: Path) -> None:
+def test_version_is_loaded_into_and_unloaded_from_a_live_server(tmp_path: Path) -> None:
     state = tmp_path / "state"
     key = make_key(state)
     second = make_bundle(tmp_path / "2", version="2", seed=1)
@@ -41,15 +41,15 @@ def test_a_version_comes_and_goes_in_a_running_server(tmp_path: Path) -> None:
         assert "in 1 process." in loaded.stdout
         assert "digits is served in the versions 1, 2" in loaded.stderr
         assert version("/v1/predict/digits") == "2"
-        twice = models("load", second, "--share", "1", state=state)
-        assert (twice.returncode, "is served already" in twice.stderr) == (2, True)
+        repeated = models("load", second, "--share", "1", state=state)
+        assert (repeated.returncode, "is served already" in repeated.stderr) == (2, True)
         listed = json.loads(models("list", "--json", state=state).stdout)
-        assert [(each["name"], each["version"], each["share"]) for each in listed] == [
+        assert [(row["name"], row["version"], row["share"]) for row in listed] == [
             ("digits", "1", None),
             ("digits", "2", 1.0),
         ]
         assert "the rest" in models("list", state=state).stdout
-        assert models("unload", "digits", "1", state=state).returncode == 2  # of the settings
+        assert models("unload", "digits", "1", state=state).returncode == 2  # it is in the settings
         assert models("unload", "digits", "2", state=state).returncode == 0
         assert version("/v1/predict/digits") == "1"
     assert "no server runs" in models("load", second, "--share", "1", state=state).stdout

@@ -1,4 +1,4 @@
-"""A real `stingy serve`, asked by curl and by an unmodified Triton client, stopped by signals."""
+"""A real `stingy serve`, queried by curl and an unmodified Triton client, stopped by signals."""
 
 import json
 import signal
@@ -36,9 +36,11 @@ def stingy(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
 
 
 def create_key(state: Path, *, budget: int) -> dict[str, str]:
-    done = stingy("keys", "create", "alice", "--budget", str(budget), "--state", state, "--json")
-    assert done.returncode == 0, done.stderr
-    printed: dict[str, str] = json.loads(done.stdout)
+    completed = stingy(
+        "keys", "create", "alice", "--budget", str(budget), "--state", state, "--json"
+    )
+    assert completed.returncode == 0, completed.stderr
+    printed: dict[str, str] = json.loads(completed.stdout)
     assert set(printed) == {"id", "key"}
     return printed
 
@@ -58,13 +60,15 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Iterator[tuple[str, Path]]:
-    """The address and the state folder of a server that several tests ask."""
+    """Start a server for several tests, and yield its address and its state folder."""
     state = tmp_path_factory.mktemp("server") / "state"
     with served(bundle, "--policy", "stingy", state=state) as (url, _):
         yield url, state
 
 
-def test_a_key_a_server_and_three_kinds_of_client(tmp_path: Path, server: tuple[str, Path]) -> None:
+def test_curl_python_and_triton_clients_get_the_same_answers(
+    tmp_path: Path, server: tuple[str, Path]
+) -> None:
     url, state = server
     created = create_key(state, budget=500)
     headers = {"Authorization": f"Bearer {created['key']}"}
@@ -85,7 +89,7 @@ def test_a_key_a_server_and_three_kinds_of_client(tmp_path: Path, server: tuple[
         assert [entry.index for entry in answers[0].classes] == [c["index"] for c in classes]
         assert np.isfinite(answers[0].dense()).sum() == 2
 
-    # Triton's client writes into the headers it is given: each call gets its own.
+    # Each call gets its own headers, because Triton's client writes into them.
     client = triton.InferenceServerClient(url.removeprefix("http://"))
     assert client.is_server_live()
     assert client.is_server_ready()
@@ -94,10 +98,10 @@ def test_a_key_a_server_and_three_kinds_of_client(tmp_path: Path, server: tuple[
     for binary in (True, False):
         image = triton.InferInput("image", list(IMAGES.shape), "UINT8")
         image.set_data_from_numpy(IMAGES, binary_data=binary)
-        wanted = [
+        requested = [
             triton.InferRequestedOutput(name, binary_data=binary) for name in ("indices", "scores")
         ]
-        for outputs in (wanted, None):
+        for outputs in (requested, None):
             result = client.infer("normal", [image], outputs=outputs, headers=dict(headers))
             assert result.as_numpy("indices").shape == (6, 2)
             assert np.array_equal(
@@ -119,9 +123,9 @@ def test_a_key_a_server_and_three_kinds_of_client(tmp_path: Path, server: tuple[
     assert used[created["id"]] == 1 + 6 + 4 * 6 + 6
 
 
-def test_the_first_start_makes_one_key_and_shows_it_once(tmp_path: Path, bundle: Path) -> None:
+def test_first_start_makes_one_key_and_shows_it_once(tmp_path: Path, bundle: Path) -> None:
     state = tmp_path / "state"
-    said = []
+    logs = []
     for _ in range(2):
         process = subprocess.Popen(
             [*STINGY, "serve", bundle, "--state", state, "--port", "0"],
@@ -136,10 +140,10 @@ def test_the_first_start_makes_one_key_and_shows_it_once(tmp_path: Path, bundle:
             assert lines[-1]
         process.terminate()
         process.communicate(timeout=30)
-        said.append(lines)
-    (shown,) = [line.strip() for line in said[0] if line.startswith("stingy_")]
-    assert not any("stingy_" in line for line in said[1])
-    assert any("top 4 of 10 classes" in line for line in said[0])
+        logs.append(lines)
+    (shown,) = [line.strip() for line in logs[0] if line.startswith("stingy_")]
+    assert not any("stingy_" in line for line in logs[1])
+    assert any("top 4 of 10 classes" in line for line in logs[0])
     with closing(Database(state)) as database:
         assert Keys(database).authenticate(shown) is not None
 
@@ -154,16 +158,16 @@ def test_revoked_and_spent_keys_are_refused_by_a_running_server(server: tuple[st
         assert stingy("keys", "revoke", created["id"], "--state", state).returncode == 0
         with pytest.raises(AuthError):
             client.usage()
-    again = stingy("keys", "revoke", created["id"], "--state", state)
-    assert again.returncode == 2
-    assert f"{created['id']} was revoked already, on 20" in again.stderr
+    repeated = stingy("keys", "revoke", created["id"], "--state", state)
+    assert repeated.returncode == 2
+    assert f"{created['id']} was revoked already, on 20" in repeated.stderr
     unknown = stingy("keys", "revoke", "none", "--state", state)
     assert unknown.returncode == 2
     assert "expected the id of a key, got none" in unknown.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_drains_and_nothing_charged_is_left_unanswered(
+def test_signal_drains_and_all_charged_images_are_answered(
     tmp_path: Path, bundle: Path, number: signal.Signals
 ) -> None:
     state = tmp_path / "state"
@@ -191,7 +195,7 @@ def test_a_signal_drains_and_nothing_charged_is_left_unanswered(
     assert list_keys(state)[0]["used"] == answered
 
 
-def test_Q2_what_was_answered_stays_charged_after_a_kill(tmp_path: Path, bundle: Path) -> None:
+def test_Q2_answered_images_stay_charged_after_a_kill(tmp_path: Path, bundle: Path) -> None:
     state = tmp_path / "state"
     key = create_key(state, budget=1_000_000)["key"]
     answered = 0
@@ -205,7 +209,7 @@ def test_Q2_what_was_answered_stays_charged_after_a_kill(tmp_path: Path, bundle:
     assert list_keys(state)[0]["used"] == answered
 
 
-def test_P6_a_faulty_configuration_ends_before_listening(tmp_path: Path, bundle: Path) -> None:
+def test_P6_server_with_faulty_settings_ends_before_listening(tmp_path: Path, bundle: Path) -> None:
     file = tmp_path / "stingy.toml"
     file.write_text(
         f"""
@@ -219,18 +223,18 @@ def test_P6_a_faulty_configuration_ends_before_listening(tmp_path: Path, bundle:
         policy = "open"
         """
     )
-    done = stingy("serve", "--config", file, "--state", tmp_path / "state", "--port", "0")
-    assert done.returncode == 2
-    assert "colour: unknown setting" in done.stderr
-    assert "11" in done.stderr
-    assert "allow_open" in done.stderr
-    assert "listening" not in done.stderr
-    assert "Traceback" not in done.stderr
+    completed = stingy("serve", "--config", file, "--state", tmp_path / "state", "--port", "0")
+    assert completed.returncode == 2
+    assert "colour: unknown setting" in completed.stderr
+    assert "11" in completed.stderr
+    assert "allow_open" in completed.stderr
+    assert "listening" not in completed.stderr
+    assert "Traceback" not in completed.stderr
 
 
 def test_taken_port_is_reported(server: tuple[str, Path], bundle: Path) -> None:
     url, state = server
     port = str(httpx.URL(url).port)
-    done = stingy("serve", bundle, "--state", state, "--port", port)
-    assert done.returncode == 2
-    assert "cannot listen" in done.stderr
+    completed = stingy("serve", bundle, "--state", state, "--port", port)
+    assert completed.returncode == 2
+    assert "cannot listen" in completed.stderr

@@ -38,7 +38,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[str]:
-    """The address of a Redis of our own."""
+    """Start a Redis server for one test and yield its address."""
     program = shutil.which("redis-server")
     if program is None:
         pytest.skip("needs redis-server (apt-get install redis-server)")
@@ -89,12 +89,12 @@ def test_workers_share_one_budget_one_rate_and_their_counters(
             for sample in family.samples
             if sample.labels == {"model": "digits"}
         }
-        process.send_signal(signal.SIGHUP)  # drains as SIGTERM does: no worker is started anew
+        process.send_signal(signal.SIGHUP)  # it drains as SIGTERM does and starts no worker
         assert process.wait(30) == 0
     with closing(Database(state)) as database:
-        booked = sum(entry.answered for _, entry in Ledger(database).entries())
+        recorded = sum(entry.answered for _, entry in Ledger(database).entries())
         used = sum(budget.used for _, budget in Keys(database).all())
-    assert counted["stingy_images_answered_total"] == booked == used == 210  # Q8
+    assert counted["stingy_images_answered_total"] == recorded == used == 210  # Q8
 
 
 def _wait_ready(url: str) -> None:
@@ -108,19 +108,19 @@ def _wait_ready(url: str) -> None:
     raise AssertionError("the workers did not start")
 
 
-def test_several_workers_over_the_memory_of_each_are_refused(tmp_path: Path, bundle: Path) -> None:
-    done = subprocess.run(
+def test_workers_without_a_shared_rate_store_are_refused(tmp_path: Path, bundle: Path) -> None:
+    completed = subprocess.run(
         [*STINGY, "serve", bundle, "--workers", "2", "--state", tmp_path / "state", "--port", "0"],
         env=server_environment(),
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert done.returncode == 2
-    assert "rate_store" in done.stderr
+    assert completed.returncode == 2
+    assert "rate_store" in completed.stderr
 
 
-def test_H7_a_killed_worker_is_replaced_and_the_books_stay_exact(
+def test_H7_killed_worker_is_replaced_and_charges_stay_exact(
     tmp_path: Path, bundle: Path, redis: str
 ) -> None:
     state = tmp_path / "state"
@@ -142,4 +142,4 @@ def test_H7_a_killed_worker_is_replaced_and_the_books_stay_exact(
     with closing(Database(state)) as database:
         ((_, budget),) = Keys(database).all()
     assert budget.used == 400
-    assert 398 <= answered <= 400  # what was in flight at the kill is charged, not answered
+    assert 398 <= answered <= 400  # requests in flight at the kill are charged, not answered

@@ -1,10 +1,10 @@
-"""Clients that send or read slowly, to a real server without a proxy, lose their connection."""
+"""Clients that send or read slowly lose their connection to a real server without a proxy."""
 
 import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from serving import (
 from stingy_clients import Client
 
 IMAGE = png(random_images(1)[0])
-PATIENCE = {"STINGY_HEADER_TIMEOUT_S": "1", "STINGY_BODY_TIMEOUT_S": "2"}
+SHORT_TIMEOUTS = {"STINGY_HEADER_TIMEOUT_S": "1", "STINGY_BODY_TIMEOUT_S": "2"}
 
 
 @pytest.fixture(scope="module")
@@ -43,27 +43,27 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Iterator[tuple[str, str]]:
-    """The address of a hurried server, and a key."""
+    """Start a server with short timeouts, and yield its address and a key."""
     state = tmp_path_factory.mktemp("server") / "state"
     key = make_key(state)
-    with served(bundle, state=state, **PATIENCE) as (url, _):
+    with served(bundle, state=state, **SHORT_TIMEOUTS) as (url, _):
         yield url, key
 
 
-def test_H3_a_silent_connection_is_closed(server: tuple[str, str]) -> None:
+def test_H3_silent_connection_is_closed(server: tuple[str, str]) -> None:
     with connected(server[0]) as connection:
         started = time.monotonic()
         assert until_closed(connection) == b""
         assert 0.5 < time.monotonic() - started < 15
 
 
-def test_H3_a_trickled_head_is_closed(server: tuple[str, str]) -> None:
+def test_H3_client_that_trickles_its_head_is_disconnected(server: tuple[str, str]) -> None:
     url, key = server
     with connected(url) as connection:
         assert trickle(connection, head(key, "X-A: " + "a" * 1000), every_s=0.05) < 20
 
 
-def test_H3_a_trickled_head_after_an_answer_is_closed_too(server: tuple[str, str]) -> None:
+def test_H3_client_that_trickles_its_next_head_is_disconnected(server: tuple[str, str]) -> None:
     url, key = server
     with connected(url) as connection:
         connection.sendall(head(key, f"Content-Length: {len(IMAGE)}") + b"\r\n" + IMAGE)
@@ -82,7 +82,7 @@ def test_H3_client_that_sends_only_empty_lines_is_disconnected(server: tuple[str
 def test_H3_client_without_key_keeps_no_connection_for_its_body(
     server: tuple[str, str],
 ) -> None:
-    for sent in (b"x", b"x" * 1000):  # then silent, or a byte at a time
+    for sent in (b"x", b"x" * 1000):  # the client is then silent, or sends byte by byte
         with connected(server[0]) as connection:
             connection.sendall(head("", "Content-Length: 100000") + b"\r\n")
             assert answer(connection)[0] == 401
@@ -102,16 +102,16 @@ def test_H12_connection_survives_a_body_refused_before_its_end(
         assert answer(connection)[0] == 401
         for _ in range(5):
             connection.sendall(bytes(100_000))
-            time.sleep(0.3)  # longer in all than a head may take
+            time.sleep(0.3)  # in all longer than a head may take
         connection.sendall(head(key, f"Content-Length: {len(IMAGE)}") + b"\r\n" + IMAGE)
         assert answer(connection)[0] == 200
 
 
-def test_H4_a_head_behind_a_refused_body_is_bounded_too(bundle: Path, tmp_path: Path) -> None:
+def test_H4_size_of_a_head_after_a_refused_body_is_bounded(bundle: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
     key = make_key(state)
-    patient = {"STINGY_HEADER_TIMEOUT_S": "60"}
-    with served(bundle, state=state, **patient) as (url, _), connected(url) as connection:
+    long_timeout = {"STINGY_HEADER_TIMEOUT_S": "60"}
+    with served(bundle, state=state, **long_timeout) as (url, _), connected(url) as connection:
         connection.sendall(head("", "Content-Length: 1") + b"\r\n")
         assert answer(connection)[0] == 401
         connection.sendall(b"x" + head(key, "X-A: "))
@@ -122,12 +122,12 @@ def test_H4_a_head_behind_a_refused_body_is_bounded_too(bundle: Path, tmp_path: 
         assert trickle(connection, b"a" * 600, every_s=0.05) < 30
 
 
-def test_H3_a_trickled_body_is_refused(server: tuple[str, str]) -> None:
+def test_H3_trickled_body_is_refused(server: tuple[str, str]) -> None:
     url, key = server
     with connected(url) as connection:
         connection.sendall(head(key, "Content-Length: 1000") + b"\r\n")
         started = time.monotonic()
-        thread = threading.Thread(target=_ignore, args=(trickle, connection))
+        thread = threading.Thread(target=_trickle_body, args=(connection,))
         thread.start()
         status, body = answer(connection)
         assert (status, json.loads(body)["error"]["code"]) == (408, "timed_out")
@@ -136,9 +136,9 @@ def test_H3_a_trickled_body_is_refused(server: tuple[str, str]) -> None:
         thread.join(10)
 
 
-def _ignore(work: Callable[..., float], connection: socket.socket) -> None:
+def _trickle_body(connection: socket.socket) -> None:
     try:
-        work(connection, bytes(1000), every_s=0.05)
+        trickle(connection, bytes(1000), every_s=0.05)
     except (OSError, AssertionError):
         return
 
@@ -149,7 +149,7 @@ def test_H12_many_requests_sent_at_once_are_all_answered(server: tuple[str, str]
         received = b""
         while received.count(b"HTTP/1.1 401") < 2000:
             received += (more := connection.recv(65_536))
-            assert more, "closed before all were answered"
+            assert more, "the server closed the connection before it answered all requests"
 
 
 def test_H3_client_that_never_reads_is_disconnected(server: tuple[str, str]) -> None:
@@ -165,8 +165,8 @@ def test_H5_client_that_never_reads_takes_no_slot_without_a_key(
 ) -> None:
     state = tmp_path / "state"
     key = make_key(state)
-    with served(bundle, state=state, STINGY_MAX_CONCURRENCY="1") as (url, _), ExitStack() as stuck:
-        connections = [stuck.enter_context(deaf(url)) for _ in range(2)]
+    with served(bundle, state=state, STINGY_MAX_CONCURRENCY="1") as (url, _), ExitStack() as stack:
+        connections = [stack.enter_context(deaf(url)) for _ in range(2)]
         for connection in connections:
             send_requests(connection)
         for connection in connections:
@@ -179,7 +179,7 @@ def test_H5_client_that_never_reads_takes_no_slot_without_a_key(
 def test_H3_slow_senders_do_not_slow_an_honest_client(server: tuple[str, str]) -> None:
     url, key = server
 
-    def worst() -> float:
+    def slow_request_seconds() -> float:
         seconds = []
         with Client(url, key) as client:
             for _ in range(100):
@@ -188,10 +188,10 @@ def test_H3_slow_senders_do_not_slow_an_honest_client(server: tuple[str, str]) -
                 seconds.append(time.perf_counter() - started)
         return sorted(seconds)[95]
 
-    worst()
-    before = worst()
+    slow_request_seconds()
+    before = slow_request_seconds()
     with ExitStack() as slow:
         for _ in range(200):
             slow.enter_context(connected(url)).sendall(b"POST /v1/pre")
-        beside = worst()
-    assert beside < 3 * max(before, worst()) + 0.1
+        during = slow_request_seconds()
+    assert during < 3 * max(before, slow_request_seconds()) + 0.1

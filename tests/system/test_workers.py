@@ -1,4 +1,4 @@
-"""Several processes behind one address: what a replacement serves, and how all of them end."""
+"""Several processes behind one address: the model of a replacement, and the end of all."""
 
 import os
 import shutil
@@ -20,14 +20,14 @@ from stingy_server.store.ledger import Ledger
 
 pytestmark = pytest.mark.timeout(300)
 IMAGE = png(random_images(1)[0])
-# Several processes need a store of rates; a key without a rate never asks it.
+# Several processes need a store of rates. A key without a rate never uses it.
 OPTIONS = ("--workers", "2")
 IN_FLIGHT = "stingy_requests_in_flight "
-NOWHERE = {"STINGY_RATE_STORE": "redis://127.0.0.1:1"}
+UNREACHABLE_STORE = {"STINGY_RATE_STORE": "redis://127.0.0.1:1"}
 
 
-class Said(threading.Thread):
-    """What a server says on stderr, as it says it."""
+class StderrReader(threading.Thread):
+    """A thread that collects the stderr of a server while it runs."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         super().__init__(daemon=True)
@@ -41,15 +41,15 @@ class Said(threading.Thread):
             self.text += line
 
 
-def until(true: Callable[[], bool], *, seconds: float = 60.0) -> None:
+def wait_until(condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not come to pass"
+    while not condition():
+        assert time.monotonic() < deadline, f"the condition stayed false for {seconds} s"
         time.sleep(0.05)
 
 
-def workers(process: "subprocess.Popen[str]") -> list[int]:
-    """The processes that serve, the oldest first."""
+def worker_ids(process: "subprocess.Popen[str]") -> list[int]:
+    """List the ids of the processes that serve, the oldest first."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     return [int(child) for child in children if b"spawn_main" in _command(child)]
 
@@ -61,15 +61,18 @@ def _command(pid: str) -> bytes:
         return b""
 
 
-def starts(state: Path) -> int:
-    """How many processes have begun to serve."""
+def count_starts(state: Path) -> int:
+    """Count the processes that have begun to serve."""
     with closing(Database(state)) as database:
         return sum(entry.event == "start" for _, entry in Ledger(database).entries())
 
 
 def await_workers(state: Path, count: int) -> None:
-    """Until so many serve, and their parent knows it: else one that is killed could not start."""
-    until(lambda: starts(state) == count)
+    """Wait until `count` workers serve and their parent has received a heartbeat of each.
+
+    The parent counts a worker that is killed earlier as one that could not start.
+    """
+    wait_until(lambda: count_starts(state) == count)
     time.sleep(4 * HEARTBEAT_S)
 
 
@@ -89,7 +92,7 @@ def refuses_connections(url: str) -> bool:
 
 
 def query(url: str, key: str) -> httpx.Response:
-    """Over a connection of its own: whichever worker is free takes it."""
+    """Send one request over a new connection, so that any free worker may accept it."""
     return httpx.post(
         f"{url}/v1/predict/digits",
         content=IMAGE,
@@ -121,19 +124,19 @@ def test_P8_replacement_worker_serves_the_first_bundles_or_ends(tmp_path: Path) 
     manifest = (bundle / "model.json").read_text()
     state = tmp_path / "state"
     key = make_key(state)
-    with served(bundle, *OPTIONS, state=state, **NOWHERE) as (url, process):
-        said = Said(process)
+    with served(bundle, *OPTIONS, state=state, **UNREACHABLE_STORE) as (url, process):
+        stderr = StderrReader(process)
         await_workers(state, 2)
         (bundle / "model.json").write_text(manifest.replace("stingy:n=2", "stingy:n=5"))
-        os.kill(workers(process)[0], signal.SIGKILL)
-        until(lambda: "the bundle changed since the start" in said.text)
-        assert {classes(url, key) for _ in range(20)} == {2}  # the other one goes on
+        os.kill(worker_ids(process)[0], signal.SIGKILL)
+        wait_until(lambda: "the bundle changed since the start" in stderr.text)
+        assert {classes(url, key) for _ in range(20)} == {2}  # the other worker goes on
         time.sleep(3)
         assert process.poll() is None
-        assert said.text.count("changed since the start") <= 3  # tried again, but not hotly
+        assert stderr.text.count("changed since the start") <= 3  # with growing delays
         (bundle / "model.json").write_text(manifest)
-        until(lambda: starts(state) == 3)
-        assert len(workers(process)) == 2
+        wait_until(lambda: count_starts(state) == 3)
+        assert len(worker_ids(process)) == 2
         assert {classes(url, key) for _ in range(20)} == {2}
     assert process.returncode == 0
 
@@ -144,18 +147,18 @@ def test_H7_server_without_replaceable_workers_ends_with_a_fault(
     bundle = make_bundle(tmp_path / "b")
     state = tmp_path / "state"
     make_key(state)
-    with served(bundle, *OPTIONS, state=state, **NOWHERE) as (_, process):
-        said = Said(process)
+    with served(bundle, *OPTIONS, state=state, **UNREACHABLE_STORE) as (_, process):
+        stderr = StderrReader(process)
         await_workers(state, 2)
         shutil.rmtree(bundle)
-        for worker in workers(process):
+        for worker in worker_ids(process):
             os.kill(worker, signal.SIGKILL)
         assert process.wait(60) == 1
-    assert "Traceback" not in said.text
-    assert "expected model.json to be a plain file of the bundle" in said.text
+    assert "Traceback" not in stderr.text
+    assert "expected model.json to be a plain file of the bundle" in stderr.text
 
 
-def test_Q8_a_killed_worker_works_on_nothing_any_more(tmp_path: Path) -> None:
+def test_Q8_killed_worker_has_no_request_in_flight(tmp_path: Path) -> None:
     state, port = tmp_path / "state", free_port()
     key = make_key(state)
     slow = make_bundle(tmp_path / "b", factory="sample_networks:Slow", seconds=5.0)
@@ -165,68 +168,68 @@ def test_Q8_a_killed_worker_works_on_nothing_any_more(tmp_path: Path) -> None:
         page = httpx.get(f"http://127.0.0.1:{port}/metrics").text
         return sum(float(row.split()[1]) for row in page.splitlines() if row.startswith(IN_FLIGHT))
 
-    with served(slow, *options, state=state, **NOWHERE) as (url, process):
-        Said(process)
+    with served(slow, *options, state=state, **UNREACHABLE_STORE) as (url, process):
+        StderrReader(process)
         await_workers(state, 2)
         RequestThread(url, key)
-        until(lambda: in_flight() == 1)
-        for worker in workers(process):
+        wait_until(lambda: in_flight() == 1)
+        for worker in worker_ids(process):
             os.kill(worker, signal.SIGKILL)
-        until(lambda: in_flight() == 0)
+        wait_until(lambda: in_flight() == 0)
 
 
 def test_H6_signal_to_all_processes_still_lets_workers_answer(tmp_path: Path) -> None:
     state = tmp_path / "state"
     key = make_key(state)
     slow = make_bundle(tmp_path / "b", factory="sample_networks:Slow", seconds=2.0)
-    with served(slow, *OPTIONS, state=state, **NOWHERE) as (url, process):
-        Said(process)
+    with served(slow, *OPTIONS, state=state, **UNREACHABLE_STORE) as (url, process):
+        StderrReader(process)
         await_workers(state, 2)
         threads = [RequestThread(url, key) for _ in range(8)]
-        until(lambda: charged(state) == 8)
-        for pid in (*workers(process), process.pid):  # as Ctrl-C and systemd do
+        wait_until(lambda: charged(state) == 8)
+        for pid in (*worker_ids(process), process.pid):  # as Ctrl-C and systemd send it
             os.kill(pid, signal.SIGTERM)
-        until(lambda: refuses_connections(url))
+        wait_until(lambda: refuses_connections(url))
         for thread in threads:
             thread.join(60)
         assert process.wait(30) == 0
     assert [thread.status for thread in threads] == [200] * 8
     with closing(Database(state)) as database:
         ((_, budget),) = Keys(database).all()
-        booked = sum(entry.answered for _, entry in Ledger(database).entries())
+        recorded = sum(entry.answered for _, entry in Ledger(database).entries())
         stops = sum(entry.event == "stop" for _, entry in Ledger(database).entries())
-    assert (budget.used, booked, stops) == (8, 8, 2)
+    assert (budget.used, recorded, stops) == (8, 8, 2)
 
 
-def test_H6_a_second_signal_ends_all_workers_at_once(tmp_path: Path) -> None:
+def test_H6_second_signal_ends_all_workers_at_once(tmp_path: Path) -> None:
     state = tmp_path / "state"
     key = make_key(state)
     slow = make_bundle(tmp_path / "b", factory="sample_networks:Slow", seconds=30.0)
-    with served(slow, *OPTIONS, state=state, **NOWHERE) as (url, process):
-        Said(process)
+    with served(slow, *OPTIONS, state=state, **UNREACHABLE_STORE) as (url, process):
+        StderrReader(process)
         await_workers(state, 2)
         thread = RequestThread(url, key)
-        until(lambda: charged(state) == 1)
-        serving = workers(process)
+        wait_until(lambda: charged(state) == 1)
+        ids = worker_ids(process)
         process.send_signal(signal.SIGINT)
         time.sleep(0.8)
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         second = time.monotonic()
         process.wait(30)
-        assert time.monotonic() - second < 20  # it takes PyTorch two to unload; the answer, 30
+        assert time.monotonic() - second < 20  # PyTorch unloads in 2 s; the answer takes 30 s
         thread.join(60)
     assert thread.status == 0
-    assert not any(Path(f"/proc/{pid}").exists() for pid in serving)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in ids)
 
 
-def test_H6_workers_do_not_outlive_a_parent_that_was_killed(tmp_path: Path) -> None:
+def test_H6_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b")
     state = tmp_path / "state"
     make_key(state)
-    with served(bundle, *OPTIONS, state=state, **NOWHERE) as (_, process):
-        Said(process)
+    with served(bundle, *OPTIONS, state=state, **UNREACHABLE_STORE) as (_, process):
+        StderrReader(process)
         await_workers(state, 2)
-        serving = workers(process)
+        ids = worker_ids(process)
         process.kill()
-        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in serving))
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ids))

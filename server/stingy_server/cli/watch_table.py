@@ -43,7 +43,7 @@ def document(profile: KeyProfile) -> dict[str, Any]:
 def table(profiles: Sequence[KeyProfile], keys: Sequence[Key]) -> Table:
     """Return the table of all keys, for people.
 
-    Names are text, not markup, because the makers of the keys chose them.
+    Names are text, not markup, because the creators of the keys choose them.
     """
     names = {key.id: key.name for key in keys}
     grid = Table(box=box.SIMPLE, padding=0, pad_edge=False)

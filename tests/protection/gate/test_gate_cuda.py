@@ -1,4 +1,4 @@
-"""The gate on CUDA lets out what it lets out on the CPU, ties and half precision included."""
+"""The gate on CUDA gives the answers of the gate on the CPU, for ties and bfloat16 too."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ KINDS = ("float32", "bfloat16", "tied", "zeros")
 
 
 def rows(kind: str) -> Tensor:
-    """Logits [10,000, 100]: random, in bfloat16, on a coarse grid, or zeros of either sign."""
+    """Make logits [10,000, 100]: random, in bfloat16, on a coarse grid, or signed zeros."""
     generator = torch.Generator().manual_seed(0)
     logits = 4 * torch.randn(ROWS, CLASSES, generator=generator)
     if kind == "bfloat16":
@@ -28,7 +28,7 @@ def rows(kind: str) -> Tensor:
 
 
 def policies() -> list[Policy]:
-    asked: tuple[tuple[str, dict[str, Any]], ...] = (
+    choices: tuple[tuple[str, dict[str, Any]], ...] = (
         ("stingy", {"n": 1}),
         ("stingy", {"n": 10}),
         ("stingy", {"n": 10, "scores": "prob", "decimals": 6}),
@@ -39,11 +39,11 @@ def policies() -> list[Policy]:
         ("ranked_labels", {"n": 10}),
         ("open", {}),
     )
-    return [build_policy(name, num_classes=CLASSES, **options) for name, options in asked]
+    return [build_policy(name, num_classes=CLASSES, **options) for name, options in choices]
 
 
-def differing(left: SparseLogits, right: SparseLogits) -> int:
-    """The number of rows that are not the same to the last bit."""
+def count_differing_rows(left: SparseLogits, right: SparseLogits) -> int:
+    """Count the rows that are not the same to the last bit."""
     other = (left.indices != right.indices).any(dim=1)
     if left.scores is not None and right.scores is not None:
         other |= (left.scores != right.scores).any(dim=1)
@@ -54,7 +54,7 @@ def differing(left: SparseLogits, right: SparseLogits) -> int:
 @pytest.mark.parametrize("kind", KINDS)
 def test_P1_cuda_gate_answers_as_the_cpu_gate(kind: str, policy: Policy) -> None:
     logits = rows(kind)
-    assert differing(sanitize(policy, logits.cuda()), sanitize(policy, logits)) == 0
+    assert count_differing_rows(sanitize(policy, logits.cuda()), sanitize(policy, logits)) == 0
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

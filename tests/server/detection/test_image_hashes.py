@@ -1,4 +1,4 @@
-"""Images that look alike are found; the memory of a key is bounded."""
+"""Images that look alike are near-duplicates, and the index of a key is bounded."""
 
 from typing import Any
 
@@ -26,29 +26,29 @@ def compare(index: HashIndex, images: Pixels, label: int = 0) -> BatchStats:
     return index.compare(grids, HASHER.codes(grids), np.full(len(images), label, np.int32))
 
 
-def moved(images: Pixels, pixels: int) -> Pixels:
+def shifted(images: Pixels, pixels: int) -> Pixels:
     return np.roll(images, pixels, axis=2)
 
 
 @pytest.mark.parametrize(
-    ("change", "found"),
+    ("change", "share"),
     [
         (noisy, 0.95),
         (lambda images: images[:, :, ::-1], 0.95),
-        (lambda images: moved(images, 4), 0.95),
+        (lambda images: shifted(images, 4), 0.95),
         (lambda images: images // 2 + 40, 0.95),
     ],
-    ids=["noise", "mirrored", "moved", "paler"],
+    ids=["noise", "mirrored", "shifted", "paler"],
 )
-def test_a_changed_image_is_a_near_duplicate(change: Any, found: float) -> None:
+def test_changed_image_is_a_near_duplicate(change: Any, share: float) -> None:
     index = HashIndex()
     assert compare(index, PICTURES[:100]).near == 0
     second = compare(index, np.ascontiguousarray(change(PICTURES[:100])))
     assert second.novel == 100
-    assert second.near >= found * 100
+    assert second.near >= share * 100
 
 
-def test_near_duplicates_are_found_within_one_batch_too() -> None:
+def test_near_duplicates_within_one_batch_are_found() -> None:
     both = np.concatenate([PICTURES[:10], noisy(PICTURES[:10])])
     assert compare(HashIndex(), both).near == 10
 
@@ -64,7 +64,7 @@ def test_other_images_and_repeats_are_no_near_duplicates() -> None:
     assert compare(HashIndex(), twice).repeats == 1
 
 
-def test_the_memory_is_bounded_and_forgets_the_oldest() -> None:
+def test_index_is_bounded_and_forgets_the_oldest_images() -> None:
     index = HashIndex()
     compare(index, PICTURES[:1])
     many = random_images(REMEMBERED + 100, seed=5)
@@ -75,7 +75,7 @@ def test_the_memory_is_bounded_and_forgets_the_oldest() -> None:
     assert sum(array.nbytes for array in arrays) <= 240 * 2**10
 
 
-def test_codes_depend_on_the_secret() -> None:
+def test_hash_codes_depend_on_the_secret() -> None:
     grids = sampled(PICTURES[:1])
     assert np.array_equal(ImageHasher(b"secret").codes(grids), HASHER.codes(grids))
     assert not np.array_equal(ImageHasher(b"other").codes(grids), HASHER.codes(grids))
@@ -83,13 +83,13 @@ def test_codes_depend_on_the_secret() -> None:
 
 @given(st.integers(1, 70), st.integers(1, 300))
 @settings(deadline=None, max_examples=20)
-def test_images_of_any_size_have_codes(height: int, width: int) -> None:
+def test_images_of_any_size_have_hash_codes(height: int, width: int) -> None:
     grids = sampled(np.full((2, height, width, 3), 7, np.uint8))
     assert max(grids.shape) <= 63
     assert HASHER.codes(grids).shape == (2, 18, 2)
 
 
-def test_distances_are_those_within_a_class() -> None:
+def test_distances_are_measured_within_one_class() -> None:
     index = HashIndex()
     compare(index, PICTURES[:1], label=1)
     assert compare(index, PICTURES[1:2], label=2).distances == b""

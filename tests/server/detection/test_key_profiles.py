@@ -1,4 +1,4 @@
-"""Evidence becomes a score, an alarm becomes an action, and both are in the state."""
+"""Evidence becomes a score, an alarm becomes an action, and the state stores both."""
 
 import json
 from collections.abc import Iterator
@@ -49,30 +49,34 @@ def test_normality_separates_a_bell_from_two_heaps() -> None:
 @given(
     novel=st.floats(0, 1e6),
     share=st.floats(0, 1),
-    shape=st.one_of(st.none(), st.floats(0, 1)),
-    wide=st.floats(0, 1),
+    bell=st.one_of(st.none(), st.floats(0, 1)),
+    classes_covered=st.floats(0, 1),
     budget_used_today=st.floats(0, 1),
 )
 @settings(deadline=None)
 def test_no_default_alarm_without_near_duplicates(
-    novel: float, share: float, shape: float | None, wide: float, budget_used_today: float
+    novel: float, share: float, bell: float | None, classes_covered: float, budget_used_today: float
 ) -> None:
     row = KeyProfile(
-        "k", novel=novel, normality=shape, coverage=wide, budget_used_today=budget_used_today
+        "k",
+        novel=novel,
+        normality=bell,
+        coverage=classes_covered,
+        budget_used_today=budget_used_today,
     )
     assert 0 <= score(row) < WatchSettings().alarm
-    with_some = KeyProfile(
+    with_duplicates = KeyProfile(
         "k",
         novel=novel,
         near=novel * share,
-        normality=shape,
-        coverage=wide,
+        normality=bell,
+        coverage=classes_covered,
         budget_used_today=budget_used_today,
     )
-    assert score(row) <= score(with_some) <= 1
+    assert score(row) <= score(with_duplicates) <= 1
 
 
-def test_few_images_prove_nothing() -> None:
+def test_few_images_give_a_low_score() -> None:
     assert lower_bound(1, 1) < 0.21
     assert score(KeyProfile("k", novel=40, near=40)) == 0
     assert score(KeyProfile("k", novel=60, near=2)) < 0.5
@@ -107,7 +111,7 @@ def next_action(
     return Action(escalate(row, alarm=0.9, ladder=ladder).action)
 
 
-def test_a_ladder_is_climbed_a_step_at_a_time() -> None:
+def test_ladder_escalates_one_step_at_a_time() -> None:
     assert next_action(Action.NONE, LADDER, score=0.89) is Action.NONE
     assert next_action(Action.NONE, LADDER) is Action.LABELS
     assert next_action(Action.LABELS, LADDER, images=PATIENCE - 1) is Action.LABELS
@@ -123,7 +127,7 @@ def test_a_ladder_is_climbed_a_step_at_a_time() -> None:
     st.lists(st.sampled_from([Action.LABELS, Action.REFUSE]), max_size=3),
     st.integers(0, 1000),
 )
-def test_no_alarm_ever_loosens(action: Action, ladder: list[Action], images: int) -> None:
+def test_alarm_never_loosens_the_action(action: Action, ladder: list[Action], images: int) -> None:
     order = list(Action)
     assert order.index(next_action(action, tuple(ladder), images=images)) >= order.index(action)
 
@@ -146,7 +150,7 @@ def test_two_processes_alarm_once_and_the_ledger_has_it(database: Database) -> N
     assert [(e.key, e.event) for _, e in Ledger(database).entries()] == [("k", "alarm_labels")]
 
 
-def test_release_begins_anew_and_is_in_the_ledger(database: Database) -> None:
+def test_release_resets_the_profile_and_is_in_the_ledger(database: Database) -> None:
     profiles = KeyProfileStore(database)
     profiles.add("k", CLEAR, alarm=0.9, ladder=[])
     assert profiles.release("k")
@@ -157,7 +161,7 @@ def test_release_begins_anew_and_is_in_the_ledger(database: Database) -> None:
     assert events == ["alarm", "released"]
 
 
-def test_stingy_watch_and_keys_release(
+def test_cli_shows_a_suspended_key_and_releases_it_once(
     database: Database, store: str | None, tmp_path: Path
 ) -> None:
     KeyProfileStore(database).add("abcd", CLEAR, alarm=0.9, ladder=[Action.REFUSE])
@@ -183,5 +187,5 @@ def test_stingy_watch_and_keys_release(
         (["labels", "refuse"], ("labels", "refuse")),
     ],
 )
-def test_then_is_a_step_or_a_ladder(then: Any, ladder: tuple[str, ...]) -> None:
+def test_then_setting_is_one_step_or_a_ladder(then: Any, ladder: tuple[str, ...]) -> None:
     assert WatchSettings(then=then).ladder == ladder

@@ -1,4 +1,4 @@
-"""The watch of a server: what it compares, when it acts, and what a client gets then."""
+"""The watch of a server: its comparisons, its actions, and the answers that clients then get."""
 
 import json
 import threading
@@ -13,10 +13,7 @@ import pytest
 from serving import make_bundle, make_key, make_settings, png, random_images, running
 from stingy_server import Database, Settings
 from stingy_server.codec.images import Pixels
-from stingy_server.detection.key_profiles import (
-    Action,
-    KeyProfileStore,
-)
+from stingy_server.detection.key_profiles import Action, KeyProfileStore
 from stingy_server.detection.monitor import Watch
 from stingy_server.observability.metrics import Metrics
 from stingy_server.settings import WatchSettings
@@ -40,45 +37,45 @@ async def query(client: httpx.AsyncClient, key: str, images: Pixels) -> httpx.Re
     )
 
 
-def names(response: httpx.Response) -> list[str]:
+def output_names(response: httpx.Response) -> list[str]:
     assert response.status_code == 200, response.text
     return [output["name"] for output in response.json()["outputs"]]
 
 
-def configured(tmp_path: Path, **watch: Any) -> Settings:
+def watch_settings(tmp_path: Path, **watch: Any) -> Settings:
     return make_settings(tmp_path / "s", make_bundle(tmp_path / "b"), watch=WatchSettings(**watch))
 
 
 @pytest.mark.anyio
 async def test_alarm_leaves_only_labels_until_it_is_released(tmp_path: Path) -> None:
-    chosen = configured(tmp_path, then="labels")
-    async with running(chosen) as (client, app):
+    settings = watch_settings(tmp_path, then="labels")
+    async with running(settings) as (client, app):
         service = app.state.service
-        thief, buyer = make_key(chosen.state), make_key(chosen.state)
-        assert names(await query(client, thief, attack())) == ["indices", "scores"]
-        assert names(await query(client, buyer, customer())) == ["indices", "scores"]
+        attacker_key, honest_key = make_key(settings.state), make_key(settings.state)
+        assert output_names(await query(client, attacker_key, attack())) == ["indices", "scores"]
+        assert output_names(await query(client, honest_key, customer())) == ["indices", "scores"]
         service.watch.run_once(service.database)
-        assert names(await query(client, thief, customer())) == ["indices"]
-        assert names(await query(client, buyer, customer())) == ["indices", "scores"]
+        assert output_names(await query(client, attacker_key, customer())) == ["indices"]
+        assert output_names(await query(client, honest_key, customer())) == ["indices", "scores"]
         plain = await client.post(
             "/v1/predict/digits",
             content=png(customer()[0]),
-            headers={"Authorization": f"Bearer {thief}"},
+            headers={"Authorization": f"Bearer {attacker_key}"},
         )
         (answer,) = plain.json()["answers"]
         assert [set(found) for found in answer["classes"]] == [{"index", "label"}]
-        (thief_id,) = service.watch._actions
-        assert KeyProfileStore(service.database).release(thief_id)
+        (attacker_id,) = service.watch._actions
+        assert KeyProfileStore(service.database).release(attacker_id)
         service.watch.run_once(service.database)
-        assert names(await query(client, thief, customer())) == ["indices", "scores"]
+        assert output_names(await query(client, attacker_key, customer())) == ["indices", "scores"]
 
 
 @pytest.mark.anyio
-async def test_an_alarm_may_refuse_and_charges_nothing_then(tmp_path: Path) -> None:
-    chosen = configured(tmp_path, then="refuse")
-    async with running(chosen) as (client, app):
+async def test_alarm_that_refuses_charges_nothing(tmp_path: Path) -> None:
+    settings = watch_settings(tmp_path, then="refuse")
+    async with running(settings) as (client, app):
         service = app.state.service
-        key = make_key(chosen.state)
+        key = make_key(settings.state)
         await query(client, key, attack())
         service.watch.run_once(service.database)
         refused = await query(client, key, customer())
@@ -94,33 +91,33 @@ async def test_an_alarm_may_refuse_and_charges_nothing_then(tmp_path: Path) -> N
 
 @pytest.mark.anyio
 async def test_alarm_outlasts_a_restart(tmp_path: Path) -> None:
-    chosen = configured(tmp_path, then="refuse")
+    settings = watch_settings(tmp_path, then="refuse")
     key = ""
     for status in (200, 403):
-        async with running(chosen) as (client, _):
-            key = key or make_key(chosen.state)
+        async with running(settings) as (client, _):
+            key = key or make_key(settings.state)
             assert (await query(client, key, attack())).status_code == status
 
 
 @pytest.mark.anyio
 async def test_default_alarm_is_recorded_and_changes_nothing(tmp_path: Path) -> None:
-    chosen = configured(tmp_path)
-    async with running(chosen) as (client, app):
+    settings = watch_settings(tmp_path)
+    async with running(settings) as (client, app):
         service = app.state.service
-        key = make_key(chosen.state)
+        key = make_key(settings.state)
         await query(client, key, attack())
         service.watch.run_once(service.database)
-        assert names(await query(client, key, customer())) == ["indices", "scores"]
+        assert output_names(await query(client, key, customer())) == ["indices", "scores"]
         assert Action.ALARM in KeyProfileStore(service.database).actions().values()
 
 
 @pytest.mark.anyio
-async def test_nothing_of_an_image_is_in_the_row(tmp_path: Path) -> None:
-    """Two keys that ask other images with the same distances and answers have the same row."""
-    chosen = configured(tmp_path)
-    async with running(chosen) as (client, app):
+async def test_key_profile_has_nothing_of_an_image(tmp_path: Path) -> None:
+    """Two keys whose images differ but give the same distances and answers have the same row."""
+    settings = watch_settings(tmp_path)
+    async with running(settings) as (client, app):
         service = app.state.service
-        await query(client, make_key(chosen.state), customer()[:1])
+        await query(client, make_key(settings.state), customer()[:1])
         service.watch.run_once(service.database)
         (row,) = KeyProfileStore(service.database).all()
         assert (row.images, row.novel, row.distances) == (1, 1, b"")
@@ -128,28 +125,28 @@ async def test_nothing_of_an_image_is_in_the_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_watch_that_failed_lets_nobody_pass(tmp_path: Path) -> None:
-    chosen = configured(tmp_path)
-    async with running(chosen) as (client, app):
+async def test_failed_watch_refuses_every_request(tmp_path: Path) -> None:
+    settings = watch_settings(tmp_path)
+    async with running(settings) as (client, app):
         assert (await client.get("/v2/health/ready")).status_code == 200
         app.state.service.watch.failed = True
-        assert (await query(client, make_key(chosen.state), customer())).status_code == 500
+        assert (await query(client, make_key(settings.state), customer())).status_code == 500
         assert (await client.get("/v2/health/ready")).status_code == 500
 
 
-def test_watch_retries_a_store_that_is_gone_at_its_start(
+def test_watch_retries_a_store_that_is_down_at_its_start(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reopen, opened = Database.reopen, threading.Event()
     failures = [StoreUnavailable("expected a store")]
 
-    def late(database: Database) -> Database:
+    def fail_once(database: Database) -> Database:
         if failures:
             raise failures.pop()
         opened.set()
         return reopen(database)
 
-    monkeypatch.setattr(Database, "reopen", late)
+    monkeypatch.setattr(Database, "reopen", fail_once)
     monkeypatch.setattr("stingy_server.detection.monitor.EVERY_S", 0.01)
     watch = Watch(database, settings=WatchSettings(), metrics=Metrics())
     watch.observe("k", "m", random_images(1), _answer(1), 1.0)
@@ -160,7 +157,7 @@ def test_watch_retries_a_store_that_is_gone_at_its_start(
     assert [row.images for row in KeyProfileStore(database).all()] == [1]
 
 
-def test_what_waits_to_be_looked_at_is_bounded(database: Database, tmp_path: Path) -> None:
+def test_images_queued_for_the_watch_are_bounded(database: Database, tmp_path: Path) -> None:
     watch = Watch(database, settings=WatchSettings(), metrics=Metrics())
     answer = _answer(256)
     for number in range(10):
@@ -171,7 +168,7 @@ def test_what_waits_to_be_looked_at_is_bounded(database: Database, tmp_path: Pat
     assert [row.images for row in KeyProfileStore(database).all()] == [1280, 1280]
 
 
-def test_the_keys_unheard_of_for_longest_are_forgotten(
+def test_watch_forgets_the_keys_that_were_idle_for_longest(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stingy_server.detection.monitor.KEYS", 2)

@@ -1,4 +1,4 @@
-"""An upstream that behaves badly is a coded refusal in time: nothing relayed, nothing charged."""
+"""Bad answers of an upstream are refused with a code in time, not relayed and not charged."""
 
 import asyncio
 import gzip
@@ -34,7 +34,7 @@ BAD: dict[str, Behaviour] = {
     "resets half way": resets_half_way,
     "sends a gigabyte": floods,
     "an error": says(CANARY.encode(), status="500 Internal Server Error"),
-    "an answer that says 201": says(GOOD, status="201 Created"),
+    "status 201": says(GOOD, status="201 Created"),
     "a redirect": says(b"", f"Location: http://{CANARY}/", status="307 Temporary Redirect"),
     "no HTTP": lambda connection, request: connection.sendall(CANARY.encode() * 100),
     "an endless head": lambda connection, request: connection.sendall(
@@ -49,10 +49,12 @@ BAD: dict[str, Behaviour] = {
     "no outputs": says(document()),
     "one output": says(document(INDICES)),
     "an output twice": says(document(INDICES, SCORES, SCORES)),
-    "logits beside them": says(
+    "logits beside the outputs": says(
         document(INDICES, SCORES, tensor("logits", "FP32", [1, 10], list(range(10))))
     ),
-    "logits in their place": says(document(tensor("logits", "FP32", [1, 10], list(range(10))))),
+    "logits instead of the outputs": says(
+        document(tensor("logits", "FP32", [1, 10], list(range(10))))
+    ),
     "three classes": says(
         document(
             tensor("indices", "INT64", [1, 3], [3, 7, 1]),
@@ -83,26 +85,24 @@ BAD: dict[str, Behaviour] = {
     "text for numbers": says(document({**INDICES, "data": ["3", "7"]}, SCORES)),
     "ragged numbers": says(document({**INDICES, "data": [[3], [7, 1]]}, SCORES)),
     "neither data nor bytes": says(document({**INDICES, "data": None}, SCORES)),
-    "a class that is not there": says(document({**INDICES, "data": [3, 10]}, SCORES)),
+    "a class beyond the last": says(document({**INDICES, "data": [3, 10]}, SCORES)),
     "a class twice": says(document({**INDICES, "data": [3, 3]}, SCORES)),
     "swapped order": says(
         document({**INDICES, "data": [7, 3]}, {**SCORES, "data": [-2.304, -0.105]})
     ),
     "scores off the grid": says(document(INDICES, {**SCORES, "data": [-0.1053, -2.304]})),
-    "scores that tell the hidden mass": says(
+    "scores that reveal the hidden mass": says(
         document(INDICES, {**SCORES, "data": [-0.505, -2.704]})
     ),
     "scores beyond float32": says(document(INDICES, {**SCORES, "data": [0.0, -1e300]})),
     "a head beyond the answer": says(GOOD, "Inference-Header-Content-Length: 5000"),
     "a head without a length": says(GOOD, "Inference-Header-Content-Length: x"),
-    "bytes that nobody declared": says(
-        GOOD + b"\0" * 8, f"Inference-Header-Content-Length: {len(GOOD)}"
-    ),
+    "undeclared bytes": says(GOOD + b"\0" * 8, f"Inference-Header-Content-Length: {len(GOOD)}"),
 }
 
 
 @pytest.mark.parametrize("behaviour", BAD.values(), ids=BAD)
-async def test_U3_a_bad_answer_is_a_502_that_relays_and_costs_nothing(
+async def test_U3_bad_answer_is_a_502_that_relays_and_costs_nothing(
     tmp_path: Path, behaviour: Behaviour, caplog: pytest.LogCaptureFixture
 ) -> None:
     switched = Switched(says(GOOD))
@@ -111,20 +111,20 @@ async def test_U3_a_bad_answer_is_a_502_that_relays_and_costs_nothing(
             switched.behaviour = behaviour
             started = time.monotonic()
             refused = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
-            assert time.monotonic() - started < 15  # it is not waited for until the timeout
+            assert time.monotonic() - started < 15  # long before the timeout
             assert refused.status_code == 502
             assert refused.json()["error"]["code"] == "upstream_failed"
             assert CANARY not in refused.text + caplog.text + str(refused.headers)
             assert (await client.get("/v1/usage")).json()["used"] == 0
 
-            switched.behaviour = says(GOOD)  # and the next request is none the worse
+            switched.behaviour = says(GOOD)  # the next request succeeds
             response = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
             assert response.status_code == 200
             assert (await client.get("/v1/usage")).json()["used"] == 1
 
 
 @pytest.mark.parametrize("behaviour", [hangs, trickles])
-async def test_U3_a_slow_answer_is_a_504_that_costs_nothing(
+async def test_U3_slow_answer_is_a_504_that_costs_nothing(
     tmp_path: Path, behaviour: Behaviour
 ) -> None:
     switched = Switched(says(GOOD))
@@ -142,24 +142,24 @@ async def test_U3_a_slow_answer_is_a_504_that_costs_nothing(
             assert response.status_code == 200
 
 
-async def test_more_than_may_wait_is_a_503_that_costs_nothing(tmp_path: Path) -> None:
+async def test_request_beyond_the_queue_is_a_503_that_costs_nothing(tmp_path: Path) -> None:
     switched = Switched(says(GOOD))
     with upstream(switched) as url:
         settings = edge(tmp_path, url).model_copy(update={"queue_images": 1})
         async with running(settings) as (client, _):
             switched.behaviour = hangs
             path, body = "/v1/predict/digits", png(IMAGES[0])
-            waits, refused = await asyncio.gather(
+            waiting, refused = await asyncio.gather(
                 *(client.post(path, content=body) for _ in range(2))
             )
-            assert (waits.status_code, refused.status_code) == (504, 503)
+            assert (waiting.status_code, refused.status_code) == (504, 503)
             assert refused.json()["error"]["code"] == "overloaded"
             assert (await client.get("/v1/usage")).json()["used"] == 0
             switched.behaviour = says(GOOD)
             assert (await client.post(path, content=body)).status_code == 200
 
 
-async def test_U3_an_upstream_that_is_gone_is_a_502_until_it_is_back(tmp_path: Path) -> None:
+async def test_U3_lost_upstream_is_a_502_until_it_is_back(tmp_path: Path) -> None:
     with ExitStack() as stack:
         url = stack.enter_context(upstream(says(GOOD)))
         async with running(edge(tmp_path, url)) as (client, _):
@@ -171,7 +171,7 @@ async def test_U3_an_upstream_that_is_gone_is_a_502_until_it_is_back(tmp_path: P
                 assert response.status_code == 200
 
 
-async def test_U3_a_gigabyte_is_not_read(tmp_path: Path) -> None:
+async def test_U3_answer_of_a_gigabyte_is_not_read(tmp_path: Path) -> None:
     switched = Switched(says(GOOD))
     with upstream(switched) as url:
         async with running(edge(tmp_path, url)) as (client, _):
@@ -180,11 +180,11 @@ async def test_U3_a_gigabyte_is_not_read(tmp_path: Path) -> None:
             for _ in range(3):
                 refused = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
                 assert refused.status_code == 502
-            grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-            assert grown < 64 * 1024  # KiB
+            growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+            assert growth < 64 * 1024  # KiB
 
 
-async def test_logits_that_are_not_numbers_are_a_502(tmp_path: Path) -> None:
+async def test_logits_that_are_not_finite_are_a_502(tmp_path: Path) -> None:
     bad = [1e300, *[0.0] * 9]  # infinite as float32
     tensors = {"logits": "raw"}
     switched = Switched(says(document(tensor("raw", "FP32", [1, 10], [0.0] * 10))))
@@ -195,9 +195,7 @@ async def test_logits_that_are_not_numbers_are_a_502(tmp_path: Path) -> None:
             assert refused.json()["error"]["code"] == "upstream_failed"
 
 
-async def test_answer_with_another_policy_or_weights_is_refused(
-    tmp_path: Path,
-) -> None:
+async def test_answer_with_another_policy_or_weights_is_refused(tmp_path: Path) -> None:
     switched = Switched(marked(tmp_path))
     with upstream(switched) as url:
         async with running(torchserve(tmp_path, url)) as (client, _):

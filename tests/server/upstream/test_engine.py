@@ -1,4 +1,4 @@
-"""The upstream engine: its requests, its passes, and the answers that it takes."""
+"""The upstream engine: its requests, its passes, and the answers that it accepts."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ from upstream_edge import CANARY, GOOD, IMAGES, Switched, edge, marked, torchser
 pytestmark = pytest.mark.anyio
 
 
-async def test_upstream_answer_within_the_policy_is_the_answer(tmp_path: Path) -> None:
+async def test_upstream_answer_within_the_policy_is_returned(tmp_path: Path) -> None:
     with upstream(says(GOOD)) as url:
         async with running(edge(tmp_path, url)) as (client, _):
             response = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
@@ -34,7 +34,7 @@ async def test_upstream_answer_within_the_policy_is_the_answer(tmp_path: Path) -
     ]
 
 
-async def test_tensors_are_read_by_name_in_binary_too(tmp_path: Path) -> None:
+async def test_binary_tensors_are_read_by_name(tmp_path: Path) -> None:
     tail = struct.pack("<2f2q", -0.105, -2.304, 3, 7)
     head = document(
         {"name": "scores", "datatype": "FP32", "shape": [1, 2]}
@@ -82,7 +82,7 @@ async def test_nothing_a_client_chooses_reaches_the_upstream(tmp_path: Path) -> 
     sent = switched.requests[-1]
     head, _, body = sent.partition(b"\r\n\r\n")
     assert CANARY.encode() not in sent
-    assert b"stingy_" not in head  # no key travels on
+    assert b"stingy_" not in head  # the edge passes no key on
     length = int(head.lower().partition(b"inference-header-content-length:")[2].split()[0])
     assert json.loads(body[:length]) == {
         "inputs": [
@@ -105,7 +105,7 @@ LOGITS = np.random.default_rng(1).normal(0, 3, (1, 10)).astype(np.float32)
 
 
 @pytest.mark.parametrize("policy", ["stingy:n=2", "label", "keyed_noise"])
-async def test_raw_logits_pass_the_gate_here(tmp_path: Path, policy: str) -> None:
+async def test_raw_logits_pass_the_gate_at_the_edge(tmp_path: Path, policy: str) -> None:
     raw_logits = document(tensor("raw", "FP32", [1, 10], LOGITS.ravel().tolist()))
     tensors = {"input": "x", "datatype": "FP32", "logits": "raw", "binary": False}
     with upstream(says(raw_logits)) as url:
@@ -121,7 +121,7 @@ async def test_raw_logits_pass_the_gate_here(tmp_path: Path, policy: str) -> Non
     assert [entry["index"] for entry in row["classes"]] == expected.indices[0].tolist()
 
 
-async def test_the_input_is_the_one_the_embedded_network_gets(tmp_path: Path) -> None:
+async def test_upstream_gets_the_input_of_the_embedded_network(tmp_path: Path) -> None:
     raw_logits = document(tensor("raw", "FP32", [1, 10], [0.0] * 10))
     switched = Switched(says(raw_logits))
     tensors = {"datatype": "FP32", "logits": "raw"}
@@ -132,7 +132,7 @@ async def test_the_input_is_the_one_the_embedded_network_gets(tmp_path: Path) ->
     assert np.array_equal(sent, IMAGES[0].transpose(2, 0, 1).astype(np.float32) / 255)
 
 
-async def test_a_large_request_goes_in_passes(tmp_path: Path) -> None:
+async def test_large_request_is_split_into_passes(tmp_path: Path) -> None:
     def echo(connection: socket.socket, request: bytes) -> None:
         rows = int(request.partition(b'"shape":[')[2].split(b",")[0])
         first = np.frombuffer(request[-rows * 192 :], np.uint8).reshape(rows, 192)[:, 0] % 10
@@ -151,7 +151,7 @@ async def test_a_large_request_goes_in_passes(tmp_path: Path) -> None:
     assert len(switched.requests) == 1 + 3  # the trial, and 64 + 64 + 22
 
 
-async def test_torchserves_key_is_read_anew_and_goes_nowhere_else(
+async def test_torchserve_key_is_reread_and_never_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     switched = Switched(marked(tmp_path))

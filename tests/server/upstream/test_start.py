@@ -1,4 +1,4 @@
-"""The settings of an upstream: what does not fit is a fault before the server listens."""
+"""Settings of an upstream that do not fit are faults before the server listens."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("engine", ["oip", "torchserve"])
-async def test_P5_P6_strict_that_an_engine_cannot_keep_is_a_fault(
+async def test_P5_P6_strict_mode_that_an_engine_lacks_is_a_fault(
     tmp_path: Path, engine: Literal["oip", "torchserve"]
 ) -> None:
     bundle = make_bundle(tmp_path / "bundle", policy="stingy:n=2")
@@ -50,6 +50,6 @@ def test_settings_that_do_not_fit_the_engine_are_faults(
 
 
 @pytest.mark.parametrize("url", ["ftp://h/x", "http://h", "http://user:key@h/x", "http://h/x?y=1"])
-def test_only_plain_addresses_are_taken(tmp_path: Path, url: str) -> None:
+def test_upstream_url_that_is_not_plain_is_refused(tmp_path: Path, url: str) -> None:
     with pytest.raises(ValueError, match="url"):
         ModelSettings(bundle=tmp_path, engine="oip", url=url)
