@@ -61,7 +61,7 @@ def audit(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the protocol, and bundles that answer as it wants."""
+    """Make a folder with the protocol, and bundles that answer as it wants."""
     folder = tmp_path_factory.mktemp("lab")
     (folder / "audit.toml").write_text(PROTOCOL)
     audit("lab", "--protocol", folder / "audit.toml", "--out", folder / "bundles")
@@ -70,7 +70,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def serving(lab: Path, state: Path, *, images: int) -> Iterator[tuple[str, ...]]:
-    """The lab's server; the options that say where it is, with a key for so many images."""
+    """Run the lab's server; yield the options that name it, with a key for so many images."""
     key = make_key(state, budget=images)
     trusted = {"STINGY_TRUSTED_FACTORIES": '["stingy_attacker_eval.students"]'}
     with served("--config", lab / "bundles" / "stingy.toml", state=state, **trusted) as (url, _):
