@@ -76,7 +76,7 @@ async def test_L_engine_that_lets_the_row_out_is_caught(
 
 @pytest.mark.parametrize(
     "work",
-    [lambda row: time.sleep(2e-4), lambda row: [row.sort() for _ in range(8)]],
+    [lambda row: time.sleep(2e-3), lambda row: [row.sort() for _ in range(60)]],
     ids=["sleeps", "sorts"],
 )
 def test_L_gate_whose_time_shows_a_withheld_logit_is_caught(

@@ -153,7 +153,7 @@ def test_plugin_without_loss_or_train_student_is_refused() -> None:
 
 
 def test_plugin_that_overrides_final_methods_is_refused() -> None:
-    with pytest.raises(TypeError, match="expected Around to leave run as Attack has it"):
+    with pytest.raises(TypeError, match="expected Around not to override run"):
 
         class Around(Plugin):
             def run(self, *_: object, **__: object) -> TrainResult:  # type: ignore[misc]
