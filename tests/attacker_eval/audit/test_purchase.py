@@ -143,7 +143,7 @@ def test_network_of_another_endpoint_is_refused_as_white_box(tmp_path: Path, dat
 
 def test_key_that_cannot_pay_is_refused_before_a_query(tmp_path: Path, dataset: str) -> None:
     oracle = FakeOracle()
-    with pytest.raises(AuditError, match="nothing was asked"):
+    with pytest.raises(AuditError, match="nothing was sent"):
         run_audit(
             tiny_protocol(dataset), oracles={"stingy": oracle}, out=tmp_path / "o", remaining=10
         )
