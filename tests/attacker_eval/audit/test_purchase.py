@@ -76,7 +76,7 @@ def test_attack_killed_while_querying_buys_nothing_twice(tmp_path: Path, dataset
     protocol = tiny_protocol(dataset, attacks=('{ name = "data_free_hard", queries = 128 }',))
     protocol = protocol.model_copy(update={"budget": 144 + 128})
     oracle = FakeOracle(fails_after=4)
-    with pytest.raises(TransferError, match="64 of 128 images were asked"):
+    with pytest.raises(TransferError, match="64 of 128 images were answered"):
         audit(protocol, tmp_path / "out", stingy=oracle)
     oracle.fails_after = None
     report = audit(protocol, tmp_path / "out", stingy=oracle)
