@@ -7,7 +7,7 @@ from stingy_attacker_eval.attacks.losses import fill_constant
 
 
 def fill_class_mean(logits: Tensor, top1: Tensor, *, delta: float) -> Tensor:
-    """The answers with each withheld class at what it averages under the same top-1.
+    """Fill each withheld class of the answers with its average under the same top-1.
 
     The mean is over distances to the row's best score. No estimate is above the row's lowest
     score.

@@ -71,7 +71,7 @@ class CachedOracle:
         return self._info
 
     def charged(self) -> int:
-        """Return the endpoint's count for the complete key."""
+        """Return the endpoint's count for the whole key."""
         return self._oracle.charged()
 
     def reconcile_charges(self) -> int:
