@@ -1,6 +1,6 @@
 """The documents of an audit: OUT/report.json and the configuration in OUT/config.json.
 
-The audit writes them and the reports read them through these models, and through nothing else.
+The audit writes them and the reports read them only through these models.
 """
 
 from pathlib import Path
@@ -28,7 +28,10 @@ class Document(BaseModel):
 
 
 class Schedule(Document):
-    """How a network is trained, and on how many of the training images (None: all)."""
+    """The training of a network.
+
+    images: the number of training images; None for all.
+    """
 
     images: Annotated[int, Field(gt=0)] | None = None
     epochs: Annotated[int, Field(gt=0)]
@@ -57,8 +60,8 @@ class Schedule(Document):
 class TeacherEntry(Schedule):
     """A teacher for the lab to train: bundle NAME-normal and, by default, bundle NAME-nasty.
 
-    omega, tau: of the nasty loss; None for what was published for that number of classes.
-    nasty_from_normal: whether the nasty teacher starts from the normal one's weights, as published.
+    omega, tau: of the nasty loss; None for the published values for that number of classes.
+    nasty_from_normal: True if the nasty teacher starts from the normal one's weights, as published.
     """
 
     name: Name
@@ -71,7 +74,7 @@ class TeacherEntry(Schedule):
 
 
 class EndpointConfig(Document):
-    """An endpoint as the protocol has it.
+    """An endpoint of the protocol.
 
     students, attacks: those of this endpoint only, beside the protocol's.
     """
@@ -86,12 +89,12 @@ class EndpointConfig(Document):
 
 
 class AuditConfig(Schedule):
-    """Everything that decides an audit's numbers, but for the endpoints' answers.
+    """Everything that decides an audit's numbers, except the endpoints' answers.
 
     budget: the most images that each endpoint may be sent.
     budgets: smaller numbers of images that are tried as well.
     attacks: those on every endpoint, the baseline included.
-    student_widths: of the first block, where a student's name stands for a width.
+    student_widths: width of the first block, for students whose name implies one.
     train_digest, test_digest: SHA-256 of the images.
     train_labels_digest, test_labels_digest: SHA-256 of the true labels; None if not recorded.
     """
@@ -113,7 +116,7 @@ class AuditConfig(Schedule):
 
 
 class EndpointResult(Document):
-    """What one endpoint is, what it sold, and at what price.
+    """One endpoint, its answers and their cost.
 
     scores, decimals, support: the policy's score form, grid and N.
     labels: SHA-256 of the top-1 of the transfer set, so that equal labels are known as such.
@@ -146,7 +149,7 @@ class EndpointResult(Document):
 
 
 class SkippedAttack(Document):
-    """An attack that could not run on an endpoint; `reason` goes on after "the attack ..."."""
+    """An attack that could not run on an endpoint; `reason` continues "the attack ..."."""
 
     endpoint: str
     attack: str

@@ -1,4 +1,4 @@
-"""Rows of an audit and their summaries; a broken attack never counts as protection."""
+"""Rows of an audit and their summaries. A broken attack never counts as protection."""
 
 import statistics
 from collections.abc import Sequence
@@ -81,7 +81,7 @@ class Summary(BaseModel):
 
     @property
     def shown(self) -> str:
-        """The attack in a table, with its budget, and the endpoint of its student if another."""
+        """The attack's name in a table, with its budget, and its student's endpoint if another."""
         images = "" if self.budget is None else f", {self.budget:,} images"
         origin = "" if self.trained_on is None else f" (as on {self.trained_on})"
         return f"{self.attack}{images}{origin}"
@@ -93,7 +93,7 @@ class Summary(BaseModel):
 
     @property
     def white_box(self) -> bool:
-        """Whether the attack reads the network itself, as its label says."""
+        """True if the attack reads the network itself, as its label says."""
         return WHITE_BOX in self.attack.partition("[")[2].rstrip("]").split(",")
 
 
@@ -128,9 +128,9 @@ def baseline_accuracy(rows: Sequence[Row], student: str, budget: int | None = No
 def best_attacks(summaries: Sequence[Summary]) -> dict[str, Summary]:
     """Return per endpoint the attack (and student) with the highest mean uplift.
 
-    Of equal ones it is the first. Seeds whose loss was not finite do not count, nor do white-box
+    Among equals it is the first. Seeds whose loss was not finite do not count, nor do white-box
     attacks. Smaller budgets do not count, because their uplift is counted from a weaker
-    baseline. An endpoint with nothing left has no entry.
+    baseline. An endpoint without such an attack has no entry.
     """
     best: dict[str, tuple[float, Summary]] = {}
     for summary in summaries:

@@ -14,16 +14,12 @@ from style_checks import (
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("attacker_eval", "benchmarks", "clients", "protection", "server", "tests")
-# Folders that the lint does not check yet. Remove a folder once it is clean.
-NOT_YET_CLEAN = ("attacker_eval",)
 Check = Callable[[str], list[str]]
 
 
 def checked_modules() -> list[Path]:
-    """List the Python modules of all folders but those that are not yet clean."""
-    skipped = [ROOT / folder for folder in NOT_YET_CLEAN]
-    modules = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
-    return [path for path in modules if not any(path.is_relative_to(other) for other in skipped)]
+    """List the Python modules of all folders."""
+    return [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
 @pytest.mark.parametrize(

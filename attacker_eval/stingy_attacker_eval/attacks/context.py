@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Capability(StrEnum):
-    """A thing that an attacker must have to run an attack."""
+    """A resource that an attacker needs to run an attack."""
 
     ANSWERS = "answers"
     """Answers bought once for its own images."""
@@ -79,7 +79,7 @@ class AttackerData:
     def from_answers(
         cls, images: Tensor, labels: Tensor, answers: Answers, info: ModelInfo
     ) -> Self:
-        """Return what an attacker has who bought these answers, on the device of the images."""
+        """Return the data of an attacker that bought these answers, on the device of the images."""
         device = images.device
         has_scores = scores_unsupported_reason(answers.form) is None
         return cls(
@@ -92,7 +92,7 @@ class AttackerData:
         )
 
     def first(self, count: int) -> "AttackerData":
-        """Return the data of an attacker who owns, and queried, the first `count` images only."""
+        """Return the data of an attacker that owns, and queried, only the first `count` images."""
         return replace(
             self._map_tensors(lambda tensor: tensor[:count]),
             images=self.images[:count],
@@ -259,7 +259,10 @@ class AttackContext:
         return AttackContext(partner, self._requires, settings=self.settings, seed=self.seed)
 
     def has(self, capability: Capability) -> bool:
-        """Return whether it is required and there; a second tier may have no scores."""
+        """Return whether the attack requires the capability and the attacker has it.
+
+        A second tier may have no scores.
+        """
         return capability in self._requires and not self._data.lacks(capability)
 
     @property

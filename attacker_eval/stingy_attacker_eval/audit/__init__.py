@@ -1,1 +1,1 @@
-"""An audit: its protocol, what is bought, what is trained, and the folder it is kept in."""
+"""An audit: its protocol, its purchases, its training runs, and its run folder."""

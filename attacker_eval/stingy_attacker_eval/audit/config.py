@@ -1,4 +1,4 @@
-"""The configuration of an audit: everything that decides its numbers, but for the answers."""
+"""The configuration of an audit: everything that decides its numbers, except the answers."""
 
 import hashlib
 from collections.abc import Iterable

@@ -1,8 +1,8 @@
-"""Where students are trained: here in turn, in processes, or on Ray; the numbers are the same.
+"""The executors that train students: in this process, in several processes, or on Ray.
 
-Tasks are taken up as places become free, so that few of them are in memory at once. A task that
-asks the endpoint as it runs is never given to an executor of other processes: answers and their
-count are kept by one.
+All give the same numbers. An executor takes a task when it has a free place, so that few tasks are
+in memory at once. A task that queries the endpoint while it runs is never given to an executor of
+other processes, because one process keeps the answers and their count.
 """
 
 import logging
@@ -24,19 +24,23 @@ from stingy_attacker_eval.environment import default_device
 from stingy_attacker_eval.errors import AuditError
 
 Executor = Callable[[Iterable[tuple[int, Task]]], Iterator[tuple[int, StudentResult]]]
-"""A function from numbered tasks to their results, in the order in which they end."""
+"""A function from numbered tasks to their results, in the order in which the tasks end."""
 
 
 def in_turn(tasks: Iterable[tuple[int, Task]]) -> Iterator[tuple[int, StudentResult]]:
-    """One after the other, in this process."""
+    """Train one student after the other, in this process."""
     for number, task in tasks:
         yield number, train_student(task)
 
 
 def in_processes(count: int) -> Executor:
-    """`count` at once on this machine, in processes with as many threads each as this one.
+    """Return an executor that trains students in several processes on this machine.
 
-    Raises AuditError for fewer than one, or when a process ends before its student.
+    Each process uses as many threads as this one.
+
+    count: processes at once.
+
+    Raises AuditError if `count` is below one, or if a process ends before its student.
     """
     if count < 1:
         raise AuditError(f"expected one student or more at once, got {count}")
@@ -50,18 +54,18 @@ def in_processes(count: int) -> Executor:
         try:
             while True:
                 while len(running) < count and (found := next(source, None)) is not None:
-                    running[pool.submit(work, *_packed(found[1]))] = found[0]
+                    running[pool.submit(train_packed, *_pack(found[1]))] = found[0]
                 if not running:
                     return
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     yield running.pop(future), future.result()
         except BrokenProcessPool:
             raise AuditError(
-                "expected a process to finish its student, got one that ended before: was there "
-                "memory for as many at once?"
+                "expected a process to finish its student, got one that ended before: train fewer "
+                "students at once if memory ran out"
             ) from None
         finally:
-            if running:  # stopped, or failed: what is under way would go on for a whole student
+            if running:  # Ctrl-C or a failure: else each process would finish its student
                 for process in set(multiprocessing.active_children()) - others:
                     process.terminate()
             pool.shutdown(cancel_futures=True)
@@ -70,10 +74,13 @@ def in_processes(count: int) -> Executor:
 
 
 def on_ray(per_gpu: int = 1) -> Executor:
-    """Each student a task of Ray: of the cluster RAY_ADDRESS names, or of this machine.
+    """Return an executor that trains each student as a task of Ray.
 
-    per_gpu: how many share a GPU, where the cluster has any. Every node needs this package. Raises
-    AuditError when Ray is not installed.
+    Ray is the cluster that RAY_ADDRESS names, or else this machine. Every node needs this package.
+
+    per_gpu: students that share a GPU, if the cluster has GPUs.
+
+    Raises AuditError if Ray is not installed.
     """
     try:
         ray: Any = import_module("ray")
@@ -81,42 +88,42 @@ def on_ray(per_gpu: int = 1) -> Executor:
         raise AuditError("expected the package ray, got none: pip install 'stingy[ray]'") from None
 
     def execute(tasks: Iterable[tuple[int, Task]]) -> Iterator[tuple[int, StudentResult]]:
-        ours = not ray.is_initialized()
-        if ours:
+        started_here = not ray.is_initialized()
+        if started_here:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         try:
-            places = ray.cluster_resources()
-            gpus, threads = places.get("GPU", 0), torch.get_num_threads()
-            count = int(gpus * per_gpu if gpus else places.get("CPU", 1) // threads)
+            resources = ray.cluster_resources()
+            gpus, threads = resources.get("GPU", 0), torch.get_num_threads()
+            count = int(gpus * per_gpu if gpus else resources.get("CPU", 1) // threads)
             remote = ray.remote(
                 num_cpus=0 if gpus else threads, num_gpus=1 / per_gpu if gpus else 0, max_retries=1
-            )(work)
+            )(train_packed)
             running: dict[Any, int] = {}
             source = iter(tasks)
             while True:
                 while len(running) < max(1, count) and (found := next(source, None)) is not None:
-                    running[remote.remote(*_packed(found[1]))] = found[0]
+                    running[remote.remote(*_pack(found[1]))] = found[0]
                 if not running:
                     return
                 done, _ = ray.wait(list(running), num_returns=1)
                 for reference in done:
                     yield running.pop(reference), ray.get(reference)
         finally:
-            if ours:
+            if started_here:
                 ray.shutdown()
 
     return execute
 
 
-def work(packed: bytes, threads: int) -> StudentResult:
-    """A packed task, in another process, on what that process has to train on."""
+def train_packed(content: bytes, threads: int) -> StudentResult:
+    """Train a packed task in another process, on the default device of that process."""
     torch.set_num_threads(threads)
-    task: Task = pickle.loads(packed)  # noqa: S301 - ours, from the process that started this one
+    task: Task = pickle.loads(content)  # noqa: S301 - from the process that started this one
     return train_student(task.to(default_device()))
 
 
-def _packed(task: Task) -> tuple[bytes, int]:
-    # As plain bytes: tensors would go through shared memory, which containers have little of.
+def _pack(task: Task) -> tuple[bytes, int]:
+    # As plain bytes, because tensors would use shared memory, and containers have little of it.
     return pickle.dumps(task.to(torch.device("cpu"))), torch.get_num_threads()
 
 

@@ -1,4 +1,4 @@
-"""The students of an audit: which ones it trains, and what each of them is trained on."""
+"""The plan of an audit: the students to train, and the data of each of them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,8 +25,8 @@ class Job:
     purchase: what the endpoint sold; None for the baseline.
     partner: what the second tier sold, if the attack has one.
     budget: the number of images the attacker may use; None for all.
-    duplicate_of: an earlier run that trains an identical student; its result is reused. That is
-        so if the attack reads labels only, and both endpoints sold equal labels.
+    duplicate_of: an earlier run that trains an identical student; its result is reused. A job has
+        one if its attack reads labels only, and both endpoints sold equal labels.
     """
 
     purchase: PurchasedData | None
@@ -45,7 +45,7 @@ class Job:
 
     @property
     def queries_endpoint(self) -> bool:
-        """Whether the attack queries the endpoint as it runs."""
+        """True if the attack queries the endpoint while it runs."""
         return Capability.QUERIES in self.attack.requires
 
     @property
@@ -64,7 +64,7 @@ def plan_jobs(
     device: torch.device,
     networks: Mapping[str, nn.Module],
 ) -> tuple[list[Job], list[SkippedAttack]]:
-    """Return the jobs and, apart from them, the attacks that cannot run.
+    """Return the jobs, and separately the attacks that cannot run.
 
     The baseline comes first, because every uplift is counted from it.
     """
@@ -110,7 +110,7 @@ def plan_jobs(
 
 
 def mark_duplicates(jobs: Sequence[Job]) -> list[Job]:
-    """Return the jobs; each that would train an earlier job's student again refers to that one."""
+    """Return the jobs; a job that would repeat an earlier job's student refers to that job."""
     first: dict[tuple[object, ...], Run] = {}
     marked = []
     for job in jobs:
@@ -128,7 +128,7 @@ def mark_duplicates(jobs: Sequence[Job]) -> list[Job]:
 def _attacker_data(
     purchase: PurchasedData, images: torch.Tensor, labels: torch.Tensor, network: nn.Module | None
 ) -> AttackerData:
-    """Return what an attacker of this endpoint has before a run begins."""
+    """Return the data that an attacker of this endpoint has before a run begins."""
     data = AttackerData.from_answers(images, labels, purchase.transfer, purchase.info)
     teacher = network.to(images.device).eval() if network is not None else None
     return replace(data, network=teacher)

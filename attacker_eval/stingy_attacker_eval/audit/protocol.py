@@ -1,4 +1,4 @@
-"""What an audit runs, read from TOML; a protocol that loads can be run to its end."""
+"""The protocol of an audit, read from TOML; a protocol that loads can be run to its end."""
 
 import tomllib
 from collections import Counter
@@ -30,29 +30,33 @@ T = TypeVar("T")
 
 
 class AttackEntry(Document):
-    """An attack by name, with settings where they are not the default."""
+    """An attack by name, with the settings that differ from the default."""
 
     model_config = ConfigDict(extra="allow")
 
     name: str
 
     def build(self) -> tuple[Attack, ...]:
-        """Raises AttackError."""
+        """Build the attack, or one attack for each point of its grid.
+
+        Raises AttackError if the name or a setting is not known.
+        """
         return build_attacks(self.name, self.__pydantic_extra__ or {})
 
 
-def _entry(value: object) -> object:
+def _as_table(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
 
-_Attacks = tuple[Annotated[AttackEntry, BeforeValidator(_entry)], ...]
+_Attacks = tuple[Annotated[AttackEntry, BeforeValidator(_as_table)], ...]
 
 
 class EndpointEntry(Document):
-    """One model on the server, and what stands in front of it in the report's words.
+    """One model on the server, with the report's name for its defence.
 
-    students, attacks: those of this endpoint alone, beside the protocol's. bundle and policy: how
-    a lab of its own makes this endpoint; a deployed one is what it is.
+    students, attacks: those of this endpoint only, beside the protocol's.
+    bundle, policy: the parts from which a lab of its own builds this endpoint. A deployed endpoint
+        is audited as it is.
     """
 
     name: Name
@@ -70,10 +74,12 @@ class EndpointEntry(Document):
 
 
 class Protocol(Schedule):
-    """An audit's settings. `budget` counts the images one endpoint may be asked.
+    """An audit's settings.
 
-    images, epochs and so on are the attacker's; teachers have their own. budgets: fewer images to
-    try as well, for attacks on answers bought once and for the baseline; nothing more is asked.
+    images, epochs, ...: those of the attacker; teachers have their own.
+    budget: the most images that one endpoint may be sent.
+    budgets: smaller numbers of images to try as well, for attacks on answers bought once and for
+        the baseline. They cost no further queries.
     """
 
     title: Annotated[str, Field(min_length=1)]
@@ -92,74 +98,81 @@ class Protocol(Schedule):
         return tuple(attack for entry in self.attacks for attack in entry.build())
 
     def variants_of(self, endpoint: EndpointEntry) -> tuple[Attack, ...]:
-        """Every attack on this endpoint."""
+        """Return every attack on this endpoint."""
         return self.variants + endpoint.variants
 
     def students_of(self, endpoint: EndpointEntry | None) -> tuple[str, ...]:
-        """Who learns from this endpoint; None stands for the baseline, which everyone needs."""
+        """Return the students of this endpoint; None is the baseline, which every student needs."""
         endpoints = self.endpoints if endpoint is None else (endpoint,)
         own = (name for item in endpoints for name in item.students)
         return tuple(dict.fromkeys((*self.students, *own)))
 
     def load(self) -> Dataset:
-        """The data set as the attacker has it. Raises DatasetError.
+        """Load the data set as the attacker has it.
 
-        With budgets its classes take turns, so that the first images are of each class alike.
+        If the protocol has budgets, the classes take turns. The first images are then spread
+        evenly over the classes.
+
+        Raises DatasetError if the data set cannot be loaded.
         """
         data = load_dataset(self.dataset)
         return data.subset(len(data.train_x) if self.budgets and not self.images else self.images)
 
     @field_validator("dataset")
     @classmethod
-    def _loads(cls, name: str, info: ValidationInfo) -> str:
+    def _check_dataset(cls, name: str, info: ValidationInfo) -> str:
         try:
-            _context(info)["data"] = load_dataset(name)
+            _shared_data(info)["data"] = load_dataset(name)
         except EvalError as error:
             raise ValueError(str(error)) from None
         return name
 
     @field_validator("endpoints")
     @classmethod
-    def _endpoints(cls, endpoints: tuple[EndpointEntry, ...]) -> tuple[EndpointEntry, ...]:
+    def _check_endpoints(cls, endpoints: tuple[EndpointEntry, ...]) -> tuple[EndpointEntry, ...]:
         names = [endpoint.name for endpoint in endpoints]
-        faults = _repeated("endpoint", names)
+        faults = _repetition_faults("endpoint", names)
         if NO_ENDPOINT in names:
             faults.append(f'expected an endpoint name other than "{NO_ENDPOINT}", the baseline\'s')
-        faults += _unknown(name for endpoint in endpoints for name in endpoint.students)
+        faults += _network_faults(name for endpoint in endpoints for name in endpoint.students)
         for endpoint in endpoints:
             faults += [f"{endpoint.name}: {fault}" for fault in _attack_faults(endpoint.attacks)]
-        return _sound(endpoints, faults)
+        return _require_no_faults(endpoints, faults)
 
     @field_validator("attacks")
     @classmethod
-    def _attacks(cls, entries: tuple[AttackEntry, ...]) -> tuple[AttackEntry, ...]:
-        return _sound(entries, _attack_faults(entries))
+    def _check_attacks(cls, entries: tuple[AttackEntry, ...]) -> tuple[AttackEntry, ...]:
+        return _require_no_faults(entries, _attack_faults(entries))
 
     @field_validator("students")
     @classmethod
-    def _students(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return _sound(names, [*_repeated("student", names), *_unknown(names)])
+    def _check_students(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return _require_no_faults(
+            names, [*_repetition_faults("student", names), *_network_faults(names)]
+        )
 
     @field_validator("seeds")
     @classmethod
-    def _seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        return _sound(seeds, _repeated("seed", seeds))
+    def _check_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        return _require_no_faults(seeds, _repetition_faults("seed", seeds))
 
     @field_validator("budgets")
     @classmethod
-    def _budgets(cls, budgets: tuple[int, ...]) -> tuple[int, ...]:
-        return _sound(budgets, _repeated("budget", budgets))
+    def _check_budgets(cls, budgets: tuple[int, ...]) -> tuple[int, ...]:
+        return _require_no_faults(budgets, _repetition_faults("budget", budgets))
 
     @field_validator("teachers")
     @classmethod
-    def _teachers(cls, teachers: tuple[TeacherEntry, ...]) -> tuple[TeacherEntry, ...]:
-        faults = _repeated("teacher", [teacher.name for teacher in teachers])
-        return _sound(teachers, [*faults, *_unknown(teacher.network for teacher in teachers)])
+    def _check_teachers(cls, teachers: tuple[TeacherEntry, ...]) -> tuple[TeacherEntry, ...]:
+        faults = _repetition_faults("teacher", [teacher.name for teacher in teachers])
+        return _require_no_faults(
+            teachers, [*faults, *_network_faults(teacher.network for teacher in teachers)]
+        )
 
     @model_validator(mode="after")
-    def _fits(self, info: ValidationInfo) -> Self:
-        """What can be said only of all fields together: images, networks, bundles, the budget."""
-        data = _context(info)["data"]
+    def _check_combination(self, info: ValidationInfo) -> Self:
+        """Check fields against each other: images, networks, bundles, attacks and the budget."""
+        data = _shared_data(info)["data"]
         sizes = [self.images, *(teacher.images for teacher in self.teachers)]
         faults = [
             f"expected at most {len(data.train_x)} images, as {self.dataset} has, got {size}"
@@ -187,34 +200,40 @@ class Protocol(Schedule):
             if attack.label in common
         ]
         attacks = [*self.variants, *(own for each in self.endpoints for own in each.variants)]
-        faults += _unmet(attacks, [endpoint.name for endpoint in self.endpoints], data)
+        faults += _unmet_needs(attacks, [endpoint.name for endpoint in self.endpoints], data)
         owned = self.images or len(data.train_x)
         faults += [
-            f"expected budgets below the {owned} images there are to learn from, got {budget}"
+            f"expected budgets below the {owned} images that students train on, got {budget}"
             for budget in self.budgets
             if budget >= owned
         ]
-        wanted = owned + len(data.test_x)
-        if self.budget < wanted:
+        needed = owned + len(data.test_x)
+        if self.budget < needed:
             faults.append(
-                f"expected a budget of at least {wanted} images ({owned} to learn "
-                f"from, {len(data.test_x)} to compare), got {self.budget}"
+                f"expected a budget of at least {needed} images ({owned} to train on, "
+                f"{len(data.test_x)} to compare), got {self.budget}"
             )
-        return _sound(self, faults)
+        return _require_no_faults(self, faults)
 
 
 def parse_protocol(text: str) -> Protocol:
-    """TOML to a protocol. Raises ProtocolError naming all faults; no query is spent."""
+    """Parse a protocol from TOML, without a query.
+
+    Raises ProtocolError, which names all faults, if it cannot be run.
+    """
     try:
         return Protocol.model_validate(tomllib.loads(text), context={})
     except tomllib.TOMLDecodeError as error:
         raise ProtocolError(f"expected TOML, got a file that is not: {error}") from None
     except ValidationError as error:
-        raise ProtocolError(*(_fault(dict(item)) for item in error.errors())) from None
+        raise ProtocolError(*(_fault_text(dict(item)) for item in error.errors())) from None
 
 
 def load_protocol(name: str) -> Protocol:
-    """A packaged protocol by name ("digits") or one from a path ending in .toml."""
+    """Load a packaged protocol by name ("digits"), or one from a path that ends in .toml.
+
+    Raises ProtocolError if there is none, or if it cannot be run.
+    """
     if name.endswith(".toml"):
         source = Path(name)
         if not source.is_file():
@@ -231,12 +250,12 @@ def load_protocol(name: str) -> Protocol:
     return parse_protocol(packaged[name].read_text())
 
 
-def _context(info: ValidationInfo) -> dict[str, Dataset]:
-    """Where the data set is between two checks of one protocol: it is read once."""
+def _shared_data(info: ValidationInfo) -> dict[str, Dataset]:
+    """Return the checks' shared data: the data set of one protocol, so that it is read once."""
     return cast("dict[str, Dataset]", info.context)
 
 
-def _fault(item: dict[str, Any]) -> str:
+def _fault_text(item: dict[str, Any]) -> str:
     place = ".".join(str(part) for part in item["loc"])
     message = str(item["msg"]).removeprefix("Value error, ")
     return f"{place}: {message}" if place else message
@@ -246,17 +265,17 @@ def _attack_faults(entries: Iterable[AttackEntry]) -> list[str]:
     faults, labels = [], []
     for entry in entries:
         if entry.name == NoApi.name:
-            faults.append(f"{NoApi.name} is the baseline of every audit, take it off the list")
+            faults.append(f"{NoApi.name} is the baseline of every audit: take it off the list")
             continue
         try:
             labels += [attack.label for attack in entry.build()]
         except EvalError as error:
             faults.append(str(error))
-    return faults + _repeated("attack", labels)
+    return faults + _repetition_faults("attack", labels)
 
 
-def _unmet(attacks: Iterable[Attack], names: list[str], data: Dataset) -> list[str]:
-    """What attacks name and the audit does not have: another endpoint, or a pool of images."""
+def _unmet_needs(attacks: Iterable[Attack], names: list[str], data: Dataset) -> list[str]:
+    """List what attacks name and the audit lacks: another endpoint, or a pool of images."""
     faults = []
     for attack in attacks:
         partner, pool = attack.partner_name(), attack.pool_name()
@@ -277,7 +296,7 @@ def _unmet(attacks: Iterable[Attack], names: list[str], data: Dataset) -> list[s
     return faults
 
 
-def _repeated(kind: str, values: Iterable[object]) -> list[str]:
+def _repetition_faults(kind: str, values: Iterable[object]) -> list[str]:
     return [
         f'expected the {kind} "{v}" once, got it {n} times'
         for v, n in Counter(values).items()
@@ -285,7 +304,7 @@ def _repeated(kind: str, values: Iterable[object]) -> list[str]:
     ]
 
 
-def _unknown(networks: Iterable[str]) -> list[str]:
+def _network_faults(networks: Iterable[str]) -> list[str]:
     faults = []
     for name in dict.fromkeys(networks):
         try:
@@ -295,7 +314,7 @@ def _unknown(networks: Iterable[str]) -> list[str]:
     return faults
 
 
-def _sound(value: T, faults: list[str]) -> T:
+def _require_no_faults(value: T, faults: list[str]) -> T:
     if faults:
         raise ValueError("; ".join(faults))
     return value

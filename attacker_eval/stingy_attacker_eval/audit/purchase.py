@@ -1,4 +1,4 @@
-"""The purchase of an audit's answers, checked against budget and key beforehand."""
+"""The purchase of an audit's answers; budget and key are checked before the first query."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,17 +27,17 @@ from stingy_attacker_eval.training import percent_equal, predict, to_device
 from stingy_attacker_eval.utility import Utility, utility
 from stingy_clients import ModelInfo
 
-_ALIKE = 99.0  # percent
+_LEAST_AGREEMENT = 99.0  # percent
 
 
 @dataclass(frozen=True)
 class PurchasedData:
-    """What one endpoint sold.
+    """The answers that one endpoint sold.
 
     transfer: the answers for the training images, in their order.
     evaluation: the answers for the test images.
-    distinct: how many distinct images those are, first the training images, then the rest.
-    oracle: the cache of all answers, which attacks query as they run.
+    distinct: the number of distinct training images, and of distinct test images beside them.
+    oracle: the cache of all answers, which attacks query while they run.
     teacher_accuracy: percent of the test images.
     """
 
@@ -51,7 +51,7 @@ class PurchasedData:
     utility: Utility
 
     def source(self) -> dict[str, object]:
-        """Return what identifies the answers that students are trained on and compared with."""
+        """Return the identity of the answers that students are trained on and compared with."""
         return endpoint_identity(self.info) | {
             "transfer": digest_answers(self.transfer),
             "evaluation": digest_answers(self.evaluation),
@@ -84,13 +84,16 @@ class PurchasedData:
 
 
 def check_budget(protocol: Protocol, data: Dataset) -> None:
-    """Raises AuditError, before a query is spent, when the attacks could ask for more."""
+    """Check the protocol's budget against the most that its attacks may query.
+
+    Raises AuditError, before a query is spent, if the attacks may exceed the budget.
+    """
     extra = max(_attack_queries(protocol, endpoint, data) for endpoint in protocol.endpoints)
-    wanted = len(data.train_x) + len(data.test_x) + extra
-    if protocol.budget < wanted:
+    needed = len(data.train_x) + len(data.test_x) + extra
+    if protocol.budget < needed:
         raise AuditError(
-            f"expected a budget of at least {wanted} images ({len(data.train_x)} to learn from, "
-            f"{len(data.test_x)} to compare, {extra} for attacks that ask as they run), got "
+            f"expected a budget of at least {needed} images ({len(data.train_x)} to train on, "
+            f"{len(data.test_x)} to compare, {extra} for attacks that query while they run), got "
             f"{protocol.budget}"
         )
 
@@ -98,29 +101,32 @@ def check_budget(protocol: Protocol, data: Dataset) -> None:
 def check_remaining(
     remaining: int, protocol: Protocol, data: Dataset, *, whole: bool = True
 ) -> None:
-    """Raises AuditError, before a query is spent, when the key cannot pay for all endpoints.
+    """Check that the key has enough images left for all endpoints.
 
-    whole: whether all runs are done, and so all attacks ask what they may; else what is bought
-    once is all that is certain.
+    remaining: images left to the key.
+    whole: True if all runs are done, so that all attacks may query their most. If False, only the
+        answers bought once are counted, because they alone are certain.
+
+    Raises AuditError, before a query is spent, if the key has too few.
     """
     once = len(protocol.endpoints) * (len(data.train_x) + len(data.test_x))
     extra = sum(_attack_queries(protocol, endpoint, data) for endpoint in protocol.endpoints)
-    wanted = once + (extra if whole else 0)
-    if remaining < wanted:
+    needed = once + (extra if whole else 0)
+    if remaining < needed:
         raise AuditError(
-            f"expected a key with at least {wanted} images left for {len(protocol.endpoints)} "
-            f"endpoints ({wanted - once} for attacks that ask as they run), got one with "
-            f"{remaining}: nothing was asked"
+            f"expected a key with at least {needed} images left for {len(protocol.endpoints)} "
+            f"endpoints ({needed - once} for attacks that query while they run), got one with "
+            f"{remaining}: nothing was sent"
         )
 
 
 def _attack_queries(protocol: Protocol, endpoint: EndpointEntry, data: Dataset) -> int:
-    """The most that this endpoint's attacks ask for as they run, in images."""
+    """Return the most images that this endpoint's attacks query while they run."""
     runs = len(protocol.students_of(endpoint)) * len(protocol.seeds)
     return sum(
         attack.budget(len(data.train_x)) * (runs if attack.per_run else 1)
         for attack in protocol.variants_of(endpoint)
-        if Capability.IMAGES not in attack.requires  # they query what the audit has bought
+        if Capability.IMAGES not in attack.requires  # those query images that the audit has bought
     )
 
 
@@ -130,9 +136,13 @@ def check_networks(
     data: Dataset,
     device: torch.device,
 ) -> None:
-    """Raises AuditError naming each endpoint that answers other labels than its network has.
+    """Check that each endpoint answers the labels of its network.
 
-    networks: by endpoint, what white-box attacks are to see; another batch may move a label or so.
+    Up to one percent of the labels may differ, because another batch may move a few of them.
+
+    networks: by endpoint, the network that white-box attacks read.
+
+    Raises AuditError, which names each endpoint that answers other labels.
     """
     images = to_device(data.test_x, device)
     faults = []
@@ -140,9 +150,9 @@ def check_networks(
         if (network := networks.get(item.endpoint.name)) is None:
             continue
         labels = predict(network.to(device), images).numpy()
-        alike = percent_equal(labels, item.evaluation.top1)
-        if alike < _ALIKE:
-            faults.append(f"{item.endpoint.name}, where {alike:.1f} % of the labels are alike")
+        agreement = percent_equal(labels, item.evaluation.top1)
+        if agreement < _LEAST_AGREEMENT:
+            faults.append(f"{item.endpoint.name}, where {agreement:.1f} % of the labels are alike")
     if faults:
         raise AuditError(
             f"expected networks that the endpoints serve, got others for {'; '.join(faults)}"

@@ -1,4 +1,4 @@
-"""The rows of one audit on disk: written once, at once, and bound to the answers behind them."""
+"""The rows of one audit on disk: each is written once, and bound to the answers behind it."""
 
 import json
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ from stingy_attacker_eval.report_schema import AuditConfig
 from stingy_attacker_eval.results import Row
 
 SCHEMA = "stingy.run/2"
-"""The layout of a run folder; 1 is that of version 0.1.0, which wrote no number."""
+"""The layout of a run folder. Layout 1 is that of version 0.1.0, which wrote no number."""
 
 _Key = tuple[str, str, str, int, int | None]
 
-_DECIDES_NOTHING = {"budget", "title"}
+_NEUTRAL_SETTINGS = {"budget", "title"}
 
 
 class RunFolder:
@@ -27,7 +27,7 @@ class RunFolder:
     """
 
     def __init__(self, folder: Path, config: AuditConfig) -> None:
-        """Open the folder, or begin it.
+        """Open the folder, or create its files.
 
         Raises AuditError if it belongs to another configuration or version, or is damaged.
         """
@@ -54,23 +54,22 @@ class RunFolder:
     def check_source(self, endpoint: str, source: Mapping[str, object]) -> None:
         """Check that the endpoint's rows, if any, were trained on answers from this source.
 
-        source: as much as is known of it.
+        source: the known part of the answers' identity.
 
-        Raises AuditError if they were trained on others, or if nothing says on which.
+        Raises AuditError if they were trained on others, or if no record says on which.
         """
         known = self._sources.get(endpoint)
         if known is not None:
             changed = [name for name, value in source.items() if known.get(name) != value]
             if changed:
                 raise AuditError(
-                    f"expected {endpoint} to be what the rows in {self.path} are learnt from, got "
+                    f"expected {endpoint} as when the rows in {self.path} were trained, got "
                     f"another {', '.join(changed)}: choose a new folder with --out"
                 )
         elif any(row.endpoint == endpoint for row in self._rows.values()):
             raise AuditError(
-                f"expected the answers that the rows of {endpoint} in {self.path} are learnt from, "
-                "got rows alone, which answers bought now may not belong to: choose a new folder "
-                "with --out"
+                f"expected a record of the answers behind the rows of {endpoint} in {self.path}, "
+                "got rows only, and answers bought now may differ: choose a new folder with --out"
             )
 
     def bind(self, endpoint: str, source: Mapping[str, object]) -> None:
@@ -94,23 +93,23 @@ class RunFolder:
                     f"expected a run folder of the form {SCHEMA} at {self.path}, got that of "
                     "another version: choose a new folder"
                 )
-            if _deciding(found) != _deciding(config):
+            if _decisive_settings(found) != _decisive_settings(config):
                 raise AuditError(
-                    f"expected {self.path} to hold the run of this protocol, got that of another "
+                    f"expected the run of this protocol in {self.path}, got that of another "
                     "configuration: choose a new folder"
                 )
-        # The newest budget and title.
+        # Keep the newest budget and title.
         write_json(path, {"schema": SCHEMA, "config": config.model_dump(mode="json")})
 
     def _read_rows(self) -> list[Row]:
         if not self._rows_path.exists():
             return []
         content = self._rows_path.read_bytes()
-        whole, _, torn = content.rpartition(b"\n")
-        if torn:  # killed while writing: that run is simply not finished
-            write_atomic(self._rows_path, whole + b"\n" if whole else b"")
+        complete, _, torn = content.rpartition(b"\n")
+        if torn:  # The process was killed while writing: that run is not finished.
+            write_atomic(self._rows_path, complete + b"\n" if complete else b"")
         try:
-            return [Row.model_validate_json(line) for line in whole.splitlines()]
+            return [Row.model_validate_json(line) for line in complete.splitlines()]
         except ValidationError:
             raise AuditError(
                 f"expected rows of an audit in {self._rows_path}, got others"
@@ -126,13 +125,13 @@ class RunFolder:
             }
         except (ValueError, TypeError, AttributeError):
             raise AuditError(
-                f"expected what rows are learnt from in {self._sources_path}, got another document"
+                f"expected the sources of rows in {self._sources_path}, got another document"
             ) from None
 
 
-def _deciding(config: AuditConfig) -> dict[str, object]:
-    """Return all in a configuration that decides a number."""
-    return config.model_dump(mode="json", exclude=_DECIDES_NOTHING)
+def _decisive_settings(config: AuditConfig) -> dict[str, object]:
+    """Return the settings that decide a number."""
+    return config.model_dump(mode="json", exclude=_NEUTRAL_SETTINGS)
 
 
 def _key(row: Row) -> _Key:

@@ -1,4 +1,4 @@
-"""A whole audit: buy, train, compare; what is finished is never done or paid for twice."""
+"""A whole audit: buy, train, compare. Finished work is never repeated or paid for twice."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,18 +41,19 @@ def run_audit(
     remaining: int | None = None,
     executor: Executor = in_turn,
 ) -> Report:
-    """Run the protocol against its endpoints, write OUT and return what OUT/report.json holds.
+    """Run the protocol against its endpoints, write OUT and return the content of OUT/report.json.
 
-    OUT/rows.jsonl grows by a row per run; a second call does only what is missing.
+    OUT/rows.jsonl grows by a row per run. A second call does only the missing runs.
 
     oracles: one for every endpoint, by its name.
     networks: the endpoints' teachers, for white-box attacks; without one those are skipped.
-    only, shard: the runs to do now, as `runs.choose` takes them. The report has what other calls
-        did in the same folder, too.
+    only, shard: the runs to do now, as `runs.choose` takes them. The report also has the runs
+        that other calls did in the same folder.
     remaining: images left to the key, if it has a limit.
-    executor: trains the students, but for those whose attacks query as they run.
+    executor: trains the students, except those whose attacks query while they run.
 
-    Raises TransferError, AuditError or ProtocolError; what was finished is kept, on Ctrl-C too.
+    Raises TransferError, AuditError or ProtocolError if the audit cannot go on. Finished runs are
+    kept, also on Ctrl-C.
     """
     absent = sorted({endpoint.name for endpoint in protocol.endpoints} - set(oracles))
     if absent:
@@ -90,7 +91,7 @@ def run_audit(
 
 
 def _environment(device: torch.device, rows: Sequence[Row]) -> dict[str, str | None]:
-    """Return the environment of this call, and what else the rows were trained with."""
+    """Return the environment of this call, and other commits and threads of the rows."""
     found = describe_environment(device)
     now = {"commit": found["commit"], "threads": torch.get_num_threads()}
     for name, value in now.items():

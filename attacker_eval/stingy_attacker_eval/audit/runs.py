@@ -1,4 +1,4 @@
-"""Which of an audit's runs this process does; the shards of n together do every run."""
+"""The choice of an audit's runs for this process; the n shards of n cover every run."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,11 @@ from stingy_attacker_eval.results import NO_ENDPOINT
 
 @dataclass(frozen=True)
 class Run:
-    """One student to train; the baseline's endpoint is "none", budget None is all images."""
+    """One student to train.
+
+    endpoint: "none" for the baseline.
+    budget: images the attacker may use; None for all.
+    """
 
     endpoint: str
     attack: str
@@ -24,7 +28,7 @@ class Run:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """What patterns are held against: a run is chosen with all its budgets."""
+        """The fields that patterns match. A run is chosen with all its budgets."""
         return self.endpoint, self.attack, self.student, str(self.seed)
 
 
@@ -37,7 +41,10 @@ class Shard:
 
 
 def parse_shard(text: str) -> Shard:
-    """ "2/4" is the second of four. Raises EvalError."""
+    """Parse a shard i/n: "2/4" is the second of four.
+
+    Raises EvalError if the text is no shard.
+    """
     found = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
         raise EvalError(f'expected a shard i/n with 1 <= i <= n, got "{text}"')
@@ -47,28 +54,32 @@ def parse_shard(text: str) -> Shard:
 def choose(
     runs: Sequence[Run], *, only: Iterable[str] = (), shard: Shard | None = None
 ) -> list[Run]:
-    """The runs to do, in their order.
+    """Return the runs to do, in their order.
 
-    only: patterns in which * stands for any text and ? for one character. One with slashes is
-    for ENDPOINT/ATTACK/STUDENT/SEED as a whole, one without for any of the four; a run is chosen
-    when some pattern fits it. Every shard also does the baselines of its students, for uplifts
-    are counted from them: the same seed gives them the same numbers everywhere. Raises EvalError
-    naming each pattern that fits no run.
+    Every shard also does the baselines of its students, because uplifts are counted from them.
+    The same seed gives them the same numbers in every shard.
+
+    only: patterns in which * is any text and ? one character. A pattern with slashes must match
+        ENDPOINT/ATTACK/STUDENT/SEED as a whole, one without any of the four. A run is chosen if a
+        pattern matches it; without patterns all runs are.
+    shard: the part of the runs to do; None for all.
+
+    Raises EvalError, which names each pattern that matches no run.
     """
     shard = shard or Shard()
     patterns = {text: _pattern(text) for text in only}
-    faults = [text for text in patterns if not any(_fits(patterns[text], text, r) for r in runs)]
+    faults = [text for text in patterns if not any(_matches(patterns[text], text, r) for r in runs)]
     if faults:
         raise EvalError(f"expected runs that fit {', '.join(faults)}, got none")
-    wanted = [
+    matching = [
         run
         for run in runs
-        if not patterns or any(_fits(found, text, run) for text, found in patterns.items())
+        if not patterns or any(_matches(found, text, run) for text, found in patterns.items())
     ]
-    work = [run for run in wanted if not _is_baseline(run)] or wanted
-    mine = set(work[shard.number - 1 :: shard.count])
-    students = {run.student for run in mine}
-    return [run for run in runs if run in mine or (_is_baseline(run) and run.student in students)]
+    work = [run for run in matching if not _is_baseline(run)] or matching
+    own = set(work[shard.number - 1 :: shard.count])
+    students = {run.student for run in own}
+    return [run for run in runs if run in own or (_is_baseline(run) and run.student in students)]
 
 
 def _is_baseline(run: Run) -> bool:
@@ -76,10 +87,10 @@ def _is_baseline(run: Run) -> bool:
 
 
 def _pattern(text: str) -> re.Pattern[str]:
-    # Not fnmatch: the brackets in an attack's label are to be taken as they are.
+    # Not fnmatch, because it would read the brackets in an attack's label as a set.
     return re.compile(re.escape(text).replace(r"\*", ".*").replace(r"\?", "."))
 
 
-def _fits(pattern: re.Pattern[str], text: str, run: Run) -> bool:
+def _matches(pattern: re.Pattern[str], text: str, run: Run) -> bool:
     parts = ("/".join(run.fields),) if "/" in text else run.fields
     return any(pattern.fullmatch(part) for part in parts)

@@ -1,4 +1,4 @@
-"""The training of an audit's jobs; each row is on disk as soon as its uplift can be counted."""
+"""The training of an audit's jobs. A row is written as soon as its uplift can be computed."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -54,10 +54,10 @@ def train_jobs(
 
 
 class _RowWriter:
-    """The rows of an audit in the making.
+    """A writer of an audit's rows.
 
     A student that ends before the last baseline waits for it, because its uplift is counted from
-    the mean of all.
+    the mean of all baselines.
     """
 
     def __init__(
@@ -79,8 +79,8 @@ class _RowWriter:
             self._waiting.append((job, result))
         baselines = [row for run in self._baselines if (row := self._folder.get(run)) is not None]
         if len(baselines) == len(self._baselines):
-            for ready, its_result in self._waiting:
-                self.write(ready, _row(ready, its_result, self._dataset, baselines))
+            for ready, ready_result in self._waiting:
+                self.write(ready, _row(ready, ready_result, self._dataset, baselines))
             self._waiting.clear()
 
     def write(self, job: Job, row: Row) -> None:

@@ -45,7 +45,7 @@ class StudentResult:
     predictions: the student's top-1 for the test images, int64 `[n]`.
     finite: False if the loss was not finite.
     seconds: of the whole attack, all its training and queries included.
-    queries: the images that the attack queried as it ran.
+    queries: the images that the attack queried while it ran.
     commit, threads: of the process that trained the student.
     """
 
@@ -60,7 +60,7 @@ class StudentResult:
 def train_student(task: Task) -> StudentResult:
     """Train one student from scratch; the same seed starts every attack from the same weights.
 
-    Raises AttackError, AnswersError, BudgetExhausted or TransferError, as the attack does.
+    Raises AttackError, AnswersError, BudgetExhausted or TransferError if the attack does.
     """
     torch.manual_seed(task.seed)
     student = student_spec(task.student).build(task.num_classes).to(task.test_images.device)

@@ -15,8 +15,8 @@ from stingy_attacker_eval.files import defer_interrupt, write_json
 from stingy_attacker_eval.oracle.oracle import (
     Answers,
     Oracle,
-    as_described,
     changed_fields,
+    check_answers,
     endpoint_identity,
 )
 from stingy_clients import ModelInfo
@@ -35,7 +35,7 @@ class CachedOracle:
     """
 
     def __init__(self, oracle: Oracle, *, folder: Path, budget: int | None = None) -> None:
-        """Open the folder, or begin it.
+        """Open the folder, or create it.
 
         budget: the most images that may be sent, in this process and former ones; None for no
             limit.
@@ -59,7 +59,7 @@ class CachedOracle:
             ]
         )
         self._open()
-        self.reconcile_charges()  # of a request that a former process lost
+        self.reconcile_charges()  # a former process may have lost a request
 
     @property
     def queries(self) -> int:
@@ -80,7 +80,7 @@ class CachedOracle:
         Call it before another user of the key sends images.
         """
         if self._charged_before is not None:
-            # A lower count than before is that of another key; the request did not reach it.
+            # A count below the former one is that of another key, which the request did not reach.
             self._charged += max(0, self._oracle.charged() - self._charged_before)
             self._charged_before = None
             self._write_ledger()
@@ -95,9 +95,9 @@ class CachedOracle:
         return len(set(image_digests(images)) - self._rows.keys())
 
     def query(self, images: Images) -> Answers:
-        """Return the answers; in one request, send each image that has no answer yet once.
+        """Return the answers. Send each image without an answer once, all in one request.
 
-        Raises BudgetExhausted, before anything is sent, if those are more than the budget allows.
+        Raises BudgetExhausted, before anything is sent, if those images exceed the budget.
         """
         digests = image_digests(images)
         missing: dict[bytes, int] = {}
@@ -118,9 +118,9 @@ class CachedOracle:
             self._charged_before = self._oracle.charged()
             self._write_ledger()
         with defer_interrupt():
-            answers = as_described(self._oracle.query(images), len(images), self._info)
+            answers = check_answers(self._oracle.query(images), len(images), self._info)
             self._save(digests, answers)
-            self.reconcile_charges()  # at once: other endpoints may share the key
+            self.reconcile_charges()  # at once, because other endpoints may share the key
 
     def _save(self, digests: Sequence[bytes], answers: Answers) -> None:
         records = np.zeros(len(answers), self._record)
@@ -180,13 +180,13 @@ class CachedOracle:
 
     def _read_answers(self, path: Path) -> None:
         content = path.read_bytes() if path.exists() else b""
-        whole = len(content) - len(content) % self._record.itemsize
-        if whole < len(content):  # killed while writing: the torn record is bought again
+        complete = len(content) - len(content) % self._record.itemsize
+        if complete < len(content):  # The process was killed while writing: buy that answer again.
             with path.open("r+b") as file:
-                file.truncate(whole)
-        if not whole:
+                file.truncate(complete)
+        if not complete:
             return
-        records = np.frombuffer(content[:whole], self._record)
+        records = np.frombuffer(content[:complete], self._record)
         has_scores = self._info.scores != "none"
         try:
             if (records["checksum"] != _checksums(records)).any():
@@ -227,5 +227,5 @@ def image_digests(images: Images) -> list[bytes]:
 
 
 def _checksums(records: NDArray[np.void]) -> NDArray[np.uint32]:
-    """Return the CRC-32 of each record, but for the checksum at its end."""
+    """Return the CRC-32 of each record, without the checksum at its end."""
     return np.array([zlib.crc32(record.tobytes()[:-4]) for record in records], np.uint32)

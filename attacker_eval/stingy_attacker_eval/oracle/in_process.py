@@ -1,4 +1,4 @@
-"""A server's application asked without a network, by the same client; it gives the same bytes."""
+"""A client of a server's application without a network; it gets the same bytes."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
@@ -15,15 +15,17 @@ AsgiApp = Callable[
     [_Message, Callable[[], Awaitable[_Message]], Callable[[_Message], Awaitable[None]]],
     Awaitable[None],
 ]
-"""Any ASGI 3 application; which server it is, the audit does not know."""
+"""An ASGI 3 application. The audit does not know which server it is."""
 
 
 @contextmanager
 def in_process_client(app: AsgiApp, key: str) -> Iterator[Client]:
-    """A client of the application, which is started before and stopped after, in this thread.
+    """Start the application in this thread, yield a client of it, and stop it afterwards.
 
-    The application's loop runs while a request is under way, and only then. An oracle over it is
-    `HttpOracle(client, model=...)`. Raises EvalError when the application does not start.
+    The application's event loop runs only while a request is in progress. An oracle over the client
+    is `HttpOracle(client, model=...)`.
+
+    Raises EvalError if the application does not start.
     """
     with asyncio.Runner() as runner:
         lifespan = _Lifespan(app)
@@ -36,7 +38,7 @@ def in_process_client(app: AsgiApp, key: str) -> Iterator[Client]:
 
 
 class _Transport(httpx.BaseTransport):
-    """Blocking requests to an application on the runner's loop."""
+    """A transport of blocking requests to an application on the runner's loop."""
 
     def __init__(self, app: AsgiApp, runner: asyncio.Runner) -> None:
         self._runner = runner
@@ -49,7 +51,7 @@ class _Transport(httpx.BaseTransport):
     async def _request(self, request: httpx.Request) -> httpx.Response:
         response = await self._inner.handle_async_request(request)
         body = await response.aread()
-        # As it came: a stream that both kinds of client read, the headers untouched.
+        # A byte stream suits blocking and async clients. The headers stay as they came.
         return httpx.Response(
             response.status_code, headers=response.headers, stream=httpx.ByteStream(body)
         )
@@ -85,7 +87,7 @@ class _Lifespan:
             await self._from_app.put({"type": "ended"})
 
     async def _phase_completed(self, phase: str) -> bool:
-        """Whether the application says that its start or stop is complete."""
+        """Return whether the application reports that its start or stop is complete."""
         await self._to_app.put({"type": f"lifespan.{phase}"})
         message = await self._from_app.get()
         return bool(message["type"] == f"lifespan.{phase}.complete")

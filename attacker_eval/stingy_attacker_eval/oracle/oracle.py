@@ -17,10 +17,12 @@ from stingy_clients import Client, ModelInfo
 
 @dataclass(frozen=True)
 class Answers:
-    """What one endpoint answered for n images, best class first.
+    """The answers of one endpoint for n images, best class first.
 
-    indices: int64 `[n, N]`; scores: float32 `[n, N]` in the given score form, None where the
-    policy gives none. Raises AnswersError when the parts do not fit together.
+    indices: int64 `[n, N]`.
+    scores: float32 `[n, N]` in the given score form; None if the policy gives none.
+
+    Raises AnswersError if the parts do not fit together.
     """
 
     indices: NDArray[np.int64] = field(repr=False)
@@ -51,12 +53,12 @@ class Answers:
 
     @property
     def top1(self) -> NDArray[np.int64]:
-        """int64 `[n]`."""
+        """The best class of each answer, int64 `[n]`."""
         return np.ascontiguousarray(self.indices[:, 0])
 
 
 def join_answers(parts: Sequence[Answers]) -> Answers:
-    """The answers of several requests to one endpoint, at least one, as one."""
+    """Join the answers of one or more requests to one endpoint."""
     scores = [part.scores for part in parts if part.scores is not None]
     return Answers(
         np.concatenate([part.indices for part in parts]),
@@ -67,18 +69,18 @@ def join_answers(parts: Sequence[Answers]) -> Answers:
 
 
 def digest_labels(answers: Answers) -> str:
-    """SHA-256, hex, over the top-1 of the answers, in their order."""
+    """Return the SHA-256, hex, of the top-1 of the answers, in their order."""
     return hashlib.sha256(answers.top1.tobytes()).hexdigest()
 
 
 def digest_answers(answers: Answers) -> str:
-    """SHA-256, hex, over classes and scores, in their order."""
+    """Return the SHA-256, hex, of classes and scores, in their order."""
     scores = b"" if answers.scores is None else answers.scores.tobytes()
     return hashlib.sha256(answers.indices.tobytes() + scores).hexdigest()
 
 
 def endpoint_identity(info: ModelInfo) -> dict[str, object]:
-    """Return what two endpoints must have in common if their answers are mixed or compared."""
+    """Return the fields that two endpoints must share if their answers are mixed or compared."""
     return {
         "model": info.name,
         "version": info.version,
@@ -96,18 +98,18 @@ def changed_fields(identity: Mapping[str, object], info: ModelInfo) -> list[str]
 
 
 class Oracle(typing.Protocol):
-    """Anything that answers images: in practice a client of a running endpoint."""
+    """An object that answers images; in practice, a client of a running endpoint."""
 
     def describe(self) -> ModelInfo:
-        """What the endpoint says about its model."""
+        """Return the endpoint's description of its model."""
         ...
 
     def query(self, images: Images) -> Answers:
-        """One request: as many images as describe().max_batch allows, each charged."""
+        """Send one request of at most describe().max_batch images; each image is charged."""
         ...
 
     def charged(self) -> int:
-        """Images charged to the key so far, counted by the endpoint itself."""
+        """Return the images charged to the key so far, as the endpoint counts them."""
         ...
 
 
@@ -143,7 +145,8 @@ class PinnedOracle:
     def query(self, images: Images) -> Answers:
         """Return the answers.
 
-        Raises TransferError if they may not be mixed with those before.
+        Raises TransferError if the endpoint's model or policy changed, because answers of two
+        endpoints may not be mixed.
         """
         answers = self._oracle.query(images)
         changed = changed_fields(endpoint_identity(self._info), self._oracle.describe())
@@ -166,10 +169,12 @@ def scores_unsupported_reason(form: str) -> str | None:
 
 
 def dense_logits(answers: Answers, device: torch.device) -> Tensor:
-    """The answers as logits float32 `[n, classes]`, -inf for every withheld class.
+    """Return the answers as logits float32 `[n, classes]`, -inf for every withheld class.
 
-    Log-probabilities and logits are taken as they are (a constant a row changes no softmax),
-    probabilities by their logarithm. Raises AnswersError when there are no scores.
+    Log-probabilities and logits are kept, because a constant in a row changes no softmax.
+    Probabilities become their logarithms.
+
+    Raises AnswersError if there are no scores.
     """
     reason = scores_unsupported_reason(answers.form)
     if reason is not None or answers.scores is None:
@@ -178,15 +183,21 @@ def dense_logits(answers: Answers, device: torch.device) -> Tensor:
     indices = torch.from_numpy(answers.indices).to(device)
     if answers.form == "prob":
         values = values.log()
-        # Where a coarse grid rounded every score to zero, the order still names the top-1.
-        lost = values.isinf().all(dim=1)
-        values[lost, 0] = 0.0
+        # If a coarse grid rounded every score of a row to zero, the order still gives the top-1.
+        all_zero = values.isinf().all(dim=1)
+        values[all_zero, 0] = 0.0
     dense = torch.full((len(answers), answers.num_classes), -torch.inf, device=device)
     return dense.scatter_(1, indices, values)
 
 
-def as_described(answers: Answers, count: int, info: ModelInfo) -> Answers:
-    """The answers, if they are as many and of the form that the endpoint described."""
+def check_answers(answers: Answers, count: int, info: ModelInfo) -> Answers:
+    """Return the answers.
+
+    count: images in the request.
+    info: the endpoint's description.
+
+    Raises AnswersError if the number or the form of the answers is not as described.
+    """
     expected = (count, info.support, info.num_classes, info.scores)
     got = (len(answers), answers.support, answers.num_classes, answers.form)
     if expected != got:

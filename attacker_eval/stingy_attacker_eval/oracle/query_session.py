@@ -1,19 +1,19 @@
-"""An oracle under a budget, for attacks that query while they run; every image is counted."""
+"""An oracle with a budget, for attacks that query while they run; every image is counted."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from stingy_attacker_eval.errors import AnswersError, BudgetExhausted, TransferError
-from stingy_attacker_eval.oracle.oracle import Answers, Oracle, as_described, join_answers
+from stingy_attacker_eval.oracle.oracle import Answers, Oracle, check_answers, join_answers
 from stingy_clients import ClientError, ModelInfo
 
 
 class QuerySession:
     """The queries of one run of an attack: at most `budget` images, of any oracle.
 
-    `spent` counts every queried image, also one that the audit had an answer for. It is what the
-    attack costs an attacker who runs nothing else.
+    `spent` counts every queried image, even if the audit already had its answer. It is the cost of
+    the attack for an attacker who runs nothing else.
     """
 
     def __init__(self, oracle: Oracle, *, budget: int) -> None:
@@ -36,8 +36,8 @@ class QuerySession:
         """Return answers for images uint8 `[n, 3, H, W]`, n >= 1, in as few requests as allowed.
 
         Raises BudgetExhausted, before anything is sent, if n is more than `remaining`. Raises
-        TransferError if the endpoint fails, and AnswersError if it answers otherwise than it
-        described.
+        TransferError if the endpoint fails, and AnswersError if its answers differ from its
+        description.
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or not len(images):
             raise AnswersError(
@@ -56,9 +56,9 @@ class QuerySession:
                 answers = self._oracle.query(part)
             except ClientError as error:
                 raise TransferError(
-                    f"{self._spent} of {self._budget} images were asked; the endpoint failed: "
+                    f"{self._spent} of {self._budget} images were answered; the endpoint failed: "
                     f"{error}"
                 ) from None
             self._spent += len(part)
-            parts.append(as_described(answers, len(part), self.info))
+            parts.append(check_answers(answers, len(part), self.info))
         return join_answers(parts)

@@ -1,4 +1,4 @@
-"""Images with the answers bought for them; an answer that was paid for is never lost or mixed."""
+"""Images with the answers bought for them; a paid answer is never lost or mixed with others."""
 
 import hashlib
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from stingy_attacker_eval.oracle.oracle import Answers, Oracle, join_answers
 from stingy_clients import ClientError
 
 _REQUEST = 64
-"""The most images in one request, so that a failure loses little."""
+"""The most images in one request, so that a failure loses few answers."""
 
 Progress = Callable[[int], None]
 """A function that is called with the number of images that were answered since the last call."""
@@ -26,8 +26,8 @@ class TransferSet:
     """The answers to some images, in their order.
 
     queries: images that were sent to the endpoint for the folder of the answers.
-    charged: images that the endpoint counted for them, added up request by request. So another
-        key may go on where one ran out.
+    charged: images that the endpoint counted for them, added up request by request. So a second
+        key may continue after the first ran out.
     """
 
     answers: Answers
@@ -51,13 +51,13 @@ def buy(
 ) -> TransferSet:
     """Buy an answer for every image `[n, H, W, 3]` and keep it in the folder at once.
 
-    A second call on the same folder buys what is missing.
+    A second call on the same folder buys the missing answers.
 
     budget: the most images this call may send.
 
-    Raises TransferError, before an image is sent, if more than the budget is missing, or if the
-    folder has answers of another model, version or policy. Raises it, too, if the endpoint
-    fails; what was bought is kept. Raises AuditError if another process uses the folder.
+    Raises TransferError, before an image is sent, if more images than the budget have no answer,
+    or if the folder has answers of another model, version or policy. Raises it also if the endpoint
+    fails; the answers bought so far are kept. Raises AuditError if another process uses the folder.
     """
     _check_images(images)
     with lock_folder(folder):
@@ -65,7 +65,7 @@ def buy(
         missing = cached.count_missing(images)
         if missing > budget:
             raise TransferError(
-                f"expected a budget of at least {missing} images, got {budget}: nothing was asked"
+                f"expected a budget of at least {missing} images, got {budget}: nothing was sent"
             )
         answers = buy_answers(cached, images, progress=progress)
         return TransferSet(answers, cached.queries, cached.reconcile_charges())
@@ -76,8 +76,8 @@ def buy_answers(
 ) -> Answers:
     """Return the answers for images `[n, H, W, 3]`, and buy those that are missing.
 
-    Raises TransferError if the endpoint fails, and BudgetExhausted as the oracle does; what was
-    bought is kept.
+    Raises TransferError if the endpoint fails, and BudgetExhausted if the oracle does. The answers
+    bought so far are kept.
     """
     _check_images(images)
     size = min(_REQUEST, cached.describe().max_batch)

@@ -1,1 +1,1 @@
-"""What the results of an audit say, and the pages and tables that say it."""
+"""The analysis of an audit's results, and the pages and tables that show it."""

@@ -1,4 +1,4 @@
-"""What a finished audit says, in numbers and sentences; every sentence is computed."""
+"""The conclusions of a finished audit, as numbers and sentences computed from its report."""
 
 import contextlib
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from stingy_attacker_eval.results import NO_ENDPOINT, Summary, attack_name, best
 
 @dataclass(frozen=True)
 class Verdict:
-    """One endpoint's sentence: what the best attack of the suite got out of it."""
+    """One endpoint's sentence on the uplift that the suite's best attack gained from it."""
 
     title: str
     sentence: str
@@ -30,7 +30,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Health:
-    """One attack over all endpoints: how many runs stayed finite, how many beat the baseline."""
+    """One attack over all endpoints.
+
+    finite: runs whose loss stayed finite.
+    gains: those of them that beat the baseline.
+    """
 
     attack: str
     runs: int
@@ -40,7 +44,7 @@ class Health:
 
 @dataclass(frozen=True)
 class Audit:
-    """A finished audit with what follows from its report."""
+    """A finished audit, with the conclusions from its report."""
 
     report: Report
 
@@ -69,7 +73,7 @@ class Audit:
 
     @cached_property
     def label_baselines(self) -> tuple[LabelOnlyBaseline, ...]:
-        """The comparisons with labels alone, of endpoints that give more than a label."""
+        """The comparisons with labels alone, for endpoints that give more than a label."""
         attacks = _attacks(self.report.config)
         return label_only_baselines(self.endpoints, self.summaries, self.report.rows, attacks)
 
@@ -85,12 +89,18 @@ class Audit:
 
 
 def read_audit(folder: Path) -> Audit:
-    """Read FOLDER/report.json. Raises AuditError as `read_report` does."""
+    """Read FOLDER/report.json.
+
+    Raises AuditError if it is absent or no report of this schema.
+    """
     return Audit(read_report(folder))
 
 
 def headline(audit: Audit) -> str:
-    """The most that any attack got out of any endpoint, and whether a list costs anything."""
+    """State the highest uplift of any attack on any endpoint.
+
+    Also state whether a list teaches more than labels alone.
+    """
     if not audit.best:
         return unanswered(audit)
     best = max(audit.best.values(), key=lambda summary: summary.uplift_mean or 0.0)
@@ -106,7 +116,7 @@ def headline(audit: Audit) -> str:
 
 
 def verdict(audit: Audit, endpoint: EndpointResult) -> Verdict:
-    """What the best attack got, how that compares with the seeds' spread, and at what price."""
+    """State the best attack's uplift, its cost in queries, and its standard errors."""
     title = endpoint_title(endpoint.name, endpoint.defence)
     best = audit.best.get(endpoint.name)
     if best is None or best.uplift_mean is None:
@@ -137,7 +147,7 @@ def verdict(audit: Audit, endpoint: EndpointResult) -> Verdict:
 
 
 def unanswered(audit: Audit, endpoint: str | None = None) -> str:
-    """Why no best attack is known, of one endpoint or of all."""
+    """State why there is no best attack, on one endpoint or, for None, on any."""
     own = [
         s
         for s in audit.summaries
@@ -166,13 +176,14 @@ def health(audit: Audit) -> tuple[Health, ...]:
 
 
 def _attacks(config: AuditConfig) -> dict[str, Attack]:
-    """Return an audit's attacks by their labels, but for those that are not installed here."""
+    """Return an audit's attacks by label, without those that are not installed here."""
     known = attack_types()
     found = {}
     for attacks in (config.attacks, *(endpoint.attacks for endpoint in config.endpoints)):
         for label, settings in attacks.items():
             attack = known.get(attack_name(label))
-            with contextlib.suppress(TypeError, ValueError):  # of another version of it
+            # The settings may be those of another version of the attack.
+            with contextlib.suppress(TypeError, ValueError):
                 if attack is not None:
                     found[label] = attack(**settings)
     return found

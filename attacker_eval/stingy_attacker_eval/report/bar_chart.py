@@ -1,4 +1,4 @@
-"""The report's chart as inline SVG: bars grow from the no-API baseline, so length is uplift."""
+"""The report's chart as inline SVG. Bars start at the no-API baseline, so length is uplift."""
 
 import io
 import re
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Colours are stand-ins that become CSS variables, so that the page decides on light or dark.
+# Placeholder colours become CSS variables, so that the page can switch between light and dark.
 _COLOURS = {
     "#010101": "var(--ink)",
     "#020202": "var(--muted)",
@@ -29,9 +29,13 @@ _LONGEST_LABEL = 32
 def draw_chart(
     summaries: Sequence[Summary], teachers: dict[str, float], *, student: str, title: str
 ) -> str:
-    """One group of bars per endpoint (its defence named), one bar per attack given.
+    """Draw one group of bars per endpoint, titled with its defence, and one bar per attack.
 
-    teachers: test accuracy in percent by endpoint. Error bars are the spread over seeds.
+    Error bars are the spread over seeds.
+
+    summaries: the attacks to draw, the baseline included.
+    teachers: test accuracy in percent by endpoint.
+    title: the text for readers who cannot view the chart.
     """
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -49,7 +53,7 @@ def draw_chart(
         top = place
         for summary in group:
             ticks.append(place)
-            names.append(_short(summary.attack))
+            names.append(_cut_label(summary.attack))
             values += _bar(axes, summary, place, base)
             place += 1
         if group:
@@ -81,7 +85,7 @@ def draw_chart(
 
 
 def _bar(axes: "Axes", summary: Summary, place: float, base: float) -> list[float]:
-    """One bar, its spread and its number; the values the axis must cover."""
+    """Draw one bar, its spread and its number. Return the values that the axis must cover."""
     if summary.accuracy_mean is None or summary.uplift_mean is None:
         axes.annotate("broken attack", (base, place), color=INK, va="center")
         return []
@@ -109,15 +113,18 @@ def _bar(axes: "Axes", summary: Summary, place: float, base: float) -> list[floa
     return [mean - spread, end]
 
 
-def _short(label: str) -> str:
-    """An attack's label, cut where it would take the room of the bars; the table has it whole."""
+def _cut_label(label: str) -> str:
+    """Cut an attack's label if it would take the space of the bars; the table has all of it."""
     if len(label) <= _LONGEST_LABEL:
         return label
     return label[: _LONGEST_LABEL - 1].rstrip(",") + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def inline(figure: "Figure", title: str) -> str:
-    """SVG for an HTML page: no prologue, no namespace addresses, the page's font and colours."""
+    """Return the figure as SVG for an HTML page, in the page's font and colours.
+
+    The SVG has no prologue and no namespace addresses.
+    """
     import matplotlib
 
     content = io.StringIO()

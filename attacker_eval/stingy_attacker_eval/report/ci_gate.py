@@ -1,4 +1,4 @@
-"""Whether an audit is complete and sound, and its best attack below a threshold."""
+"""The CI gate: an audit must be complete and finite, and its best attack below a threshold."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -13,10 +13,13 @@ _SHOWN = 3
 def gate_faults(
     audit: Audit, *, max_uplift: float, endpoints: Sequence[str] = ()
 ) -> tuple[str, ...]:
-    """Why the audit does not pass; nothing when it does.
+    """Return the reasons why the audit does not pass; none if it passes.
 
-    It passes when every run that its configuration asks for is there with a finite loss, and no
-    attack's mean uplift exceeds max_uplift (points) on the named endpoints, or on all.
+    It passes if every run of its configuration that was not skipped is there with a finite loss,
+    and no attack's mean uplift exceeds `max_uplift`.
+
+    max_uplift: points.
+    endpoints: the endpoints to judge; empty for all.
     """
     names = tuple(endpoint.name for endpoint in audit.endpoints)
     unknown = [name for name in endpoints if name not in names]
@@ -25,12 +28,14 @@ def gate_faults(
         return (f"expected endpoints of the audit ({known}), got {', '.join(unknown)}",)
     if not math.isfinite(max_uplift):
         return (f"expected a finite number of points, got {max_uplift}",)
-    watched = endpoints or names
-    return tuple(_unsound(audit, watched)) or tuple(_exceeding(audit, watched, max_uplift))
+    judged = endpoints or names
+    return tuple(_soundness_faults(audit, judged)) or tuple(
+        _uplift_faults(audit, judged, max_uplift)
+    )
 
 
 def gate_lines(audit: Audit, *, endpoints: Sequence[str] = ()) -> tuple[str, ...]:
-    """What the gate compared, one line an endpoint, and what could not be run to be compared."""
+    """Return one line for each endpoint compared, and one for each attack that was not run."""
     compared = [
         f"{_title(audit, name)}: {signed(best.uplift_mean, best.uplift_spread)} points "
         f"({best.attack}, {best.student}, {best.n} seed{'' if best.n == 1 else 's'})"
@@ -45,27 +50,28 @@ def gate_lines(audit: Audit, *, endpoints: Sequence[str] = ()) -> tuple[str, ...
     return (*compared, *skipped)
 
 
-def _unsound(audit: Audit, watched: Sequence[str]) -> Iterator[str]:
-    """What keeps the numbers from being compared at all."""
+def _soundness_faults(audit: Audit, judged: Sequence[str]) -> Iterator[str]:
+    """Yield the faults that make the numbers incomparable."""
     config = audit.report.config
-    # Smaller budgets are for the curve: they are neither asked for nor judged here.
+    # Runs with smaller budgets are for the curve: they are neither required nor judged here.
     rows = [row for row in audit.report.rows if row.budget is None]
-    if not config.seeds or not watched:
-        yield f"expected seeds and endpoints, got {len(config.seeds)} and {len(watched)}"
-    wanted = set(_wanted(audit, watched))
-    missing = wanted - {_key(row) for row in rows}
+    if not config.seeds or not judged:
+        yield f"expected seeds and endpoints, got {len(config.seeds)} and {len(judged)}"
+    expected = set(_expected_runs(audit, judged))
+    missing = expected - {_key(row) for row in rows}
     if missing:
-        yield f"expected {len(wanted)} runs, {len(missing)} are missing: {_some(missing)}"
-    broken = {_key(row) for row in rows if not row.finite} & wanted
+        yield f"expected {len(expected)} runs, {len(missing)} are missing: {_list_first(missing)}"
+    broken = {_key(row) for row in rows if not row.finite} & expected
     if broken:
-        yield f"expected finite losses, {len(broken)} of {len(wanted)} runs broke: {_some(broken)}"
-    for name in watched:
+        listed = _list_first(broken)
+        yield f"expected finite losses, {len(broken)} of {len(expected)} runs broke: {listed}"
+    for name in judged:
         if name not in audit.best:
             yield f"{_title(audit, name)}: {unanswered(audit, name)}"
 
 
-def _exceeding(audit: Audit, watched: Sequence[str], max_uplift: float) -> Iterator[str]:
-    for name in watched:
+def _uplift_faults(audit: Audit, judged: Sequence[str], max_uplift: float) -> Iterator[str]:
+    for name in judged:
         best = audit.best[name]
         if best.uplift_mean is None or not best.uplift_mean <= max_uplift:
             yield (
@@ -75,13 +81,13 @@ def _exceeding(audit: Audit, watched: Sequence[str], max_uplift: float) -> Itera
             )
 
 
-def _wanted(audit: Audit, watched: Sequence[str]) -> Iterator[tuple[str, str, str, int]]:
-    """Every run the configuration asks for, less those the audit says it could not make."""
+def _expected_runs(audit: Audit, judged: Sequence[str]) -> Iterator[tuple[str, str, str, int]]:
+    """Yield every run of the configuration, without those that the audit skipped."""
     config = audit.report.config
     skipped = {(item.endpoint, item.attack) for item in audit.report.skipped}
     own = {item.name: item for item in config.endpoints}
     common = tuple(attack for attack in config.attacks if attack != "no_api")
-    for name in (NO_ENDPOINT, *watched):
+    for name in (NO_ENDPOINT, *judged):
         attacks: tuple[str, ...] = ("no_api",)
         students = config.students
         if name != NO_ENDPOINT:
@@ -99,7 +105,7 @@ def _key(row: Row) -> tuple[str, str, str, int]:
     return row.endpoint, row.attack, row.student, row.seed
 
 
-def _some(keys: set[tuple[str, str, str, int]]) -> str:
+def _list_first(keys: set[tuple[str, str, str, int]]) -> str:
     shown = [f"{e}, {a}, {s}, seed {seed}" for e, a, s, seed in sorted(keys)[:_SHOWN]]
     return "; ".join(shown) + ("; ..." if len(keys) > _SHOWN else "")
 

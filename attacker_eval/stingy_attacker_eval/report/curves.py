@@ -1,4 +1,4 @@
-"""The report's other pictures: accuracy over the query budget, and the frontier of policies."""
+"""The report's other charts: accuracy over the query budget, and the frontier of policies."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -21,13 +21,16 @@ _PANELS = (
 
 
 def letters(count: int) -> tuple[str, ...]:
-    """A, B, ... Z, A2, B2: what a point is called in the picture and in its table."""
+    """Return the names of points in the chart and in its table: A, B, ... Z, A2, B2."""
     rounds = ((chr(65 + number % 26), number // 26 + 1) for number in range(count))
     return tuple(letter if turn == 1 else f"{letter}{turn}" for letter, turn in rounds)
 
 
 def draw_frontier(points: Sequence[Point]) -> str:
-    """The best attack's uplift over each thing a client keeps; one letter a policy."""
+    """Draw the best attack's uplift over each measure of utility.
+
+    Each policy is a point with its own letter.
+    """
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -46,8 +49,8 @@ def draw_frontier(points: Sequence[Point]) -> str:
         axes.set_xlabel(label, color=INK)
         axes.set_ylabel("best uplift, points" if place % 2 else "", color=INK)
         if name == "answer_bytes":
-            _logarithmic(axes)
-        _quiet(axes)
+            _set_log_scale(axes)
+        _hide_frame(axes)
     figure.tight_layout()
     parts = [
         f"{letter} {point.endpoint}: best uplift {signed(point.best.uplift_mean)} points, "
@@ -58,9 +61,10 @@ def draw_frontier(points: Sequence[Point]) -> str:
 
 
 def draw_budgets(summaries: Sequence[Summary], *, student: str) -> str | None:
-    """Accuracy and agreement of each endpoint's best attack at each budget; None without any.
+    """Draw accuracy and agreement of each endpoint's best attack at each budget.
 
-    Of the attacks that were run at several; the whole transfer set is the largest budget.
+    Only attacks that were run at several budgets count. The whole transfer set is the largest
+    budget. Returns None if there is no such attack.
     """
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -83,7 +87,9 @@ def draw_budgets(summaries: Sequence[Summary], *, student: str) -> str | None:
         return None
     figure = Figure(figsize=(8.4, 3.6))
     FigureCanvasSVG(figure)
-    base = _baseline(own, whole=_images(own) or max(max(line) for line in lines.values()))
+    base = _baseline(
+        own, whole=_transfer_set_size(own) or max(max(line) for line in lines.values())
+    )
     for place, (kind, label) in enumerate(
         (("accuracy_mean", "accuracy, %"), ("agreement_mean", "agreement, %")), start=1
     ):
@@ -108,10 +114,10 @@ def draw_budgets(summaries: Sequence[Summary], *, student: str) -> str | None:
                 linestyle=(0, (4, 3)),
                 label="no API, as many images",
             )
-        _logarithmic(axes)
+        _set_log_scale(axes)
         axes.set_xlabel("images asked about", color=INK)
         axes.set_ylabel(f"{label} ({student})", color=INK)
-        _quiet(axes)
+        _hide_frame(axes)
         if place == 1:
             axes.legend(frameon=False, labelcolor=INK, fontsize=8)
     figure.tight_layout()
@@ -129,12 +135,12 @@ def draw_budgets(summaries: Sequence[Summary], *, student: str) -> str | None:
 
 
 def best_by_budget(summaries: Sequence[Summary], endpoint: str) -> dict[int, Summary]:
-    """The best attack at each number of queries, fewest first."""
+    """Return the best attack at each number of queries, fewest first."""
     best: dict[int, Summary] = {}
     for s in summaries:
         if s.endpoint != endpoint or s.uplift_mean is None:
             continue
-        queries = s.queries or s.budget  # two accounts ask for every image twice
+        queries = s.queries or s.budget  # two accounts query every image twice
         if not queries:
             continue
         kept = best.get(queries)
@@ -143,23 +149,26 @@ def best_by_budget(summaries: Sequence[Summary], endpoint: str) -> dict[int, Sum
     return dict(sorted(best.items()))
 
 
-def _images(summaries: Sequence[Summary]) -> int | None:
-    """How many images all of them are, by an attack that was run on fewer as well."""
-    each = {
+def _transfer_set_size(summaries: Sequence[Summary]) -> int | None:
+    """Return the size of the transfer set, from an attack that was also run on fewer images."""
+    per_image = {
         (s.endpoint, s.attack): s.queries / s.budget for s in summaries if s.budget and s.queries
     }
     return next(
         (
-            round(s.queries / each[s.endpoint, s.attack])
+            round(s.queries / per_image[s.endpoint, s.attack])
             for s in summaries
-            if s.budget is None and s.queries and (s.endpoint, s.attack) in each
+            if s.budget is None and s.queries and (s.endpoint, s.attack) in per_image
         ),
         None,
     )
 
 
 def _baseline(summaries: Sequence[Summary], *, whole: int) -> dict[int, Summary]:
-    """Training without the API by the number of images; `whole` stands for all."""
+    """Return the baselines by number of images.
+
+    whole: images of the whole transfer set.
+    """
     found = {
         whole if s.budget is None else s.budget: s
         for s in summaries
@@ -169,7 +178,10 @@ def _baseline(summaries: Sequence[Summary], *, whole: int) -> dict[int, Summary]
 
 
 def _scatter(axes: "Axes", points: Sequence[Point], name: str) -> None:
-    """One dot with its letter a point; letters of neighbours go left and right in turn."""
+    """Draw a dot and a letter for each point.
+
+    Letters of neighbours are left and right in turn, so that they do not overlap.
+    """
     shown = [
         (getattr(point.utility, name), point.best.uplift_mean or 0.0, letter, point)
         for letter, point in zip(letters(len(points)), points, strict=True)
@@ -198,18 +210,18 @@ def _scatter(axes: "Axes", points: Sequence[Point], name: str) -> None:
         )
 
 
-def _logarithmic(axes: "Axes") -> None:
+def _set_log_scale(axes: "Axes") -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_xscale("log")
     least, most = axes.get_xlim()
-    wide = most > 100 * least  # labels would run into each other
+    wide = most > 100 * least  # more labels would overlap
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if wide else (1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _quiet(axes: "Axes") -> None:
+def _hide_frame(axes: "Axes") -> None:
     axes.tick_params(colors=INK, which="both", length=0)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)

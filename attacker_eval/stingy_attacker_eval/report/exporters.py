@@ -13,7 +13,7 @@ from stingy_attacker_eval.report.label_only_baseline import Outcome
 from stingy_attacker_eval.results import NO_ENDPOINT, Summary
 
 SCHEMA = "stingy.audit.outcome/1"
-_KEPT = (
+_UTILITY_HEAD = (
     "endpoint",
     "top-1 %",
     "first five %",
@@ -23,7 +23,7 @@ _KEPT = (
     "uplift",
     "over labels alone",
 )
-_ATTACKS = (
+_ATTACK_HEAD = (
     "endpoint",
     "attack",
     "student",
@@ -36,7 +36,10 @@ _ATTACKS = (
 
 
 def as_json(audit: Audit) -> str:
-    """The verdicts, the frontier and every summary; report.json has the single runs."""
+    """Format verdicts with utility, comparisons with labels alone, and summaries as JSON.
+
+    report.json has the single runs.
+    """
     document = {
         "schema": SCHEMA,
         "title": audit.report.config.title,
@@ -76,7 +79,7 @@ def as_json(audit: Audit) -> str:
 
 
 def as_csv(audit: Audit) -> str:
-    """One line a summary; numbers unrounded, nothing where there is none."""
+    """Format one line per summary. Numbers are not rounded; a missing number is empty."""
     names = list(Summary.model_fields)
     content = io.StringIO()
     table = csv.DictWriter(content, [*names, "white_box", "best"], lineterminator="\n")
@@ -88,17 +91,23 @@ def as_csv(audit: Audit) -> str:
 
 
 def as_markdown(audit: Audit) -> str:
-    """The headline, a sentence an endpoint, what clients keep, and every attack, run or not."""
-    parts = [f"## {_safe(audit.report.config.title)}", headline(audit)]
+    """Format the audit as Markdown.
+
+    It has the headline, a sentence per endpoint, the utility for clients, and every attack, run or
+    skipped.
+    """
+    parts = [f"## {_escape(audit.report.config.title)}", headline(audit)]
     found = [verdict(audit, item) for item in audit.endpoints]
     parts.append(
-        "\n".join(f"- **{_safe(v.title)}**: {_safe(v.sentence)} {v.remark}".rstrip() for v in found)
+        "\n".join(
+            f"- **{_escape(v.title)}**: {_escape(v.sentence)} {v.remark}".rstrip() for v in found
+        )
     )
     if audit.points:
-        parts.append(_table(_KEPT, [_kept(audit, point) for point in audit.points]))
-    parts.append(_table(_ATTACKS, [_attack(audit, summary) for summary in audit.summaries]))
+        parts.append(_table(_UTILITY_HEAD, [_utility_row(audit, point) for point in audit.points]))
+    parts.append(_table(_ATTACK_HEAD, [_attack_row(audit, summary) for summary in audit.summaries]))
     parts += [
-        f"Not run: {item.attack} on {item.endpoint} {_safe(item.reason)}."
+        f"Not run: {item.attack} on {item.endpoint} {_escape(item.reason)}."
         for item in audit.report.skipped
     ]
     environment = audit.report.environment
@@ -106,7 +115,7 @@ def as_markdown(audit: Audit) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _kept(audit: Audit, point: Point) -> tuple[str, ...]:
+def _utility_row(audit: Audit, point: Point) -> tuple[str, ...]:
     kept = point.utility
     baseline = next(
         (each for each in audit.label_baselines if each.endpoint == point.endpoint), None
@@ -123,7 +132,7 @@ def _kept(audit: Audit, point: Point) -> tuple[str, ...]:
     )
 
 
-def _attack(audit: Audit, s: Summary) -> tuple[str, ...]:
+def _attack_row(audit: Audit, s: Summary) -> tuple[str, ...]:
     is_baseline = s.endpoint == NO_ENDPOINT
     return (
         "no API" if is_baseline else s.endpoint,
@@ -138,9 +147,9 @@ def _attack(audit: Audit, s: Summary) -> tuple[str, ...]:
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [head, ["---"] * len(head), *([_safe(cell) for cell in line] for line in lines)]
+    rows = [head, ["---"] * len(head), *([_escape(cell) for cell in line] for line in lines)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _safe(text: str) -> str:
+def _escape(text: str) -> str:
     return text.replace("|", r"\|").replace("<", "&lt;").replace("\n", " ")

@@ -1,15 +1,15 @@
-"""How numbers and endpoints are written, the same in the table, the chart and the page."""
+"""The formats of numbers and endpoints, the same in the table, the chart and the page."""
 
 
 def percent(mean: float | None, spread: float | None = None) -> str:
-    """`95.7 ± 0.4`, without the sign of percent."""
+    """Format a percentage as `95.7 ± 0.4`, without the percent sign."""
     if mean is None:
         return "n/a"
     return f"{mean:.1f}" if spread is None else f"{mean:.1f} ± {spread:.1f}"
 
 
 def signed(mean: float | None, spread: float | None = None) -> str:
-    """`+0.9 ± 0.2`, points of uplift."""
+    """Format points of uplift as `+0.9 ± 0.2`."""
     if mean is None:
         return "n/a"
     # Adding 0.0 after rounding turns -0.0 into 0.0.
@@ -18,17 +18,17 @@ def signed(mean: float | None, spread: float | None = None) -> str:
 
 
 def endpoint_title(name: str, defence: str) -> str:
-    """The name, with the defence where that is another word."""
+    """Return the name, and the defence after it if that is another word."""
     return name if name == defence else f"{name} ({defence})"
 
 
 def cost(queries: int | None) -> str:
-    """`1,297`; nothing where it is not known."""
+    """Format a number of queries as `1,297`; an unknown number is empty."""
     return "" if queries is None else f"{queries:,}"
 
 
 def printed(mean: float | None, difference: float | None = None) -> str:
-    """`74.24 (+3.07)`, two decimals as in the paper's tables."""
+    """Format a number as `74.24 (+3.07)`, with two decimals as in the paper's tables."""
     if mean is None:
         return ""
     if difference is None:

@@ -1,4 +1,4 @@
-"""The frontier of policies: what honest clients keep against what the best attack gets."""
+"""The frontier of policies: the utility for honest clients against the best attack's uplift."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from stingy_attacker_eval.utility import Utility
 
 @dataclass(frozen=True)
 class Point:
-    """One endpoint: what its clients keep, and what the best attack got."""
+    """One endpoint: the utility for its clients, and the best attack."""
 
     endpoint: str
     policy: str

@@ -1,4 +1,4 @@
-"""report.json to one HTML page that opens without a network."""
+"""The HTML page of a report.json; it opens without a network."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from stingy_attacker_eval.results import NO_ENDPOINT, Summary
 
 __all__ = ["chart_summaries", "read_audit", "render", "write_report"]
 
-# A chart of more bars than this shows the best attacks and the controls alone.
+# If a chart would have more bars than this, it shows only the best attacks and the controls.
 _MOST_BARS = 30
 _BEST_SHOWN = 3
 _CONTROLS = ("no_api", "label_only", "paper_kd")
@@ -28,7 +28,7 @@ def write_report(folder: Path) -> Path:
 
 
 def render(audit: Audit) -> str:
-    """The whole page."""
+    """Render the whole page."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     from stingy_attacker_eval.report.curves import letters
@@ -70,7 +70,7 @@ def render(audit: Audit) -> str:
 
 
 def _charts(audit: Audit) -> dict[str, object]:
-    """The page's pictures, as SVG."""
+    """Draw the page's charts as SVG."""
     from stingy_attacker_eval.report.bar_chart import draw_chart
     from stingy_attacker_eval.report.curves import draw_budgets, draw_frontier
 
@@ -96,7 +96,10 @@ def _charts(audit: Audit) -> dict[str, object]:
 
 
 def chart_summaries(summaries: Sequence[Summary]) -> list[Summary]:
-    """As given, but of an attack with several settings only the best per endpoint and student."""
+    """Return the summaries to draw.
+
+    Of an attack with several settings, they have only the best per endpoint and student.
+    """
     best: dict[tuple[str, str, str], Summary] = {}
     for summary in summaries:
         key = summary.endpoint, summary.student, summary.attack_name
@@ -107,7 +110,10 @@ def chart_summaries(summaries: Sequence[Summary]) -> list[Summary]:
 
 
 def shorten(summaries: Sequence[Summary]) -> list[Summary]:
-    """As given where that is a chart one can read; else the controls and each endpoint's best."""
+    """Return the summaries if they fit a readable chart.
+
+    If not, return only the controls and each endpoint's best attacks.
+    """
     if len(summaries) <= _MOST_BARS:
         return list(summaries)
     ranked: dict[str, list[Summary]] = {}
@@ -121,7 +127,7 @@ def _rank(summary: Summary) -> float:
 
 
 def _chart_text(summaries: Sequence[Summary], student: str) -> str:
-    """What the chart shows, for those who do not see it; the table has every number."""
+    """Describe the chart for readers who cannot view it; the table has every number."""
     parts = [
         f"{s.endpoint}, {s.attack}: {percent(s.accuracy_mean)} %"
         for s in summaries

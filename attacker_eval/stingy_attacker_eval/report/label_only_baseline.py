@@ -15,7 +15,7 @@ _EVERYTHING = "open"
 
 
 class Outcome(StrEnum):
-    """Whether a list teaches more than labels alone."""
+    """The outcome of the comparison of a list with labels alone."""
 
     MORE = "more than labels alone"
     """By over two standard errors."""
@@ -30,13 +30,13 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class LabelOnlyBaseline:
-    """What an endpoint's labels alone are worth, and how much more its best attack got.
+    """The uplift from an endpoint's labels alone, and the gap to its best attack.
 
     best: the best attack on the endpoint.
-    baseline: the best that was got with such labels alone.
+    baseline: the best attack with such labels alone.
     gap: the accuracy of `best` less that of `baseline`.
-    is_open: whether the endpoint's policy lets everything out.
-    utility: what its clients keep.
+    is_open: True if the endpoint's policy withholds nothing.
+    utility: that of the answers for its clients.
     """
 
     endpoint: str
@@ -63,14 +63,14 @@ def label_only_baselines(
     rows: Sequence[Row],
     attacks: Mapping[str, Attack],
 ) -> tuple[LabelOnlyBaseline, ...]:
-    """Compare the best attack with labels alone, for every endpoint that gives more than a label.
+    """Compare the best attack with labels alone, on every endpoint that gives more than a label.
 
-    The baseline is the best of three, with the student and the images of the best attack: what
-    the attacker has without the API (`no_api`); attacks on this endpoint that read labels only;
-    and all attacks on endpoints that sold equal labels and nothing else. An endpoint without
-    anything to compare with is left out.
+    The baseline has the student and the images of the best attack. It is the best of three:
+    training without the API (`no_api`); attacks on this endpoint that read labels only; and all
+    attacks on endpoints that sold equal labels and nothing else. An endpoint without an attack to
+    compare with is left out.
 
-    attacks: by their labels in the report; of one that is missing nothing is known.
+    attacks: by their labels in the report. Nothing is known of a missing attack.
     """
     best = best_attacks(summaries)
     found = []
@@ -93,7 +93,7 @@ def label_only_baselines(
                 (label_attacks if _reads_labels_only(s, attacks) else list_attacks).append(s)
         if not label_attacks:
             continue
-        # Of equals the endpoint's own: endpoints that sold equal labels share a student.
+        # Among equals, prefer the endpoint's own, because equal labels share one student.
         baseline = max(
             label_attacks + no_api, key=lambda s: (s.uplift_mean or 0.0, s.endpoint == name)
         )
@@ -114,7 +114,10 @@ def label_only_baselines(
 def _labels_had_as_much(
     best: Summary, label_attacks: Sequence[Summary], attacks: Mapping[str, Attack]
 ) -> bool:
-    """Whether labels had what the best attack had: true labels beside them, as many answers."""
+    """Return whether an attack on labels had the inputs of the best attack.
+
+    Those are as many answers, and true labels if the best attack used them.
+    """
     with_true = [s for s in label_attacks if _uses_true_labels(s, attacks)]
     like = with_true if _uses_true_labels(best, attacks) else label_attacks
     return any((s.queries or 0) >= (best.queries or 0) for s in like)
@@ -123,7 +126,10 @@ def _labels_had_as_much(
 def _lists_had_as_much(
     baseline: Summary, list_attacks: Sequence[Summary], attacks: Mapping[str, Attack]
 ) -> bool:
-    """Whether a list was read at all, and beside true labels where the best on labels had them."""
+    """Return whether an attack on the list had the inputs of the baseline.
+
+    There must be such an attack. It must use true labels if the baseline did.
+    """
     return any(_uses_true_labels(s, attacks) for s in list_attacks) or (
         bool(list_attacks) and not _uses_true_labels(baseline, attacks)
     )
@@ -132,9 +138,9 @@ def _lists_had_as_much(
 def label_only_sentence(
     baselines: Sequence[LabelOnlyBaseline], list_endpoints: Sequence[str]
 ) -> str:
-    """The answer to: does any policy give a ranked list and teach no more than labels alone?
+    """State whether any policy gives a ranked list and teaches no more than labels alone.
 
-    list_endpoints: the endpoints that give one, compared or not.
+    list_endpoints: the endpoints that give a list, compared or not.
     """
     if baselines and all(item.outcome is Outcome.ONE_SEED for item in baselines):
         return "One seed: whether a list teaches more than labels alone cannot be told."
@@ -142,7 +148,7 @@ def label_only_sentence(
         item for item in baselines if item.outcome not in (Outcome.UNTRIED, Outcome.ONE_SEED)
     ]
     left = [name for name in list_endpoints if name not in {item.endpoint for item in compared}]
-    parts = [_decided(compared, of=len(list_endpoints))] if compared else []
+    parts = [_comparison_sentence(compared, of=len(list_endpoints))] if compared else []
     if left:
         parts.append(
             f"Not compared with labels alone: {', '.join(left)}, where the two were not tried in "
@@ -152,9 +158,13 @@ def label_only_sentence(
     return " ".join(parts)
 
 
-def _decided(baselines: Sequence[LabelOnlyBaseline], *, of: int) -> str:
-    """What comparisons with labels alone say, of so many endpoints that give a list."""
-    # Where what is known to teach more cannot be told from labels, holding means nothing.
+def _comparison_sentence(baselines: Sequence[LabelOnlyBaseline], *, of: int) -> str:
+    """State the result of the comparisons with labels alone.
+
+    of: the number of endpoints that give a list, compared or not.
+    """
+    # An open endpoint is known to teach more. If the audit cannot show that, its other outcomes
+    # prove nothing.
     controls = [item for item in baselines if item.is_open] or baselines
     if not any(item.outcome is Outcome.MORE for item in controls):
         where = "not even where everything leaves" if controls[0].is_open else "on no endpoint"
@@ -202,7 +212,7 @@ def _equal_text(item: LabelOnlyBaseline) -> str:
 
 
 def gives_a_list(endpoint: EndpointResult) -> bool:
-    """Return whether an endpoint's answers hold more than their top-1."""
+    """Return whether an endpoint's answers contain more than their top-1."""
     return endpoint.utility.top5 > endpoint.utility.top1
 
 
@@ -224,6 +234,6 @@ def _reads_labels_only(summary: Summary, attacks: Mapping[str, Attack]) -> bool:
 
 
 def _uses_true_labels(summary: Summary, attacks: Mapping[str, Attack]) -> bool:
-    """As the attack says; one that is not installed here may."""
+    """Return whether the attack uses true labels; assume so if it is not installed here."""
     attack = attacks.get(summary.attack)
     return attack is None or attack.uses_true_labels

@@ -1,4 +1,4 @@
-"""An audit's numbers beside the published ones; what was not run stays empty."""
+"""An audit's numbers beside the published ones; a cell that was not run stays empty."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ _NORMAL = ("normal", "open")
 
 @dataclass(frozen=True)
 class Cell:
-    """One number as printed, percent, and ours where it was run; differences in points."""
+    """One printed number in percent, and ours if it was run; differences are in points."""
 
     printed: float | None
     printed_difference: float | None = None
@@ -25,10 +25,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """One published table and what this audit has for it.
+    """One published table with this audit's numbers.
 
-    baseline: one cell a student. rows: the teacher and its defence, its own accuracy as printed
-    and ours, and one cell a student.
+    baseline: one cell per student.
+    rows: the teacher with its defence, the teacher's accuracy as printed and ours, and one cell per
+        student.
     """
 
     title: str
@@ -44,10 +45,10 @@ def paper_tables(
     endpoints: Sequence[EndpointResult],
     summaries: Sequence[Summary],
 ) -> tuple[PaperTable, ...]:
-    """The published tables of which this audit ran at least one cell, with the same networks.
+    """Return the published tables of which this audit ran at least one cell.
 
-    A table of another data set is shown for what it is; two tables of one attack are told apart
-    by the number of classes.
+    A cell needs the same networks as printed. It may be of another data set, which the table names.
+    Two tables of one attack are distinguished by their number of classes.
     """
     text = (files("stingy_attacker_eval.report") / "paper_tables.toml").read_text(encoding="utf-8")
     places = _places(config, endpoints)
@@ -64,7 +65,7 @@ def paper_tables(
 def _places(
     config: AuditConfig, endpoints: Sequence[EndpointResult]
 ) -> dict[tuple[str, str], EndpointResult]:
-    """Endpoints by their teacher's network and their defence, as far as the protocol says."""
+    """Return endpoints by the teacher's network and the defence, if the protocol names both."""
     networks = {teacher.name: teacher.network for teacher in config.teachers}
     bundles = {item.name: item.bundle or "" for item in config.endpoints}
     places: dict[tuple[str, str], EndpointResult] = {}
@@ -122,7 +123,7 @@ _Rows = list[tuple[str, float, float | None, tuple[Cell, ...]]]
 
 
 def _from_normal(rows: _Rows) -> _Rows:
-    """Table 2 counts its differences from the normal teacher's student."""
+    """Count the differences from the normal teacher's student, as table 2 of the paper does."""
     base = [cell.ours.accuracy_mean if cell.ours is not None else None for cell in rows[0][3]]
     counted = []
     for title, printed, ours, cells in rows:

@@ -1,4 +1,4 @@
-"""What two attacks differ by: the one rule by which an audit tells any two numbers apart."""
+"""The difference of two attacks: the only rule by which an audit distinguishes two numbers."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -16,8 +16,9 @@ _ROUNDING = 1e-9
 class Difference:
     """Points between two mean accuracies.
 
-    error: one standard error of it, None where a side has one seed; n: the seeds of the side that
-    has fewer. With few seeds an error is itself rough, so whoever shows it shows n.
+    error: one standard error of the difference; None if a side has one seed.
+    n: seeds of the side that has fewer. With few seeds the error is itself rough, so a text with
+        the error also has n.
     """
 
     mean: float
@@ -26,29 +27,35 @@ class Difference:
 
     @property
     def is_clear(self) -> bool:
-        """Over two standard errors: the audit can tell the two apart."""
+        """True if the difference is over two standard errors."""
         return self.error is not None and abs(self.mean) > 2 * self.error
 
     @property
     def reliability(self) -> str:
-        """`error 0.21, n = 3`; with two decimals, for few seeds can be 0.0 apart by luck."""
+        """The text `error 0.21, n = 3`.
+
+        It has two decimals, because few seeds can be 0.0 apart by luck.
+        """
         return "one seed" if self.error is None else f"error {self.error:.2f}, n = {self.n}"
 
     @property
     def text(self) -> str:
-        """`+1.0 (error 0.21, n = 3)`, in points."""
+        """The text `+1.0 (error 0.21, n = 3)`, in points."""
         return f"{signed(self.mean)} ({self.reliability})"
 
 
 def difference(left: Summary, right: Summary, rows: Sequence[Row]) -> Difference:
-    """Left less right, both with a finite mean; seed by seed where both have the same seeds.
+    """Subtract right from left; both have a finite mean.
 
-    A seed decides the student's weights, the order of the images and their shifts, so what it does
-    to every student goes out of a difference of two. How much is left is estimated from all
-    students of the audit that are no worse than the worse of them, for the gaps of two over three
-    seeds tell little: the residual mean square of a two-way layout of attacks and seeds, which for
-    two attacks alone is the variance of their gaps. Where the seeds differ the error is that of
-    two means apart.
+    With the same seeds on both sides, the runs are paired by seed. A seed decides the student's
+    weights, the order of the images and their shifts. Its effect on every student is therefore
+    absent from the difference of two.
+
+    The remaining variance is the residual mean square of a two-way layout of attacks and seeds.
+    For two attacks alone it is the variance of their gaps. It is pooled over all students of the
+    audit that are no worse than the worse of the two, because a few gaps estimate it badly.
+
+    If the seeds differ, the error is that of two independent means.
     """
     accuracies = left.accuracy_mean or 0.0, right.accuracy_mean or 0.0
     mean, n = accuracies[0] - accuracies[1], min(left.n, right.n)
@@ -68,10 +75,14 @@ def difference(left: Summary, right: Summary, rows: Sequence[Row]) -> Difference
 def _noise(
     like: Summary, seeds: Collection[int], least: float, rows: Sequence[Row]
 ) -> float | None:
-    """The variance of an accuracy that neither attack nor seed explains; None of one attack.
+    """Return the variance of an accuracy that neither attack nor seed explains.
 
-    least: the mean accuracy of the students it is taken from. Students that an answer has ruined
-    vary more than those that are compared.
+    Returns None if there are fewer than two attacks.
+
+    like: a summary with the student and the budget to look for.
+    seeds: the seeds that each attack must have.
+    least: the lowest mean accuracy of the students to pool. Students below it, which bad answers
+        spoiled, vary more than those compared.
     """
     trained: dict[tuple[str, str], dict[int, float]] = {}
     for row in rows:

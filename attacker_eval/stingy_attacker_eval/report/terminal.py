@@ -1,4 +1,4 @@
-"""The audit's outcome on a terminal."""
+"""The audit's results on a terminal."""
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -10,7 +10,7 @@ from stingy_attacker_eval.results import NO_ENDPOINT
 
 
 def print_table(audit: Audit, console: Console) -> None:
-    """A table a student, the best attack of each endpoint in bold, then what they say."""
+    """Print a table per student, with each endpoint's best attack in bold, then the verdicts."""
     for student in audit.students:
         console.print(_table(audit, student))
     for endpoint in audit.endpoints:

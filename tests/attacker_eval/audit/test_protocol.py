@@ -98,7 +98,7 @@ def test_missing_fields_are_named() -> None:
 
 def test_budget_below_the_run_is_refused_before_a_query() -> None:
     (fault,) = faults(GOOD.replace("1797", "1796"))
-    assert "at least 1797 images (1297 to learn from, 500 to compare), got 1796" in fault
+    assert "at least 1797 images (1297 to train on, 500 to compare), got 1796" in fault
 
 
 @pytest.mark.parametrize("name", ["a/b", "../x", "", "A"])
@@ -186,7 +186,7 @@ def test_the_baseline_is_for_every_student_of_any_endpoint() -> None:
 def test_attacker_with_fewer_images_needs_a_smaller_budget() -> None:
     text = GOOD.replace("budget = 1797", "budget = 600\nimages = 100")
     assert len(parse_protocol(text).load().train_x) == 100
-    assert "at least 600 images (100 to learn from" in faults(text.replace("600", "599"))[0]
+    assert "at least 600 images (100 to train on" in faults(text.replace("600", "599"))[0]
 
 
 def test_a_schedule_reaches_the_training() -> None:
@@ -279,6 +279,6 @@ def test_audits_own_images_are_refused_as_a_pool(tmp_path: Path, part: str) -> N
 def test_budgets_must_be_distinct_and_below_the_whole() -> None:
     assert parse_protocol(GOOD.replace("budget =", "budgets = [10, 100]\nbudget =")).budgets
     (fault,) = faults(GOOD.replace("budget =", "budgets = [1297]\nbudget ="))
-    assert "below the 1297 images there are to learn from, got 1297" in fault
+    assert "below the 1297 images that students train on, got 1297" in fault
     (fault,) = faults(GOOD.replace("budget =", "budgets = [10, 10]\nbudget ="))
     assert 'the budget "10" once' in fault

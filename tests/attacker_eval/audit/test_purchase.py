@@ -76,7 +76,7 @@ def test_attack_killed_while_querying_buys_nothing_twice(tmp_path: Path, dataset
     protocol = tiny_protocol(dataset, attacks=('{ name = "data_free_hard", queries = 128 }',))
     protocol = protocol.model_copy(update={"budget": 144 + 128})
     oracle = FakeOracle(fails_after=4)
-    with pytest.raises(TransferError, match="64 of 128 images were asked"):
+    with pytest.raises(TransferError, match="64 of 128 images were answered"):
         audit(protocol, tmp_path / "out", stingy=oracle)
     oracle.fails_after = None
     report = audit(protocol, tmp_path / "out", stingy=oracle)
@@ -143,7 +143,7 @@ def test_network_of_another_endpoint_is_refused_as_white_box(tmp_path: Path, dat
 
 def test_key_that_cannot_pay_is_refused_before_a_query(tmp_path: Path, dataset: str) -> None:
     oracle = FakeOracle()
-    with pytest.raises(AuditError, match="nothing was asked"):
+    with pytest.raises(AuditError, match="nothing was sent"):
         run_audit(
             tiny_protocol(dataset), oracles={"stingy": oracle}, out=tmp_path / "o", remaining=10
         )

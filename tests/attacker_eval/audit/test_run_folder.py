@@ -130,7 +130,7 @@ def test_rows_without_a_record_of_their_answers_are_refused(tmp_path: Path, data
     out, protocol, oracle = tmp_path / "out", tiny_protocol(dataset), FakeOracle()
     rows = audit(protocol, out)["rows"]
     (out / "sources.json").unlink()
-    with pytest.raises(AuditError, match="got rows alone"):
+    with pytest.raises(AuditError, match="got rows only"):
         audit(protocol, out, stingy=oracle)
     assert oracle.requests == []
     # The baseline is trained on no answers.
@@ -142,7 +142,7 @@ def test_damaged_sources_file_is_named(tmp_path: Path, dataset: str) -> None:
     out, protocol = tmp_path / "out", tiny_protocol(dataset)
     audit(protocol, out)
     (out / "sources.json").write_text("[]")
-    with pytest.raises(AuditError, match=r"learnt from in .*sources\.json, got another"):
+    with pytest.raises(AuditError, match=r"sources of rows in .*sources\.json, got another"):
         audit(protocol, out)
 
 

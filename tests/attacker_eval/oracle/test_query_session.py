@@ -39,7 +39,7 @@ def test_E3_query_beyond_the_budget_is_refused_before_sending() -> None:
 
 def test_failing_endpoint_is_reported_with_the_images_sent() -> None:
     session = QuerySession(FakeOracle(max_batch=64, fails_after=1), budget=200)
-    with pytest.raises(TransferError, match="64 of 200 images were asked; the endpoint failed"):
+    with pytest.raises(TransferError, match="64 of 200 images were answered; the endpoint failed"):
         session.query(IMAGES)
     assert session.spent == 64
 
