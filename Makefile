@@ -9,7 +9,7 @@ BIN := .venv/bin
 
 help:
 	@echo "make demo              train, serve, query, attack and report, on handwritten digits"
-	@echo "make test              run all tests; those that failed last run first"
+	@echo "make test              run all tests but those that start model servers; failed ones first"
 	@echo "make test-integration  run the tests that start TorchServe (needs Java 17), MLServer, Ray"
 	@echo "make test-smoke        run the part of those that CI runs: TorchServe"
 	@echo "make test-interop      run the tests of unmodified clients: KServe, Triton"
@@ -19,7 +19,7 @@ help:
 	@echo "make bench-serving     measure the server beside its peers"
 	@echo "make bench-training    measure the audit's training beside the usual loop"
 	@echo "make gpu-rehearsal     run every stage for a GPU, tiny, on the CPU"
-	@echo "make clean             remove .venv and demo"
+	@echo "make clean             remove the environments and demo"
 
 # Installs again if the list of packages has changed.
 .venv/installed: pyproject.toml constraints.txt
@@ -117,4 +117,4 @@ fix: .venv/installed
 	$(BIN)/ruff format
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv .venv-interop .integration demo

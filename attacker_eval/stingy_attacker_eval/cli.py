@@ -245,7 +245,7 @@ def attacks(
 def demo(
     out: Annotated[Path, typer.Option(help="The demo's own folder.")] = Path("demo"),
 ) -> None:
-    """Train, serve, attack and report on one small data set, in two minutes."""
+    """Train, serve, attack and report on one small data set, in about a minute."""
     with _report_errors():
         from rich.console import Console
 

@@ -41,7 +41,7 @@ from stingy_server.store.rate_limits import Rates
 
 log = logging.getLogger("stingy")
 
-FRESH_S = 1.0  # a request that takes longer to arrive has its key looked up again
+FRESH_S = 1.0  # seconds since a request began after which its key is looked up again
 INLINE_BYTES = 2**20  # pixels up to this size are hashed on the event loop, in about 1 ms
 FULL = Tier()
 LABELS = Tier(classes=1, scores="none")  # the smallest tier

@@ -153,8 +153,9 @@ class WatchSettings(BaseModel):
 
     Attributes:
         alarm: the score from which a key is in alarm, 0..1.
-        then: on alarm, "nothing" records it in the ledger and the metrics; "labels" returns the
-            top-1 alone, without scores; "refuse" rejects; a list escalates one step per alarm.
+        then: the effect of an alarm. "nothing" records it in the ledger and the metrics.
+            "labels" returns the top-1 alone, without scores. "refuse" rejects. A list escalates
+            one step per alarm.
         images_per_s: images that are compared, in each process and for all keys together. The
             other images are only counted.
     """

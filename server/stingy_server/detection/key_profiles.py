@@ -96,6 +96,7 @@ class KeyProfile:
     distances: bytes = b""
     coverage: float = 0.0
     normality: float | None = None
+    # Two columns keep the names that release 0.1.0 gave them.
     budget_used_today: float = field(default=0.0, metadata={"column": "burnt"})
     score: float = 0.0
     action: str = field(default=Action.NONE, metadata={"column": "step"})

@@ -1,4 +1,4 @@
-"""The watch: a thread that finds keys which look like they copy the model.
+"""The watch: a thread that scores keys for extraction of the model.
 
 A request only copies a few samples of its images. Once a second the thread compares the samples and
 writes one small row a key. It reads the keys in alarm from the rows of all processes.

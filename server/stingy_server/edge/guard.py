@@ -244,7 +244,7 @@ class LedgerSender:
 
     @property
     def _in_ledger(self) -> bool:
-        # Only requests with a key make the ledger grow. A request for metadata is not a query.
+        # Of requests, only a POST with a key makes the ledger grow: metadata is not a query.
         return self.record.key is not None and self._scope["method"] == "POST"
 
     def _count(self, status: int) -> None:

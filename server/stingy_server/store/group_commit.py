@@ -20,9 +20,8 @@ Result = TypeVar("Result")
 FLUSH_POLL_S = 0.01
 
 
-class _Entry(
-    NamedTuple, Generic[Item]
-):  # for each write; a frozen dataclass costs a microsecond more
+# One entry for each call. A NamedTuple, because a frozen dataclass costs a microsecond more.
+class _Entry(NamedTuple, Generic[Item]):
     item: Item
     future: asyncio.Future[Any]
 

@@ -1,6 +1,6 @@
-"""The ledger: an append-only record of every request, without any output, pixel or key.
+"""The ledger: an append-only record of prediction requests with a key, and of server events.
 
-A request whose record cannot be written gets no answer.
+It holds no output, pixel or key. A request whose record cannot be written gets no answer.
 """
 
 import hashlib
@@ -23,7 +23,8 @@ class Entry:
         images: images in the request.
         answered: images answered.
         bits: leak bits of the answered images, summed.
-        event: "answer", the code of a refusal, "cancelled", "start" or "stop".
+        event: "answer", the code of a refusal, "cancelled", or an event of the server: "start",
+            "stop", "load", "unload", "share", "alarm", "alarm_labels", "alarm_refuse", "released".
     """
 
     time: str

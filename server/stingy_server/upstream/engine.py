@@ -1,8 +1,8 @@
 """The engine in front of an upstream, a model server in another process.
 
-The upstream either applies the policy, and the engine verifies each answer against the policy, or
-it returns raw logits, and the engine applies the policy. In the second case anyone who can reach
-the upstream gets the raw logits.
+The upstream may apply the policy; then the engine verifies each answer against it. Or the upstream
+returns raw logits; then the engine applies the policy, and anyone who can reach the upstream gets
+the raw logits.
 """
 
 import asyncio
