@@ -12,6 +12,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from checks import assert_nowhere, assert_plain_headers
+from infer_requests import tensor
 from leaking import disguises
 from sample_networks import canaries
 from serving import make_bundle, make_key, make_settings, png, random_images, running
@@ -21,11 +22,6 @@ from stingy_server.store.ledger import Ledger
 pytestmark = pytest.mark.anyio
 IMAGES = random_images(4)
 N, K = 3, 10
-
-
-def body(images: Any = IMAGES, **rest: Any) -> dict[str, Any]:
-    image = {"name": "image", "datatype": "UINT8", "shape": images.shape}
-    return {"inputs": [{**image, "data": images.ravel().tolist()}], **rest}
 
 
 async def all_bytes_sent(tmp_path: Path, caplog: pytest.LogCaptureFixture, **bundle: Any) -> bytes:
@@ -38,12 +34,16 @@ async def all_bytes_sent(tmp_path: Path, caplog: pytest.LogCaptureFixture, **bun
         dense = {"name": "logits", "parameters": {"binary_data": True}}
         requests: list[tuple[str, str, dict[str, Any]]] = [
             ("POST", "/v1/predict/digits", {"content": png(IMAGES[0])}),
-            ("POST", "/v2/models/digits/infer", {"json": body()}),
-            ("POST", "/v2/models/digits/infer", {"json": body(outputs=[dense])}),
-            ("POST", "/v2/models/digits/infer", {"json": body(outputs=[{"name": "features"}])}),
+            ("POST", "/v2/models/digits/infer", {"json": tensor(IMAGES)}),
+            ("POST", "/v2/models/digits/infer", {"json": tensor(IMAGES, outputs=[dense])}),
+            (
+                "POST",
+                "/v2/models/digits/infer",
+                {"json": tensor(IMAGES, outputs=[{"name": "features"}])},
+            ),
             ("POST", "/v1/predict/digits", {"content": b"x"}),
             ("POST", "/v1/predict/digits", {"content": bytes(200_000)}),
-            ("POST", "/v2/models/digits/infer", {"json": body(random_images(64))}),
+            ("POST", "/v2/models/digits/infer", {"json": tensor(random_images(64))}),
             ("GET", "/v1/usage", {}),
             ("GET", "/docs", {}),
             *(
@@ -111,10 +111,10 @@ async def test_L9_no_option_of_a_request_changes_the_answer(tmp_path: Path) -> N
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"), strict=True)
     options = {"top_k": 10, "temperature": 9, "logit_bias": {"3": 100}, "debug": True, "explain": 1}
     async with running(settings) as (client, _):
-        plain = (await client.post("/v2/models/digits/infer", json=body())).json()
+        plain = (await client.post("/v2/models/digits/infer", json=tensor(IMAGES))).json()
         single = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
         for name, value in {**options, "policy": "open"}.items():
-            document = body(**{name: value}, parameters={name: value})
+            document = tensor(IMAGES, **{name: value}, parameters={name: value})
             document["inputs"][0] |= {name: value, "parameters": {name: value}}
             response = await client.post(
                 "/v2/models/digits/infer", json=document, params={name: "1"}
@@ -163,7 +163,7 @@ async def test_Q7_same_pixels_have_one_cost_and_digest(tmp_path: Path) -> None:
     async with running(settings) as (client, app):
         for form in forms:
             await client.post("/v1/predict/digits", content=form)
-        await client.post("/v2/models/digits/infer", json=body(IMAGES[:1]))
+        await client.post("/v2/models/digits/infer", json=tensor(IMAGES[:1]))
         entries = [entry for _, entry in Ledger(app.state.service.database).entries()][1:]
     assert len({entry.pixels for entry in entries}) == 1
     assert [entry.answered for entry in entries] == [1] * 4

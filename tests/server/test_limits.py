@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from checks import metric_labels
+from infer_requests import tensor
 from serving import make_bundle, make_key, make_settings, png, random_images, running
 from stingy_protection import ScoreForm, build_policy
 from stingy_server import Keys, ModelSettings, Tier, create_app, service
@@ -30,16 +31,11 @@ pytestmark = pytest.mark.anyio
 IMAGES = random_images(8)
 
 
-def body(images: Any = IMAGES, **rest: Any) -> dict[str, Any]:
-    image = {"name": "image", "datatype": "UINT8", "shape": images.shape}
-    return {"inputs": [{**image, "data": images.ravel().tolist()}], **rest}
-
-
 async def infer(
     client: httpx.AsyncClient, key: str, images: Any = IMAGES, model: str = "digits"
 ) -> httpx.Response:
     headers = {"Authorization": f"Bearer {key}"}
-    return await client.post(f"/v2/models/{model}/infer", json=body(images), headers=headers)
+    return await client.post(f"/v2/models/{model}/infer", json=tensor(images), headers=headers)
 
 
 def outputs(response: httpx.Response) -> dict[str, Any]:
@@ -87,7 +83,9 @@ async def test_metadata_describes_the_answers_of_the_tier(tmp_path: Path) -> Non
         for tier in ("full", *TIERS):
             headers = {"Authorization": f"Bearer {make_key(configured.state, tier=tier)}"}
             metadata = (await client.get("/v2/models/digits", headers=headers)).json()
-            answer = await client.post("/v2/models/digits/infer", json=body(), headers=headers)
+            answer = await client.post(
+                "/v2/models/digits/infer", json=tensor(IMAGES), headers=headers
+            )
             names = [output["name"] for output in metadata["outputs"]]
             assert set(outputs(answer)) == set(names) - {"logits"}
             assert outputs(answer)["indices"].shape[1] == metadata["parameters"]["support"]
@@ -193,8 +191,8 @@ async def test_O1_every_request_has_one_entry_without_its_output(tmp_path: Path)
         tmp_path,
         [
             lambda client: client.post(path, content=png(IMAGES[0])),
-            lambda client: client.post("/v2/models/digits/infer", json=body()),
-            lambda client: client.post("/v2/models/digits/infer", json=body(random_images(16))),
+            lambda client: client.post("/v2/models/digits/infer", json=tensor(IMAGES)),
+            lambda client: client.post("/v2/models/digits/infer", json=tensor(random_images(16))),
             lambda client: client.post(path, content=b"not an image"),
             lambda client: client.post("/v1/predict/other", content=png(IMAGES[0])),
             lambda client: client.post(path, content=bytes(60_000)),
@@ -244,7 +242,7 @@ async def test_Q8_metrics_ledger_and_budgets_agree(tmp_path: Path) -> None:
     configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     async with running(configured, budget=30) as (client, app):
         for _ in range(5):
-            await client.post("/v2/models/digits/infer", json=body())
+            await client.post("/v2/models/digits/infer", json=tensor(IMAGES))
         service = app.state.service
         sample = service.metrics.registry.get_sample_value
         answered = sample("stingy_images_answered_total", {"model": "digits"})
@@ -302,7 +300,10 @@ async def slow_body(content: bytes, meanwhile: Callable[[], object]) -> AsyncIte
     yield content[-1:]
 
 
-POSTS = {"/v1/predict/digits": png(IMAGES[0]), "/v2/models/digits/infer": orjson.dumps(body())}
+POSTS = {
+    "/v1/predict/digits": png(IMAGES[0]),
+    "/v2/models/digits/infer": orjson.dumps(tensor(IMAGES)),
+}
 
 
 @pytest.mark.parametrize("path", POSTS)
@@ -360,7 +361,9 @@ async def test_key_is_looked_up_twice_only_if_the_request_is_slow(
         monkeypatch.setattr(key_lookup, "lookup", counting_lookup)
         for fresh_s in (60.0, 0.0):
             monkeypatch.setattr(service, "FRESH_S", fresh_s)
-            assert (await client.post("/v2/models/digits/infer", json=body())).status_code == 200
+            assert (
+                await client.post("/v2/models/digits/infer", json=tensor(IMAGES))
+            ).status_code == 200
     assert len(looked_up) == 1 + 2
     assert len(set(looked_up)) == 1
 

@@ -171,6 +171,12 @@ def png(image: Pixels, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
+def charged(state: Path) -> int:
+    """Return the images that all keys of a state folder have been charged for."""
+    with closing(Database(state)) as database:
+        return sum(budget.used for _, budget in Keys(database).all())
+
+
 def spend(
     state: Path,
     key_id: str,

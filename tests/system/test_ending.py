@@ -16,7 +16,7 @@ import pytest
 
 from leaking import disguises
 from sample_networks import THINKING, canaries
-from serving import make_bundle, make_key, png, random_images, served
+from serving import charged, make_bundle, make_key, png, random_images, served
 from stingy_clients import Client
 from stingy_server import Database, Keys
 from stingy_server.store.ledger import Ledger
@@ -56,11 +56,6 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "the condition stayed false for 60 s"
         time.sleep(0.02)
-
-
-def charged(state: Path) -> int:
-    with closing(Database(state)) as database:
-        return sum(budget.used for _, budget in Keys(database).all())
 
 
 def await_inference(process: "subprocess.Popen[str]") -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serving import free_port, make_bundle, make_key, png, random_images, served
+from serving import charged, free_port, make_bundle, make_key, png, random_images, served
 from stingy_server import Database, Keys
 from stingy_server.process.workers import HEARTBEAT_S
 from stingy_server.store.ledger import Ledger
@@ -74,11 +74,6 @@ def await_workers(state: Path, count: int) -> None:
     """
     wait_until(lambda: count_starts(state) == count)
     time.sleep(4 * HEARTBEAT_S)
-
-
-def charged(state: Path) -> int:
-    with closing(Database(state)) as database:
-        return sum(budget.used for _, budget in Keys(database).all())
 
 
 def refuses_connections(url: str) -> bool:
