@@ -28,7 +28,7 @@ class Document(BaseModel):
 
 
 class Schedule(Document):
-    """How a network is trained, and on how many of the training images (None: all)."""
+    """The training of a network, on `images` of the training images (None: all)."""
 
     images: Annotated[int, Field(gt=0)] | None = None
     epochs: Annotated[int, Field(gt=0)]
@@ -111,7 +111,7 @@ class AuditConfig(Schedule):
 
 
 class EndpointResult(Document):
-    """What one endpoint is, what it sold, and at what price.
+    """An endpoint's description, its answers in numbers, and their price.
 
     scores, decimals, support: the policy's score form, grid and N.
     labels: SHA-256 of the top-1 of the transfer set, so that equal labels are known as such.

@@ -93,7 +93,7 @@ class Summary(BaseModel):
 
     @property
     def white_box(self) -> bool:
-        """Whether the attack reads the network itself, as its label says."""
+        """True if the attack reads the network itself, as its label says."""
         return WHITE_BOX in self.attack.partition("[")[2].rstrip("]").split(",")
 
 

@@ -9,7 +9,7 @@ _INDEX_BYTES, _SCORE_BYTES = 8, 4
 
 
 class Utility(BaseModel):
-    """What an endpoint's answers to some images are worth to an honest client.
+    """The worth of an endpoint's answers to an honest client.
 
     top1, top5: percent whose true class is first, or among the first five.
     ece: expected calibration error of the first class's probability, in points; None if the

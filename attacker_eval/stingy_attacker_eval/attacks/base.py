@@ -76,7 +76,7 @@ class Attack(ABC):
     @final
     @property
     def trains_on_fixed_answers(self) -> bool:
-        """Whether the attack trains on answers bought once, so that fewer of them can be tried."""
+        """True if the attack trains on answers bought once, so that fewer of them can be tried."""
         querying = self.requires & {Capability.QUERIES, Capability.WHITE_BOX}
         return bool(self.requires & {Capability.ANSWERS, Capability.SCORES}) and not querying
 
@@ -86,7 +86,7 @@ class Attack(ABC):
 
     @property
     def uses_true_labels(self) -> bool:
-        """Whether the student depends on the true labels of the attacker's images."""
+        """True if the student depends on the true labels of the attacker's images."""
         return Capability.LABELS in self.requires
 
     def pool_name(self) -> str | None:

@@ -1,4 +1,4 @@
-"""What attacks without any image share: settings, a generator, a store of what was bought."""
+"""The common parts of attacks without images: settings, a generator, a replay buffer."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -125,8 +125,8 @@ class DataFree(Attack):
     def round_runner(
         self, student: nn.Module, generator: Generator, context: AttackContext, replay: ReplayBuffer
     ) -> Callable[[], None]:
-        """What plays one round: it asks `round_queries` images and adds them to the replay."""
+        """Return a function that queries `round_queries` images and adds them to the buffer."""
 
     @abstractmethod
     def student_loss(self, student_logits: Tensor, targets: Tensor) -> Tensor:
-        """The student's loss `[]` for logits `[batch, classes]` on what the replay holds."""
+        """The student's loss `[]` for logits `[batch, classes]` on targets of the buffer."""

@@ -43,7 +43,7 @@ def simulation_unsupported_reason(info: ModelInfo) -> str | None:
 
 
 def simulate_policy(logits: Tensor, info: ModelInfo, options: PolicyOptions) -> Tensor:
-    """What the endpoint would answer for logits `[n, classes]`: the same shape, -inf withheld.
+    """Return the answers of the policy for logits `[n, classes]`: the same shape, -inf withheld.
 
     Gradients flow through the kept scores. info must pass simulation_unsupported_reason.
     """

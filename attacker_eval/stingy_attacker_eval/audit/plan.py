@@ -45,7 +45,7 @@ class Job:
 
     @property
     def queries_endpoint(self) -> bool:
-        """Whether the attack queries the endpoint as it runs."""
+        """True if the attack queries the endpoint as it runs."""
         return Capability.QUERIES in self.attack.requires
 
     @property

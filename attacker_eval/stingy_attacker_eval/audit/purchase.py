@@ -32,7 +32,7 @@ _ALIKE = 99.0  # percent
 
 @dataclass(frozen=True)
 class PurchasedData:
-    """What one endpoint sold.
+    """The answers that one endpoint sold.
 
     transfer: the answers for the training images, in their order.
     evaluation: the answers for the test images.

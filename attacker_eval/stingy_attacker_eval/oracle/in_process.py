@@ -85,7 +85,7 @@ class _Lifespan:
             await self._from_app.put({"type": "ended"})
 
     async def _phase_completed(self, phase: str) -> bool:
-        """Whether the application says that its start or stop is complete."""
+        """Return whether the application reports its start or stop as complete."""
         await self._to_app.put({"type": f"lifespan.{phase}"})
         message = await self._from_app.get()
         return bool(message["type"] == f"lifespan.{phase}.complete")

@@ -30,7 +30,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class LabelOnlyBaseline:
-    """What an endpoint's labels alone are worth, and how much more its best attack got.
+    """The best result from an endpoint's labels alone, beside that of its best attack.
 
     best: the best attack on the endpoint.
     baseline: the best that was got with such labels alone.
