@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from stingy_attacker_eval.oracle.query_session import QuerySession
     from stingy_attacker_eval.oracle.transfer_set import TransferSet, buy
     from stingy_attacker_eval.report.html import write_report
+    from stingy_attacker_eval.report_schema import Report, read_report
 
 __all__ = [
     "Answers",
@@ -48,12 +49,14 @@ __all__ = [
     "Protocol",
     "ProtocolError",
     "QuerySession",
+    "Report",
     "TransferError",
     "TransferSet",
     "buy",
     "in_process_client",
     "load_dataset",
     "load_protocol",
+    "read_report",
     "run_audit",
     "write_report",
 ]
@@ -69,6 +72,7 @@ _HOME = {
     "in_process_client": "oracle.in_process",
     "run_audit": "audit.runner",
     "write_report": "report.html",
+    **dict.fromkeys(("Report", "read_report"), "report_schema"),
     **dict.fromkeys(("TransferSet", "buy"), "oracle.transfer_set"),
 }
 
