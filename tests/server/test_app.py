@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 import sample_networks
 from infer_requests import IMAGES, code, infer, outputs, used
@@ -72,9 +73,10 @@ def test_P6_factory_that_raises_is_a_fault_of_its_bundle(
 ) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
 
-    def broken(num_classes: int) -> None:
+    def broken(num_classes: int) -> nn.Module:
         raise error("from a factory")
 
+    broken.__module__ = "sample_networks"
     monkeypatch.setattr(sample_networks, "linear", broken)
     with pytest.raises(ConfigurationError) as raised:
         create_app(settings)

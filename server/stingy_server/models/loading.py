@@ -4,9 +4,8 @@ The order is fixed: manifest, policy, hash of the weights. Only then does the se
 or import a factory, and it imports factories from trusted modules alone.
 """
 
-import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +22,8 @@ from stingy_protection import (
 )
 from stingy_server.inference.thread_batcher import AnswerFunction
 from stingy_server.models.artefact import is_artefact, open_artefact, read_artefact
+from stingy_server.models.factories import FactoryRejected, check_factory, find_factory
 from stingy_server.settings import ModelSettings, Settings, misplaced_settings
-
-# Arguments by which well-known factories download other weights than the bundle's.
-DOWNLOADS = frozenset({"weights", "weights_backbone", "pretrained", "checkpoint_path"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +85,7 @@ def load_bundles(
         faults += bundle_faults
         bundles += [] if bundle is None else [bundle]
     for bundle in bundles:
-        loaded, load_faults = _load(bundle)
+        loaded, load_faults = _load(bundle, trusted=settings.trusted_factories)
         faults += load_faults
         models += [] if loaded is None else [loaded]
     return models, faults
@@ -171,26 +168,21 @@ def _read_bundle(
 def _read_state(
     name: str, model: ModelSettings, manifest: BundleManifest, settings: Settings
 ) -> tuple[dict[str, Tensor] | None, list[str]]:
-    """Read a network's weights, and check that its factory is trusted and downloads nothing."""
-    faults = []
-    module = manifest.factory.partition(":")[0]
-    if not any(f"{module}.".startswith(f"{home}.") for home in settings.trusted_factories):
-        faults.append(
-            f"{name}: expected a factory from a trusted module, got {manifest.factory}; "
-            "if you trust it, add its module to trusted_factories"
-        )
-    for argument in sorted(DOWNLOADS & set(manifest.arguments)):
-        faults.append(f"{name}: the argument {argument} would fetch weights; remove it")
+    """Read a network's weights, and check the path and arguments of its factory."""
+    found = check_factory(manifest.factory, manifest.arguments, trusted=settings.trusted_factories)
+    faults = [f"{name}: {fault}" for fault in found]
     try:
         return verified_weights(model.bundle, manifest), faults
     except BundleError as error:
         return None, faults + [f"{name}: {fault}" for fault in error.faults]
 
 
-def _load(bundle: ValidatedBundle) -> tuple[LoadedModel | None, list[str]]:
+def _load(
+    bundle: ValidatedBundle, *, trusted: Sequence[str]
+) -> tuple[LoadedModel | None, list[str]]:
     network: nn.Module | AnswerFunction | None = bundle.program
     if bundle.state is not None:
-        network, faults = _build_network(bundle, bundle.state)
+        network, faults = _build_network(bundle, bundle.state, trusted=trusted)
         if network is None:
             return None, faults
     model = LoadedModel(
@@ -200,14 +192,14 @@ def _load(bundle: ValidatedBundle) -> tuple[LoadedModel | None, list[str]]:
 
 
 def _build_network(
-    bundle: ValidatedBundle, state: dict[str, Tensor]
+    bundle: ValidatedBundle, state: dict[str, Tensor], *, trusted: Sequence[str]
 ) -> tuple[nn.Module | None, list[str]]:
     """Call the factory of a bundle and load its weights."""
     name, path = bundle.name, bundle.manifest.factory
-    module, _, attribute = path.partition(":")
     try:
-        factory: Any = getattr(importlib.import_module(module), attribute)
-        network = factory(**bundle.manifest.arguments)
+        network = find_factory(path, trusted=trusted)(**bundle.manifest.arguments)
+    except FactoryRejected as error:
+        return None, [f"{name}: {error}"]
     # A factory is foreign code, which may raise anything.
     except Exception as error:  # noqa: BLE001
         return None, [f"{name}: {path} failed: {type(error).__name__}: {error}"]
