@@ -32,6 +32,8 @@ FRAME_BYTES = 64 * 1024
 LEAST_REQUEST_BYTES = 6_553_500
 QUEUED_REQUESTS = 1024  # more than edges send at once with default settings
 TOKEN_MINUTES = 10 * 365 * 24 * 60
+# The settings of the operator that also apply to the worker.
+WORKER_SETTINGS = {"strict", "precision", "batch_size", "max_pixels", "trusted_factories"}
 
 
 def write_archive(
@@ -48,7 +50,7 @@ def write_archive(
     Args:
         folder: the folder of the archive; created if missing.
         policy_text: the policy in the form of a bundle's manifest.
-        settings: `strict`, `precision`, `batch_size` and `max_pixels` also apply to the worker.
+        settings: those of `WORKER_SETTINGS` also apply to the worker.
 
     Raises:
         BundleError: if the policy needs a secret, which an archive must not contain.
@@ -58,7 +60,7 @@ def write_archive(
             (f"expected a policy without keyed noise, got {policy.name}; it needs a secret",)
         )
     served = replace(manifest, policy=policy_text)
-    worker = settings.model_dump(include={"strict", "precision", "batch_size", "max_pixels"})
+    worker = settings.model_dump(mode="json", include=WORKER_SETTINGS)
     # No batching in TorchServe, because one request may already contain many images.
     config = {"minWorkers": 1, "maxWorkers": 1, "batchSize": 1, "stingy": worker}
     described = {

@@ -74,6 +74,7 @@ def test_worker_gets_the_settings_of_the_command(tmp_path: Path) -> None:
         "precision": "float32",
         "batch_size": 8,
         "max_pixels": 2**24,
+        "trusted_factories": ["sample_networks"],
     }
 
 
