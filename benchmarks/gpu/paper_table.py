@@ -26,7 +26,7 @@ from stingy_attacker_eval.audit.protocol import Protocol
 from stingy_attacker_eval.audit.runner import run_audit
 from stingy_attacker_eval.oracle.in_process import in_process_client
 from stingy_attacker_eval.oracle.oracle import HttpOracle
-from stingy_attacker_eval.report.analysis import read_report
+from stingy_attacker_eval.report.analysis import read_audit
 from stingy_attacker_eval.report.html import write_report
 from stingy_attacker_eval.report.terminal import print_table
 from stingy_attacker_eval.teachers import protocol_networks, train_protocol_teachers
@@ -88,7 +88,7 @@ def run(protocol: Protocol, folder: Path, *, parallel: int, first: list[str]) ->
                 executor=in_processes(parallel) if parallel > 1 else in_turn,
             )
             write_report(folder / "audit")
-    print_table(read_report(folder / "audit"), Console(width=140))
+    print_table(read_audit(folder / "audit"), Console(width=140))
 
 
 def main() -> int:
