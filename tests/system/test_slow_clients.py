@@ -4,12 +4,10 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
-import pytest
 
 from raw_http import (
     REQUESTS,
@@ -24,7 +22,6 @@ from raw_http import (
     until_closed,
 )
 from serving import (
-    make_bundle,
     make_key,
     png,
     random_images,
@@ -33,21 +30,6 @@ from serving import (
 from stingy_clients import Client
 
 IMAGE = png(random_images(1)[0])
-SHORT_TIMEOUTS = {"STINGY_HEADER_TIMEOUT_S": "1", "STINGY_BODY_TIMEOUT_S": "2"}
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("bundles") / "digits", policy="stingy:n=2")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Iterator[tuple[str, str]]:
-    """Start a server with short timeouts, and yield its address and a key."""
-    state = tmp_path_factory.mktemp("server") / "state"
-    key = make_key(state)
-    with served(bundle, state=state, **SHORT_TIMEOUTS) as (url, _):
-        yield url, key
 
 
 def test_H3_silent_connection_is_closed(server: tuple[str, str]) -> None:
