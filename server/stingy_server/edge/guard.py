@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from stingy_server.edge.ledger_sender import LedgerSender
 from stingy_server.errors import (
     BAD_REQUEST,
     DRAINING,
@@ -25,9 +26,7 @@ from stingy_server.errors import (
     TOO_LARGE,
     UNAUTHENTICATED,
     UNSUPPORTED_ENCODING,
-    Refusal,
     ServiceError,
-    error_response,
 )
 from stingy_server.observability.request_record import RequestRecord
 from stingy_server.service import Service
@@ -36,10 +35,8 @@ from stingy_server.store.base import StoreUnavailable
 
 log = logging.getLogger("stingy")
 
-CANCELLED = "cancelled"  # the event of a request that ended without a response
 PROBES = frozenset({"/v2/health/live", "/v2/health/ready"})
 MAX_KEY_LENGTH = 256
-SECURITY_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 
 
 class Guard:
@@ -68,7 +65,7 @@ class Guard:
         finally:
             sender.record_abort()
 
-    async def _handle(self, scope: Scope, receive: Receive, sender: "LedgerSender") -> None:
+    async def _handle(self, scope: Scope, receive: Receive, sender: LedgerSender) -> None:
         headers = _header_values(scope)
         try:
             probe = scope["path"] in PROBES
@@ -177,97 +174,3 @@ def _header_values(scope: Scope) -> dict[bytes, list[bytes]]:
     for name, value in scope["headers"]:
         headers.setdefault(name, []).append(value)
     return headers
-
-
-class LedgerSender:
-    """A sender that records the request in the ledger before the first byte leaves."""
-
-    def __init__(self, service: Service, record: RequestRecord, scope: Scope, send: Send) -> None:
-        self.record = record
-        self._service = service
-        self._scope = scope
-        self._send = send
-        self._started = False
-        self._withheld = False
-        self._ended = False
-
-    async def refuse(self, refusal: Refusal) -> None:
-        """Send a refusal and refund the request, unless a response has started."""
-        if self._started:
-            return
-        self._service.refund(self.record)
-        self.record.event = refusal.code
-        response = error_response(refusal, self.record.request_id)
-        await response(self._scope, _disconnect, self.send)
-
-    def record_abort(self) -> None:
-        """Record a request that ended without a response (client left, or server stopping)."""
-        if self._ended:
-            return
-        self._service.refund(self.record)
-        self.record.event = CANCELLED
-        if self._in_ledger:
-            entry = self.record.entry(0)
-            appended = self._service.writes.submit(lambda: self._service.ledger.append(entry))
-            appended.add_done_callback(_log_if_failed)
-        self._count(0)
-
-    async def send(self, message: Message) -> None:
-        if message["type"] != "http.response.start":
-            if not self._withheld:
-                await self._send(message)
-            return
-        try:
-            await self._append_entry(message["status"])
-        except StoreUnavailable as error:
-            log.error("%s", error)
-            await self._withhold()
-        else:
-            self._started = True
-            await self._send_with_headers(message)
-
-    async def _withhold(self) -> None:
-        """Send a refusal in place of an answer that the ledger cannot record. The charge stays."""
-        self._started = self._withheld = self._ended = True
-        record = self.record
-        record.event, record.answered, record.bits = STORE_UNAVAILABLE.code, 0, 0.0
-        self._count(STORE_UNAVAILABLE.status)
-        response = error_response(STORE_UNAVAILABLE, record.request_id)
-        await response(self._scope, _disconnect, self._send_with_headers)
-
-    async def _append_entry(self, status: int) -> None:
-        if self._in_ledger:
-            entry = self.record.entry(status)
-            await self._service.writes.run(lambda: self._service.ledger.append(entry))
-        self._ended = True
-        self._count(status)
-
-    @property
-    def _in_ledger(self) -> bool:
-        # Of requests, only a POST with a key makes the ledger grow: metadata is not a query.
-        return self.record.key is not None and self._scope["method"] == "POST"
-
-    def _count(self, status: int) -> None:
-        service, record = self._service, self.record
-        if self._in_ledger:
-            service.tracing.trace(record, status)
-        service.metrics.count(record, seconds=time.perf_counter() - record.started)
-
-    async def _send_with_headers(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            extra = {"x-request-id": self.record.request_id, **self.record.headers}
-            message["headers"] = [
-                *message["headers"],
-                *SECURITY_HEADERS,
-                *((name.encode(), value.encode()) for name, value in extra.items()),
-            ]
-        await self._send(message)
-
-
-def _log_if_failed(appended: asyncio.Future[None]) -> None:
-    if (error := appended.exception()) is not None:
-        log.error("cannot write the ledger entry: %s", error)
-
-
-async def _disconnect() -> Message:
-    return {"type": "http.disconnect"}
