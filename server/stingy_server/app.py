@@ -8,6 +8,7 @@ The path of one image, from left to right:
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from fastapi import FastAPI
@@ -16,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from stingy_server.admission import Admission
 from stingy_server.detection.monitor import Watch
 from stingy_server.edge import oip_routes, routes
 from stingy_server.edge.fast_path import FastPathMiddleware
@@ -43,7 +45,7 @@ from stingy_server.store.deployments import Deployment, Deployments
 from stingy_server.store.group_commit import BatchedLookup, GroupCommit, StoreExecutor
 from stingy_server.store.keys import Keys
 from stingy_server.store.ledger import Ledger
-from stingy_server.store.rate_limits import Rates
+from stingy_server.store.rate_limits import Rates, parse_rate
 
 log = logging.getLogger("stingy")
 
@@ -76,7 +78,7 @@ def create_app(
         faults += _changes(models, expected)
     rates, found = _rates(settings)
     tracing, more = _tracing(settings)
-    faults += rate_store_faults(settings) + found + more
+    faults += rate_store_faults(settings) + room_faults(settings) + found + more
     try:
         database = _database(settings, faults)
     except BaseException:
@@ -123,6 +125,7 @@ def _service(settings: Settings, *, database: Database, rates: Rates, tracing: T
         tracing=tracing,
         watch=Watch(database, settings=settings.watch, metrics=metrics),
         fleet=Fleet([], secret=database.pepper),
+        admission=Admission(settings),
     )
 
 
@@ -226,11 +229,27 @@ def rate_store_faults(settings: Settings) -> list[str]:
     return []
 
 
+def room_faults(settings: Settings) -> list[str]:
+    """Return a fault if the largest body exceeds what one key may hold."""
+    least = math.ceil(settings.max_body_bytes / settings.share)
+    if settings.max_held_bytes < least:
+        return [
+            f"max_held_bytes: expected at least max_body_bytes / share, which is {least}, "
+            f"got {settings.max_held_bytes}"
+        ]
+    return []
+
+
 def _rates(settings: Settings) -> tuple[Rates, list[str]]:
+    faults = []
     try:
-        return Rates(settings.rate_store), []
+        parse_rate(settings.request_rate)
+    except ValueError as error:
+        faults.append(f"request_rate: {error}")
+    try:
+        return Rates(settings.rate_store), faults
     except ConfigurationError as error:
-        return Rates("memory://"), [*error.faults]
+        return Rates("memory://"), [*faults, *error.faults]
 
 
 def _tracing(settings: Settings) -> tuple[Tracing, list[str]]:

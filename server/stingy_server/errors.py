@@ -108,6 +108,12 @@ RATE_LIMITED = Refusal(
     "Expected queries within the rate of this key, got more; "
     "try again after the seconds in Retry-After.",
 )
+RATE_BELOW_REQUEST = Refusal(
+    "too_large",
+    413,
+    "Expected at most {limit} images in a request, because the rate of this key grants no more, "
+    "got more; send fewer images at once.",
+)
 REFUSED = Refusal(
     "refused",
     500,
@@ -160,11 +166,21 @@ class ServiceError(Exception):
     """The end of a request with one of the refusals above.
 
     Raise it `from None`, because its cause must not leave the server.
+
+    Args:
+        retry_after: seconds, in place of those of the refusal.
+        limit: a limit of the server or of the key, which the sentence names.
     """
 
-    def __init__(self, refusal: Refusal, *, retry_after: int | None = None) -> None:
+    def __init__(
+        self, refusal: Refusal, *, retry_after: int | None = None, limit: int | None = None
+    ) -> None:
         super().__init__(refusal.code)
-        self.refusal = refusal if retry_after is None else replace(refusal, retry_after=retry_after)
+        if retry_after is not None:
+            refusal = replace(refusal, retry_after=retry_after)
+        if limit is not None:
+            refusal = replace(refusal, message=refusal.message.format(limit=limit))
+        self.refusal = refusal
 
 
 class ConfigurationError(Exception):

@@ -12,12 +12,15 @@ from stingy_protection import (
     leak_bits,
     tighten,
 )
+from stingy_server.admission import Admission, Place
 from stingy_server.codec.images import Pixels
 from stingy_server.detection.key_profiles import Action
 from stingy_server.detection.monitor import Watch
 from stingy_server.errors import (
     BUDGET_EXHAUSTED,
     DEADLINE,
+    DRAINING,
+    RATE_BELOW_REQUEST,
     REFUSED,
     SUSPENDED,
     UNAUTHENTICATED,
@@ -35,9 +38,9 @@ from stingy_server.store.base import StoreUnavailable
 from stingy_server.store.budgets import DAY_S, Budgets, key_owner, model_owner
 from stingy_server.store.database import Database
 from stingy_server.store.group_commit import BatchedLookup, GroupCommit, StoreExecutor
-from stingy_server.store.keys import Key, Keys
+from stingy_server.store.keys import Caller, Keys
 from stingy_server.store.ledger import Ledger
-from stingy_server.store.rate_limits import Rates
+from stingy_server.store.rate_limits import Rates, parse_rate
 
 log = logging.getLogger("stingy")
 
@@ -58,7 +61,7 @@ class Service:
     settings: Settings
     database: Database
     keys: Keys
-    key_lookup: BatchedLookup[Key | None]  # from the text of a key to the key
+    key_lookup: BatchedLookup[Caller | None]  # from the text of a key to its caller
     budgets: Budgets
     ledger: Ledger
     writes: GroupCommit
@@ -68,6 +71,7 @@ class Service:
     tracing: Tracing
     watch: Watch
     fleet: Fleet
+    admission: Admission
     draining: bool = False
     last_writes: list[Callable[[], None]] = field(default_factory=list)
 
@@ -102,17 +106,53 @@ class Service:
             log.error("%s", error)
         self.database.close()
 
+    async def admit(self, record: RequestRecord, *, query: bool, declared: int) -> Place:
+        """Admit a request by its head: charge the request rate, and take its place.
+
+        A request that arrives before a drain keeps its place until it ends, even if its body is
+        slow.
+
+        Args:
+            query: whether it is a query, which a key with a spent budget cannot make.
+            declared: bytes of the body, by the head.
+
+        Raises:
+            ServiceError: draining, rate_limited, budget_exhausted or overloaded.
+        """
+        if self.draining:
+            raise ServiceError(DRAINING)
+        key = record.key
+        if key is None:
+            raise ServiceError(REFUSED)
+        rate = key.request_rate or self.settings.request_rate
+        await self.rates.charge(f"requests:{key.id}", rate, 1)
+        if query and record.spent:
+            owners = [key_owner(key.id)]
+            wait = await self.executor.run(lambda: self._next_day(owners, 1))
+            raise ServiceError(BUDGET_EXHAUSTED, retry_after=wait)
+        place = self.admission.enter(key.id, declared=declared)
+        self.metrics.in_flight.inc()
+        return place
+
+    def leave(self, place: Place) -> None:
+        """Give the room of a request back."""
+        place.close()
+        self.metrics.in_flight.dec()
+
     def endpoint(self, record: RequestRecord, model: str, version: str | None = None) -> Endpoint:
         """Return the named version of a model, or the version that this caller gets by default.
 
         Raises:
-            ServiceError: not_found, if there is no such model or version.
+            ServiceError: not_found, if there is no such model or version; overloaded, if the model
+                has its share of the room.
         """
         caller = NO_VALUE if record.key is None else record.key.id
         found = self.fleet.find(model, version, caller=caller)
         if found is None:
             raise ServiceError(UNKNOWN_MODEL)
         record.endpoint = found
+        if record.place is not None and self.fleet.several:
+            record.place.use_model(found.name)
         return found
 
     def record_event(self, event: str) -> None:
@@ -152,14 +192,17 @@ class Service:
         endpoint: Endpoint,
         decode: Callable[[], Awaitable[Pixels]],
         *,
+        images: int,
         tier: Tier,
     ) -> SparseLogits:
-        """Decode a batch, charge the key for it, and answer it within the deadline.
+        """Charge the key for a batch, decode the batch, and answer it within the deadline.
 
-        The whole batch is charged, or none of it. The answer is no larger than the tier permits.
-        The guard refunds a request that ends without an answer.
+        The whole batch is charged, or none of it. Nothing is decoded before. The answer is no
+        larger than the tier permits. The guard refunds the budget of a request that ends without
+        an answer. The rate counts attempts, so it is not refunded.
 
         Args:
+            images: the number of images that `decode` will return.
             decode: returns uint8 [batch, height, width, 3], of the size that the endpoint takes.
             tier: the key's tier. A route looks it up once, after the body has arrived. A later
                 alarm applies from the next request on.
@@ -171,6 +214,7 @@ class Service:
         """
         try:
             async with asyncio.timeout(self.settings.deadline_s):
+                await self._charge(record, endpoint, images)
                 return await self._answer(record, endpoint, await decode(), tier)
         except TimeoutError:
             raise ServiceError(DEADLINE) from None
@@ -178,15 +222,14 @@ class Service:
     async def _answer(
         self, record: RequestRecord, endpoint: Endpoint, images: Pixels, tier: Tier
     ) -> SparseLogits:
-        record.images = len(images)
+        caller = NO_VALUE if record.key is None else record.key.id
         if images.nbytes <= INLINE_BYTES:
             record.pixels = self.ledger.digest(images)
         else:  # hashing releases the interpreter's lock, so the event loop goes on
             record.pixels = await asyncio.to_thread(self.ledger.digest, images)
-        await self._charge(record, endpoint, len(images))
         try:
             record.engine_started = time.perf_counter()
-            answer = await endpoint.engine.predict(images)
+            answer = await endpoint.engine.predict(images, caller=caller)
             record.engine_finished = time.perf_counter()
             answer = tighten_to_tier(answer, tier)
             bits = leak_bits(answer)
@@ -200,6 +243,7 @@ class Service:
         return answer
 
     async def _charge(self, record: RequestRecord, endpoint: Endpoint, images: int) -> None:
+        record.images = images
         if record.key is None:
             raise ServiceError(REFUSED)
         # A body may arrive slowly, and its key may have been revoked since the guard looked it up.
@@ -207,6 +251,9 @@ class Service:
         if stale and await self.key_lookup.lookup(record.secret) is None:
             raise ServiceError(UNAUTHENTICATED)
         if record.key.rate is not None:
+            most = parse_rate(record.key.rate).amount
+            if images > most:
+                raise ServiceError(RATE_BELOW_REQUEST, limit=most)
             state = await self.rates.charge(record.key.id, record.key.rate, images)
             record.headers = {
                 "ratelimit-limit": str(state.limit),

@@ -197,6 +197,10 @@ class Settings(BaseSettings):
         queue_bytes: bytes of images that may wait or run at once; more are refused with 503.
         max_held_bytes: bytes of the bodies of all requests at once; more are refused with 503.
         max_concurrency: requests at once; more are refused with 503.
+        share: what a key, or one of several models, may hold of places, body memory, decoders and
+            queues, as a multiple of what is free. At 1.0 one key alone gets half.
+        request_rate: requests of a key in a period, unless the key has a rate of its own. Refused
+            requests count.
         header_timeout_s: seconds allowed to receive a request's headers.
         body_timeout_s: seconds allowed to receive the body, and to read the response.
         deadline_s: seconds from a request's body to its answer.
@@ -227,13 +231,15 @@ class Settings(BaseSettings):
     strict: bool = False
     batch_size: Count = 64
     max_delay_ms: float = Field(default=0.0, ge=0.0, le=1000.0)
-    queue_images: Count = 1024
-    queue_bytes: Count = 256 * 2**20
+    queue_images: Count = 2048
+    queue_bytes: Count = 512 * 2**20
     max_request_images: Count = 256
     max_body_bytes: Count = 40 * 2**20
     max_held_bytes: Count = 2**30
     max_pixels: Count = 2**24
     max_concurrency: Count = 256
+    share: float = Field(default=1.0, gt=0.0, le=1000.0)
+    request_rate: str = "1000/second"
     header_timeout_s: float = Field(default=10.0, gt=0.0)
     body_timeout_s: float = Field(default=30.0, gt=0.0)
     deadline_s: float = Field(default=30.0, gt=0.0)

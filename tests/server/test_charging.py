@@ -47,8 +47,9 @@ def marked_pixels(value: int) -> Any:
 
 
 async def query_over_rate(client: httpx.AsyncClient, app: FastAPI) -> int:
-    key = make_key(app.state.service.settings.state, rate="2/hour")
+    key = make_key(app.state.service.settings.state, rate=f"{BATCH}/hour")
     client.headers["Authorization"] = f"Bearer {key}"
+    assert await post_query(PREDICT, content=b"x")(client, app) == 415  # counts in the rate
     return await post_query(json=document())(client, app)
 
 

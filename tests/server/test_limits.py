@@ -205,7 +205,7 @@ async def test_O1_every_request_has_one_entry_without_its_output(tmp_path: Path)
         ("answer", 200, 1, 1),
         ("answer", 200, 8, 8),
         ("budget_exhausted", 429, 16, 0),
-        ("unsupported_image", 415, 0, 0),
+        ("unsupported_image", 415, 1, 0),
         ("not_found", 404, 0, 0),
         ("too_large", 413, 0, 0),
     ]

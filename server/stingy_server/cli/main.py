@@ -99,6 +99,10 @@ def create(
     rate: Annotated[
         str | None, typer.Option(help="Images in a period, such as 600/minute; default: no limit.")
     ] = None,
+    request_rate: Annotated[
+        str | None,
+        typer.Option(help="Requests in a period, such as 100/second; default: the server's."),
+    ] = None,
     days: Annotated[int | None, typer.Option(min=1, help="Days until it expires.")] = None,
     config: Config = None,
     state: State = None,
@@ -121,6 +125,7 @@ def create(
                 per_day=per_day,
                 tier=tier,
                 rate=rate,
+                request_rate=request_rate,
                 expires=None if days is None else datetime.now(UTC) + timedelta(days=days),
             )
         except ValueError as error:

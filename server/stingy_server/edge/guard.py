@@ -6,21 +6,19 @@ The record is in the ledger before the first byte of the response leaves.
 """
 
 import asyncio
-import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Iterator
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from stingy_server.admission import Place
 from stingy_server.edge.ledger_sender import LedgerSender
 from stingy_server.errors import (
     BAD_REQUEST,
     DRAINING,
     INTERNAL,
-    OVERLOADED,
     STORE_UNAVAILABLE,
     TIMED_OUT,
     TOO_LARGE,
@@ -46,8 +44,6 @@ class Guard:
         self._app = app
         self._service = service
         self._settings = service.settings
-        self._in_flight = 0
-        self._body_bytes = 0  # bytes of all bodies in memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -71,12 +67,19 @@ class Guard:
             probe = scope["path"] in PROBES
             if not probe:
                 await self._authenticate(sender.record, headers.get(b"authorization", []))
-            _check_headers(headers, self._settings)
-            with (
-                contextlib.nullcontext() if probe else self._take_place(),
-                self._limit_body(receive) as limited_receive,
-            ):
-                await self._app(scope, limited_receive, sender.send)
+            declared = _check_headers(headers, self._settings)
+            if probe:
+                await self._app(scope, receive, sender.send)
+                return
+            record = sender.record
+            record.place = await self._service.admit(
+                record, query=scope["method"] == "POST", declared=declared
+            )
+            try:
+                limited = LimitedBody(receive, record.place, self._settings)
+                await self._app(scope, limited.receive, sender.send)
+            finally:
+                self._service.leave(record.place)
         except ServiceError as error:
             await sender.refuse(error.refusal)
         except StoreUnavailable as error:
@@ -89,83 +92,66 @@ class Guard:
             log.error("unexpected %s", type(error).__name__)
             await sender.refuse(INTERNAL)
 
-    @contextlib.contextmanager
-    def _take_place(self) -> Iterator[None]:
-        """Take one of the `max_concurrency` places. The caller has authenticated the request.
-
-        A request that arrives before a drain keeps its place until it ends, even if its body is
-        slow.
-
-        Raises:
-            ServiceError: draining, or overloaded, if no place is free.
-        """
-        if self._service.draining:
-            raise ServiceError(DRAINING)
-        if self._in_flight >= self._settings.max_concurrency:
-            raise ServiceError(OVERLOADED)
-        self._in_flight += 1
-        self._service.metrics.in_flight.inc()
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
-            self._service.metrics.in_flight.dec()
-
     async def _authenticate(self, record: RequestRecord, values: list[bytes]) -> None:
         scheme, _, secret = values[0].partition(b" ") if len(values) == 1 else (b"", b"", b"")
         if scheme.lower() != b"bearer" or not 0 < len(secret) <= MAX_KEY_LENGTH:
             raise ServiceError(UNAUTHENTICATED)
         record.secret = secret.decode("latin-1")
-        record.key = await self._service.key_lookup.lookup(record.secret)
-        if record.key is None:
+        found = await self._service.key_lookup.lookup(record.secret)
+        if found is None:
             raise ServiceError(UNAUTHENTICATED)
+        record.key, record.spent = found
 
-    @contextlib.contextmanager
-    def _limit_body(self, receive: Receive) -> Iterator[Receive]:
-        """Enforce body size, body timeout and the process-wide limit on body memory.
 
-        The received bytes count, not the `content-length` header. They use body memory until the
-        request has ended.
+class LimitedBody:
+    """A body under three limits: its size, the time to receive it, and the memory of its place.
+
+    The received bytes count, not the `content-length` header. They use memory until the request
+    has ended.
+    """
+
+    def __init__(self, receive: Receive, place: Place, settings: Settings) -> None:
+        self._receive = receive
+        self._place = place
+        self._max_bytes = settings.max_body_bytes
+        self._deadline = asyncio.get_running_loop().time() + settings.body_timeout_s
+        self._received = 0
+        self._complete = False
+
+    async def receive(self) -> Message:
+        """Receive the next message.
+
+        Raises:
+            ServiceError: timed_out, too_large, or overloaded if there is no memory for it.
         """
-        received = 0
-        deadline = asyncio.get_running_loop().time() + self._settings.body_timeout_s
-        complete = False
-
-        async def limited_receive() -> Message:
-            nonlocal received, complete
-            if complete:  # only the end of the connection can follow, so there is no timeout
-                return await receive()
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError:
-                raise ServiceError(TIMED_OUT) from None
-            if message["type"] == "http.request":
-                size = len(message.get("body", b""))
-                received += size
-                self._body_bytes += size
-                complete = not message.get("more_body", False)
-                if received > self._settings.max_body_bytes:
-                    raise ServiceError(TOO_LARGE)
-                # A body that is alone in memory always fits.
-                if self._body_bytes > max(self._settings.max_held_bytes, received):
-                    raise ServiceError(OVERLOADED)
-            return message
-
+        if self._complete:  # only the end of the connection can follow, so there is no timeout
+            return await self._receive()
         try:
-            yield limited_receive
-        finally:
-            self._body_bytes -= received
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError:
+            raise ServiceError(TIMED_OUT) from None
+        if message["type"] == "http.request":
+            self._received += len(message.get("body", b""))
+            self._complete = not message.get("more_body", False)
+            if self._received > self._max_bytes:
+                raise ServiceError(TOO_LARGE)
+            if self._received > self._place.nbytes:
+                self._place.grow(self._received - self._place.nbytes)
+        return message
 
 
-def _check_headers(headers: dict[bytes, list[bytes]], settings: Settings) -> None:
+def _check_headers(headers: dict[bytes, list[bytes]], settings: Settings) -> int:
+    """Check the headers of a body, and return the bytes that they declare."""
     if headers.get(b"content-encoding", [b"identity"])[0].lower() != b"identity":
         raise ServiceError(UNSUPPORTED_ENCODING)
     length = headers.get(b"content-length", [b"0"])[0]
     if not length.isdigit():
         raise ServiceError(BAD_REQUEST)
-    if len(length) > 18 or int(length) > settings.max_body_bytes:
+    declared = int(length[:18])
+    if len(length) > 18 or declared > settings.max_body_bytes:
         raise ServiceError(TOO_LARGE)
+    return declared
 
 
 def _header_values(scope: Scope) -> dict[bytes, list[bytes]]:

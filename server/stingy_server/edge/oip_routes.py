@@ -89,7 +89,9 @@ async def infer(request: Request) -> Response:
         max_images=service.settings.max_request_images,
     )
     decode_query = partial(_pixels, query, endpoint, max_pixels=service.settings.max_pixels)
-    answer = await service.answer(record, endpoint, decode_query, tier=tier)
+    answer = await service.answer(
+        record, endpoint, decode_query, images=len(query.images), tier=tier
+    )
     return oip.encode_answer(query, answer, model=endpoint.name, version=endpoint.manifest.version)
 
 

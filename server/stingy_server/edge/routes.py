@@ -36,7 +36,7 @@ async def predict(request: Request) -> Response:
         endpoint.manifest.preprocessing,
         max_pixels=service.settings.max_pixels,
     )
-    answer = await service.answer(record, endpoint, decode_body, tier=tier)
+    answer = await service.answer(record, endpoint, decode_body, images=1, tier=tier)
     return Response(orjson.dumps(_document(endpoint, answer)), media_type=JSON)
 
 

@@ -24,7 +24,7 @@ class AsyncBatcher:
         run_pass: the function of a pass, for any number of images.
         batch_size: the most images of one pass, unless one request has more.
         passes: the most concurrent passes. While one is free, no request waits for others.
-        queue_images, queue_bytes: the most images and bytes that may wait or run at once.
+        queue_images, queue_bytes, share: see `BatchQueue`.
     """
 
     def __init__(
@@ -35,15 +35,16 @@ class AsyncBatcher:
         passes: int,
         queue_images: int,
         queue_bytes: int,
+        share: float,
     ) -> None:
         self._run_pass = run_pass
         self._batch_size = batch_size
         self._free_passes = passes
-        self._queue = BatchQueue(images=queue_images, nbytes=queue_bytes)
+        self._queue = BatchQueue(images=queue_images, nbytes=queue_bytes, share=share)
         self._running: set[asyncio.Task[None]] = set()
 
-    async def submit(self, images: Pixels) -> SparseLogits:
-        """Answer images [batch, height, width, 3], in their order.
+    async def submit(self, images: Pixels, *, caller: str) -> SparseLogits:
+        """Answer images [batch, height, width, 3] of a caller, in their order.
 
         Raises:
             ServiceError: if the queue is full.
@@ -52,7 +53,7 @@ class AsyncBatcher:
         loop = asyncio.get_running_loop()
         if not self._queue:
             loop.call_soon(self._start_passes)  # with all requests of this turn
-        job = Job(images, loop.create_future())
+        job = Job(images, loop.create_future(), caller)
         self._queue.put(job)
         try:
             return await job.future

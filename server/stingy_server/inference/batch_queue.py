@@ -13,14 +13,20 @@ import numpy as np
 from stingy_protection import SparseLogits
 from stingy_server.codec.images import Pixels
 from stingy_server.errors import OVERLOADED, ServiceError
+from stingy_server.shares import Shares
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """The images [batch, height, width, 3] of one request, and the future of its answer."""
+    """The images [batch, height, width, 3] of one request, and the future of its answer.
+
+    Attributes:
+        caller: the id of the key that sent the request.
+    """
 
     images: Pixels
     future: asyncio.Future[SparseLogits]
+    caller: str
 
 
 class BatchQueue:
@@ -30,11 +36,12 @@ class BatchQueue:
 
     Args:
         images, nbytes: the most images and bytes that may wait or run at once.
+        share: what a caller may hold of both, as a multiple of what is free.
     """
 
-    def __init__(self, *, images: int, nbytes: int) -> None:
-        self._free_images = images
-        self._free_bytes = nbytes
+    def __init__(self, *, images: int, nbytes: int, share: float) -> None:
+        self._room = Shares(images, share=share)
+        self._memory = Shares(nbytes, share=share)
         self._waiting: deque[Job] = deque()
 
     def __bool__(self) -> bool:
@@ -49,12 +56,13 @@ class BatchQueue:
         """Add a job, which occupies room until `release` or `drop`.
 
         Raises:
-            ServiceError: if the room left is smaller than the job.
+            ServiceError: if the job exceeds what is left of the room, or of its caller's share.
         """
-        if len(job.images) > self._free_images or job.images.nbytes > self._free_bytes:
+        if not self._room.take(job.caller, len(job.images)):
             raise ServiceError(OVERLOADED)
-        self._free_images -= len(job.images)
-        self._free_bytes -= job.images.nbytes
+        if not self._memory.take(job.caller, job.images.nbytes):
+            self._room.give_back(job.caller, len(job.images))
+            raise ServiceError(OVERLOADED)
         self._waiting.append(job)
 
     def take(self, at_most: int) -> list[Job]:
@@ -71,8 +79,9 @@ class BatchQueue:
 
     def release(self, jobs: Sequence[Job]) -> None:
         """Free the room of jobs that were taken and have run."""
-        self._free_images += sum(len(job.images) for job in jobs)
-        self._free_bytes += sum(job.images.nbytes for job in jobs)
+        for job in jobs:
+            self._room.give_back(job.caller, len(job.images))
+            self._memory.give_back(job.caller, job.images.nbytes)
 
     def drop(self, job: Job) -> None:
         """Remove a job whose client has left, if it still waits."""

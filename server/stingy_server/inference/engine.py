@@ -30,8 +30,12 @@ CUDA_THREADS = 2  # one pass copies its pixels while the other computes
 class Engine(Protocol):
     """The interface of a model worker to the edge."""
 
-    async def predict(self, images: Pixels) -> SparseLogits:
-        """Answer RGB images [batch, height, width, 3] of the model's input size."""
+    async def predict(self, images: Pixels, *, caller: str) -> SparseLogits:
+        """Answer RGB images [batch, height, width, 3] of the model's input size.
+
+        Args:
+            caller: the id of the key, which has its share of the queue.
+        """
 
     async def close(self) -> None:
         """Answer the requests in flight, then release the model."""
@@ -74,11 +78,12 @@ class _InProcess(ABC):
             max_delay_s=settings.max_delay_ms / 1000,
             queue_images=settings.queue_images,
             queue_bytes=settings.queue_bytes,
+            share=settings.share,
             threads=threads,
         )
 
-    async def predict(self, images: Pixels) -> SparseLogits:
-        return await self._batcher.submit(images)
+    async def predict(self, images: Pixels, *, caller: str) -> SparseLogits:
+        return await self._batcher.submit(images, caller=caller)
 
     async def close(self) -> None:
         await self._batcher.close()

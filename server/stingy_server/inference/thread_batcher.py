@@ -24,7 +24,7 @@ class ThreadBatcher:
         answer: the function of a pass, for any number of images.
         batch_size: the most images of one call of `answer`, unless one request has more.
         max_delay_s: the most seconds that a call waits for more requests.
-        queue_images, queue_bytes: the most images and bytes that may wait or run at once.
+        queue_images, queue_bytes, share: see `BatchQueue`.
         threads: concurrent calls of `answer`. More than one helps only if a device can copy and
             compute at the same time.
     """
@@ -37,12 +37,13 @@ class ThreadBatcher:
         max_delay_s: float,
         queue_images: int,
         queue_bytes: int,
+        share: float,
         threads: int = 1,
     ) -> None:
         self._answer = answer
         self._batch_size = batch_size
         self._max_delay_s = max_delay_s
-        self._queue = BatchQueue(images=queue_images, nbytes=queue_bytes)
+        self._queue = BatchQueue(images=queue_images, nbytes=queue_bytes, share=share)
         self._changed = threading.Condition()
         self._closing = False
         self._threads = [
@@ -51,14 +52,14 @@ class ThreadBatcher:
         for thread in self._threads:
             thread.start()
 
-    async def submit(self, images: Pixels) -> SparseLogits:
-        """Answer images [batch, height, width, 3], in their order.
+    async def submit(self, images: Pixels, *, caller: str) -> SparseLogits:
+        """Answer images [batch, height, width, 3] of a caller, in their order.
 
         Raises:
             ServiceError: if the queue is full or closing.
             Exception: the error that `answer` raised for these images.
         """
-        job = Job(images, asyncio.get_running_loop().create_future())
+        job = Job(images, asyncio.get_running_loop().create_future(), caller)
         with self._changed:
             if self._closing:
                 raise ServiceError(DRAINING)

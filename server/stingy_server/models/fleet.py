@@ -55,6 +55,11 @@ class Fleet:
                 return canary
         return versions[0]
 
+    @property
+    def several(self) -> bool:
+        """True if more than one model is in service."""
+        return len(self._models) > 1
+
     def limited(self, name: str) -> bool:
         """Return true if any version of the model has a budget that all keys share."""
         return any(version.limited for version in self._models.get(name, ()))

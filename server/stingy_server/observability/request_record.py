@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass, field
 
+from stingy_server.admission import Place
 from stingy_server.models.endpoints import Endpoint
 from stingy_server.store.budgets import Reservation
 from stingy_server.store.keys import Key, stamp
@@ -20,6 +21,8 @@ class RequestRecord:
     Attributes:
         started: the start of the request, in seconds of `time.perf_counter`.
         secret: the text of the key, for a second look-up; never sent or logged.
+        spent: whether the key's budget did not cover one image when the head arrived.
+        place: the room that the request holds.
         images: images in the request.
         answered: images answered.
         pixels: keyed digest of the request's pixels.
@@ -35,6 +38,8 @@ class RequestRecord:
     started: float
     key: Key | None = None
     secret: str = field(default="", repr=False)
+    spent: bool = False
+    place: Place | None = None
     endpoint: Endpoint | None = None
     images: int = 0
     answered: int = 0

@@ -76,14 +76,15 @@ class ModelReplica:
         self._engine = endpoint.engine
         self._fingerprint = model_fingerprint(endpoint.manifest, endpoint.policy)
 
-    async def predict(self, images: Pixels) -> ReplicaAnswer:
+    async def predict(self, images: Pixels, caller: str) -> ReplicaAnswer:
         """Answer images, or return the code of a refusal.
 
         Args:
             images: RGB [batch, height, width, 3], of the model's input size.
+            caller: the id of the key.
         """
         try:
-            answer = await self._engine.predict(images)
+            answer = await self._engine.predict(images, caller=caller)
         except ServiceError as error:
             return error.refusal.code
         except Exception as error:  # noqa: BLE001  Ray would send its text to the edge and the log
@@ -122,7 +123,7 @@ class RayEngine:
         self._policy = policy
         self._fingerprint = model_fingerprint(manifest, policy)
 
-    async def predict(self, images: Pixels) -> SparseLogits:
+    async def predict(self, images: Pixels, *, caller: str) -> SparseLogits:
         """Return the answer of a live replica that has this bundle and policy.
 
         Raises:
@@ -131,7 +132,7 @@ class RayEngine:
         refusal: Refusal = UPSTREAM_FAILED
         for _ in range(TRIES):
             try:
-                reply = await self._handle.predict.remote(images)
+                reply = await self._handle.predict.remote(images, caller)
             except BackPressureError:
                 raise ServiceError(OVERLOADED) from None
             except RayActorError as error:

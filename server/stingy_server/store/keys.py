@@ -9,15 +9,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
+from typing import Any, NamedTuple
 
-from stingy_server.store.budgets import Budget, Budgets, key_owner
+from stingy_server.store.budgets import COVERED, Budget, Budgets, key_owner, today
 from stingy_server.store.database import Database
 from stingy_server.store.rate_limits import parse_rate
 
 PREFIX = "stingy"
 MAX_NAME_LENGTH = 64
-SELECT = "SELECT id, name, tier, rate, created, expires, revoked FROM keys"
-VALID = f"{SELECT} WHERE digest = ? AND revoked IS NULL"
+COLUMNS = "id, name, tier, rate, request_rate, created, expires, revoked"
+SELECT = f"SELECT {COLUMNS} FROM keys"  # noqa: S608
+# The last column is 1 if the key's budget covers one more image.
+VALID = f"""
+SELECT {COLUMNS}, (SELECT 1 FROM budgets WHERE owner = 'key:' || id AND {COVERED})
+FROM keys WHERE digest = :digest AND revoked IS NULL
+"""  # noqa: S608
 
 
 @dataclass(frozen=True)
@@ -27,15 +33,24 @@ class Key:
     Attributes:
         tier: the name of the tier that limits its answers.
         rate: in images, such as "600/minute"; None is no limit.
+        request_rate: in requests, such as "100/second"; None is the rate of the settings.
     """
 
     id: str
     name: str
     tier: str
     rate: str | None
+    request_rate: str | None
     created: str
     expires: str | None
     revoked: str | None
+
+
+class Caller(NamedTuple):
+    """The valid key of a request, and whether its budget covers no further image."""
+
+    key: Key
+    spent: bool
 
 
 class Keys:
@@ -58,6 +73,7 @@ class Keys:
         per_day: int | None = None,
         tier: str = "full",
         rate: str | None = None,
+        request_rate: str | None = None,
         expires: datetime | None = None,
     ) -> tuple[Key, str]:
         """Create a key. Return it and its text, which cannot be read later.
@@ -65,17 +81,20 @@ class Keys:
         Args:
             budget: images in all; None is no limit.
             per_day: images in a day of UTC; None is no limit.
+            rate: images in a period; None is no limit.
+            request_rate: requests in a period; None is the rate of the settings.
 
         Raises:
-            ValueError: the name or the rate is not valid.
+            ValueError: the name or a rate is not valid.
         """
         if not name.isprintable() or not 0 < len(name.strip()) <= MAX_NAME_LENGTH:
             raise ValueError(f"expected a name of 1..{MAX_NAME_LENGTH} printable characters")
-        if rate is not None:
-            parse_rate(rate)
+        for each in (rate, request_rate):
+            if each is not None:
+                parse_rate(each)
         key_id, text = _new_text()
         until = None if expires is None else stamp(expires)
-        key = Key(key_id, name, tier, rate, stamp(), until, None)
+        key = Key(key_id, name, tier, rate, request_rate, stamp(), until, None)
         with self._database.transaction():
             self._add(key, text, budget, per_day)
         return key, text
@@ -89,14 +108,24 @@ class Keys:
         with self._database.transaction(locks=("keys",)):
             if self._database.execute("SELECT id FROM keys LIMIT 1").fetchone() is not None:
                 return None
-            self._add(Key(key_id, "first", "full", None, stamp(), None, None), text, budget, None)
+            key = Key(key_id, "first", "full", None, None, stamp(), None, None)
+            self._add(key, text, budget, None)
         return text
 
     def _add(self, key: Key, text: str, budget: int | None, per_day: int | None) -> None:
         self._database.execute(
-            "INSERT INTO keys (id, name, tier, rate, digest, created, expires) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (key.id, key.name, key.tier, key.rate, self._digest(text), key.created, key.expires),
+            "INSERT INTO keys (id, name, tier, rate, request_rate, digest, created, expires) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                key.id,
+                key.name,
+                key.tier,
+                key.rate,
+                key.request_rate,
+                self._digest(text),
+                key.created,
+                key.expires,
+            ),
         )
         self._budgets.set(key_owner(key.id), total=budget, day_total=per_day)
 
@@ -130,19 +159,26 @@ class Keys:
         # A key without a budget was not created completely, so it gets no images.
         return budget or Budget(total=0, used=0, day_total=None, day=0, day_used=0)
 
-    def authenticate(self, text: str) -> Key | None:
-        """Return the valid key of a text, or None. Look up a digest; no secret is compared."""
-        row = self._database.execute(VALID, (self._digest(text),)).fetchone()
-        return None if row is None else _unless_expired(Key(*row))
+    def authenticate(self, text: str) -> Caller | None:
+        """Return the caller of a valid key's text, or None.
 
-    def authenticate_all(self, texts: Sequence[str]) -> list[Key | None]:
+        Look up a digest; no secret is compared.
+        """
+        values = {"digest": self._digest(text), "images": 1, "today": today()}
+        row = self._database.execute(VALID, values).fetchone()
+        return None if row is None else _caller(row)
+
+    def authenticate_all(self, texts: Sequence[str]) -> list[Caller | None]:
         """Return the valid key of each text, or None, with one query to the store."""
         digests = [self._digest(text) for text in texts]
         # The number of places is a power of two, so that few different statements are prepared.
         places = 1 << (len(digests) - 1).bit_length()
         padded = digests + digests[-1:] * (places - len(digests))
-        rows = self._database.execute(_valid_query(places), padded)
-        found = {digest: _unless_expired(Key(*row)) for digest, *row in rows}
+        values = {f"d{place}": digest for place, digest in enumerate(padded)}
+        rows = self._database.execute(
+            _valid_query(places), {**values, "images": 1, "today": today()}
+        )
+        found = {digest: _caller(row) for digest, *row in rows}
         return [found.get(digest) for digest in digests]
 
     def _digest(self, text: str) -> bytes:
@@ -153,12 +189,18 @@ class Keys:
 
 @cache
 def _valid_query(places: int) -> str:
-    any_of = ", ".join("?" * places)
-    return VALID.replace("SELECT", "SELECT digest,").replace("= ?", f"IN ({any_of})")
+    any_of = ", ".join(f":d{place}" for place in range(places))
+    return VALID.replace(f"SELECT {COLUMNS}", f"SELECT digest, {COLUMNS}").replace(
+        "= :digest", f"IN ({any_of})"
+    )
 
 
-def _unless_expired(key: Key) -> Key | None:
-    return key if key.expires is None or key.expires > stamp() else None
+def _caller(row: Sequence[Any]) -> Caller | None:
+    """Return the caller of a row of `VALID`, or None if its key has expired."""
+    *columns, covered = row
+    key = Key(*columns)
+    valid = key.expires is None or key.expires > stamp()
+    return Caller(key, covered is None) if valid else None
 
 
 def _new_text(key_id: str | None = None) -> tuple[str, str]:

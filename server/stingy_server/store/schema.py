@@ -87,5 +87,10 @@ CREATE TABLE serving (
 """
 
 # The script from each version to the next, from `FIRST_VERSION` on.
-MIGRATIONS: tuple[str, ...] = ()
+MIGRATIONS: tuple[str, ...] = (
+    """
+-- In requests, such as "100/second"; NULL is the rate of the settings.
+ALTER TABLE keys ADD COLUMN request_rate TEXT;
+""",
+)
 VERSION = FIRST_VERSION + len(MIGRATIONS)

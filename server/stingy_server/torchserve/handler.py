@@ -117,7 +117,9 @@ class Handler:
             form=endpoint.policy.scores,
             max_images=self._settings.max_request_images,
         )
-        answer = await endpoint.engine.predict(await self._pixels(query.images))
+        pixels = await self._pixels(query.images)
+        # One server sends all requests, so there is one caller.
+        answer = await endpoint.engine.predict(pixels, caller="-")
         return oip.encode_answer(
             query, answer, model=endpoint.name, version=endpoint.manifest.version
         )

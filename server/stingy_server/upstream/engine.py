@@ -88,15 +88,16 @@ class UpstreamEngine:
             passes=passes,
             queue_images=settings.queue_images,
             queue_bytes=settings.queue_bytes,
+            share=settings.share,
         )
 
-    async def predict(self, images: Pixels) -> SparseLogits:
+    async def predict(self, images: Pixels, *, caller: str) -> SparseLogits:
         """Answer images in passes of `batch_size`, in a batch with other requests.
 
         Raises:
             ServiceError: overloaded, upstream_failed or upstream_timeout.
         """
-        return await self._batcher.submit(images)
+        return await self._batcher.submit(images, caller=caller)
 
     async def answer(self, images: Pixels) -> SparseLogits:
         """Answer images in passes of `batch_size`, without batching them with other requests.

@@ -48,12 +48,12 @@ async def turns() -> None:
 
 
 def make(model: ControlledModel, **options: int) -> AsyncBatcher:
-    limits = {"queue_images": 100, "queue_bytes": 10_000} | options
+    limits = {"queue_images": 100, "queue_bytes": 10_000, "share": 1000} | options
     return AsyncBatcher(model, **limits)
 
 
 def submit_all(batcher: AsyncBatcher, *requests: Pixels) -> list[asyncio.Task[SparseLogits]]:
-    return [asyncio.create_task(batcher.submit(images)) for images in requests]
+    return [asyncio.create_task(batcher.submit(images, caller="a")) for images in requests]
 
 
 async def test_requests_that_wait_for_a_free_pass_share_it() -> None:
@@ -159,12 +159,12 @@ async def test_queue_is_bounded_in_images_and_bytes(limits: dict[str, int]) -> N
     running, *waiting = submit_all(batcher, *(numbered(n) for n in (1, 2, 3)))
     await turns()
     with pytest.raises(ServiceError) as refused:
-        await batcher.submit(numbered(4))
+        await batcher.submit(numbered(4), caller="a")
     assert refused.value.refusal is OVERLOADED
     running.cancel()  # its pass goes on and still occupies the room
     await turns()
     with pytest.raises(ServiceError):
-        await batcher.submit(numbered(4))
+        await batcher.submit(numbered(4), caller="a")
     model.free.set()
     await asyncio.gather(*waiting)
     await turns()
@@ -198,7 +198,7 @@ async def test_request_cancelled_before_its_pass_frees_its_room() -> None:
         await asyncio.sleep(0)  # it waits for the end of the turn
         cancelled.cancel()
         await asyncio.wait([cancelled])
-        assert numbers(await batcher.submit(numbered(2))) == [2]
+        assert numbers(await batcher.submit(numbered(2), caller="a")) == [2]
         await turns()
     assert model.passes == [[2]] * 3
 

@@ -46,7 +46,7 @@ def engine(bundle: Path, *replies: object, policy: str = POLICY) -> RayEngine:
 
 async def code(engine: RayEngine) -> str:
     with pytest.raises(ServiceError) as error:
-        await engine.predict(IMAGES)
+        await engine.predict(IMAGES, caller="a")
     return error.value.refusal.code
 
 
@@ -59,7 +59,8 @@ async def test_L5_reply_size_does_not_grow_with_the_classes(tmp_path: Path) -> N
     sizes = []
     for classes in (10, 1000):
         bundle = make_bundle(tmp_path / f"{classes}", policy=POLICY, num_classes=classes)
-        reply = await ModelReplica(make_settings(tmp_path / "state", bundle)).predict(IMAGES)
+        replica = ModelReplica(make_settings(tmp_path / "state", bundle))
+        reply = await replica.predict(IMAGES, caller="a")
         assert not isinstance(reply, str)
         assert reply[1].shape == (4, N)
         sizes.append(len(pickle.dumps(reply)))
@@ -68,9 +69,9 @@ async def test_L5_reply_size_does_not_grow_with_the_classes(tmp_path: Path) -> N
 
 async def test_edge_answers_as_the_embedded_engine(bundle: Path, tmp_path: Path) -> None:
     replica = ModelReplica(make_settings(tmp_path / "state", bundle))
-    reply = await replica.predict(IMAGES)
-    embedded = await replica._engine.predict(IMAGES)
-    answer = await engine(bundle, reply).predict(IMAGES)
+    reply = await replica.predict(IMAGES, caller="a")
+    embedded = await replica._engine.predict(IMAGES, caller="a")
+    answer = await engine(bundle, reply).predict(IMAGES, caller="a")
     assert answer.indices.equal(embedded.indices)
     assert answer.scores is not None
     assert embedded.scores is not None
@@ -84,7 +85,8 @@ async def test_L4_failure_crosses_only_as_a_code(
     bundle = make_bundle(tmp_path / "f", factory="sample_networks:Fragile", policy=POLICY)
     images = IMAGES.copy()
     images[:, 0, 0] = pixel
-    reply = await ModelReplica(make_settings(tmp_path / "state", bundle)).predict(images)
+    replica = ModelReplica(make_settings(tmp_path / "state", bundle))
+    reply = await replica.predict(images, caller="a")
     assert reply == expected
     assert "cannot answer" not in caplog.text
     assert await code(engine(bundle, reply)) == expected
@@ -94,7 +96,7 @@ async def test_full_queue_of_the_model_is_overloaded_at_the_edge(
     bundle: Path, tmp_path: Path
 ) -> None:
     settings = make_settings(tmp_path / "state", bundle, queue_images=3)
-    reply = await ModelReplica(settings).predict(IMAGES)
+    reply = await ModelReplica(settings).predict(IMAGES, caller="a")
     assert await code(engine(bundle, reply)) == "overloaded"
 
 
@@ -107,7 +109,7 @@ def answer(bundle: Path, *, n: int = N, rows: int = 4, policy: str = POLICY) -> 
 
 
 async def test_U3_edge_returns_no_more_than_the_policy_allows(bundle: Path) -> None:
-    assert len(await engine(bundle, answer(bundle)).predict(IMAGES)) == 4
+    assert len(await engine(bundle, answer(bundle)).predict(IMAGES, caller="a")) == 4
     assert await code(engine(bundle, answer(bundle, n=N + 1))) == "refused"
     assert await code(engine(bundle, answer(bundle, rows=3))) == "refused"
     _, indices, _ = answer(bundle)
@@ -117,7 +119,7 @@ async def test_U3_edge_returns_no_more_than_the_policy_allows(bundle: Path) -> N
 
 async def test_answer_of_another_release_is_retried(bundle: Path) -> None:
     other, right = answer(bundle, n=2, policy="stingy:n=2"), answer(bundle)
-    assert len(await engine(bundle, other, other, right).predict(IMAGES)) == 4
+    assert len(await engine(bundle, other, other, right).predict(IMAGES, caller="a")) == 4
     assert await code(engine(bundle, other, other, other)) == "overloaded"
 
 
@@ -128,7 +130,7 @@ async def test_text_of_rays_errors_is_not_sent(
     from ray.serve.exceptions import BackPressureError
 
     dead = ActorUnavailableError("a secret", None)
-    assert len(await engine(bundle, dead, dead, answer(bundle)).predict(IMAGES)) == 4
+    assert len(await engine(bundle, dead, dead, answer(bundle)).predict(IMAGES, caller="a")) == 4
     assert await code(engine(bundle, dead, dead, dead)) == "upstream_failed"
     assert await code(engine(bundle, BackPressureError(2, 1))) == "overloaded"
     failed = RayTaskError("predict", "a secret", ValueError("a secret"))

@@ -38,8 +38,9 @@ def test_state_of_0_1_0_opens_at_the_present_version(database: Database) -> None
 
 def test_keys_of_0_1_0_authenticate(database: Database) -> None:
     keys = Keys(database)
-    key = keys.authenticate(KEY)
-    assert key is not None
+    caller = keys.authenticate(KEY)
+    assert caller is not None
+    key = caller.key
     assert (key.id, key.name, key.rate) == (KEY_ID, "first customer", "600/minute")
     assert [found.revoked is None for found, _ in keys.all()] == [True, False]
 
