@@ -12,6 +12,7 @@ from stingy_protection import (
     leak_bits,
     tighten,
 )
+from stingy_server.codec.decode_pool import DecodePool
 from stingy_server.codec.images import Pixels
 from stingy_server.detection.key_profiles import Action
 from stingy_server.detection.monitor import Watch
@@ -68,6 +69,7 @@ class Service:
     tracing: Tracing
     watch: Watch
     fleet: Fleet
+    decoders: DecodePool
     draining: bool = False
     last_writes: list[Callable[[], None]] = field(default_factory=list)
 
@@ -91,6 +93,7 @@ class Service:
     def close(self) -> None:
         """Close the parts of the service, the state last. `drain` has closed the engines."""
         self.watch.close()
+        self.decoders.close()
         self.tracing.close()
         self.writes.close()
         self.executor.close()
@@ -108,8 +111,7 @@ class Service:
         Raises:
             ServiceError: not_found, if there is no such model or version.
         """
-        caller = NO_VALUE if record.key is None else record.key.id
-        found = self.fleet.find(model, version, caller=caller)
+        found = self.fleet.find(model, version, caller=record.caller)
         if found is None:
             raise ServiceError(UNKNOWN_MODEL)
         record.endpoint = found
