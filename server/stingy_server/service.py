@@ -13,6 +13,7 @@ from stingy_protection import (
     tighten,
 )
 from stingy_server.admission import Admission, Place
+from stingy_server.codec.decode_pool import DecodePool
 from stingy_server.codec.images import Pixels
 from stingy_server.detection.key_profiles import Action
 from stingy_server.detection.monitor import Watch
@@ -72,6 +73,7 @@ class Service:
     watch: Watch
     fleet: Fleet
     admission: Admission
+    decoders: DecodePool
     draining: bool = False
     last_writes: list[Callable[[], None]] = field(default_factory=list)
 
@@ -95,6 +97,7 @@ class Service:
     def close(self) -> None:
         """Close the parts of the service, the state last. `drain` has closed the engines."""
         self.watch.close()
+        self.decoders.close()
         self.tracing.close()
         self.writes.close()
         self.executor.close()
@@ -146,8 +149,7 @@ class Service:
             ServiceError: not_found, if there is no such model or version; overloaded, if the model
                 has its share of the room.
         """
-        caller = NO_VALUE if record.key is None else record.key.id
-        found = self.fleet.find(model, version, caller=caller)
+        found = self.fleet.find(model, version, caller=record.caller)
         if found is None:
             raise ServiceError(UNKNOWN_MODEL)
         record.endpoint = found
@@ -222,14 +224,13 @@ class Service:
     async def _answer(
         self, record: RequestRecord, endpoint: Endpoint, images: Pixels, tier: Tier
     ) -> SparseLogits:
-        caller = NO_VALUE if record.key is None else record.key.id
         if images.nbytes <= INLINE_BYTES:
             record.pixels = self.ledger.digest(images)
         else:  # hashing releases the interpreter's lock, so the event loop goes on
             record.pixels = await asyncio.to_thread(self.ledger.digest, images)
         try:
             record.engine_started = time.perf_counter()
-            answer = await endpoint.engine.predict(images, caller=caller)
+            answer = await endpoint.engine.predict(images, caller=record.caller)
             record.engine_finished = time.perf_counter()
             answer = tighten_to_tier(answer, tier)
             bits = leak_bits(answer)

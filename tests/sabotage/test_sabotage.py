@@ -15,6 +15,7 @@ from broken import (
     CountingPaths,
     OpenRoute,
     ServerHeader,
+    any_header,
     lingering,
     same_text,
     spend_unlocked,
@@ -32,8 +33,9 @@ from checks import (
     metric_labels,
     unpickling,
 )
+from decoding import decode_alone
 from sample_networks import canaries
-from serving import PREPROCESSING, make_bundle, make_settings, png, random_images, running
+from serving import make_bundle, make_settings, png, random_images, running
 from stingy_protection import Policy, RankedLabels, SparseLogits, sanitize
 from stingy_server import Database, Keys
 from stingy_server.codec import images
@@ -138,11 +140,11 @@ async def test_H_server_that_names_itself_is_caught(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 async def test_I_reader_of_every_format_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "SIGNATURES", (b"",))
+    monkeypatch.setattr(images, "read_header", any_header)
     monkeypatch.setattr(images, "FORMATS", None)
 
     async def read(data: bytes) -> Pixels:
-        return await images.decode([data], PREPROCESSING, max_pixels=10_000)
+        return await decode_alone([data])
 
     with pytest.raises(pytest.fail.Exception):
         await assert_only_jpeg_and_png(read)

@@ -18,7 +18,7 @@ from starlette.types import Message
 
 from sample_networks import NOT_A_NUMBER, POISON
 from serving import make_bundle, make_key, make_settings, png, random_images, running
-from stingy_server.codec import images
+from stingy_server.codec.decode_pool import THREADS
 
 pytestmark = pytest.mark.anyio
 PAGE = Path(__file__).parents[2] / "docs" / "serve.md"
@@ -102,13 +102,16 @@ async def query_and_cancel(client: httpx.AsyncClient, app: FastAPI) -> int:
 async def query_with_busy_decoders(client: httpx.AsyncClient, app: FastAPI) -> int:
     """Send an image while other work keeps the decoders busy."""
     finished = threading.Event()
+    pool = app.state.service.decoders
     try:
-        for _ in range(2):
-            images._decoders.submit(finished.wait, 30)
+        busy = pool.run("other", [lambda: finished.wait(30)] * THREADS, cost=1)
+        task = asyncio.ensure_future(busy)
+        await asyncio.sleep(0)
         picture = png(random_images(1, size=300)[0])
         return (await client.post(PREDICT, content=picture, timeout=20)).status_code
     finally:
         finished.set()
+        await task
 
 
 @dataclass(frozen=True)

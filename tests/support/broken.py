@@ -1,5 +1,6 @@
 """Parts that each break one promise, to show that the check of that promise fails."""
 
+import io
 import multiprocessing
 import os
 import time
@@ -7,12 +8,14 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+from PIL import Image
 from prometheus_client import CollectorRegistry, Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from torch import Tensor
 
 from stingy_protection import Policy, SparseLogits, sanitize
 from stingy_server import Database
+from stingy_server.codec.image_header import ImageHeader
 from stingy_server.store.budgets import key_owner
 
 
@@ -55,6 +58,11 @@ def unstable_top(logits: Tensor, n: int) -> Tensor:
         .indices.mul(-1)
         .add(logits.shape[1] - 1)[:, :n]
     )
+
+
+def any_header(data: bytes) -> ImageHeader:
+    """Read the head of a picture of any format, and call it a PNG."""
+    return ImageHeader("PNG", *Image.open(io.BytesIO(data)).size)
 
 
 class OpenRoute:

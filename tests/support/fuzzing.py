@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from checks import assert_plain_headers
-from serving import PREPROCESSING, png, random_images
+from decoding import decode_alone
+from serving import png, random_images
 from stingy_protection import ScoreForm
-from stingy_server.codec.images import decode
-from stingy_server.codec.oip import parse_request
+from stingy_server.codec.oip import parse_head, read_files, read_tensor
 from stingy_server.errors import ServiceError
 
 FORMS = tuple(ScoreForm)
@@ -37,26 +37,28 @@ def check_oip(data: bytes) -> None:
     headers = (None, str(int.from_bytes(value, "little")), value.decode("latin-1"))
     form = FORMS[kind[0] // 3 % len(FORMS)]
     try:
-        query = parse_request(body, headers[kind[0] % 3], form=form, max_images=MOST_IMAGES)
+        head = parse_head(body, headers[kind[0] % 3], form=form, max_images=MOST_IMAGES)
+        files = head.datatype == "BYTES"
+        images = read_files(head, body) if files else read_tensor(head, body)
     except ServiceError:
         return
-    assert 1 <= len(query.images) <= MOST_IMAGES
-    assert query.outputs
-    assert form is not ScoreForm.NONE or set(query.outputs) == {"indices"}
-    if isinstance(query.images, list):
-        assert sum(map(len, query.images)) <= len(body)
+    assert 1 <= head.count == len(images) <= MOST_IMAGES
+    assert head.outputs
+    assert form is not ScoreForm.NONE or set(head.outputs) == {"indices"}
+    if isinstance(images, list):
+        assert sum(map(len, images)) <= len(body)
     else:
-        assert query.images.dtype == np.uint8
-        assert query.images.ndim == 4
-        assert query.images.shape[3] == 3
-        assert query.images.size <= len(body)
+        assert images.dtype == np.uint8
+        assert images.ndim == 4
+        assert images.shape[3] == 3
+        assert images.size <= len(body)
 
 
 def check_image(data: bytes) -> None:
     """Check that any bytes are refused, or are an image of the model's input size."""
     for file in {data, fix_checksums(data)}:
         try:
-            pixels = _loop.run_until_complete(decode([file], PREPROCESSING, max_pixels=MAX_PIXELS))
+            pixels = _loop.run_until_complete(decode_alone([file], max_pixels=MAX_PIXELS))
         except ServiceError:
             continue
         assert pixels.shape == (1, 8, 8, 3)

@@ -4,27 +4,22 @@ The decoder checks size and format in the file's header before it decodes anythi
 file may cause is bounded. The same pixels give the same array in every form of file.
 """
 
-import asyncio
 import io
 import warnings
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, PngImagePlugin
 
 from stingy_protection import Preprocessing
-from stingy_server.errors import (
-    BAD_IMAGE,
-    IMAGE_TOO_LARGE,
-    UNSUPPORTED_IMAGE,
-    ServiceError,
-)
+from stingy_server.codec.decode_pool import DecodePool
+from stingy_server.codec.image_header import ImageHeader, read_header
+from stingy_server.errors import BAD_IMAGE, IMAGE_TOO_LARGE, ServiceError
 
 Pixels = npt.NDArray[np.uint8]
 
-SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 FORMATS = ("JPEG", "PNG")
 MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 # The exceptions that Pillow raises for broken files, by its documentation and its decoders.
@@ -42,49 +37,127 @@ for _kind in ("iCCP", "iTXt", "zTXt"):
 
 # An image of one row, scaled until that row is as high as the model's input, would take gigabytes.
 MAX_SCALED = 64  # a scaled image may have this many times the pixels of the model's input
+# Small images are scaled up. All scaled images of a request together may have this many times the
+# pixels that its files may have.
+MAX_GROWTH = 4
 
 # Images of up to this size take less time to decode than to hand to a thread.
-INLINE_PIXELS = INLINE_BYTES = 256 * 256
-_decoders = ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode")
+INLINE_PIXELS = 256 * 256
+# A thread works on several small images at once, up to this many pixels: a few milliseconds.
+UNIT_PIXELS = 2**19
 
 
 async def decode(
-    files: Sequence[bytes], preprocessing: Preprocessing, *, max_pixels: int
+    files: Sequence[bytes],
+    preprocessing: Preprocessing,
+    *,
+    pool: DecodePool,
+    caller: str,
+    max_pixels: int,
 ) -> Pixels:
     """Decode image files to the pixels that the model takes, [batch, height, width, 3].
 
+    All heads are read first. A request that is refused by them costs no decoding.
+
     Args:
-        files: the bytes of one JPEG or PNG each.
+        files: the bytes of one JPEG or PNG each, at least one.
         preprocessing: gives the size of the model's input.
+        pool: the threads that decode, unless the images are few and small.
+        caller: the owner of the request, such as a key's id.
         max_pixels: the limit for all files together, so that a request's work is bounded.
 
     Raises:
-        ServiceError: if a file's content is no JPEG or PNG, has too many pixels, or is unreadable.
+        ServiceError: if a file's content is no JPEG or PNG, has too many pixels, or is unreadable;
+            overloaded, if the caller has its share of the pool already.
     """
-    loop = asyncio.get_running_loop()
-    decoded = []
-    inline = INLINE_PIXELS  # for all files together, because many small ones block the loop too
-    for data in files:
-        if len(data) > INLINE_BYTES:
-            image = await loop.run_in_executor(_decoders, _open, data, max_pixels)
-        else:
-            image = _open(data, max_pixels)
-        pixels = image.width * image.height
-        max_pixels -= pixels
-        inline -= max(pixels, len(data))
-        if inline >= 0:
-            decoded.append(_decode(image, preprocessing))
-        else:
-            decoded.append(await loop.run_in_executor(_decoders, _decode, image, preprocessing))
-    return np.stack(decoded)
+    headers = [read_header(data) for data in files]
+    sizes = [(header.width, header.height) for header in headers]
+    if sum(width * height for width, height in sizes) > max_pixels:
+        raise ServiceError(IMAGE_TOO_LARGE)
+    pixels = _count_pixels(sizes, preprocessing, max_scaled=MAX_GROWTH * max_pixels)
+    costs = [max(cost, len(data)) for cost, data in zip(pixels, files, strict=True)]
+    calls = [
+        partial(_decode, data, header, preprocessing)
+        for data, header in zip(files, headers, strict=True)
+    ]
+    return np.concatenate(await _run(calls, costs, pool=pool, caller=caller))
 
 
-async def fit(images: Pixels, preprocessing: Preprocessing) -> Pixels:
-    """Resize a batch of pixels, [batch, height, width, 3], to the size that the model takes."""
-    if images.shape[1:3] == preprocessing.size and preprocessing.resize_shorter is None:
+async def fit(
+    images: Pixels, preprocessing: Preprocessing, *, pool: DecodePool, caller: str, max_pixels: int
+) -> Pixels:
+    """Resize a batch of pixels, [batch, height, width, 3], to the size that the model takes.
+
+    Args:
+        images: at least one image.
+        preprocessing: gives the size of the model's input.
+        pool: the threads that resize, unless the images are few and small.
+        caller: the owner of the request, such as a key's id.
+        max_pixels: a fourth of the limit for all scaled images together.
+
+    Raises:
+        ServiceError: too_large, if the scaled images have too many pixels; overloaded, if the
+            caller has its share of the pool already.
+    """
+    height, width = images.shape[1:3]
+    if (height, width) == preprocessing.size and preprocessing.resize_shorter is None:
         return images
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(_decoders, _resize_batch, images, preprocessing)
+    sizes = [(width, height)] * len(images)
+    costs = _count_pixels(sizes, preprocessing, max_scaled=MAX_GROWTH * max_pixels)
+    calls = [partial(_resize_array, image, preprocessing) for image in images]
+    return np.concatenate(await _run(calls, costs, pool=pool, caller=caller))
+
+
+async def _run(
+    calls: Sequence[Callable[[], Pixels]], costs: Sequence[int], *, pool: DecodePool, caller: str
+) -> list[Pixels]:
+    """Make the images of a request: here if they are few and small, else in the pool."""
+    total = sum(costs)
+    if total <= INLINE_PIXELS:
+        return [call() for call in calls]
+    units: list[list[Callable[[], Pixels]]] = []
+    room = 0
+    for call, cost in zip(calls, costs, strict=True):
+        if cost > room:
+            units.append([])
+            room = UNIT_PIXELS
+        units[-1].append(call)
+        room -= cost
+    return await pool.run(caller, [partial(_run_unit, unit) for unit in units], cost=total)
+
+
+def _run_unit(calls: Sequence[Callable[[], Pixels]]) -> Pixels:
+    return np.concatenate([call() for call in calls])
+
+
+def _count_pixels(
+    sizes: Sequence[tuple[int, int]], preprocessing: Preprocessing, *, max_scaled: int
+) -> list[int]:
+    """Return the pixels of each image, before or after its scaling, whichever are more.
+
+    Raises:
+        ServiceError: too_large, if one scaled image or all scaled images have too many.
+    """
+    height, width = preprocessing.size
+    most = MAX_SCALED * width * height
+    counts = []
+    for size in sizes:
+        scaled_width, scaled_height = _scaled_size(size, preprocessing)
+        scaled = scaled_width * scaled_height
+        max_scaled -= scaled
+        if scaled > most or max_scaled < 0:
+            raise ServiceError(IMAGE_TOO_LARGE)
+        counts.append(max(size[0] * size[1], scaled))
+    return counts
+
+
+def _scaled_size(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+    """Return (width, height) of an image after its scaling and before it is cropped."""
+    height, width = preprocessing.size
+    if preprocessing.resize_shorter is None:
+        return width, height
+    scale = preprocessing.resize_shorter / min(size)
+    return max(width, round(size[0] * scale)), max(height, round(size[1] * scale))
 
 
 class _BoundedFile(io.BytesIO):
@@ -99,57 +172,40 @@ class _BoundedFile(io.BytesIO):
         return super().read(size)
 
 
-def _open(data: bytes, max_pixels: int) -> Image.Image:
-    if not data.startswith(SIGNATURES):
-        raise ServiceError(UNSUPPORTED_IMAGE)
+def _decode(data: bytes, header: ImageHeader, preprocessing: Preprocessing) -> Pixels:
+    """Decode one file to [1, height, width, 3]."""
     # In the coded data of a JPEG, FF DA marks the start of a scan and nothing else.
-    if data.startswith(SIGNATURES[0]) and data.count(b"\xff\xda") > MAX_SCANS:
+    if header.form == "JPEG" and data.count(b"\xff\xda") > MAX_SCANS:
         raise ServiceError(BAD_IMAGE)
     file = _BoundedFile(data)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the limit on pixels is checked below
+            warnings.simplefilter("ignore")  # the limit on pixels is checked before
             image = Image.open(file, formats=FORMATS)
+        # Pillow would clip deeper grey images to 8 bits, which silently changes the picture.
+        if image.mode not in MODES or image.size != (header.width, header.height):
+            raise ServiceError(BAD_IMAGE)
+        file.reads = MAX_READS
+        rgb = image.convert("RGB")
     except Image.DecompressionBombError:
         raise ServiceError(IMAGE_TOO_LARGE) from None
     except DECODE_ERRORS:  # UnidentifiedImageError is an OSError
         raise ServiceError(BAD_IMAGE) from None
-    if image.width * image.height > max_pixels:
-        raise ServiceError(IMAGE_TOO_LARGE)
-    # Pillow would clip deeper grey images to 8 bits, which silently changes the picture.
-    if image.mode not in MODES or image.width * image.height == 0:
-        raise ServiceError(BAD_IMAGE)
-    file.reads = MAX_READS
-    return image
-
-
-def _decode(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
-    try:
-        rgb = image.convert("RGB")
-    except DECODE_ERRORS:
-        raise ServiceError(BAD_IMAGE) from None
     return _resize(rgb, preprocessing)
 
 
-def _resize_batch(images: Pixels, preprocessing: Preprocessing) -> Pixels:
-    return np.stack([_resize(Image.fromarray(image), preprocessing) for image in images])
+def _resize_array(image: Pixels, preprocessing: Preprocessing) -> Pixels:
+    return _resize(Image.fromarray(image), preprocessing)
 
 
 def _resize(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
+    """Resize one image to [1, height, width, 3]."""
     height, width = preprocessing.size
-    shorter = preprocessing.resize_shorter
-    if shorter is not None:
-        scale = shorter / min(image.width, image.height)
-        scaled = (
-            max(width, round(image.width * scale)),
-            max(height, round(image.height * scale)),
-        )
-        if scaled[0] * scaled[1] > MAX_SCALED * width * height:
-            raise ServiceError(IMAGE_TOO_LARGE)
-        image = _resize_bilinear(image, scaled)
+    if preprocessing.resize_shorter is not None:
+        image = _resize_bilinear(image, _scaled_size(image.size, preprocessing))
         left, top = (image.width - width) // 2, (image.height - height) // 2
         image = image.crop((left, top, left + width, top + height))
-    return np.asarray(_resize_bilinear(image, (width, height)))
+    return np.asarray(_resize_bilinear(image, (width, height)))[None]
 
 
 def _resize_bilinear(image: Image.Image, size: tuple[int, int]) -> Image.Image:

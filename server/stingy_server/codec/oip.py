@@ -4,7 +4,8 @@ A request has exactly one input, `image`. The client may choose the form of the 
 amount of information in it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from stingy_server.errors import BAD_REQUEST, BAD_TENSOR, JSON, TOO_LARGE, Servi
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 BINARY = "application/octet-stream"
+BINARY_TYPES = {"UINT8": "u1", "FP32": "<f4"}
 # Parsing JSON blocks all requests of the process, so larger requests must be binary. A list costs
 # several times as much as a number. The limit is the number of lists in a black picture, written
 # "[[0,0,0],...],", with rows of five pixels or more.
@@ -63,24 +65,37 @@ class _Request(_Message):
 
 
 @dataclass(frozen=True)
-class InferRequest:
-    """A parsed infer request.
+class InferHead:
+    """The head of an infer request: all but its images.
 
     Attributes:
         id: the client's own name for the request.
-        images: pixels, uint8 [batch, height, width, 3], or encoded files.
+        count: the number of images, at least 1.
         outputs: the requested outputs by name, and whether each is binary.
+        length: bytes of the JSON. Binary data follows them.
+        datatype: the input's type: UINT8, FP32 or BYTES.
+        shape: the input's shape as declared. Its lengths are at least 1.
+        data: the input's numbers, if they are in the JSON; None if they are binary.
     """
 
     id: str | None
-    images: Pixels | list[bytes]
+    count: int
     outputs: dict[str, bool]
+    length: int
+    datatype: str
+    shape: tuple[int, ...]
+    data: Any = field(default=None, repr=False)
+
+    @property
+    def cost(self) -> int:
+        """The work of reading the images, in pixels; files are counted by their number alone."""
+        return prod(self.shape)
 
 
-def parse_request(
+def parse_head(
     body: bytes, header_length: str | None, *, form: ScoreForm, max_images: int
-) -> InferRequest:
-    """Parse an infer request.
+) -> InferHead:
+    """Parse the head of an infer request. No pixel is read.
 
     Args:
         body: JSON, or JSON followed by the tensor's bytes.
@@ -89,8 +104,9 @@ def parse_request(
         max_images: the limit on images in one request.
 
     Raises:
-        ServiceError: bad_request if the message is malformed; bad_tensor if its tensor is;
-            too_large if it has more images, more JSON or more lists than allowed.
+        ServiceError: bad_request if the message is malformed; bad_tensor if its shape is, or if it
+            has another number of bytes than that shape; too_large if it has more images, more JSON
+            or more lists than allowed.
     """
     split = len(body) if header_length is None else _parse_length(header_length, len(body))
     if split > MAX_JSON_BYTES or body.count(b"[", 0, split) > MAX_JSON_LISTS:
@@ -102,8 +118,77 @@ def parse_request(
     tensor = request.inputs[0]
     if tensor.shape[0] > max_images:
         raise ServiceError(TOO_LARGE)
-    images = _read_images(tensor, memoryview(body)[split:])
-    return InferRequest(request.id, images, _select_outputs(request, form))
+    size = tensor.parameters.binary_data_size
+    if (size is None) == (tensor.data is None) or (size or 0) != len(body) - split:
+        raise ServiceError(BAD_REQUEST)
+    _check_shape(tensor, size)
+    return InferHead(
+        id=request.id,
+        count=tensor.shape[0],
+        outputs=_select_outputs(request, form),
+        length=split,
+        datatype=tensor.datatype,
+        shape=tuple(tensor.shape),
+        data=tensor.data,
+    )
+
+
+def read_tensor(head: InferHead, body: bytes) -> Pixels:
+    """Read the pixels of a request that has no files, uint8 [batch, height, width, 3].
+
+    Args:
+        head: the request's head, of the type UINT8 or FP32.
+        body: the body that it was parsed from.
+
+    Raises:
+        ServiceError: bad_tensor, if the data is malformed or out of range.
+    """
+    if head.data is None:
+        values = binary_values(head, body)
+        return to_uint8(values) if head.datatype == "FP32" else values
+    values = _read_json(head.data, head.shape, kinds="iu" if head.datatype == "UINT8" else "iuf")
+    if head.datatype == "FP32":
+        return to_uint8(values)
+    if values.min() < 0 or values.max() > 255:
+        raise ServiceError(BAD_TENSOR)
+    return values.astype(np.uint8)
+
+
+def binary_values(head: InferHead, body: bytes) -> npt.NDArray[Any]:
+    """Return the binary values of a request in their declared type and shape, without a copy."""
+    dtype = np.dtype(BINARY_TYPES[head.datatype])
+    return np.frombuffer(body, dtype, offset=head.length).reshape(head.shape)
+
+
+def read_files(head: InferHead, body: bytes) -> list[bytes]:
+    """Return the elements of a binary BYTES tensor. Each follows its own length, of 4 bytes.
+
+    Raises:
+        ServiceError: bad_tensor, if the lengths do not add up, or there are not `head.count`.
+    """
+    files: list[bytes] = []
+    start = head.length
+    while start < len(body) and len(files) < head.count:
+        stop = start + 4 + int.from_bytes(body[start : start + 4], "little")
+        files.append(body[start + 4 : stop])
+        start = stop
+    if start != len(body) or len(files) != head.count:
+        raise ServiceError(BAD_TENSOR)
+    return files
+
+
+def _check_shape(tensor: _Input, size: int | None) -> None:
+    shape = tensor.shape
+    if min(shape) < 1:
+        raise ServiceError(BAD_TENSOR)
+    if tensor.datatype == "BYTES":
+        if len(shape) != 1 or size is None:
+            raise ServiceError(BAD_TENSOR)
+        return
+    if len(shape) != 4 or shape[3 if tensor.datatype == "UINT8" else 1] != 3:
+        raise ServiceError(BAD_TENSOR)
+    if size is not None and size != np.dtype(BINARY_TYPES[tensor.datatype]).itemsize * prod(shape):
+        raise ServiceError(BAD_TENSOR)
 
 
 def _parse_length(header: str, total: int) -> int:
@@ -129,37 +214,13 @@ def _select_outputs(request: _Request, form: ScoreForm) -> dict[str, bool]:
     return selected
 
 
-def _read_images(tensor: _Input, binary: memoryview) -> Pixels | list[bytes]:
-    size = tensor.parameters.binary_data_size
-    if (size is None) == (tensor.data is None) or (size or 0) != len(binary):
-        raise ServiceError(BAD_REQUEST)
-    if min(tensor.shape) < 1:
-        raise ServiceError(BAD_TENSOR)
-    if tensor.datatype == "BYTES":
-        return _read_files(tensor, binary)
-    batched = len(tensor.shape) == 4
-    if tensor.datatype == "UINT8":
-        if not batched or tensor.shape[3] != 3:
-            raise ServiceError(BAD_TENSOR)
-        if size is not None:
-            return _read_bytes(binary, np.dtype("u1"), tensor.shape)
-        values = _read_json(tensor.data, tensor.shape, kinds="iu")
-        if values.min() < 0 or values.max() > 255:
-            raise ServiceError(BAD_TENSOR)
-        return values.astype(np.uint8)
-    if not batched or tensor.shape[1] != 3:
-        raise ServiceError(BAD_TENSOR)
-    if size is not None:
-        values = _read_bytes(binary, np.dtype("<f4"), tensor.shape)
-    else:
-        values = _read_json(tensor.data, tensor.shape, kinds="iuf")
-    return _to_uint8(values)
-
-
-def _to_uint8(values: npt.NDArray[Any]) -> Pixels:
+def to_uint8(values: npt.NDArray[Any]) -> Pixels:
     """Convert pixels in 0..1, [batch, 3, height, width], to uint8 [batch, height, width, 3].
 
     After rounding to 8 bits the same picture is the same input, whatever its datatype was.
+
+    Raises:
+        ServiceError: bad_tensor, if a value is no number in 0..1.
     """
     with np.errstate(invalid="ignore"):
         if not (values.min() >= 0 and values.max() <= 1):  # false for NaN too
@@ -168,15 +229,9 @@ def _to_uint8(values: npt.NDArray[Any]) -> Pixels:
     return np.ascontiguousarray(rounded.transpose(0, 2, 3, 1))
 
 
-def _read_bytes(binary: memoryview, dtype: np.dtype[Any], shape: list[int]) -> npt.NDArray[Any]:
-    if len(binary) != dtype.itemsize * _count(shape):
-        raise ServiceError(BAD_TENSOR)
-    return np.frombuffer(binary, dtype).reshape(shape)
-
-
-def _read_json(data: Any, shape: list[int], *, kinds: str) -> npt.NDArray[Any]:
+def _read_json(data: Any, shape: tuple[int, ...], *, kinds: str) -> npt.NDArray[Any]:
     try:
-        values = numbers(data, _count(shape))
+        values = numbers(data, prod(shape))
     except ValueError:
         raise ServiceError(BAD_TENSOR) from None
     if values.dtype.kind not in kinds:
@@ -204,30 +259,8 @@ def numbers(data: Any, count: int) -> npt.NDArray[Any]:
     return np.asarray(flat)
 
 
-def _count(shape: list[int]) -> int:
-    count = 1
-    for length in shape:
-        count *= length
-    return count
-
-
-def _read_files(tensor: _Input, binary: memoryview) -> list[bytes]:
-    """Return the elements of a binary BYTES tensor. Each follows its choice length, of 4 bytes."""
-    if len(tensor.shape) != 1 or tensor.data is not None:
-        raise ServiceError(BAD_TENSOR)
-    files: list[bytes] = []
-    start = 0
-    while start < len(binary) and len(files) < tensor.shape[0]:
-        stop = start + 4 + int.from_bytes(binary[start : start + 4], "little")
-        files.append(bytes(binary[start + 4 : stop]))
-        start = stop
-    if start != len(binary) or len(files) != tensor.shape[0]:
-        raise ServiceError(BAD_TENSOR)
-    return files
-
-
 def encode_answer(
-    request: InferRequest, answer: SparseLogits, *, model: str, version: str
+    request: InferHead, answer: SparseLogits, *, model: str, version: str
 ) -> Response:
     """Encode an answer in the outputs that the client requested."""
     outputs: list[dict[str, Any]] = []

@@ -4,7 +4,6 @@ from functools import partial
 from importlib.metadata import version as installed_version
 from typing import Any
 
-import numpy as np
 import orjson
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -12,7 +11,7 @@ from starlette.responses import Response
 
 from stingy_protection import ScoreForm
 from stingy_server.codec import oip
-from stingy_server.codec.images import Pixels, decode, fit
+from stingy_server.codec.infer_pixels import read_pixels
 from stingy_server.edge.openapi import ERROR_RESPONSES, request_body
 from stingy_server.edge.tier_view import TierView, visible_form
 from stingy_server.errors import DRAINING, INTERNAL, JSON, ServiceError
@@ -82,17 +81,23 @@ async def infer(request: Request) -> Response:
     endpoint = service.endpoint(record, **request.path_params)
     body = await request.body()
     tier = service.tier(record)
-    query = oip.parse_request(
+    head = oip.parse_head(
         body,
         request.headers.get(oip.HEADER_LENGTH),
         form=visible_form(endpoint.policy, tier),
         max_images=service.settings.max_request_images,
     )
-    decode_query = partial(_pixels, query, endpoint, max_pixels=service.settings.max_pixels)
-    answer = await service.answer(
-        record, endpoint, decode_query, images=len(query.images), tier=tier
+    read = partial(
+        read_pixels,
+        head,
+        body,
+        endpoint.manifest.preprocessing,
+        pool=service.decoders,
+        caller=record.caller,
+        max_pixels=service.settings.max_pixels,
     )
-    return oip.encode_answer(query, answer, model=endpoint.name, version=endpoint.manifest.version)
+    answer = await service.answer(record, endpoint, read, images=head.count, tier=tier)
+    return oip.encode_answer(head, answer, model=endpoint.name, version=endpoint.manifest.version)
 
 
 HOT_ROUTES = {f"/v2{MODEL}/infer": infer, f"/v2{VERSION}/infer": infer}
@@ -103,13 +108,6 @@ for path, handler in HOT_ROUTES.items():
         methods=["POST"],
         openapi_extra=request_body(path, JSON, oip.BINARY),
     )
-
-
-async def _pixels(query: oip.InferRequest, endpoint: Endpoint, *, max_pixels: int) -> Pixels:
-    preprocessing = endpoint.manifest.preprocessing
-    if isinstance(query.images, np.ndarray):
-        return await fit(query.images, preprocessing)
-    return await decode(query.images, preprocessing, max_pixels=max_pixels)
 
 
 def _metadata(

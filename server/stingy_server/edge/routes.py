@@ -34,6 +34,8 @@ async def predict(request: Request) -> Response:
         decode,
         [body],
         endpoint.manifest.preprocessing,
+        pool=service.decoders,
+        caller=record.caller,
         max_pixels=service.settings.max_pixels,
     )
     answer = await service.answer(record, endpoint, decode_body, images=1, tier=tier)

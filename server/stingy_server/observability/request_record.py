@@ -52,6 +52,11 @@ class RequestRecord:
     engine_finished: float | None = None
 
     @property
+    def caller(self) -> str:
+        """The id of the key, or "-"."""
+        return NO_VALUE if self.key is None else self.key.id
+
+    @property
     def model(self) -> str:
         """The name of a served model, or "-"; never a name that a client invented."""
         return NO_VALUE if self.endpoint is None else self.endpoint.name
@@ -62,7 +67,7 @@ class RequestRecord:
         return Entry(
             time=stamp(),
             request=self.request_id,
-            key=NO_VALUE if self.key is None else self.key.id,
+            key=self.caller,
             model=self.model,
             version=NO_VALUE if endpoint is None else endpoint.manifest.version,
             fingerprint=NO_VALUE if endpoint is None else endpoint.policy.fingerprint,

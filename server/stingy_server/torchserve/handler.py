@@ -8,14 +8,15 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orjson
 import torch
 from starlette.responses import Response
 
 from stingy_protection import NoisyPolicy, ScoreForm
 from stingy_server.codec import oip
-from stingy_server.codec.images import SIGNATURES, Pixels, decode, fit
+from stingy_server.codec.decode_pool import QUEUED_REQUESTS, DecodePool
+from stingy_server.codec.image_header import SIGNATURES
+from stingy_server.codec.infer_pixels import read_pixels
 from stingy_server.errors import (
     BAD_REQUEST,
     NOT_FOUND,
@@ -34,6 +35,7 @@ log = logging.getLogger("stingy")
 # The headers by which TorchServe marks requests to its routes /explanations and describe. The
 # second belongs to its management API.
 OTHER_ROUTES = ("explain", "describe")
+CALLER = "torchserve"  # TorchServe checks its keys itself and does not pass them on
 
 
 class Handler:
@@ -66,6 +68,7 @@ class Handler:
             raise ConfigurationError(faults)
         (self._endpoint,) = endpoints
         self._fingerprint = model_fingerprint(self._endpoint.manifest, self._endpoint.policy)
+        self._decoders = DecodePool(capacity=QUEUED_REQUESTS * self._settings.max_pixels)
         self._loop = asyncio.new_event_loop()
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
@@ -111,31 +114,40 @@ class Handler:
             body = orjson.dumps(body)
         if not isinstance(body, bytes | bytearray):
             raise ServiceError(BAD_REQUEST)
-        query = _parse_query(
-            bytes(body),
-            headers.get(oip.HEADER_LENGTH.lower()),
-            form=endpoint.policy.scores,
-            max_images=self._settings.max_request_images,
+        body = bytes(body)
+        form = endpoint.policy.scores
+        if body.startswith(SIGNATURES):
+            head, body = _file_query(body, form=form)
+        else:
+            head = oip.parse_head(
+                body,
+                headers.get(oip.HEADER_LENGTH.lower()),
+                form=form,
+                max_images=self._settings.max_request_images,
+            )
+        pixels = await read_pixels(
+            head,
+            body,
+            endpoint.manifest.preprocessing,
+            pool=self._decoders,
+            caller=CALLER,
+            max_pixels=self._settings.max_pixels,
         )
-        pixels = await self._pixels(query.images)
-        # One server sends all requests, so there is one caller.
-        answer = await endpoint.engine.predict(pixels, caller="-")
+        answer = await endpoint.engine.predict(pixels, caller=CALLER)
         return oip.encode_answer(
-            query, answer, model=endpoint.name, version=endpoint.manifest.version
+            head, answer, model=endpoint.name, version=endpoint.manifest.version
         )
 
-    async def _pixels(self, images: Pixels | list[bytes]) -> Pixels:
-        preprocessing = self._endpoint.manifest.preprocessing
-        if isinstance(images, np.ndarray):
-            return await fit(images, preprocessing)
-        return await decode(images, preprocessing, max_pixels=self._settings.max_pixels)
 
-
-def _parse_query(
-    body: bytes, header_length: str | None, *, form: ScoreForm, max_images: int
-) -> oip.InferRequest:
-    """Parse a body. An image file is a query for all outputs of the policy, in JSON."""
-    if not body.startswith(SIGNATURES):
-        return oip.parse_request(body, header_length, form=form, max_images=max_images)
+def _file_query(body: bytes, *, form: ScoreForm) -> tuple[oip.InferHead, bytes]:
+    """Return an image file as a query for all outputs of the policy, in JSON."""
     outputs = ["indices"] if form is ScoreForm.NONE else ["indices", "scores"]
-    return oip.InferRequest(None, [body], dict.fromkeys(outputs, False))
+    head = oip.InferHead(
+        id=None,
+        count=1,
+        outputs=dict.fromkeys(outputs, False),
+        length=0,
+        datatype="BYTES",
+        shape=(1,),
+    )
+    return head, len(body).to_bytes(4, "little") + body

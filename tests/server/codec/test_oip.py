@@ -16,9 +16,11 @@ from stingy_server.codec.oip import (
     HEADER_LENGTH,
     MAX_JSON_BYTES,
     MAX_JSON_LISTS,
-    InferRequest,
+    InferHead,
     encode_answer,
-    parse_request,
+    parse_head,
+    read_files,
+    read_tensor,
 )
 from stingy_server.errors import BAD_REQUEST, BAD_TENSOR, TOO_LARGE, ServiceError
 
@@ -33,12 +35,19 @@ def message(tensor: dict[str, Any] | None = None, **rest: Any) -> dict[str, Any]
     return {"inputs": [image | (tensor or {"data": IMAGES.ravel().tolist()})], **rest}
 
 
-def parse(
+def split(
     document: Any, tail: bytes = b"", *, form: ScoreForm = ScoreForm.LOG_PROB
-) -> InferRequest:
-    head = document if isinstance(document, bytes) else json.dumps(document).encode()
-    length = str(len(head)) if tail else None
-    return parse_request(head + tail, length, form=form, max_images=MAX_IMAGES)
+) -> tuple[InferHead, bytes]:
+    """Parse a request's head. Return it with the whole body."""
+    text = document if isinstance(document, bytes) else json.dumps(document).encode()
+    length = str(len(text)) if tail else None
+    body = text + tail
+    return parse_head(body, length, form=form, max_images=MAX_IMAGES), body
+
+
+def images_of(document: Any, tail: bytes = b"") -> Any:
+    head, body = split(document, tail)
+    return read_files(head, body) if head.datatype == "BYTES" else read_tensor(head, body)
 
 
 def binary(raw: bytes, **tensor: Any) -> tuple[dict[str, Any], bytes]:
@@ -51,11 +60,11 @@ def files(*contents: bytes) -> bytes:
 
 @pytest.mark.parametrize("data", [IMAGES.ravel().tolist(), IMAGES.tolist()])
 def test_json_data_may_be_flat_or_nested(data: Any) -> None:
-    assert np.array_equal(parse(message({"data": data})).images, IMAGES)
+    assert np.array_equal(images_of(message({"data": data})), IMAGES)
 
 
 def test_binary_data_is_read_unchanged() -> None:
-    assert np.array_equal(parse(*binary(IMAGES.tobytes())).images, IMAGES)
+    assert np.array_equal(images_of(*binary(IMAGES.tobytes())), IMAGES)
 
 
 PARAMETERS: list[dict[str, Any]] = [
@@ -68,26 +77,26 @@ PARAMETERS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("parameters", PARAMETERS)
 def test_L9_unknown_parameters_change_nothing(parameters: dict[str, Any]) -> None:
     document = message({"data": IMAGES.tolist(), "parameters": parameters}, parameters=parameters)
-    assert np.array_equal(parse(document).images, IMAGES)
+    assert np.array_equal(images_of(document), IMAGES)
     document, raw = binary(IMAGES.tobytes())
     document["inputs"][0]["parameters"] = {**parameters, **document["inputs"][0]["parameters"]}
-    assert np.array_equal(parse(document, raw).images, IMAGES)
+    assert np.array_equal(images_of(document, raw), IMAGES)
 
 
 def test_P5_float_pixels_give_the_same_uint8_pixels() -> None:
     planes = (IMAGES.transpose(0, 3, 1, 2) / 255).astype("<f4")
     shape = list(planes.shape)
-    query = parse(*binary(planes.tobytes(), datatype="FP32", shape=shape))
-    assert np.array_equal(query.images, IMAGES)
+    images = images_of(*binary(planes.tobytes(), datatype="FP32", shape=shape))
+    assert np.array_equal(images, IMAGES)
     document = {"datatype": "FP32", "shape": shape, "data": planes.astype(float).tolist()}
-    assert np.array_equal(parse(message(document)).images, IMAGES)
+    assert np.array_equal(images_of(message(document)), IMAGES)
 
 
 @given(st.lists(st.binary(max_size=40), min_size=1, max_size=5))
 @settings(deadline=None)
 def test_files_of_a_bytes_tensor_are_separated_unchanged(contents: list[bytes]) -> None:
     document, raw = binary(files(*contents), datatype="BYTES", shape=[len(contents)])
-    assert parse(document, raw).images == contents
+    assert images_of(document, raw) == contents
 
 
 REFUSED: list[tuple[str, Any, Any]] = [
@@ -151,7 +160,7 @@ REFUSED: list[tuple[str, Any, Any]] = [
 )
 def test_malformed_json_request_is_refused_by_its_code(refusal: Any, document: Any) -> None:
     with pytest.raises(ServiceError) as error:
-        parse(document)
+        images_of(document)
     assert error.value.refusal is refusal
 
 
@@ -171,7 +180,7 @@ def test_malformed_json_request_is_refused_by_its_code(refusal: Any, document: A
 )
 def test_binary_data_that_misfits_its_shape_is_refused(tensor: dict[str, Any], raw: bytes) -> None:
     with pytest.raises(ServiceError) as error:
-        parse(*binary(raw, **tensor))
+        images_of(*binary(raw, **tensor))
     assert error.value.refusal is BAD_TENSOR
 
 
@@ -191,7 +200,7 @@ TOO_MANY = MAX_IMAGES + 1
 )
 def test_more_images_or_json_than_allowed_are_refused(document: Any, raw: bytes) -> None:
     with pytest.raises(ServiceError) as error:
-        parse(document, raw)
+        images_of(document, raw)
     assert error.value.refusal is TOO_LARGE
 
 
@@ -201,13 +210,13 @@ def test_largest_black_picture_in_json_is_accepted(size: tuple[int, int]) -> Non
     image = {"shape": black.shape, "data": black.tolist()}
     document = orjson.dumps(message(image))
     assert 0.99 * MAX_JSON_BYTES < len(document) <= MAX_JSON_BYTES
-    assert np.array_equal(parse(document).images, black)
+    assert np.array_equal(images_of(document), black)
 
 
 def test_H1_brackets_in_binary_data_are_not_counted_as_lists() -> None:
     many = b"[" * (MAX_JSON_LISTS + 1)
     raw = many + bytes(-len(many) % 3)
-    pixels = parse(*binary(raw, shape=[1, 1, len(raw) // 3, 3])).images
+    pixels = images_of(*binary(raw, shape=[1, 1, len(raw) // 3, 3]))
     assert len(raw) == np.size(pixels)
 
 
@@ -226,7 +235,7 @@ def test_H1_json_that_is_no_picture_takes_bounded_memory(data: Any) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(ServiceError) as error:
-            parse(document)
+            images_of(document)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -237,7 +246,7 @@ def test_H1_json_that_is_no_picture_takes_bounded_memory(data: Any) -> None:
 @pytest.mark.parametrize("header", ["", "-1", "1e2", "\u0661", "9" * 50, "100000"])
 def test_hostile_header_length_is_refused(header: str) -> None:
     with pytest.raises(ServiceError) as error:
-        parse_request(json.dumps(message()).encode(), header, form=ScoreForm.LOG_PROB, max_images=9)
+        parse_head(json.dumps(message()).encode(), header, form=ScoreForm.LOG_PROB, max_images=9)
     assert error.value.refusal is BAD_REQUEST
 
 
@@ -245,15 +254,15 @@ def test_hostile_header_length_is_refused(header: str) -> None:
 @settings(deadline=None)
 def test_H8_random_bytes_are_refused(body: bytes, header: str | None) -> None:
     with pytest.raises(ServiceError):
-        parse_request(body, header, form=ScoreForm.LOG_PROB, max_images=9)
+        parse_head(body, header, form=ScoreForm.LOG_PROB, max_images=9)
 
 
 def test_policy_without_scores_offers_indices_alone() -> None:
-    assert parse(message(), form=ScoreForm.NONE).outputs == {"indices": False}
+    assert split(message(), form=ScoreForm.NONE)[0].outputs == {"indices": False}
     for name in ("scores", "logits"):
         query = {"name": name, "parameters": {"binary_data": True}}
         with pytest.raises(ServiceError):
-            parse(message(outputs=[query]), form=ScoreForm.NONE)
+            split(message(outputs=[query]), form=ScoreForm.NONE)
 
 
 ANSWER = SparseLogits(
@@ -265,8 +274,12 @@ ANSWER = SparseLogits(
 )
 
 
+def query_for(identifier: str | None, outputs: dict[str, bool]) -> InferHead:
+    return InferHead(identifier, 1, outputs, 0, "UINT8", (1, 4, 5, 3))
+
+
 def test_json_scores_have_the_decimals_of_the_grid_alone() -> None:
-    query = InferRequest("7", IMAGES, {"indices": False, "scores": False})
+    query = query_for("7", {"indices": False, "scores": False})
     body = encode_answer(query, ANSWER, model="m", version="1").body
     assert b"-0.012,-4.5]" in bytes(body)
     document = orjson.loads(body)
@@ -275,7 +288,7 @@ def test_json_scores_have_the_decimals_of_the_grid_alone() -> None:
 
 
 def test_dense_logits_in_binary_have_minus_infinity() -> None:
-    query = InferRequest(None, IMAGES, {"logits": True, "indices": False})
+    query = query_for(None, {"logits": True, "indices": False})
     response = encode_answer(query, ANSWER, model="m", version="1")
     split = int(response.headers[HEADER_LENGTH])
     head, tail = orjson.loads(response.body[:split]), bytes(response.body[split:])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from numbered import first_pixels, numbered
+from numbered import caller_of, first_pixels, numbered
 from stingy_protection import SparseLogits
 from stingy_server.codec.images import Pixels
 from stingy_server.errors import OVERLOADED, UPSTREAM_FAILED, UPSTREAM_TIMEOUT, ServiceError
@@ -48,12 +48,14 @@ async def turns() -> None:
 
 
 def make(model: ControlledModel, **options: int) -> AsyncBatcher:
-    limits = {"queue_images": 100, "queue_bytes": 10_000, "share": 1000} | options
+    limits = {"queue_images": 100, "queue_bytes": 10_000, "share": 1} | options
     return AsyncBatcher(model, **limits)
 
 
 def submit_all(batcher: AsyncBatcher, *requests: Pixels) -> list[asyncio.Task[SparseLogits]]:
-    return [asyncio.create_task(batcher.submit(images, caller="a")) for images in requests]
+    return [
+        asyncio.create_task(batcher.submit(images, caller=caller_of(images))) for images in requests
+    ]
 
 
 async def test_requests_that_wait_for_a_free_pass_share_it() -> None:
@@ -159,12 +161,12 @@ async def test_queue_is_bounded_in_images_and_bytes(limits: dict[str, int]) -> N
     running, *waiting = submit_all(batcher, *(numbered(n) for n in (1, 2, 3)))
     await turns()
     with pytest.raises(ServiceError) as refused:
-        await batcher.submit(numbered(4), caller="a")
+        await batcher.submit(numbered(4), caller="4")
     assert refused.value.refusal is OVERLOADED
     running.cancel()  # its pass goes on and still occupies the room
     await turns()
     with pytest.raises(ServiceError):
-        await batcher.submit(numbered(4), caller="a")
+        await batcher.submit(numbered(4), caller="4")
     model.free.set()
     await asyncio.gather(*waiting)
     await turns()
@@ -198,7 +200,7 @@ async def test_request_cancelled_before_its_pass_frees_its_room() -> None:
         await asyncio.sleep(0)  # it waits for the end of the turn
         cancelled.cancel()
         await asyncio.wait([cancelled])
-        assert numbers(await batcher.submit(numbered(2), caller="a")) == [2]
+        assert numbers(await batcher.submit(numbered(2), caller="2")) == [2]
         await turns()
     assert model.passes == [[2]] * 3
 

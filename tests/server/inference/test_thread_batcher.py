@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from numbered import first_pixels, numbered
+from numbered import caller_of, first_pixels, numbered
 from stingy_protection import SparseLogits
 from stingy_server.codec.images import Pixels
 from stingy_server.errors import DRAINING, OVERLOADED, ServiceError
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 
 def make(answer: Callable[[Pixels], SparseLogits], **options: int) -> ThreadBatcher:
-    limits = {"batch_size": 4, "queue_images": 100, "queue_bytes": 10_000, "share": 1000} | options
+    limits = {"batch_size": 4, "queue_images": 100, "queue_bytes": 10_000, "share": 1} | options
     return ThreadBatcher(answer, max_delay_s=0.0, **limits)
 
 
@@ -38,7 +38,9 @@ async def test_waiting_requests_share_a_pass_and_get_their_own_answers() -> None
     model = GatedModel()
     batcher = make(model)
     requests = [numbered(1), numbered(2, 3), numbered(4), numbered(5), numbered(6, 7, 8, 9, 10)]
-    tasks = [asyncio.create_task(batcher.submit(images, caller="a")) for images in requests]
+    tasks = [
+        asyncio.create_task(batcher.submit(images, caller=caller_of(images))) for images in requests
+    ]
     await asyncio.sleep(0.05)
     model.free.set()
     answers = await asyncio.gather(*tasks)
@@ -59,7 +61,7 @@ async def test_failing_image_fails_only_its_own_request() -> None:
     model = GatedModel(fragile)
     batcher = make(model)
     tasks = [
-        asyncio.create_task(batcher.submit(images, caller="a"))
+        asyncio.create_task(batcher.submit(images, caller=caller_of(images)))
         for images in (numbered(1), numbered(2), numbered(66), numbered(3))
     ]
     await asyncio.sleep(0.05)
@@ -76,7 +78,7 @@ async def submit_until_there_is_room(batcher: ThreadBatcher, images: Pixels) -> 
     """Submit one image until there is room. A pass frees its room after its last answer."""
     while True:
         try:
-            return int((await batcher.submit(images, caller="a")).indices.item())
+            return int((await batcher.submit(images, caller=caller_of(images))).indices.item())
         except ServiceError as error:
             assert error.refusal is OVERLOADED  # noqa: PT017
             await asyncio.sleep(0.01)
@@ -86,10 +88,10 @@ async def submit_until_there_is_room(batcher: ThreadBatcher, images: Pixels) -> 
 async def test_queue_is_bounded_in_images_and_bytes(limits: dict[str, int]) -> None:
     model = GatedModel()
     batcher = make(model, **limits)
-    waiting = [asyncio.create_task(batcher.submit(numbered(n), caller="a")) for n in (1, 2, 3)]
+    waiting = [asyncio.create_task(batcher.submit(numbered(n), caller=str(n))) for n in (1, 2, 3)]
     await asyncio.sleep(0.05)
     with pytest.raises(ServiceError) as refused:
-        await batcher.submit(numbered(4), caller="a")
+        await batcher.submit(numbered(4), caller="4")
     assert refused.value.refusal is OVERLOADED
     model.free.set()
     await asyncio.gather(*waiting)
@@ -100,12 +102,12 @@ async def test_queue_is_bounded_in_images_and_bytes(limits: dict[str, int]) -> N
 async def test_closing_answers_waiting_requests_and_refuses_new_ones() -> None:
     model = GatedModel()
     batcher = make(model)
-    waiting = [asyncio.create_task(batcher.submit(numbered(n), caller="a")) for n in range(10)]
+    waiting = [asyncio.create_task(batcher.submit(numbered(n), caller=str(n))) for n in range(10)]
     await asyncio.sleep(0.05)
     closing = asyncio.create_task(batcher.close())
     await asyncio.sleep(0.05)
     with pytest.raises(ServiceError) as refused:
-        await batcher.submit(numbered(1), caller="a")
+        await batcher.submit(numbered(1), caller="1")
     assert refused.value.refusal is DRAINING
     model.free.set()
     await closing
@@ -115,7 +117,7 @@ async def test_closing_answers_waiting_requests_and_refuses_new_ones() -> None:
 async def test_L13_cancelled_request_takes_no_pass_shifts_no_answer() -> None:
     model = GatedModel()
     batcher = make(model, batch_size=1)
-    tasks = [asyncio.create_task(batcher.submit(numbered(n), caller="a")) for n in (1, 2, 3)]
+    tasks = [asyncio.create_task(batcher.submit(numbered(n), caller=str(n))) for n in (1, 2, 3)]
     await asyncio.sleep(0.05)
     tasks[1].cancel()
     await asyncio.sleep(0)
@@ -134,6 +136,6 @@ async def test_two_threads_run_two_passes_at_once() -> None:
         return first_pixels(images)
 
     batcher = make(answer, batch_size=1, threads=2)
-    answers = await asyncio.gather(*(batcher.submit(numbered(n), caller="a") for n in (1, 2)))
+    answers = await asyncio.gather(*(batcher.submit(numbered(n), caller=str(n)) for n in (1, 2)))
     await batcher.close()
     assert [answer.indices.item() for answer in answers] == [1, 2]

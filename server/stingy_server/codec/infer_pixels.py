@@ -1,0 +1,50 @@
+"""The images of an infer request, from its body to the pixels that the model takes."""
+
+from functools import partial
+
+import numpy as np
+
+from stingy_protection import Preprocessing
+from stingy_server.codec.decode_pool import DecodePool
+from stingy_server.codec.images import INLINE_PIXELS, UNIT_PIXELS, Pixels, decode, fit
+from stingy_server.codec.oip import InferHead, binary_values, read_files, read_tensor, to_uint8
+
+
+async def read_pixels(
+    head: InferHead,
+    body: bytes,
+    preprocessing: Preprocessing,
+    *,
+    pool: DecodePool,
+    caller: str,
+    max_pixels: int,
+) -> Pixels:
+    """Read, decode and resize the images of a request, [batch, height, width, 3].
+
+    It is the costly part of a request, so the key is charged before.
+
+    Args:
+        head: the request's head.
+        body: the body that it was parsed from.
+        preprocessing: gives the size of the model's input.
+        pool: the threads for all but small requests.
+        caller: the owner of the request, such as a key's id.
+        max_pixels: the limit for the files of a request together, see `decode` and `fit`.
+
+    Raises:
+        ServiceError: bad_tensor, if the data is malformed or out of range; the refusals of `decode`
+            and `fit`.
+    """
+    if head.datatype == "BYTES":
+        files = read_files(head, body)
+        return await decode(files, preprocessing, pool=pool, caller=caller, max_pixels=max_pixels)
+    if head.cost <= INLINE_PIXELS or (head.data is None and head.datatype == "UINT8"):
+        images = read_tensor(head, body)  # binary UINT8 is not even copied
+    elif head.data is None:
+        values = binary_values(head, body)
+        rows = max(1, UNIT_PIXELS * head.count // head.cost)
+        units = [partial(to_uint8, values[i : i + rows]) for i in range(0, head.count, rows)]
+        images = np.concatenate(await pool.run(caller, units, cost=head.cost))
+    else:
+        (images,) = await pool.run(caller, [partial(read_tensor, head, body)], cost=head.cost)
+    return await fit(images, preprocessing, pool=pool, caller=caller, max_pixels=max_pixels)
