@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -28,6 +29,7 @@ from checks import (
     assert_nowhere,
     assert_only_jpeg_and_png,
     assert_plain_headers,
+    assert_refused_unread,
     compared_secrets,
     granted_to_processes,
     metric_labels,
@@ -38,9 +40,12 @@ from sample_networks import canaries
 from serving import make_bundle, make_settings, png, random_images, running
 from stingy_protection import Policy, RankedLabels, SparseLogits, sanitize
 from stingy_server import Database, Keys
+from stingy_server.admission import Place
 from stingy_server.codec import images
 from stingy_server.codec.images import Pixels
 from stingy_server.inference import engine
+from stingy_server.observability.request_record import RequestRecord
+from stingy_server.service import Service
 from timing import differ_by, interleaved, shows_in_a_sort
 
 IMAGE = random_images(1)[0]
@@ -125,6 +130,22 @@ def test_Q_counter_without_a_lock_is_caught(tmp_path: Path) -> None:
         key, _ = Keys(database).create("shared", budget=200)
     state = tmp_path / "state"
     assert granted_to_processes(spend_unlocked, state, key.id, tries=200, processes=2) != 200
+
+
+@pytest.mark.anyio
+async def test_R_server_that_admits_a_spent_key_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def admit_all(self: Service, record: RequestRecord, **options: Any) -> Place:
+        record.spent = False
+        return await admit(self, record, **options)
+
+    admit = Service.admit
+    monkeypatch.setattr(Service, "admit", admit_all)
+    settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
+    async with running(settings, budget=0) as (client, _):
+        with pytest.raises(AssertionError):
+            await assert_refused_unread(client, "/v1/predict/digits", code="budget_exhausted")
 
 
 @pytest.mark.anyio

@@ -2,7 +2,7 @@
 
 import ast
 import multiprocessing
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -149,3 +149,23 @@ def metric_labels(registry: CollectorRegistry) -> set[tuple[tuple[str, Any], ...
     return {
         tuple(sample.labels.items()) for metric in registry.collect() for sample in metric.samples
     }
+
+
+class UnreadBody:
+    """A body that records whether the server read it."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self.was_read = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        self.was_read = True
+        yield self.content
+
+
+async def assert_refused_unread(client: httpx.AsyncClient, path: str, *, code: str) -> None:
+    """Check for a promise of R that a query is refused at its head."""
+    body = UnreadBody(b"content")
+    response = await client.post(path, content=body)
+    assert response.json()["error"]["code"] == code
+    assert not body.was_read
