@@ -20,6 +20,7 @@ from stingy_server.errors import (
     DEADLINE,
     REFUSED,
     SUSPENDED,
+    TOO_LARGE,
     UNAUTHENTICATED,
     UNKNOWN_MODEL,
     ServiceError,
@@ -37,7 +38,7 @@ from stingy_server.store.database import Database
 from stingy_server.store.group_commit import BatchedLookup, GroupCommit, StoreExecutor
 from stingy_server.store.keys import Key, Keys
 from stingy_server.store.ledger import Ledger
-from stingy_server.store.rate_limits import Rates
+from stingy_server.store.rate_limits import BatchOverRate, Rates
 
 log = logging.getLogger("stingy")
 
@@ -87,6 +88,7 @@ class Service:
         for endpoint in self.fleet:
             await endpoint.engine.close()
         await self.writes.flush()
+        await self.rates.close()
 
     def close(self) -> None:
         """Close the parts of the service, the state last. `drain` has closed the engines."""
@@ -207,7 +209,10 @@ class Service:
         if stale and await self.key_lookup.lookup(record.secret) is None:
             raise ServiceError(UNAUTHENTICATED)
         if record.key.rate is not None:
-            state = await self.rates.charge(record.key.id, record.key.rate, images)
+            try:
+                state = await self.rates.charge(record.key.id, record.key.rate, images)
+            except BatchOverRate:
+                raise ServiceError(TOO_LARGE) from None
             record.headers = {
                 "ratelimit-limit": str(state.limit),
                 "ratelimit-remaining": str(state.remaining),
