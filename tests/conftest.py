@@ -8,6 +8,7 @@ import torch
 
 if TYPE_CHECKING:
     from postgres import Running
+    from redis_server import RunningRedis
 
 # One thread, because the tests' networks are tiny and more threads only compete.
 torch.set_num_threads(1)
@@ -43,6 +44,17 @@ def postgres_server() -> "Iterator[Running]":
 def address(postgres_server: "Running") -> str:
     """Create an empty PostgreSQL database, and return its address."""
     return postgres_server.new_database()
+
+
+@pytest.fixture
+def own_redis(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[RunningRedis]":
+    """Start a Redis server for one test."""
+    from redis_server import program, redis_server
+
+    if (found := program()) is None:
+        pytest.skip("needs redis-server (apt-get install redis-server)")
+    with redis_server(found, tmp_path_factory.mktemp("redis")) as running:
+        yield running
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

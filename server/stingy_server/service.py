@@ -41,7 +41,7 @@ from stingy_server.store.database import Database
 from stingy_server.store.group_commit import BatchedLookup, GroupCommit, StoreExecutor
 from stingy_server.store.keys import Caller, Keys
 from stingy_server.store.ledger import Ledger
-from stingy_server.store.rate_limits import Rates, parse_rate
+from stingy_server.store.rate_limits import BatchOverRate, Rates
 
 log = logging.getLogger("stingy")
 
@@ -93,6 +93,7 @@ class Service:
         for endpoint in self.fleet:
             await endpoint.engine.close()
         await self.writes.flush()
+        await self.rates.close()
 
     def close(self) -> None:
         """Close the parts of the service, the state last. `drain` has closed the engines."""
@@ -252,10 +253,10 @@ class Service:
         if stale and await self.key_lookup.lookup(record.secret) is None:
             raise ServiceError(UNAUTHENTICATED)
         if record.key.rate is not None:
-            most = parse_rate(record.key.rate).amount
-            if images > most:
-                raise ServiceError(RATE_BELOW_REQUEST, limit=most)
-            state = await self.rates.charge(record.key.id, record.key.rate, images)
+            try:
+                state = await self.rates.charge(record.key.id, record.key.rate, images)
+            except BatchOverRate as error:
+                raise ServiceError(RATE_BELOW_REQUEST, limit=error.limit) from None
             record.headers = {
                 "ratelimit-limit": str(state.limit),
                 "ratelimit-remaining": str(state.remaining),

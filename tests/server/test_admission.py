@@ -115,7 +115,7 @@ async def test_request_larger_than_its_rate_is_a_413_with_the_limit(tmp_path: Pa
 
 @pytest.mark.parametrize("limits", [{"budget": 0}, {"per_day": 0}], ids=str)
 async def test_R2_query_of_a_spent_key_is_refused_unread(
-    tmp_path: Path, limits: dict[str, int]
+    tmp_path: Path, limits: dict[str, Any]
 ) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     async with running(settings) as (client, _):

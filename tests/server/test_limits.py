@@ -134,6 +134,14 @@ async def test_request_over_rate_is_a_429_with_retry_after(tmp_path: Path) -> No
         assert usage.json()["used"] == 20
 
 
+async def test_Q10_batch_that_its_rate_never_grants_is_a_413(tmp_path: Path) -> None:
+    configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
+    async with running(configured) as (client, _):
+        refused = await infer(client, make_key(configured.state, rate="7/minute"))
+        assert (refused.status_code, code(refused)) == (413, "too_large")
+        assert "Retry-After" not in refused.headers
+
+
 async def test_request_over_day_budget_is_a_429_with_retry_after(tmp_path: Path) -> None:
     configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     async with running(configured) as (client, _):

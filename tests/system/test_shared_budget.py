@@ -1,11 +1,8 @@
 """Several workers of a server share one budget, one rate and their counters."""
 
-import shutil
 import signal
-import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +11,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from redis_server import RunningRedis
 from serving import (
     STINGY,
     free_port,
@@ -37,25 +35,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def redis(tmp_path: Path) -> Iterator[str]:
-    """Start a Redis server for one test and yield its address."""
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.skip("needs redis-server (apt-get install redis-server)")
-    port = free_port()
-    process = subprocess.Popen(
-        [program, "--port", str(port), "--save", "", "--dir", tmp_path, "--bind", "127.0.0.1"],
-        stdout=subprocess.DEVNULL,
-    )
-    for _ in range(100):
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-            break
-        except ConnectionRefusedError:
-            time.sleep(0.05)
-    yield f"redis://127.0.0.1:{port}"
-    process.terminate()
-    process.wait()
+def redis(own_redis: RunningRedis) -> str:
+    """Return the address of a Redis server for one test."""
+    return own_redis.address
 
 
 def test_workers_share_one_budget_one_rate_and_their_counters(
