@@ -46,7 +46,7 @@ class InstantEngine:
     def __init__(self, answer: SparseLogits) -> None:
         self._answer = answer
 
-    async def predict(self, _: object) -> SparseLogits:
+    async def predict(self, _: object, *, caller: str) -> SparseLogits:
         return self._answer
 
     async def close(self) -> None:

@@ -44,6 +44,7 @@ def launch_stingy(
         "state": "state",
         "port": port,
         "metrics_port": metrics_port,
+        "request_rate": RATE,
         "trusted_factories": ["tiny_net", "torchvision.models"],
         **settings,
     }

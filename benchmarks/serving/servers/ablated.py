@@ -25,17 +25,17 @@ from stingy_server.observability.request_record import RequestRecord
 from stingy_server.service import Service
 from stingy_server.settings import load_settings
 from stingy_server.store.budgets import Reservation
-from stingy_server.store.keys import Key, Keys
+from stingy_server.store.keys import Caller, Keys
 
 
 class OneCaller:
     """A key look-up that returns the same key, read once, for every request."""
 
     def __init__(self, keys: Keys) -> None:
-        self._key = keys.all()[0][0]
+        self._caller = Caller(keys.all()[0][0], spent=False)
 
-    async def lookup(self, text: str) -> Key:
-        return self._key
+    async def lookup(self, text: str) -> Caller:
+        return self._caller
 
     def close(self) -> None:
         """Do nothing, because nothing waits."""
