@@ -44,7 +44,7 @@ def check_oip(data: bytes) -> None:
         return
     assert 1 <= head.count == len(images) <= MOST_IMAGES
     assert head.outputs
-    assert form is not ScoreForm.NONE or set(head.outputs) == {"indices"}
+    assert form is not ScoreForm.NONE or set(dict(head.outputs)) == {"indices"}
     if isinstance(images, list):
         assert sum(map(len, images)) <= len(body)
     else:

@@ -1,18 +1,18 @@
-"""The Open Inference Protocol v2 codec: JSON and the binary tensor extension. It has no state.
+"""The Open Inference Protocol v2 codec: JSON and the binary tensor extension.
 
 A request has exactly one input, `image`. The client may choose the form of the output, never the
 amount of information in it.
 """
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.responses import Response
 
 from stingy_protection import ScoreForm, SparseLogits
 from stingy_server.codec.images import Pixels
@@ -26,6 +26,9 @@ BINARY_TYPES = {"UINT8": "u1", "FP32": "<f4"}
 # "[[0,0,0],...],", with rows of five pixels or more.
 MAX_JSON_BYTES = 2 * 2**20
 MAX_JSON_LISTS = MAX_JSON_BYTES // 7
+# A client sends the same head with each tensor of one shape, so parsed heads are kept.
+KEPT_HEADS = 256
+KEPT_HEAD_BYTES = 1024
 
 
 class _Message(BaseModel):
@@ -71,8 +74,9 @@ class InferHead:
     Attributes:
         id: the client's own name for the request.
         count: the number of images, at least 1.
-        outputs: the requested outputs by name, and whether each is binary.
+        outputs: the requested outputs, each by its name and whether it is binary.
         length: bytes of the JSON. Binary data follows them.
+        tail: bytes of the binary data.
         datatype: the input's type: UINT8, FP32 or BYTES.
         shape: the input's shape as declared. Its lengths are at least 1.
         data: the input's numbers, if they are in the JSON; None if they are binary.
@@ -80,8 +84,9 @@ class InferHead:
 
     id: str | None
     count: int
-    outputs: dict[str, bool]
+    outputs: tuple[tuple[str, bool], ...]
     length: int
+    tail: int
     datatype: str
     shape: tuple[int, ...]
     data: Any = field(default=None, repr=False)
@@ -111,22 +116,42 @@ def parse_head(
     split = len(body) if header_length is None else _parse_length(header_length, len(body))
     if split > MAX_JSON_BYTES or body.count(b"[", 0, split) > MAX_JSON_LISTS:
         raise ServiceError(TOO_LARGE)
+    text = body[:split]
+    head = _kept_heads.get((text, form))
+    if head is None:
+        head = _parse_text(text, form)
+        if split <= KEPT_HEAD_BYTES and head.data is None and head.id is None:
+            if len(_kept_heads) == KEPT_HEADS:
+                del _kept_heads[next(iter(_kept_heads))]
+            _kept_heads[text, form] = head
+    if head.count > max_images:
+        raise ServiceError(TOO_LARGE)
+    if head.tail != len(body) - split:
+        raise ServiceError(BAD_REQUEST)
+    return head
+
+
+# Without pixels and without ids, so it has nothing that only one client knows.
+_kept_heads: dict[tuple[bytes, ScoreForm], InferHead] = {}
+
+
+def _parse_text(text: bytes, form: ScoreForm) -> InferHead:
+    """Parse the JSON of an infer request."""
     try:
-        request = _Request.model_validate(orjson.loads(body[:split]))
+        request = _Request.model_validate(orjson.loads(text))
     except (orjson.JSONDecodeError, ValidationError):
         raise ServiceError(BAD_REQUEST) from None
     tensor = request.inputs[0]
-    if tensor.shape[0] > max_images:
-        raise ServiceError(TOO_LARGE)
     size = tensor.parameters.binary_data_size
-    if (size is None) == (tensor.data is None) or (size or 0) != len(body) - split:
+    if (size is None) == (tensor.data is None):
         raise ServiceError(BAD_REQUEST)
     _check_shape(tensor, size)
     return InferHead(
         id=request.id,
         count=tensor.shape[0],
         outputs=_select_outputs(request, form),
-        length=split,
+        length=len(text),
+        tail=size or 0,
         datatype=tensor.datatype,
         shape=tuple(tensor.shape),
         data=tensor.data,
@@ -197,11 +222,11 @@ def _parse_length(header: str, total: int) -> int:
     return int(header)
 
 
-def _select_outputs(request: _Request, form: ScoreForm) -> dict[str, bool]:
+def _select_outputs(request: _Request, form: ScoreForm) -> tuple[tuple[str, bool], ...]:
     binary = request.parameters.binary_data_output
     available = ["indices"] if form is ScoreForm.NONE else ["indices", "scores", "logits"]
     if not request.outputs:
-        return {name: binary for name in available if name != "logits"}
+        return tuple((name, binary) for name in available if name != "logits")
     selected: dict[str, bool] = {}
     for output in request.outputs:
         choice = output.parameters.binary_data
@@ -211,7 +236,7 @@ def _select_outputs(request: _Request, form: ScoreForm) -> dict[str, bool]:
         raise ServiceError(BAD_REQUEST)
     if not selected.get("logits", True):
         raise ServiceError(BAD_REQUEST)
-    return selected
+    return tuple(selected.items())
 
 
 def to_uint8(values: npt.NDArray[Any]) -> Pixels:
@@ -259,19 +284,39 @@ def numbers(data: Any, count: int) -> npt.NDArray[Any]:
     return np.asarray(flat)
 
 
-def encode_answer(
-    request: InferHead, answer: SparseLogits, *, model: str, version: str
-) -> Response:
+class Encoded(NamedTuple):
+    """The body of an answer.
+
+    Attributes:
+        json_length: bytes of the JSON, if binary data follows it; None if all is JSON.
+    """
+
+    body: bytes
+    json_length: int | None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that describe the body."""
+        if self.json_length is None:
+            return {"content-type": JSON}
+        return {"content-type": BINARY, HEADER_LENGTH: str(self.json_length)}
+
+
+def encode_answer(request: InferHead, answer: SparseLogits, *, model: str, version: str) -> Encoded:
     """Encode an answer in the outputs that the client requested."""
+    arrays = [_output_values(name, answer) for name, _ in request.outputs]
+    if request.id is None and all(binary for _, binary in request.outputs):
+        shapes = [
+            (name, each.shape) for (name, _), each in zip(request.outputs, arrays, strict=True)
+        ]
+        head = _binary_head(model, version, tuple(shapes))
+        return Encoded(b"".join([head, *map(np.ndarray.tobytes, arrays)]), len(head))
     outputs: list[dict[str, Any]] = []
     tail: list[bytes] = []
-    for name, binary in request.outputs.items():
-        values = _output_values(name, answer)
-        datatype = "INT64" if name == "indices" else "FP32"
-        output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": values.shape}
+    for (name, binary), values in zip(request.outputs, arrays, strict=True):
+        output = _describe_output(name, values.shape, binary=binary)
         if binary:
             tail.append(values.tobytes())
-            output["parameters"] = {"binary_data_size": len(tail[-1])}
         else:
             output["data"] = json_numbers(values, answer.decimals).ravel()
         outputs.append(output)
@@ -279,10 +324,24 @@ def encode_answer(
     if request.id is not None:
         message["id"] = request.id
     head = orjson.dumps(message, option=orjson.OPT_SERIALIZE_NUMPY)
-    if not tail:
-        return Response(head, media_type=JSON)
-    headers = {HEADER_LENGTH: str(len(head))}
-    return Response(b"".join([head, *tail]), headers=headers, media_type=BINARY)
+    return Encoded(b"".join([head, *tail]), len(head) if tail else None)
+
+
+@lru_cache(maxsize=256)
+def _binary_head(
+    model: str, version: str, outputs: tuple[tuple[str, tuple[int, ...]], ...]
+) -> bytes:
+    """Write the JSON of an answer without numbers in it. It depends on the shapes alone."""
+    described = [_describe_output(name, shape, binary=True) for name, shape in outputs]
+    return orjson.dumps({"model_name": model, "model_version": version, "outputs": described})
+
+
+def _describe_output(name: str, shape: tuple[int, ...], *, binary: bool) -> dict[str, Any]:
+    datatype, size = ("INT64", 8) if name == "indices" else ("FP32", 4)
+    output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": shape}
+    if binary:
+        output["parameters"] = {"binary_data_size": size * prod(shape)}
+    return output
 
 
 def json_numbers(values: npt.NDArray[Any], decimals: int) -> npt.NDArray[Any]:

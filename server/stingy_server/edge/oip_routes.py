@@ -97,7 +97,10 @@ async def infer(request: Request) -> Response:
         max_pixels=service.settings.max_pixels,
     )
     answer = await service.answer(record, endpoint, read, images=head.count, tier=tier)
-    return oip.encode_answer(head, answer, model=endpoint.name, version=endpoint.manifest.version)
+    encoded = oip.encode_answer(
+        head, answer, model=endpoint.name, version=endpoint.manifest.version
+    )
+    return Response(encoded.body, headers=encoded.headers)
 
 
 HOT_ROUTES = {f"/v2{MODEL}/infer": infer, f"/v2{VERSION}/infer": infer}

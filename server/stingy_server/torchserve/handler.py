@@ -134,9 +134,10 @@ class Handler:
             max_pixels=self._settings.max_pixels,
         )
         answer = await endpoint.engine.predict(pixels, caller=CALLER)
-        return oip.encode_answer(
+        encoded = oip.encode_answer(
             head, answer, model=endpoint.name, version=endpoint.manifest.version
         )
+        return Response(encoded.body, headers=encoded.headers)
 
 
 def _file_query(body: bytes, *, form: ScoreForm) -> tuple[oip.InferHead, bytes]:
@@ -145,8 +146,9 @@ def _file_query(body: bytes, *, form: ScoreForm) -> tuple[oip.InferHead, bytes]:
     head = oip.InferHead(
         id=None,
         count=1,
-        outputs=dict.fromkeys(outputs, False),
+        outputs=tuple((name, False) for name in outputs),
         length=0,
+        tail=4 + len(body),
         datatype="BYTES",
         shape=(1,),
     )

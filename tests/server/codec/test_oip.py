@@ -258,7 +258,7 @@ def test_H8_random_bytes_are_refused(body: bytes, header: str | None) -> None:
 
 
 def test_policy_without_scores_offers_indices_alone() -> None:
-    assert split(message(), form=ScoreForm.NONE)[0].outputs == {"indices": False}
+    assert split(message(), form=ScoreForm.NONE)[0].outputs == (("indices", False),)
     for name in ("scores", "logits"):
         query = {"name": name, "parameters": {"binary_data": True}}
         with pytest.raises(ServiceError):
@@ -275,7 +275,7 @@ ANSWER = SparseLogits(
 
 
 def query_for(identifier: str | None, outputs: dict[str, bool]) -> InferHead:
-    return InferHead(identifier, 1, outputs, 0, "UINT8", (1, 4, 5, 3))
+    return InferHead(identifier, 1, tuple(outputs.items()), 0, 60, "UINT8", (1, 4, 5, 3))
 
 
 def test_json_scores_have_the_decimals_of_the_grid_alone() -> None:
@@ -291,6 +291,7 @@ def test_dense_logits_in_binary_have_minus_infinity() -> None:
     query = query_for(None, {"logits": True, "indices": False})
     response = encode_answer(query, ANSWER, model="m", version="1")
     split = int(response.headers[HEADER_LENGTH])
+    assert split == response.json_length
     head, tail = orjson.loads(response.body[:split]), bytes(response.body[split:])
     assert head["outputs"][0]["parameters"] == {"binary_data_size": 20}
     dense = np.frombuffer(tail, "<f4")
