@@ -19,8 +19,9 @@ from stingy_server.identity import bundle_digest
 from stingy_server.observability import metrics
 from stingy_server.observability.logs import log_config
 from stingy_server.process.core_dumps import forbid_core_dumps
+from stingy_server.process.descriptors import raise_descriptor_limit
 from stingy_server.process.gc_tuning import freeze_gc
-from stingy_server.process.http_protocol import BoundedConfig
+from stingy_server.process.http_protocol import HttpConfig
 from stingy_server.process.workers import DrainingServer, Workers
 from stingy_server.service import Service
 from stingy_server.settings import Settings
@@ -38,6 +39,7 @@ def serve(settings: Settings, faults: Sequence[str], *, console: Console) -> Non
         ConfigurationError: lists all faults, before the server listens.
     """
     forbid_core_dumps()
+    raise_descriptor_limit()
     listener, found = _bind(settings)
     faults = [*faults, *found]
     with listener:
@@ -85,7 +87,7 @@ def _worker_app(settings: Settings, expected: Mapping[tuple[str, str], str]) -> 
 
 
 def _config(app: "FastAPI | functools.partial[FastAPI]", settings: Settings) -> uvicorn.Config:
-    return BoundedConfig(
+    return HttpConfig(
         app,
         factory=not isinstance(app, FastAPI),
         workers=settings.workers,

@@ -6,7 +6,7 @@ import time
 
 from starlette.types import Message, Scope, Send
 
-from stingy_server.errors import STORE_UNAVAILABLE, Refusal, error_response
+from stingy_server.errors import SECURITY_HEADERS, STORE_UNAVAILABLE, Refusal, error_response
 from stingy_server.observability.request_record import RequestRecord
 from stingy_server.service import Service
 from stingy_server.store.base import StoreUnavailable
@@ -14,7 +14,6 @@ from stingy_server.store.base import StoreUnavailable
 log = logging.getLogger("stingy")
 
 CANCELLED = "cancelled"  # the event of a request that ended without a response
-SECURITY_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 
 
 class LedgerSender:

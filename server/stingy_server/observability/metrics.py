@@ -35,6 +35,17 @@ class Metrics:
             "Requests without a valid key.",
             registry=self.registry,
         )
+        self._malformed = Counter(
+            "stingy_malformed_requests_total",
+            "Requests that break the rules of HTTP.",
+            registry=self.registry,
+        )
+        self._dropped = Counter(
+            "stingy_connections_dropped_total",
+            "Connections that the server ended before the client did, by reason.",
+            ("reason",),
+            registry=self.registry,
+        )
         self._images = Counter(
             "stingy_images_answered_total", "Images answered.", ("model",), registry=self.registry
         )
@@ -103,6 +114,14 @@ class Metrics:
             images.inc(record.answered)
             bits.inc(record.bits)
             latency.observe(seconds)
+
+    def count_malformed(self) -> None:
+        """Count a request that breaks the rules of HTTP, and has no record."""
+        self._malformed.inc()
+
+    def count_drop(self, reason: str) -> None:
+        """Count a connection that the server ended, by one of the reasons in docs/serve.md."""
+        self._dropped.labels(reason).inc()
 
     def _find_answer_counters(self, model: str) -> tuple[Counter, Counter, Histogram]:
         return self._images.labels(model), self._bits.labels(model), self._seconds.labels(model)
