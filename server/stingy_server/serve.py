@@ -16,7 +16,7 @@ from rich.console import Console
 from stingy_server.app import create_app, summary
 from stingy_server.errors import ConfigurationError
 from stingy_server.identity import bundle_digest
-from stingy_server.observability import metrics
+from stingy_server.observability import metrics, metrics_server
 from stingy_server.observability.logs import log_config
 from stingy_server.process.core_dumps import forbid_core_dumps
 from stingy_server.process.descriptors import raise_descriptor_limit
@@ -54,7 +54,7 @@ def serve(settings: Settings, faults: Sequence[str], *, console: Console) -> Non
         _announce(service, listener, console)
         if settings.metrics_port is not None:
             registry = service.metrics.registry if settings.workers == 1 else None
-            metrics.listen(settings.metrics_host, settings.metrics_port, registry=registry)
+            metrics_server.listen(settings.metrics_host, settings.metrics_port, registry=registry)
         if settings.workers == 1:
             DrainingServer(_config(app, settings)).run(sockets=[listener])
             return

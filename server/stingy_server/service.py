@@ -38,6 +38,7 @@ from stingy_server.store.group_commit import BatchedLookup, GroupCommit, StoreEx
 from stingy_server.store.keys import Key, Keys
 from stingy_server.store.ledger import Ledger
 from stingy_server.store.rate_limits import Rates
+from stingy_server.store.refusal_tally import RefusalTally
 
 log = logging.getLogger("stingy")
 
@@ -61,6 +62,7 @@ class Service:
     key_lookup: BatchedLookup[Key | None]  # from the text of a key to the key
     budgets: Budgets
     ledger: Ledger
+    refusals: RefusalTally
     writes: GroupCommit
     executor: StoreExecutor
     rates: Rates

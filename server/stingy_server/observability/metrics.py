@@ -8,8 +8,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.multiprocess import mark_process_dead
 
 from stingy_server.observability.request_record import RequestRecord
 
@@ -138,15 +138,3 @@ def share_between_processes(folder: Path) -> None:
 def drop_worker_gauges(pid: int) -> None:
     """Drop a dead worker's gauges; keep its counters."""
     mark_process_dead(pid)  # type: ignore[no-untyped-call]
-
-
-def listen(host: str, port: int, *, registry: CollectorRegistry | None) -> None:
-    """Serve the metrics to Prometheus on a port of their own.
-
-    Args:
-        registry: the counters to serve; None for those of all processes.
-    """
-    if registry is None:
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    start_http_server(port, addr=host, registry=registry)

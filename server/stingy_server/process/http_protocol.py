@@ -126,7 +126,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._table.remove(self)
-        self._server_state.connections.discard(self)  # type: ignore[arg-type]
+        self._server_state.connections.discard(self)
         self.input_deadline = self.output_deadline = NEVER
         self._ended = True
         self._unparsed = b""

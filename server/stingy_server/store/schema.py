@@ -87,5 +87,7 @@ CREATE TABLE serving (
 """
 
 # The script from each version to the next, from `FIRST_VERSION` on.
-MIGRATIONS: tuple[str, ...] = ()
+MIGRATIONS: tuple[str, ...] = (
+    "ALTER TABLE ledger ADD COLUMN count INTEGER NOT NULL DEFAULT 1;",  # requests of an entry
+)
 VERSION = FIRST_VERSION + len(MIGRATIONS)
