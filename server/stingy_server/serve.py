@@ -21,7 +21,7 @@ from stingy_server.observability.logs import log_config
 from stingy_server.process.core_dumps import forbid_core_dumps
 from stingy_server.process.descriptors import raise_descriptor_limit
 from stingy_server.process.gc_tuning import freeze_gc
-from stingy_server.process.http_protocol import HttpConfig
+from stingy_server.process.http_config import HttpConfig
 from stingy_server.process.workers import DrainingServer, Workers
 from stingy_server.service import Service
 from stingy_server.settings import Settings

@@ -128,7 +128,7 @@ class Exchange:
         """Return the next message of the request, as ASGI defines it."""
         if self._expects_continue:
             self._expects_continue = False
-            if not self.response_started:
+            if not (self.body_complete or self.response_started):
                 self._connection.write(CONTINUE)
         while not self._has_message():
             if self._event is None:
