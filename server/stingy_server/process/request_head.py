@@ -15,8 +15,9 @@ MAX_HEADER_BYTES = 16 * 1024
 MAX_HEADERS = 100
 END = b"\r\n\r\n"
 SINGLE = (b"host", b"content-length", b"transfer-encoding")  # headers that may not be repeated
-# RFC 3986: a name, an IPv4 address or an IP literal in brackets; then a port.
-HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]*|\[[\w.:~!$&'()*+,;=-]+\])(?::\d{0,5})?", re.ASCII)
+# RFC 3986: a name, an IPv4 address or an IP literal in brackets; then a port. A comma, which the
+# RFC allows, would be two headers that a proxy has joined.
+HOST = re.compile(rb"(?:[\w.~!$&'()*+;=%-]*|\[[\w.:~!$&'()*+;=-]+\])(?::\d{0,5})?", re.ASCII)
 
 
 class MalformedRequest(Exception):
