@@ -47,6 +47,7 @@ from stingy_server.store.group_commit import BatchedLookup, GroupCommit, StoreEx
 from stingy_server.store.keys import Keys
 from stingy_server.store.ledger import Ledger
 from stingy_server.store.rate_limits import Rates, parse_rate
+from stingy_server.store.refusal_tally import RefusalTally
 
 log = logging.getLogger("stingy")
 
@@ -112,14 +113,16 @@ def _service(settings: Settings, *, database: Database, rates: Rates, tracing: T
     """Assemble a service that has no endpoint yet."""
     metrics = Metrics()
     keys = Keys(database)
+    ledger, writes = Ledger(database), GroupCommit(database)
     return Service(
         settings=settings,
         database=database,
         keys=keys,
         key_lookup=BatchedLookup(database, keys.authenticate, keys.authenticate_all),
         budgets=Budgets(database),
-        ledger=Ledger(database),
-        writes=GroupCommit(database),
+        ledger=ledger,
+        refusals=RefusalTally(ledger, writes),
+        writes=writes,
         executor=StoreExecutor(database),
         rates=rates,
         metrics=metrics,
@@ -161,6 +164,7 @@ def _fill_fleet(
 def _application(service: Service, rollout: Rollout | None) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.last_writes.append(service.refusals.write)
         if rollout is not None:
             service.last_writes.append(rollout.close)
         service.start()

@@ -12,6 +12,8 @@ import orjson
 from starlette.responses import Response
 
 JSON = "application/json"
+# The headers of every response: no browser may guess its type or keep it.
+SECURITY_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 
 
 @dataclass(frozen=True)
@@ -191,12 +193,17 @@ class ConfigurationError(Exception):
         self.faults = tuple(faults)
 
 
-def error_response(refusal: Refusal, request_id: str) -> Response:
-    """Return the response of a refusal. Every error has this form of body."""
+def error_body(refusal: Refusal, request_id: str) -> bytes:
+    """Return the body of a refusal. Every error has this form."""
     body = {"code": refusal.code, "message": refusal.message, "request_id": request_id}
+    return orjson.dumps({"error": body})
+
+
+def error_response(refusal: Refusal, request_id: str) -> Response:
+    """Return the response of a refusal."""
     headers = {}
     if refusal.retry_after is not None:
         headers["Retry-After"] = str(refusal.retry_after + secrets.randbelow(refusal.spread + 1))
     if refusal.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return Response(orjson.dumps({"error": body}), refusal.status, headers, media_type=JSON)
+    return Response(error_body(refusal, request_id), refusal.status, headers, media_type=JSON)

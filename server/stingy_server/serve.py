@@ -16,11 +16,12 @@ from rich.console import Console
 from stingy_server.app import create_app, summary
 from stingy_server.errors import ConfigurationError
 from stingy_server.identity import bundle_digest
-from stingy_server.observability import metrics
+from stingy_server.observability import metrics, metrics_server
 from stingy_server.observability.logs import log_config
 from stingy_server.process.core_dumps import forbid_core_dumps
+from stingy_server.process.descriptors import raise_descriptor_limit
 from stingy_server.process.gc_tuning import freeze_gc
-from stingy_server.process.http_protocol import BoundedConfig
+from stingy_server.process.http_config import HttpConfig
 from stingy_server.process.workers import DrainingServer, Workers
 from stingy_server.service import Service
 from stingy_server.settings import Settings
@@ -38,6 +39,7 @@ def serve(settings: Settings, faults: Sequence[str], *, console: Console) -> Non
         ConfigurationError: lists all faults, before the server listens.
     """
     forbid_core_dumps()
+    raise_descriptor_limit()
     listener, found = _bind(settings)
     faults = [*faults, *found]
     with listener:
@@ -52,7 +54,7 @@ def serve(settings: Settings, faults: Sequence[str], *, console: Console) -> Non
         _announce(service, listener, console)
         if settings.metrics_port is not None:
             registry = service.metrics.registry if settings.workers == 1 else None
-            metrics.listen(settings.metrics_host, settings.metrics_port, registry=registry)
+            metrics_server.listen(settings.metrics_host, settings.metrics_port, registry=registry)
         if settings.workers == 1:
             DrainingServer(_config(app, settings)).run(sockets=[listener])
             return
@@ -85,7 +87,7 @@ def _worker_app(settings: Settings, expected: Mapping[tuple[str, str], str]) -> 
 
 
 def _config(app: "FastAPI | functools.partial[FastAPI]", settings: Settings) -> uvicorn.Config:
-    return BoundedConfig(
+    return HttpConfig(
         app,
         factory=not isinstance(app, FastAPI),
         workers=settings.workers,

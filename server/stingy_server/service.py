@@ -42,6 +42,7 @@ from stingy_server.store.group_commit import BatchedLookup, GroupCommit, StoreEx
 from stingy_server.store.keys import Caller, Keys
 from stingy_server.store.ledger import Ledger
 from stingy_server.store.rate_limits import BatchOverRate, Rates
+from stingy_server.store.refusal_tally import RefusalTally
 
 log = logging.getLogger("stingy")
 
@@ -65,6 +66,7 @@ class Service:
     key_lookup: BatchedLookup[Caller | None]  # from the text of a key to its caller
     budgets: Budgets
     ledger: Ledger
+    refusals: RefusalTally
     writes: GroupCommit
     executor: StoreExecutor
     rates: Rates

@@ -127,11 +127,16 @@ def free_port() -> int:
 
 @contextmanager
 def served(
-    *arguments: str | Path, state: Path, **environment: str
+    *arguments: str | Path, state: Path, files: str | None = None, **environment: str
 ) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    """Run a real `stingy serve` on a free port, and give its address and its process."""
+    """Run a real `stingy serve` on a free port, and give its address and its process.
+
+    Args:
+        files: the limits of open files as "SOFT:HARD"; None for those of this process.
+    """
+    limited = [] if files is None else ["prlimit", f"--nofile={files}"]
     process = subprocess.Popen(
-        [*STINGY, "serve", *arguments, "--state", state, "--port", "0"],
+        [*limited, *STINGY, "serve", *arguments, "--state", state, "--port", "0"],
         env=server_environment() | environment,
         stderr=subprocess.PIPE,
         text=True,

@@ -2,7 +2,7 @@
 
 import json
 import re
-import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -10,8 +10,11 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving import make_bundle, make_settings, png, random_images, running
-from stingy_server.observability.metrics import Metrics, listen
+from checks import assert_plain_headers
+from raw_http import connected, until_closed
+from serving import free_port, make_bundle, make_settings, png, random_images, running
+from stingy_server.observability.metrics import Metrics
+from stingy_server.observability.metrics_server import MAX_SCRAPES, listen
 
 DASHBOARD = Path(__file__).parents[2] / "docker" / "grafana" / "stingy.json"
 PANELS = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
@@ -39,9 +42,33 @@ async def test_every_panel_finds_its_metrics_and_labels(tmp_path: Path) -> None:
                 assert any(group_labels <= labels[name] for name in names), panel["title"]
 
 
-def test_metrics_port_answers(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+@pytest.fixture(scope="module")
+def metrics_port() -> int:
+    port = free_port()
     listen("127.0.0.1", port, registry=Metrics().registry)
-    assert "stingy_requests_in_flight" in httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    return port
+
+
+def test_H10_metrics_port_answers_and_names_no_server(metrics_port: int) -> None:
+    response = httpx.get(f"http://127.0.0.1:{metrics_port}/metrics")
+    assert "stingy_requests_in_flight" in response.text
+    assert_plain_headers(response.headers)
+
+
+@pytest.mark.parametrize(
+    "request_bytes", [b"BREW /x HTTP/1.1\r\n\r\n", b"GET /\x1b[31m forged HTTP/9\r\n\r\n", b"x\r\n"]
+)
+def test_H10_metrics_port_refuses_without_an_echo(metrics_port: int, request_bytes: bytes) -> None:
+    with connected(f"http://127.0.0.1:{metrics_port}") as connection:
+        connection.sendall(request_bytes)
+        received = until_closed(connection)
+    assert b"Server:" not in received
+    assert b"Python" not in received
+    assert not {b"BREW", b"forged", b"\x1b"} & set(received.replace(b"'", b" ").split())
+
+
+def test_C3_silent_scrapers_take_a_bounded_number_of_files(metrics_port: int) -> None:
+    with ExitStack() as stack:
+        address = f"http://127.0.0.1:{metrics_port}"
+        silent = [stack.enter_context(connected(address)) for _ in range(MAX_SCRAPES + 1)]
+        assert until_closed(silent[-1]) == b""

@@ -1,12 +1,17 @@
 """Hostile heads, targets and methods on a raw connection to a real server without a proxy."""
 
+import json
+
+import httpx
 import pytest
 
+from checks import assert_plain_headers
 from raw_http import answer, connected, head, until_closed
 from serving import (
     png,
     random_images,
 )
+from stingy_server.errors import BAD_REQUEST
 
 IMAGE = png(random_images(1)[0])
 
@@ -93,3 +98,37 @@ def test_H12_connection_stays_open_after_each_refusal(server: tuple[str, str]) -
             assert answer(connection)[0] == 415
             connection.sendall(good)
             assert answer(connection)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x/forged\r\n\r\n",
+        b"GET / HTTP/2.0\r\nHost: x\r\n\r\n",
+        b"GET /forged\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
+        b"forged\r\n\r\n",
+    ],
+    ids=["no host", "two hosts", "bad host", "HTTP/2.0", "HTTP/0.9", "too long", "no HTTP"],
+)
+def test_C4_malformed_request_gets_the_400_of_every_error(
+    server: tuple[str, str], sent: bytes
+) -> None:
+    with connected(server[0]) as connection:
+        connection.sendall(sent)
+        received = until_closed(connection)
+    lines, _, body = received.partition(b"\r\n\r\n")
+    response = httpx.Response(400, headers=_headers(lines))
+    assert lines.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert_plain_headers(response.headers)
+    assert response.headers["connection"] == "close"
+    error = json.loads(body)["error"]
+    assert (error["code"], error["message"]) == ("bad_request", BAD_REQUEST.message)
+    assert error["request_id"] == response.headers["x-request-id"]
+    assert b"forged" not in received
+
+
+def _headers(lines: bytes) -> dict[str, str]:
+    return dict(line.split(": ", 1) for line in lines.decode().split("\r\n")[1:])

@@ -143,7 +143,8 @@ class LimitedBody:
 
 def _check_headers(headers: dict[bytes, list[bytes]], settings: Settings) -> int:
     """Check the headers of a body, and return the bytes that they declare."""
-    if headers.get(b"content-encoding", [b"identity"])[0].lower() != b"identity":
+    encodings = headers.get(b"content-encoding")
+    if encodings is not None and any(value.lower() != b"identity" for value in encodings):
         raise ServiceError(UNSUPPORTED_ENCODING)
     length = headers.get(b"content-length", [b"0"])[0]
     if not length.isdigit():

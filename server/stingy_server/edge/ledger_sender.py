@@ -6,15 +6,15 @@ import time
 
 from starlette.types import Message, Scope, Send
 
-from stingy_server.errors import STORE_UNAVAILABLE, Refusal, error_response
+from stingy_server.errors import SECURITY_HEADERS, STORE_UNAVAILABLE, Refusal, error_response
 from stingy_server.observability.request_record import RequestRecord
 from stingy_server.service import Service
 from stingy_server.store.base import StoreUnavailable
 
 log = logging.getLogger("stingy")
 
+ANSWERED = "answer"  # the event of a request with an answer
 CANCELLED = "cancelled"  # the event of a request that ended without a response
-SECURITY_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 
 
 class LedgerSender:
@@ -44,8 +44,7 @@ class LedgerSender:
             return
         self._service.refund(self.record)
         self.record.event = CANCELLED
-        if self._in_ledger:
-            entry = self.record.entry(0)
+        if self._in_ledger and not self._service.refusals.add(entry := self.record.entry(0)):
             appended = self._service.writes.submit(lambda: self._service.ledger.append(entry))
             appended.add_done_callback(_log_if_failed)
         self._count(0)
@@ -76,7 +75,8 @@ class LedgerSender:
     async def _append_entry(self, status: int) -> None:
         if self._in_ledger:
             entry = self.record.entry(status)
-            await self._service.writes.run(lambda: self._service.ledger.append(entry))
+            if self.record.event == ANSWERED or not self._service.refusals.add(entry):
+                await self._service.writes.run(lambda: self._service.ledger.append(entry))
         self._ended = True
         self._count(status)
 

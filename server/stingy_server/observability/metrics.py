@@ -8,8 +8,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.multiprocess import mark_process_dead
 
 from stingy_server.observability.request_record import RequestRecord
 
@@ -33,6 +33,17 @@ class Metrics:
         self._unauthenticated = Counter(
             "stingy_unauthenticated_total",
             "Requests without a valid key.",
+            registry=self.registry,
+        )
+        self._malformed = Counter(
+            "stingy_malformed_requests_total",
+            "Requests that break the rules of HTTP.",
+            registry=self.registry,
+        )
+        self._dropped = Counter(
+            "stingy_connections_dropped_total",
+            "Connections that the server ended before the client did, by reason.",
+            ("reason",),
             registry=self.registry,
         )
         self._images = Counter(
@@ -104,6 +115,14 @@ class Metrics:
             bits.inc(record.bits)
             latency.observe(seconds)
 
+    def count_malformed(self) -> None:
+        """Count a request that breaks the rules of HTTP, and has no record."""
+        self._malformed.inc()
+
+    def count_drop(self, reason: str) -> None:
+        """Count a connection that the server ended, by one of the reasons in docs/serve.md."""
+        self._dropped.labels(reason).inc()
+
     def _find_answer_counters(self, model: str) -> tuple[Counter, Counter, Histogram]:
         return self._images.labels(model), self._bits.labels(model), self._seconds.labels(model)
 
@@ -119,15 +138,3 @@ def share_between_processes(folder: Path) -> None:
 def drop_worker_gauges(pid: int) -> None:
     """Drop a dead worker's gauges; keep its counters."""
     mark_process_dead(pid)  # type: ignore[no-untyped-call]
-
-
-def listen(host: str, port: int, *, registry: CollectorRegistry | None) -> None:
-    """Serve the metrics to Prometheus on a port of their own.
-
-    Args:
-        registry: the counters to serve; None for those of all processes.
-    """
-    if registry is None:
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    start_http_server(port, addr=host, registry=registry)

@@ -1,6 +1,7 @@
 """The ledger: an append-only record of prediction requests with a key, and of server events.
 
-It holds no output, pixel or key. A request whose record cannot be written gets no answer.
+An entry is one request, or the refusals that `refusal_tally` has counted together. The ledger
+holds no output, pixel or key. A request whose record cannot be written gets no answer.
 """
 
 import hashlib
@@ -16,15 +17,17 @@ from stingy_server.store.database import Database
 
 @dataclass(frozen=True)
 class Entry:
-    """A request, a refusal, or an event of the server.
+    """A request, a number of equal refusals, or an event of the server.
 
     Attributes:
+        request: the id of the request, of the first one if there are several.
         pixels: keyed digest of the decoded images, in hex. Equal pixels have equal digests.
         images: images in the request.
         answered: images answered.
         bits: leak bits of the answered images, summed.
         event: "answer", the code of a refusal, "cancelled", or an event of the server: "start",
             "stop", "load", "unload", "share", "alarm", "alarm_labels", "alarm_refuse", "released".
+        count: the requests of this entry. Their images and microseconds are summed.
     """
 
     time: str
@@ -40,6 +43,7 @@ class Entry:
     status: int
     event: str
     latency_us: int
+    count: int = 1
 
 
 PAGE = 1000  # entries read at once, because all of them may not fit in memory

@@ -91,6 +91,8 @@ MIGRATIONS: tuple[str, ...] = (
     """
 -- In requests, such as "100/second"; NULL is the rate of the settings.
 ALTER TABLE keys ADD COLUMN request_rate TEXT;
+-- The requests of an entry.
+ALTER TABLE ledger ADD COLUMN count INTEGER NOT NULL DEFAULT 1;
 """,
 )
 VERSION = FIRST_VERSION + len(MIGRATIONS)
