@@ -87,5 +87,12 @@ CREATE TABLE serving (
 """
 
 # The script from each version to the next, from `FIRST_VERSION` on.
-MIGRATIONS: tuple[str, ...] = ()
+MIGRATIONS: tuple[str, ...] = (
+    # 4: budgets of a month of UTC, counted in months since January 1970.
+    """
+ALTER TABLE budgets ADD COLUMN month_total INTEGER;
+ALTER TABLE budgets ADD COLUMN month INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE budgets ADD COLUMN month_used INTEGER NOT NULL DEFAULT 0 CHECK (month_used >= 0);
+""",
+)
 VERSION = FIRST_VERSION + len(MIGRATIONS)
