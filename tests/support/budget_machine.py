@@ -1,32 +1,77 @@
-"""Charges, refunds and restarts in any order, run shortly by tests and long by benchmarks/fuzz."""
+"""Charges, refunds, clocks and restarts in any order, run shortly by tests and long by fuzzing."""
 
 import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from stingy_server import Budgets, Database
-from stingy_server.store.budgets import Reservation
+from stingy_server.store import budgets
+from stingy_server.store.budgets import Budget, Reservation, month_of
+
+FIRST_DAY = 20_400  # a few days before the end of a month
+limits = st.one_of(st.none(), st.integers(1, 20))
+
+
+@dataclass
+class Owner:
+    """The charges that one owner should have: for each its images, day and month."""
+
+    name: str
+    total: int | None
+    day_total: int | None
+    month_total: int | None
+    day: int = 0
+    month: int = 0
+    charges: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def sum(self, which: Callable[[int, int], bool]) -> int:
+        return sum(images for images, day, month in self.charges if which(day, month))
+
+    def covers(self, images: int, today: int) -> bool:
+        day, month = max(self.day, today), max(self.month, month_of(today))
+        counted = [
+            (self.total, self.sum(lambda *_: True)),
+            (self.day_total, self.sum(lambda d, _: d == day)),
+            (self.month_total, self.sum(lambda _, m: m == month)),
+        ]
+        return all(limit is None or used + images <= limit for limit, used in counted)
+
+    def charge(self, images: int, today: int) -> None:
+        self.day, self.month = max(self.day, today), max(self.month, month_of(today))
+        self.charges.append((images, self.day, self.month))
 
 
 class BudgetMachine(RuleBasedStateMachine):
     """Q9: whatever the order of charges, refunds and restarts, nothing is lost or granted twice."""
 
-    owners = itertools.count()
+    names = itertools.count()
 
     def __init__(self, state: Path, store: str | None) -> None:
         super().__init__()
         self._opened = (state, store)
-        self.owner = f"key:{next(self.owners)}"
-        self.open: list[Reservation] = []
+        self._today, self.day = budgets.today, FIRST_DAY
+        budgets.today = lambda: self.day
+        self.open: list[tuple[Reservation, list[tuple[Owner, tuple[int, int, int]]]]] = []
 
-    @initialize(total=st.integers(1, 20), day_total=st.one_of(st.none(), st.integers(1, 20)))
-    def begin(self, total: int, day_total: int | None) -> None:
+    @initialize(limits=st.lists(st.tuples(limits, limits, limits), min_size=3, max_size=3))
+    def begin(self, limits: list[tuple[int | None, int | None, int | None]]) -> None:
         self._open_database()
-        self.limit = min(total, total if day_total is None else day_total)
-        self.books.set(self.owner, total=total, day_total=day_total)
-        self.used = 0
+        number = next(self.names)
+        self.owners = [
+            Owner(f"{kind}:{number}", *each)
+            for kind, each in zip(("key", "model", "both"), limits, strict=True)
+        ]
+        for owner in self.owners:
+            self.books.set(
+                owner.name,
+                total=owner.total,
+                day_total=owner.day_total,
+                month_total=owner.month_total,
+            )
 
     def _open_database(self) -> None:
         state, store = self._opened
@@ -34,22 +79,30 @@ class BudgetMachine(RuleBasedStateMachine):
         self.books = Budgets(self.database)
 
     def teardown(self) -> None:
+        budgets.today = self._today
         self.database.close()
 
-    @rule(images=st.integers(1, 8))
-    def reserve(self, images: int) -> None:
-        reservation = self.books.reserve([self.owner], images)
-        assert (reservation is not None) == (self.used + images <= self.limit)
+    @rule(images=st.integers(1, 8), charged=st.sets(st.integers(0, 2), min_size=1))
+    def reserve(self, images: int, charged: set[int]) -> None:
+        owners = [self.owners[number] for number in sorted(charged)]
+        reservation = self.books.reserve([owner.name for owner in owners], images)
+        assert (reservation is not None) == all(owner.covers(images, self.day) for owner in owners)
         if reservation is not None:
-            self.open.append(reservation)
-            self.used += images
+            for owner in owners:
+                owner.charge(images, self.day)
+            self.open.append((reservation, [(owner, owner.charges[-1]) for owner in owners]))
 
-    @rule()
-    def refund(self) -> None:
+    @rule(last=st.booleans())
+    def refund(self, last: bool) -> None:
         if self.open:
-            reservation = self.open.pop()
+            reservation, charges = self.open.pop(-1 if last else 0)
             self.books.refund(reservation)
-            self.used -= reservation.images
+            for owner, charge in charges:
+                owner.charges.remove(charge)
+
+    @rule(days=st.one_of(st.integers(-3, 3), st.integers(-40, 40)))
+    def set_clock(self, days: int) -> None:
+        self.day += days
 
     @rule()
     def crash_and_restart(self) -> None:
@@ -58,6 +111,22 @@ class BudgetMachine(RuleBasedStateMachine):
 
     @invariant()
     def books_agree(self) -> None:
-        budget = self.books.get(self.owner)
-        assert budget is not None
-        assert budget.used == self.used <= self.limit
+        for owner in self.owners:
+            budget = self.books.get(owner.name)
+            assert budget == Budget(
+                owner.total,
+                owner.sum(lambda *_: True),
+                owner.day_total,
+                owner.day,
+                owner.sum(lambda day, _: day == owner.day),  # noqa: B023
+                owner.month_total,
+                owner.month,
+                owner.sum(lambda _, month: month == owner.month),  # noqa: B023
+            )
+            for limit, used in (
+                (budget.total, budget.used),
+                (budget.day_total, budget.day_used),
+                (budget.month_total, budget.month_used),
+            ):
+                assert used >= 0
+                assert limit is None or used <= limit

@@ -1,112 +1,25 @@
 """Group commit: writes queued in one event-loop turn share a transaction.
 
-Callers resume after the commit. If it fails, all of them get the error. A remote store is called
-in a thread; what is queued meanwhile forms the next batch. A cancelled caller has written nothing,
-or receives the result of its write before the cancellation.
+Callers resume after the commit. If the transaction fails, each write is tried alone. So the failure
+of one write, or a lock that one write waits for, does not fail the others. A commit that fails is
+not repeated, because the store may have committed. A cancelled caller has written nothing, or
+receives the result of its write before the cancellation.
 """
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
-from stingy_server.store.base import StoreUnavailable
+from stingy_server.store.base import OutcomeUnknown, StoreBusy, StoreUnavailable
 from stingy_server.store.database import Database
+from stingy_server.store.store_queue import RETRY, StoreQueue
 
-Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 FLUSH_POLL_S = 0.01
-
-
-# One entry for each call. A NamedTuple, because a frozen dataclass costs a microsecond more.
-class _Entry(NamedTuple, Generic[Item]):
-    item: Item
-    future: asyncio.Future[Any]
-
-
-class _BatchFuture(asyncio.Future[Any]):
-    """The outcome of an item in a thread: it cannot be cancelled once its batch has started."""
-
-    started = False
-
-    def cancel(self, msg: Any = None) -> bool:
-        return not self.started and super().cancel(msg)
-
-
-class _StoreQueue(Generic[Item]):
-    """A queue of items that an event loop fills and that is processed in batches, in order.
-
-    If the store is a file, the loop's own thread processes the batch at the end of the turn. If the
-    store is remote, another thread does.
-
-    Args:
-        database: the store that the batches use.
-        process: maps a batch to the result or the exception of each item. If it raises, every
-            item of the batch gets the exception.
-    """
-
-    def __init__(
-        self, database: Database, process: Callable[[Sequence[Item]], Sequence[Any]]
-    ) -> None:
-        self._process = process
-        self._entries: list[_Entry[Item]] = []
-        self._busy = False
-        self._thread = ThreadPoolExecutor(1) if database.remote else None
-
-    @property
-    def idle(self) -> bool:
-        return not (self._entries or self._busy)
-
-    def put(self, item: Item) -> asyncio.Future[Any]:
-        """Queue an item for the next batch."""
-        loop = asyncio.get_running_loop()
-        if self.idle:
-            loop.call_soon(self._start_batch)
-        future = loop.create_future() if self._thread is None else _BatchFuture(loop=loop)
-        self._entries.append(_Entry(item, future))
-        return future
-
-    def close(self) -> None:
-        if self._thread is not None:
-            self._thread.shutdown()
-
-    def _start_batch(self) -> None:
-        # An item whose caller was cancelled meanwhile is dropped.
-        batch = [entry for entry in self._entries if not entry.future.done()]
-        self._entries.clear()
-        if self._thread is None:
-            _resolve(batch, self._outcomes(batch))
-            return
-        self._busy = True
-        for entry in batch:
-            entry.future.started = True  # type: ignore[attr-defined]
-        loop = asyncio.get_running_loop()
-        outcomes = loop.run_in_executor(self._thread, self._outcomes, batch)
-        outcomes.add_done_callback(partial(self._finish_batch, batch))
-
-    def _finish_batch(
-        self, batch: Sequence[_Entry[Item]], outcomes: asyncio.Future[Sequence[Any]]
-    ) -> None:
-        self._busy = False
-        _resolve(batch, outcomes.result())
-        if self._entries:
-            self._start_batch()
-
-    def _outcomes(self, batch: Sequence[_Entry[Item]]) -> Sequence[Any]:
-        try:
-            return self._process([entry.item for entry in batch])
-        except Exception as error:  # noqa: BLE001  any error must wake the callers
-            return [error] * len(batch)
-
-
-def _resolve(batch: Sequence[_Entry[Any]], outcomes: Sequence[Any]) -> None:
-    for entry, outcome in zip(batch, outcomes, strict=True):
-        if isinstance(outcome, Exception):
-            entry.future.set_exception(outcome)
-        else:
-            entry.future.set_result(outcome)
+# A transaction of PostgreSQL waits so long for a lock, then the writes behind it have their turn.
+LOCK_WAIT_S = 0.25
+NO_LOCK = ("",)
 
 
 class _Write(NamedTuple):
@@ -118,12 +31,15 @@ class GroupCommit:
     """The writes that share the transaction of their event-loop turn.
 
     A commit costs more than its writes: sixteen in one transaction take a quarter of the time of
-    sixteen transactions.
+    sixteen transactions. Writes are made in the order of their calls. In PostgreSQL a write that
+    waits for a lock is overtaken by writes that lock other names.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._queue = _StoreQueue(database, self._commit)
+        process = self._commit_remote if database.remote else self._commit_file
+        self._queue = StoreQueue(database, process, on_loop=not database.remote)
+        self._locked: set[str] = set()  # names whose locks the last batch did not get
 
     async def run(self, call: Callable[[], Result], *, locks: Collection[str] = ()) -> Result:
         """Return the result of a write after its commit.
@@ -132,11 +48,13 @@ class GroupCommit:
         result, and is cancelled at its next wait.
 
         Args:
-            call: the write, without a transaction of its own.
+            call: the write, without a transaction of its own. It may be called more than once, but
+                one of its calls at most is committed.
             locks: the names that it charges, as in `Database.transaction`.
 
         Raises:
-            StoreUnavailable: nothing was written.
+            StoreUnavailable: it was not written, or its deadline passed. It may have been written
+                then, or if the commit failed. It counts as written.
         """
         committed = self.submit(call, locks=locks)
         try:
@@ -152,42 +70,112 @@ class GroupCommit:
     def submit(
         self, call: Callable[[], Result], *, locks: Collection[str] = ()
     ) -> asyncio.Future[Result]:
-        """Queue a write without waiting for it. Writes are made in the order of their calls."""
+        """Queue a write without waiting for it."""
         return self._queue.put(_Write(call, locks))
 
     async def flush(self) -> None:
-        """Wait for all queued writes, and for those that their cancelled callers queue next."""
+        """Wait for all queued writes, and for those that their cancelled callers queue next.
+
+        Stop waiting if the store has not answered within two deadlines.
+        """
+        loop = asyncio.get_running_loop()
+        latest = loop.time() + 2 * self._database.deadline_s
         idle = 0
-        while idle < 2:  # a caller that has just received its result may queue another write
+        # A caller that has just received its result may queue another write.
+        while idle < 2 and loop.time() < latest:
             await asyncio.sleep(FLUSH_POLL_S)
             idle = idle + 1 if self._queue.idle else 0
 
     def close(self) -> None:
         self._queue.close()
 
-    def _commit(self, writes: Sequence[_Write]) -> Sequence[Any]:
-        with self._database.transaction(locks=(name for write in writes for name in write.locks)):
-            return [write.call() for write in writes]
+    def _commit_file(self, writes: Sequence[_Write]) -> Sequence[Any]:
+        """Commit writes to a file together, or each alone.
+
+        Raises:
+            StoreBusy: another process has the lock, and nothing was written.
+            OutcomeUnknown: the commit failed.
+        """
+        try:
+            with self._database.transaction():
+                return [write.call() for write in writes]
+        except (StoreBusy, OutcomeUnknown):
+            raise
+        except Exception as error:  # noqa: BLE001  the callers get it
+            if len(writes) == 1:
+                return [error]
+        return [self._commit_alone(write) for write in writes]
+
+    def _commit_remote(self, writes: Sequence[_Write]) -> Sequence[Any]:
+        """Commit the writes whose locks are free together, and the others each alone.
+
+        A write that does not get its lock is tried next with the batch behind this one. The others
+        that lock a name of it are then not tried, so that they keep their order.
+        """
+        outcomes: list[Any] = [RETRY] * len(writes)
+        left = list(range(len(writes)))
+        together = [i for i in left if self._locked.isdisjoint(writes[i].locks or NO_LOCK)]
+        if len(together) > 1:
+            names = {name for i in together for name in writes[i].locks}
+            try:
+                with self._database.transaction(locks=names, wait_s=LOCK_WAIT_S):
+                    results = [writes[i].call() for i in together]
+            except Exception as error:  # noqa: BLE001  the callers get it, or each tries alone
+                down = isinstance(error, StoreUnavailable) and error.down
+                if down or isinstance(error, OutcomeUnknown):
+                    results = [error] * len(together)
+                    if down:
+                        return [error] * len(writes)
+                else:
+                    results = [RETRY] * len(together)
+            for i, result in zip(together, results, strict=True):
+                outcomes[i] = result
+            left = [i for i in left if outcomes[i] is RETRY]
+        self._locked.clear()
+        for i in left:
+            names = set(writes[i].locks or NO_LOCK)
+            if not self._locked.isdisjoint(names):
+                continue
+            outcome = outcomes[i] = self._commit_alone(writes[i])
+            if outcome is RETRY:
+                self._locked |= names
+            elif isinstance(outcome, StoreUnavailable) and outcome.down:
+                return [outcome if each is RETRY else each for each in outcomes]
+        return outcomes
+
+    def _commit_alone(self, write: _Write) -> Any:
+        try:
+            with self._database.transaction(locks=write.locks, wait_s=LOCK_WAIT_S):
+                return write.call()
+        except StoreBusy:
+            return RETRY
+        except Exception as error:  # noqa: BLE001  the caller of this write gets it, no other
+            return error
 
 
 class StoreExecutor:
     """Calls outside of the shared transaction: reads, and calls with a transaction of their own.
 
-    A file is called at once, a remote store in a thread. The error of a call reaches its caller
-    alone. If a call finds the store unavailable, the calls behind it in the batch fail untried.
+    A file is called at once, unless it is locked. The error of a call reaches its caller alone. If
+    a remote store does not answer a call, the calls behind it in the batch fail untried.
     """
 
     def __init__(self, database: Database) -> None:
-        self._remote = database.remote
-        self._queue = _StoreQueue(database, _call_each)
+        self._database = database
+        self._queue = StoreQueue(database, _call_each)
 
     async def run(self, call: Callable[[], Result]) -> Result:
-        """Return the result of a call.
+        """Return the result of a call. It writes in one transaction at most, which comes first.
 
         Raises:
-            StoreUnavailable: from the call.
+            StoreUnavailable: from the call, or its deadline passed.
         """
-        return cast("Result", await self._queue.put(call)) if self._remote else call()
+        if not self._database.remote:
+            try:
+                return self._database.try_now(call)
+            except StoreBusy:
+                pass
+        return cast("Result", await self._queue.put(call))
 
     def close(self) -> None:
         self._queue.close()
@@ -198,9 +186,9 @@ def _call_each(calls: Sequence[Callable[[], Any]]) -> Sequence[Any]:
     for call in calls:
         try:
             outcomes.append(call())
-        except StoreUnavailable as error:
-            return outcomes + [error] * (len(calls) - len(outcomes))
         except Exception as error:  # noqa: BLE001  the caller of this item gets it, no other
+            if isinstance(error, StoreUnavailable) and error.down:
+                return outcomes + [error] * (len(calls) - len(outcomes))
             outcomes.append(error)
     return outcomes
 
@@ -212,7 +200,8 @@ class BatchedLookup(Generic[Result]):
 
     Args:
         find: looks up one text. It is called at once, if the store is a file.
-        find_all: looks up any number of texts, in their order. It is called if the store is remote.
+        find_all: looks up any number of texts, in their order. It is called if the store is remote,
+            or if the file is locked.
     """
 
     def __init__(
@@ -221,18 +210,21 @@ class BatchedLookup(Generic[Result]):
         find: Callable[[str], Result],
         find_all: Callable[[Sequence[str]], Sequence[Result]],
     ) -> None:
-        self._remote = database.remote
+        self._database = database
         self._find = find
-        self._queue = _StoreQueue(database, find_all)
+        self._queue = StoreQueue(database, find_all)
 
     async def lookup(self, text: str) -> Result:
         """Return what the store has for one text.
 
         Raises:
-            StoreUnavailable: from the query.
+            StoreUnavailable: from the query, or its deadline passed.
         """
-        if not self._remote:
-            return self._find(text)
+        if not self._database.remote:
+            try:
+                return self._database.try_now(lambda: self._find(text))
+            except StoreBusy:
+                pass
         return cast("Result", await self._queue.put(text))
 
     def close(self) -> None:

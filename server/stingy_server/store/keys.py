@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any, NamedTuple
 
-from stingy_server.store.budgets import COVERED, Budget, Budgets, key_owner, today
+from stingy_server.store.budgets import COVERED, Budget, Budgets, key_owner, month_of, today
 from stingy_server.store.database import Database
 from stingy_server.store.rate_limits import parse_rate
 
@@ -164,7 +164,7 @@ class Keys:
 
         Look up a digest; no secret is compared.
         """
-        values = {"digest": self._digest(text), "images": 1, "today": today()}
+        values = {"digest": self._digest(text), **_one_image()}
         row = self._database.execute(VALID, values).fetchone()
         return None if row is None else _caller(row)
 
@@ -174,10 +174,8 @@ class Keys:
         # The number of places is a power of two, so that few different statements are prepared.
         places = 1 << (len(digests) - 1).bit_length()
         padded = digests + digests[-1:] * (places - len(digests))
-        values = {f"d{place}": digest for place, digest in enumerate(padded)}
-        rows = self._database.execute(
-            _valid_query(places), {**values, "images": 1, "today": today()}
-        )
+        values: dict[str, Any] = {f"d{place}": digest for place, digest in enumerate(padded)}
+        rows = self._database.execute(_valid_query(places), values | _one_image())
         found = {digest: _caller(row) for digest, *row in rows}
         return [found.get(digest) for digest in digests]
 
@@ -185,6 +183,12 @@ class Keys:
         digest = self._hmac.copy()  # creating a new one each time would cost twice as much
         digest.update(text.encode("utf-8", "surrogateescape"))
         return digest.digest()
+
+
+def _one_image() -> dict[str, Any]:
+    """Return the values with which `COVERED` decides about one image now."""
+    day = today()
+    return {"images": 1, "today": day, "month": month_of(day)}
 
 
 @cache

@@ -217,7 +217,7 @@ class MemoryRates:
         return self._limits.setdefault(rate, limits)
 
     def _open_log(self, name: tuple[str, str], window_us: int, now: int) -> _Log:
-        """Make a log, and drop up to two idle ones, so that idle logs never outnumber the others."""
+        """Make a log. Drop up to two idle ones, so that they never outnumber the others."""
         for _ in range(min(2, len(self._logs))):
             other = next(iter(self._logs))
             found = self._logs.pop(other)

@@ -88,11 +88,16 @@ CREATE TABLE serving (
 
 # The script from each version to the next, from `FIRST_VERSION` on.
 MIGRATIONS: tuple[str, ...] = (
+    # 4
     """
 -- In requests, such as "100/second"; NULL is the rate of the settings.
 ALTER TABLE keys ADD COLUMN request_rate TEXT;
 -- The requests of an entry.
 ALTER TABLE ledger ADD COLUMN count INTEGER NOT NULL DEFAULT 1;
+-- Budgets of a month of UTC, counted in months since January 1970.
+ALTER TABLE budgets ADD COLUMN month_total INTEGER;
+ALTER TABLE budgets ADD COLUMN month INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE budgets ADD COLUMN month_used INTEGER NOT NULL DEFAULT 0 CHECK (month_used >= 0);
 """,
 )
 VERSION = FIRST_VERSION + len(MIGRATIONS)

@@ -12,6 +12,7 @@ import pytest
 
 from stingy_server import Budgets, Database
 from stingy_server.store.base import StoreUnavailable
+from stingy_server.store.budgets import Reservation
 from stingy_server.store.group_commit import BatchedLookup, GroupCommit, StoreExecutor
 
 pytestmark = pytest.mark.anyio
@@ -50,7 +51,7 @@ async def test_writes_of_one_turn_share_a_transaction(
     assert used(database) == 8
 
 
-async def test_failed_write_fails_all_writes_of_its_turn_only(database: Database) -> None:
+async def test_failed_write_fails_no_other_write_of_its_turn(database: Database) -> None:
     budgets, writes = Budgets(database), GroupCommit(database)
 
     def broken() -> None:
@@ -59,12 +60,11 @@ async def test_failed_write_fails_all_writes_of_its_turn_only(database: Database
     outcomes = await asyncio.gather(
         writes.run(lambda: budgets.reserve(["key:a"], 1)),
         writes.run(broken),
+        writes.run(lambda: budgets.reserve(["key:a"], 2)),
         return_exceptions=True,
     )
-    assert [type(outcome) for outcome in outcomes] == [StoreUnavailable, StoreUnavailable]
-    assert used(database) == 0
-    assert await writes.run(lambda: budgets.reserve(["key:a"], 1))
-    assert used(database) == 1
+    assert [type(outcome) for outcome in outcomes] == [Reservation, StoreUnavailable, Reservation]
+    assert used(database) == 3
 
 
 async def test_exception_in_a_write_reaches_its_caller(database: Database) -> None:
@@ -210,7 +210,7 @@ async def test_calls_behind_an_unavailable_store_fail_untried(
 
     def unavailable() -> None:
         tried.append("unavailable")
-        raise StoreUnavailable("expected a network")
+        raise StoreUnavailable("expected a network", down=True)
 
     outcomes = await run_behind_a_slow_call(
         StoreExecutor(database),
