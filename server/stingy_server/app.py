@@ -1,7 +1,7 @@
 """The composition root: builds a FastAPI application from settings and checks all its parts.
 
 The path of one image, from left to right:
-`guard` (key, limits) - `fast_path` - `routes` (body) - `service` (decode, charge) -
+`guard` (key, limits) - `hot_path` (body) - `routes` (count) - `service` (charge, decode) -
 `engine` (network, gate) - `service` (tier) - `routes` (encode) - `guard` (ledger, headers).
 """
 
@@ -21,8 +21,8 @@ from stingy_server.admission import Admission
 from stingy_server.codec.decode_pool import QUEUED_REQUESTS, DecodePool
 from stingy_server.detection.monitor import Watch
 from stingy_server.edge import oip_routes, routes
-from stingy_server.edge.fast_path import FastPathMiddleware
 from stingy_server.edge.guard import Guard
+from stingy_server.edge.hot_path import HotPath
 from stingy_server.errors import (
     BAD_REQUEST,
     METHOD_NOT_ALLOWED,
@@ -219,10 +219,9 @@ class _Guarded(FastAPI):
     """A FastAPI application with the guard around all routes and all other middleware."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        fast_path = FastPathMiddleware(
-            super().build_middleware_stack(), handlers=routes.HOT_ROUTES | oip_routes.HOT_ROUTES
-        )
-        return Guard(fast_path, service=self.state.service)
+        service: Service = self.state.service
+        hot_path = HotPath(service, handlers=routes.HOT_ROUTES | oip_routes.HOT_ROUTES)
+        return Guard(super().build_middleware_stack(), service=service, hot_path=hot_path)
 
 
 def rate_store_faults(settings: Settings) -> list[str]:

@@ -256,14 +256,9 @@ class Service:
             raise ServiceError(UNAUTHENTICATED)
         if record.key.rate is not None:
             try:
-                state = await self.rates.charge(record.key.id, record.key.rate, images)
+                record.rate = await self.rates.charge(record.key.id, record.key.rate, images)
             except BatchOverRate as error:
                 raise ServiceError(RATE_BELOW_REQUEST, limit=error.limit) from None
-            record.headers = {
-                "ratelimit-limit": str(state.limit),
-                "ratelimit-remaining": str(state.remaining),
-                "ratelimit-reset": str(state.reset_s),
-            }
         owners = [key_owner(record.key.id)]
         if self.fleet.limited(endpoint.name):
             owners.append(model_owner(endpoint.name))

@@ -20,6 +20,8 @@ from stingy_protection import Policy, SparseLogits
 from stingy_server import app as app_module
 from stingy_server import serve as serve_module
 from stingy_server import service as service_module
+from stingy_server.edge.guard import JSON_LENGTH
+from stingy_server.edge.hot_path import HotPath
 from stingy_server.inference import engine as engine_module
 from stingy_server.observability.request_record import RequestRecord
 from stingy_server.service import Service
@@ -75,18 +77,28 @@ class NoWrites:
 
 
 class NoGuard:
-    """A guard that lets every request in: no key, no limits, no record, no headers."""
+    """A guard that lets every request in: no key, no limits, no entry, no headers of its own."""
 
-    def __init__(self, app: ASGIApp, *, service: Service) -> None:
+    def __init__(self, app: ASGIApp, *, service: Service, hot_path: HotPath) -> None:
         self._app = app
+        self._hot_path = hot_path
         self._key = service.keys.all()[0][0]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            scope.setdefault("state", {})["record"] = RequestRecord(
-                "-", time.perf_counter(), key=self._key
-            )
-        await self._app(scope, receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        record = RequestRecord("-", time.perf_counter(), key=self._key)
+        scope.setdefault("state", {})["record"] = record
+        route = self._hot_path.find(scope["method"], scope["path"])
+        if route is None:
+            await self._app(scope, receive, send)
+            return
+        json_length = dict(scope["headers"]).get(JSON_LENGTH)
+        encoded = await self._hot_path.answer(route, record, receive, json_length=json_length)
+        headers = [*encoded.headers, (b"content-length", b"%d" % len(encoded.body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": encoded.body})
 
 
 def top_unchecked(policy: Policy, logits: Tensor, **_: object) -> SparseLogits:

@@ -295,11 +295,12 @@ class Encoded(NamedTuple):
     json_length: int | None
 
     @property
-    def headers(self) -> dict[str, str]:
+    def headers(self) -> list[tuple[bytes, bytes]]:
         """The headers that describe the body."""
         if self.json_length is None:
-            return {"content-type": JSON}
-        return {"content-type": BINARY, HEADER_LENGTH: str(self.json_length)}
+            return [(b"content-type", JSON.encode())]
+        length = b"%d" % self.json_length
+        return [(b"content-type", BINARY.encode()), (HEADER_LENGTH.lower().encode(), length)]
 
 
 def encode_answer(request: InferHead, answer: SparseLogits, *, model: str, version: str) -> Encoded:

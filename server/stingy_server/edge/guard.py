@@ -9,11 +9,15 @@ import asyncio
 import logging
 import secrets
 import time
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stingy_server.admission import Place
+from stingy_server.codec.oip import HEADER_LENGTH
+from stingy_server.edge.hot_path import HotPath
 from stingy_server.edge.ledger_sender import LedgerSender
 from stingy_server.errors import (
     BAD_REQUEST,
@@ -35,14 +39,67 @@ log = logging.getLogger("stingy")
 
 PROBES = frozenset({"/v2/health/live", "/v2/health/ready"})
 MAX_KEY_LENGTH = 256
+JSON_LENGTH = HEADER_LENGTH.lower().encode()
+
+
+class Head(NamedTuple):
+    """The headers that the guard reads.
+
+    Attributes:
+        authorization: empty if there is none, or more than one.
+        length: the declared length of the body.
+        compressed: whether the body has a coding.
+        json_length: the length of a JSON head in the body.
+    """
+
+    authorization: bytes
+    length: bytes
+    compressed: bool
+    json_length: bytes | None
+
+
+def read_head(headers: Iterable[tuple[bytes, bytes]]) -> Head:
+    """Read the headers of a request. ASGI gives their names in lower case."""
+    authorization: bytes | None = None
+    length, compressed, json_length = b"0", False, None
+    for name, value in headers:
+        if name == b"authorization":
+            authorization = value if authorization is None else b""
+        elif name == b"content-length":
+            length = value
+        elif name == JSON_LENGTH:
+            json_length = value
+        elif name == b"content-encoding" and value.lower() != b"identity":
+            compressed = True
+    return Head(authorization or b"", length, compressed, json_length)
+
+
+def check_body(head: Head, settings: Settings) -> int:
+    """Check the headers of a body, and return the bytes that they declare.
+
+    Raises:
+        ServiceError: unsupported_encoding, bad_request or too_large.
+    """
+    if head.compressed:
+        raise ServiceError(UNSUPPORTED_ENCODING)
+    if not head.length.isdigit():
+        raise ServiceError(BAD_REQUEST)
+    declared = int(head.length[:18])
+    if len(head.length) > 18 or declared > settings.max_body_bytes:
+        raise ServiceError(TOO_LARGE)
+    return declared
 
 
 class Guard:
-    """ASGI middleware. It puts the `RequestRecord` of a request into `scope["state"]["record"]`."""
+    """ASGI middleware around an application and its hot path.
 
-    def __init__(self, app: ASGIApp, *, service: Service) -> None:
+    It puts the `RequestRecord` of a request into `scope["state"]["record"]`.
+    """
+
+    def __init__(self, app: ASGIApp, *, service: Service, hot_path: HotPath) -> None:
         self._app = app
         self._service = service
+        self._hot_path = hot_path
         self._settings = service.settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,24 +119,29 @@ class Guard:
             sender.record_abort()
 
     async def _handle(self, scope: Scope, receive: Receive, sender: LedgerSender) -> None:
-        headers = _header_values(scope)
+        record, service = sender.record, self._service
+        head = read_head(scope["headers"])
         try:
-            probe = scope["path"] in PROBES
-            if not probe:
-                await self._authenticate(sender.record, headers.get(b"authorization", []))
-            declared = _check_headers(headers, self._settings)
-            if probe:
+            if scope["path"] in PROBES:
+                check_body(head, self._settings)
                 await self._app(scope, receive, sender.send)
                 return
-            record = sender.record
-            record.place = await self._service.admit(
-                record, query=scope["method"] == "POST", declared=declared
-            )
+            await self._authenticate(record, head)
+            declared = check_body(head, self._settings)
+            query = scope["method"] == "POST"
+            place = record.place = await service.admit(record, query=query, declared=declared)
             try:
-                limited = LimitedBody(receive, record.place, self._settings)
-                await self._app(scope, limited.receive, sender.send)
+                limited = LimitedBody(receive, place, self._settings)
+                route = self._hot_path.find(scope["method"], scope["path"])
+                if route is None:
+                    await self._app(scope, limited.receive, sender.send)
+                    return
+                encoded = await self._hot_path.answer(
+                    route, record, limited.receive, json_length=head.json_length
+                )
+                await sender.answer(encoded)
             finally:
-                self._service.leave(record.place)
+                service.leave(place)
         except ServiceError as error:
             await sender.refuse(error.refusal)
         except StoreUnavailable as error:
@@ -92,8 +154,8 @@ class Guard:
             log.error("unexpected %s", type(error).__name__)
             await sender.refuse(INTERNAL)
 
-    async def _authenticate(self, record: RequestRecord, values: list[bytes]) -> None:
-        scheme, _, secret = values[0].partition(b" ") if len(values) == 1 else (b"", b"", b"")
+    async def _authenticate(self, record: RequestRecord, head: Head) -> None:
+        scheme, _, secret = head.authorization.partition(b" ")
         if scheme.lower() != b"bearer" or not 0 < len(secret) <= MAX_KEY_LENGTH:
             raise ServiceError(UNAUTHENTICATED)
         record.secret = secret.decode("latin-1")
@@ -139,25 +201,3 @@ class LimitedBody:
             if self._received > self._place.nbytes:
                 self._place.grow(self._received - self._place.nbytes)
         return message
-
-
-def _check_headers(headers: dict[bytes, list[bytes]], settings: Settings) -> int:
-    """Check the headers of a body, and return the bytes that they declare."""
-    encodings = headers.get(b"content-encoding")
-    if encodings is not None and any(value.lower() != b"identity" for value in encodings):
-        raise ServiceError(UNSUPPORTED_ENCODING)
-    length = headers.get(b"content-length", [b"0"])[0]
-    if not length.isdigit():
-        raise ServiceError(BAD_REQUEST)
-    declared = int(length[:18])
-    if len(length) > 18 or declared > settings.max_body_bytes:
-        raise ServiceError(TOO_LARGE)
-    return declared
-
-
-def _header_values(scope: Scope) -> dict[bytes, list[bytes]]:
-    """Collect the values of each header by name. ASGI gives names in lower case."""
-    headers: dict[bytes, list[bytes]] = {}
-    for name, value in scope["headers"]:
-        headers.setdefault(name, []).append(value)
-    return headers

@@ -6,6 +6,7 @@ import time
 
 from starlette.types import Message, Scope, Send
 
+from stingy_server.codec.oip import Encoded
 from stingy_server.errors import SECURITY_HEADERS, STORE_UNAVAILABLE, Refusal, error_response
 from stingy_server.observability.request_record import RequestRecord
 from stingy_server.service import Service
@@ -48,6 +49,24 @@ class LedgerSender:
             appended = self._service.writes.submit(lambda: self._service.ledger.append(entry))
             appended.add_done_callback(_log_if_failed)
         self._count(0)
+
+    async def answer(self, encoded: Encoded) -> None:
+        """Send an answer after its entry is in the ledger."""
+        try:
+            await self._append_entry(200)
+        except StoreUnavailable as error:
+            log.error("%s", error)
+            await self._withhold()
+            return
+        self._started = True
+        headers = [
+            *encoded.headers,
+            (b"content-length", b"%d" % len(encoded.body)),
+            *SECURITY_HEADERS,
+            *self._own_headers(),
+        ]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._send({"type": "http.response.body", "body": encoded.body})
 
     async def send(self, message: Message) -> None:
         if message["type"] != "http.response.start":
@@ -93,13 +112,19 @@ class LedgerSender:
 
     async def _send_with_headers(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            extra = {"x-request-id": self.record.request_id, **self.record.headers}
-            message["headers"] = [
-                *message["headers"],
-                *SECURITY_HEADERS,
-                *((name.encode(), value.encode()) for name, value in extra.items()),
-            ]
+            message["headers"] = [*message["headers"], *SECURITY_HEADERS, *self._own_headers()]
         await self._send(message)
+
+    def _own_headers(self) -> list[tuple[bytes, bytes]]:
+        """Return the headers that the record gives."""
+        headers = [(b"x-request-id", self.record.request_id.encode())]
+        if (rate := self.record.rate) is not None:
+            headers += [
+                (b"ratelimit-limit", b"%d" % rate.limit),
+                (b"ratelimit-remaining", b"%d" % rate.remaining),
+                (b"ratelimit-reset", b"%d" % rate.reset_s),
+            ]
+        return headers
 
 
 def _log_if_failed(appended: asyncio.Future[None]) -> None:

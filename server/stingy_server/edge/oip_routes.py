@@ -12,11 +12,11 @@ from starlette.responses import Response
 from stingy_protection import ScoreForm
 from stingy_server.codec import oip
 from stingy_server.codec.infer_pixels import read_pixels
+from stingy_server.edge.hot_path import Handler, Query, documented
 from stingy_server.edge.openapi import ERROR_RESPONSES, request_body
 from stingy_server.edge.tier_view import TierView, visible_form
 from stingy_server.errors import DRAINING, INTERNAL, JSON, ServiceError
 from stingy_server.models.endpoints import Endpoint
-from stingy_server.observability.request_record import RequestRecord
 from stingy_server.service import Service
 
 router = APIRouter(prefix="/v2", responses=ERROR_RESPONSES)
@@ -74,40 +74,35 @@ async def model_metadata(request: Request, model: str, version: str | None = Non
     return _json(_metadata(endpoint, view, versions=versions, max_batch=max_batch))
 
 
-async def infer(request: Request) -> Response:
+async def infer(query: Query) -> oip.Encoded:
     """Classify a batch of images, in JSON or as a binary tensor."""
-    service: Service = request.app.state.service
-    record: RequestRecord = request.state.record
-    endpoint = service.endpoint(record, **request.path_params)
-    body = await request.body()
-    tier = service.tier(record)
+    service, record, endpoint = query.service, query.record, query.endpoint
     head = oip.parse_head(
-        body,
-        request.headers.get(oip.HEADER_LENGTH),
-        form=visible_form(endpoint.policy, tier),
+        query.body,
+        query.json_length,
+        form=visible_form(endpoint.policy, query.tier),
         max_images=service.settings.max_request_images,
     )
     read = partial(
         read_pixels,
         head,
-        body,
+        query.body,
         endpoint.manifest.preprocessing,
         pool=service.decoders,
         caller=record.caller,
         max_pixels=service.settings.max_pixels,
     )
-    answer = await service.answer(record, endpoint, read, images=head.count, tier=tier)
-    encoded = oip.encode_answer(
-        head, answer, model=endpoint.name, version=endpoint.manifest.version
-    )
-    return Response(encoded.body, headers=encoded.headers)
+    answer = await service.answer(record, endpoint, read, images=head.count, tier=query.tier)
+    return oip.encode_answer(head, answer, model=endpoint.name, version=endpoint.manifest.version)
 
 
-HOT_ROUTES = {f"/v2{MODEL}/infer": infer, f"/v2{VERSION}/infer": infer}
+HOT_ROUTES: dict[str, Handler] = {f"/v2{MODEL}/infer": infer, f"/v2{VERSION}/infer": infer}
 for path, handler in HOT_ROUTES.items():
     router.add_api_route(
         path.removeprefix("/v2"),
-        handler,
+        documented,
+        name=handler.__name__,
+        description=handler.__doc__,
         methods=["POST"],
         openapi_extra=request_body(path, JSON, oip.BINARY),
     )

@@ -11,11 +11,11 @@ from starlette.responses import Response
 from stingy_clients import PredictResponse, Usage
 from stingy_protection import SparseLogits
 from stingy_server.codec.images import decode
-from stingy_server.codec.oip import json_numbers
+from stingy_server.codec.oip import Encoded, json_numbers
+from stingy_server.edge.hot_path import Handler, Query, documented
 from stingy_server.edge.openapi import ERROR_RESPONSES, IMAGE_TYPES, request_body
 from stingy_server.errors import JSON
 from stingy_server.models.endpoints import Endpoint
-from stingy_server.observability.request_record import RequestRecord
 from stingy_server.service import Service
 from stingy_server.store.budgets import today
 from stingy_server.store.keys import Key
@@ -23,23 +23,19 @@ from stingy_server.store.keys import Key
 router = APIRouter(responses=ERROR_RESPONSES)
 
 
-async def predict(request: Request) -> Response:
+async def predict(query: Query) -> Encoded:
     """Classify one JPEG or PNG, sent as the body."""
-    service: Service = request.app.state.service
-    record: RequestRecord = request.state.record
-    endpoint = service.endpoint(record, request.path_params["model"])
-    body = await request.body()
-    tier = service.tier(record)
+    service, record, endpoint = query.service, query.record, query.endpoint
     decode_body = partial(
         decode,
-        [body],
+        [query.body],
         endpoint.manifest.preprocessing,
         pool=service.decoders,
         caller=record.caller,
         max_pixels=service.settings.max_pixels,
     )
-    answer = await service.answer(record, endpoint, decode_body, images=1, tier=tier)
-    return Response(orjson.dumps(_document(endpoint, answer)), media_type=JSON)
+    answer = await service.answer(record, endpoint, decode_body, images=1, tier=query.tier)
+    return Encoded(orjson.dumps(_document(endpoint, answer)), None)
 
 
 @router.get("/v1/usage", responses={200: {"model": Usage}})
@@ -57,11 +53,13 @@ async def usage(request: Request) -> Response:
     return Response(orjson.dumps(document), media_type=JSON)
 
 
-HOT_ROUTES = {"/v1/predict/{model}": predict}
+HOT_ROUTES: dict[str, Handler] = {"/v1/predict/{model}": predict}
 for path, handler in HOT_ROUTES.items():
     router.add_api_route(
         path,
-        handler,
+        documented,
+        name=handler.__name__,
+        description=handler.__doc__,
         methods=["POST"],
         openapi_extra=request_body(path, *IMAGE_TYPES),
         responses={200: {"model": PredictResponse}},

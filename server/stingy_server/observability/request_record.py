@@ -8,11 +8,12 @@ from stingy_server.models.endpoints import Endpoint
 from stingy_server.store.budgets import Reservation
 from stingy_server.store.keys import Key, stamp
 from stingy_server.store.ledger import Entry
+from stingy_server.store.rate_limits import RateState
 
 NO_VALUE = "-"
 
 
-@dataclass
+@dataclass(slots=True)
 class RequestRecord:
     """The record of one request. Each stage of the server fills in its fields.
 
@@ -29,7 +30,7 @@ class RequestRecord:
         bits: the leak meter's bits over the answers.
         event: "answer", the code of the refusal, or "cancelled".
         charged: the charge to refund if no answer comes.
-        headers: the response headers about the key's rate.
+        rate: the state of the key's rate, for headers of the response.
         engine_started: the time of the call to the engine, on the clock of `started`.
         engine_finished: the time of the engine's answer, on the same clock.
     """
@@ -47,7 +48,7 @@ class RequestRecord:
     bits: float = 0.0
     event: str = NO_VALUE
     charged: Reservation | None = None
-    headers: dict[str, str] = field(default_factory=dict)
+    rate: RateState | None = None
     engine_started: float | None = None
     engine_finished: float | None = None
 

@@ -137,7 +137,8 @@ class Handler:
         encoded = oip.encode_answer(
             head, answer, model=endpoint.name, version=endpoint.manifest.version
         )
-        return Response(encoded.body, headers=encoded.headers)
+        headers_sent = {name.decode(): value.decode() for name, value in encoded.headers}
+        return Response(encoded.body, headers=headers_sent)
 
 
 def _file_query(body: bytes, *, form: ScoreForm) -> tuple[oip.InferHead, bytes]:

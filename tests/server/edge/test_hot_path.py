@@ -1,4 +1,4 @@
-"""The fast path handles the frequent routes, and leaves the rest to FastAPI."""
+"""The hot path handles the frequent routes, and leaves the rest to FastAPI."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from stingy_server.edge import oip_routes, routes
 pytestmark = pytest.mark.anyio
 
 
-async def test_openapi_document_has_every_route_of_the_fast_path(tmp_path: Path) -> None:
+async def test_openapi_document_has_every_route_of_the_hot_path(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     async with running(settings) as (_, app):
         document = app.openapi()["paths"]
@@ -22,14 +22,14 @@ async def test_openapi_document_has_every_route_of_the_fast_path(tmp_path: Path)
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS"])
-async def test_other_methods_on_fast_path_routes_are_405(tmp_path: Path, method: str) -> None:
+async def test_other_methods_on_hot_path_routes_are_405(tmp_path: Path, method: str) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     async with running(settings) as (client, _):
         for path in ("/v1/predict/digits", "/v2/models/digits/infer"):
             assert (await client.request(method, path)).status_code == 405
 
 
-async def test_paths_similar_to_fast_path_routes_are_404_or_405(tmp_path: Path) -> None:
+async def test_paths_similar_to_hot_path_routes_are_404_or_405(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     async with running(settings) as (client, _):
         for path in ("/v1/predict/digits/", "/v1/predict/a/b", "/v1/predict/", "/x/v1/predict/a"):
