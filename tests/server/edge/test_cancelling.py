@@ -65,6 +65,7 @@ class OpenRequest:
         """
         await asyncio.gather(self.task, return_exceptions=True)
         await self._app.state.service.writes.flush()
+        self._app.state.service.refusals.write()
         used, entries = charges_and_entries(self._app)
         (entry,) = entries[len(self._before[1]) :]
         return self._status, used - self._before[0], entry.event, entry.answered
