@@ -15,7 +15,7 @@ from stingy_server.codec import oip
 from stingy_server.codec.images import Pixels, decode, fit
 from stingy_server.edge.openapi import ERROR_RESPONSES, request_body
 from stingy_server.edge.tier_view import TierView, visible_form
-from stingy_server.errors import DRAINING, INTERNAL, JSON, ServiceError
+from stingy_server.errors import DRAINING, INTERNAL, JSON, STORE_UNAVAILABLE, ServiceError
 from stingy_server.models.endpoints import Endpoint
 from stingy_server.observability.request_record import RequestRecord
 from stingy_server.service import Service
@@ -53,6 +53,8 @@ async def ready(request: Request) -> Response:
         raise ServiceError(DRAINING)
     if service.watch.failed:  # the server gives no answer without the watch
         raise ServiceError(INTERNAL)
+    if not service.database.health.check():
+        raise ServiceError(STORE_UNAVAILABLE)
     return _json({"ready": True})
 
 
