@@ -47,6 +47,17 @@ def address(postgres_server: "Running") -> str:
 
 
 @pytest.fixture
+def pooled_address(postgres_server: "Running", address: str) -> Iterator[str]:
+    """Return the address of an empty database behind a PgBouncer in transaction mode."""
+    from pgbouncer import pgbouncer, program
+
+    if (found := program()) is None:
+        pytest.skip("needs pgbouncer (apt-get install pgbouncer)")
+    with pgbouncer(found, postgres_server) as port:
+        yield address.replace(f":{postgres_server.port}/", f":{port}/")
+
+
+@pytest.fixture
 def own_redis(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[RunningRedis]":
     """Start a Redis server for one test."""
     from redis_server import program, redis_server

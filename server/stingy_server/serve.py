@@ -3,6 +3,7 @@
 Settings and bundles stay as they were at the start. No signal makes the server read them again.
 """
 
+import contextlib
 import functools
 import logging
 import socket
@@ -42,11 +43,11 @@ def serve(settings: Settings, faults: Sequence[str], *, console: Console) -> Non
     raise_descriptor_limit()
     listener, found = _bind(settings)
     faults = [*faults, *found]
-    with listener:
-        if settings.workers > 1:
-            metrics.share_between_processes(settings.state / "metrics")
+    with listener, contextlib.ExitStack() as stack:
         with console.status("loading"):
             app = create_app(settings, faults=faults)
+        if settings.workers > 1:
+            stack.enter_context(metrics.shared_between_processes(settings.state / "metrics"))
         service: Service = app.state.service
         _make_first_key(service, console)
         freeze_gc()  # takes a quarter of a second, so it runs before any client waits

@@ -5,6 +5,7 @@ import glob
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -47,6 +48,29 @@ class Running:
 
     def start(self) -> None:
         self._control("start", "--log", self.data.parent / "log")
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop all its processes for a while: it accepts connections and answers nothing."""
+        self.freeze()
+        try:
+            yield
+        finally:
+            self.resume()
+
+    def freeze(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        first = self.pid
+        os.kill(first, number)  # before the others, so that it starts no new one
+        children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+        for pid in map(int, children):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def _control(self, *words: str | Path) -> None:
         subprocess.run(

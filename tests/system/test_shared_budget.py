@@ -79,6 +79,43 @@ def test_workers_share_one_budget_one_rate_and_their_counters(
     assert counted["stingy_images_answered_total"] == recorded == used == 210  # Q8
 
 
+def test_P6_refused_start_leaves_the_running_servers_metrics(
+    tmp_path: Path, bundle: Path, redis: str
+) -> None:
+    state, metrics_port = tmp_path / "state", free_port()
+    key = make_key(state)
+    options = ("--workers", "2", "--metrics-port", str(metrics_port))
+    with served(bundle, *options, state=state, STINGY_RATE_STORE=redis) as (url, _):
+        _wait_ready(url)
+        with Client(url, key) as client:
+            for _ in range(20):
+                client.predict(IMAGE, model="digits")
+        port = url.rpartition(":")[2]
+        command: list[str | Path] = [
+            *STINGY,
+            "serve",
+            bundle,
+            "--workers",
+            "2",
+            "--state",
+            state,
+            "--port",
+            port,
+        ]
+        refused = subprocess.run(
+            command,
+            env={**server_environment(), "STINGY_RATE_STORE": redis},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (refused.returncode, "cannot listen here" in refused.stderr) == (2, True)
+        page = httpx.get(f"http://127.0.0.1:{metrics_port}/metrics").text
+        assert 'stingy_images_answered_total{model="digits"} 20.0' in page
+        assert len([*(state / "metrics").glob("start-*")]) == 1
+    assert [*(state / "metrics").glob("start-*")] == []
+
+
 def _wait_ready(url: str) -> None:
     for _ in range(600):
         try:

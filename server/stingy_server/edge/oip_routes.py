@@ -15,7 +15,7 @@ from stingy_server.codec.infer_pixels import read_pixels
 from stingy_server.edge.hot_path import Handler, Query, documented
 from stingy_server.edge.openapi import ERROR_RESPONSES, request_body
 from stingy_server.edge.tier_view import TierView, visible_form
-from stingy_server.errors import DRAINING, INTERNAL, JSON, ServiceError
+from stingy_server.errors import DRAINING, INTERNAL, JSON, STORE_UNAVAILABLE, ServiceError
 from stingy_server.models.endpoints import Endpoint
 from stingy_server.service import Service
 
@@ -52,6 +52,8 @@ async def ready(request: Request) -> Response:
         raise ServiceError(DRAINING)
     if service.watch.failed:  # the server gives no answer without the watch
         raise ServiceError(INTERNAL)
+    if not service.database.health.check():
+        raise ServiceError(STORE_UNAVAILABLE)
     return _json({"ready": True})
 
 

@@ -3,9 +3,13 @@
 Counters measure how much was requested and refused. None describes the content of an image.
 """
 
+import contextlib
+import fcntl
 import functools
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -17,6 +21,7 @@ LATENCY_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5
 WATCH_STEPS = ("alarm", "labels", "refuse")
 SCORE_BOUNDS = (0.25, 0.5, 0.9, 1.0)
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
+START = "start-"  # of the name of the folder in which one start counts
 
 
 class Metrics:
@@ -127,12 +132,37 @@ class Metrics:
         return self._images.labels(model), self._bits.labels(model), self._seconds.labels(model)
 
 
-def share_between_processes(folder: Path) -> None:
-    """Make processes that start later count together. Call it before any counter is made."""
+@contextlib.contextmanager
+def shared_between_processes(folder: Path) -> Iterator[None]:
+    """Make processes that start inside the block count together.
+
+    They count in a folder of this start alone, because another server may run on the same state.
+    A lock shows that the start still runs. The folders of starts that have ended are removed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob("*.db"):
-        leftover.unlink()
-    os.environ[MULTIPROCESS_DIR] = str(folder)
+    with contextlib.ExitStack() as stack:
+        with _locked(folder / "lock"):  # one start at a time, so that none removes a new folder
+            for other in folder.glob(f"{START}*"):
+                with contextlib.suppress(OSError), _locked(other / "lock", wait=False):
+                    shutil.rmtree(other, ignore_errors=True)
+            own = Path(tempfile.mkdtemp(prefix=START, dir=folder))
+            stack.callback(shutil.rmtree, own, ignore_errors=True)
+            stack.enter_context(_locked(own / "lock"))
+        os.environ[MULTIPROCESS_DIR] = str(own)
+        stack.callback(os.environ.pop, MULTIPROCESS_DIR)
+        yield
+
+
+@contextlib.contextmanager
+def _locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Lock a file until the block ends or the process dies.
+
+    Raises:
+        BlockingIOError: another process has the lock, and `wait` is false.
+    """
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
 
 
 def drop_worker_gauges(pid: int) -> None:

@@ -37,6 +37,7 @@ CONNECT = {
     "tcp_user_timeout": 10_000,
 }
 ROLLBACK_S = 1.0
+IDLE_TIMEOUT_S = 10  # then PostgreSQL ends a transaction whose client is silent
 LOCK_FAILURES = (DeadlockDetected, LockNotAvailable, SerializationFailure)
 TYPES = (
     ("INTEGER PRIMARY KEY AUTOINCREMENT", "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY"),
@@ -89,12 +90,11 @@ FOR EACH STATEMENT EXECUTE FUNCTION ledger_only_grows();
             connection.close()
 
     def begin(self, locks: Iterable[str], wait_s: float) -> str:
-        limit = f"'{round(1000 * self._deadline_s)}ms'"
         statement = (
             "BEGIN ISOLATION LEVEL READ COMMITTED;"
             f"SET LOCAL lock_timeout = '{max(1, round(1000 * wait_s))}ms';"
-            f"SET LOCAL statement_timeout = {limit};"
-            f"SET LOCAL idle_in_transaction_session_timeout = {limit}"
+            f"SET LOCAL statement_timeout = '{round(1000 * self._deadline_s)}ms';"
+            f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_TIMEOUT_S}s'"
         )
         # Sorted, because two transactions with different orders would wait for each other.
         if numbers := sorted({_number(name) for name in locks}):

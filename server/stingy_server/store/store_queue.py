@@ -16,6 +16,7 @@ from stingy_server.store.database import Database
 
 Item = TypeVar("Item")
 
+DOWN = "the store does not answer"
 RETRY: Final = object()  # the outcome of an item that belongs into the next batch
 
 
@@ -73,7 +74,7 @@ class StoreQueue(Generic[Item]):
         loop = asyncio.get_running_loop()
         future = _Future(loop=loop)
         if not self._health.ok:
-            future.set_exception(StoreUnavailable("the store does not answer", down=True))
+            future.set_exception(StoreUnavailable(DOWN, down=True))
             return future
         if not (self._entries or self._busy):
             loop.call_soon(self._start_batch)
@@ -137,21 +138,29 @@ class StoreQueue(Generic[Item]):
         retried = []
         down = False
         for entry, outcome in zip(batch, outcomes, strict=True):
-            future = entry.future
-            if future.done():  # its deadline has passed
+            failed = isinstance(outcome, BaseException)
+            down |= failed and self._is_down(outcome)
+            if entry.future.done():  # its deadline has passed
                 continue
             if outcome is RETRY:
                 retried.append(entry)
-            elif isinstance(outcome, BaseException):
-                down |= self._is_down(outcome)
-                future.set_exception(outcome)
+            elif failed:
+                entry.future.set_exception(outcome)
             else:
-                future.set_result(outcome)
+                entry.future.set_result(outcome)
         self._entries[:0] = retried
         if down:
-            self._health.fail()
+            self._fail_all()
         else:
             self._health.succeed()
+
+    def _fail_all(self) -> None:
+        """Fail all that is queued, because the store does not answer."""
+        self._health.fail()
+        for entry in self._entries:
+            if not entry.future.done():
+                entry.future.set_exception(StoreUnavailable(DOWN, down=True))
+        self._entries.clear()
 
     def _is_down(self, error: BaseException) -> bool:
         # A lock of a file is one for all writes. A lock of a remote store is one for some names.
@@ -178,5 +187,5 @@ class StoreQueue(Generic[Item]):
         self._entries = [entry for entry in self._entries if not entry.future.done()]
         if self._busy and self._overdue <= now:
             self._overdue = now + self._database.deadline_s
-            self._health.fail()
+            self._fail_all()
         self._arm_timer(loop)
