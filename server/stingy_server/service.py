@@ -183,6 +183,9 @@ class Service:
             record.pixels = self.ledger.digest(images)
         else:  # hashing releases the interpreter's lock, so the event loop goes on
             record.pixels = await asyncio.to_thread(self.ledger.digest, images)
+        if record.key is not None:
+            self.watch.reserve(record.key.id, len(images))
+            record.unwatched = len(images)
         await self._charge(record, endpoint, len(images))
         try:
             record.engine_started = time.perf_counter()
@@ -192,6 +195,7 @@ class Service:
             bits = leak_bits(answer)
             if record.key is not None:
                 self.watch.observe(record.key.id, endpoint.name, images, answer, bits)
+                record.unwatched = 0
         except Exception as error:  # noqa: BLE001  no text of any error may leave
             raise _service_error(error) from None
         record.answered = len(images)
@@ -238,6 +242,9 @@ class Service:
 
     def refund(self, record: RequestRecord) -> None:
         """Refund the charge of a request, if there is one, and clear its answer in the record."""
+        if record.unwatched and record.key is not None:
+            self.watch.release(record.key.id, record.unwatched)
+            record.unwatched = 0
         if (charged := record.charged) is not None:
             # Not awaited. The queue is in order, so the ledger's entry is written after it.
             refunded = self.writes.submit(

@@ -26,6 +26,7 @@ class RequestRecord:
         bits: the leak meter's bits over the answers.
         event: "answer", the code of the refusal, or "cancelled".
         charged: the charge to refund if no answer comes.
+        unwatched: images reserved with the watch, to release if no answer comes.
         headers: the response headers about the key's rate.
         engine_started: the time of the call to the engine, on the clock of `started`.
         engine_finished: the time of the engine's answer, on the same clock.
@@ -42,6 +43,7 @@ class RequestRecord:
     bits: float = 0.0
     event: str = NO_VALUE
     charged: Reservation | None = None
+    unwatched: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     engine_started: float | None = None
     engine_finished: float | None = None
