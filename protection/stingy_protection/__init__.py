@@ -43,6 +43,7 @@ from stingy_protection.policies.top_n import (
     Stingy,
     StingySmooth,
 )
+from stingy_protection.thumbnails import thumbnails
 
 __all__ = [
     "BundleError",
@@ -82,6 +83,7 @@ __all__ = [
     "read_manifest",
     "sanitize",
     "support_size",
+    "thumbnails",
     "tighten",
     "verified_weights",
     "write_bundle",

@@ -219,6 +219,7 @@ class Service:
         """
         try:
             async with asyncio.timeout(self.settings.deadline_s):
+                self._reserve_watch(record, images)
                 await self._charge(record, endpoint, images)
                 return await self._answer(record, endpoint, await decode(), tier)
         except TimeoutError:
@@ -239,12 +240,18 @@ class Service:
             bits = leak_bits(answer)
             if record.key is not None:
                 self.watch.observe(record.key.id, endpoint.name, images, answer, bits)
+                record.unwatched = 0
         except Exception as error:  # noqa: BLE001  no text of any error may leave
             raise _service_error(error) from None
         record.answered = len(images)
         record.bits = bits
         record.event = "answer"
         return answer
+
+    def _reserve_watch(self, record: RequestRecord, images: int) -> None:
+        """Reserve room with the watch, so that a key is not answered faster than it is watched."""
+        self.watch.reserve(record.caller, images)
+        record.unwatched = images
 
     async def _charge(self, record: RequestRecord, endpoint: Endpoint, images: int) -> None:
         record.images = images
@@ -284,6 +291,9 @@ class Service:
 
     def refund(self, record: RequestRecord) -> None:
         """Refund the charge of a request, if there is one, and clear its answer in the record."""
+        if record.unwatched and record.key is not None:
+            self.watch.release(record.key.id, record.unwatched)
+            record.unwatched = 0
         if (charged := record.charged) is not None:
             # Not awaited. The queue is in order, so the ledger's entry is written after it.
             refunded = self.writes.submit(

@@ -157,7 +157,9 @@ class WatchSettings(BaseModel):
             "labels" returns the top-1 alone, without scores. "refuse" rejects. A list escalates
             one step per alarm.
         images_per_s: images that are compared, in each process and for all keys together. The
-            other images are only counted.
+            keys share them equally. The other images are only counted.
+        max_unwatched: images of a key, in each process, that may be answered before the watch has
+            looked at them; a request that would exceed it gets 429. None for no limit.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -167,6 +169,7 @@ class WatchSettings(BaseModel):
         "nothing"
     )
     images_per_s: Count = 512
+    max_unwatched: Count | None = None
 
     @property
     def ladder(self) -> tuple[str, ...]:

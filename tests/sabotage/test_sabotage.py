@@ -14,6 +14,8 @@ import torch
 
 from broken import (
     CountingPaths,
+    FirstComeSample,
+    NoiseBeforeChoice,
     OpenRoute,
     ServerHeader,
     any_header,
@@ -30,6 +32,8 @@ from checks import (
     assert_only_jpeg_and_png,
     assert_plain_headers,
     assert_refused_unread,
+    assert_share_beside_a_flood,
+    assert_support_of_clean_logits,
     compared_secrets,
     granted_to_processes,
     metric_labels,
@@ -38,11 +42,13 @@ from checks import (
 from decoding import decode_alone
 from sample_networks import canaries
 from serving import make_bundle, make_settings, png, random_images, running
-from stingy_protection import Policy, RankedLabels, SparseLogits, sanitize
+from stingy_protection import KeyedNoise, Policy, RankedLabels, SparseLogits, sanitize
 from stingy_server import Database, Keys
 from stingy_server.admission import Place
 from stingy_server.codec import images
 from stingy_server.codec.images import Pixels
+from stingy_server.detection.fair_sample import FairSample
+from stingy_server.detection.image_hashes import ImageHasher
 from stingy_server.inference import engine
 from stingy_server.observability.request_record import RequestRecord
 from stingy_server.service import Service
@@ -194,3 +200,16 @@ async def test_O_label_that_clients_invent_is_caught(tmp_path: Path) -> None:
                 await client.get(f"/{number}")
         assert before < 10
         assert len(metric_labels(registry)) >= 50
+
+
+def test_W_sample_whose_room_goes_to_the_first_is_caught() -> None:
+    hasher = ImageHasher(b"secret")
+    assert_share_beside_a_flood(lambda limit: FairSample(limit, hasher))
+    with pytest.raises(AssertionError):
+        assert_share_beside_a_flood(lambda limit: FirstComeSample(limit, hasher))
+
+
+def test_N_choice_after_the_noise_is_caught() -> None:
+    assert_support_of_clean_logits(KeyedNoise(num_classes=10, n=3))
+    with pytest.raises(AssertionError):
+        assert_support_of_clean_logits(NoiseBeforeChoice(num_classes=10, n=3))

@@ -6,16 +6,19 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from PIL import Image
 from prometheus_client import CollectorRegistry, Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from torch import Tensor
 
-from stingy_protection import Policy, SparseLogits, sanitize
+from stingy_protection import KeyedNoise, Policy, Proposal, SparseLogits, best_first, sanitize
 from stingy_server import Database
 from stingy_server.codec.image_header import ImageHeader
+from stingy_server.detection.fair_sample import FairSample, KeySample
 from stingy_server.store.budgets import key_owner
 
 
@@ -63,6 +66,24 @@ def unstable_top(logits: Tensor, n: int) -> Tensor:
 def any_header(data: bytes) -> ImageHeader:
     """Read the head of a picture of any format, and call it a PNG."""
     return ImageHeader("PNG", *Image.open(io.BytesIO(data)).size)
+
+
+class FirstComeSample(FairSample):
+    """A sample whose room goes to the keys that come first."""
+
+    def _has_room(self, sample: KeySample) -> bool:
+        return self._chosen < self._limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseBeforeChoice(KeyedNoise):
+    """A policy that chooses its classes after the noise, so that the noise shows more classes."""
+
+    def propose_with(self, logits: Tensor, noise: Tensor) -> Proposal:
+        values, indices = best_first(logits + self.sigma * noise, self.n)
+        top1 = best_first(logits, 1)[1]
+        found = torch.where(indices == top1, indices[:, :1], indices)
+        return Proposal(torch.cat([top1, found[:, 1:]], dim=1), values)
 
 
 class OpenRoute:

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 from fastapi import FastAPI
 from PIL import Image
 from prometheus_client import CollectorRegistry
@@ -16,7 +17,9 @@ from torch import Tensor
 
 from leaking import disguises
 from serving import random_images
+from stingy_protection import NoisyPolicy, build_policy, sanitize
 from stingy_server.codec.images import Pixels
+from stingy_server.detection.fair_sample import FairSample, cut_to_shares
 from stingy_server.errors import UNSUPPORTED_IMAGE, ServiceError
 
 LOADERS = {"pickle", "joblib", "dill", "cloudpickle", "yaml", "marshal", "shelve"}
@@ -169,3 +172,37 @@ async def assert_refused_unread(client: httpx.AsyncClient, path: str, *, code: s
     response = await client.post(path, content=body)
     assert response.json()["error"]["code"] == code
     assert not body.was_read
+
+
+def assert_share_beside_a_flood(
+    make: Callable[[int], FairSample], *, order: str = "before", batch: int = 256
+) -> None:
+    """Check a promise of W: a flood of one key leaves another the images that it sends."""
+    sample = make(100)
+    answer = sanitize(build_policy("label", num_classes=10), torch.zeros(batch, 10))
+
+    def flood() -> None:
+        for _ in range(0, 1024, batch):
+            sample.add("flood", "m", random_images(batch), answer, 1.0)
+
+    if order != "after":
+        flood()
+    for place in range(40):
+        if order == "between" and place == 20:
+            flood()
+        sample.add("key", "m", random_images(1, seed=place), answer.rows(0, 1), 1.0)
+    if order == "after":
+        flood()
+    taken = sample.take()
+    cut_to_shares(taken, 100)
+    assert {key: len(each.chosen) for key, each in taken.items()} == {"flood": 60, "key": 40}
+
+
+def assert_support_of_clean_logits(policy: NoisyPolicy) -> None:
+    """Check a promise of N: strong noise shows no class beyond the N largest of the logits."""
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randn(50, policy.num_classes, generator=random)
+    noise = 10 * torch.randn(50, policy.num_classes, generator=random)
+    answer = sanitize(policy, logits, noise=noise)
+    expected = logits.topk(policy.support, dim=1).indices
+    assert torch.equal(answer.indices.sort(dim=1).values, expected.sort(dim=1).values)

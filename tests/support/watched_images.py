@@ -9,8 +9,14 @@ from stingy_server.codec.images import Pixels
 PICTURES = np.kron(random_images(400, size=8, seed=1), np.ones((1, 4, 4, 1), np.uint8))
 
 
-def noisy(images: Pixels) -> Pixels:
-    noise = np.random.default_rng(2).integers(-4, 5, images.shape)
+def noisy(images: Pixels, *, seed: int = 2) -> Pixels:
+    return noisy_in(images, (0, 1, 2), seed=seed)
+
+
+def noisy_in(images: Pixels, channels: tuple[int, ...], *, seed: int = 2) -> Pixels:
+    """Add noise of up to 4 grey levels to some channels."""
+    noise = np.random.default_rng(seed).integers(-4, 5, images.shape)
+    noise[..., [channel for channel in range(3) if channel not in channels]] = 0
     return np.clip(images.astype(int) + noise, 0, 255).astype(np.uint8)
 
 

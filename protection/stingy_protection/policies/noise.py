@@ -1,26 +1,36 @@
-"""Noise that cannot be averaged out. Invariant: equal secret and pixels give equal noise."""
+"""Noise that near-copies of an image share. Invariant: equal secret and pixels give equal noise."""
 
 import hashlib
 import hmac
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from stingy_protection.errors import PolicyConfigError
-from stingy_protection.policies.base import NoisyPolicy, Proposal, top1_first
+from stingy_protection.policies.base import NoisyPolicy, Proposal, best_first
+from stingy_protection.thumbnails import SIDE, thumbnails
 
 SECRET_BYTES = 16
-# A label that separates this use of the secret from any other use.
-_PURPOSE = b"stingy keyed noise 1"
+SIGNS = 16  # of projections of a thumbnail; they key the noise
+CHUNK_BYTES = 2**22  # images whose thumbnails are made at once
+# Labels that separate these uses of the secret from each other and from any other use.
+_PURPOSE = b"stingy keyed noise 2"
+_PLANES_PURPOSE = b"stingy keyed noise planes"
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeyedNoise(NoisyPolicy):
-    """The N largest of the logits plus noise, the true top-1 first. An image's noise is fixed.
+    """The N largest logits, with noise on each. Near-copies of an image mostly share its noise.
+
+    The N classes are chosen before the noise, so the noise shows no other class. It moves the
+    scores of these classes and their order below the top-1.
 
     Args:
         n: N, 1..num_classes.
@@ -41,17 +51,28 @@ class KeyedNoise(NoisyPolicy):
             yield f"expected a finite sigma above 0, got {self.sigma!r}"
 
     def propose_with(self, logits: Tensor, noise: Tensor) -> Proposal:
+        values, indices = best_first(logits, self.n)
         largest = torch.finfo(logits.dtype).max
-        disturbed = (logits + self.sigma * noise).clamp(-largest, largest)
-        return top1_first(disturbed, logits, self.n)
+        disturbed = (values + self.sigma * noise.gather(1, indices)).clamp(-largest, largest)
+        head = disturbed.amax(dim=1, keepdim=True)  # the top-1 is raised to the largest
+        rising = indices[:, 1:].sort(dim=1)  # two sorts, so that ties go to the lower index
+        scores = disturbed[:, 1:].gather(1, rising.indices)
+        falling = scores.sort(dim=1, descending=True, stable=True)
+        others = rising.values.gather(1, falling.indices)
+        return Proposal(
+            torch.cat([indices[:, :1], others], 1), torch.cat([head, falling.values], 1)
+        )
 
 
 def keyed_noise(secret: bytes, images: Tensor, num_classes: int) -> Tensor:
-    """Compute standard normal noise that depends only on each image's pixels and the secret.
+    """Compute standard normal noise that depends on each image's coarse thumbnail and the secret.
 
-    SHAKE-256 stretches each image's HMAC-SHA256 to one uniform number per class. The inverse of
-    the normal distribution turns these into noise. No random generator is used, because its
-    stream may change with a library's version.
+    The thumbnail is projected on 16 secret planes, after "Similarity estimation techniques from
+    rounding algorithms" (Charikar, STOC 2002). The signs key the noise. A change that is small
+    beside the image's contrast rarely moves a sign, and brightness moves none. SHAKE-256 stretches
+    the HMAC-SHA256 of the signs to one uniform number per class. The inverse of the normal
+    distribution turns these into noise. No random generator is used, because its stream may change
+    with a library's version.
 
     Args:
         secret: at least 16 bytes, the same in every worker and after every restart.
@@ -69,16 +90,38 @@ def keyed_noise(secret: bytes, images: Tensor, num_classes: int) -> Tensor:
     if images.dtype is not torch.uint8 or images.dim() != 4 or images.shape[3] != 3:
         got = f"{images.dtype} {list(images.shape)}"
         raise PolicyConfigError((f"expected images uint8 [batch, H, W, 3], got {got}",))
+    if not len(images):
+        return torch.empty(0, num_classes)
     height, width = images.shape[1:3]
     header = _PURPOSE + height.to_bytes(4) + width.to_bytes(4)
     stretched = bytearray()
-    for image in images.cpu().contiguous().numpy():
-        digest = hmac.digest(secret, header + image.tobytes(), "sha256")
+    for key in _coarse_keys(secret, images.cpu().numpy()):
+        digest = hmac.digest(secret, header + key.tobytes(), "sha256")
         stretched += hashlib.shake_256(digest).digest(8 * num_classes)
-    if not stretched:
-        return torch.empty(0, num_classes)
     # 52 bits and a half step exclude 0 and 1, because their normal quantiles are infinite.
     bits = torch.frombuffer(stretched, dtype=torch.int64) & ((1 << 52) - 1)
     uniform = (bits.double() + 0.5) / (1 << 52)
     noise: Tensor = torch.special.ndtri(uniform)
     return noise.float().view(len(images), num_classes)
+
+
+def _coarse_keys(secret: bytes, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Return the packed signs, [batch, SIGNS / 8], of each image's projections."""
+    planes = _secret_planes(secret)
+    step = max(1, CHUNK_BYTES // max(1, images[0].nbytes))
+    parts = []
+    for start in range(0, len(images), step):
+        cells = thumbnails(images[start : start + step]).reshape(-1, len(planes))
+        # Sums of integers below 2^53 are exact in float64, in any order and batch.
+        parts.append(np.packbits(cells.astype(np.float64) @ planes > 0, axis=1))
+    return np.concatenate(parts)
+
+
+@lru_cache(maxsize=4)
+def _secret_planes(secret: bytes) -> npt.NDArray[np.float64]:
+    """Make the planes, [cells, SIGNS]: for each channel, one half is 1, the other -1."""
+    cells = SIDE * SIDE
+    stream = hashlib.shake_256(hmac.digest(secret, _PLANES_PURPOSE, "sha256"))
+    draws = np.frombuffer(stream.digest(8 * cells * 3 * SIGNS), np.uint64)
+    ranks = draws.reshape(cells, 3 * SIGNS).argsort(axis=0, kind="stable").argsort(axis=0)
+    return np.where(ranks < cells // 2, 1.0, -1.0).reshape(cells * 3, SIGNS)

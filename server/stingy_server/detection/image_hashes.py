@@ -1,6 +1,6 @@
-"""Detection of a key's similar images by short keyed codes of thumbnails, kept in memory alone.
+"""Detection of a key's similar images by digests of all pixels and by codes of thumbnails.
 
-A code is never stored, logged or sent. Only counts and distances leave this module.
+Digests and codes are keyed and stay in memory. Only counts and distances leave this module.
 """
 
 import hashlib
@@ -10,15 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from stingy_protection import thumbnails
 from stingy_server.codec.images import Pixels
 
 Codes = npt.NDArray[np.uint64]
-Grid = npt.NDArray[np.uint8]
+Thumbnail = npt.NDArray[np.int64]
 Classes = npt.NDArray[np.int32]
 Flags = npt.NDArray[np.bool_]
 
-GRID = 32  # samples a side that are kept of an image until it is compared
-CELLS, WINDOW = 8, 6  # sides of the thumbnail, 8x8, and of its coded windows, 6x6
+WINDOW = 6  # cells a side of the coded windows of a thumbnail, which has 8
 VIEWS, PLAIN = 18, 4  # 3x3 positions of the window, plain and mirrored; index of the centre
 BITS = 128
 ALIKE_BITS = 4  # images whose codes differ by at most this many bits are near-duplicates
@@ -35,9 +35,9 @@ class BatchStats:
     """The similarity of a batch to the earlier images of its key.
 
     Attributes:
-        novel: number of images whose samples are new.
+        novel: number of images whose pixels are new.
         near: number of novel images that resemble an earlier one, also shifted or mirrored.
-        repeats: number of images whose samples equal those of an earlier one.
+        repeats: number of images whose pixels all equal those of an earlier one.
         distances: one byte for each measured novel image with an earlier image of its class: the
             fewest bits in which their codes differ.
     """
@@ -48,56 +48,48 @@ class BatchStats:
     distances: bytes
 
 
-def sampled(images: Pixels) -> Grid:
-    """Return every n-th green pixel as a copy.
-
-    Args:
-        images: [batch, height, width, 3].
-
-    Returns:
-        [batch, <= 63, <= 63].
-    """
-    down, right = (max(1, side // GRID) for side in images.shape[1:3])
-    return images[:, ::down, ::right, 1].copy()
-
-
 class ImageHasher:
-    """A hasher of samples to codes of 128 bits. Without its secret a client cannot aim at a code.
+    """A hasher of images to digests, and of thumbnails to codes of 128 bits.
 
-    After "Similarity estimation techniques from rounding algorithms" (Charikar, STOC 2002): each
-    bit is the sign of a random projection. The number of bits in which two codes differ measures
-    the angle between two pictures, whatever their brightness and contrast.
+    Without its secret a client cannot aim at a digest or a code. After "Similarity estimation
+    techniques from rounding algorithms" (Charikar, STOC 2002): each bit of a code is the sign of a
+    random projection of all three channels. The number of bits in which two codes differ measures
+    the angle between two pictures, whatever their contrast and the brightness of each channel.
     """
 
     def __init__(self, secret: bytes) -> None:
         seed = hmac.digest(secret, b"watch", "sha256")
         random = np.random.default_rng(int.from_bytes(seed))
-        planes = random.standard_normal((WINDOW * WINDOW, BITS)).astype(np.float32)
-        self._planes = planes - planes.mean(axis=0)
+        planes = random.standard_normal((WINDOW * WINDOW, 3, BITS)).astype(np.float32)
+        self._planes = (planes - planes.mean(axis=0)).reshape(-1, BITS)
+        self._digest = hashlib.blake2b(digest_size=8, key=seed)
 
-    def codes(self, grids: Grid) -> Codes:
-        """Return the codes, [batch, VIEWS, 2], of samples, [batch, side, side]."""
-        thumbnails = _mean_cells(_mean_cells(grids.astype(np.float32), 1), 2)
+    def reduce(self, images: Pixels) -> tuple[list[int], Thumbnail]:
+        """Return the digests and thumbnails of images.
+
+        Args:
+            images: [batch, height, width, 3], contiguous.
+
+        Returns:
+            one number for each image, and [batch, 8, 8, 3].
+        """
+        digests = []
+        for image in images:
+            digest = self._digest.copy()
+            digest.update(image.data)
+            digests.append(int.from_bytes(digest.digest()))
+        return digests, thumbnails(images)
+
+    def codes(self, reduced: Thumbnail) -> Codes:
+        """Return the codes, [batch, VIEWS, 2], of thumbnails, [batch, 8, 8, 3]."""
         views = [
-            batch[:, top : top + WINDOW, left : left + WINDOW].reshape(len(grids), -1)
-            for batch in (thumbnails, thumbnails[:, :, ::-1])
+            batch[:, top : top + WINDOW, left : left + WINDOW].reshape(len(reduced), -1)
+            for batch in (reduced, reduced[:, :, ::-1])
             for top in range(3)
             for left in range(3)
         ]
-        signs = np.stack(views, axis=1) @ self._planes > 0
+        signs = np.stack(views, axis=1).astype(np.float32) @ self._planes > 0
         return np.packbits(signs, axis=-1).view(np.uint64)
-
-
-def _mean_cells(values: npt.NDArray[np.float32], axis: int) -> npt.NDArray[np.float32]:
-    """Average an axis to 8 cells. A shorter axis has some of its values in two cells."""
-    length = values.shape[axis]
-    starts = np.arange(CELLS) * length // CELLS
-    sizes = np.maximum(1, np.diff(starts, append=length))
-    shape = [1] * values.ndim
-    shape[axis] = CELLS
-    sums = np.add.reduceat(values, starts, axis)
-    averages: npt.NDArray[np.float32] = sums / sizes.astype(np.float32).reshape(shape)
-    return averages
 
 
 class HashIndex:
@@ -112,35 +104,34 @@ class HashIndex:
         self._codes = np.zeros((REMEMBERED, 2), np.uint64)
         self._classes = np.zeros(REMEMBERED, np.int32)
         self._tables = np.zeros((QUARTERS.size, 2**SLOT_BITS), np.uint16)
-        self._sums = np.zeros(REMEMBERED, np.uint64)
+        self._digests = np.zeros(REMEMBERED, np.uint64)
         self._count = 0
 
-    def compare(self, grids: Grid, codes: Codes, classes: Classes) -> BatchStats:
+    def compare(self, digests: Codes, codes: Codes, classes: Classes) -> BatchStats:
         """Compare images with all earlier ones, also those of this batch, and add them.
 
         Args:
-            grids: samples from `sampled`, [batch, side, side].
-            codes: the codes of these samples, [batch, VIEWS, 2].
+            digests: the digests of these images, [batch].
+            codes: the codes of these images, [batch, VIEWS, 2].
             classes: a number for each image's model and top-1, [batch].
         """
-        sums = np.array([_checksum(grid) for grid in grids], np.uint64)
         novel = near = 0
         distances = b""
-        for start in range(0, len(grids), CHUNK):
+        for start in range(0, len(digests), CHUNK):
             part = slice(start, start + CHUNK)
-            new = self._find_new(sums[part])
+            new = self._find_new(digests[part])
             views, labels = codes[part][new], classes[part][new]
             novel += len(views)
             near += int((self._resemble_stored(views) | _resemble_earlier(views)).sum())
             distances += self._distances(views[:MEASURED, PLAIN], labels[:MEASURED])
-            self._add(sums[part][new], views[:, PLAIN], labels)
-        return BatchStats(novel, near, len(grids) - novel, distances)
+            self._add(digests[part][new], views[:, PLAIN], labels)
+        return BatchStats(novel, near, len(digests) - novel, distances)
 
-    def _find_new(self, sums: Codes) -> Flags:
+    def _find_new(self, digests: Codes) -> Flags:
         """Return, for each image of a chunk, whether it is new and the first of its kind there."""
-        first = np.zeros(len(sums), bool)
-        first[np.unique(sums, return_index=True)[1]] = True
-        return np.asarray(first & ~(self._sums == sums[:, None]).any(axis=1))
+        first = np.zeros(len(digests), bool)
+        first[np.unique(digests, return_index=True)[1]] = True
+        return np.asarray(first & ~(self._digests == digests[:, None]).any(axis=1))
 
     def _resemble_stored(self, views: Codes) -> Flags:
         """Return, for each image of a chunk, whether a view of it is near a stored code."""
@@ -157,12 +148,12 @@ class HashIndex:
         fewest = distances.min(axis=1, initial=BITS + 1)
         return bytes(fewest[fewest <= BITS])
 
-    def _add(self, sums: Codes, codes: Codes, classes: Classes) -> None:
+    def _add(self, digests: Codes, codes: Codes, classes: Classes) -> None:
         slots = np.arange(self._count, self._count + len(codes)) % REMEMBERED
         self._codes[slots] = codes
         self._classes[slots] = classes
         self._tables[np.arange(QUARTERS.size), _slots(codes)] = slots[:, None]
-        self._sums[slots] = sums
+        self._digests[slots] = digests
         self._count += len(codes)
 
 
@@ -181,7 +172,3 @@ def _hamming(left: Codes, right: Codes) -> npt.NDArray[np.uint8]:
 def _slots(codes: Codes) -> npt.NDArray[np.uint32]:
     """Return the slot, [..., 4], of each quarter of a code, [..., 2], in its table."""
     return (codes.view(np.uint32) * QUARTERS) >> np.uint32(32 - SLOT_BITS)
-
-
-def _checksum(grid: Grid) -> int:
-    return int.from_bytes(hashlib.blake2b(grid.tobytes(), digest_size=8).digest())

@@ -1,6 +1,6 @@
 """The watch: a thread that scores keys for extraction of the model.
 
-A request only copies a few samples of its images. Once a second the thread compares the samples and
+A request leaves references to its images. Once a second the thread compares a fair part of them and
 writes one small row a key. It reads the keys in alarm from the rows of all processes.
 """
 
@@ -8,17 +8,23 @@ import contextlib
 import logging
 import random
 import threading
-from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Iterator, Sequence
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
 from stingy_protection import SparseLogits
 from stingy_server.codec.images import Pixels
-from stingy_server.detection.image_hashes import Grid, HashIndex, ImageHasher, sampled
+from stingy_server.detection.fair_sample import (
+    FairSample,
+    KeySample,
+    cut_to_shares,
+    reduce_images,
+)
+from stingy_server.detection.image_hashes import BatchStats, HashIndex, ImageHasher
 from stingy_server.detection.key_profiles import Action, KeyProfileStore, Observation
-from stingy_server.errors import INTERNAL, ServiceError
+from stingy_server.errors import INTERNAL, RATE_LIMITED, TOO_LARGE, ServiceError
 from stingy_server.observability.metrics import SCORE_BOUNDS, Metrics
 from stingy_server.settings import WatchSettings
 from stingy_server.store.base import StoreUnavailable
@@ -28,15 +34,6 @@ log = logging.getLogger("stingy")
 
 EVERY_S = 1.0
 KEYS = 256  # keys with an index of their images; the index that is idle for longest is dropped
-
-
-class _Pending:
-    """The answered batches of one key that the thread has not compared yet."""
-
-    def __init__(self) -> None:
-        self.images = 0
-        self.bits = 0.0
-        self.samples: list[tuple[str, int, Grid, npt.NDArray[np.int64]]] = []
 
 
 class Watch:
@@ -61,10 +58,11 @@ class Watch:
         self._classes = 0
         self._lock = threading.Lock()  # over the state that requests and the thread share
         self._run_lock = threading.Lock()  # one run at a time
-        self._pending: dict[str, _Pending] = {}
-        self._room = settings.images_per_s
+        self._sample = FairSample(settings.images_per_s, self._hasher)
+        self._unwatched: Counter[str] = Counter()
         self._actions: dict[str, Action] = {}
-        self._closing = threading.Event()
+        self._closing = False
+        self._wake = threading.Event()
         self.failed = False
         self._thread: threading.Thread | None = None
 
@@ -83,7 +81,8 @@ class Watch:
 
     def close(self) -> None:
         """Run one last time and end the thread."""
-        self._closing.set()
+        self._closing = True
+        self._wake.set()
         if self._thread is not None:
             self._thread.join()
 
@@ -98,6 +97,31 @@ class Watch:
             raise ServiceError(INTERNAL)
         return self._actions.get(key, Action.NONE)
 
+    def reserve(self, key: str, images: int) -> None:
+        """Count images that will be answered against `max_unwatched`, if it is set.
+
+        Each image stays counted until a run has compared it or passed it over, or until `release`.
+
+        Raises:
+            ServiceError: rate_limited, if more images of the key would wait than allowed;
+                too_large, if one request has more.
+        """
+        most = self._settings.max_unwatched
+        if most is None:
+            return
+        if images > most:
+            raise ServiceError(TOO_LARGE)
+        with self._lock:
+            if self._unwatched[key] + images > most:
+                raise ServiceError(RATE_LIMITED, retry_after=1)
+            self._unwatched[key] += images
+
+    def release(self, key: str, images: int) -> None:
+        """Undo `reserve` for images that got no answer."""
+        if self._settings.max_unwatched is not None:
+            with self._lock:
+                self._forget(key, images)
+
     def observe(
         self, key: str, model: str, images: Pixels, answer: SparseLogits, bits: float
     ) -> None:
@@ -106,26 +130,13 @@ class Watch:
         Args:
             key: the key's id.
             model: the name of the model.
-            images: pixels, [batch, height, width, 3].
+            images: pixels, [batch, height, width, 3]. They must not change later.
             answer: the answers to these images.
             bits: the leak meter's bits over the answers.
         """
-        count = len(images)
         with self._lock:
-            pending = self._pending.get(key)
-            if pending is None:
-                pending = self._pending[key] = _Pending()
-            pending.images += count
-            pending.bits += bits
-            room = self._room
-            if room <= 0:
-                return
-            top1 = answer.indices.numpy()[:, 0]
-            if count > room:  # a random part of the batch, unknown to clients
-                start = random.randrange(count - room + 1)  # noqa: S311
-                images, top1 = images[start : start + room], top1[start : start + room]
-            self._room = room - len(images)
-            pending.samples.append((model, answer.num_classes, sampled(images), top1.copy()))
+            if self._sample.add(key, model, images, answer, bits):
+                self._wake.set()
 
     def run_once(self, database: Database) -> None:
         """Compare the images queued since the last run, and read the actions of all processes.
@@ -135,75 +146,92 @@ class Watch:
         """
         with self._run_lock:
             with self._lock:
-                taken, self._pending = self._pending, {}
-                self._room = self._settings.images_per_s
+                taken = self._sample.take()
+            cut_to_shares(taken, self._settings.images_per_s)
             profiles = KeyProfileStore(database)
             ladder = [Action(name) for name in self._settings.ladder]
-            for key, pending in taken.items():
-                observation = self._compare(key, pending)
-                profiles.add(key, observation, alarm=self._settings.alarm, ladder=ladder)
-            self._actions = profiles.actions()
+            try:
+                for key, sample in taken.items():
+                    observation = self._compare(key, sample)
+                    profiles.add(key, observation, alarm=self._settings.alarm, ladder=ladder)
+                self._actions = profiles.actions()
+            finally:
+                with self._lock:
+                    for key, sample in taken.items():
+                        self._forget(key, sample.images)
             self._metrics.set_watch_gauges(
                 Counter(self._actions.values()), profiles.scores(SCORE_BOUNDS)
             )
 
-    def _compare(self, key: str, pending: _Pending) -> Observation:
+    def _forget(self, key: str, images: int) -> None:
+        """Count images as no longer unwatched. The caller has the lock."""
+        self._unwatched[key] -= images
+        if self._unwatched[key] <= 0:
+            del self._unwatched[key]
+
+    def _compare(self, key: str, sample: KeySample) -> Observation:
         index = self._indexes.setdefault(key, HashIndex())
         self._indexes.move_to_end(key)
         if len(self._indexes) > KEYS:
             self._indexes.popitem(last=False)
+        reduce_images(sample.chosen, self._hasher)
         classes: dict[str, tuple[int, Counter[int]]] = {}
-        for model, size, _, top1 in pending.samples:
-            classes.setdefault(model, (size, Counter()))[1].update(top1.tolist())
-        stats = [
-            index.compare(grids, self._hasher.codes(grids), labels)
-            for grids, labels in self._batches(pending)
-        ]
+        numbers = []
+        for image in sample.chosen:
+            top1 = image.top1
+            classes.setdefault(image.model, (image.answer.num_classes, Counter()))[1][top1] += 1
+            numbers.append(self._first_class(image.model, image.answer.num_classes) + top1)
+        thumbnails = [image.thumbnail for image in sample.chosen if image.thumbnail is not None]
+        stats = BatchStats(0, 0, 0, b"")
+        if thumbnails:
+            digests = np.array([image.digest for image in sample.chosen], np.uint64)
+            codes = self._hasher.codes(np.stack(thumbnails))
+            stats = index.compare(digests, codes, np.array(numbers, np.int32))
         return Observation(
-            images=pending.images,
-            bits=pending.bits,
-            novel=sum(batch.novel for batch in stats),
-            near=sum(batch.near for batch in stats),
-            repeats=sum(batch.repeats for batch in stats),
-            distances=b"".join(batch.distances for batch in stats),
+            images=sample.images,
+            bits=sample.bits,
+            novel=stats.novel,
+            near=stats.near,
+            repeats=stats.repeats,
+            distances=stats.distances,
             classes=classes,
         )
 
-    def _batches(self, pending: _Pending) -> Sequence[tuple[Grid, npt.NDArray[np.int32]]]:
-        """Join samples of one size. Return them with a number for the model and class of each."""
-        by_size: defaultdict[tuple[int, ...], list[tuple[Grid, npt.NDArray[np.int64]]]]
-        by_size = defaultdict(list)
-        for model, size, grids, top1 in pending.samples:
-            if model not in self._firsts:
-                self._firsts[model] = self._classes
-                self._classes += size
-            by_size[grids.shape[1:]].append((grids, top1 + self._firsts[model]))
-        return [
-            (
-                np.concatenate([grids for grids, _ in parts]),
-                np.concatenate([labels for _, labels in parts]).astype(np.int32),
-            )
-            for parts in by_size.values()
-        ]
+    def _first_class(self, model: str, size: int) -> int:
+        """Return the number of a model's first class among the classes of all models."""
+        if model not in self._firsts:
+            self._firsts[model] = self._classes
+            self._classes += size
+        return self._firsts[model]
 
     def _run(self) -> None:
         with contextlib.ExitStack() as stack:
             stack.callback(self._mark_end)
             database: Database | None = None
-            last = False
-            while not last:
+            while not self._closing:
                 with _store_failures_logged():
                     if database is None:
                         database = self._database.reopen()
                         stack.callback(database.close)
                 # The time between runs is random, so that no client can query between them.
-                last = self._closing.wait(EVERY_S * random.uniform(1, 1.5))  # noqa: S311
+                self._wait(EVERY_S * random.uniform(1, 1.5))  # noqa: S311
                 with _store_failures_logged():
                     if database is not None:
                         self.run_once(database)
 
+    def _wait(self, seconds: float) -> None:
+        """Wait until the next run or `close`. Reduce images meanwhile if many pixels wait."""
+        until = time.monotonic() + seconds
+        while (remaining := until - time.monotonic()) > 0 and self._wake.wait(remaining):
+            self._wake.clear()
+            if self._closing:  # read after `clear`, which may undo the `set` of `close`
+                return
+            with self._lock:
+                waiting = self._sample.waiting()
+            reduce_images(waiting, self._hasher)
+
     def _mark_end(self) -> None:
-        self.failed = not self._closing.is_set()
+        self.failed = not self._closing
 
 
 @contextlib.contextmanager

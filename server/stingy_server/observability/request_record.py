@@ -31,6 +31,7 @@ class RequestRecord:
         event: "answer", the code of the refusal, or "cancelled".
         charged: the charge to refund if no answer comes.
         rate: the state of the key's rate, for headers of the response.
+        unwatched: images reserved with the watch, to release if no answer comes.
         engine_started: the time of the call to the engine, on the clock of `started`.
         engine_finished: the time of the engine's answer, on the same clock.
     """
@@ -49,6 +50,7 @@ class RequestRecord:
     event: str = NO_VALUE
     charged: Reservation | None = None
     rate: RateState | None = None
+    unwatched: int = 0
     engine_started: float | None = None
     engine_finished: float | None = None
 

@@ -1,16 +1,19 @@
-"""Keyed noise: it depends on the pixels, so it cannot be averaged out. No policy draws it."""
+"""Keyed noise: near-copies share it, so they average little of it out. No policy draws it."""
 
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
+from checks import assert_support_of_clean_logits
 from policy_strategies import finite_logits, make_noise, normal_logits
 from stingy_protection import (
     KeyedNoise,
     LogitsRejected,
     PolicyConfigError,
     PolicyViolation,
+    RankedLabels,
     ScoreForm,
     Stingy,
     keyed_noise,
@@ -19,7 +22,7 @@ from stingy_protection import (
 
 torch.set_num_threads(1)
 SECRET = b"sixteen bytes or"
-PINNED = [1.188691, 1.815645, -0.007539]
+PINNED = [-1.570, -1.420, -1.030]
 
 
 def pictures(count: int, *, seed: int = 0) -> Tensor:
@@ -27,9 +30,15 @@ def pictures(count: int, *, seed: int = 0) -> Tensor:
     return torch.randint(0, 256, (count, 8, 8, 3), generator=generator, dtype=torch.uint8)
 
 
+def different(noise: Tensor) -> Tensor:
+    """Return the rows that differ from each other."""
+    rows: Tensor = noise.unique(dim=0)  # type: ignore[no-untyped-call]
+    return rows
+
+
 def test_the_noise_is_standard_normal() -> None:
-    noise = keyed_noise(SECRET, pictures(200), 100)
-    assert noise.shape == (200, 100)
+    noise = keyed_noise(SECRET, pictures(1000), 100)
+    assert noise.shape == (1000, 100)
     assert noise.dtype is torch.float32
     assert noise.mean().item() == pytest.approx(0, abs=0.03)
     assert noise.std().item() == pytest.approx(1, abs=0.03)
@@ -49,20 +58,71 @@ def test_equal_pixels_have_equal_noise_in_any_batch() -> None:
 def test_the_noise_is_the_same_in_every_release() -> None:
     image = torch.arange(12, dtype=torch.uint8).view(1, 2, 2, 3)
     noise = keyed_noise(SECRET, image, 3)[0].tolist()
-    assert noise == pytest.approx(PINNED, abs=1e-6)
+    assert noise == pytest.approx(PINNED, abs=1e-3)
 
 
-def test_another_pixel_secret_or_shape_gives_other_noise() -> None:
+def test_another_picture_secret_or_shape_gives_other_noise() -> None:
     image = pictures(1)
-    changed = image.clone()
-    changed[0, 3, 3, 1] ^= 1
     first = keyed_noise(SECRET, image, 1000)[0]
     for other in (
-        keyed_noise(SECRET, changed, 1000)[0],
+        keyed_noise(SECRET, pictures(1, seed=1), 1000)[0],
         keyed_noise(SECRET[::-1], image, 1000)[0],
         keyed_noise(SECRET, image.view(1, 16, 4, 3), 1000)[0],
     ):
         assert abs(torch.corrcoef(torch.stack([first, other]))[0, 1]) < 0.15
+
+
+@pytest.mark.parametrize("side", [8, 32, 100])
+def test_N2_one_low_bit_anywhere_keeps_the_noise(side: int) -> None:
+    """The noise of 1,000 copies that differ in one low bit takes two values at most."""
+    generator = torch.Generator().manual_seed(side)
+    image = torch.randint(0, 256, (side, side, 3), generator=generator, dtype=torch.uint8)
+    copies = image.expand(1000, -1, -1, -1).clone()
+    for number, place in enumerate(torch.randint(0, image.numel(), (1000,), generator=generator)):
+        copies[number].view(-1)[place] ^= 1
+    assert len(different(keyed_noise(SECRET, copies, 10))) <= 2
+
+
+def test_N2_near_copies_average_little_noise_out() -> None:
+    """Average 200 copies with noise of 2 grey levels, for each of 20 smooth pictures."""
+    generator = torch.Generator().manual_seed(0)
+    errors, averages = [], []
+    for image in pictures(20).repeat_interleave(4, dim=1).repeat_interleave(4, dim=2):
+        moved = torch.randint(-2, 3, (200, 32, 32, 3), generator=generator)
+        copies = (image + moved).clamp(0, 255).to(torch.uint8)
+        found = keyed_noise(SECRET, copies, 10)
+        errors.append(found[0].abs().mean())
+        averages.append(different(found).mean(dim=0).abs().mean())
+    # Independent noise would leave a fourteenth.
+    assert torch.stack(averages).mean() > 0.8 * torch.stack(errors).mean()
+
+
+def test_N2_brightness_of_a_channel_keeps_the_noise() -> None:
+    image = (pictures(1) // 2).expand(90, -1, -1, -1).clone()
+    for number in range(90):
+        image[number, :, :, number % 3] += number
+    assert len(different(keyed_noise(SECRET, image, 10))) == 1
+
+
+@settings(deadline=None, max_examples=60)
+@given(logits=finite_logits(), sigma=st.sampled_from([1e-6, 1.0, 50.0, 1e30]))
+def test_N1_noise_shows_no_class_beyond_the_clean_top_n(logits: Tensor, sigma: float) -> None:
+    policy = KeyedNoise(num_classes=logits.shape[1], n=2, sigma=sigma)
+    answer = sanitize(policy, logits, noise=make_noise(policy, logits))
+    clean = sanitize(RankedLabels(num_classes=logits.shape[1], n=2), logits)
+    assert torch.equal(answer.indices.sort(dim=1).values, clean.indices.sort(dim=1).values)
+
+
+@pytest.mark.parametrize("form", [ScoreForm.LOGIT, ScoreForm.RANK, ScoreForm.NONE])
+def test_N1_order_below_the_top1_is_that_of_the_noisy_scores(form: ScoreForm) -> None:
+    logits, noise = normal_logits(200, 10), normal_logits(200, 10, seed=1)
+    answer = sanitize(KeyedNoise(num_classes=10, n=5, scores=form), logits, noise=noise)
+    disturbed = (logits + noise).gather(1, answer.indices)[:, 1:]
+    assert (disturbed[:, :-1] >= disturbed[:, 1:] - 1e-3).all()
+
+
+def test_N1_strong_noise_passes_the_check_of_the_support() -> None:
+    assert_support_of_clean_logits(KeyedNoise(num_classes=10, n=3, sigma=5.0))
 
 
 def test_bad_images_and_short_secrets_are_refused_unshown() -> None:

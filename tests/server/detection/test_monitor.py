@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from serving import make_bundle, make_key, make_settings, png, random_images, running
 from stingy_server import Database, Settings
 from stingy_server.codec.images import Pixels
+from stingy_server.detection.fair_sample import reduce_images
 from stingy_server.detection.key_profiles import Action, KeyProfileStore
 from stingy_server.detection.monitor import Watch
+from stingy_server.errors import ServiceError
 from stingy_server.observability.metrics import Metrics
 from stingy_server.settings import WatchSettings
 from stingy_server.store.base import StoreUnavailable
 from stingy_server.store.ledger import Ledger
-from watched_images import attack, customer
+from watched_images import PICTURES, attack, customer, noisy, noisy_in
 
 
 @pytest.fixture
@@ -157,15 +160,129 @@ def test_watch_retries_a_store_that_is_down_at_its_start(
     assert [row.images for row in KeyProfileStore(database).all()] == [1]
 
 
-def test_images_queued_for_the_watch_are_bounded(database: Database, tmp_path: Path) -> None:
+def test_images_compared_are_bounded_and_all_are_counted(database: Database) -> None:
     watch = Watch(database, settings=WatchSettings(), metrics=Metrics())
     answer = _answer(256)
     for number in range(10):
         watch.observe(f"k{number % 2}", "m", random_images(256, seed=number), answer, 1.0)
-    queued = sum(len(part[2]) for pending in watch._pending.values() for part in pending.samples)
-    assert queued == WatchSettings().images_per_s
     watch.run_once(database)
-    assert [row.images for row in KeyProfileStore(database).all()] == [1280, 1280]
+    rows = KeyProfileStore(database).all()
+    assert [row.images for row in rows] == [1280, 1280]
+    assert [row.novel for row in rows] == [256, 256]
+
+
+@pytest.mark.parametrize("flood", [0, 4])
+def test_W2_near_duplicates_beside_a_flood_are_found_as_soon(
+    database: Database, flood: int
+) -> None:
+    watch = Watch(database, settings=WatchSettings(then="refuse"), metrics=Metrics())
+    images = PICTURES[np.random.default_rng(0).integers(0, 100, 200)]
+    for start in range(0, 200, 25):
+        for number in range(flood):
+            watch.observe("flood", "m", random_images(256, seed=number), _answer(256), 1.0)
+        for place in range(start, start + 25):
+            image = noisy(images[place : place + 1], seed=place)
+            watch.observe("key", "m", image, _answer(1), 1.0)
+        watch.run_once(database)
+        if watch.action("key") is Action.REFUSE:
+            assert start + 25 == 75
+            return
+    raise AssertionError("the key was not suspended")
+
+
+@pytest.mark.parametrize("channels", [(0, 2), (1,), (0, 1, 2)], ids=str)
+def test_W1_near_duplicates_in_any_channels_suspend_the_key(
+    database: Database, channels: tuple[int, ...]
+) -> None:
+    watch = Watch(database, settings=WatchSettings(then="refuse"), metrics=Metrics())
+    for seed in range(10):
+        images = noisy_in(PICTURES[:20], channels, seed=seed)
+        watch.observe("key", "m", images, _answer(20), 1.0)
+    watch.run_once(database)
+    assert watch.action("key") is Action.REFUSE
+
+
+@pytest.mark.anyio
+async def test_W3_images_not_looked_at_are_capped_for_each_key(tmp_path: Path) -> None:
+    settings = watch_settings(tmp_path, max_unwatched=100)
+    async with running(settings) as (client, app):
+        service = app.state.service
+        key, other = make_key(settings.state), make_key(settings.state)
+        assert (await query(client, key, random_images(60))).status_code == 200
+        refused = await query(client, key, random_images(41))
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limited")
+        assert refused.headers["retry-after"] == "1"
+        assert (await query(client, other, random_images(100))).status_code == 200
+        assert (await query(client, key, random_images(40))).status_code == 200
+        assert (await query(client, key, random_images(1))).status_code == 429
+        service.watch.run_once(service.database)
+        assert (await query(client, key, random_images(100))).status_code == 200
+        assert (await query(client, key, random_images(101))).status_code == 413
+        used = {budget.used for _, budget in service.keys.all()}
+        assert used == {0, 100, 200}
+
+
+@pytest.mark.anyio
+async def test_W3_refused_and_failed_requests_free_their_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = watch_settings(tmp_path, max_unwatched=100)
+    async with running(settings) as (client, app):
+        service = app.state.service
+        poor, key = make_key(settings.state, budget=50), make_key(settings.state)
+        for _ in range(3):
+            assert (await query(client, poor, random_images(60))).status_code == 429
+        assert (await query(client, poor, random_images(50))).status_code == 200
+
+        async def fail(_: Any) -> None:
+            raise RuntimeError("the model has failed")
+
+        (endpoint,) = service.fleet
+        with monkeypatch.context() as patched:
+            patched.setattr(endpoint.engine, "predict", fail)
+            for _ in range(3):
+                assert (await query(client, key, random_images(60))).status_code == 500
+        assert (await query(client, key, random_images(100))).status_code == 200
+
+
+def test_W3_images_pass_the_cap_after_a_run_that_fails(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watch(database, settings=WatchSettings(max_unwatched=10), metrics=Metrics())
+    watch.reserve("key", 10)
+    watch.observe("key", "m", random_images(10), _answer(10), 1.0)
+    with pytest.raises(ServiceError):
+        watch.reserve("key", 1)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise StoreUnavailable("expected a store")
+
+    monkeypatch.setattr(KeyProfileStore, "add", fail)
+    with pytest.raises(StoreUnavailable):
+        watch.run_once(database)
+    watch.reserve("key", 10)
+
+
+def test_many_waiting_pixels_are_reduced_before_the_next_run(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stingy_server.detection.fair_sample.WAKE_BYTES", 1)
+    monkeypatch.setattr("stingy_server.detection.monitor.EVERY_S", 60.0)
+    reduced = threading.Event()
+
+    def reduce_and_report(*arguments: Any) -> None:
+        reduce_images(*arguments)
+        reduced.set()
+
+    monkeypatch.setattr("stingy_server.detection.monitor.reduce_images", reduce_and_report)
+    watch = Watch(database, settings=WatchSettings(), metrics=Metrics())
+    watch.start()
+    watch.observe("key", "m", random_images(5), _answer(5), 1.0)
+    assert reduced.wait(10)
+    assert watch._sample.waiting() == []
+    watch.close()
+    assert not watch.failed
+    assert [row.novel for row in KeyProfileStore(database).all()] == [5]
 
 
 def test_watch_forgets_the_keys_that_were_idle_for_longest(

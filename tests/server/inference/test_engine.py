@@ -90,6 +90,9 @@ async def test_P5_keyed_noise_is_the_same_for_the_same_pixels(tmp_path: Path) ->
         answers.append(await endpoint.engine.predict(IMAGES, caller="a"))
         single = await endpoint.engine.predict(IMAGES[7:8], caller="a")
         assert torch.equal(single.indices[0], answers[-1].indices[7])
+        assert single.scores is not None
+        assert answers[-1].scores is not None
+        assert torch.equal(single.scores[0], answers[-1].scores[7])
         await endpoint.engine.close()
     assert torch.equal(answers[0].indices, answers[1].indices)
 
