@@ -33,6 +33,27 @@ def sanitize(policy: Policy, logits: Tensor, *, noise: Tensor | None = None) -> 
         LogitsRejected: if the logits or the noise are not as described.
         PolicyViolation: if the policy failed or broke a promise.
     """
+    indices, kept = accept(policy, logits, noise)
+    indices, scores = format_scores(indices, kept, form=policy.scores, decimals=policy.decimals)
+    return SparseLogits(
+        indices=torch.from_numpy(indices),
+        scores=None if scores is None else torch.from_numpy(scores),
+        num_classes=policy.num_classes,
+        form=policy.scores,
+        decimals=policy.decimals,
+    )
+
+
+def accept(policy: Policy, logits: Tensor, noise: Tensor | None = None) -> tuple[Ints, Floats]:
+    """Apply a policy and check its promises, as `sanitize` does, without rounding.
+
+    Returns:
+        indices and the policy's version of their logits, `[batch, n]`, best first.
+
+    Raises:
+        LogitsRejected: if the logits or the noise are not as `sanitize` describes.
+        PolicyViolation: if the policy failed or broke a promise.
+    """
     # An answer must be an ordinary tensor even if the model ran in inference mode.
     with torch.inference_mode(False), torch.no_grad():
         logits = _validate_logits(policy, logits)
@@ -41,17 +62,10 @@ def sanitize(policy: Policy, logits: Tensor, *, noise: Tensor | None = None) -> 
         _check_tensors(policy, proposal, logits)
         indices = proposal.indices.cpu().numpy().copy()
         kept = proposal.logits.to("cpu", torch.float32).numpy().astype(np.float64)
-        _check_entries(indices, kept, policy.num_classes)
-        if policy.keeps_top1 and (indices[:, 0] != top1).any():
-            raise PolicyViolation("expected the top-1 class first, got another")
-        indices, scores = format_scores(indices, kept, form=policy.scores, decimals=policy.decimals)
-        return SparseLogits(
-            indices=torch.from_numpy(indices),
-            scores=None if scores is None else torch.from_numpy(scores),
-            num_classes=policy.num_classes,
-            form=policy.scores,
-            decimals=policy.decimals,
-        )
+    _check_entries(indices, kept, policy.num_classes)
+    if policy.keeps_top1 and (indices[:, 0] != top1).any():
+        raise PolicyViolation("expected the top-1 class first, got another")
+    return indices, kept
 
 
 def propose(policy: Policy, logits: Tensor, noise: Tensor | None = None) -> Proposal:
