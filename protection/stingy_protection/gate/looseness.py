@@ -26,7 +26,7 @@ from stingy_protection.answers import ScoreForm
 from stingy_protection.gate.gate import accept
 from stingy_protection.gate.openness import hides_nothing, random_noise, random_rows
 from stingy_protection.gate.scores import convert, format_scores
-from stingy_protection.ordering import Floats, Ints
+from stingy_protection.ordering import Floats, Floats32, Ints
 from stingy_protection.policies.base import NoisyPolicy, Policy
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
@@ -41,7 +41,7 @@ _DRAWS = 8
 
 
 class Looseness(StrEnum):
-    """How a policy compares with another by what it lets out."""
+    """The place of a policy beside another, by what the two let out."""
 
     EQUAL = "equal"
     LOOSER = "looser"
@@ -59,7 +59,7 @@ def compare_policies(policy: Policy, other: Policy) -> Looseness:
     Raises:
         PolicyViolation: if a policy fails on a row or breaks a promise.
     """
-    forth, back = _tells(policy, other), _tells(other, policy)
+    forth, back = _determines(policy, other), _determines(other, policy)
     if forth and back:
         return Looseness.EQUAL
     if forth:
@@ -68,7 +68,7 @@ def compare_policies(policy: Policy, other: Policy) -> Looseness:
 
 
 @lru_cache(maxsize=1024)
-def _tells(policy: Policy, other: Policy) -> bool:
+def _determines(policy: Policy, other: Policy) -> bool:
     """Check whether the answers of `other` follow from those of `policy`."""
     if policy.num_classes != other.num_classes:
         return False
@@ -161,7 +161,7 @@ def _read_rows(policy: Policy, rows: Tensor, noise: Tensor) -> tuple[Tensor, Boo
     return torch.from_numpy(read).float(), answered
 
 
-def _merge_ties(values: Floats, rounded: Floats) -> Floats:
+def _merge_ties(values: Floats, rounded: Floats32) -> Floats:
     """Replace the values whose rounded ones are equal by their mean, in each row."""
     merged = values.copy()
     for row, keys in zip(merged, rounded, strict=True):

@@ -207,10 +207,12 @@ def dense_scores(policy: Policy, logits: Tensor, noise: Tensor | None) -> Tensor
 
     A class that does not leave has NaN.
     """
-    if len(logits) > (few := max(1, _CHUNK // policy.num_classes)):
-        noises = [None] * len(logits.split(few)) if noise is None else noise.split(few)
-        pairs = zip(logits.split(few), noises, strict=True)
-        return torch.cat([dense_scores(policy, *pair) for pair in pairs])
+    few = max(1, _CHUNK // policy.num_classes)
+    if len(logits) > few:
+        parts = [slice(start, start + few) for start in range(0, len(logits), few)]
+        noises = [None if noise is None else noise[part] for part in parts]
+        pairs = zip(parts, noises, strict=True)
+        return torch.cat([dense_scores(policy, logits[part], some) for part, some in pairs])
     indices, kept = accept(policy, logits, noise)
     dense = np.full((len(indices), policy.num_classes), np.nan)
     np.put_along_axis(dense, indices, convert(kept, policy.scores), axis=1)

@@ -87,5 +87,12 @@ CREATE TABLE serving (
 """
 
 # The script from each version to the next, from `FIRST_VERSION` on.
-MIGRATIONS: tuple[str, ...] = ()
+MIGRATIONS: tuple[str, ...] = (
+    # A deployment may be allowed to be looser than what is in service; a report names the policy
+    # as it was written.
+    """
+ALTER TABLE deployments ADD COLUMN looser INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE serving ADD COLUMN written TEXT NOT NULL DEFAULT '';
+""",
+)
 VERSION = FIRST_VERSION + len(MIGRATIONS)
