@@ -15,6 +15,8 @@ from stingy_protection.errors import (
     ProtectionError,
 )
 from stingy_protection.gate.gate import sanitize
+from stingy_protection.gate.looseness import Looseness, compare_policies
+from stingy_protection.gate.openness import hides_nothing, recovery_error
 from stingy_protection.gate.tighten import tighten
 from stingy_protection.leak_meter import hidden_mass_bound, leak_bits
 from stingy_protection.nasty import nasty_loss
@@ -52,6 +54,7 @@ __all__ = [
     "KeyedNoise",
     "Label",
     "LogitsRejected",
+    "Looseness",
     "ModelGuardW",
     "NoisyPolicy",
     "Open",
@@ -74,13 +77,16 @@ __all__ = [
     "build_policy",
     "check_policy",
     "class_prototypes",
+    "compare_policies",
     "hidden_mass_bound",
+    "hides_nothing",
     "keyed_noise",
     "leak_bits",
     "nasty_loss",
     "parse_policy",
     "policy_names",
     "read_manifest",
+    "recovery_error",
     "sanitize",
     "support_size",
     "thumbnails",

@@ -32,7 +32,7 @@ from stingy_server.errors import (
 )
 from stingy_server.identity import bundle_digest
 from stingy_server.models.endpoints import EngineFactory, close_endpoints, start_endpoints
-from stingy_server.models.fleet import Fleet, overlaps, version_faults
+from stingy_server.models.fleet import Fleet, looser_faults, overlaps, version_faults
 from stingy_server.models.loading import LoadedModel, load_bundles, missing_models
 from stingy_server.observability.metrics import Metrics
 from stingy_server.observability.tracing import NoTracing, OpenTelemetry, Tracing
@@ -145,7 +145,7 @@ def _fill_fleet(
     settings = service.settings
     faults: list[str] = []
     if deployed:
-        loaded, faults = _deployed_models(deployed, settings)
+        loaded, faults = _deployed_models(deployed, models, settings)
         models = models + loaded
         faults += version_faults(models)
     endpoints, found = start_endpoints(
@@ -206,13 +206,30 @@ def _changes(models: list[LoadedModel], expected: Mapping[tuple[str, str], str])
 
 
 def _deployed_models(
-    deployed: list[Deployment], settings: Settings
+    deployed: list[Deployment], models: list[LoadedModel], settings: Settings
 ) -> tuple[list[LoadedModel], list[str]]:
-    """Load the versions that were deployed to a running server, so that a restart serves them."""
+    """Load the versions that were deployed to a running server, so that a restart serves them.
+
+    Args:
+        models: the models of the settings. No deployment is looser than these without permission.
+    """
     desired = tuple(deployment.settings for deployment in deployed)
-    models, faults = load_bundles(settings.model_copy(update={"models": desired}))
-    faults += bundle_faults(deployed, models)
-    return models, [f"{fault} (deployed; see: stingy models unload)" for fault in faults]
+    loaded, faults = load_bundles(settings.model_copy(update={"models": desired}))
+    faults += bundle_faults(deployed, loaded)
+    allowed = {(each.name, each.version) for each in deployed if each.looser}
+    in_service = [*models]
+
+    def place(model: LoadedModel) -> tuple[bool, bool]:
+        """Put what was allowed first, then the version with which the others were compared."""
+        return not is_allowed(model), model.settings.share is not None
+
+    def is_allowed(model: LoadedModel) -> bool:
+        return (model.name, model.manifest.version) in allowed
+
+    for model in sorted(loaded, key=place):
+        faults += [] if is_allowed(model) else looser_faults(model, in_service)
+        in_service.append(model)
+    return loaded, [f"{fault} (deployed; see: stingy models unload)" for fault in faults]
 
 
 class _Guarded(FastAPI):

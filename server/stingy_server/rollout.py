@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from stingy_server.identity import bundle_digest
 from stingy_server.models.endpoints import Endpoint, start_endpoints
-from stingy_server.models.fleet import overlaps, version_faults
+from stingy_server.models.fleet import looser_faults, overlaps, version_faults
 from stingy_server.models.loading import LoadedModel, load_bundles
 from stingy_server.observability.request_record import NO_VALUE, RequestRecord
 from stingy_server.process.gc_tuning import refreeze_gc
@@ -129,6 +129,10 @@ class Rollout:
         models, faults = load_bundles(settings)
         faults += bundle_faults([deployment], models)
         faults += version_faults([*self._service.fleet, *models])
+        if not deployment.looser:
+            faults += [
+                fault for model in models for fault in looser_faults(model, self._service.fleet)
+            ]
         if faults:
             return None, faults
         endpoints, faults = start_endpoints(models, settings, secret=self._service.database.pepper)
@@ -179,6 +183,7 @@ class Rollout:
                 None,
                 now,
                 "\n".join(self._warnings(endpoint)),
+                endpoint.settings.policy or endpoint.manifest.policy,
             )
             for endpoint in self._service.fleet
         ]

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -55,9 +56,12 @@ def model_threads() -> int:
     return sum(thread.name == "model" for thread in threading.enumerate())
 
 
-def second_version(folder: Path, *, seed: int = 1, **options: float | str) -> Deployment:
+def second_version(
+    folder: Path, *, seed: int = 1, looser: bool = False, **options: float | str
+) -> Deployment:
     bundle = make_bundle(folder / f"2-{seed}", version="2", seed=seed)
-    return deployment("digits", "2", ModelSettings(bundle=bundle, **options))  # type: ignore[arg-type]
+    model = ModelSettings(bundle=bundle, **options)  # type: ignore[arg-type]
+    return replace(deployment("digits", "2", model), looser=looser)
 
 
 def deployment(name: str, version: str, model: ModelSettings) -> Deployment:
@@ -96,7 +100,7 @@ async def test_version_is_loaded_shared_and_unloaded(
 
 async def test_version_with_changed_settings_is_reloaded(service: Service, tmp_path: Path) -> None:
     deployments, rollout = Deployments(service.database), Rollout(service, [])
-    deployments.upsert(second_version(tmp_path, share=0.5, policy=WIDE))
+    deployments.upsert(second_version(tmp_path, share=0.5, policy=WIDE, looser=True))
     await rollout.reconcile()
     deployments.delete("digits", "2")  # and added once more before the next round
     deployments.upsert(second_version(tmp_path, share=0.5, policy="label"))
@@ -135,7 +139,7 @@ async def test_version_changed_while_a_process_starts_is_reloaded(
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "1"))
     async with running(settings) as (_, app):
         Deployments(app.state.service.database).upsert(
-            second_version(tmp_path, share=0.5, policy=WIDE)
+            second_version(tmp_path, share=0.5, policy=WIDE, looser=True)
         )
     app = create_app(settings)  # it has read the desired versions, and has written no report
     service: Service = app.state.service

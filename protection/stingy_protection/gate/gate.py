@@ -35,15 +35,7 @@ def sanitize(policy: Policy, logits: Tensor, *, noise: Tensor | None = None) -> 
     """
     # An answer must be an ordinary tensor even if the model ran in inference mode.
     with torch.inference_mode(False), torch.no_grad():
-        logits = _validate_logits(policy, logits)
-        top1 = _find_top1(logits)  # before the policy can change the logits
-        proposal = propose(policy, logits, _validate_noise(policy, logits, noise))
-        _check_tensors(policy, proposal, logits)
-        indices = proposal.indices.cpu().numpy().copy()
-        kept = proposal.logits.to("cpu", torch.float32).numpy().astype(np.float64)
-        _check_entries(indices, kept, policy.num_classes)
-        if policy.keeps_top1 and (indices[:, 0] != top1).any():
-            raise PolicyViolation("expected the top-1 class first, got another")
+        indices, kept = accept(policy, logits, noise)
         indices, scores = format_scores(indices, kept, form=policy.scores, decimals=policy.decimals)
         return SparseLogits(
             indices=torch.from_numpy(indices),
@@ -52,6 +44,28 @@ def sanitize(policy: Policy, logits: Tensor, *, noise: Tensor | None = None) -> 
             form=policy.scores,
             decimals=policy.decimals,
         )
+
+
+def accept(policy: Policy, logits: Tensor, noise: Tensor | None = None) -> tuple[Ints, Floats]:
+    """Apply a policy and check its promises, as `sanitize` does, without rounding.
+
+    Returns:
+        indices and the policy's version of their logits, `[batch, n]`, best first.
+
+    Raises:
+        LogitsRejected: if the logits or the noise are not as `sanitize` describes.
+        PolicyViolation: if the policy failed or broke a promise.
+    """
+    logits = _validate_logits(policy, logits)
+    top1 = _find_top1(logits)  # before the policy can change the logits
+    proposal = propose(policy, logits, _validate_noise(policy, logits, noise))
+    _check_tensors(policy, proposal, logits)
+    indices = proposal.indices.cpu().numpy().copy()
+    kept = proposal.logits.to("cpu", torch.float32).numpy().astype(np.float64)
+    _check_entries(indices, kept, policy.num_classes)
+    if policy.keeps_top1 and (indices[:, 0] != top1).any():
+        raise PolicyViolation("expected the top-1 class first, got another")
+    return indices, kept
 
 
 def propose(policy: Policy, logits: Tensor, noise: Tensor | None = None) -> Proposal:

@@ -27,10 +27,10 @@ def format_scores(
     if form is ScoreForm.RANK:
         ranks = np.arange(1, indices.shape[1] + 1, dtype=np.float32)
         return indices, np.tile(ranks, (len(indices), 1))
-    return _sort_by_score(indices, _round_to_grid(_convert(kept, form), decimals))
+    return _sort_by_score(indices, _round_to_grid(convert(kept, form), decimals))
 
 
-def _convert(kept: Floats, form: ScoreForm) -> Floats:
+def convert(kept: Floats, form: ScoreForm) -> Floats:
     """Convert logits to unrounded scores `[batch, n]`.
 
     They are float64, because the grid hides float64's own rounding.

@@ -66,11 +66,6 @@ class Policy(ABC):
     def support(self) -> int:
         """N, the largest number of classes that leave, 1..num_classes."""
 
-    @property
-    def hides_nothing(self) -> bool:
-        """True if every logit leaves. The server needs permission to serve such a policy."""
-        return False
-
     @abstractmethod
     def propose(self, logits: Tensor) -> Proposal:
         """Propose an answer for each row, independently of the other rows.

@@ -11,8 +11,6 @@ from torch import Tensor
 from stingy_protection.answers import ScoreForm
 from stingy_protection.policies.base import Policy, Proposal, best_first, is_integer
 
-UNSCORED = (ScoreForm.RANK, ScoreForm.NONE)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Open(Policy):
@@ -24,10 +22,6 @@ class Open(Policy):
     @property
     def support(self) -> int:
         return self.num_classes
-
-    @property
-    def hides_nothing(self) -> bool:
-        return True
 
     def propose(self, logits: Tensor) -> Proposal:
         values, indices = best_first(logits, self.num_classes)
@@ -50,10 +44,6 @@ class Stingy(Policy):
     @property
     def support(self) -> int:
         return self.n
-
-    @property
-    def hides_nothing(self) -> bool:
-        return self.n == self.num_classes and self.scores not in UNSCORED
 
     def propose(self, logits: Tensor) -> Proposal:
         values, indices = best_first(logits, self.n)
@@ -82,10 +72,6 @@ class StingySmooth(Policy):
         yield from super().faults()
         if not is_integer(self.n) or not 1 <= self.n <= self.num_classes:
             yield f"expected n to be an integer 1..{self.num_classes}, got {self.n!r}"
-
-    @property
-    def hides_nothing(self) -> bool:
-        return self.n == self.num_classes and self.scores not in UNSCORED
 
     def propose(self, logits: Tensor) -> Proposal:
         kept, indices = best_first(logits, self.n)

@@ -12,6 +12,7 @@ import typer
 from stingy_server.cli.command import AsJson, Config, State, end, open_state, table
 
 if TYPE_CHECKING:
+    from stingy_server.models.loading import LoadedModel
     from stingy_server.settings import ModelSettings, Settings
     from stingy_server.store.deployments import Deployment, Deployments, Report
 
@@ -50,7 +51,10 @@ def list_models(config: Config = None, state: State = None, as_json: AsJson = Fa
 def load(
     bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
     name: Annotated[str | None, typer.Option(help="Name; default: the bundle's own.")] = None,
-    policy: Annotated[str | None, typer.Option(help="Policy; default: the bundle's own.")] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(help="Policy; default: the one in service under this name, if any."),
+    ] = None,
     share: Annotated[
         float | None,
         typer.Option(
@@ -60,6 +64,14 @@ def load(
             "required beside another version.",
         ),
     ] = None,
+    looser: Annotated[
+        bool,
+        typer.Option(
+            "--looser",
+            help="Permit a policy that lets out more than the policy in service, or something "
+            "else.",
+        ),
+    ] = False,
     config: Config = None,
     state: State = None,
 ) -> None:
@@ -75,23 +87,66 @@ def load(
     with open_state(config, state) as (settings, database):
         from stingy_server.store.deployments import Deployments
 
-        _load(_deployment(model, settings), Deployments(database))
+        deployments = Deployments(database)
+        _load(_deployment(model, settings, deployments, looser=looser), deployments)
 
 
-def _deployment(model: "ModelSettings", settings: "Settings") -> "Deployment":
-    """Check a bundle and return a deployment that pins its present content."""
+def _deployment(
+    model: "ModelSettings", settings: "Settings", deployments: "Deployments", *, looser: bool
+) -> "Deployment":
+    """Check a bundle and return a deployment that pins its present content and its policy."""
     from stingy_server.identity import bundle_digest
-    from stingy_server.models.loading import load_bundles
+    from stingy_server.models.artefact import is_artefact
+    from stingy_server.models.fleet import looser_faults
     from stingy_server.store.deployments import Deployment
+
+    loaded = _check(model, settings)
+    served = [report for report in deployments.reports() if report.fault is None]
+    beside = [] if served else _next_start(loaded.name, settings, deployments)
+    inherited = _policy_in_service(loaded.name, served, beside)
+    if inherited and model.policy is None and not is_artefact(model.bundle):
+        model = model.model_copy(update={"policy": inherited})
+        loaded = _check(model, settings)
+        typer.echo(f"the policy in service: {loaded.policy.describe()}")
+    # Where a server runs, it decides, because it knows what is in service.
+    if not looser and (faults := looser_faults(loaded, beside)):
+        end(faults)
+    bundle = bundle_digest(loaded.manifest, loaded.policy)
+    return Deployment(loaded.name, loaded.manifest.version, model, bundle, looser)
+
+
+def _check(model: "ModelSettings", settings: "Settings") -> "LoadedModel":
+    """Load a bundle without its network. End if it has a fault."""
+    from stingy_server.models.loading import load_bundles
 
     # The servers decide whether an open policy is allowed, because their flags are unknown here.
     one_model = settings.model_copy(update={"models": (model,), "allow_open": True})
     found, faults = load_bundles(one_model, with_networks=False)
     if faults:
         end(faults)
-    (loaded,) = found
-    bundle = bundle_digest(loaded.manifest, loaded.policy)
-    return Deployment(loaded.name, loaded.manifest.version, model, bundle)
+    return found[0]
+
+
+def _next_start(name: str, settings: "Settings", deployments: "Deployments") -> "list[LoadedModel]":
+    """Load the versions of a model that the next start serves, without those that have a fault."""
+    from stingy_server.models.loading import load_bundles
+
+    models = (*settings.models, *(desired.settings for desired in deployments.desired()))
+    chosen = settings.model_copy(update={"models": models, "allow_open": True})
+    found, _ = load_bundles(chosen, with_networks=False)
+    return [model for model in found if model.name == name]
+
+
+def _policy_in_service(
+    name: str, served: "Sequence[Report]", beside: "Sequence[LoadedModel]"
+) -> str | None:
+    """Return the policy of the version that gets the rest of the keys, as it was written."""
+    policies = [(each.share, each.written) for each in served if each.name == name]
+    policies += [
+        (each.settings.share, each.settings.policy or each.manifest.policy) for each in beside
+    ]
+    rest = [written for share, written in policies if share is None and written]
+    return rest[0] if rest else None
 
 
 def _load(deployment: "Deployment", deployments: "Deployments") -> None:

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from stingy_protection import BundleManifest, Policy, ScoreForm
+from stingy_protection import BundleManifest, Looseness, Policy, compare_policies
 from stingy_server.models.endpoints import Endpoint
 from stingy_server.models.loading import LoadedModel
 from stingy_server.settings import ModelSettings
@@ -126,23 +126,53 @@ def overlaps(endpoints: Iterable[Endpoint]) -> list[Overlap]:
             found.append(Overlap(tuple(versions), text))
     for shared in by_weights.values():
         if len({endpoint.policy for endpoint in shared}) > 1:
-            loosest = max(shared, key=lambda endpoint: _looseness(endpoint.policy))
+            policies = [endpoint.policy for endpoint in shared]
+            loosest = [each for each in shared if _covers(each.policy, policies)]
             names = ", ".join(_full_name(endpoint) for endpoint in shared)
-            text = (
-                f"{names} serve the same weights: together they are at least as open as "
-                f"{_full_name(loosest)}"
+            together = (
+                f"together they are at least as open as {_full_name(loosest[0])}"
+                if loosest
+                else "none of their policies contains the others, so together they reveal more "
+                "than any of them"
             )
+            text = f"{names} serve the same weights: {together}"
             found.append(Overlap(tuple(shared), text))
     return found
 
 
-def _full_name(endpoint: Endpoint) -> str:
+def _full_name(endpoint: LoadedModel | Endpoint) -> str:
     return f"{endpoint.name} {endpoint.manifest.version}"
 
 
-def _looseness(policy: Policy) -> tuple[bool, bool, int, int]:
-    scored = policy.scores not in (ScoreForm.RANK, ScoreForm.NONE)
-    return policy.hides_nothing, scored, policy.support, policy.decimals
+def _covers(policy: Policy, others: Iterable[Policy]) -> bool:
+    """Check whether a policy is at least as loose as each of the others."""
+    at_least = (Looseness.EQUAL, Looseness.LOOSER)
+    return all(compare_policies(policy, other) in at_least for other in others)
+
+
+def looser_faults(
+    model: LoadedModel | Endpoint, in_service: Iterable[LoadedModel | Endpoint]
+) -> list[str]:
+    """Return a fault if a new version lets out what no version in service lets out.
+
+    Args:
+        in_service: the endpoints of the server. Those with other names do not count.
+    """
+    versions = [each for each in in_service if each.name == model.name]
+    policy = model.policy
+    if not versions or any(_covers(each.policy, [policy]) for each in versions):
+        return []
+    base = min(versions, key=lambda each: each.settings.share is not None)
+    more = (
+        "lets out more than"
+        if compare_policies(policy, base.policy) is Looseness.LOOSER
+        else "lets out something else than"
+    )
+    return [
+        f"{_full_name(model)}: its policy {policy.describe()} [{policy.fingerprint}] {more} "
+        f"{base.policy.describe()} [{base.policy.fingerprint}] of {_full_name(base)} in service; "
+        "load it without --policy to keep that one, or with --looser to allow it"
+    ]
 
 
 def version_faults(models: Sequence[LoadedModel | Endpoint]) -> list[str]:

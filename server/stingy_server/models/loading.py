@@ -15,9 +15,12 @@ from stingy_protection import (
     BundleManifest,
     Policy,
     PolicyConfigError,
+    ProtectionError,
     build_policy,
+    hides_nothing,
     parse_policy,
     read_manifest,
+    recovery_error,
     verified_weights,
 )
 from stingy_server.inference.thread_batcher import AnswerFunction
@@ -106,12 +109,23 @@ def _validate(
     if bundle is None:
         return None, faults
     faults += [f"{bundle.name}: {fault}" for fault in misplaced_settings(model)]
-    if bundle.policy.hides_nothing and not settings.allow_open:
-        faults.append(
-            f"{bundle.name}: the policy {bundle.policy.describe()} hides nothing; "
-            "set allow_open = true to serve it"
-        )
+    faults += _openness_faults(bundle, allow_open=settings.allow_open)
     return (None if faults else bundle), faults
+
+
+def _openness_faults(bundle: ValidatedBundle, *, allow_open: bool) -> list[str]:
+    """Measure the openness of a bundle's policy, and report it if open policies are refused."""
+    policy = bundle.policy
+    try:
+        is_open = hides_nothing(policy)
+    except (ProtectionError, TypeError) as error:  # TypeError: a policy that cannot be hashed
+        return [f"{bundle.name}: the policy {policy.name} fails on random rows: {error}"]
+    if allow_open or not is_open:
+        return []
+    return [
+        f"{bundle.name}: the policy {policy.describe()} hides nothing: its answers tell whole rows "
+        f"to within {recovery_error(policy):.1%} of their spread; set allow_open = true to serve it"
+    ]
 
 
 def _read_artefact(

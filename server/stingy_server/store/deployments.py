@@ -19,13 +19,15 @@ class Deployment:
     """A version to serve until it is deleted, also after a restart.
 
     `bundle` is the `bundle_digest` of the bundle that was there when the version was requested. No
-    other bundle is served in its place.
+    other bundle is served in its place. `looser` is true if its policy may let out more than, or
+    other things than, the policies in service under its name.
     """
 
     name: str
     version: str
     settings: ModelSettings
     bundle: str
+    looser: bool = False
 
     def with_share(self, share: float | None) -> "Deployment":
         return replace(self, settings=self.settings.model_copy(update={"share": share}))
@@ -39,6 +41,7 @@ class Report:
         fault: why the version is not in service there, or None.
         reported_at: in seconds since 1970.
         warnings: a line for each set of endpoints that together let out more than each of them.
+        written: the policy as the settings or the bundle have it, such as "stingy:n=3".
     """
 
     process: str
@@ -49,6 +52,7 @@ class Report:
     fault: str | None
     reported_at: float
     warnings: str = ""
+    written: str = ""
 
 
 class Deployments:
@@ -64,14 +68,16 @@ class Deployments:
     def upsert(self, deployment: Deployment) -> None:
         """Add a version to the desired ones, or change its settings."""
         self._database.execute(
-            "INSERT INTO deployments (name, version, settings, bundle) VALUES (?, ?, ?, ?) "
-            "ON CONFLICT (name, version) DO UPDATE "
-            "SET settings = excluded.settings, bundle = excluded.bundle",
+            "INSERT INTO deployments (name, version, settings, bundle, looser) "
+            "VALUES (?, ?, ?, ?, ?) ON CONFLICT (name, version) DO UPDATE "
+            "SET settings = excluded.settings, bundle = excluded.bundle, "
+            "looser = excluded.looser",
             (
                 deployment.name,
                 deployment.version,
                 deployment.settings.model_dump_json(),
                 deployment.bundle,
+                int(deployment.looser),
             ),
         )
 
@@ -84,11 +90,13 @@ class Deployments:
 
     def desired(self) -> list[Deployment]:
         rows = self._database.execute(
-            "SELECT name, version, settings, bundle FROM deployments ORDER BY name, version"
+            "SELECT name, version, settings, bundle, looser FROM deployments ORDER BY name, version"
         )
         return [
-            Deployment(name, version, ModelSettings.model_validate_json(settings), bundle)
-            for name, version, settings, bundle in rows
+            Deployment(
+                name, version, ModelSettings.model_validate_json(settings), bundle, looser == 1
+            )
+            for name, version, settings, bundle, looser in rows
         ]
 
     def report(self, process: str, reports: Sequence[Report]) -> None:
@@ -101,16 +109,16 @@ class Deployments:
             for report in reports:
                 self._database.execute(
                     "INSERT INTO serving "
-                    "(process, name, version, policy, share, fault, seen, warnings) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    "(process, name, version, policy, share, fault, seen, warnings, written) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     astuple(report),
                 )
 
     def reports(self) -> list[Report]:
         """Return the last reports of the living processes."""
         rows = self._database.execute(
-            "SELECT process, name, version, policy, share, fault, seen, warnings FROM serving "
-            "WHERE seen >= ? ORDER BY name, version, process",
+            "SELECT process, name, version, policy, share, fault, seen, warnings, written "
+            "FROM serving WHERE seen >= ? ORDER BY name, version, process",
             (time.time() - ALIVE_S,),
         )
         return [Report(*row) for row in rows]

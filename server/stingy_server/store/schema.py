@@ -98,6 +98,10 @@ ALTER TABLE ledger ADD COLUMN count INTEGER NOT NULL DEFAULT 1;
 ALTER TABLE budgets ADD COLUMN month_total INTEGER;
 ALTER TABLE budgets ADD COLUMN month INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE budgets ADD COLUMN month_used INTEGER NOT NULL DEFAULT 0 CHECK (month_used >= 0);
+-- A deployment may be allowed to be looser than what is in service.
+ALTER TABLE deployments ADD COLUMN looser INTEGER NOT NULL DEFAULT 0;
+-- The policy of a report, as it was written.
+ALTER TABLE serving ADD COLUMN written TEXT NOT NULL DEFAULT '';
 """,
 )
 VERSION = FIRST_VERSION + len(MIGRATIONS)
