@@ -34,6 +34,7 @@ BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
         self._lock_timeout_s = lock_timeout_s
         self._of_thread = threading.local()
         self._connections: list[sqlite3.Connection] = []
+        self._closed = False
         try:
             self._of_thread.current = self._of_thread.waiting = self._connect()
         except BaseException:
@@ -41,6 +42,7 @@ BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
             raise
 
     def close(self) -> None:
+        self._closed = True
         for connection in self._connections:
             connection.close()
 
@@ -105,6 +107,8 @@ BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
         return current
 
     def _connect(self) -> sqlite3.Connection:
+        if self._closed:
+            raise StoreUnavailable("expected an open state, got a closed one")
         # Autocommit: outside of an open transaction each statement is its own transaction.
         # Each connection is used by one thread, but `close` may be called by another one.
         connection = sqlite3.connect(
