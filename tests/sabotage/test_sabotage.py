@@ -1,5 +1,6 @@
 """One broken part for each group of promises, on which the check of the group must fail."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from checks import (
     metric_labels,
     unpickling,
 )
+from file_lock import Locker, longest_stall
 from sample_networks import canaries
 from serving import PREPROCESSING, make_bundle, make_settings, png, random_images, running
 from stingy_protection import Policy, RankedLabels, SparseLogits, sanitize
@@ -39,6 +41,7 @@ from stingy_server import Database, Keys
 from stingy_server.codec import images
 from stingy_server.codec.images import Pixels
 from stingy_server.inference import engine
+from stingy_server.store.group_commit import GroupCommit
 from timing import differ_by, interleaved, shows_in_a_sort
 
 IMAGE = random_images(1)[0]
@@ -123,6 +126,25 @@ def test_Q_counter_without_a_lock_is_caught(tmp_path: Path) -> None:
         key, _ = Keys(database).create("shared", budget=200)
     state = tmp_path / "state"
     assert granted_to_processes(spend_unlocked, state, key.id, tries=200, processes=2) != 200
+
+
+@pytest.mark.anyio
+async def test_D_store_that_is_awaited_on_the_event_loop_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(Database(tmp_path / "state")) as database:
+
+        async def stall_of_a_write() -> float:
+            writes = GroupCommit(database)
+            locker = await asyncio.to_thread(Locker, tmp_path / "state" / "stingy.sqlite3", 1.0)
+            stall = await longest_stall(writes.run(lambda: None))
+            locker.join()
+            writes.close()
+            return stall
+
+        assert await stall_of_a_write() < 0.5
+        monkeypatch.setattr(database, "try_now", lambda call: call())
+        assert await stall_of_a_write() > 0.5
 
 
 @pytest.mark.anyio
