@@ -1,5 +1,6 @@
 """One broken part for each group of promises, on which the check of the group must fail."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -40,6 +41,7 @@ from checks import (
     unpickling,
 )
 from decoding import decode_alone
+from file_lock import Locker, longest_stall
 from sample_networks import canaries
 from serving import make_bundle, make_settings, png, random_images, running
 from stingy_protection import KeyedNoise, Policy, RankedLabels, SparseLogits, sanitize
@@ -52,6 +54,7 @@ from stingy_server.detection.image_hashes import ImageHasher
 from stingy_server.inference import engine
 from stingy_server.observability.request_record import RequestRecord
 from stingy_server.service import Service
+from stingy_server.store.group_commit import GroupCommit
 from timing import differ_by, interleaved, shows_in_a_sort
 
 IMAGE = random_images(1)[0]
@@ -152,6 +155,24 @@ async def test_R_server_that_admits_a_spent_key_is_caught(
     async with running(settings, budget=0) as (client, _):
         with pytest.raises(AssertionError):
             await assert_refused_unread(client, "/v1/predict/digits", code="budget_exhausted")
+
+
+async def test_D_store_that_is_awaited_on_the_event_loop_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(Database(tmp_path / "state")) as database:
+
+        async def stall_of_a_write() -> float:
+            writes = GroupCommit(database)
+            locker = await asyncio.to_thread(Locker, tmp_path / "state" / "stingy.sqlite3", 1.0)
+            stall = await longest_stall(writes.run(lambda: None))
+            locker.join()
+            writes.close()
+            return stall
+
+        assert await stall_of_a_write() < 0.5
+        monkeypatch.setattr(database, "try_now", lambda call: call())
+        assert await stall_of_a_write() > 0.5
 
 
 @pytest.mark.anyio

@@ -144,7 +144,7 @@ def day_of(date: str) -> int:
 def test_Q6_refund_goes_to_the_day_that_counted_the_charge(
     books: Budgets, monkeypatch: pytest.MonkeyPatch, refunded_on: int
 ) -> None:
-    """One owner had a charge on day 7 before the clock was set back to day 6; the other had not."""
+    """Charge two owners after the clock was set back: one of them was charged on day 7 before."""
     for owner in ("key:a", "model:m"):
         books.set(owner, total=None, day_total=10, month_total=10)
     monkeypatch.setattr(budgets, "today", lambda: 7)

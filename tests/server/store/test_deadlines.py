@@ -71,7 +71,7 @@ async def test_D1_hung_store_refuses_each_request_in_time(
                 await asyncio.sleep(0.05)
             seconds = await asyncio.gather(*waiting)
             assert max(seconds) < DEADLINE_S + MARGIN_S
-            # D4: from now on nobody waits, and the server is not ready.
+            # From now on nobody waits, and the server is not ready.
             assert await refused() < 1
             assert (await client.get("/v2/health/ready")).status_code == 503
             assert threading.active_count() <= threads + 5

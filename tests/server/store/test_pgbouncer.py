@@ -50,7 +50,7 @@ def test_D6_processes_spend_exactly_one_budget_through_a_pool(
 def test_D6_limits_of_a_transaction_do_not_outlive_it(
     tmp_path: Path, pooled_address: str, address: str
 ) -> None:
-    """The lock timeout applies behind the pool, and another client of the pool keeps its own."""
+    """Check that the lock timeout applies, and that another client of the pool keeps its own."""
     with (
         closing(Database(tmp_path / "state", store=pooled_address, lock_timeout_s=0.3)) as database,
         ThreadPoolExecutor(8) as threads,
