@@ -17,7 +17,6 @@ from torch import Tensor
 
 from stingy_protection import KeyedNoise, Policy, Proposal, SparseLogits, best_first, sanitize
 from stingy_server import Database
-from stingy_server.codec.image_header import ImageHeader
 from stingy_server.detection.fair_sample import FairSample, KeySample
 from stingy_server.store.budgets import key_owner
 
@@ -63,9 +62,14 @@ def unstable_top(logits: Tensor, n: int) -> Tensor:
     )
 
 
-def any_header(data: bytes) -> ImageHeader:
-    """Read the head of a picture of any format, and call it a PNG."""
-    return ImageHeader("PNG", *Image.open(io.BytesIO(data)).size)
+def decode_any_format(data: bytes, size: tuple[int, int]) -> Image.Image:
+    """Decode a picture of any format to RGB."""
+    return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def size_of_any_format(data: bytes) -> tuple[int, int]:
+    """Return (width, height) of a picture of any format."""
+    return Image.open(io.BytesIO(data)).size
 
 
 class FirstComeSample(FairSample):

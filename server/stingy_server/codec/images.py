@@ -4,36 +4,19 @@ The decoder checks size and format in the file's header before it decodes anythi
 file may cause is bounded. The same pixels give the same array in every form of file.
 """
 
-import io
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from stingy_protection import Preprocessing
 from stingy_server.codec.decode_pool import DecodePool
-from stingy_server.codec.image_header import ImageHeader, read_header
-from stingy_server.errors import BAD_IMAGE, IMAGE_TOO_LARGE, ServiceError
+from stingy_server.codec.image_files import Size, decode_file, read_size
+from stingy_server.errors import IMAGE_TOO_LARGE, ServiceError
 
 Pixels = npt.NDArray[np.uint8]
-
-FORMATS = ("JPEG", "PNG")
-MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
-# The exceptions that Pillow raises for broken files, by its documentation and its decoders.
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError)
-
-# A few bytes can make a decoder work for minutes. Each scan of a JPEG visits every pixel, and each
-# chunk or segment takes one turn of a Python loop. Cameras and browsers write about 10 scans.
-MAX_SCANS = 64
-HEADER_READS = 600  # a chunk or segment takes three or four
-MAX_READS = 50_000  # enough for 40 MB of PNG in the smallest chunks that encoders write
-# Pillow inflates comments and profiles up to a thousand times, and nothing here reads them. Without
-# their handlers it skips them, as it skips every chunk type that it does not know.
-for _kind in ("iCCP", "iTXt", "zTXt"):
-    delattr(PngImagePlugin.PngStream, f"chunk_{_kind}")
 
 # An image of one row, scaled until that row is as high as the model's input, would take gigabytes.
 MAX_SCALED = 64  # a scaled image may have this many times the pixels of the model's input
@@ -70,15 +53,13 @@ async def decode(
         ServiceError: if a file's content is no JPEG or PNG, has too many pixels, or is unreadable;
             overloaded, if the caller has its share of the pool already.
     """
-    headers = [read_header(data) for data in files]
-    sizes = [(header.width, header.height) for header in headers]
+    sizes = [read_size(data) for data in files]
     if sum(width * height for width, height in sizes) > max_pixels:
         raise ServiceError(IMAGE_TOO_LARGE)
     pixels = _count_pixels(sizes, preprocessing, max_scaled=MAX_GROWTH * max_pixels)
     costs = [max(cost, len(data)) for cost, data in zip(pixels, files, strict=True)]
     calls = [
-        partial(_decode, data, header, preprocessing)
-        for data, header in zip(files, headers, strict=True)
+        partial(_decode, data, size, preprocessing) for data, size in zip(files, sizes, strict=True)
     ]
     return np.concatenate(await _run(calls, costs, pool=pool, caller=caller))
 
@@ -131,7 +112,7 @@ def _run_unit(calls: Sequence[Callable[[], Pixels]]) -> Pixels:
 
 
 def _count_pixels(
-    sizes: Sequence[tuple[int, int]], preprocessing: Preprocessing, *, max_scaled: int
+    sizes: Sequence[Size], preprocessing: Preprocessing, *, max_scaled: int
 ) -> list[int]:
     """Return the pixels of each image, before or after its scaling, whichever are more.
 
@@ -151,7 +132,7 @@ def _count_pixels(
     return counts
 
 
-def _scaled_size(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+def _scaled_size(size: Size, preprocessing: Preprocessing) -> Size:
     """Return (width, height) of an image after its scaling and before it is cropped."""
     height, width = preprocessing.size
     if preprocessing.resize_shorter is None:
@@ -160,38 +141,9 @@ def _scaled_size(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[i
     return max(width, round(size[0] * scale)), max(height, round(size[1] * scale))
 
 
-class _BoundedFile(io.BytesIO):
-    """A file with a limited number of reads. A decoder's Python loops read at every turn."""
-
-    reads = HEADER_READS
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        self.reads -= 1
-        if self.reads < 0:
-            raise OSError("expected a file of fewer chunks or scans, got more")
-        return super().read(size)
-
-
-def _decode(data: bytes, header: ImageHeader, preprocessing: Preprocessing) -> Pixels:
+def _decode(data: bytes, size: Size, preprocessing: Preprocessing) -> Pixels:
     """Decode one file to [1, height, width, 3]."""
-    # In the coded data of a JPEG, FF DA marks the start of a scan and nothing else.
-    if header.form == "JPEG" and data.count(b"\xff\xda") > MAX_SCANS:
-        raise ServiceError(BAD_IMAGE)
-    file = _BoundedFile(data)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the limit on pixels is checked before
-            image = Image.open(file, formats=FORMATS)
-        # Pillow would clip deeper grey images to 8 bits, which silently changes the picture.
-        if image.mode not in MODES or image.size != (header.width, header.height):
-            raise ServiceError(BAD_IMAGE)
-        file.reads = MAX_READS
-        rgb = image.convert("RGB")
-    except Image.DecompressionBombError:
-        raise ServiceError(IMAGE_TOO_LARGE) from None
-    except DECODE_ERRORS:  # UnidentifiedImageError is an OSError
-        raise ServiceError(BAD_IMAGE) from None
-    return _resize(rgb, preprocessing)
+    return _resize(decode_file(data, size), preprocessing)
 
 
 def _resize_array(image: Pixels, preprocessing: Preprocessing) -> Pixels:

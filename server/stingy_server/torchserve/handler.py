@@ -15,7 +15,7 @@ from starlette.responses import Response
 from stingy_protection import NoisyPolicy, ScoreForm
 from stingy_server.codec import oip
 from stingy_server.codec.decode_pool import QUEUED_REQUESTS, DecodePool
-from stingy_server.codec.image_header import SIGNATURES
+from stingy_server.codec.image_files import SIGNATURES
 from stingy_server.codec.infer_pixels import read_pixels
 from stingy_server.errors import (
     BAD_REQUEST,

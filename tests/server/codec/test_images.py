@@ -16,7 +16,7 @@ from decoding import decode_alone, fit_alone
 from serving import PREPROCESSING, png, random_images
 from stingy_protection import Preprocessing
 from stingy_server.codec import images
-from stingy_server.codec.image_header import ImageHeader
+from stingy_server.codec.image_files import Size
 from stingy_server.codec.images import Pixels
 from stingy_server.errors import (
     BAD_IMAGE,
@@ -204,6 +204,22 @@ async def test_I2_line_of_pixels_is_refused_before_scaling(size: tuple[int, int]
     assert error.value.refusal is IMAGE_TOO_LARGE
 
 
+async def test_I2_scaled_pictures_of_a_request_share_one_limit() -> None:
+    wide = Preprocessing((224, 224), (0.0,) * 3, (1.0,) * 3, 224)
+    lines = np.zeros((256, 1, 48, 3), np.uint8)  # each becomes 224 x 10,752 pixels
+    start = time.process_time()
+    with pytest.raises(ServiceError) as error:
+        await fit_alone(lines, wide)
+    assert error.value.refusal is IMAGE_TOO_LARGE
+    with pytest.raises(ServiceError) as error:
+        await decode_alone([png(line) for line in lines], wide)
+    assert error.value.refusal is IMAGE_TOO_LARGE
+    assert time.process_time() - start < 0.5
+    assert len(await fit_alone(lines[:20], wide)) == 20
+    ordinary = np.zeros((256, 200, 266, 3), np.uint8)  # as large as a request may be
+    assert (await fit_alone(ordinary, wide)).shape == (256, 224, 224, 3)
+
+
 @pytest.mark.parametrize(("count", "inline"), [(1, True), (10, False)])
 async def test_only_few_small_pictures_are_decoded_on_the_loop(
     monkeypatch: pytest.MonkeyPatch, count: int, inline: bool
@@ -211,9 +227,9 @@ async def test_only_few_small_pictures_are_decoded_on_the_loop(
     on_loop: list[bool] = []
     decoded = images._decode
 
-    def record_thread(data: bytes, header: ImageHeader, preprocessing: Preprocessing) -> Pixels:
+    def record_thread(data: bytes, size: Size, preprocessing: Preprocessing) -> Pixels:
         on_loop.append(threading.current_thread() is threading.main_thread())
-        return decoded(data, header, preprocessing)
+        return decoded(data, size, preprocessing)
 
     monkeypatch.setattr(images, "_decode", record_thread)
     monkeypatch.setattr(images, "INLINE_PIXELS", 1000)
