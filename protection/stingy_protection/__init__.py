@@ -18,7 +18,7 @@ from stingy_protection.gate.gate import sanitize
 from stingy_protection.gate.looseness import Looseness, compare_policies
 from stingy_protection.gate.openness import hides_nothing, recovery_error
 from stingy_protection.gate.tighten import tighten
-from stingy_protection.leak_meter import hidden_mass_bound, leak_bits
+from stingy_protection.leak_meter import hidden_mass_bound, leak_bits, row_bits
 from stingy_protection.nasty import nasty_loss
 from stingy_protection.policies.base import NoisyPolicy, Policy, Proposal, best_first
 from stingy_protection.policies.buckets import (
@@ -87,6 +87,7 @@ __all__ = [
     "policy_names",
     "read_manifest",
     "recovery_error",
+    "row_bits",
     "sanitize",
     "support_size",
     "thumbnails",

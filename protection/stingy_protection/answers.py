@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import accumulate
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -65,20 +67,34 @@ class SparseLogits:
 
     def rows(self, start: int, stop: int) -> "SparseLogits":
         """Copy the rows start..stop-1 into an answer with its own storage."""
-        return SparseLogits(
-            indices=self.indices[start:stop].clone(),
-            scores=None if self.scores is None else self.scores[start:stop].clone(),
-            num_classes=self.num_classes,
-            form=self.form,
-            decimals=self.decimals,
+        return self._copy(
+            self.indices.numpy()[start:stop],
+            None if self.scores is None else self.scores.numpy()[start:stop],
         )
 
     def split(self, sizes: Sequence[int]) -> "list[SparseLogits]":
         """Split the rows into answers of `sizes[0]` rows, `sizes[1]` rows, and so on."""
         if len(sizes) == 1:
             return [self]
-        stops = accumulate(sizes)
-        return [self.rows(stop - size, stop) for size, stop in zip(sizes, stops, strict=True)]
+        # numpy cuts and copies small arrays in a fraction of the time that torch takes.
+        indices = self.indices.numpy()
+        scores = None if self.scores is None else self.scores.numpy()
+        parts = [
+            slice(stop - size, stop) for size, stop in zip(sizes, accumulate(sizes), strict=True)
+        ]
+        return [self._copy(indices[p], None if scores is None else scores[p]) for p in parts]
+
+    def _copy(
+        self, indices: npt.NDArray[np.int64], scores: npt.NDArray[np.float32] | None
+    ) -> "SparseLogits":
+        """Copy some rows into an answer with its own storage."""
+        return SparseLogits(
+            torch.from_numpy(indices.copy()),
+            None if scores is None else torch.from_numpy(scores.copy()),
+            self.num_classes,
+            self.form,
+            self.decimals,
+        )
 
     @staticmethod
     def concatenate(answers: Sequence["SparseLogits"]) -> "SparseLogits":

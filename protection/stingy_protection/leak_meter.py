@@ -40,13 +40,23 @@ def hidden_mass_bound(answer: SparseLogits) -> Tensor:
 
 
 def leak_bits(answer: SparseLogits, *, most: float = 32.0) -> float:
-    """Measure the leak of a batch in bits: the sum of -log2 of each row's hidden-mass bound.
+    """Measure the leak of a batch in bits: the sum of the bits of its rows.
 
     Args:
         answer: scores of any form, `[batch, N]`.
         most: the largest count of one row, in bits. A row that withholds nothing counts this much.
     """
-    return float(np.minimum(_compute_bits(answer), most).sum())
+    return float(row_bits(answer, most=most).sum())
+
+
+def row_bits(answer: SparseLogits, *, most: float = 32.0) -> npt.NDArray[np.float64]:
+    """Measure the leak of each row in bits: -log2 of its hidden-mass bound, `[batch]`.
+
+    Args:
+        answer: scores of any form, `[batch, N]`.
+        most: the largest count of one row, in bits. A row that withholds nothing counts this much.
+    """
+    return np.minimum(_compute_bits(answer), most)
 
 
 def _compute_bits(answer: SparseLogits) -> npt.NDArray[np.float64]:

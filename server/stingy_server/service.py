@@ -234,10 +234,11 @@ class Service:
             record.pixels = await asyncio.to_thread(self.ledger.digest, images)
         try:
             record.engine_started = time.perf_counter()
-            answer = await endpoint.engine.predict(images, caller=record.caller)
+            whole, bits = await endpoint.engine.predict(images, caller=record.caller)
             record.engine_finished = time.perf_counter()
-            answer = tighten_to_tier(answer, tier)
-            bits = leak_bits(answer)
+            answer = tighten_to_tier(whole, tier)
+            if answer is not whole:
+                bits = leak_bits(answer)
             if record.key is not None:
                 self.watch.observe(record.key.id, endpoint.name, images, answer, bits)
                 record.unwatched = 0

@@ -12,7 +12,7 @@ from functools import partial
 from stingy_protection import SparseLogits
 from stingy_server.codec.images import Pixels
 from stingy_server.errors import UPSTREAM_TIMEOUT, ServiceError
-from stingy_server.inference.batch_queue import BatchQueue, Job, images_of, parts, resolve
+from stingy_server.inference.batch_queue import Answered, BatchQueue, Job, images_of, parts, resolve
 
 PassFunction = Callable[[Pixels], Awaitable[SparseLogits]]
 
@@ -43,7 +43,7 @@ class AsyncBatcher:
         self._queue = BatchQueue(images=queue_images, nbytes=queue_bytes, share=share)
         self._running: set[asyncio.Task[None]] = set()
 
-    async def submit(self, images: Pixels, *, caller: str) -> SparseLogits:
+    async def submit(self, images: Pixels, *, caller: str) -> Answered:
         """Answer images [batch, height, width, 3] of a caller, in their order.
 
         Raises:

@@ -7,10 +7,12 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 
-from stingy_protection import SparseLogits
+from stingy_protection import SparseLogits, leak_bits, row_bits
 from stingy_server.codec.images import Pixels
 from stingy_server.errors import OVERLOADED, ServiceError
 from stingy_server.shares import Shares
@@ -25,8 +27,15 @@ class Job:
     """
 
     images: Pixels
-    future: asyncio.Future[SparseLogits]
+    future: "asyncio.Future[Answered]"
     caller: str
+
+
+class Answered(NamedTuple):
+    """The answer to one request, and the leak meter's bits over it."""
+
+    answer: SparseLogits
+    bits: float
 
 
 class BatchQueue:
@@ -95,12 +104,17 @@ def images_of(jobs: Sequence[Job]) -> Pixels:
     return jobs[0].images if len(jobs) == 1 else np.concatenate([job.images for job in jobs])
 
 
-def parts(answer: SparseLogits, jobs: Sequence[Job]) -> list[SparseLogits]:
-    """Split the answer for a batch into the answers of its jobs."""
-    return answer.split([len(job.images) for job in jobs])
+def parts(answer: SparseLogits, jobs: Sequence[Job]) -> list[Answered]:
+    """Split the answer for a batch into the answers of its jobs, each with its leak in bits."""
+    sizes = [len(job.images) for job in jobs]
+    if len(jobs) == 1:
+        return [Answered(answer, leak_bits(answer))]
+    stops = list(accumulate(sizes, initial=0))
+    bits = np.add.reduceat(row_bits(answer), stops[:-1]).tolist()
+    return [Answered(*each) for each in zip(answer.split(sizes), bits, strict=True)]
 
 
-def resolve(jobs: Sequence[Job], outcomes: Sequence[SparseLogits | Exception]) -> None:
+def resolve(jobs: Sequence[Job], outcomes: Sequence[Answered | Exception]) -> None:
     """Give each job its answer or error, unless it has one or its client has left."""
     for job, outcome in zip(jobs, outcomes, strict=True):
         if job.future.done():

@@ -20,6 +20,7 @@ from stingy_protection import (
 )
 from stingy_server.codec.images import Pixels
 from stingy_server.errors import INTERNAL, REFUSED, Refusal, ServiceError
+from stingy_server.inference.batch_queue import Answered
 from stingy_server.inference.runtimes import Network, device_of
 from stingy_server.inference.thread_batcher import AnswerFunction, ThreadBatcher
 from stingy_server.settings import Settings
@@ -30,7 +31,7 @@ CUDA_THREADS = 2  # one pass copies its pixels while the other computes
 class Engine(Protocol):
     """The interface of a model worker to the edge."""
 
-    async def predict(self, images: Pixels, *, caller: str) -> SparseLogits:
+    async def predict(self, images: Pixels, *, caller: str) -> Answered:
         """Answer RGB images [batch, height, width, 3] of the model's input size.
 
         Args:
@@ -82,7 +83,7 @@ class _InProcess(ABC):
             threads=threads,
         )
 
-    async def predict(self, images: Pixels, *, caller: str) -> SparseLogits:
+    async def predict(self, images: Pixels, *, caller: str) -> Answered:
         return await self._batcher.submit(images, caller=caller)
 
     async def close(self) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from stingy_protection import SparseLogits
 from stingy_server.codec.images import Pixels
 from stingy_server.errors import DRAINING, ServiceError
-from stingy_server.inference.batch_queue import BatchQueue, Job, images_of, parts, resolve
+from stingy_server.inference.batch_queue import Answered, BatchQueue, Job, images_of, parts, resolve
 
 AnswerFunction = Callable[[Pixels], SparseLogits]
 
@@ -52,7 +52,7 @@ class ThreadBatcher:
         for thread in self._threads:
             thread.start()
 
-    async def submit(self, images: Pixels, *, caller: str) -> SparseLogits:
+    async def submit(self, images: Pixels, *, caller: str) -> Answered:
         """Answer images [batch, height, width, 3] of a caller, in their order.
 
         Raises:
@@ -112,7 +112,7 @@ class ThreadBatcher:
             _deliver(jobs, answers)
 
 
-def _deliver(jobs: list[Job], outcomes: Sequence[SparseLogits | Exception]) -> None:
+def _deliver(jobs: list[Job], outcomes: Sequence[Answered | Exception]) -> None:
     """Wake the event loop once for all requests of a pass, unless the loop is closed."""
     loop = jobs[0].future.get_loop()
     if not loop.is_closed():

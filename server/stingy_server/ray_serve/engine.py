@@ -16,6 +16,7 @@ from stingy_protection import (
     NoisyPolicy,
     Policy,
     PolicyViolation,
+    leak_bits,
 )
 from stingy_protection.answers import SparseLogits
 from stingy_protection.gate.promises import verify_answer
@@ -32,6 +33,7 @@ from stingy_server.errors import (
     ServiceError,
 )
 from stingy_server.identity import model_fingerprint
+from stingy_server.inference.batch_queue import Answered
 from stingy_server.inference.engine import refusal_of
 from stingy_server.models.endpoints import close_endpoints, start_endpoints
 from stingy_server.models.loading import load_bundles
@@ -84,7 +86,7 @@ class ModelReplica:
             caller: the id of the key.
         """
         try:
-            answer = await self._engine.predict(images, caller=caller)
+            answer, _ = await self._engine.predict(images, caller=caller)
         except ServiceError as error:
             return error.refusal.code
         except Exception as error:  # noqa: BLE001  Ray would send its text to the edge and the log
@@ -123,7 +125,7 @@ class RayEngine:
         self._policy = policy
         self._fingerprint = model_fingerprint(manifest, policy)
 
-    async def predict(self, images: Pixels, *, caller: str) -> SparseLogits:
+    async def predict(self, images: Pixels, *, caller: str) -> Answered:
         """Return the answer of a live replica that has this bundle and policy.
 
         Raises:
@@ -144,7 +146,8 @@ class RayEngine:
             if isinstance(reply, str):
                 raise ServiceError(REFUSALS.get(reply, INTERNAL))
             if reply[0] == self._fingerprint:
-                return self._verify(reply, rows=len(images))
+                answer = self._verify(reply, rows=len(images))
+                return Answered(answer, leak_bits(answer))
             log.warning("%s: a model replica has another bundle or policy", self._name)
             refusal = OVERLOADED  # during an upgrade; the next try may reach the right replica
         raise ServiceError(refusal)

@@ -133,7 +133,7 @@ class Handler:
             caller=CALLER,
             max_pixels=self._settings.max_pixels,
         )
-        answer = await endpoint.engine.predict(pixels, caller=CALLER)
+        answer, _ = await endpoint.engine.predict(pixels, caller=CALLER)
         encoded = oip.encode_answer(
             head, answer, model=endpoint.name, version=endpoint.manifest.version
         )

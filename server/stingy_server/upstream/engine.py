@@ -26,6 +26,7 @@ from stingy_protection.gate.promises import verify_answer
 from stingy_server.codec.images import Pixels
 from stingy_server.errors import ServiceError
 from stingy_server.inference.async_batcher import AsyncBatcher
+from stingy_server.inference.batch_queue import Answered
 from stingy_server.inference.engine import apply_gate
 from stingy_server.settings import Settings, TensorSettings
 from stingy_server.upstream.http_client import Reply, Upstream, UpstreamError
@@ -91,7 +92,7 @@ class UpstreamEngine:
             share=settings.share,
         )
 
-    async def predict(self, images: Pixels, *, caller: str) -> SparseLogits:
+    async def predict(self, images: Pixels, *, caller: str) -> Answered:
         """Answer images in passes of `batch_size`, in a batch with other requests.
 
         Raises:

@@ -12,12 +12,13 @@ from stingy_protection import SparseLogits
 from stingy_server.codec.images import Pixels
 from stingy_server.errors import OVERLOADED, UPSTREAM_FAILED, UPSTREAM_TIMEOUT, ServiceError
 from stingy_server.inference.async_batcher import AsyncBatcher
+from stingy_server.inference.batch_queue import Answered
 
 pytestmark = pytest.mark.anyio
 
 
-def numbers(answer: SparseLogits) -> list[int]:
-    values: list[int] = answer.indices.flatten().tolist()
+def numbers(answered: Answered) -> list[int]:
+    values: list[int] = answered.answer.indices.flatten().tolist()
     return values
 
 
@@ -52,7 +53,7 @@ def make(model: ControlledModel, **options: int) -> AsyncBatcher:
     return AsyncBatcher(model, **limits)
 
 
-def submit_all(batcher: AsyncBatcher, *requests: Pixels) -> list[asyncio.Task[SparseLogits]]:
+def submit_all(batcher: AsyncBatcher, *requests: Pixels) -> list[asyncio.Task[Answered]]:
     return [
         asyncio.create_task(batcher.submit(images, caller=caller_of(images))) for images in requests
     ]
@@ -96,8 +97,8 @@ async def test_failing_image_fails_only_its_own_request() -> None:
     tasks = submit_all(batcher, numbered(1), numbered(66), numbered(3))
     first, bad, third = await asyncio.gather(*tasks, return_exceptions=True)
     assert isinstance(bad, RuntimeError)
-    assert isinstance(first, SparseLogits)
-    assert isinstance(third, SparseLogits)
+    assert isinstance(first, Answered)
+    assert isinstance(third, Answered)
     assert (numbers(first), numbers(third)) == ([1], [3])
 
 
@@ -129,8 +130,8 @@ async def test_timeout_of_a_retried_request_ends_the_retries() -> None:
     batcher = make(model, batch_size=8, passes=1)
     tasks = submit_all(batcher, *(numbered(n) for n in (1, 66, 2, 3, 4, 5)))
     first, bad, second, *late = await asyncio.gather(*tasks, return_exceptions=True)
-    assert isinstance(first, SparseLogits)
-    assert isinstance(second, SparseLogits)
+    assert isinstance(first, Answered)
+    assert isinstance(second, Answered)
     assert (numbers(first), numbers(second)) == ([1], [2])
     assert isinstance(bad, RuntimeError)
     refusals = [error.refusal for error in late if isinstance(error, ServiceError)]

@@ -28,7 +28,7 @@ async def test_L5_bytes_from_the_worker_do_not_grow_with_the_classes(tmp_path: P
     sizes = set()
     for num_classes in (10, 1000):
         endpoint = load(tmp_path, num_classes=num_classes)
-        answer = await endpoint.engine.predict(IMAGES, caller="a")
+        answer = (await endpoint.engine.predict(IMAGES, caller="a")).answer
         sizes.add(len(pickle.dumps((answer.indices, answer.scores))))
         await endpoint.engine.close()
     assert len(sizes) == 1
@@ -36,7 +36,7 @@ async def test_L5_bytes_from_the_worker_do_not_grow_with_the_classes(tmp_path: P
 
 async def test_answers_are_the_gates_for_the_networks_logits(tmp_path: Path) -> None:
     endpoint = load(tmp_path, batch_size=7)  # three passes
-    answer = await endpoint.engine.predict(IMAGES, caller="a")
+    answer = (await endpoint.engine.predict(IMAGES, caller="a")).answer
     await endpoint.engine.close()
 
     folder = tmp_path / "b10"
@@ -55,7 +55,7 @@ async def test_strict_and_bfloat16_answer_in_the_form_of_the_policy(
     tmp_path: Path, options: dict[str, Any]
 ) -> None:
     endpoint = load(tmp_path, **options)
-    answer: SparseLogits = await endpoint.engine.predict(IMAGES, caller="a")
+    answer: SparseLogits = (await endpoint.engine.predict(IMAGES, caller="a")).answer
     await endpoint.engine.close()
     assert answer.indices.shape == (20, 3)
     assert answer.scores is not None
@@ -68,8 +68,8 @@ async def test_P5_without_strict_scores_move_by_at_most_one_step(tmp_path: Path)
     )
     endpoint = start_one(make_settings(tmp_path / "s", bundle))
     images = random_images(256)
-    batched = await endpoint.engine.predict(images, caller="a")
-    singles = [await endpoint.engine.predict(image[None], caller="a") for image in images]
+    batched = (await endpoint.engine.predict(images, caller="a")).answer
+    singles = [(await endpoint.engine.predict(image[None], caller="a")).answer for image in images]
     await endpoint.engine.close()
     assert batched.scores is not None
     moved = 0
@@ -87,8 +87,8 @@ async def test_P5_keyed_noise_is_the_same_for_the_same_pixels(tmp_path: Path) ->
     answers = []
     for options in ({}, {"batch_size": 3}):  # the second time with other batches
         endpoint = start_one(make_settings(tmp_path / "s", bundle, strict=True, **options))
-        answers.append(await endpoint.engine.predict(IMAGES, caller="a"))
-        single = await endpoint.engine.predict(IMAGES[7:8], caller="a")
+        answers.append((await endpoint.engine.predict(IMAGES, caller="a")).answer)
+        single = (await endpoint.engine.predict(IMAGES[7:8], caller="a")).answer
         assert torch.equal(single.indices[0], answers[-1].indices[7])
         assert single.scores is not None
         assert answers[-1].scores is not None
@@ -127,8 +127,8 @@ async def test_U5_out_of_memory_halves_the_batch_and_answers_all(tmp_path: Path)
     engine, network = cramped(6, tmp_path)
     roomy, _ = cramped(100, tmp_path)
     answer, expected = (
-        await engine.predict(IMAGES, caller="a"),
-        await roomy.predict(IMAGES, caller="a"),
+        (await engine.predict(IMAGES, caller="a")).answer,
+        (await roomy.predict(IMAGES, caller="a")).answer,
     )
     await engine.close()
     await roomy.close()

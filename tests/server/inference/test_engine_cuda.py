@@ -32,7 +32,7 @@ def same(left: SparseLogits, right: SparseLogits) -> bool:
 
 async def test_cuda_engine_answers_are_on_the_cpu(tmp_path: Path) -> None:
     endpoint = start(tmp_path)
-    answer = await endpoint.engine.predict(random_images(20), caller="a")
+    answer = (await endpoint.engine.predict(random_images(20), caller="a")).answer
     await endpoint.engine.close()
     assert answer.indices.device.type == "cpu"
 
@@ -42,7 +42,7 @@ async def test_cuda_engine_agrees_with_the_cpu_engine(tmp_path: Path) -> None:
     answers = []
     for device in ("cuda", "cpu"):
         endpoint = start(tmp_path, device=device)
-        answers.append(await endpoint.engine.predict(images, caller="a"))
+        answers.append((await endpoint.engine.predict(images, caller="a")).answer)
         await endpoint.engine.close()
     on_cuda, on_cpu = answers
     assert (on_cuda.indices[:, 0] == on_cpu.indices[:, 0]).float().mean() > 0.99
@@ -57,10 +57,10 @@ async def test_P5_cuda_strict_has_one_answer_over_batch_shapes(
 ) -> None:
     endpoint = start(tmp_path, strict=True, precision=precision, batch_size=64)
     images = random_images(200)
-    whole = await endpoint.engine.predict(images, caller="a")
+    whole = (await endpoint.engine.predict(images, caller="a")).answer
     for size in (1, 3, 64, 100):
         for first in range(0, 200 - size, 37):
-            part = await endpoint.engine.predict(images[first : first + size], caller="a")
+            part = (await endpoint.engine.predict(images[first : first + size], caller="a")).answer
             assert same(part, whole.rows(first, first + size))
     await endpoint.engine.close()
 
@@ -70,13 +70,15 @@ async def test_cuda_concurrent_requests_keep_their_own_pixels(tmp_path: Path) ->
     endpoint = start(tmp_path, strict=True, batch_size=32)
     images = random_images(400)
     separate = [
-        await endpoint.engine.predict(images[n : n + 4], caller="a") for n in range(0, 400, 4)
+        (await endpoint.engine.predict(images[n : n + 4], caller="a")).answer
+        for n in range(0, 400, 4)
     ]
     for _ in range(5):
         concurrent = await asyncio.gather(
             *(endpoint.engine.predict(images[n : n + 4], caller="a") for n in range(0, 400, 4))
         )
-        assert all(same(*pair) for pair in zip(separate, concurrent, strict=True))
+        answers = [answered.answer for answered in concurrent]
+        assert all(same(*pair) for pair in zip(separate, answers, strict=True))
     await endpoint.engine.close()
 
 
@@ -88,7 +90,7 @@ async def test_U5_cuda_out_of_memory_halves_only_its_own_batch(
     engine = endpoint.engine
     assert isinstance(engine, EmbeddedEngine)
     images = random_images(16_384)
-    small = await engine.predict(images[:8], caller="a")
+    small = (await engine.predict(images[:8], caller="a")).answer
     # Let both threads allocate the libraries' own memory before it is capped.
     await asyncio.gather(*(engine.predict(images[:1024], caller="a") for _ in range(8)))
     passes: list[int] = []
@@ -109,6 +111,6 @@ async def test_U5_cuda_out_of_memory_halves_only_its_own_batch(
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     await engine.close()
-    assert len(answer) == 16_384
+    assert len(answer.answer) == 16_384
     assert len(passes) > 2
-    assert torch.equal(other.indices, small.indices)
+    assert torch.equal(other.answer.indices, small.indices)

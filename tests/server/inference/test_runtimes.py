@@ -45,8 +45,10 @@ async def answers(folder: Path, **options: Any) -> tuple[Tensor, Tensor, Tensor]
     endpoint, faults = start(folder, **options)
     assert faults == []
     assert endpoint is not None
-    batched = await endpoint.engine.predict(IMAGES, caller="a")
-    single = [(await endpoint.engine.predict(image[None], caller="a")).scores for image in IMAGES]
+    batched = (await endpoint.engine.predict(IMAGES, caller="a")).answer
+    single = [
+        (await endpoint.engine.predict(image[None], caller="a")).answer.scores for image in IMAGES
+    ]
     await endpoint.engine.close()
     assert batched.scores is not None
     return (

@@ -10,6 +10,7 @@ from numbered import caller_of, first_pixels, numbered
 from stingy_protection import SparseLogits
 from stingy_server.codec.images import Pixels
 from stingy_server.errors import DRAINING, OVERLOADED, ServiceError
+from stingy_server.inference.batch_queue import Answered
 from stingy_server.inference.thread_batcher import ThreadBatcher
 
 pytestmark = pytest.mark.anyio
@@ -44,7 +45,7 @@ async def test_waiting_requests_share_a_pass_and_get_their_own_answers() -> None
     await asyncio.sleep(0.05)
     model.free.set()
     answers = await asyncio.gather(*tasks)
-    assert [a.indices.flatten().tolist() for a in answers] == [
+    assert [a.answer.indices.flatten().tolist() for a in answers] == [
         images[:, 0, 0, 0].tolist() for images in requests
     ]
     assert max(model.passes) == 5  # a request larger than a batch has a pass of its own
@@ -69,7 +70,7 @@ async def test_failing_image_fails_only_its_own_request() -> None:
     first, second, bad, third = await asyncio.gather(*tasks, return_exceptions=True)
     assert isinstance(bad, RuntimeError)
     for answer, number in ((first, 1), (second, 2), (third, 3)):
-        assert isinstance(answer, SparseLogits)
+        assert isinstance(answer, Answered)
         assert answer.indices.item() == number
     await batcher.close()
 
@@ -78,7 +79,8 @@ async def submit_until_there_is_room(batcher: ThreadBatcher, images: Pixels) -> 
     """Submit one image until there is room. A pass frees its room after its last answer."""
     while True:
         try:
-            return int((await batcher.submit(images, caller=caller_of(images))).indices.item())
+            answered = await batcher.submit(images, caller=caller_of(images))
+            return int(answered.answer.indices.item())
         except ServiceError as error:
             assert error.refusal is OVERLOADED  # noqa: PT017
             await asyncio.sleep(0.01)
@@ -111,7 +113,7 @@ async def test_closing_answers_waiting_requests_and_refuses_new_ones() -> None:
     assert refused.value.refusal is DRAINING
     model.free.set()
     await closing
-    assert [a.indices.item() for a in await asyncio.gather(*waiting)] == list(range(10))
+    assert [a.answer.indices.item() for a in await asyncio.gather(*waiting)] == list(range(10))
 
 
 async def test_L13_cancelled_request_takes_no_pass_shifts_no_answer() -> None:
@@ -122,8 +124,8 @@ async def test_L13_cancelled_request_takes_no_pass_shifts_no_answer() -> None:
     tasks[1].cancel()
     await asyncio.sleep(0)
     model.free.set()
-    assert (await tasks[0]).indices.item() == 1
-    assert (await tasks[2]).indices.item() == 3
+    assert (await tasks[0]).answer.indices.item() == 1
+    assert (await tasks[2]).answer.indices.item() == 3
     assert model.passes == [1, 1]
     await batcher.close()
 
@@ -138,4 +140,4 @@ async def test_two_threads_run_two_passes_at_once() -> None:
     batcher = make(answer, batch_size=1, threads=2)
     answers = await asyncio.gather(*(batcher.submit(numbered(n), caller=str(n)) for n in (1, 2)))
     await batcher.close()
-    assert [answer.indices.item() for answer in answers] == [1, 2]
+    assert [each.answer.indices.item() for each in answers] == [1, 2]

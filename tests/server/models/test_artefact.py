@@ -101,8 +101,8 @@ def test_artefact_equals_embedded_engine_on_a_thousand_images(home: Path, form: 
 @pytest.mark.parametrize("options", [{}, {"strict": True, "batch_size": 8}], ids=str)
 async def test_artefact_is_served_like_a_bundle(home: Path, options: dict[str, Any]) -> None:
     endpoint = start(home / "state", home / "onnx", **options)
-    answer = await endpoint.engine.predict(IMAGES[:21], caller="a")
-    single = await endpoint.engine.predict(IMAGES[20:21], caller="a")
+    answer = (await endpoint.engine.predict(IMAGES[:21], caller="a")).answer
+    single = (await endpoint.engine.predict(IMAGES[20:21], caller="a")).answer
     await endpoint.engine.close()
     expected = run(home, "onnx")
     assert torch.equal(answer.indices, expected.indices[:21])

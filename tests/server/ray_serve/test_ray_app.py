@@ -70,8 +70,8 @@ async def test_L5_reply_size_does_not_grow_with_the_classes(tmp_path: Path) -> N
 async def test_edge_answers_as_the_embedded_engine(bundle: Path, tmp_path: Path) -> None:
     replica = ModelReplica(make_settings(tmp_path / "state", bundle))
     reply = await replica.predict(IMAGES, caller="a")
-    embedded = await replica._engine.predict(IMAGES, caller="a")
-    answer = await engine(bundle, reply).predict(IMAGES, caller="a")
+    embedded = (await replica._engine.predict(IMAGES, caller="a")).answer
+    answer, _ = await engine(bundle, reply).predict(IMAGES, caller="a")
     assert answer.indices.equal(embedded.indices)
     assert answer.scores is not None
     assert embedded.scores is not None
@@ -109,7 +109,7 @@ def answer(bundle: Path, *, n: int = N, rows: int = 4, policy: str = POLICY) -> 
 
 
 async def test_U3_edge_returns_no_more_than_the_policy_allows(bundle: Path) -> None:
-    assert len(await engine(bundle, answer(bundle)).predict(IMAGES, caller="a")) == 4
+    assert len((await engine(bundle, answer(bundle)).predict(IMAGES, caller="a")).answer) == 4
     assert await code(engine(bundle, answer(bundle, n=N + 1))) == "refused"
     assert await code(engine(bundle, answer(bundle, rows=3))) == "refused"
     _, indices, _ = answer(bundle)
@@ -119,7 +119,7 @@ async def test_U3_edge_returns_no_more_than_the_policy_allows(bundle: Path) -> N
 
 async def test_answer_of_another_release_is_retried(bundle: Path) -> None:
     other, right = answer(bundle, n=2, policy="stingy:n=2"), answer(bundle)
-    assert len(await engine(bundle, other, other, right).predict(IMAGES, caller="a")) == 4
+    assert len((await engine(bundle, other, other, right).predict(IMAGES, caller="a")).answer) == 4
     assert await code(engine(bundle, other, other, other)) == "overloaded"
 
 
@@ -130,7 +130,10 @@ async def test_text_of_rays_errors_is_not_sent(
     from ray.serve.exceptions import BackPressureError
 
     dead = ActorUnavailableError("a secret", None)
-    assert len(await engine(bundle, dead, dead, answer(bundle)).predict(IMAGES, caller="a")) == 4
+    assert (
+        len((await engine(bundle, dead, dead, answer(bundle)).predict(IMAGES, caller="a")).answer)
+        == 4
+    )
     assert await code(engine(bundle, dead, dead, dead)) == "upstream_failed"
     assert await code(engine(bundle, BackPressureError(2, 1))) == "overloaded"
     failed = RayTaskError("predict", "a secret", ValueError("a secret"))
