@@ -258,7 +258,13 @@ async def test_Q8_metrics_ledger_and_budgets_agree(tmp_path: Path) -> None:
         recorded = sum(entry.answered for _, entry in Ledger(service.database).entries())
         ((_, budget),) = service.keys.all()
         assert answered == recorded == budget.used == 24
-        assert refused == 2
+        service.refusals.write()
+        counted = sum(e.count for _, e in Ledger(service.database).entries() if e.status == 429)
+        assert counted == refused == 2
+        database = service.database
+        service.refusals.write()
+        counted = sum(e.count for _, e in Ledger(database).entries() if e.status == 429)
+        assert counted == refused
 
 
 async def test_O3_hostile_names_add_no_metric_labels(tmp_path: Path) -> None:

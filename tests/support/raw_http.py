@@ -1,6 +1,9 @@
 """HTTP byte by byte over a socket: half a head, a trickled body, a client that reads nothing."""
 
+import fcntl
 import socket
+import sys
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,16 +27,28 @@ def deaf(url: str) -> Iterator[socket.socket]:
     assert address.port is not None
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        # The server's buffer is a multiple of the segments' size.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
         connection.settimeout(15)
         connection.connect((address.host, address.port))
         yield connection
 
 
-REQUESTS = 15_000  # of which the buffers of both sides have room for some 8,000 answers
+def fill_buffers(connection: socket.socket) -> int:
+    """Send requests and read no answer, until the server waits for the client to read.
 
-
-def send_requests(connection: socket.socket) -> None:
-    connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * REQUESTS)
+    Returns the number of requests. Each is sent after the answer to the one before, because the
+    server ends a connection on which more than two come at once.
+    """
+    sent = 0
+    while True:
+        before = _unread(connection)
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        sent += 1
+        deadline = time.monotonic() + 1
+        while _unread(connection) == before:
+            if time.monotonic() > deadline:
+                return sent
 
 
 def server_end(connection: socket.socket) -> list[str] | None:
@@ -50,19 +65,13 @@ def server_end(connection: socket.socket) -> list[str] | None:
     return None
 
 
-def count_unsent(connection: socket.socket) -> int:
-    """Count the bytes that the server has written and the client has no room for."""
+def _unread(connection: socket.socket) -> int:
+    """Count the bytes of answers in the buffers of both sides."""
     row = server_end(connection)
     assert row is not None, "the server closed it"
-    return int(row[4].partition(":")[0], 16)
-
-
-def await_full_buffers(connection: socket.socket) -> None:
-    """Wait until the server has filled the buffers of both sides, and waits itself."""
-    before, waiting = 0, count_unsent(connection)
-    while not 0 < waiting == before:
-        time.sleep(0.5)
-        before, waiting = waiting, count_unsent(connection)
+    received = bytearray(4)
+    fcntl.ioctl(connection, termios.FIONREAD, received)
+    return int(row[4].partition(":")[0], 16) + int.from_bytes(received, sys.byteorder)
 
 
 def head(key: str, *more: str) -> bytes:

@@ -10,13 +10,11 @@ from pathlib import Path
 import httpx
 
 from raw_http import (
-    REQUESTS,
     answer,
-    await_full_buffers,
     connected,
     deaf,
+    fill_buffers,
     head,
-    send_requests,
     server_end,
     trickle,
     until_closed,
@@ -125,21 +123,12 @@ def _trickle_body(connection: socket.socket) -> None:
         return
 
 
-def test_H12_many_requests_sent_at_once_are_all_answered(server: tuple[str, str]) -> None:
-    with connected(server[0]) as connection:
-        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 2000)
-        received = b""
-        while received.count(b"HTTP/1.1 401") < 2000:
-            received += (more := connection.recv(65_536))
-            assert more, "the server closed the connection before it answered all requests"
-
-
 def test_H3_client_that_never_reads_is_disconnected(server: tuple[str, str]) -> None:
     with deaf(server[0]) as connection:
-        send_requests(connection)
+        sent = fill_buffers(connection)
         while server_end(connection):
             time.sleep(0.05)
-        assert 0 < until_closed(connection).count(b"HTTP/1.1 401") < REQUESTS
+        assert 0 < until_closed(connection).count(b"HTTP/1.1 401") < sent
 
 
 def test_H5_client_that_never_reads_takes_no_slot_without_a_key(
@@ -150,9 +139,7 @@ def test_H5_client_that_never_reads_takes_no_slot_without_a_key(
     with served(bundle, state=state, STINGY_MAX_CONCURRENCY="1") as (url, _), ExitStack() as stack:
         connections = [stack.enter_context(deaf(url)) for _ in range(2)]
         for connection in connections:
-            send_requests(connection)
-        for connection in connections:
-            await_full_buffers(connection)
+            fill_buffers(connection)
         headers = {"Authorization": f"Bearer {key}"}
         assert httpx.get(f"{url}/v1/usage", headers=headers).status_code == 200
         assert httpx.get(f"{url}/v2/health/live").status_code == 200

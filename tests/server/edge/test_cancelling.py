@@ -64,8 +64,9 @@ class OpenRequest:
         The last two are from the one ledger entry of the request.
         """
         await asyncio.gather(self.task, return_exceptions=True)
-        await self._app.state.service.writes.flush()
-        self._app.state.service.refusals.write()
+        service = self._app.state.service
+        await service.writes.flush()
+        service.refusals.write()  # the next refusal has an entry of its own, whatever its second
         used, entries = charges_and_entries(self._app)
         (entry,) = entries[len(self._before[1]) :]
         return self._status, used - self._before[0], entry.event, entry.answered
