@@ -16,6 +16,7 @@ from broken import (
     OpenRoute,
     ServerHeader,
     lingering,
+    looser_by_support,
     same_text,
     spend_unlocked,
     unstable_top,
@@ -24,8 +25,10 @@ from checks import (
     all_requests,
     assert_closed,
     assert_n_largest,
+    assert_neither,
     assert_nowhere,
     assert_only_jpeg_and_png,
+    assert_open_is_refused,
     assert_plain_headers,
     compared_secrets,
     granted_to_processes,
@@ -34,11 +37,19 @@ from checks import (
 )
 from sample_networks import canaries
 from serving import PREPROCESSING, make_bundle, make_settings, png, random_images, running
-from stingy_protection import Policy, RankedLabels, SparseLogits, sanitize
+from stingy_protection import (
+    Policy,
+    RankedLabels,
+    SparseLogits,
+    Stingy,
+    compare_policies,
+    sanitize,
+)
 from stingy_server import Database, Keys
 from stingy_server.codec import images
 from stingy_server.codec.images import Pixels
 from stingy_server.inference import engine
+from stingy_server.models import loading
 from timing import differ_by, interleaved, shows_in_a_sort
 
 IMAGE = random_images(1)[0]
@@ -94,6 +105,23 @@ def test_P_top_n_with_ties_in_any_order_is_caught() -> None:
     assert_n_largest(logits, sanitize(RankedLabels(num_classes=4, n=2), logits).indices, 2)
     with pytest.raises(AssertionError):
         assert_n_largest(logits, unstable_top(logits, 2), 2)
+
+
+def test_P_openness_by_name_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = "rounded:scores=logit,decimals=6"
+    settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b", policy=policy))
+    assert_open_is_refused(settings)
+    monkeypatch.setattr(loading, "hides_nothing", lambda policy: policy.name == "open")
+    with pytest.raises(AssertionError):
+        assert_open_is_refused(settings)
+
+
+def test_P_order_by_the_number_of_classes_is_caught() -> None:
+    ranks = RankedLabels(num_classes=K, n=K)
+    scores = Stingy(num_classes=K, n=N)
+    assert_neither(compare_policies, scores, ranks)
+    with pytest.raises(AssertionError):
+        assert_neither(looser_by_support, scores, ranks)
 
 
 @pytest.mark.anyio

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from torch import Tensor
 
-from stingy_protection import Policy, SparseLogits, sanitize
+from stingy_protection import Looseness, Policy, SparseLogits, sanitize
 from stingy_server import Database
 from stingy_server.store.budgets import key_owner
 
@@ -45,6 +45,11 @@ def lingering(work: Callable[[Tensor], object], policy: Policy, logits: Tensor) 
     if logits[0, 0] > 0:
         work(logits)
     return sanitize(policy, logits)
+
+
+def looser_by_support(policy: Policy, other: Policy) -> Looseness:
+    """Call the policy with more classes the looser one, whatever its scores."""
+    return Looseness.LOOSER if policy.support > other.support else Looseness.STRICTER
 
 
 def unstable_top(logits: Tensor, n: int) -> Tensor:
