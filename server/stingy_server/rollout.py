@@ -87,7 +87,8 @@ class Rollout:
         # Report before loading, which takes a while: a process without a report counts as ended.
         alive = self._reports()
         await executor.run(lambda: self._deployments.report(self._process, alive))
-        for key, deployment in desired.items():
+        # A version may be as loose as another that was allowed to be looser, so those come first.
+        for key, deployment in sorted(desired.items(), key=lambda item: not item[1].looser):
             if key in self._served:
                 await self._update_share(deployment)
             elif key not in self._failed or self._failed[key].deployment != deployment:

@@ -21,6 +21,7 @@ from broken import (
     ServerHeader,
     decode_any_format,
     lingering,
+    looser_by_support,
     same_text,
     size_of_any_format,
     spend_unlocked,
@@ -30,8 +31,10 @@ from checks import (
     all_requests,
     assert_closed,
     assert_n_largest,
+    assert_neither,
     assert_nowhere,
     assert_only_jpeg_and_png,
+    assert_open_is_refused,
     assert_plain_headers,
     assert_refused_unread,
     assert_share_beside_a_flood,
@@ -45,7 +48,15 @@ from decoding import decode_alone
 from file_lock import Locker, longest_stall
 from sample_networks import canaries
 from serving import make_bundle, make_settings, png, random_images, running
-from stingy_protection import KeyedNoise, Policy, RankedLabels, SparseLogits, sanitize
+from stingy_protection import (
+    KeyedNoise,
+    Policy,
+    RankedLabels,
+    SparseLogits,
+    Stingy,
+    compare_policies,
+    sanitize,
+)
 from stingy_server import Database, Keys
 from stingy_server.admission import Place
 from stingy_server.codec import images
@@ -53,6 +64,7 @@ from stingy_server.codec.images import Pixels
 from stingy_server.detection.fair_sample import FairSample
 from stingy_server.detection.image_hashes import ImageHasher
 from stingy_server.inference import engine
+from stingy_server.models import loading
 from stingy_server.observability.request_record import RequestRecord
 from stingy_server.service import Service
 from stingy_server.store.group_commit import GroupCommit
@@ -111,6 +123,23 @@ def test_P_top_n_with_ties_in_any_order_is_caught() -> None:
     assert_n_largest(logits, sanitize(RankedLabels(num_classes=4, n=2), logits).indices, 2)
     with pytest.raises(AssertionError):
         assert_n_largest(logits, unstable_top(logits, 2), 2)
+
+
+def test_P_openness_by_name_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = "rounded:scores=logit,decimals=6"
+    settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b", policy=policy))
+    assert_open_is_refused(settings)
+    monkeypatch.setattr(loading, "hides_nothing", lambda policy: policy.name == "open")
+    with pytest.raises(AssertionError):
+        assert_open_is_refused(settings)
+
+
+def test_P_order_by_the_number_of_classes_is_caught() -> None:
+    ranks = RankedLabels(num_classes=K, n=K)
+    scores = Stingy(num_classes=K, n=N)
+    assert_neither(compare_policies, scores, ranks)
+    with pytest.raises(AssertionError):
+        assert_neither(looser_by_support, scores, ranks)
 
 
 @pytest.mark.anyio

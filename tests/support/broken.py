@@ -15,7 +15,15 @@ from prometheus_client import CollectorRegistry, Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from torch import Tensor
 
-from stingy_protection import KeyedNoise, Policy, Proposal, SparseLogits, best_first, sanitize
+from stingy_protection import (
+    KeyedNoise,
+    Looseness,
+    Policy,
+    Proposal,
+    SparseLogits,
+    best_first,
+    sanitize,
+)
 from stingy_server import Database
 from stingy_server.detection.fair_sample import FairSample, KeySample
 from stingy_server.store.budgets import key_owner
@@ -50,6 +58,11 @@ def lingering(work: Callable[[Tensor], object], policy: Policy, logits: Tensor) 
     if logits[0, 0] > 0:
         work(logits)
     return sanitize(policy, logits)
+
+
+def looser_by_support(policy: Policy, other: Policy) -> Looseness:
+    """Call the policy with more classes the looser one, whatever its scores."""
+    return Looseness.LOOSER if policy.support > other.support else Looseness.STRICTER
 
 
 def unstable_top(logits: Tensor, n: int) -> Tensor:

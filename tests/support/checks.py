@@ -17,10 +17,12 @@ from torch import Tensor
 
 from leaking import disguises
 from serving import random_images
-from stingy_protection import NoisyPolicy, build_policy, sanitize
+from stingy_protection import Looseness, NoisyPolicy, Policy, build_policy, sanitize
+from stingy_server import Settings
 from stingy_server.codec.images import Pixels
 from stingy_server.detection.fair_sample import FairSample, cut_to_shares
 from stingy_server.errors import UNSUPPORTED_IMAGE, ServiceError
+from stingy_server.models.loading import load_bundles
 
 LOADERS = {"pickle", "joblib", "dill", "cloudpickle", "yaml", "marshal", "shelve"}
 SECRETS = {"secret", "digest", "pepper", "token", "text", "authorization", "password"}
@@ -39,6 +41,20 @@ def assert_n_largest(logits: Tensor, indices: Tensor, n: int) -> None:
     for row, chosen in zip(logits.tolist(), indices.tolist(), strict=True):
         order = sorted(range(len(row)), key=lambda index: (-row[index], index))
         assert chosen == order[:n]
+
+
+def assert_open_is_refused(settings: Settings) -> None:
+    """Check a promise of P: the policy of these settings is refused, because it hides nothing."""
+    models, faults = load_bundles(settings)
+    assert models == []
+    assert ["hides nothing" in fault for fault in faults] == [True]
+
+
+def assert_neither(
+    compare: Callable[[Policy, Policy], Looseness], policy: Policy, other: Policy
+) -> None:
+    """Check a promise of P: neither of these policies is named the looser one."""
+    assert compare(policy, other) is compare(other, policy) is Looseness.NEITHER
 
 
 def all_requests(app: FastAPI) -> list[tuple[str, str]]:

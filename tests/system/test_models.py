@@ -66,3 +66,19 @@ def test_P7_second_policy_over_one_model_is_named_when_loaded(
         assert "same weights: together they are at least as open as wide 1" in loaded.stderr
         twin = models("load", bundle, "--name", "twin", "--policy", "open", state=state)
         assert (twin.returncode, "allow_open" in twin.stderr) == (2, True)
+
+
+def test_P11_looser_version_is_refused_by_a_live_server(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    second = make_bundle(tmp_path / "2", version="2", seed=1, policy="stingy:n=5")
+    with served(make_bundle(tmp_path / "1", policy="stingy:n=3"), state=state):
+        refused = models("load", second, "--share", "0", "--policy", "stingy:n=5", state=state)
+        assert (refused.returncode, "--looser" in refused.stderr) == (2, True)
+        inherited = models("load", second, "--share", "0", state=state)
+        assert inherited.returncode == 0, inherited.stderr
+        assert "the policy in service: stingy: top 3 of 10 classes" in inherited.stdout
+        assert models("unload", "digits", "2", state=state).returncode == 0
+        looser = ("--policy", "stingy:n=5", "--looser")
+        assert models("load", second, "--share", "0", *looser, state=state).returncode == 0
+        listed = json.loads(models("list", "--json", state=state).stdout)
+        assert [row["written"] for row in listed] == ["stingy:n=3", "stingy:n=5"]

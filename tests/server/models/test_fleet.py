@@ -117,3 +117,14 @@ def test_P7_one_policy_or_other_weights_give_no_warning(endpoint: Endpoint) -> N
     assert overlaps([endpoint, replace(wide, weights="0" * 64)]) == []
     (found,) = overlaps([endpoint, wide])
     assert found.endpoints == (endpoint, wide)
+
+
+def test_P7_incomparable_policies_are_named_without_a_looser(endpoint: Endpoint) -> None:
+    ranked = build_policy("ranked_labels", num_classes=10, n=10)
+    scored = build_policy("stingy", num_classes=10, n=2, scores="prob")
+    pair = [replace(endpoint, policy=scored), replace(endpoint, name="ranks", policy=ranked)]
+    (found,) = overlaps(pair)
+    assert found.text == (
+        "digits 1, ranks 1 serve the same weights: none of their policies contains the others, so "
+        "together they reveal more than any of them"
+    )
