@@ -74,7 +74,7 @@ def test_another_picture_secret_or_shape_gives_other_noise() -> None:
 
 @pytest.mark.parametrize("side", [8, 32, 100])
 def test_N2_one_low_bit_anywhere_keeps_the_noise(side: int) -> None:
-    """The noise of 1,000 copies that differ in one low bit takes two values at most."""
+    """Change one low bit in each of 1,000 copies. Their noise takes two values at most."""
     generator = torch.Generator().manual_seed(side)
     image = torch.randint(0, 256, (side, side, 3), generator=generator, dtype=torch.uint8)
     copies = image.expand(1000, -1, -1, -1).clone()

@@ -71,7 +71,7 @@ async def test_failing_image_fails_only_its_own_request() -> None:
     assert isinstance(bad, RuntimeError)
     for answer, number in ((first, 1), (second, 2), (third, 3)):
         assert isinstance(answer, Answered)
-        assert answer.indices.item() == number
+        assert answer.answer.indices.item() == number
     await batcher.close()
 
 
