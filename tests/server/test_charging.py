@@ -47,7 +47,9 @@ def marked_pixels(value: int) -> Any:
 
 
 async def query_over_rate(client: httpx.AsyncClient, app: FastAPI) -> int:
-    key = make_key(app.state.service.settings.state, rate="2/hour")
+    rate = f"{BATCH}/hour"
+    key = make_key(app.state.service.settings.state, rate=rate)
+    await app.state.service.rates.charge(key.split("_")[1], rate, 1)
     client.headers["Authorization"] = f"Bearer {key}"
     return await post_query(json=document())(client, app)
 

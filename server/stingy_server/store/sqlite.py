@@ -34,6 +34,7 @@ BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
         self._lock_timeout_s = lock_timeout_s
         self._of_thread = threading.local()
         self._connections: list[sqlite3.Connection] = []
+        self._closed = False
         try:
             self._of_thread.current = self._of_thread.waiting = self._connect()
         except BaseException:
@@ -41,6 +42,7 @@ BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
             raise
 
     def close(self) -> None:
+        self._closed = True
         for connection in self._connections:
             connection.close()
 
@@ -91,20 +93,25 @@ BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
             threads.current = threads.waiting if wait else threads.eager
         except AttributeError:  # the first call of this thread
             self._open_for_thread()
-            threads.eager = self._connect()
+            threads.eager = self._open()
             threads.eager.execute("PRAGMA busy_timeout = 0")
             threads.current = threads.waiting if wait else threads.eager
 
     def _open_for_thread(self) -> sqlite3.Connection:
         if not hasattr(self._of_thread, "waiting"):
-            try:
-                self._of_thread.current = self._of_thread.waiting = self._connect()
-            except sqlite3.Error as error:
-                raise _failure(error) from None
+            self._of_thread.current = self._of_thread.waiting = self._open()
         current: sqlite3.Connection = self._of_thread.current
         return current
 
+    def _open(self) -> sqlite3.Connection:
+        try:
+            return self._connect()
+        except sqlite3.Error as error:
+            raise _failure(error) from None
+
     def _connect(self) -> sqlite3.Connection:
+        if self._closed:
+            raise StoreUnavailable("the state is closed")
         # Autocommit: outside of an open transaction each statement is its own transaction.
         # Each connection is used by one thread, but `close` may be called by another one.
         connection = sqlite3.connect(
