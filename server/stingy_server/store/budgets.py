@@ -130,13 +130,16 @@ class Budgets:
         month = month_of(day)
         values: dict[str, str | int]
         values = {"first": owners[0], "images": images, "today": day, "month": month}
-        if len(owners) == 1:
-            row = self._database.execute(RESERVE[1], values).fetchone()
-            return None if row is None else Reservation((row[0],), images, row[1:2], row[2:])
-        different = tuple(dict.fromkeys(owners))
-        values.update(zip(PLACES, different, strict=False))
-        rows = self._database.execute(RESERVE[len(different)], values).fetchall()
-        if len(rows) != len(different):
+        different = tuple(owners)
+        if len(different) > 1:
+            different = tuple(dict.fromkeys(owners))
+            values.update(zip(PLACES, different, strict=False))
+        owed = len(different)
+        if self._database.execute(RESERVE[owed], values).rowcount == owed:
+            return Reservation(different, images, (day,) * owed, (month,) * owed)
+        # A budget is too small, or the clock was set back.
+        rows = self._database.execute(RESERVE_LATER[owed], values).fetchall()
+        if len(rows) != owed:
             return None
         charged, days, months = zip(*rows, strict=True)
         return Reservation(charged, images, days, months)
@@ -181,18 +184,23 @@ CHARGE = """
 UPDATE budgets SET
     used = used + :images,
     day_used = CASE WHEN :today > day THEN :images ELSE day_used + :images END,
-    day = CASE WHEN :today > day THEN :today ELSE day END,
     month_used = CASE WHEN :month > month THEN :images ELSE month_used + :images END,
+"""
+# Without RETURNING, which costs as much as the rest of the statement.
+NOW = "day = :today, month = :month"
+NOT_LATER = "day <= :today AND month <= :month AND"
+LATER = """
+    day = CASE WHEN :today > day THEN :today ELSE day END,
     month = CASE WHEN :month > month THEN :month ELSE month END
 """
-CHARGED = "RETURNING owner, day, month"
+RETURNING = "RETURNING owner, day, month"
 
 
 def _places(owners: int) -> str:
     return ", ".join(f":{place}" for place in PLACES[:owners])
 
 
-def _reserve(owners: int) -> str:
+def _reserve(owners: int, *, later: bool) -> str:
     """Write the statement that charges so many owners.
 
     It both checks and charges, so it is exact beside other writers, and it is its own transaction
@@ -200,14 +208,22 @@ def _reserve(owners: int) -> str:
     were when the statement began. With FOR UPDATE it waits for other charges of these rows, and
     counts the rows as they are then. For SQLite, which needs no such wait, FOR UPDATE is in a
     comment.
+
+    Args:
+        owners: their number.
+        later: whether rows of a later day or month than the present are charged too, for their
+            own. The statement then returns the day and the month of each row.
     """
+    charge = CHARGE + (LATER if later else NOW)
+    covered = COVERED if later else NOT_LATER + COVERED
+    returning = RETURNING if later else ""
     if owners == 1:
-        return f"{CHARGE} WHERE owner = :first AND {COVERED} {CHARGED}"
+        return f"{charge} WHERE owner = :first AND {covered} {returning}"
     these = f"owner IN ({_places(owners)})"
     return (
-        f"{CHARGE} WHERE {these} AND {owners} = "  # noqa: S608
-        f"(SELECT COUNT(*) FROM (SELECT owner FROM budgets WHERE {these} AND {COVERED} "
-        f"ORDER BY owner /* FOR UPDATE */) AS covered) {CHARGED}"
+        f"{charge} WHERE {these} AND {owners} = "  # noqa: S608
+        f"(SELECT COUNT(*) FROM (SELECT owner FROM budgets WHERE {these} AND {covered} "
+        f"ORDER BY owner /* FOR UPDATE */) AS covered) {returning}"
     )
 
 
@@ -228,5 +244,6 @@ WHERE owner IN ({_places(owners)})
 """  # noqa: S608
 
 
-RESERVE = {owners: _reserve(owners) for owners in range(1, MAX_OWNERS + 1)}
+RESERVE = {owners: _reserve(owners, later=False) for owners in range(1, MAX_OWNERS + 1)}
+RESERVE_LATER = {owners: _reserve(owners, later=True) for owners in range(1, MAX_OWNERS + 1)}
 REFUND = {owners: _refund(owners) for owners in range(1, MAX_OWNERS + 1)}

@@ -93,22 +93,25 @@ BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
             threads.current = threads.waiting if wait else threads.eager
         except AttributeError:  # the first call of this thread
             self._open_for_thread()
-            threads.eager = self._connect()
+            threads.eager = self._open()
             threads.eager.execute("PRAGMA busy_timeout = 0")
             threads.current = threads.waiting if wait else threads.eager
 
     def _open_for_thread(self) -> sqlite3.Connection:
         if not hasattr(self._of_thread, "waiting"):
-            try:
-                self._of_thread.current = self._of_thread.waiting = self._connect()
-            except sqlite3.Error as error:
-                raise _failure(error) from None
+            self._of_thread.current = self._of_thread.waiting = self._open()
         current: sqlite3.Connection = self._of_thread.current
         return current
 
+    def _open(self) -> sqlite3.Connection:
+        try:
+            return self._connect()
+        except sqlite3.Error as error:
+            raise _failure(error) from None
+
     def _connect(self) -> sqlite3.Connection:
         if self._closed:
-            raise StoreUnavailable("expected an open state, got a closed one")
+            raise StoreUnavailable("the state is closed")
         # Autocommit: outside of an open transaction each statement is its own transaction.
         # Each connection is used by one thread, but `close` may be called by another one.
         connection = sqlite3.connect(
