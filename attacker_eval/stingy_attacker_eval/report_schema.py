@@ -33,14 +33,14 @@ class Schedule(Document):
     images: the number of training images; None for all.
     """
 
-    images: Annotated[int, Field(gt=0)] | None = None
-    epochs: Annotated[int, Field(gt=0)]
-    batch: Annotated[int, Field(gt=1)] = 64
-    lr: Annotated[float, Field(gt=0)] = 0.1
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    augment: Annotated[int, Field(ge=0)] = 0
+    images: Annotated[int, Field(gt=0, le=2**40)] | None = None
+    epochs: Annotated[int, Field(gt=0, le=1_000_000)]
+    batch: Annotated[int, Field(gt=1, le=2**20)] = 64
+    lr: Annotated[float, Field(gt=0, le=1e6)] = 0.1
+    weight_decay: Annotated[float, Field(ge=0, le=1e6)] = 5e-4
+    augment: Annotated[int, Field(ge=0, le=4096)] = 0
     flip: bool = False
-    milestones: tuple[Annotated[int, Field(gt=0)], ...] = ()
+    milestones: tuple[Annotated[int, Field(gt=0, le=1_000_000)], ...] = ()
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.2
 
     @property
@@ -66,11 +66,11 @@ class TeacherEntry(Schedule):
 
     name: Name
     network: str
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     nasty: bool = True
     nasty_from_normal: bool = False
-    omega: Annotated[float, Field(ge=0)] | None = None
-    tau: Annotated[float, Field(gt=0)] | None = None
+    omega: Annotated[float, Field(ge=0, le=1e6)] | None = None
+    tau: Annotated[float, Field(gt=0, le=1e6)] | None = None
 
 
 class EndpointConfig(Document):

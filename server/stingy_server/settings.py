@@ -9,7 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -18,11 +26,33 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from stingy_protection.files import read_regular_file
+
 ENV_PREFIX = "STINGY_"
 CLIENT_VARIABLES = {"STINGY_URL", "STINGY_KEY"}  # read by the client, no settings of the server
 DEFAULT_FILE = Path("stingy.toml")
 
-Count = Annotated[int, Field(ge=1)]
+MAX_FILE_BYTES = 2**20
+
+# Every number has bounds. The upper ones are far above what a server can use, and keep sums and
+# waits within what the operating system and the store can represent.
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Images = Annotated[int, Field(ge=1, le=2**62)]  # of a budget, as the store counts them
+Bytes = Annotated[int, Field(ge=1, le=2**40)]
+Seconds = Annotated[float, Field(gt=0.0, le=86_400.0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+Port = Annotated[int, Field(ge=0, le=65_535)]
+Text = Annotated[str, Field(max_length=4096)]
+Host = Annotated[str, Field(max_length=255, pattern=r"^[!-~]*$")]
+
+
+def _check_path(path: Path) -> Path:
+    if "\0" in str(path) or len(str(path)) > 4096:
+        raise ValueError("expected a path of at most 4096 characters, got another")
+    return path
+
+
+FilePath = Annotated[Path, AfterValidator(_check_path)]
 LogFormat = Literal["text", "json"]
 
 
@@ -60,8 +90,8 @@ class ReplicaSettings(BaseModel):
 
     min_replicas: Count = 1
     max_replicas: Count | None = None
-    num_cpus: float = Field(default=1.0, ge=0.0)
-    num_gpus: float = Field(default=0.0, ge=0.0)
+    num_cpus: float = Field(default=1.0, ge=0.0, le=4096.0, allow_inf_nan=False)
+    num_gpus: float = Field(default=0.0, ge=0.0, le=4096.0, allow_inf_nan=False)
 
     @property
     def most(self) -> int:
@@ -117,18 +147,18 @@ class ModelSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    bundle: Path
-    budget: Count | None = None
-    budget_per_day: Count | None = None
+    bundle: FilePath
+    budget: Images | None = None
+    budget_per_day: Images | None = None
     engine: Literal["embedded", "torchserve", "oip"] = "embedded"
-    url: str | None = Field(default=None, pattern=r"^https?://[^\s/@]+/[^\s?#]+$")
-    key_file: Path | None = None
+    url: str | None = Field(default=None, pattern=r"^https?://[^\s/@]+/[^\s?#]+$", max_length=4096)
+    key_file: FilePath | None = None
     tensors: TensorSettings | None = None
-    timeout_s: float = Field(default=10.0, gt=0.0)
+    timeout_s: Seconds = 10.0
     passes: Count = 4
-    name: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9._-]*$")
-    policy: str | None = None
-    share: float | None = Field(default=None, ge=0.0, le=1.0)
+    name: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=128)
+    policy: Text | None = None
+    share: Share | None = None
     replicas: ReplicaSettings | None = None
 
 
@@ -148,6 +178,9 @@ class Tier(BaseModel):
     scores: Literal["keep", "rank", "none"] = "keep"
 
 
+Ladder = Annotated[tuple[Literal["labels", "refuse"], ...], Field(max_length=16)]
+
+
 class WatchSettings(BaseModel):
     """The alarm of the watch, and its effect on the answers of a key in alarm.
 
@@ -164,10 +197,8 @@ class WatchSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    alarm: float = Field(default=0.9, gt=0.0, le=1.0)
-    then: Literal["nothing", "labels", "refuse"] | tuple[Literal["labels", "refuse"], ...] = (
-        "nothing"
-    )
+    alarm: float = Field(default=0.9, gt=0.0, le=1.0, allow_inf_nan=False)
+    then: Literal["nothing", "labels", "refuse"] | Ladder = "nothing"
     images_per_s: Count = 512
     max_unwatched: Count | None = None
 
@@ -223,40 +254,42 @@ class Settings(BaseSettings):
 
     models: tuple[ModelSettings, ...] = ()
     tiers: dict[str, Tier] = {}
-    state: Path = Path(".stingy")
-    store: str | None = Field(default=None, pattern=r"^postgres(ql)?://", repr=False)
-    host: str = "127.0.0.1"
-    port: int = Field(default=8080, ge=0, le=65535)
+    state: FilePath = Path(".stingy")
+    store: str | None = Field(
+        default=None, pattern=r"^postgres(ql)?://", max_length=4096, repr=False
+    )
+    host: Host = "127.0.0.1"
+    port: Port = 8080
     allow_open: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
     runtime: Literal["auto", "torch", "onnxruntime", "openvino"] = "torch"
     strict: bool = False
     batch_size: Count = 64
-    max_delay_ms: float = Field(default=0.0, ge=0.0, le=1000.0)
+    max_delay_ms: float = Field(default=0.0, ge=0.0, le=1000.0, allow_inf_nan=False)
     queue_images: Count = 2048
-    queue_bytes: Count = 512 * 2**20
+    queue_bytes: Bytes = 512 * 2**20
     max_request_images: Count = 256
-    max_body_bytes: Count = 40 * 2**20
-    max_held_bytes: Count = 2**30
-    max_pixels: Count = 2**24
+    max_body_bytes: Bytes = 40 * 2**20
+    max_held_bytes: Bytes = 2**30
+    max_pixels: Annotated[int, Field(ge=1, le=2**32)] = 2**24
     max_concurrency: Count = 256
-    share: float = Field(default=1.0, gt=0.0, le=1000.0)
-    request_rate: str = "1000/second"
-    header_timeout_s: float = Field(default=10.0, gt=0.0)
-    body_timeout_s: float = Field(default=30.0, gt=0.0)
-    deadline_s: float = Field(default=30.0, gt=0.0)
-    drain_s: float = Field(default=30.0, gt=0.0)
-    first_key_budget: Count = 10_000
+    share: float = Field(default=1.0, gt=0.0, le=1000.0, allow_inf_nan=False)
+    request_rate: Text = "1000/second"
+    header_timeout_s: Seconds = 10.0
+    body_timeout_s: Seconds = 30.0
+    deadline_s: Seconds = 30.0
+    drain_s: Seconds = 30.0
+    first_key_budget: Images = 10_000
     watch: WatchSettings = WatchSettings()
-    workers: Count = 1
+    workers: Annotated[int, Field(ge=1, le=1024)] = 1
     ray: RaySettings = RaySettings()
-    rate_store: str = "memory://"
+    rate_store: Text = "memory://"
     log_format: LogFormat = "text"
-    trace_endpoint: str | None = Field(default=None, pattern=r"^https?://")
-    trace_share: float = Field(default=0.01, ge=0.0, le=1.0)
-    metrics_port: int | None = Field(default=None, ge=0, le=65535)
-    metrics_host: str = "127.0.0.1"
+    trace_endpoint: str | None = Field(default=None, pattern=r"^https?://", max_length=4096)
+    trace_share: Share = 0.01
+    metrics_port: Port | None = None
+    metrics_host: Host = "127.0.0.1"
     trusted_factories: tuple[str, ...] = (
         "torchvision.models",
         "timm",
@@ -332,14 +365,18 @@ def _drop_faulty(given: dict[str, Any], places: list[tuple[Any, ...]]) -> dict[s
 
 def _read_file(config: Path | None) -> tuple[dict[str, Any], list[str]]:
     path = config or DEFAULT_FILE
-    if config is None and not path.exists():
-        return {}, []
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
+        found = tomllib.loads(read_regular_file(path, max_bytes=MAX_FILE_BYTES).decode())
+    except FileNotFoundError:
+        if config is None:
+            return {}, []
         return {}, [f"{path}: expected a readable settings file, got none"]
+    except (OSError, UnicodeDecodeError):
+        return {}, [f"{path}: expected a readable settings file, got another file"]
     except tomllib.TOMLDecodeError as error:
         return {}, [f"{path}: expected valid TOML, got a fault: {error}"]
+    except (ValueError, RecursionError):  # a number of thousands of digits, or very deep lists
+        return {}, [f"{path}: expected TOML of short numbers and shallow lists, got another"]
     return _resolve_paths(path.parent, found), []
 
 
@@ -362,10 +399,22 @@ def _read_environment() -> tuple[dict[str, Any], list[str]]:
         for name in sorted(os.environ)
         if name.upper().startswith(ENV_PREFIX) and name.upper() not in known
     ]
+    faults += [
+        f"{name}: expected text in UTF-8, got other bytes"
+        for name in sorted(os.environ)
+        if name.upper() in known and not _is_utf8(os.environ[name])
+    ]
     try:
         return EnvSettingsSource(Settings)(), faults
     except SettingsError as error:
         return {}, [*faults, f"environment: {error}"]
+    except (ValueError, RecursionError):  # JSON with very deep lists
+        return {}, [*faults, "environment: expected settings of shallow lists, got others"]
+
+
+def _is_utf8(text: str) -> bool:
+    # Bytes of the environment that are no UTF-8 become halves of surrogate pairs in Python.
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _format_fault(detail: Any) -> str:

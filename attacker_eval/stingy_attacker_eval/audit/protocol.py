@@ -27,6 +27,7 @@ from stingy_attacker_eval.results import NO_ENDPOINT
 from stingy_attacker_eval.students import student_spec
 
 T = TypeVar("T")
+MAX_FILE_BYTES = 2**20
 
 
 class AttackEntry(Document):
@@ -84,13 +85,13 @@ class Protocol(Schedule):
 
     title: Annotated[str, Field(min_length=1)]
     dataset: str
-    budget: Annotated[int, Field(gt=0)]
+    budget: Annotated[int, Field(gt=0, le=2**62)]
     endpoints: Annotated[tuple[EndpointEntry, ...], Field(min_length=1)]
     attacks: Annotated[_Attacks, Field(min_length=1)]
     students: Annotated[tuple[str, ...], Field(min_length=1)]
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1)]
     teachers: tuple[TeacherEntry, ...] = ()
-    budgets: tuple[Annotated[int, Field(gt=0)], ...] = ()
+    budgets: tuple[Annotated[int, Field(gt=0, le=2**62)], ...] = ()
 
     @property
     def variants(self) -> tuple[Attack, ...]:
@@ -225,8 +226,12 @@ def parse_protocol(text: str) -> Protocol:
         return Protocol.model_validate(tomllib.loads(text), context={})
     except tomllib.TOMLDecodeError as error:
         raise ProtocolError(f"expected TOML, got a file that is not: {error}") from None
+    except RecursionError:
+        raise ProtocolError("expected TOML of shallow lists, got very deep ones") from None
     except ValidationError as error:
         raise ProtocolError(*(_fault_text(dict(item)) for item in error.errors())) from None
+    except ValueError:  # a number of thousands of digits
+        raise ProtocolError("expected TOML of short numbers, got a very long one") from None
 
 
 def load_protocol(name: str) -> Protocol:
@@ -236,8 +241,10 @@ def load_protocol(name: str) -> Protocol:
     """
     if name.endswith(".toml"):
         source = Path(name)
-        if not source.is_file():
-            raise ProtocolError(f"expected a protocol file, got none at {name}")
+        if not source.is_file() or source.stat().st_size > MAX_FILE_BYTES:
+            raise ProtocolError(
+                f"expected a protocol file of at most {MAX_FILE_BYTES} bytes, got none at {name}"
+            )
         try:
             return parse_protocol(source.read_text(encoding="utf-8"))
         except UnicodeDecodeError:

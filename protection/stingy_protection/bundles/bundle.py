@@ -18,10 +18,13 @@ from stingy_protection.bundles.manifest import (
     Json,
     Preprocessing,
     parse_manifest,
+    read_manifest_file,
 )
 from stingy_protection.errors import BundleError
+from stingy_protection.files import read_regular_file
 
 WEIGHTS_FILE = "weights.safetensors"
+MAX_WEIGHTS_BYTES = 2**38
 
 
 def write_bundle(
@@ -98,9 +101,7 @@ def read_manifest(folder: str | os.PathLike[str], *, with_weights: bool = True) 
     if not _is_plain(Path(folder) / MANIFEST_FILE):
         raise BundleError(tuple(faults))
     try:
-        manifest = parse_manifest((Path(folder) / MANIFEST_FILE).read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        faults.append(f"expected {MANIFEST_FILE} to be UTF-8, got other bytes")
+        manifest = parse_manifest(read_manifest_file(folder))
     except BundleError as error:
         faults += error.faults
     if faults:
@@ -125,7 +126,10 @@ def verified_weights(folder: str | os.PathLike[str], manifest: BundleManifest) -
         raise BundleError(
             (f"expected {WEIGHTS_FILE} to be a plain file of the bundle, got none or a link",)
         )
-    weights = path.read_bytes()
+    try:
+        weights = read_regular_file(path, max_bytes=MAX_WEIGHTS_BYTES)
+    except OSError:
+        raise BundleError((f"expected {WEIGHTS_FILE} to be readable, got another file",)) from None
     if hashlib.sha256(weights).hexdigest() != manifest.sha256:
         raise BundleError((f"expected {WEIGHTS_FILE} to have the manifest's sha256, got another",))
     try:
@@ -135,7 +139,10 @@ def verified_weights(folder: str | os.PathLike[str], manifest: BundleManifest) -
 
 
 def _is_plain(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink()
+    try:
+        return path.is_file() and not path.is_symlink()
+    except (OSError, ValueError):  # such as a name that is too long or has a null character
+        return False
 
 
 def _write_atomically(path: Path, content: bytes) -> None:

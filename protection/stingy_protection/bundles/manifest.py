@@ -1,17 +1,28 @@
 """The manifest of a bundle, `model.json`. Invariant: every field of a parsed manifest is valid."""
 
 import json
-import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from stingy_protection.errors import BundleError, PolicyConfigError
+from stingy_protection.files import read_regular_file
 from stingy_protection.policies.base import is_integer
 from stingy_protection.policies.registry import build_policy, parse_policy
 
 MANIFEST_FILE = "model.json"
+MAX_MANIFEST_BYTES = 16 * 2**20
+
+MAX_SIDE = 4096  # pixels of an image's side, so that one image has at most 16 million
+MAX_CLASSES = 100_000
+MAX_TEXT = 1024  # characters of a label or of an argument
+MAX_NUMBER = 2**53  # of an argument: all integers up to it are exact in JSON
+MAX_SCALE = 1e6  # of mean and std, which are about 1
+MAX_DEPTH = 8  # of lists in an argument
+MAX_ARGUMENTS = 10_000  # values in all arguments together
 
 Json: TypeAlias = "str | int | float | bool | list[Json] | None"
 
@@ -25,10 +36,10 @@ class Preprocessing:
     `size`.
 
     Args:
-        size: (height, width) in pixels.
-        mean: one value per channel, of x / 255.
-        std: one value per channel, > 0.
-        resize_shorter: pixels, at least the larger side of `size`. None resizes to `size`.
+        size: (height, width) in pixels, each 1..4096.
+        mean: one value per channel, of x / 255, -1e6..1e6.
+        std: one value per channel, 1e-6..1e6.
+        resize_shorter: pixels, from the larger side of `size` to 4096. None resizes to `size`.
     """
 
     size: tuple[int, int]
@@ -60,6 +71,21 @@ class BundleManifest:
     preprocessing: Preprocessing
     policy: str
     sha256: str
+
+
+def read_manifest_file(folder: str | os.PathLike[str]) -> str:
+    """Read the text of a folder's `model.json`.
+
+    Raises:
+        BundleError: if it is no regular file, is too large, or is not UTF-8.
+    """
+    try:
+        path = Path(folder) / MANIFEST_FILE
+        return read_regular_file(path, max_bytes=MAX_MANIFEST_BYTES).decode()
+    except OSError:
+        raise BundleError((f"expected {MANIFEST_FILE} to be readable, got another file",)) from None
+    except UnicodeDecodeError:
+        raise BundleError((f"expected {MANIFEST_FILE} to be UTF-8, got other bytes",)) from None
 
 
 def parse_manifest(text: str) -> BundleManifest:
@@ -131,18 +157,32 @@ def _matches(pattern: str) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and compiled.fullmatch(value) is not None
 
 
-def _is_number(value: Any) -> bool:
-    return is_integer(value) or (isinstance(value, float) and math.isfinite(value))
+def _is_number(value: Any, low: float, high: float) -> bool:
+    return (is_integer(value) or isinstance(value, float)) and low <= value <= high
 
 
 def _is_pixels(value: Any) -> bool:
-    return is_integer(value) and value >= 1
+    return is_integer(value) and 1 <= value <= MAX_SIDE
 
 
-def _is_json(value: Any) -> bool:
-    if isinstance(value, list):
-        return all(_is_json(item) for item in value)
-    return value is None or isinstance(value, str | bool) or _is_number(value)
+def _is_text(value: Any) -> bool:
+    """Check for a short text that has a form in UTF-8, so no half of a surrogate pair."""
+    if not isinstance(value, str) or len(value) > MAX_TEXT:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_scalar(value: Any) -> bool:
+    return (
+        value is None
+        or isinstance(value, bool)
+        or _is_text(value)
+        or _is_number(value, -MAX_NUMBER, MAX_NUMBER)
+    )
 
 
 def _is_list(value: Any, of: Callable[[Any], bool], length: int) -> bool:
@@ -150,37 +190,54 @@ def _is_list(value: Any, of: Callable[[Any], bool], length: int) -> bool:
 
 
 def _are_arguments(value: Any) -> bool:
-    return isinstance(value, dict) and all(_is_json(item) for item in value.values())
+    if not isinstance(value, dict) or not all(map(_is_text, value)):
+        return False
+    level, count = list(value.values()), 0
+    for _ in range(MAX_DEPTH + 1):
+        count += len(level)
+        if count > MAX_ARGUMENTS:
+            return False
+        lists = [item for item in level if isinstance(item, list)]
+        if not all(isinstance(item, list) or _is_scalar(item) for item in level):
+            return False
+        level = [item for each in lists for item in each]
+    return not lists
 
 
 def _are_classes(value: Any) -> bool:
     return (
         isinstance(value, list)
-        and len(value) >= 2
-        and all(isinstance(label, str) and label.strip() for label in value)
+        and 2 <= len(value) <= MAX_CLASSES
+        and all(_is_text(label) and label.strip() for label in value)
         and len(set(value)) == len(value)
     )
 
 
 _MANIFEST_RULES: dict[str, Rule] = {
-    "name": (_matches(r"[a-z0-9][a-z0-9._-]*"), "[a-z0-9][a-z0-9._-]*"),
-    "version": (_matches(r"[A-Za-z0-9][A-Za-z0-9._+-]*"), "one word such as 1.0.0"),
+    "name": (_matches(r"[a-z0-9][a-z0-9._-]{0,127}"), "[a-z0-9][a-z0-9._-]*, up to 128 long"),
+    "version": (_matches(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}"), "one word such as 1.0.0"),
     "factory": (
-        _matches(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"),
+        _matches(r"(?=.{1,512}$)[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"),
         "package.module:callable",
     ),
-    "arguments": (_are_arguments, "an object of JSON scalars and lists"),
-    "classes": (_are_classes, "a list of 2 or more different labels"),
+    "arguments": (_are_arguments, "an object of short JSON scalars and lists"),
+    "classes": (_are_classes, f"a list of 2..{MAX_CLASSES} different labels"),
     "preprocessing": (lambda value: isinstance(value, dict), "an object"),
     "policy": (lambda value: isinstance(value, str), "a string such as stingy:n=3"),
     "sha256": (_matches(r"[0-9a-f]{64}"), "64 lower-case hex digits"),
 }
 _PREPROCESSING_RULES: dict[str, Rule] = {
-    "size": (lambda value: _is_list(value, _is_pixels, 2), "[height, width] in pixels"),
-    "mean": (lambda value: _is_list(value, _is_number, 3), "3 numbers"),
-    "std": (
-        lambda value: _is_list(value, lambda item: _is_number(item) and item > 0, 3),
-        "3 numbers above 0",
+    "size": (lambda value: _is_list(value, _is_pixels, 2), f"[height, width], 1..{MAX_SIDE}"),
+    "mean": (
+        lambda value: _is_list(value, lambda item: _is_number(item, -MAX_SCALE, MAX_SCALE), 3),
+        f"3 numbers of -{MAX_SCALE:g}..{MAX_SCALE:g}",
     ),
-    "resize_shorter": (lambda value: value is None or _is_pixels(value), "pixels or null"),
+    "std": (
+        lambda value: _is_list(value, lambda item: _is_number(item, 1 / MAX_SCALE, MAX_SCALE), 3),
+        f"3 numbers of {1 / MAX_SCALE:g}..{MAX_SCALE:g}",
+    ),
+    "resize_shorter": (
+        lambda value: value is None or _is_pixels(value),
+        f"1..{MAX_SIDE} pixels or null",
+    ),
 }

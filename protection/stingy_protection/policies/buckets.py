@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from stingy_protection.errors import PolicyConfigError
+from stingy_protection.files import read_regular_file
 from stingy_protection.policies.base import Policy, Proposal, best_first, is_integer
 
 Lists: TypeAlias = tuple[tuple[int, ...], ...]
 MAX_BUCKETS = 100
+MAX_LISTS_BYTES = 64 * 2**20
 # Sums that differ in the last bit must not fall on two sides of a bucket's edge.
 _CONFIDENCE_DECIMALS = 9
 
@@ -60,9 +62,9 @@ def read_prototypes(path: str) -> Lists:
         ValueError: if the file cannot be read or has no lists.
     """
     try:
-        content = json.loads(Path(path).read_bytes())
+        content = json.loads(read_regular_file(path, max_bytes=MAX_LISTS_BYTES))
         return tuple(tuple(row) for row in content["lists"])
-    except (OSError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         raise ValueError("expected a file of canonical lists, got another") from None
 
 

@@ -25,6 +25,11 @@ from stingy_protection.policies.top_n import (
 
 ENTRY_POINTS = "stingy.policies"
 Ratio: TypeAlias = int | float | str | Fraction
+# A policy's text comes from a file or a flag. These bound the work of reading it.
+MAX_TEXT = 4096  # characters, of which the path of a file may need most
+MAX_NUMBER_TEXT = 64  # characters of a ratio
+MAX_EXPONENT = 99  # of a ratio, whose exact value has as many digits
+MAX_NUMBER = 1e9  # of any other option
 SHIPPED: dict[str, type[Policy]] = {
     policy.name: policy
     for policy in (
@@ -69,12 +74,23 @@ def support_size(num_classes: int, *, n: int | None = None, ratio: Ratio | None 
     if ratio is None:
         ratio = "0.2" if num_classes == 10 else "0.1"
     try:
-        exact = Fraction(str(ratio))
+        exact = _exact(str(ratio))
     except (ValueError, ZeroDivisionError):
-        raise PolicyConfigError((f"expected ratio to be a number, got {ratio!r}",)) from None
+        shown = repr(ratio[:MAX_NUMBER_TEXT]) if isinstance(ratio, str) else "another value"
+        raise PolicyConfigError(
+            (f"expected ratio to be a number of at most 64 characters, got {shown}",)
+        ) from None
     if not 0 < exact <= 1:
         raise PolicyConfigError((f"expected 0 < ratio <= 1, got {ratio!r}",))
     return max(1, int(exact * num_classes))
+
+
+def _exact(text: str) -> Fraction:
+    """Return the exact value of a number. Raise ValueError or ZeroDivisionError if it is none."""
+    _, _, exponent = text.lower().partition("e")
+    if len(text) > MAX_NUMBER_TEXT or (exponent and abs(int(exponent)) > MAX_EXPONENT):
+        raise ValueError
+    return Fraction(text)
 
 
 def policy_names() -> tuple[str, ...]:
@@ -88,6 +104,10 @@ def parse_policy(text: str) -> tuple[str, dict[str, str]]:
     Raises:
         PolicyConfigError: if the text is not NAME or NAME:OPTION=VALUE,...
     """
+    if len(text) > MAX_TEXT:
+        raise PolicyConfigError(
+            (f"expected a policy of at most {MAX_TEXT} characters, got {len(text)}",)
+        )
     name, colon, rest = text.partition(":")
     faults: list[str] = []
     options: dict[str, str] = {}
@@ -145,7 +165,7 @@ def build_policy(name: str, /, *, num_classes: int, **options: object) -> Policy
                 resolved[option] = readers[option](value)
             else:
                 resolved[option] = _convert(value, kinds[option])
-        except ValueError:
+        except Exception:  # noqa: BLE001 - the reader of a plug-in may raise anything
             faults.append(f"expected {option} to be {_describe_type(kinds[option])}, got {value!r}")
     if takes_n:
         given = {option: resolved.pop(option, None) for option in ("n", "ratio")}
@@ -165,6 +185,8 @@ def build_policy(name: str, /, *, num_classes: int, **options: object) -> Policy
             policy = policy_class(**resolved)
         except PolicyConfigError as error:
             faults += error.faults
+        except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
+            faults.append(f"the policy {name} failed: {type(error).__name__}")
     if faults:
         raise PolicyConfigError(tuple(dict.fromkeys(faults)))
     return policy
@@ -206,8 +228,13 @@ def _convert(value: object, kind: object) -> object:
         if value not in ("true", "false"):
             raise ValueError
         return value == "true"
-    if issubclass(kind, int | float | StrEnum):
+    if issubclass(kind, StrEnum):
         return kind(value)
+    if issubclass(kind, int | float):
+        number = kind(value)
+        if not -MAX_NUMBER <= number <= MAX_NUMBER:  # true for NaN too
+            raise ValueError
+        return number
     return value
 
 

@@ -18,6 +18,16 @@ Config = Annotated[Path | None, typer.Option(help="Settings file; default: sting
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+MAX_COUNT = 2**62  # the largest number that the store takes
+
+
+def require_number(value: float | None) -> float | None:
+    """Refuse NaN, which is within all bounds of an option."""
+    if value is not None and value != value:
+        raise typer.BadParameter("expected a number, got NaN")
+    return value
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table. Cells are text, not markup."""
     from rich.console import Console
@@ -54,5 +64,7 @@ def open_state(
 def end(faults: Sequence[str]) -> NoReturn:
     """Print the faults on stderr and exit with status 2."""
     for fault in faults:
-        typer.secho(fault, fg="red", err=True)
+        # A fault may quote a name, and a name must neither break the line nor control the terminal.
+        line = "".join(each if each.isprintable() else "?" for each in fault)
+        typer.secho(line, fg="red", err=True)
     raise typer.Exit(2)

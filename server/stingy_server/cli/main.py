@@ -12,7 +12,7 @@ import typer
 
 from stingy_server.cli import models
 from stingy_server.cli.bundles import bundle
-from stingy_server.cli.command import AsJson, Config, State, end, open_state, table
+from stingy_server.cli.command import MAX_COUNT, AsJson, Config, State, end, open_state, table
 
 if TYPE_CHECKING:
     from stingy_server.store.keys import Key
@@ -89,11 +89,11 @@ def serve(
 def create(
     name: Annotated[str, typer.Argument(help="The name of the key's owner.")],
     budget: Annotated[
-        int | None, typer.Option(min=1, max=2**62, help="Images in all; default: no limit.")
+        int | None, typer.Option(min=1, max=MAX_COUNT, help="Images in all; default: no limit.")
     ] = None,
     per_day: Annotated[
         int | None,
-        typer.Option(min=1, max=2**62, help="Images in a day of UTC; default: no limit."),
+        typer.Option(min=1, max=MAX_COUNT, help="Images in a day of UTC; default: no limit."),
     ] = None,
     tier: Annotated[str, typer.Option(help="Tier of the key; the settings name them.")] = "full",
     rate: Annotated[
@@ -103,7 +103,9 @@ def create(
         str | None,
         typer.Option(help="Requests in a period, such as 100/second; default: the server's."),
     ] = None,
-    days: Annotated[int | None, typer.Option(min=1, help="Days until it expires.")] = None,
+    days: Annotated[
+        int | None, typer.Option(min=1, max=36_500, help="Days until it expires.")
+    ] = None,
     config: Config = None,
     state: State = None,
     as_json: AsJson = False,
@@ -236,7 +238,9 @@ def rotate(
 
 @ledger.command()
 def tail(
-    count: Annotated[int, typer.Option("--lines", "-n", min=1, help="Number of entries.")] = 10,
+    count: Annotated[
+        int, typer.Option("--lines", "-n", min=1, max=MAX_COUNT, help="Number of entries.")
+    ] = 10,
     config: Config = None,
     state: State = None,
 ) -> None:
@@ -254,7 +258,9 @@ def export(
     form: Annotated[
         str, typer.Option("--format", help="Format of the output, jsonl or csv.")
     ] = "jsonl",
-    after: Annotated[int, typer.Option(min=0, help="Print only entries after this number.")] = 0,
+    after: Annotated[
+        int, typer.Option(min=0, max=MAX_COUNT, help="Print only entries after this number.")
+    ] = 0,
     config: Config = None,
     state: State = None,
 ) -> None:

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stingy_server.cli.command import AsJson, Config, State, end, open_state, table
+from stingy_server.cli.command import (
+    AsJson,
+    Config,
+    State,
+    end,
+    open_state,
+    require_number,
+    table,
+)
 
 if TYPE_CHECKING:
     from stingy_server.models.loading import LoadedModel
@@ -24,7 +32,10 @@ WAIT_S = 90.0  # longer than a killed process still counts as alive
 
 Name = Annotated[str, typer.Argument(help="Name of the model, as `stingy models list` shows it.")]
 Version = Annotated[str, typer.Argument(help="Version of the model.")]
-Share = Annotated[float, typer.Argument(min=0.0, max=1.0, help="Share of the keys, 0 to 1.")]
+Share = Annotated[
+    float,
+    typer.Argument(min=0.0, max=1.0, callback=require_number, help="Share of the keys, 0 to 1."),
+]
 
 
 @app.command("list")

@@ -27,8 +27,10 @@ from stingy_protection import (
     parse_policy,
     sanitize,
 )
+from stingy_protection.bundles.bundle import MAX_WEIGHTS_BYTES
 from stingy_protection.bundles.fused import FusedClassifier, FusedGate, read_outputs
-from stingy_protection.bundles.manifest import MANIFEST_FILE, parse_manifest
+from stingy_protection.bundles.manifest import MANIFEST_FILE, parse_manifest, read_manifest_file
+from stingy_protection.files import read_regular_file
 from stingy_server.inference.export import (
     NotExportable,
     export_program,
@@ -116,8 +118,8 @@ def is_artefact(folder: str | os.PathLike[str]) -> bool:
     Returns false if the file cannot be read. Its faults appear when the bundle is read.
     """
     try:
-        raw = json.loads((Path(folder) / MANIFEST_FILE).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        raw = json.loads(read_manifest_file(folder))
+    except (BundleError, ValueError, RecursionError):
         return False
     return isinstance(raw, dict) and "artefact" in raw
 
@@ -129,13 +131,14 @@ def read_artefact(folder: str | os.PathLike[str]) -> Artefact:
         BundleError: if the file is missing or invalid; the error names the fault.
     """
     try:
-        raw = json.loads((Path(folder) / MANIFEST_FILE).read_bytes())
+        raw = json.loads(read_manifest_file(folder))
         described = raw.pop("artefact")
         form, fingerprint = described["format"], described["fingerprint"]
         outputs, weights = tuple(described["outputs"]), described.get("weights")
-    except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError):
+        text = json.dumps(raw)
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
         raise BundleError((f"expected {MANIFEST_FILE} of an artefact, got another",)) from None
-    manifest = parse_manifest(json.dumps(raw))
+    manifest = parse_manifest(text)
     policy = _build_policy(manifest)
     if form not in ("onnx", "pt2") or outputs != FusedGate(policy).outputs:
         raise BundleError(("expected the format onnx or pt2 and its outputs, got others",))
@@ -156,7 +159,10 @@ def verified_program(folder: str | os.PathLike[str], artefact: Artefact) -> byte
     path = Path(folder) / artefact.file
     if not path.is_file() or path.is_symlink():
         raise BundleError((f"expected {path.name} to be a plain file, got none or a link",))
-    program = path.read_bytes()
+    try:
+        program = read_regular_file(path, max_bytes=MAX_WEIGHTS_BYTES)
+    except OSError:
+        raise BundleError((f"expected {path.name} to be readable, got another file",)) from None
     if hashlib.sha256(program).hexdigest() != artefact.manifest.sha256:
         raise BundleError((f"expected {path.name} to have the manifest's sha256, got another",))
     return program

@@ -13,10 +13,12 @@ from pathlib import Path
 import aiohttp
 from multidict import CIMultiDictProxy
 
+from stingy_protection.files import read_regular_file
 from stingy_server.errors import UPSTREAM_FAILED, UPSTREAM_TIMEOUT, Refusal
 
 # Less than the 5 s after which uvicorn, and so MLServer, drops an idle connection, because a
 # request must not be sent on a connection that is being closed.
+MAX_KEY_FILE_BYTES = 2**16
 KEEPALIVE_S = 2.0
 
 
@@ -115,8 +117,9 @@ def _inference_key(key_file: Path) -> str:
     Raises UpstreamError if the file cannot be read or its key has unprintable characters.
     """
     try:
-        key = json.loads(key_file.read_bytes())["inference"]["key"]
-    except (OSError, ValueError, KeyError, TypeError):
+        content = read_regular_file(key_file, max_bytes=MAX_KEY_FILE_BYTES)
+        key = json.loads(content)["inference"]["key"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise UpstreamError("expected a readable key file of TorchServe") from None
     if not (isinstance(key, str) and key.isascii() and key.isprintable()):
         raise UpstreamError("expected a key of printable characters in TorchServe's key file")
