@@ -36,6 +36,7 @@ from stingy_server.models.fleet import Fleet, looser_faults, overlaps, version_f
 from stingy_server.models.loading import LoadedModel, load_bundles, missing_models
 from stingy_server.observability.metrics import Metrics
 from stingy_server.observability.tracing import NoTracing, OpenTelemetry, Tracing
+from stingy_server.rates.rate_limits import Rates, parse_rate
 from stingy_server.rollout import Rollout, bundle_faults
 from stingy_server.service import Service
 from stingy_server.settings import Settings
@@ -46,7 +47,6 @@ from stingy_server.store.deployments import Deployment, Deployments
 from stingy_server.store.group_commit import BatchedLookup, GroupCommit, StoreExecutor
 from stingy_server.store.keys import Keys
 from stingy_server.store.ledger import Ledger
-from stingy_server.store.rate_limits import Rates, parse_rate
 from stingy_server.store.refusal_tally import RefusalTally
 
 log = logging.getLogger("stingy")

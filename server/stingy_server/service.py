@@ -34,6 +34,7 @@ from stingy_server.models.fleet import Fleet
 from stingy_server.observability.metrics import Metrics
 from stingy_server.observability.request_record import NO_VALUE, RequestRecord
 from stingy_server.observability.tracing import Tracing
+from stingy_server.rates.rate_limits import BatchOverRate, Rates
 from stingy_server.settings import FULL_TIER, Settings, Tier
 from stingy_server.store.base import StoreUnavailable
 from stingy_server.store.budgets import DAY_S, Budgets, key_owner, model_owner
@@ -41,7 +42,6 @@ from stingy_server.store.database import Database
 from stingy_server.store.group_commit import BatchedLookup, GroupCommit, StoreExecutor
 from stingy_server.store.keys import Caller, Keys
 from stingy_server.store.ledger import Ledger
-from stingy_server.store.rate_limits import BatchOverRate, Rates
 from stingy_server.store.refusal_tally import RefusalTally
 
 log = logging.getLogger("stingy")

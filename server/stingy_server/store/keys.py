@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any, NamedTuple
 
+from stingy_server.rates.rate_limits import parse_rate
 from stingy_server.store.budgets import COVERED, Budget, Budgets, key_owner, month_of, today
 from stingy_server.store.database import Database
-from stingy_server.store.rate_limits import parse_rate
 
 PREFIX = "stingy"
 MAX_NAME_LENGTH = 64

@@ -8,7 +8,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from stingy_server.errors import RATE_LIMITED, STORE_UNAVAILABLE, ServiceError
-from stingy_server.store.rate_limits import Rate, RateState, seconds_ceil
+from stingy_server.rates.rate_limits import Rate, RateState, seconds_ceil
 
 DEADLINE_S = 1.0
 SCHEMES = ("redis://", "rediss://")

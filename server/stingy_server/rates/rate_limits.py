@@ -116,7 +116,7 @@ class Rates:
             return
         try:
             # Imported here because redis is an optional dependency.
-            from stingy_server.store.redis_rates import RedisRates
+            from stingy_server.rates.redis_rates import RedisRates
 
             self._shared = RedisRates(store)
         except (ModuleNotFoundError, ValueError):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stingy_server.errors import RATE_LIMITED, REFUSED, STORE_UNAVAILABLE, ServiceError
-from stingy_server.store.rate_limits import (
+from stingy_server.rates.rate_limits import (
     MICROSECONDS,
     PARTS,
     BatchOverRate,
@@ -208,7 +208,7 @@ class TestRedis:
         """Return the server's script with the clock as a fifth argument."""
         import redis
 
-        from stingy_server.store.redis_rates import CHARGE
+        from stingy_server.rates.redis_rates import CHARGE
 
         own_clock = "local now = clock[1] * 1000000 + clock[2]"
         assert own_clock in CHARGE

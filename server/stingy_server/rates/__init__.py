@@ -1,0 +1,1 @@
+"""The rates of keys, exact in any window, in memory or in Redis."""
