@@ -42,6 +42,7 @@ from stingy_server.service import Service
 from stingy_server.settings import Settings
 from stingy_server.store.base import StoreUnavailable
 from stingy_server.store.budgets import Budgets, model_owner
+from stingy_server.store.charges import Charges, KnownCallers
 from stingy_server.store.database import Database
 from stingy_server.store.deployments import Deployment, Deployments
 from stingy_server.store.group_commit import BatchedLookup, GroupCommit, StoreExecutor
@@ -112,14 +113,15 @@ def _checked_models(
 def _service(settings: Settings, *, database: Database, rates: Rates, tracing: Tracing) -> Service:
     """Assemble a service that has no endpoint yet."""
     metrics = Metrics()
-    keys = Keys(database)
+    keys, budgets = Keys(database), Budgets(database)
     ledger, writes = Ledger(database), GroupCommit(database)
     return Service(
         settings=settings,
         database=database,
         keys=keys,
         key_lookup=BatchedLookup(database, keys.authenticate, keys.authenticate_all),
-        budgets=Budgets(database),
+        budgets=budgets,
+        charges=Charges(database, keys, budgets, KnownCallers(database.pepper)),
         ledger=ledger,
         refusals=RefusalTally(ledger, writes),
         writes=writes,

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from stingy_protection import (
@@ -38,6 +38,7 @@ from stingy_server.rates.rate_limits import BatchOverRate, Rates
 from stingy_server.settings import FULL_TIER, Settings, Tier
 from stingy_server.store.base import StoreUnavailable
 from stingy_server.store.budgets import DAY_S, Budgets, key_owner, model_owner
+from stingy_server.store.charges import INVALID_KEY, Charge, Charges
 from stingy_server.store.database import Database
 from stingy_server.store.group_commit import BatchedLookup, GroupCommit, StoreExecutor
 from stingy_server.store.keys import Caller, Keys
@@ -46,7 +47,6 @@ from stingy_server.store.refusal_tally import RefusalTally
 
 log = logging.getLogger("stingy")
 
-FRESH_S = 1.0  # seconds since a request began after which its key is looked up again
 INLINE_BYTES = 2**20  # pixels up to this size are hashed on the event loop, in about 1 ms
 FULL = Tier()
 LABELS = Tier(classes=1, scores="none")  # the smallest tier
@@ -65,6 +65,7 @@ class Service:
     keys: Keys
     key_lookup: BatchedLookup[Caller | None]  # from the text of a key to its caller
     budgets: Budgets
+    charges: Charges
     ledger: Ledger
     refusals: RefusalTally
     writes: GroupCommit
@@ -111,6 +112,28 @@ class Service:
         except StoreUnavailable as error:
             log.error("%s", error)
         self.database.close()
+
+    async def find_caller(self, secret: str, *, charges: bool) -> Caller | None:
+        """Return the caller of a key's text, or None if the key is not valid.
+
+        Args:
+            charges: whether the request will be charged. Its key is then checked again with the
+                charge, so a caller that this process knows is enough here.
+
+        Raises:
+            StoreUnavailable: the store cannot be read.
+        """
+        known = self.charges.known
+        if charges:
+            caller = known.find(secret)
+            if caller is not None and not caller.spent:
+                return caller
+        caller = await self.key_lookup.lookup(secret)
+        if caller is None:
+            known.drop(secret)
+        else:
+            known.keep(secret, caller)
+        return caller
 
     async def admit(self, record: RequestRecord, *, query: bool, declared: int) -> Place:
         """Admit a request by its head: charge the request rate, and take its place.
@@ -258,29 +281,28 @@ class Service:
         record.images = images
         if record.key is None:
             raise ServiceError(REFUSED)
-        # A body may arrive slowly, and its key may have been revoked since the guard looked it up.
-        stale = time.perf_counter() - record.started > FRESH_S
-        if stale and await self.key_lookup.lookup(record.secret) is None:
-            raise ServiceError(UNAUTHENTICATED)
         if record.key.rate is not None:
             try:
                 record.rate = await self.rates.charge(record.key.id, record.key.rate, images)
             except BatchOverRate as error:
                 raise ServiceError(RATE_BELOW_REQUEST, limit=error.limit) from None
-        owners = [key_owner(record.key.id)]
+        owners: tuple[str, ...] = (key_owner(record.key.id),)
         if self.fleet.limited(endpoint.name):
-            owners.append(model_owner(endpoint.name))
-        record.charged = await self.writes.run(
-            lambda: self.budgets.reserve(owners, images), locks=owners
-        )
+            owners += (model_owner(endpoint.name),)
+        charge = Charge(record.secret, owners, images)
+        charged = await self.writes.run_together(self.charges.charge_all, charge, locks=owners)
+        if charged is INVALID_KEY:
+            raise ServiceError(UNAUTHENTICATED)
+        record.charged = charged
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             await asyncio.sleep(0)  # cancelled during the charge: the request ends here
         if record.charged is None:
+            self.charges.known.drop(record.secret)  # so that the next look-up reads its budget
             wait = await self.executor.run(lambda: self._next_day(owners, images))
             raise ServiceError(BUDGET_EXHAUSTED, retry_after=wait)
 
-    def _next_day(self, owners: list[str], images: int) -> int | None:
+    def _next_day(self, owners: Sequence[str], images: int) -> int | None:
         """Return the seconds until the next day of UTC; None if these images never fit a budget."""
         for owner in owners:
             budget = self.budgets.get(owner)

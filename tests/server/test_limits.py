@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,12 @@ from checks import metric_labels
 from infer_requests import tensor
 from serving import make_bundle, make_key, make_settings, png, random_images, running
 from stingy_protection import ScoreForm, build_policy
-from stingy_server import Keys, ModelSettings, Tier, create_app, service
+from stingy_server import Keys, ModelSettings, Tier, create_app
 from stingy_server.app import summary
 from stingy_server.detection.key_profiles import Action
 from stingy_server.edge.tier_view import TierView
 from stingy_server.errors import DRAINING, OVERLOADED, Refusal, error_response
-from stingy_server.store.group_commit import BatchedLookup
-from stingy_server.store.keys import Key
+from stingy_server.store.keys import Caller
 from stingy_server.store.ledger import Entry, Ledger
 
 pytestmark = pytest.mark.anyio
@@ -259,11 +259,11 @@ async def test_Q8_metrics_ledger_and_budgets_agree(tmp_path: Path) -> None:
         ((_, budget),) = service.keys.all()
         assert answered == recorded == budget.used == 24
         service.refusals.write()
-        counted = sum(e.count for _, e in Ledger(service.database).entries() if e.status == 429)
+        counted = sum(e.requests for _, e in Ledger(service.database).entries() if e.status == 429)
         assert counted == refused == 2
         database = service.database
         service.refusals.write()
-        counted = sum(e.count for _, e in Ledger(database).entries() if e.status == 429)
+        counted = sum(e.requests for _, e in Ledger(database).entries() if e.status == 429)
         assert counted == refused
 
 
@@ -341,11 +341,9 @@ async def test_alarm_before_the_end_of_a_body_refuses_it(
 @pytest.mark.parametrize("end", [Keys.revoke, Keys.rotate])
 async def test_A1_key_revoked_before_the_end_of_its_body_is_a_401(
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     end: Callable[[Keys, str], object],
     path: str,
 ) -> None:
-    monkeypatch.setattr(service, "FRESH_S", 0.0)
     configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     async with running(configured) as (client, app):
         keys = app.state.service.keys
@@ -359,27 +357,65 @@ async def test_A1_key_revoked_before_the_end_of_its_body_is_a_401(
         assert (entry.event, entry.answered) == ("unauthenticated", 0)
 
 
-async def test_key_is_looked_up_twice_only_if_the_request_is_slow(
+async def test_key_is_looked_up_once_until_keys_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
-    looked_up: list[str] = []
     async with running(configured) as (client, app):
-        key_lookup: BatchedLookup[Key | None] = app.state.service.key_lookup
-        lookup = key_lookup.lookup
+        keys: Keys = app.state.service.keys
+        looked_up: list[str] = []
+        authenticate = keys.authenticate
 
-        async def counting_lookup(text: str) -> Key | None:
+        def counting(text: str) -> Caller | None:
             looked_up.append(text)
-            return await lookup(text)
+            return authenticate(text)
 
-        monkeypatch.setattr(key_lookup, "lookup", counting_lookup)
-        for fresh_s in (60.0, 0.0):
-            monkeypatch.setattr(service, "FRESH_S", fresh_s)
-            assert (
-                await client.post("/v2/models/digits/infer", json=tensor(IMAGES))
-            ).status_code == 200
-    assert len(looked_up) == 1 + 2
-    assert len(set(looked_up)) == 1
+        monkeypatch.setattr(keys, "authenticate", counting)
+        monkeypatch.setattr(app.state.service.key_lookup, "_find", counting)
+        other, _ = keys.create("other", budget=1)
+        counts = []
+        for change in (None, None, other.id, None):
+            if change is not None:
+                assert keys.revoke(change)
+            response = await client.post("/v2/models/digits/infer", json=tensor(IMAGES))
+            assert response.status_code == 200
+            counts.append(len(looked_up))
+    assert counts == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("end", [Keys.revoke, Keys.rotate])
+async def test_A1_known_key_is_a_401_once_another_process_ends_it(
+    tmp_path: Path, end: Callable[[Keys, str], object]
+) -> None:
+    configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
+    async with running(configured) as (client, app):
+        ((key, _),) = app.state.service.keys.all()
+        path, picture = "/v1/predict/digits", png(IMAGES[0])
+        assert (await client.post(path, content=picture)).status_code == 200
+        with closing(app.state.service.database.reopen()) as other_process:
+            end(Keys(other_process), key.id)
+        responses = [
+            await client.post(path, content=picture),
+            await client.post(path, content=b"not an image"),
+            await client.post("/v1/predict/unknown", content=picture),
+            await client.post("/v2/models/digits/infer", content=b"{"),
+            await client.get("/v1/usage"),
+        ]
+        assert {(r.status_code, code(r)) for r in responses} == {(401, "unauthenticated")}
+        assert app.state.service.keys.budget(key).used == 1
+
+
+async def test_A1_known_key_is_a_401_once_it_expires(tmp_path: Path) -> None:
+    configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
+    async with running(configured) as (client, _):
+        expires = datetime.now(UTC) + timedelta(seconds=1)
+        client.headers["Authorization"] = f"Bearer {make_key(configured.state, expires=expires)}"
+        statuses = set()
+        while datetime.now(UTC) < expires + timedelta(seconds=0.2):
+            statuses.add(
+                (await client.post("/v1/predict/digits", content=png(IMAGES[0]))).status_code
+            )
+        assert statuses == {200, 401}
 
 
 async def test_Q4_answer_is_refunded_if_the_watch_fails(

@@ -243,6 +243,6 @@ def test_Q4_O1_request_cut_off_by_a_drain_is_refunded_in_ledger(tmp_path: Path) 
     assert "Traceback" not in logged
     with closing(Database(state)) as database:
         ((_, budget),) = Keys(database).all()
-        recorded = [(e.event, e.answered, e.count) for _, e in Ledger(database).entries()]
+        recorded = [(e.event, e.answered, e.requests) for _, e in Ledger(database).entries()]
     assert budget.used == 0
     assert recorded == [("start", 0, 1), ("draining", 0, 1), ("draining", 0, 2), ("stop", 0, 1)]

@@ -8,7 +8,8 @@ All else is the server as shipped, started as it starts itself.
 
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -27,27 +28,21 @@ from stingy_server.observability.request_record import RequestRecord
 from stingy_server.service import Service
 from stingy_server.settings import load_settings
 from stingy_server.store.budgets import Reservation
-from stingy_server.store.keys import Caller, Keys
+from stingy_server.store.keys import Caller
 
 
-class OneCaller:
-    """A key look-up that returns the same key, read once, for every request."""
+class UnchangedKeys:
+    """Keys that never change, so that no store is read for them."""
 
-    def __init__(self, keys: Keys) -> None:
-        self._caller = Caller(keys.all()[0][0], spent=False)
-
-    async def lookup(self, text: str) -> Caller:
-        return self._caller
-
-    def close(self) -> None:
-        """Do nothing, because nothing waits."""
+    def changes(self) -> int:
+        return 0
 
 
 class NoBudgets:
     """Budgets that grant every reservation."""
 
     def reserve(self, owners: Sequence[str], images: int) -> Reservation:
-        return Reservation(tuple(owners), images, 0)
+        return Reservation(tuple(owners), images, (0,) * len(owners), (0,) * len(owners))
 
     def refund(self, reservation: Reservation) -> None:
         """Do nothing, because nothing was charged."""
@@ -56,8 +51,9 @@ class NoBudgets:
 class NoLedger:
     """A ledger that writes no entry and digests no pixels."""
 
-    def append(self, entry: object) -> None:
-        """Drop the entry."""
+    def append_all(self, entries: Sequence[object]) -> list[None]:
+        """Drop the entries."""
+        return [None] * len(entries)
 
     def digest(self, images: object) -> str:
         return ""
@@ -66,8 +62,10 @@ class NoLedger:
 class NoWrites:
     """A group commit without a transaction, because nothing is left to be written."""
 
-    async def run(self, write: Callable[[], object], *, locks: Collection[str] = ()) -> object:
-        return write()
+    async def run_together(
+        self, function: Callable[..., Sequence[object]], argument: object, **_: object
+    ) -> object:
+        return function([argument])[0]
 
     async def flush(self) -> None:
         """Do nothing, because nothing waits."""
@@ -114,11 +112,19 @@ def top_unchecked(policy: Policy, logits: Tensor, **_: object) -> SparseLogits:
 
 
 def without_key(service: Service) -> None:
-    service.key_lookup = OneCaller(service.keys)
+    caller = Caller(service.keys.all()[0][0], spent=False, changes=0)
+
+    async def find_caller(secret: str, *, charges: bool) -> Caller:
+        return caller
+
+    service.find_caller = find_caller
+    service.charges.known.find = lambda secret: caller
+    service.charges = replace(service.charges, keys=UnchangedKeys())
 
 
 def without_budget(service: Service) -> None:
     service.budgets = NoBudgets()
+    service.charges = replace(service.charges, budgets=service.budgets)
 
 
 def without_ledger(service: Service) -> None:

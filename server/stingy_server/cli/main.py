@@ -267,7 +267,6 @@ def export(
     """Print all entries, as JSON lines or CSV."""
     import csv
     import sys
-    from dataclasses import astuple, fields
 
     if form not in ("jsonl", "csv"):
         end([f"expected the format jsonl or csv, got {form}"])
@@ -280,8 +279,8 @@ def export(
                 typer.echo(line)
             return
         rows = csv.writer(sys.stdout)
-        rows.writerow(["seq", *(field.name for field in fields(Entry))])
-        rows.writerows([seq, *astuple(entry)] for seq, entry in ledger_store.entries(after=after))
+        rows.writerow(["seq", *Entry._fields])
+        rows.writerows([seq, *entry] for seq, entry in ledger_store.entries(after=after))
 
 
 @keys.command()
@@ -311,10 +310,9 @@ def watch(
 
 
 def _json_lines(ledger_store: "Ledger", *, after: int) -> Iterator[str]:
-    from dataclasses import asdict
 
     for seq, entry in ledger_store.entries(after=after):
-        yield json.dumps({"seq": seq, **asdict(entry)})
+        yield json.dumps({"seq": seq, **entry._asdict()})
 
 
 def _validity(key: "Key") -> str:

@@ -28,6 +28,7 @@ from stingy_server.errors import (
     TOO_LARGE,
     UNAUTHENTICATED,
     UNSUPPORTED_ENCODING,
+    Refusal,
     ServiceError,
 )
 from stingy_server.observability.request_record import RequestRecord
@@ -126,13 +127,13 @@ class Guard:
                 check_body(head, self._settings)
                 await self._app(scope, receive, sender.send)
                 return
-            await self._authenticate(record, head)
+            route = self._hot_path.find(scope["method"], scope["path"])
+            await self._authenticate(record, head, charges=route is not None)
             declared = check_body(head, self._settings)
             query = scope["method"] == "POST"
             place = record.place = await service.admit(record, query=query, declared=declared)
             try:
                 limited = LimitedBody(receive, place, self._settings)
-                route = self._hot_path.find(scope["method"], scope["path"])
                 if route is None:
                     await self._app(scope, limited.receive, sender.send)
                     return
@@ -143,7 +144,7 @@ class Guard:
             finally:
                 service.leave(place)
         except ServiceError as error:
-            await sender.refuse(error.refusal)
+            await self._refuse(sender, error.refusal)
         except StoreUnavailable as error:
             log.error("%s", error)
             await sender.refuse(STORE_UNAVAILABLE)
@@ -154,15 +155,26 @@ class Guard:
             log.error("unexpected %s", type(error).__name__)
             await sender.refuse(INTERNAL)
 
-    async def _authenticate(self, record: RequestRecord, head: Head) -> None:
+    async def _refuse(self, sender: LedgerSender, refusal: Refusal) -> None:
+        """Refuse a request. One whose key was revoked before a charge found out gets 401."""
+        record = sender.record
+        if record.key is not None and record.charged is None and refusal is not UNAUTHENTICATED:
+            try:
+                if await self._service.find_caller(record.secret, charges=False) is None:
+                    refusal = UNAUTHENTICATED
+            except StoreUnavailable:
+                refusal = STORE_UNAVAILABLE
+        await sender.refuse(refusal)
+
+    async def _authenticate(self, record: RequestRecord, head: Head, *, charges: bool) -> None:
         scheme, _, secret = head.authorization.partition(b" ")
         if scheme.lower() != b"bearer" or not 0 < len(secret) <= MAX_KEY_LENGTH:
             raise ServiceError(UNAUTHENTICATED)
         record.secret = secret.decode("latin-1")
-        found = await self._service.key_lookup.lookup(record.secret)
-        if found is None:
+        caller = await self._service.find_caller(record.secret, charges=charges)
+        if caller is None:
             raise ServiceError(UNAUTHENTICATED)
-        record.key, record.spent = found
+        record.key, record.spent = caller.key, caller.spent
 
 
 class LimitedBody:

@@ -95,7 +95,7 @@ class LedgerSender:
         if self._in_ledger:
             entry = self.record.entry(status)
             if self.record.event == ANSWERED or not self._service.refusals.add(entry):
-                await self._service.writes.run(lambda: self._service.ledger.append(entry))
+                await self._service.writes.run_together(self._service.ledger.append_all, entry)
         self._ended = True
         self._count(status)
 

@@ -19,9 +19,10 @@ PREFIX = "stingy"
 MAX_NAME_LENGTH = 64
 COLUMNS = "id, name, tier, rate, request_rate, created, expires, revoked"
 SELECT = f"SELECT {COLUMNS} FROM keys"  # noqa: S608
-# The last column is 1 if the key's budget covers one more image.
+# After the key: 1 if its budget covers one more image, and the count of the changes of keys.
 VALID = f"""
-SELECT {COLUMNS}, (SELECT 1 FROM budgets WHERE owner = 'key:' || id AND {COVERED})
+SELECT {COLUMNS}, (SELECT 1 FROM budgets WHERE owner = 'key:' || id AND {COVERED}),
+    (SELECT count FROM key_changes)
 FROM keys WHERE digest = :digest AND revoked IS NULL
 """  # noqa: S608
 
@@ -47,10 +48,16 @@ class Key:
 
 
 class Caller(NamedTuple):
-    """The valid key of a request, and whether its budget covers no further image."""
+    """The valid key of a request, as it was looked up.
+
+    Attributes:
+        spent: whether its budget covers no further image.
+        changes: the count of the changes of keys at that time.
+    """
 
     key: Key
     spent: bool
+    changes: int
 
 
 class Keys:
@@ -135,19 +142,30 @@ class Keys:
         The old text is invalid from now on.
         """
         _, text = _new_text(key_id)
-        changed = self._database.execute(
+        changed = self._change(
             "UPDATE keys SET digest = ? WHERE id = ? AND revoked IS NULL",
             (self._digest(text), key_id),
         )
-        return text if changed.rowcount == 1 else None
+        return text if changed else None
 
     def revoke(self, key_id: str) -> bool:
         """Make a key invalid from now on. Return False if there is no such valid key."""
-        changed = self._database.execute(
-            "UPDATE keys SET revoked = ? WHERE id = ? AND revoked IS NULL",
-            (stamp(), key_id),
+        return self._change(
+            "UPDATE keys SET revoked = ? WHERE id = ? AND revoked IS NULL", (stamp(), key_id)
         )
-        return changed.rowcount == 1
+
+    def changes(self) -> int:
+        """Return the count of the changes of keys, which every process reads before it charges."""
+        (count,) = self._database.execute("SELECT count FROM key_changes").fetchone()
+        return int(count)
+
+    def _change(self, statement: str, values: tuple[Any, ...]) -> bool:
+        """Change a key, and count the change. Return whether there is such a valid key."""
+        with self._database.transaction(locks=("keys",)):
+            changed = self._database.execute(statement, values).rowcount == 1
+            if changed:
+                self._database.execute("UPDATE key_changes SET count = count + 1")
+        return changed
 
     def all(self) -> list[tuple[Key, Budget]]:
         """Return every key with its budget, oldest first, revoked keys included."""
@@ -201,10 +219,14 @@ def _valid_query(places: int) -> str:
 
 def _caller(row: Sequence[Any]) -> Caller | None:
     """Return the caller of a row of `VALID`, or None if its key has expired."""
-    *columns, covered = row
+    *columns, covered, changes = row
     key = Key(*columns)
-    valid = key.expires is None or key.expires > stamp()
-    return Caller(key, covered is None) if valid else None
+    return Caller(key, covered is None, changes) if is_current(key) else None
+
+
+def is_current(key: Key) -> bool:
+    """Return whether a key has not expired."""
+    return key.expires is None or key.expires > stamp()
 
 
 def _new_text(key_id: str | None = None) -> tuple[str, str]:

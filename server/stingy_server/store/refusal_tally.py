@@ -7,8 +7,7 @@ are lost if the server is killed before.
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import partial
 
 from stingy_server.store.group_commit import GroupCommit
@@ -50,7 +49,7 @@ class RefusalTally:
         """
         if self._timer is not None:
             self._timer.cancel()
-        self._append(self._take())
+        self._ledger.append_all(self._take())
 
     def _merge(self, kind: Kind, entry: Entry) -> None:
         counted = self._entries.get(kind)
@@ -61,10 +60,6 @@ class RefusalTally:
         self._entries.clear()
         return counted
 
-    def _append(self, entries: Iterable[Entry]) -> None:
-        for entry in entries:
-            self._ledger.append(entry)
-
     def _start_timer(self) -> None:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(WINDOW_S, self._end_second)
@@ -72,7 +67,7 @@ class RefusalTally:
     def _end_second(self) -> None:
         self._timer = None
         if entries := self._take():
-            written = self._writes.submit(partial(self._append, entries))
+            written = self._writes.submit(partial(self._ledger.append_all, entries))
             written.add_done_callback(partial(self._restore_if_failed, entries))
 
     def _restore_if_failed(self, entries: Sequence[Entry], written: "asyncio.Future[None]") -> None:
@@ -89,9 +84,8 @@ def _kind(entry: Entry) -> Kind:
 
 
 def _sum(counted: Entry, entry: Entry) -> Entry:
-    return replace(
-        counted,
+    return counted._replace(
         images=counted.images + entry.images,
         latency_us=counted.latency_us + entry.latency_us,
-        count=counted.count + entry.count,
+        requests=counted.requests + entry.requests,
     )

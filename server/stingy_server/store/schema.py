@@ -93,11 +93,14 @@ MIGRATIONS: tuple[str, ...] = (
 -- In requests, such as "100/second"; NULL is the rate of the settings.
 ALTER TABLE keys ADD COLUMN request_rate TEXT;
 -- The requests of an entry.
-ALTER TABLE ledger ADD COLUMN count INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE ledger ADD COLUMN requests INTEGER NOT NULL DEFAULT 1;
 -- Budgets of a month of UTC, counted in months since January 1970.
 ALTER TABLE budgets ADD COLUMN month_total INTEGER;
 ALTER TABLE budgets ADD COLUMN month INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE budgets ADD COLUMN month_used INTEGER NOT NULL DEFAULT 0 CHECK (month_used >= 0);
+-- Counts the changes of keys: a process looks up the keys anew that it knows, if this has changed.
+CREATE TABLE key_changes (count INTEGER NOT NULL) STRICT;
+INSERT INTO key_changes VALUES (0);
 -- A deployment may be allowed to be looser than what is in service.
 ALTER TABLE deployments ADD COLUMN looser INTEGER NOT NULL DEFAULT 0;
 -- The policy of a report, as it was written.

@@ -108,21 +108,21 @@ async def test_Q4_O1_request_cancelled_at_a_write_is_refunded_or_sent(
     settings = settings_of(tmp_path, store=store)
     async with running(settings) as (_, app):
         request = OpenRequest(app, make_key(settings.state, store=store))
-        writes, left = app.state.service.writes, write
-        submit = writes.submit
+        queue, left = app.state.service.writes._queue, write
+        put = queue.put
 
-        def cancelling_submit(call: Any, **options: Any) -> Any:
+        def cancelling_put(item: Any) -> Any:
             nonlocal left
             left -= 1
             app.state.service.draining |= draining and left == 0
-            done = submit(call, **options)
+            done = put(item)
             if left == 0 and begun:  # runs after the write, which was scheduled first
                 asyncio.get_running_loop().call_soon(request.task.cancel)
             elif left == 0:
                 request.task.cancel()
             return done
 
-        monkeypatch.setattr(writes, "submit", cancelling_submit)
+        monkeypatch.setattr(queue, "put", cancelling_put)
         assert await request.outcome() == (
             DRAINED if draining and expected == CANCELLED else expected
         )

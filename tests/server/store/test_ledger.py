@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,7 @@ def test_entries_are_read_as_they_were_appended(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = Ledger(database)
-    entries = [replace(ENTRY, request=str(number)) for number in range(5)]
+    entries = [ENTRY._replace(request=str(number)) for number in range(5)]
     for entry in entries:
         ledger.append(entry)
     assert [entry for _, entry in ledger.entries()] == entries

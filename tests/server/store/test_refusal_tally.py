@@ -5,7 +5,6 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,7 @@ def database(tmp_path: Path, store: str | None) -> Iterator[Database]:
 
 
 def counts(database: Database) -> list[int]:
-    return [entry.count for _, entry in Ledger(database).entries()]
+    return [entry.requests for _, entry in Ledger(database).entries()]
 
 
 async def until_counted(database: Database, expected: list[int]) -> None:
@@ -45,14 +44,14 @@ async def test_C5_refusals_of_a_second_share_an_entry(
 ) -> None:
     monkeypatch.setattr(refusal_tally, "WINDOW_S", 0.05)
     tally = RefusalTally(Ledger(database), GroupCommit(database))
-    kinds = [REFUSAL, replace(REFUSAL, event="cancelled"), replace(REFUSAL, key="other")]
+    kinds = [REFUSAL, REFUSAL._replace(event="cancelled"), REFUSAL._replace(key="other")]
     for entry in kinds:
         assert not tally.add(entry)  # the caller writes the first of each kind
-        assert [tally.add(replace(entry, request="s", images=5)) for _ in range(9)] == [True] * 9
+        assert [tally.add(entry._replace(request="s", images=5)) for _ in range(9)] == [True] * 9
     assert counts(database) == []
     await until_counted(database, [9, 9, 9])
     entries = [entry for _, entry in Ledger(database).entries()]
-    assert entries[0] == replace(REFUSAL, request="s", images=45, latency_us=8100, count=9)
+    assert entries[0] == REFUSAL._replace(request="s", images=45, latency_us=8100, requests=9)
     assert [(e.key, e.event) for e in entries] == [(e.key, e.event) for e in kinds]
     assert not tally.add(REFUSAL)  # another second
     tally.write()
@@ -95,5 +94,5 @@ async def test_C5_spent_key_makes_the_ledger_grow_little(
     assert len(entries) <= 3 + 2 * (len(statuses) - 1)
     recorded: Counter[int] = Counter()
     for entry in entries:
-        recorded[entry.status] += entry.count
+        recorded[entry.status] += entry.requests
     assert recorded - Counter({0: 2}) == statuses  # 0 for start and stop
