@@ -15,6 +15,7 @@ from stingy_protection import (
 from stingy_server.admission import Admission, Place
 from stingy_server.codec.decode_pool import DecodePool
 from stingy_server.codec.images import Pixels
+from stingy_server.deadlines import Deadlines
 from stingy_server.detection.key_profiles import Action
 from stingy_server.detection.monitor import Watch
 from stingy_server.errors import (
@@ -77,6 +78,7 @@ class Service:
     fleet: Fleet
     admission: Admission
     decoders: DecodePool
+    deadlines: Deadlines
     draining: bool = False
     last_writes: list[Callable[[], None]] = field(default_factory=list)
 
@@ -241,7 +243,7 @@ class Service:
                 refused or internal.
         """
         try:
-            async with asyncio.timeout(self.settings.deadline_s):
+            with self.deadlines.start():
                 self._reserve_watch(record, images)
                 await self._charge(record, endpoint, images)
                 return await self._answer(record, endpoint, await decode(), tier)

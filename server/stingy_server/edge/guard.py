@@ -9,7 +9,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from starlette.requests import ClientDisconnect
@@ -32,6 +32,7 @@ from stingy_server.errors import (
     ServiceError,
 )
 from stingy_server.observability.request_record import RequestRecord
+from stingy_server.process.http_exchange import BODY_ARRIVED
 from stingy_server.service import Service
 from stingy_server.settings import Settings
 from stingy_server.store.base import StoreUnavailable
@@ -91,6 +92,11 @@ def check_body(head: Head, settings: Settings) -> int:
     return declared
 
 
+def _unknown() -> bool:
+    """Return that a body may still have to come, for a server without the extension."""
+    return False
+
+
 class Guard:
     """ASGI middleware around an application and its hot path.
 
@@ -133,7 +139,8 @@ class Guard:
             query = scope["method"] == "POST"
             place = record.place = await service.admit(record, query=query, declared=declared)
             try:
-                limited = LimitedBody(receive, place, self._settings)
+                arrived = scope.get("extensions", {}).get(BODY_ARRIVED, _unknown)
+                limited = LimitedBody(receive, place, self._settings, arrived=arrived)
                 if route is None:
                     await self._app(scope, limited.receive, sender.send)
                     return
@@ -182,13 +189,24 @@ class LimitedBody:
 
     The received bytes count, not the `content-length` header. They use memory until the request
     has ended.
+
+    Args:
+        arrived: returns whether the whole body has come, so that nothing waits for it.
     """
 
-    def __init__(self, receive: Receive, place: Place, settings: Settings) -> None:
+    def __init__(
+        self,
+        receive: Receive,
+        place: Place,
+        settings: Settings,
+        *,
+        arrived: Callable[[], bool],
+    ) -> None:
         self._receive = receive
         self._place = place
         self._max_bytes = settings.max_body_bytes
         self._deadline = asyncio.get_running_loop().time() + settings.body_timeout_s
+        self._arrived = arrived
         self._received = 0
         self._complete = False
 
@@ -200,11 +218,14 @@ class LimitedBody:
         """
         if self._complete:  # only the end of the connection can follow, so there is no timeout
             return await self._receive()
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                message = await self._receive()
-        except TimeoutError:
-            raise ServiceError(TIMED_OUT) from None
+        if self._arrived():
+            message = await self._receive()
+        else:
+            try:
+                async with asyncio.timeout_at(self._deadline):
+                    message = await self._receive()
+            except TimeoutError:
+                raise ServiceError(TIMED_OUT) from None
         if message["type"] == "http.request":
             self._received += len(message.get("body", b""))
             self._complete = not message.get("more_body", False)

@@ -14,6 +14,8 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
+# The extension of ASGI with which an application asks whether the whole body has come.
+BODY_ARRIVED = "stingy.body_arrived"
 BODILESS = (204, 304)  # statuses whose responses have no body
 
 
@@ -101,6 +103,10 @@ class Exchange:
     def full(self) -> bool:
         """Whether the application must read before more of the body is taken."""
         return self._body_bytes > HIGH_WATER_BYTES and not self.response_complete
+
+    def has_body(self) -> bool:
+        """Return whether the whole body has come."""
+        return self.body_complete
 
     def add_body(self, pieces: list[bytes]) -> None:
         """Add bytes of the body. They are dropped once the response is complete."""

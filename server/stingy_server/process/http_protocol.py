@@ -20,7 +20,7 @@ from stingy_server.errors import (
     error_body,
 )
 from stingy_server.process.connection_table import NEVER, Rank
-from stingy_server.process.http_exchange import STATUS_LINES, Exchange
+from stingy_server.process.http_exchange import BODY_ARRIVED, STATUS_LINES, Exchange
 from stingy_server.process.request_head import MalformedRequest, RequestHead
 from stingy_server.process.request_parser import RequestParser
 
@@ -232,10 +232,12 @@ class HttpProtocol(asyncio.Protocol):
                 "query_string": head.query,
                 "headers": list(head.headers),
                 "state": self._app_state.copy(),
+                "extensions": {},
             },
             keep_alive=head.keep_alive,
             expects_continue=head.expects_continue,
         )
+        exchange.scope["extensions"][BODY_ARRIVED] = exchange.has_body
         if not head.keep_alive:
             self.ended = True
         if self._parser.in_body:
