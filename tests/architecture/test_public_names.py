@@ -14,7 +14,7 @@ from stingy_server.errors import Refusal
 from stingy_server.observability.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
-ROWS = {"L": 13, "P": 9, "A": 6, "Q": 9, "H": 12, "I": 5, "M": 3, "O": 4}
+ROWS = {"L": 13, "P": 9, "A": 6, "Q": 9, "H": 12, "I": 5, "M": 3, "O": 4, "C": 5}
 PACKAGES = ("stingy_clients", "stingy_protection", "stingy_server", "stingy_attacker_eval")
 
 

@@ -14,6 +14,7 @@ import torch
 from broken import (
     CountingPaths,
     OpenRoute,
+    SegmentParser,
     ServerHeader,
     lingering,
     same_text,
@@ -33,12 +34,14 @@ from checks import (
     unpickling,
 )
 from sample_networks import canaries
+from segments import assert_same_parse
 from serving import PREPROCESSING, make_bundle, make_settings, png, random_images, running
 from stingy_protection import Policy, RankedLabels, SparseLogits, sanitize
 from stingy_server import Database, Keys
 from stingy_server.codec import images
 from stingy_server.codec.images import Pixels
 from stingy_server.inference import engine
+from stingy_server.process.request_parser import RequestParser
 from timing import differ_by, interleaved, shows_in_a_sort
 
 IMAGE = random_images(1)[0]
@@ -159,6 +162,13 @@ async def test_I_reader_of_every_format_is_caught(monkeypatch: pytest.MonkeyPatc
 )
 def test_M_loader_of_pickles_is_caught(source: str) -> None:
     assert unpickling(source) != []
+
+
+def test_C_verdict_that_depends_on_segments_is_caught() -> None:
+    request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    assert_same_parse(RequestParser, request, [20])
+    with pytest.raises(AssertionError):
+        assert_same_parse(SegmentParser, request, [20])
 
 
 @pytest.mark.anyio

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stingy_protection import Policy, SparseLogits, sanitize
 from stingy_server import Database
+from stingy_server.process.request_parser import RequestParser
 from stingy_server.store.budgets import key_owner
 
 
@@ -107,3 +108,15 @@ def same_text(left: str, right: str) -> bool:
         if one != other:
             return False
     return True
+
+
+class SegmentParser(RequestParser):
+    """A parser that looks for the end of a head in the latest segment alone."""
+
+    __slots__ = ()
+
+    def feed(self, data: bytes) -> None:
+        if not self.in_body and self.unparsed and b"\r\n\r\n" not in data:
+            self.unparsed += data
+            return
+        super().feed(data)

@@ -99,7 +99,7 @@ class Exchange:
 
     @property
     def full(self) -> bool:
-        """Whether the application must read before more of the body is taken."""
+        """True if the application must read before more of the body is taken."""
         return self._body_bytes > HIGH_WATER_BYTES and not self.response_complete
 
     def add_body(self, pieces: list[bytes]) -> None:
