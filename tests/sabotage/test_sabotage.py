@@ -18,6 +18,7 @@ from broken import (
     FirstComeSample,
     NoiseBeforeChoice,
     OpenRoute,
+    SegmentParser,
     ServerHeader,
     decode_any_format,
     lingering,
@@ -47,6 +48,7 @@ from checks import (
 from decoding import decode_alone
 from file_lock import Locker, longest_stall
 from sample_networks import canaries
+from segments import assert_same_parse
 from serving import make_bundle, make_settings, png, random_images, running
 from stingy_protection import (
     KeyedNoise,
@@ -66,6 +68,7 @@ from stingy_server.detection.image_hashes import ImageHasher
 from stingy_server.inference import engine
 from stingy_server.models import loading
 from stingy_server.observability.request_record import RequestRecord
+from stingy_server.process.request_parser import RequestParser
 from stingy_server.service import Service
 from stingy_server.store.group_commit import GroupCommit
 from timing import differ_by, interleaved, shows_in_a_sort
@@ -239,6 +242,13 @@ async def test_I_reader_of_every_format_is_caught(monkeypatch: pytest.MonkeyPatc
 )
 def test_M_loader_of_pickles_is_caught(source: str) -> None:
     assert unpickling(source) != []
+
+
+def test_C_verdict_that_depends_on_segments_is_caught() -> None:
+    request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    assert_same_parse(RequestParser, request, [20])
+    with pytest.raises(AssertionError):
+        assert_same_parse(SegmentParser, request, [20])
 
 
 @pytest.mark.anyio

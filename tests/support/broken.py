@@ -26,6 +26,7 @@ from stingy_protection import (
 )
 from stingy_server import Database
 from stingy_server.detection.fair_sample import FairSample, KeySample
+from stingy_server.process.request_parser import RequestParser
 from stingy_server.store.budgets import key_owner
 
 
@@ -153,3 +154,15 @@ def same_text(left: str, right: str) -> bool:
         if one != other:
             return False
     return True
+
+
+class SegmentParser(RequestParser):
+    """A parser that looks for the end of a head in the latest segment alone."""
+
+    __slots__ = ()
+
+    def feed(self, data: bytes) -> None:
+        if not self.in_body and self.unparsed and b"\r\n\r\n" not in data:
+            self.unparsed += data
+            return
+        super().feed(data)

@@ -12,7 +12,7 @@ NEVER = float("inf")
 
 
 class Rank(IntEnum):
-    """How soon a connection is dropped. The lowest rank goes first."""
+    """The order in which connections are dropped. The lowest rank goes first."""
 
     HEADLESS = 0  # it has not sent a complete head yet, or only bytes of another protocol
     STRANGER = 1  # its last request had no valid key

@@ -101,7 +101,7 @@ class Exchange:
 
     @property
     def full(self) -> bool:
-        """Whether the application must read before more of the body is taken."""
+        """True if the application must read before more of the body is taken."""
         return self._body_bytes > HIGH_WATER_BYTES and not self.response_complete
 
     def has_body(self) -> bool:

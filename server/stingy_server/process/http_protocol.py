@@ -205,7 +205,7 @@ class HttpProtocol(asyncio.Protocol):
 
     @property
     def body_is_full(self) -> bool:
-        """Whether the application must read before more of the body is taken."""
+        """True if the application must read before more of the body is taken."""
         return self._receiving is not None and self._receiving.full
 
     def may_begin(self) -> bool:

@@ -30,7 +30,7 @@ class Receiver(Protocol):
 
     @property
     def body_is_full(self) -> bool:
-        """Whether the application must read before more of the body is taken."""
+        """True if the application must read before more of the body is taken."""
 
     def may_begin(self) -> bool:
         """Return whether it takes the request whose head is complete now."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from starlette.types import Message
 
 from serving import make_bundle, make_key, make_settings, png, random_images, running
 
@@ -79,6 +80,27 @@ async def test_H5_bodies_of_all_requests_share_one_memory_limit(tmp_path: Path) 
             assert "retry-after" in refused.headers
             end.set()
             assert (await waiting).status_code == 415
+
+
+async def test_H5_client_that_never_reads_takes_no_place_without_a_key(tmp_path: Path) -> None:
+    configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"), max_concurrency=1)
+    blocked = asyncio.Event()
+
+    async def silence() -> Message:
+        return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+
+    async def full_connection(message: Message) -> None:
+        blocked.set()
+        await asyncio.Event().wait()
+
+    async with running(configured) as (client, app):
+        scope = {"type": "http", "method": "POST", "path": PREDICT, "headers": []}
+        refused = asyncio.create_task(app(scope, silence, full_connection))
+        await blocked.wait()
+        assert (await client.post(PREDICT, content=png(IMAGES[0]))).status_code == 200
+        refused.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await refused
 
 
 async def send_mixed_requests(client: httpx.AsyncClient, *, rounds: int) -> int:
