@@ -15,7 +15,9 @@ import torch
 
 from broken import (
     CountingPaths,
+    FirstComePool,
     FirstComeSample,
+    FirstComeShares,
     NoiseBeforeChoice,
     OpenRoute,
     SegmentParser,
@@ -31,6 +33,7 @@ from broken import (
 from checks import (
     all_requests,
     assert_closed,
+    assert_leaves_half,
     assert_n_largest,
     assert_neither,
     assert_nowhere,
@@ -38,6 +41,7 @@ from checks import (
     assert_open_is_refused,
     assert_plain_headers,
     assert_refused_unread,
+    assert_served_in_turn,
     assert_share_beside_a_flood,
     assert_support_of_clean_logits,
     compared_secrets,
@@ -47,6 +51,7 @@ from checks import (
 )
 from decoding import decode_alone
 from file_lock import Locker, longest_stall
+from image_bytes import END_OF_IMAGE, cut_jpeg, jpeg
 from sample_networks import canaries
 from segments import assert_same_parse
 from serving import make_bundle, make_settings, png, random_images, running
@@ -62,14 +67,17 @@ from stingy_protection import (
 from stingy_server import Database, Keys
 from stingy_server.admission import Place
 from stingy_server.codec import images
+from stingy_server.codec.decode_pool import DecodePool
 from stingy_server.codec.images import Pixels
 from stingy_server.detection.fair_sample import FairSample
 from stingy_server.detection.image_hashes import ImageHasher
+from stingy_server.errors import ServiceError
 from stingy_server.inference import engine
 from stingy_server.models import loading
 from stingy_server.observability.request_record import RequestRecord
 from stingy_server.process.request_parser import RequestParser
 from stingy_server.service import Service
+from stingy_server.shares import Shares
 from stingy_server.store.group_commit import GroupCommit
 from timing import differ_by, interleaved, shows_in_a_sort
 
@@ -217,6 +225,33 @@ async def test_H_server_that_names_itself_is_caught(tmp_path: Path) -> None:
         response = await client.get("/v2/health/live")
     with pytest.raises(AssertionError):
         assert_plain_headers(response.headers)
+
+
+def test_S_resource_that_one_owner_can_empty_is_caught() -> None:
+    assert_leaves_half(Shares(100), 100)
+    with pytest.raises(AssertionError):
+        assert_leaves_half(FirstComeShares(100), 100)
+
+
+@pytest.mark.anyio
+async def test_S_pool_that_serves_in_order_of_arrival_is_caught() -> None:
+    with closing(DecodePool(capacity=100, threads=1)) as pool:
+        await assert_served_in_turn(pool)
+    with closing(FirstComePool(capacity=100, threads=1)) as pool, pytest.raises(AssertionError):
+        await assert_served_in_turn(pool)
+
+
+@pytest.mark.anyio
+async def test_I_decoder_that_completes_a_cut_jpeg_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = jpeg()
+    for cut in (cut_jpeg(whole, len(whole) // 2), jpeg(progressive=True)[:-30] + END_OF_IMAGE):
+        with pytest.raises(ServiceError):
+            await decode_alone([cut])
+        with monkeypatch.context() as patched:
+            patched.setattr(images, "decode_file", decode_any_format)
+            assert (await decode_alone([cut])).shape == (1, 8, 8, 3)
 
 
 @pytest.mark.anyio

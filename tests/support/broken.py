@@ -1,10 +1,11 @@
 """Parts that each break one promise, to show that the check of that promise fails."""
 
+import asyncio
 import io
 import multiprocessing
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,10 @@ from stingy_protection import (
     sanitize,
 )
 from stingy_server import Database
+from stingy_server.codec.decode_pool import DecodePool, Result
 from stingy_server.detection.fair_sample import FairSample, KeySample
 from stingy_server.process.request_parser import RequestParser
+from stingy_server.shares import Shares
 from stingy_server.store.budgets import key_owner
 
 
@@ -74,6 +77,28 @@ def unstable_top(logits: Tensor, n: int) -> Tensor:
         .indices.mul(-1)
         .add(logits.shape[1] - 1)[:, :n]
     )
+
+
+class FirstComeShares(Shares):
+    """Shares that give any owner all that is free."""
+
+    __slots__ = ()
+
+    def take(self, owner: str, amount: int = 1) -> bool:
+        if amount > self.free:
+            return False
+        self.free -= amount
+        return True
+
+
+class FirstComePool(DecodePool):
+    """A pool with one queue for all callers."""
+
+    async def run(
+        self, caller: str, units: Sequence[Callable[[], Result]], *, cost: int
+    ) -> list[Result]:
+        calls = (asyncio.wrap_future(self._executor.submit(unit)) for unit in units)
+        return await asyncio.gather(*calls)
 
 
 def decode_any_format(data: bytes, size: tuple[int, int]) -> Image.Image:

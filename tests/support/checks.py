@@ -1,7 +1,9 @@
 """Checks of promises, used by their tests and by the tests that break them on purpose."""
 
 import ast
+import asyncio
 import multiprocessing
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from io import BytesIO
 from pathlib import Path
@@ -19,10 +21,12 @@ from leaking import disguises
 from serving import random_images
 from stingy_protection import Looseness, NoisyPolicy, Policy, build_policy, sanitize
 from stingy_server import Settings
+from stingy_server.codec.decode_pool import DecodePool
 from stingy_server.codec.images import Pixels
 from stingy_server.detection.fair_sample import FairSample, cut_to_shares
 from stingy_server.errors import UNSUPPORTED_IMAGE, ServiceError
 from stingy_server.models.loading import load_bundles
+from stingy_server.shares import Shares
 
 LOADERS = {"pickle", "joblib", "dill", "cloudpickle", "yaml", "marshal", "shelve"}
 SECRETS = {"secret", "digest", "pepper", "token", "text", "authorization", "password"}
@@ -128,6 +132,33 @@ async def assert_only_jpeg_and_png(read: Callable[[bytes], Awaitable[Pixels]]) -
         with pytest.raises(ServiceError) as error:
             await read(data)
         assert error.value.refusal is UNSUPPORTED_IMAGE
+
+
+def assert_leaves_half(shares: Shares, capacity: int) -> None:
+    """Check a promise of S: an owner that takes all it can get leaves half to others."""
+    taken = 0
+    while shares.take("greedy"):
+        taken += 1
+    assert taken <= capacity / 2
+    assert shares.take("other")
+
+
+async def assert_served_in_turn(pool: DecodePool) -> None:
+    """Check a promise of S: a caller's one unit waits for few of another's hundred.
+
+    Args:
+        pool: a pool of one thread.
+    """
+    done: list[str] = []
+    first = threading.Event()
+    many = [lambda: first.wait(20), *[lambda: done.append("many")] * 100]
+    flood = asyncio.ensure_future(pool.run("many", many, cost=1))
+    await asyncio.sleep(0.05)
+    single = asyncio.ensure_future(pool.run("one", [lambda: done.append("one")], cost=1))
+    await asyncio.sleep(0.05)
+    first.set()
+    await asyncio.gather(flood, single)
+    assert done.index("one") <= 2
 
 
 def unpickling(source: str) -> list[str]:

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 from stingy_server.errors import OVERLOADED, ServiceError
 from stingy_server.shares import Shares
 
-# Decoding releases the interpreter's lock, so a thread a core is useful. Two are the least: one
-# picture that takes long never stops all others.
-THREADS = max(2, os.cpu_count() or 1)
+# Decoding releases the interpreter's lock, so a thread a core is useful; more only make each other
+# wait. Two are the least, so that one picture that takes long never stops all others.
+THREADS = max(2, len(os.sched_getaffinity(0)))
 QUEUED_REQUESTS = 16  # the capacity of a pool, in requests of the largest size
 Result = TypeVar("Result")
 
