@@ -47,7 +47,7 @@ async def until(reached: Any) -> None:
 
 
 async def test_D1_hung_store_refuses_each_request_in_time(
-    tmp_path: Path, address: str, postgres_server: "Running"
+    tmp_path: Path, address: str, postgres_server: "Running", caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running(configured(tmp_path, address)) as (client, app):
         assert (await client.post(PATH, content=IMAGE)).status_code == 200
@@ -75,6 +75,7 @@ async def test_D1_hung_store_refuses_each_request_in_time(
             assert await refused() < 1
             assert (await client.get("/v2/health/ready")).status_code == 503
             assert threading.active_count() <= threads + 5
+            assert caplog.text.count("the store does not answer: ") == 1
 
         async def answered() -> bool:
             return (await client.post(PATH, content=IMAGE)).status_code == 200
@@ -83,6 +84,7 @@ async def test_D1_hung_store_refuses_each_request_in_time(
         assert (await client.get("/v2/health/ready")).status_code == 200
         ((_, budget),) = app.state.service.keys.all()
         entries = [entry for _, entry in Ledger(app.state.service.database).entries()]
+        assert caplog.text.count("the store answers: ") == 1
         assert budget.used >= sum(entry.answered for entry in entries) >= 2
 
 
