@@ -223,7 +223,10 @@ async def test_D1_read_of_a_hung_store_ends_in_time(
     database: Database, postgres_server: "Running"
 ) -> None:
     executor = StoreExecutor(database)
-    read = lambda: database.execute("SELECT 1").fetchone()  # noqa: E731
+
+    def read() -> Any:
+        return database.execute("SELECT 1").fetchone()
+
     assert await executor.run(read) == (1,)
     with postgres_server.frozen():
         started = time.monotonic()
@@ -231,7 +234,11 @@ async def test_D1_read_of_a_hung_store_ends_in_time(
             *(executor.run(read) for _ in range(50)), return_exceptions=True
         )
         assert time.monotonic() - started < DEADLINE_S + MARGIN_S
-    assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
+        assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
+        started = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            read()  # without a queue, as the commands do
+        assert time.monotonic() - started < DEADLINE_S + MARGIN_S
 
     async def answers() -> bool:
         return database.health.ok
