@@ -62,7 +62,8 @@ async def ready(request: Request) -> Response:
 async def model_ready(request: Request, model: str, version: str | None = None) -> Response:
     service: Service = request.app.state.service
     endpoint = service.endpoint(request.state.record, model, version)
-    return _json({"name": endpoint.name, "ready": not (service.draining or service.watch.failed)})
+    ready = service.database.health.check() and not (service.draining or service.watch.failed)
+    return _json({"name": endpoint.name, "ready": ready})
 
 
 @router.get(MODEL)

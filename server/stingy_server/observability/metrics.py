@@ -149,7 +149,7 @@ def shared_between_processes(folder: Path) -> Iterator[None]:
             stack.callback(shutil.rmtree, own, ignore_errors=True)
             stack.enter_context(_locked(own / "lock"))
         os.environ[MULTIPROCESS_DIR] = str(own)
-        stack.callback(os.environ.pop, MULTIPROCESS_DIR)
+        stack.callback(os.environ.pop, MULTIPROCESS_DIR, None)
         yield
 
 

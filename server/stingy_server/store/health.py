@@ -1,11 +1,14 @@
 """The health of a store: whether its last call or probe was answered in time."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from stingy_server.store.base import StoreUnavailable
+
+log = logging.getLogger("stingy")
 
 PROBE_S = 1.0
 
@@ -15,7 +18,7 @@ class StoreHealth:
 
     A call that fails makes the store unhealthy. From then on a probe runs at most once a second, in
     a thread of its own, until the store answers again. Meanwhile other calls are refused untried,
-    so that nobody waits for a store that does not answer.
+    so that nobody waits for a store that does not answer. The log has one line for each change.
 
     Args:
         probe: makes an empty transaction. Raises StoreUnavailable if the store does not answer.
@@ -40,13 +43,14 @@ class StoreHealth:
 
     def succeed(self) -> None:
         """Record that a call was answered."""
-        self.ok = True
+        if not self.ok:
+            log.warning("the store answers: requests are served")
+            self.ok = True
         self._checked = time.monotonic()
 
     def fail(self) -> None:
         """Record that a call was not answered in time, and probe the store until it answers."""
-        self.ok = False
-        self._checked = time.monotonic()
+        self._mark_down()
         self._start_probe()
 
     def close(self) -> None:
@@ -54,6 +58,12 @@ class StoreHealth:
         self._closed = True
         if self._thread is not None:
             self._thread.shutdown(wait=True)
+
+    def _mark_down(self) -> None:
+        if self.ok:
+            log.error("the store does not answer: requests are refused until it does")
+            self.ok = False
+        self._checked = time.monotonic()
 
     def _start_probe(self) -> None:
         if self._probing or self._closed:
@@ -72,8 +82,7 @@ class StoreHealth:
         if error is None:
             self.succeed()
             return
-        self.ok = False
-        self._checked = time.monotonic()
+        self._mark_down()
         asyncio.get_running_loop().call_later(PROBE_S, self._start_probe)
         if not isinstance(error, StoreUnavailable):
             raise error

@@ -47,7 +47,7 @@ async def until(reached: Any) -> None:
 
 
 async def test_D1_hung_store_refuses_each_request_in_time(
-    tmp_path: Path, address: str, postgres_server: "Running"
+    tmp_path: Path, address: str, postgres_server: "Running", caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running(configured(tmp_path, address)) as (client, app):
         assert (await client.post(PATH, content=IMAGE)).status_code == 200
@@ -75,6 +75,7 @@ async def test_D1_hung_store_refuses_each_request_in_time(
             assert await refused() < 1
             assert (await client.get("/v2/health/ready")).status_code == 503
             assert threading.active_count() <= threads + 5
+            assert caplog.text.count("the store does not answer: ") == 1
 
         async def answered() -> bool:
             return (await client.post(PATH, content=IMAGE)).status_code == 200
@@ -83,6 +84,7 @@ async def test_D1_hung_store_refuses_each_request_in_time(
         assert (await client.get("/v2/health/ready")).status_code == 200
         ((_, budget),) = app.state.service.keys.all()
         entries = [entry for _, entry in Ledger(app.state.service.database).entries()]
+        assert caplog.text.count("the store answers: ") == 1
         assert budget.used >= sum(entry.answered for entry in entries) >= 2
 
 
@@ -221,7 +223,10 @@ async def test_D1_read_of_a_hung_store_ends_in_time(
     database: Database, postgres_server: "Running"
 ) -> None:
     executor = StoreExecutor(database)
-    read = lambda: database.execute("SELECT 1").fetchone()  # noqa: E731
+
+    def read() -> Any:
+        return database.execute("SELECT 1").fetchone()
+
     assert await executor.run(read) == (1,)
     with postgres_server.frozen():
         started = time.monotonic()
@@ -229,7 +234,11 @@ async def test_D1_read_of_a_hung_store_ends_in_time(
             *(executor.run(read) for _ in range(50)), return_exceptions=True
         )
         assert time.monotonic() - started < DEADLINE_S + MARGIN_S
-    assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
+        assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
+        started = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            read()  # without a queue, as the commands do
+        assert time.monotonic() - started < DEADLINE_S + MARGIN_S
 
     async def answers() -> bool:
         return database.health.ok
