@@ -164,7 +164,7 @@ def test_images_compared_are_bounded_and_all_are_counted(database: Database) -> 
     watch = Watch(database, settings=WatchSettings(), metrics=Metrics())
     answer = _answer(256)
     for number in range(10):
-        watch.observe(f"k{number % 2}", "m", random_images(256, seed=number), answer, 1.0)
+        watch.observe(f"k{number // 5}", "m", random_images(256, seed=number), answer, 1.0)
     watch.run_once(database)
     rows = KeyProfileStore(database).all()
     assert [row.images for row in rows] == [1280, 1280]
