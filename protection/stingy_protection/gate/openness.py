@@ -13,7 +13,7 @@ scores, fine grids, weak noise. It has three limits.
   scores without their classes, counts as open.
 - Scores alone are read. The order of ranks and bare lists counts as hiding the row.
 - A policy that rounds by itself, in steps below a quarter of a row's spread, counts as open. The
-  policy's own `decimals` are taken into account.
+  policy's own `decimals` are taken into account. With noise, steps above 0.05 count as hiding.
 """
 
 from functools import lru_cache
