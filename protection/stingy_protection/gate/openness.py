@@ -6,7 +6,7 @@ little, the gate answers, and the changes of the answers show what the attacker 
 covariance of the best unbiased estimate follows from them (the Cramer-Rao bound), with the grid and
 the policy's noise as the only errors.
 
-This finds every row that leaves in a form that can be undone: reversed, permuted, bent or mixed
+This finds rows that leave in a form that can be undone: reversed, permuted, bent or mixed
 scores, fine grids, weak noise. It has three limits.
 
 - It is local. A policy that hides nothing but which of several distant rows it was, such as sorted
