@@ -6,14 +6,14 @@ little, the gate answers, and the changes of the answers show what the attacker 
 covariance of the best unbiased estimate follows from them (the Cramer-Rao bound), with the grid and
 the policy's noise as the only errors.
 
-This finds every row that leaves in a form that can be undone: reversed, permuted, bent or mixed
+This finds rows that leave in a form that can be undone: reversed, permuted, bent or mixed
 scores, fine grids, weak noise. It has three limits.
 
 - It is local. A policy that hides nothing but which of several distant rows it was, such as sorted
   scores without their classes, counts as open.
 - Scores alone are read. The order of ranks and bare lists counts as hiding the row.
 - A policy that rounds by itself, in steps below a quarter of a row's spread, counts as open. The
-  policy's own `decimals` are taken into account.
+  policy's own `decimals` are taken into account. With noise, steps above 0.05 count as hiding.
 """
 
 from functools import lru_cache

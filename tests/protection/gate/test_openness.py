@@ -113,7 +113,7 @@ class Scrambled(Policy):
             "mixed": lambda: (
                 logits @ (torch.eye(self.num_classes) + 0.5 * (places[:, None] > places))
             ),
-            "coarse": lambda: (logits * 100).round() / 100,
+            "coarse": lambda: (logits * 10).round() / 10,
             "mean": lambda: logits.mean(dim=1, keepdim=True).expand_as(logits) + places,
             "constant": lambda: torch.zeros_like(logits),
         }
