@@ -187,6 +187,9 @@ BAD_PNGS = {
     + chunk(b"IDAT", bytes(99))
     + chunk(b"IEND"),
     "a row too many": raw_png(256, 256, png_rows(256, 257, 24)),
+    "pixels without their checksum": raw_png(8, 8, b"")[:33]
+    + chunk(b"IDAT", zlib.compress(png_rows(8, 8, 24))[:-4])
+    + chunk(b"IEND"),
     "a gigabyte": raw_png(8, 8, bytes(2**30)),
     "no last 20 bytes": PLAIN[:-20],
     "no end": PLAIN[:-12],
