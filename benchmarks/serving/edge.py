@@ -36,7 +36,7 @@ from stingy_server.codec.images import Pixels
 from stingy_server.inference.batch_queue import Answered, Job, parts, resolve
 from stingy_server.process.http_exchange import BODY_ARRIVED
 from stingy_server.service import Service
-from stingy_server.settings import load_settings
+from stingy_server.settings_sources import load_settings
 
 EVERYTHING, NOTHING = "everything on", "without any"
 AT_ONCE = 16

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stingy_server.app import create_app
     from stingy_server.errors import ConfigurationError, ServiceError
-    from stingy_server.settings import ModelSettings, Settings, Tier, load_settings
+    from stingy_server.settings import ModelSettings, Settings, Tier
+    from stingy_server.settings_sources import load_settings
     from stingy_server.store.base import StoreUnavailable
     from stingy_server.store.budgets import Budgets
     from stingy_server.store.database import Database
@@ -37,7 +38,7 @@ _MODULES = {
     "Tier": "settings",
     "StoreUnavailable": "store.base",
     "create_app": "app",
-    "load_settings": "settings",
+    "load_settings": "settings_sources",
 }
 
 

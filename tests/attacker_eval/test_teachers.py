@@ -32,7 +32,7 @@ from stingy_protection import (
 )
 from stingy_protection.policies.buckets import ClassPrototype
 from stingy_server import Settings
-from stingy_server.settings import load_settings
+from stingy_server.settings_sources import load_settings
 
 SETTINGS = TeacherSettings(network="cnn_tiny", training=TrainSettings(epochs=2, batch=64, lr=0.05))
 

@@ -48,7 +48,7 @@ def export(
     from stingy_server.inference.export import NotExportable
     from stingy_server.models.artefact import write_artefact
     from stingy_server.models.loading import load_bundles
-    from stingy_server.settings import load_settings
+    from stingy_server.settings_sources import load_settings
 
     models = [{"bundle": source, "policy": policy}]
     settings, faults = load_settings(config, models=models, allow_open=allow_open)

@@ -45,7 +45,7 @@ def open_state(
     config: Path | None, state: Path | None, *, create: bool = False
 ) -> Iterator[tuple["Settings", "Database"]]:
     """Open the state that the settings name. A fault of either ends the command."""
-    from stingy_server.settings import load_settings
+    from stingy_server.settings_sources import load_settings
     from stingy_server.store.base import StoreUnavailable
     from stingy_server.store.database import Database
 

@@ -65,7 +65,7 @@ def serve(
     with console.status("loading"):
         from stingy_server.errors import ConfigurationError
         from stingy_server.serve import serve as run
-        from stingy_server.settings import load_settings
+        from stingy_server.settings_sources import load_settings
     settings, faults = load_settings(
         config,
         models=models or None,

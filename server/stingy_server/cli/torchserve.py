@@ -33,7 +33,7 @@ def archive(
     from stingy_protection import BundleError
     from stingy_server.models.artefact import is_artefact
     from stingy_server.models.loading import load_bundles
-    from stingy_server.settings import load_settings
+    from stingy_server.settings_sources import load_settings
     from stingy_server.torchserve.archive import write_archive
 
     model = {"bundle": bundle, "policy": policy}

@@ -23,7 +23,8 @@ from stingy_server.models.loading import LoadedModel, load_bundles, missing_mode
 from stingy_server.process.core_dumps import forbid_core_dumps
 from stingy_server.process.gc_tuning import freeze_gc
 from stingy_server.ray_serve.engine import ModelReplica, RayEngine
-from stingy_server.settings import DEFAULT_FILE, ReplicaSettings, Settings, load_settings
+from stingy_server.settings import ReplicaSettings, Settings
+from stingy_server.settings_sources import DEFAULT_FILE, load_settings
 
 log = logging.getLogger("stingy")
 
