@@ -130,15 +130,15 @@ def test_H3_client_that_never_reads_is_disconnected(tmp_path: Path) -> None:
     body = json.dumps(tensor(random_images(256))).encode()
     request = head(key, f"Content-Length: {len(body)}").replace(PREDICT, INFER)
     with (
-        served(bundle, state=tmp_path / "state", STINGY_BODY_TIMEOUT_S="2") as (url, _),
+        served(bundle, state=tmp_path / "state", STINGY_BODY_TIMEOUT_S="1") as (url, _),
         deaf(url) as connection,
     ):
         connection.sendall(request + b"\r\n" + body)
         started = time.monotonic()
         while server_end(connection):
-            assert time.monotonic() - started < 60
+            assert time.monotonic() - started < 5  # an idle connection is kept for longer
             time.sleep(0.05)
-        assert time.monotonic() - started > 2
+        assert time.monotonic() - started > 1
         lines, _, received = until_closed(connection).partition(b"\r\n\r\n")
     assert lines.startswith(b"HTTP/1.1 200")
     assert len(received) < int(lines.partition(b"content-length: ")[2].partition(b"\r\n")[0])

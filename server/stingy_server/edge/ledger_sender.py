@@ -1,6 +1,7 @@
 """The sender of a response: the ledger entry comes first, then the first byte."""
 
 import asyncio
+import contextlib
 import logging
 import time
 
@@ -28,12 +29,14 @@ class LedgerSender:
         self._send = send
         self._started = False
         self._withheld = False
+        self._refunds = False  # whether a refund is in the queue of writes
         self._ended = False
 
     async def refuse(self, refusal: Refusal) -> None:
         """Send a refusal and refund the request, unless a response has started."""
         if self._started:
             return
+        self._refunds = self.record.charged is not None
         self._service.refund(self.record)
         self.record.event = refusal.code
         response = error_response(refusal, self.record.request_id)
@@ -96,6 +99,9 @@ class LedgerSender:
             entry = self.record.entry(status)
             if self.record.event == ANSWERED or not self._service.refusals.add(entry):
                 await self._service.writes.run_together(self._service.ledger.append_all, entry)
+            elif self._refunds:
+                with contextlib.suppress(StoreUnavailable):  # the failed refund is in the log
+                    await self._service.writes.run(_follow)
         self._ended = True
         self._count(status)
 
@@ -125,6 +131,10 @@ class LedgerSender:
                 (b"ratelimit-reset", b"%d" % rate.reset_s),
             ]
         return headers
+
+
+def _follow() -> None:
+    """Do nothing, behind the writes that were queued before."""
 
 
 def _log_if_failed(appended: asyncio.Future[None]) -> None:
