@@ -37,7 +37,7 @@ from stingy_server.models.fleet import Fleet, looser_faults, overlaps, version_f
 from stingy_server.models.loading import LoadedModel, load_bundles, missing_models
 from stingy_server.observability.metrics import Metrics
 from stingy_server.observability.tracing import NoTracing, OpenTelemetry, Tracing
-from stingy_server.rates.rate_limits import Rates, parse_rate
+from stingy_server.rates.rate_limits import MemoryRates, Rates, parse_rate
 from stingy_server.rollout import Rollout, bundle_faults
 from stingy_server.service import Service
 from stingy_server.settings import Settings
@@ -128,6 +128,7 @@ def _service(settings: Settings, *, database: Database, rates: Rates, tracing: T
         writes=writes,
         executor=StoreExecutor(database),
         rates=rates,
+        request_rates=MemoryRates(),
         metrics=metrics,
         tracing=tracing,
         watch=Watch(database, settings=settings.watch, metrics=metrics),

@@ -35,7 +35,7 @@ from stingy_server.models.fleet import Fleet
 from stingy_server.observability.metrics import Metrics
 from stingy_server.observability.request_record import NO_VALUE, RequestRecord
 from stingy_server.observability.tracing import Tracing
-from stingy_server.rates.rate_limits import BatchOverRate, Rates
+from stingy_server.rates.rate_limits import BatchOverRate, MemoryRates, Rates
 from stingy_server.settings import FULL_TIER, Settings, Tier
 from stingy_server.store.base import StoreUnavailable
 from stingy_server.store.budgets import DAY_S, Budgets, key_owner, model_owner
@@ -72,6 +72,7 @@ class Service:
     writes: GroupCommit
     executor: StoreExecutor
     rates: Rates
+    request_rates: MemoryRates  # of this process
     metrics: Metrics
     tracing: Tracing
     watch: Watch
@@ -156,7 +157,7 @@ class Service:
         if key is None:
             raise ServiceError(REFUSED)
         rate = key.request_rate or self.settings.request_rate
-        await self.rates.charge(f"requests:{key.id}", rate, 1)
+        self.request_rates.charge(key.id, rate, 1)
         if query and record.spent:
             owners = [key_owner(key.id)]
             wait = await self.executor.run(lambda: self._next_day(owners, 1))

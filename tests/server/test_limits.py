@@ -4,7 +4,6 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,11 @@ from checks import metric_labels
 from infer_requests import tensor
 from serving import make_bundle, make_key, make_settings, png, random_images, running
 from stingy_protection import ScoreForm, build_policy
-from stingy_server import Keys, ModelSettings, Tier, create_app
+from stingy_server import ModelSettings, Tier, create_app
 from stingy_server.app import summary
 from stingy_server.detection.key_profiles import Action
 from stingy_server.edge.tier_view import TierView
 from stingy_server.errors import DRAINING, OVERLOADED, Refusal, error_response
-from stingy_server.store.keys import Caller
 from stingy_server.store.ledger import Entry, Ledger
 
 pytestmark = pytest.mark.anyio
@@ -335,87 +333,6 @@ async def test_alarm_before_the_end_of_a_body_refuses_it(
 
         response = await client.post(path, content=slow_body(POSTS[path], raise_alarm))
         assert (response.status_code, code(response)) == (403, "suspended")
-
-
-@pytest.mark.parametrize("path", POSTS)
-@pytest.mark.parametrize("end", [Keys.revoke, Keys.rotate])
-async def test_A1_key_revoked_before_the_end_of_its_body_is_a_401(
-    tmp_path: Path,
-    end: Callable[[Keys, str], object],
-    path: str,
-) -> None:
-    configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
-    async with running(configured) as (client, app):
-        keys = app.state.service.keys
-        ((key, _),) = keys.all()
-        response = await client.post(
-            path, content=slow_body(POSTS[path], lambda: end(keys, key.id))
-        )
-        assert (response.status_code, code(response)) == (401, "unauthenticated")
-        assert keys.budget(key).used == 0
-        (entry,) = [e for _, e in Ledger(app.state.service.database).entries() if e.key == key.id]
-        assert (entry.event, entry.answered) == ("unauthenticated", 0)
-
-
-async def test_key_is_looked_up_once_until_keys_change(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
-    async with running(configured) as (client, app):
-        keys: Keys = app.state.service.keys
-        looked_up: list[str] = []
-        authenticate = keys.authenticate
-
-        def counting(text: str) -> Caller | None:
-            looked_up.append(text)
-            return authenticate(text)
-
-        monkeypatch.setattr(keys, "authenticate", counting)
-        monkeypatch.setattr(app.state.service.key_lookup, "_find", counting)
-        other, _ = keys.create("other", budget=1)
-        counts = []
-        for change in (None, None, other.id, None):
-            if change is not None:
-                assert keys.revoke(change)
-            response = await client.post("/v2/models/digits/infer", json=tensor(IMAGES))
-            assert response.status_code == 200
-            counts.append(len(looked_up))
-    assert counts == [1, 1, 2, 2]
-
-
-@pytest.mark.parametrize("end", [Keys.revoke, Keys.rotate])
-async def test_A1_known_key_is_a_401_once_another_process_ends_it(
-    tmp_path: Path, end: Callable[[Keys, str], object]
-) -> None:
-    configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
-    async with running(configured) as (client, app):
-        ((key, _),) = app.state.service.keys.all()
-        path, picture = "/v1/predict/digits", png(IMAGES[0])
-        assert (await client.post(path, content=picture)).status_code == 200
-        with closing(app.state.service.database.reopen()) as other_process:
-            end(Keys(other_process), key.id)
-        responses = [
-            await client.post(path, content=picture),
-            await client.post(path, content=b"not an image"),
-            await client.post("/v1/predict/unknown", content=picture),
-            await client.post("/v2/models/digits/infer", content=b"{"),
-            await client.get("/v1/usage"),
-        ]
-        assert {(r.status_code, code(r)) for r in responses} == {(401, "unauthenticated")}
-        assert app.state.service.keys.budget(key).used == 1
-
-
-async def test_A1_known_key_is_a_401_once_it_expires(tmp_path: Path) -> None:
-    configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
-    async with running(configured) as (client, _):
-        expires = datetime.now(UTC) + timedelta(seconds=1)
-        client.headers["Authorization"] = f"Bearer {make_key(configured.state, expires=expires)}"
-        statuses = set()
-        while datetime.now(UTC) < expires + timedelta(seconds=0.2):
-            statuses.add(
-                (await client.post("/v1/predict/digits", content=png(IMAGES[0]))).status_code
-            )
-        assert statuses == {200, 401}
 
 
 async def test_Q4_answer_is_refunded_if_the_watch_fails(

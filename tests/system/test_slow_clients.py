@@ -130,7 +130,12 @@ def test_H3_client_that_never_reads_is_disconnected(tmp_path: Path) -> None:
     body = json.dumps(tensor(random_images(256))).encode()
     request = head(key, f"Content-Length: {len(body)}").replace(PREDICT, INFER)
     with (
-        served(bundle, state=tmp_path / "state", STINGY_BODY_TIMEOUT_S="1") as (url, _),
+        served(
+            bundle,
+            state=tmp_path / "state",
+            STINGY_BODY_TIMEOUT_S="1",
+            STINGY_ALLOW_OPEN="true",
+        ) as (url, _),
         deaf(url) as connection,
     ):
         connection.sendall(request + b"\r\n" + body)

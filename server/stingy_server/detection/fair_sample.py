@@ -18,6 +18,7 @@ WAKE_BYTES = 2**23  # of pixels that wait; from here on the watch reduces them b
 WAITING_BYTES = 2**26  # of pixels that wait, at most
 INLINE = 8  # images of a request that are reduced at once if there is no room for its pixels
 CHUNK_BYTES = 2**20  # of pixels that are reduced in one call
+_random = random.Random()  # noqa: S311  of its own, so that nobody else's seed decides
 
 
 class SampledImage:
@@ -90,13 +91,13 @@ class FairSample:
         sample.bits += bits
         full = self._waiting_bytes + images.nbytes > WAITING_BYTES
         added: list[SampledImage] = []
-        for row in random.sample(range(count), min(count, INLINE)) if full else range(count):
+        for row in _random.sample(range(count), min(count, INLINE)) if full else range(count):
             if self._has_room(sample):
                 self._chosen += 1
                 added.append(SampledImage(model, answer, images, row))
                 sample.chosen.append(added[-1])
                 continue
-            place = int(random.random() * (sample.images - count + row + 1))  # noqa: S311
+            place = int(_random.random() * (sample.images - count + row + 1))
             if place < len(sample.chosen):
                 added.append(SampledImage(model, answer, images, row))
                 sample.chosen[place] = added[-1]
@@ -135,7 +136,7 @@ def cut_to_shares(samples: Mapping[str, KeySample], limit: int) -> None:
     shares = equal_shares({key: len(sample.chosen) for key, sample in samples.items()}, limit)
     for key, share in shares.items():
         if share < len(samples[key].chosen):
-            samples[key].chosen = random.sample(samples[key].chosen, share)
+            samples[key].chosen = _random.sample(samples[key].chosen, share)
 
 
 def equal_shares(wanted: Mapping[str, int], limit: int) -> dict[str, int]:
@@ -148,7 +149,7 @@ def equal_shares(wanted: Mapping[str, int], limit: int) -> dict[str, int]:
         limit: the most of all keys.
     """
     keys = list(wanted)
-    random.shuffle(keys)
+    _random.shuffle(keys)
     keys.sort(key=wanted.__getitem__)
     shares = {}
     for place, key in enumerate(keys):

@@ -31,6 +31,7 @@ from stingy_server.store.base import StoreUnavailable
 from stingy_server.store.database import Database
 
 log = logging.getLogger("stingy")
+_random = random.Random()  # noqa: S311
 
 EVERY_S = 1.0
 KEYS = 256  # keys with an index of their images; the index that is idle for longest is dropped
@@ -214,7 +215,7 @@ class Watch:
                         database = self._database.reopen()
                         stack.callback(database.close)
                 # The time between runs is random, so that no client can query between them.
-                self._wait(EVERY_S * random.uniform(1, 1.5))  # noqa: S311
+                self._wait(EVERY_S * _random.uniform(1, 1.5))
                 with _store_failures_logged():
                     if database is not None:
                         self.run_once(database)

@@ -59,7 +59,7 @@ def shipped(draw: st.DrawFn, num_classes: int = 10) -> Policy:
         ("stingy:n=3,scores=prob", "stingy:n=3", "stricter"),
         ("stingy_smooth:n=3", "stingy:n=3", "looser"),
         ("keyed_noise:n=3", "keyed_noise:n=3,sigma=2", "neither"),
-        ("keyed_noise:n=3", "stingy:n=3", "neither"),
+        ("keyed_noise:n=3", "stingy:n=3", "stricter"),
         ("rounded", "rounded:decimals=1", "looser"),
         ("modelguard_w", "stingy:n=2", "neither"),
         ("open", "reversed", "equal"),

@@ -197,19 +197,20 @@ async def test_D3_no_answer_leaves_if_its_entry_is_not_answered(
 ) -> None:
     async with running(configured(tmp_path, address)) as (client, app):
         ledger = app.state.service.ledger
-        append = ledger.append
+        append_all = ledger.append_all
 
-        def append_and_freeze(entry: Any) -> None:
-            append(entry)
+        def append_and_freeze(entries: Any) -> list[None]:
+            append_all(entries)
             postgres_server.freeze()
+            return [None] * len(entries)
 
-        monkeypatch.setattr(ledger, "append", append_and_freeze)
+        monkeypatch.setattr(ledger, "append_all", append_and_freeze)
         try:
             response = await client.post(PATH, content=IMAGE)
         finally:
             postgres_server.resume()
         assert response.status_code == 503
-        monkeypatch.setattr(ledger, "append", append)
+        monkeypatch.setattr(ledger, "append_all", append_all)
 
         async def answered() -> bool:
             return (await client.post(PATH, content=IMAGE)).status_code == 200
