@@ -53,8 +53,9 @@ class BatchQueue:
         self._memory = Shares(nbytes, share=share)
         self._waiting: deque[Job] = deque()
 
-    def __bool__(self) -> bool:
-        return bool(self._waiting)
+    def __len__(self) -> int:
+        """Return the number of jobs that wait."""
+        return len(self._waiting)
 
     @property
     def images(self) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -141,3 +142,29 @@ async def test_two_threads_run_two_passes_at_once() -> None:
     answers = await asyncio.gather(*(batcher.submit(numbered(n), caller=str(n)) for n in (1, 2)))
     await batcher.close()
     assert [each.answer.indices.item() for each in answers] == [1, 2]
+
+
+async def test_first_of_many_returning_clients_waits_for_the_others() -> None:
+    sizes = []
+
+    def slow(images: Pixels) -> SparseLogits:
+        sizes.append(len(images))
+        time.sleep(0.5)
+        return first_pixels(images)
+
+    batcher = make(slow, batch_size=8)
+    for _ in range(2):
+        first = asyncio.create_task(batcher.submit(numbered(0), caller="0"))
+        await asyncio.sleep(0.01)  # of the fifty milliseconds that the second pass waits
+        await asyncio.gather(first, *(batcher.submit(numbered(n), caller=str(n)) for n in range(7)))
+    await batcher.close()
+    assert sizes == [1, 7, 8]
+
+
+async def test_lone_client_never_waits_for_others() -> None:
+    batcher = make(first_pixels)
+    started = time.perf_counter()
+    for number in range(50):
+        await batcher.submit(numbered(number), caller="a")
+    await batcher.close()
+    assert time.perf_counter() - started < 5
