@@ -10,6 +10,7 @@ each in a process of its own. The product has no switch for its layers (see `ser
 import argparse
 import asyncio
 import cProfile
+import itertools
 import json
 import pstats
 import statistics
@@ -17,16 +18,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 import uvloop
 from fastapi import FastAPI
 from launch import SERVERS
 from results import ROOT, circumstances
 from servers.ablated import LAYERS, take_out
+from servers.binary import HEADER_LENGTH
 from stingy_rows import RATE, launch_stingy, own_python
 from wire import BINARY, images
 
@@ -39,6 +42,7 @@ from stingy_server.service import Service
 from stingy_server.settings_sources import load_settings
 
 EVERYTHING, NOTHING = "everything on", "without any"
+FRESH = "everything on, each request with an id of its own"
 AT_ONCE = 16
 SHOWN = 25  # functions printed of the profile
 
@@ -83,22 +87,47 @@ def application(folder: Path, layers: list[str]) -> tuple[FastAPI, dict[str, str
     return app, launch.headers
 
 
-def request_sender(app: FastAPI, caller: dict[str, str]) -> Callable[[], Awaitable[int]]:
-    """Return a function that sends the application one image and returns the status."""
+def queries(*, fresh_ids: bool) -> Iterator[tuple[bytes, list[tuple[bytes, bytes]]]]:
+    """Yield bodies of one image with their headers: one for ever, or each with an id of its own."""
     headers, body = BINARY.write(images(1))
-    headers |= {"Host": "bench", "Content-Length": str(len(body)), **caller}
+    split = int(headers[HEADER_LENGTH])
+    for number in itertools.count():
+        if not fresh_ids:
+            head = body[:split]
+        else:
+            head = orjson.dumps(orjson.loads(body[:split]) | {"id": str(number)})
+        lengths = {HEADER_LENGTH: len(head), "Content-Length": len(head) + len(body) - split}
+        named = {"Host": "bench", **headers, **lengths}
+        yield (
+            head + body[split:],
+            [(name.lower().encode(), str(value).encode()) for name, value in named.items()],
+        )
+
+
+def request_sender(
+    app: FastAPI, caller: dict[str, str], requests: int, *, fresh_ids: bool
+) -> Callable[[], Awaitable[int]]:
+    """Return a function that sends the application one image and returns the status.
+
+    It can be called `requests` times.
+    """
+    key = [(name.lower().encode(), value.encode()) for name, value in caller.items()]
+    if fresh_ids:  # made before the measurement
+        prepared = iter([*itertools.islice(queries(fresh_ids=True), requests)])
+    else:
+        prepared = itertools.repeat(next(queries(fresh_ids=False)))
     scope: dict[str, Any] = {
         "type": "http",
         "http_version": "1.1",
         "method": "POST",
         "path": BINARY.path,
         "query_string": b"",
-        "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
         "extensions": {BODY_ARRIVED: lambda: True},
     }
 
     async def send_request() -> int:
         statuses = []
+        body, headers = next(prepared)
         incoming = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def receive() -> dict[str, Any]:
@@ -107,7 +136,7 @@ def request_sender(app: FastAPI, caller: dict[str, str]) -> Callable[[], Awaitab
         async def send(message: Any) -> None:
             statuses.append(message.get("status"))
 
-        await app({**scope, "state": {}}, receive, send)  # type: ignore[arg-type]
+        await app({**scope, "headers": [*headers, *key], "state": {}}, receive, send)  # type: ignore[arg-type]
         return int(statuses[0])
 
     return send_request
@@ -123,15 +152,17 @@ async def measure(send_request: Callable[[], Awaitable[int]], turns: int) -> flo
     return (time.process_time() - started) * 1e6 / (turns * AT_ONCE)
 
 
-def run_variant(layers: list[str], turns: int, *, profiled: bool) -> None:
+def run_variant(layers: list[str], turns: int, *, profiled: bool, fresh_ids: bool) -> None:
     """Measure one variant in this process and print the result."""
     with tempfile.TemporaryDirectory() as folder:
         app, caller = application(Path(folder), layers)
-        send_request = request_sender(app, caller)
+        warm_up = max(1, turns // 4)
+        requests = (turns + warm_up) * AT_ONCE
+        send_request = request_sender(app, caller, requests, fresh_ids=fresh_ids)
 
         async def run() -> float:
             async with app.router.lifespan_context(app):
-                await measure(send_request, max(1, turns // 4))  # warm-up
+                await measure(send_request, warm_up)
                 if not profiled:
                     return await measure(send_request, turns)
                 with cProfile.Profile() as profile:
@@ -147,7 +178,7 @@ def variants() -> dict[str, list[str]]:
     # The gate runs inside the engine, which a stand-in replaces here.
     layers = ["rate", *(layer for layer in LAYERS if layer != "gate")]
     single = {f"without {layer}": [layer] for layer in layers}
-    return {EVERYTHING: []} | single | {NOTHING: layers}
+    return {EVERYTHING: [], FRESH: []} | single | {NOTHING: layers}
 
 
 def run_child(layers: list[str], turns: int, *more: str) -> str:
@@ -166,16 +197,18 @@ def main() -> None:
     parser.add_argument(
         "--variant", help="measure only the variant without these layers, in this process"
     )
+    parser.add_argument("--fresh-ids", action="store_true", help="give each request its own id")
     args = parser.parse_args()
     if args.variant is not None:
         layers = [layer for layer in args.variant.split(",") if layer]
-        run_variant(layers, args.turns, profiled=args.profile)
+        run_variant(layers, args.turns, profiled=args.profile, fresh_ids=args.fresh_ids)
         return
     about = circumstances()
     taken: dict[str, list[float]] = {name: [] for name in variants()}
     for _ in range(args.rounds):
         for name, layers in variants().items():
-            taken[name].append(float(run_child(layers, args.turns)))
+            more = ["--fresh-ids"] if name == FRESH else []
+            taken[name].append(float(run_child(layers, args.turns, *more)))
     least = {name: round(min(times)) for name, times in taken.items()}
     medians = {name: round(statistics.median(times)) for name, times in taken.items()}
     document = {**about, "least_us": least, "median_us": medians}
