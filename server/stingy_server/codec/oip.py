@@ -4,7 +4,7 @@ A request has exactly one input, `image`. The client may choose the form of the 
 amount of information in it.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import prod
 from typing import Any, Literal, NamedTuple
@@ -28,6 +28,7 @@ MAX_JSON_BYTES = 2 * 2**20
 MAX_JSON_LISTS = MAX_JSON_BYTES // 7
 # A client sends the same head with each tensor of one shape, so parsed heads are kept.
 KEPT_HEADS = 256
+MAX_ID_LENGTH = 128
 KEPT_HEAD_BYTES = 1024
 
 
@@ -61,7 +62,7 @@ class _RequestParameters(_Message):
 
 
 class _Request(_Message):
-    id: str | None = Field(default=None, max_length=128)
+    id: str | None = Field(default=None, max_length=MAX_ID_LENGTH)
     inputs: list[_Input] = Field(min_length=1, max_length=1)
     outputs: list[_Output] = Field(default=[], max_length=3)
     parameters: _RequestParameters = _RequestParameters()
@@ -117,13 +118,7 @@ def parse_head(
     if split > MAX_JSON_BYTES or body.count(b"[", 0, split) > MAX_JSON_LISTS:
         raise ServiceError(TOO_LARGE)
     text = body[:split]
-    head = _kept_heads.get((text, form))
-    if head is None:
-        head = _parse_text(text, form)
-        if split <= KEPT_HEAD_BYTES and head.data is None and head.id is None:
-            if len(_kept_heads) == KEPT_HEADS:
-                del _kept_heads[next(iter(_kept_heads))]
-            _kept_heads[text, form] = head
+    head = _kept_heads.get((text, form)) or _parse_text(text, form)
     if head.count > max_images:
         raise ServiceError(TOO_LARGE)
     if head.tail != len(body) - split:
@@ -136,10 +131,37 @@ _kept_heads: dict[tuple[bytes, ScoreForm], InferHead] = {}
 
 
 def _parse_text(text: bytes, form: ScoreForm) -> InferHead:
-    """Parse the JSON of an infer request."""
+    """Parse the JSON of an infer request. Keep its head, without its id, if it is short."""
     try:
-        request = _Request.model_validate(orjson.loads(text))
-    except (orjson.JSONDecodeError, ValidationError):
+        document = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        raise ServiceError(BAD_REQUEST) from None
+    if len(text) > KEPT_HEAD_BYTES or not isinstance(document, dict):
+        return _validate_head(document, len(text), form)
+    identifier = document.pop("id", None)
+    if identifier is not None:
+        if not isinstance(identifier, str) or len(identifier) > MAX_ID_LENGTH:
+            raise ServiceError(BAD_REQUEST)
+        text_without = orjson.dumps(document)
+        head = _kept_heads.get((text_without, form))
+        if head is None:
+            head = _keep(text_without, form, _validate_head(document, len(text_without), form))
+        return replace(head, id=identifier, length=len(text))
+    return _keep(text, form, _validate_head(document, len(text), form))
+
+
+def _keep(text: bytes, form: ScoreForm, head: InferHead) -> InferHead:
+    if head.data is None:
+        if len(_kept_heads) == KEPT_HEADS:
+            del _kept_heads[next(iter(_kept_heads))]
+        _kept_heads[text, form] = head
+    return head
+
+
+def _validate_head(document: Any, length: int, form: ScoreForm) -> InferHead:
+    try:
+        request = _Request.model_validate(document)
+    except ValidationError:
         raise ServiceError(BAD_REQUEST) from None
     tensor = request.inputs[0]
     size = tensor.parameters.binary_data_size
@@ -150,7 +172,7 @@ def _parse_text(text: bytes, form: ScoreForm) -> InferHead:
         id=request.id,
         count=tensor.shape[0],
         outputs=_select_outputs(request, form),
-        length=len(text),
+        length=length,
         tail=size or 0,
         datatype=tensor.datatype,
         shape=tuple(tensor.shape),
@@ -306,11 +328,13 @@ class Encoded(NamedTuple):
 def encode_answer(request: InferHead, answer: SparseLogits, *, model: str, version: str) -> Encoded:
     """Encode an answer in the outputs that the client requested."""
     arrays = [_output_values(name, answer) for name, _ in request.outputs]
-    if request.id is None and all(binary for _, binary in request.outputs):
+    if all(binary for _, binary in request.outputs):
         shapes = [
             (name, each.shape) for (name, _), each in zip(request.outputs, arrays, strict=True)
         ]
         head = _binary_head(model, version, tuple(shapes))
+        if request.id is not None:
+            head = b'%b,"id":%b}' % (head[:-1], orjson.dumps(request.id))
         return Encoded(b"".join([head, *map(np.ndarray.tobytes, arrays)]), len(head))
     outputs: list[dict[str, Any]] = []
     tail: list[bytes] = []

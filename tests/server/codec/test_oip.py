@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -297,3 +298,26 @@ def test_dense_logits_in_binary_have_minus_infinity() -> None:
     assert head["outputs"][0]["parameters"] == {"binary_data_size": 20}
     dense = np.frombuffer(tail, "<f4")
     assert dense.tolist() == [-np.inf, -4.5, -np.inf, np.float32(-0.012), -np.inf]
+
+
+@pytest.mark.parametrize("identifier", [None, "7", 'é"\\', "x" * 128])
+def test_heads_that_differ_in_their_id_alone_parse_alike(identifier: str | None) -> None:
+    for _ in range(2):  # parsed, then kept
+        for extra in ({}, {"unknown": 1}):
+            head, _ = split(message() | extra | ({"id": identifier} if identifier else {}))
+            assert head.id == identifier
+            assert (head.count, head.outputs) == (
+                split(message())[0].count,
+                split(message())[0].outputs,
+            )
+            body = encode_answer(
+                replace(head, outputs=(("indices", True),)), ANSWER, model="m", version="1"
+            )
+            document = orjson.loads(body.body[: body.json_length])
+            assert document.get("id") == identifier
+
+
+@pytest.mark.parametrize("identifier", [7, "x" * 129, ["x"], {"a": 1}, True])
+def test_id_that_is_no_short_text_is_refused(identifier: object) -> None:
+    with pytest.raises(ServiceError):
+        split(message() | {"id": identifier})
