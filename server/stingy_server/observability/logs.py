@@ -12,6 +12,34 @@ import structlog
 from stingy_server.settings import LogFormat
 
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+PAUSE_S = 1.0  # between two lines of the same text
+MOST_TEXTS = 1000
+
+
+class OncePerSecond(logging.Filter):
+    """A filter that passes equal lines once a second, and counts the others in the next one.
+
+    A fault that every request meets would otherwise fill the disk at the rate of requests.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._latest: dict[
+            str, tuple[float, int]
+        ] = {}  # by text: its time, and lines dropped since
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        latest, dropped = self._latest.get(text, (float("-inf"), 0))
+        if 0 <= record.created - latest < PAUSE_S:
+            self._latest[text] = latest, dropped + 1
+            return False
+        if len(self._latest) >= MOST_TEXTS:
+            self._latest.clear()
+        self._latest[text] = record.created, 0
+        if dropped:
+            record.msg, record.args = f"{text} (and {dropped} more times before)", ()
+        return True
 
 
 def log_config(form: LogFormat) -> dict[str, Any]:
@@ -21,7 +49,14 @@ def log_config(form: LogFormat) -> dict[str, Any]:
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"line": formatter},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "filters": {"once": {"()": OncePerSecond}},
+        "handlers": {
+            "stderr": {
+                "class": "logging.StreamHandler",
+                "formatter": "line",
+                "filters": ["once"],
+            }
+        },
         "root": {"handlers": ["stderr"], "level": "WARNING"},
     }
 
