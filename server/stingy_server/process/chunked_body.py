@@ -9,6 +9,9 @@ from stingy_server.process.request_head import MalformedRequest
 
 MAX_LINE_BYTES = 4096  # of a chunk's size with its extensions, or of one trailer
 MAX_TRAILERS = 100
+# Each chunk takes as long as kilobytes of data. Clients send chunks of kilobytes.
+MAX_SMALL_CHUNKS = 1000  # of a body
+SMALL_CHUNK_BYTES = 256  # a body may have one chunk more for each time that it has so many bytes
 SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[^\r\n\0]*)?")
 TRAILER = re.compile(rb"[\w!#$%&'*+.^`|~-]+:[^\r\n\0]*", re.ASCII)
 
@@ -21,10 +24,18 @@ class ChunkedBody:
         starved: whether the last call used all it could. Otherwise it stopped at `most_chunks`.
     """
 
-    __slots__ = ("_data_left", "_in_trailers", "_trailers", "complete", "starved")
+    __slots__ = (
+        "_chunks_left",
+        "_data_left",
+        "_in_trailers",
+        "_trailers",
+        "complete",
+        "starved",
+    )
 
     def __init__(self) -> None:
         self._data_left = 0  # bytes of the present chunk, with the line end behind it
+        self._chunks_left = MAX_SMALL_CHUNKS * SMALL_CHUNK_BYTES  # in bytes, see `_take_line`
         self._in_trailers = False
         self._trailers = 0
         self.complete = False
@@ -82,6 +93,9 @@ class ChunkedBody:
             size = int(found[1], 16)
             self._in_trailers = size == 0
             self._data_left = size + 2 if size else 0
+            self._chunks_left += size - SMALL_CHUNK_BYTES
+            if self._chunks_left < 0:
+                raise MalformedRequest
         elif not line:
             self.complete = True
         else:

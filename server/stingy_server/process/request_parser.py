@@ -16,6 +16,7 @@ from stingy_server.process.request_head import (
 )
 
 CHUNKS_PER_TURN = 1000  # of a chunked body, so that tiny chunks do not keep the event loop
+MAX_BLANK_LINES = 16  # before a head
 CACHED_HEAD_BYTES = 1024
 
 
@@ -53,6 +54,7 @@ class RequestParser:
     """
 
     __slots__ = (
+        "_blank_lines",
         "_cached",
         "_chunks",
         "_length_left",
@@ -66,6 +68,7 @@ class RequestParser:
         self._receiver = receiver
         self._chunks: ChunkedBody | None = None
         self._length_left = 0  # bytes of a body with a declared length
+        self._blank_lines = 0  # since the last request
         self._cached: tuple[bytes, RequestHead] | None = None
         self.in_body = self.stalled = False
         self.unparsed = b""
@@ -113,6 +116,9 @@ class RequestParser:
             return len(data)
         while data.startswith(b"\r\n", start):  # RFC 9112, section 2.2
             start += 2
+            self._blank_lines += 1
+            if self._blank_lines > MAX_BLANK_LINES:
+                raise MalformedRequest
         end = data.find(END, max(start, known - len(END)))
         size = (len(data) if end < 0 else end + len(END)) - start
         if size > MAX_HEADER_BYTES:
@@ -122,6 +128,7 @@ class RequestParser:
         if not receiver.may_begin():
             return len(data)
         head = self._parse_head(data[start : start + size])
+        self._blank_lines = 0
         if head.chunked or head.length:
             self.in_body = True
             self._length_left = head.length

@@ -7,10 +7,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from segments import assert_same_parse, bytewise, parsed
-from stingy_server.process.request_parser import CHUNKS_PER_TURN, RequestParser
+from stingy_server.process.chunked_body import MAX_SMALL_CHUNKS, SMALL_CHUNK_BYTES
+from stingy_server.process.request_parser import CHUNKS_PER_TURN, MAX_BLANK_LINES, RequestParser
 
 HEAD = b"POST /p HTTP/1.1\r\nHost: x\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+LARGE_CHUNK = b"100\r\n%b\r\n" % bytes(SMALL_CHUNK_BYTES)
 FRAGMENTS = (
     HEAD,
     CHUNKED,
@@ -48,7 +50,7 @@ FRAGMENTS = (
     places=st.lists(st.integers(0, 5000), max_size=8),
 )
 @example([CHUNKED, b"5\r\nhello\r\n", b"0\r\n", b"Host: y\r\n", b"\r\n", HEAD, b"\r\n"], [90])
-@example([CHUNKED, b"1\r\nx\r\n" * 2 * CHUNKS_PER_TURN, b"0\r\n\r\n", HEAD, b"\r\n"], [100, 101])
+@example([CHUNKED, LARGE_CHUNK * 2 * CHUNKS_PER_TURN, b"0\r\n\r\n", HEAD, b"\r\n"], [100, 101])
 @settings(deadline=None, max_examples=100)
 def test_C2_segments_do_not_change_what_is_parsed(
     fragments: Sequence[bytes], places: Sequence[int]
@@ -93,3 +95,27 @@ def test_C2_trailer_becomes_no_header_of_any_request(
 def test_C2_broken_chunks_are_malformed(body: bytes) -> None:
     for segments in ([CHUNKED + body], bytewise(CHUNKED + body)):
         assert parsed(RequestParser, segments)[-1] == "malformed"
+
+
+@pytest.mark.parametrize(
+    ("before", "costly", "most", "after"),
+    [
+        (b"", b"\r\n", MAX_BLANK_LINES, HEAD + b"\r\n"),
+        (HEAD + b"\r\n", b"\r\n", MAX_BLANK_LINES, HEAD + b"\r\n"),
+        (CHUNKED, b"1\r\nx\r\n", MAX_SMALL_CHUNKS, b"0\r\n\r\n"),
+        (CHUNKED + LARGE_CHUNK * 9, b"1;a=b\r\nx\r\n", MAX_SMALL_CHUNKS, b"0\r\n\r\n"),
+        (
+            CHUNKED + b"1000\r\n%b\r\n" % bytes(4096),
+            b"1\r\nx\r\n",
+            MAX_SMALL_CHUNKS + 15,
+            b"0\r\n\r\n",
+        ),
+    ],
+    ids=["blank-first", "blank-between", "chunks", "chunks-behind-large-ones", "earned-by-bytes"],
+)
+def test_C6_costly_small_parts_are_refused_beyond_their_number(
+    before: bytes, costly: bytes, most: int, after: bytes
+) -> None:
+    for deliver in (lambda data: [data], bytewise):
+        assert parsed(RequestParser, deliver(before + costly * most + after))[-1] is False
+        assert parsed(RequestParser, deliver(before + costly * (most + 9)))[-1] == "malformed"
