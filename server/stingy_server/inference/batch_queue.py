@@ -1,10 +1,10 @@
-"""A bounded queue of requests, taken in order and in batches, each given its own answer.
+"""A bounded queue of requests, taken in batches from each caller in turn.
 
 A request is refused if there is no room for it beside those that wait or run.
 """
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -39,7 +39,7 @@ class Answered(NamedTuple):
 
 
 class BatchQueue:
-    """The jobs that wait, and the room for jobs that wait or run.
+    """The jobs that wait, and the room for jobs that wait or run. Callers are served in turn.
 
     The queue has no lock. Users with several threads must lock it.
 
@@ -51,40 +51,53 @@ class BatchQueue:
     def __init__(self, *, images: int, nbytes: int, share: float) -> None:
         self._room = Shares(images, share=share)
         self._memory = Shares(nbytes, share=share)
-        self._waiting: deque[Job] = deque()
+        self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()  # by caller, the next first
 
     def __len__(self) -> int:
         """Return the number of jobs that wait."""
-        return len(self._waiting)
+        return sum(map(len, self._waiting.values()))
 
     @property
     def images(self) -> int:
         """The number of images that wait."""
-        return sum(len(job.images) for job in self._waiting)
+        return sum(len(job.images) for jobs in self._waiting.values() for job in jobs)
 
-    def put(self, job: Job) -> None:
-        """Add a job, which occupies room until `release` or `drop`.
+    def put(self, *jobs: Job) -> None:
+        """Add the jobs of one request, or none. They occupy room until `release` or `drop`.
 
         Raises:
-            ServiceError: if the job exceeds what is left of the room, or of its caller's share.
+            ServiceError: if they exceed what is left of the room, or of their caller's share.
         """
-        if not self._room.take(job.caller, len(job.images)):
+        caller = jobs[0].caller
+        images = sum(len(job.images) for job in jobs)
+        if not self._room.take(caller, images):
             raise ServiceError(OVERLOADED)
-        if not self._memory.take(job.caller, job.images.nbytes):
-            self._room.give_back(job.caller, len(job.images))
+        if not self._memory.take(caller, sum(job.images.nbytes for job in jobs)):
+            self._room.give_back(caller, images)
             raise ServiceError(OVERLOADED)
-        self._waiting.append(job)
+        self._waiting.setdefault(caller, deque()).extend(jobs)
 
     def take(self, at_most: int) -> list[Job]:
         """Remove and return the next jobs, with at most `at_most` images in all.
 
-        The first job is taken even if it has more images.
+        Each caller in turn gives its next job, if that still fits. The first job is taken even if
+        it has more images.
         """
         taken: list[Job] = []
-        while self._waiting and (not taken or len(self._waiting[0].images) <= at_most):
-            job = self._waiting.popleft()
-            taken.append(job)
-            at_most -= len(job.images)
+        left = at_most
+        found = True
+        while found:
+            found = False
+            for caller, jobs in [*self._waiting.items()]:
+                if taken and len(jobs[0].images) > left:
+                    continue
+                taken.append(jobs.popleft())
+                left -= len(taken[-1].images)
+                found = True
+                if jobs:
+                    self._waiting.move_to_end(caller)
+                else:
+                    del self._waiting[caller]
         return taken
 
     def release(self, jobs: Sequence[Job]) -> None:
@@ -95,8 +108,11 @@ class BatchQueue:
 
     def drop(self, job: Job) -> None:
         """Remove a job whose client has left, if it still waits."""
-        if job in self._waiting:
-            self._waiting.remove(job)
+        jobs = self._waiting.get(job.caller)
+        if jobs is not None and job in jobs:
+            jobs.remove(job)
+            if not jobs:
+                del self._waiting[job.caller]
             self.release([job])
 
 

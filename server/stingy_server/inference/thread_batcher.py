@@ -25,7 +25,7 @@ class ThreadBatcher:
 
     Args:
         answer: the function of a pass, for any number of images.
-        batch_size: the most images of one call of `answer`, unless one request has more.
+        batch_size: the most images of one call of `answer`.
         max_delay_s: the most seconds that a call waits for more requests.
         queue_images, queue_bytes, share: see `BatchQueue`.
         threads: concurrent calls of `answer`. More than one helps only if a device can copy and
@@ -64,13 +64,20 @@ class ThreadBatcher:
             ServiceError: if the queue is full or closing.
             Exception: the error that `answer` raised for these images.
         """
-        job = Job(images, asyncio.get_running_loop().create_future(), caller)
+        loop, size = asyncio.get_running_loop(), self._batch_size
+        # A large request waits in parts of a batch each, so that other callers come between them.
+        jobs = [
+            Job(images[start : start + size], loop.create_future(), caller)
+            for start in range(0, len(images), size)
+        ]
         with self._changed:
             if self._closing:
                 raise ServiceError(DRAINING)
-            self._queue.put(job)
+            self._queue.put(*jobs)
             self._changed.notify()
-        return await job.future
+        if len(jobs) == 1:
+            return await jobs[0].future
+        return await _join([job.future for job in jobs])
 
     async def close(self) -> None:
         """Answer the requests that wait, then end the threads."""
@@ -121,6 +128,18 @@ class ThreadBatcher:
                     self._run([job])
         else:
             _deliver(jobs, answers)
+
+
+async def _join(futures: Sequence["asyncio.Future[Answered]"]) -> Answered:
+    """Return the answer of a request from those of its parts. Cancel the rest if one fails."""
+    try:
+        answered = await asyncio.gather(*futures)
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        raise
+    answer = SparseLogits.concatenate([part.answer for part in answered])
+    return Answered(answer, sum(part.bits for part in answered))
 
 
 def _deliver(jobs: list[Job], outcomes: Sequence[Answered | Exception]) -> None:

@@ -82,7 +82,7 @@ async def test_requests_of_one_turn_share_a_pass_unless_too_large() -> None:
     requests = [numbered(1), numbered(2), numbered(3, 4, 5, 6, 7), numbered(8)]
     answers = await asyncio.gather(*submit_all(batcher, *requests))
     assert [numbers(answer) for answer in answers] == [[1], [2], [3, 4, 5, 6, 7], [8]]
-    assert model.passes == [[1, 2], [3, 4, 5, 6, 7], [8]]
+    assert model.passes == [[1, 2, 8], [3, 4, 5, 6, 7]]
 
 
 async def test_failing_image_fails_only_its_own_request() -> None:

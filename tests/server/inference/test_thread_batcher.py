@@ -11,6 +11,7 @@ from numbered import caller_of, first_pixels, numbered
 from stingy_protection import SparseLogits
 from stingy_server.codec.images import Pixels
 from stingy_server.errors import DRAINING, OVERLOADED, ServiceError
+from stingy_server.inference import thread_batcher
 from stingy_server.inference.batch_queue import Answered
 from stingy_server.inference.thread_batcher import ThreadBatcher
 
@@ -36,6 +37,17 @@ class GatedModel:
         return self.answer(images)
 
 
+class Recorder:
+    """A model that records the numbers of each pass."""
+
+    def __init__(self) -> None:
+        self.passes: list[list[int]] = []
+
+    def __call__(self, images: Pixels) -> SparseLogits:
+        self.passes.append(images[:, 0, 0, 0].tolist())
+        return first_pixels(images)
+
+
 async def test_waiting_requests_share_a_pass_and_get_their_own_answers() -> None:
     model = GatedModel()
     batcher = make(model)
@@ -49,7 +61,7 @@ async def test_waiting_requests_share_a_pass_and_get_their_own_answers() -> None
     assert [a.answer.indices.flatten().tolist() for a in answers] == [
         images[:, 0, 0, 0].tolist() for images in requests
     ]
-    assert max(model.passes) == 5  # a request larger than a batch has a pass of its own
+    assert max(model.passes) == 4  # a request larger than a batch waits in parts
     assert len(model.passes) < len(requests)
     await batcher.close()
 
@@ -144,7 +156,10 @@ async def test_two_threads_run_two_passes_at_once() -> None:
     assert [each.answer.indices.item() for each in answers] == [1, 2]
 
 
-async def test_first_of_many_returning_clients_waits_for_the_others() -> None:
+async def test_first_of_many_returning_clients_waits_for_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(thread_batcher, "WAIT_SHARE", 1.0)
     sizes = []
 
     def slow(images: Pixels) -> SparseLogits:
@@ -155,7 +170,7 @@ async def test_first_of_many_returning_clients_waits_for_the_others() -> None:
     batcher = make(slow, batch_size=8)
     for _ in range(2):
         first = asyncio.create_task(batcher.submit(numbered(0), caller="0"))
-        await asyncio.sleep(0.01)  # of the fifty milliseconds that the second pass waits
+        await asyncio.sleep(0.01)  # of the half second that the second pass waits
         await asyncio.gather(first, *(batcher.submit(numbered(n), caller=str(n)) for n in range(7)))
     await batcher.close()
     assert sizes == [1, 7, 8]
@@ -168,3 +183,37 @@ async def test_lone_client_never_waits_for_others() -> None:
         await batcher.submit(numbered(number), caller="a")
     await batcher.close()
     assert time.perf_counter() - started < 5
+
+
+async def test_S5_flood_of_one_key_delays_another_by_a_pass() -> None:
+    model = GatedModel(record := Recorder())
+    batcher = make(model, queue_images=1000, queue_bytes=100_000)
+    flood = [
+        asyncio.create_task(batcher.submit(numbered(*range(40)), caller="flood")) for _ in range(5)
+    ]
+    await asyncio.sleep(0.05)  # the first pass has begun
+    honest = asyncio.create_task(batcher.submit(numbered(99), caller="honest"))
+    await asyncio.sleep(0.05)
+    model.free.set()
+    for each in await asyncio.gather(*flood):
+        assert each.answer.indices.flatten().tolist() == list(range(40))
+    assert (await honest).answer.indices.item() == 99
+    position = next(place for place, numbers in enumerate(record.passes) if 99 in numbers)
+    assert position <= 2 < len(record.passes) - 40
+    await batcher.close()
+
+
+async def test_part_of_a_request_that_fails_fails_the_whole_request() -> None:
+    def fragile(images: Pixels) -> SparseLogits:
+        if (images[:, 0, 0, 0] == 66).any():
+            raise RuntimeError("66")
+        return first_pixels(images)
+
+    batcher = make(fragile)
+    with pytest.raises(RuntimeError, match="66"):
+        await batcher.submit(numbered(1, 2, 3, 4, 5, 66, 7, 8, 9), caller="a")
+    answered = await batcher.submit(numbered(*range(9)), caller="a")
+    assert answered.answer.indices.flatten().tolist() == list(range(9))
+    await batcher.close()
+    assert not batcher._queue
+    assert batcher._queue._room.free == 100
