@@ -158,6 +158,28 @@ def test_C3_silent_connections_leave_room_for_customers(bundle: Path, tmp_path: 
     assert "customer" not in drops
 
 
+@pytest.mark.parametrize("owner", ["stranger", "customer"])
+def test_C3_talking_connections_leave_room_for_newcomers(
+    bundle: Path, tmp_path: Path, owner: str
+) -> None:
+    state = tmp_path / "state"
+    key, other = make_key(state), make_key(state)
+    request = STRANGER if owner == "stranger" else predict_request(other)
+    with (
+        served(bundle, state=state, files=FEW_FILES) as (url, _),
+        ExitStack() as stack,
+    ):
+        for _ in range(200):  # more than the server keeps open
+            connection = stack.enter_context(connected(url))
+            connection.sendall(request)
+            assert answer(connection)[0] == (401 if owner == "stranger" else 200)
+        newcomer = stack.enter_context(connected(url))
+        for _ in range(50):
+            stack.enter_context(connected(url))
+        newcomer.sendall(predict_request(key))
+        assert newcomer.recv(12) == b"HTTP/1.1 200"  # nothing, if it was dropped
+
+
 def test_C3_bytes_of_another_protocol_count_as_no_head(bundle: Path, tmp_path: Path) -> None:
     state, port = tmp_path / "state", free_port()
     key = make_key(state)

@@ -47,6 +47,7 @@ class HttpProtocol(asyncio.Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.rank = Rank.HEADLESS
+        self.owner: str | None = None
         self.input_deadline = self.output_deadline = NEVER
         self.write_paused = False
         self.ended = False  # no further request is taken
@@ -65,7 +66,7 @@ class HttpProtocol(asyncio.Protocol):
         self._idle = False  # a response was written, and nothing has come since
         self._lingering = False  # all is written, and what comes is dropped
         self._refusal: Refusal | None = None  # sent after the responses under way
-        self._customer = False  # the last request had a valid key
+        self._caller: str | None = None  # the id of the last request's key, if it was valid
         self._reading_paused = False
         self._writable: asyncio.Event | None = None
 
@@ -176,7 +177,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def finish(self, exchange: Exchange) -> None:
         """Start the request that waits, or wait for the next one, or end the connection."""
-        self._customer = _has_key(exchange)
+        self._caller = _caller_of(exchange)
         self._running = None
         if self._transport.is_closing():
             return
@@ -342,14 +343,16 @@ class HttpProtocol(asyncio.Protocol):
     def _update_rank(self) -> None:
         running = self._running
         if running is None:
-            customer = self._customer
-        elif _has_key(running) or not self.write_paused:
+            caller = self._caller
+        elif _caller_of(running) is not None or not self.write_paused:
             self._table.move(self, Rank.BUSY)
             return
         else:
-            customer = False
-        if self.rank is not Rank.HEADLESS:
-            self._table.move(self, Rank.CUSTOMER if customer else Rank.STRANGER)
+            caller = None
+        if caller is not None:
+            self._table.move(self, Rank.CUSTOMER, caller)
+        elif self.rank is not Rank.HEADLESS:
+            self._table.move(self, Rank.STRANGER)
 
     def _update_reading(self) -> None:
         """Read from the client exactly if something could be done with what it sends."""
@@ -364,9 +367,10 @@ class HttpProtocol(asyncio.Protocol):
                 self._transport.resume_reading()
 
 
-def _has_key(exchange: Exchange) -> bool:
+def _caller_of(exchange: Exchange) -> str | None:
+    """Return the id of the valid key of a request, or None if it has none."""
     record = exchange.scope["state"].get("record")
-    return record is not None and record.key is not None
+    return None if record is None or record.key is None else record.key.id
 
 
 def _refusal_bytes(refusal: Refusal, headers: list[tuple[bytes, bytes]]) -> bytes:

@@ -15,6 +15,7 @@ class FakeConnection:
 
     def __init__(self, table: ConnectionTable) -> None:
         self.rank = Rank.HEADLESS
+        self.owner: str | None = None
         self.input_deadline = self.output_deadline = NEVER
         self.dropped = self.expired = False
         self._table = table
@@ -42,21 +43,21 @@ def make_table(*, most: int) -> tuple[ConnectionTable, Counter[str]]:
     return ConnectionTable(most=most, tick_s=0.01, counter=drops), drops.counted
 
 
-def added(table: ConnectionTable, rank: Rank) -> FakeConnection:
+def added(table: ConnectionTable, rank: Rank, owner: str = "alice") -> FakeConnection:
     connection = FakeConnection(table)
     assert table.add(connection)
-    table.move(connection, rank)
+    table.move(connection, rank, owner)
     return connection
 
 
-async def test_C3_lowest_rank_and_oldest_connection_is_dropped_first() -> None:
+async def test_C3_strangers_then_customers_are_dropped_the_oldest_first() -> None:
     table, counted = make_table(most=8)
     by_rank = [
         connection
-        for rank in (Rank.BUSY, Rank.CUSTOMER, Rank.STRANGER, Rank.HEADLESS)
+        for rank in (Rank.BUSY, Rank.CUSTOMER, Rank.HEADLESS, Rank.STRANGER)
         for connection in [added(table, rank), added(table, rank)]
     ]
-    expected = [by_rank[index] for index in (6, 7, 4, 5, 2, 3)]
+    expected = [by_rank[index] for index in (4, 5, 6, 7, 2, 3)]
     for number, victim in enumerate(expected):
         assert not victim.dropped
         added(table, Rank.BUSY)
@@ -75,6 +76,28 @@ async def test_C3_connection_that_was_active_last_is_the_youngest() -> None:
     table.move(first, Rank.CUSTOMER)
     added(table, Rank.BUSY)
     assert (first.dropped, second.dropped) == (False, True)
+
+
+async def test_C3_newcomer_outlasts_strangers_that_were_refused_before() -> None:
+    table, counted = make_table(most=8)
+    refused = [added(table, Rank.STRANGER) for _ in range(7)]
+    newcomer = added(table, Rank.HEADLESS)
+    for _ in refused:
+        added(table, Rank.HEADLESS)
+    assert (newcomer.dropped, counted) == (False, {"stranger": 7})
+
+
+async def test_S1_key_keeps_at_most_half_of_the_connections() -> None:
+    table, _ = make_table(most=12)
+    crowd = [added(table, Rank.CUSTOMER) for _ in range(10)]
+    assert [each.rank for each in crowd] == [Rank.CUSTOMER] * 6 + [Rank.STRANGER] * 4
+    other = added(table, Rank.CUSTOMER, owner="bob")
+    for _ in range(5):
+        added(table, Rank.BUSY)
+    assert [each.dropped for each in crowd] == [False] * 6 + [True] * 4
+    assert (other.rank, other.dropped) == (Rank.CUSTOMER, False)
+    table.remove(crowd[0])  # its share is free
+    assert added(table, Rank.CUSTOMER, owner="bob").rank is Rank.CUSTOMER
 
 
 async def test_C3_connection_that_was_dropped_is_removed_once() -> None:
