@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 import typer
 
 from stingy_server.cli.command import AsJson, end
+from stingy_server.cli.pack import pack
 
-bundle = typer.Typer(no_args_is_help=True, help="Show bundles and export them.")
+bundle = typer.Typer(no_args_is_help=True, help="Pack, check, show and export bundles.")
+bundle.command()(pack)
 
 
 @bundle.command()
