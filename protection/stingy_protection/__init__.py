@@ -5,7 +5,8 @@ Invariant: raw logits enter, and only a `SparseLogits` that keeps its policy's p
 
 from stingy_protection.answers import ScoreForm, SparseLogits
 from stingy_protection.bundles.bundle import read_manifest, verified_weights, write_bundle
-from stingy_protection.bundles.manifest import BundleManifest, Preprocessing
+from stingy_protection.bundles.manifest import BundleManifest
+from stingy_protection.bundles.preprocessing import Preprocessing
 from stingy_protection.conformance import check_policy
 from stingy_protection.errors import (
     BundleError,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stingy_protection.answers import ScoreForm, SparseLogits
-from stingy_protection.bundles.manifest import Preprocessing
+from stingy_protection.bundles.preprocessing import Preprocessing
 from stingy_protection.errors import LogitsRejected, PolicyConfigError, PolicyViolation
 from stingy_protection.gate.promises import verify_answer
 from stingy_protection.gate.scores import LARGEST

@@ -2,50 +2,33 @@
 
 import json
 import os
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
+from stingy_protection.bundles.preprocessing import Preprocessing, parse_preprocessing
+from stingy_protection.bundles.rules import (
+    MAX_CLASSES,
+    MAX_TEXT,
+    Rule,
+    are_arguments,
+    are_classes,
+    find_faults,
+    is_text,
+    matches,
+    one_of,
+)
 from stingy_protection.errors import BundleError, PolicyConfigError
 from stingy_protection.files import read_regular_file
-from stingy_protection.policies.base import is_integer
 from stingy_protection.policies.registry import build_policy, parse_policy
 
 MANIFEST_FILE = "model.json"
 MAX_MANIFEST_BYTES = 16 * 2**20
+FORMAT = 2  # the one that is written. A manifest without a number has format 1, of release 0.1.0
 
-MAX_SIDE = 4096  # pixels of an image's side, so that one image has at most 16 million
-MAX_CLASSES = 100_000
-MAX_TEXT = 1024  # characters of a label or of an argument
-MAX_NUMBER = 2**53  # of an argument: all integers up to it are exact in JSON
-MAX_SCALE = 1e6  # of mean and std, which are about 1
-MAX_DEPTH = 8  # of lists in an argument
-MAX_ARGUMENTS = 10_000  # values in all arguments together
-
-Json: TypeAlias = "str | int | float | bool | list[Json] | None"
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """The way from an RGB uint8 image to the model's input.
-
-    The input is (x / 255 - `mean`) / `std`. With `resize_shorter`, the shorter side is resized to
-    it (bilinear, antialias) and the centre is cropped to `size`. Without, the image is resized to
-    `size`.
-
-    Args:
-        size: (height, width) in pixels, each 1..4096.
-        mean: one value per channel, of x / 255, -1e6..1e6.
-        std: one value per channel, 1e-6..1e6.
-        resize_shorter: pixels, from the larger side of `size` to 4096. None resizes to `size`.
-    """
-
-    size: tuple[int, int]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    resize_shorter: int | None = None
+Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
+Weights = Literal["safetensors", "onnx"]
+Outputs = Literal["logits", "probabilities"]
 
 
 @dataclass(frozen=True)
@@ -55,22 +38,32 @@ class BundleManifest:
     Args:
         name: [a-z0-9][a-z0-9._-]*, the name under which the model is served.
         version: one word of letters, digits, dot, plus, dash and underscore.
-        factory: "package.module:callable", the function that builds the `nn.Module`.
-        arguments: keyword arguments of the factory: JSON scalars and lists.
         classes: the K labels, all different, by index.
         preprocessing: the way from an image to the model's input.
         policy: the text of the policy, such as "stingy:n=3,scores=prob".
-        sha256: the hash of the weights file, 64 lower-case hex digits.
+        factory: "package.module:callable", the function that builds the `nn.Module`. Empty if
+            `weights` is not "safetensors".
+        arguments: keyword arguments of the factory: JSON scalars, lists and objects.
+        sha256: the hash of the weights file, 64 lower-case hex digits. It may be empty if `weights`
+            is None.
+        weights: "safetensors" for a factory's weights, "onnx" for a program that ONNX Runtime
+            runs, None if another server runs the model.
+        outputs: "logits", or "probabilities" for a model whose last step is a softmax. The logits
+            are then their logarithms.
+        source: a note of where the model comes from, such as a framework with its version.
     """
 
     name: str
     version: str
-    factory: str
-    arguments: dict[str, Json]
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     policy: str
-    sha256: str
+    factory: str = ""
+    arguments: dict[str, Json] = field(default_factory=dict)
+    sha256: str = ""
+    weights: Weights | None = "safetensors"
+    outputs: Outputs = "logits"
+    source: str = ""
 
 
 def read_manifest_file(folder: str | os.PathLike[str]) -> str:
@@ -89,7 +82,7 @@ def read_manifest_file(folder: str | os.PathLike[str]) -> str:
 
 
 def parse_manifest(text: str) -> BundleManifest:
-    """Parse the text of a `model.json`.
+    """Parse the text of a `model.json` of format 1 or 2.
 
     Raises:
         BundleError: if there are missing or unknown fields, wrong values, or a policy that does
@@ -101,31 +94,54 @@ def parse_manifest(text: str) -> BundleManifest:
         raise BundleError((f"expected {MANIFEST_FILE} to be JSON, got another text",)) from None
     if not isinstance(raw, dict):
         raise BundleError((f"expected {MANIFEST_FILE} to be a JSON object, got another value",))
-    faults = _find_faults(raw, _MANIFEST_RULES, "")
-    image = raw.get("preprocessing")
-    if isinstance(image, dict):
-        image.setdefault("resize_shorter", None)
-        image_faults = _find_faults(image, _PREPROCESSING_RULES, "preprocessing.")
-        shorter = image["resize_shorter"]
-        if not image_faults and shorter is not None and shorter < max(image["size"]):
-            image_faults = ["expected preprocessing.resize_shorter >= size, got less"]
+    format = raw.pop("format", 1)
+    if type(format) is not int or format not in (1, FORMAT):
+        raise BundleError(
+            (f"expected format {FORMAT} of {MANIFEST_FILE}, got another; it needs another Stingy",)
+        )
+    rules, optional = _choose_rules(raw, format=format)
+    faults = find_faults(raw, rules, optional=optional)
+    preprocessing = None
+    if isinstance(raw.get("preprocessing"), dict):
+        preprocessing, image_faults = parse_preprocessing(raw["preprocessing"], format=format)
         faults += image_faults
-    if _are_classes(raw.get("classes")) and isinstance(raw.get("policy"), str):
+    if are_classes(raw.get("classes")) and isinstance(raw.get("policy"), str):
         faults += _find_policy_faults(raw["policy"], len(raw["classes"]))
-    if faults:
+    if faults or preprocessing is None:
         raise BundleError(tuple(faults))
-    preprocessing = Preprocessing(
-        size=tuple(raw["preprocessing"]["size"]),
-        mean=tuple(raw["preprocessing"]["mean"]),
-        std=tuple(raw["preprocessing"]["std"]),
-        resize_shorter=raw["preprocessing"]["resize_shorter"],
+    return BundleManifest(
+        **{**raw, "classes": tuple(raw["classes"]), "preprocessing": preprocessing}
     )
-    fields = {**raw, "classes": tuple(raw["classes"]), "preprocessing": preprocessing}
-    return BundleManifest(**fields)
+
+
+def format_manifest(manifest: BundleManifest) -> dict[str, Any]:
+    """Return the fields of a manifest in format 2, as JSON values.
+
+    Fields that this kind of weights does not have are left out.
+    """
+    fields = {"format": FORMAT, **asdict(manifest)}
+    if manifest.weights != "safetensors":
+        del fields["factory"], fields["arguments"]
+    if not manifest.sha256:
+        del fields["sha256"]
+    return fields
 
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(name)
+
+
+def _choose_rules(raw: dict[str, Any], *, format: int) -> tuple[dict[str, Rule], frozenset[str]]:
+    """Return the rules of a manifest's fields, and the fields that may be missing."""
+    if format == 1:
+        return _COMMON_RULES | _FACTORY_RULES | _SHA256_RULE, frozenset()
+    rules = _COMMON_RULES | _FORMAT_2_RULES
+    optional = frozenset({"outputs", "source"})
+    if raw.get("weights", "safetensors") == "safetensors":
+        rules = rules | _FACTORY_RULES
+    if raw.get("weights", "safetensors") is None:
+        optional |= {"sha256"}
+    return rules | _SHA256_RULE, optional
 
 
 def _find_policy_faults(text: str, num_classes: int) -> list[str]:
@@ -137,107 +153,25 @@ def _find_policy_faults(text: str, num_classes: int) -> list[str]:
     return []
 
 
-# A check of a field and the words for what it expects. Values come from JSON, hence Any.
-Rule: TypeAlias = tuple[Callable[[Any], bool], str]
-
-
-def _find_faults(raw: dict[str, Any], rules: dict[str, Rule], prefix: str) -> list[str]:
-    unknown = [f"unknown field {prefix}{name}" for name in raw if name not in rules]
-    missing = [f"missing field {prefix}{name}" for name in rules if name not in raw]
-    wrong = [
-        f"expected {prefix}{name} to be {expected}, got another value"
-        for name, (is_valid, expected) in rules.items()
-        if name in raw and not is_valid(raw[name])
-    ]
-    return unknown + missing + wrong
-
-
-def _matches(pattern: str) -> Callable[[Any], bool]:
-    compiled = re.compile(pattern, re.ASCII)
-    return lambda value: isinstance(value, str) and compiled.fullmatch(value) is not None
-
-
-def _is_number(value: Any, low: float, high: float) -> bool:
-    return (is_integer(value) or isinstance(value, float)) and low <= value <= high
-
-
-def _is_pixels(value: Any) -> bool:
-    return is_integer(value) and 1 <= value <= MAX_SIDE
-
-
-def _is_text(value: Any) -> bool:
-    """Check for a short text that has a form in UTF-8, so no half of a surrogate pair."""
-    if not isinstance(value, str) or len(value) > MAX_TEXT:
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _is_scalar(value: Any) -> bool:
-    return (
-        value is None
-        or isinstance(value, bool)
-        or _is_text(value)
-        or _is_number(value, -MAX_NUMBER, MAX_NUMBER)
-    )
-
-
-def _is_list(value: Any, of: Callable[[Any], bool], length: int) -> bool:
-    return isinstance(value, list) and len(value) == length and all(of(item) for item in value)
-
-
-def _are_arguments(value: Any) -> bool:
-    if not isinstance(value, dict) or not all(map(_is_text, value)):
-        return False
-    level, count = list(value.values()), 0
-    for _ in range(MAX_DEPTH + 1):
-        count += len(level)
-        if count > MAX_ARGUMENTS:
-            return False
-        lists = [item for item in level if isinstance(item, list)]
-        if not all(isinstance(item, list) or _is_scalar(item) for item in level):
-            return False
-        level = [item for each in lists for item in each]
-    return not lists
-
-
-def _are_classes(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and 2 <= len(value) <= MAX_CLASSES
-        and all(_is_text(label) and label.strip() for label in value)
-        and len(set(value)) == len(value)
-    )
-
-
-_MANIFEST_RULES: dict[str, Rule] = {
-    "name": (_matches(r"[a-z0-9][a-z0-9._-]{0,127}"), "[a-z0-9][a-z0-9._-]*, up to 128 long"),
-    "version": (_matches(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}"), "one word such as 1.0.0"),
-    "factory": (
-        _matches(r"(?=.{1,512}$)[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"),
-        "package.module:callable",
-    ),
-    "arguments": (_are_arguments, "an object of short JSON scalars and lists"),
-    "classes": (_are_classes, f"a list of 2..{MAX_CLASSES} different labels"),
+_COMMON_RULES: dict[str, Rule] = {
+    "name": (matches(r"[a-z0-9][a-z0-9._-]{0,127}"), "[a-z0-9][a-z0-9._-]*, up to 128 long"),
+    "version": (matches(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}"), "one word such as 1.0.0"),
+    "classes": (are_classes, f"a list of 2..{MAX_CLASSES} different labels"),
     "preprocessing": (lambda value: isinstance(value, dict), "an object"),
     "policy": (lambda value: isinstance(value, str), "a string such as stingy:n=3"),
-    "sha256": (_matches(r"[0-9a-f]{64}"), "64 lower-case hex digits"),
 }
-_PREPROCESSING_RULES: dict[str, Rule] = {
-    "size": (lambda value: _is_list(value, _is_pixels, 2), f"[height, width], 1..{MAX_SIDE}"),
-    "mean": (
-        lambda value: _is_list(value, lambda item: _is_number(item, -MAX_SCALE, MAX_SCALE), 3),
-        f"3 numbers of -{MAX_SCALE:g}..{MAX_SCALE:g}",
+_FACTORY_RULES: dict[str, Rule] = {
+    "factory": (
+        matches(r"(?=.{1,512}$)[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"),
+        "package.module:callable",
     ),
-    "std": (
-        lambda value: _is_list(value, lambda item: _is_number(item, 1 / MAX_SCALE, MAX_SCALE), 3),
-        f"3 numbers of {1 / MAX_SCALE:g}..{MAX_SCALE:g}",
-    ),
-    "resize_shorter": (
-        lambda value: value is None or _is_pixels(value),
-        f"1..{MAX_SIDE} pixels or null",
-    ),
+    "arguments": (are_arguments, "an object of short JSON scalars, lists and objects"),
+}
+_SHA256_RULE: dict[str, Rule] = {
+    "sha256": (matches(r"[0-9a-f]{64}"), "64 lower-case hex digits"),
+}
+_FORMAT_2_RULES: dict[str, Rule] = {
+    "weights": one_of(*get_args(Weights), None),
+    "outputs": one_of(*get_args(Outputs)),
+    "source": (is_text, f"a text of up to {MAX_TEXT} characters"),
 }

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +29,12 @@ from stingy_protection import (
 )
 from stingy_protection.bundles.bundle import MAX_WEIGHTS_BYTES
 from stingy_protection.bundles.fused import FusedClassifier, FusedGate, read_outputs
-from stingy_protection.bundles.manifest import MANIFEST_FILE, parse_manifest, read_manifest_file
+from stingy_protection.bundles.manifest import (
+    MANIFEST_FILE,
+    format_manifest,
+    parse_manifest,
+    read_manifest_file,
+)
 from stingy_protection.files import read_regular_file
 from stingy_server.inference.export import (
     NotExportable,
@@ -107,7 +112,8 @@ def write_artefact(
         "input": IMAGE,
         "outputs": list(artefact.outputs),
     }
-    content = json.dumps({**asdict(frozen), "artefact": described}, indent=2, ensure_ascii=False)
+    fields = {**format_manifest(frozen), "artefact": described}
+    content = json.dumps(fields, indent=2, ensure_ascii=False)
     (folder / MANIFEST_FILE).write_text(content + "\n", encoding="utf-8")
     return artefact
 

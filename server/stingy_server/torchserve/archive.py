@@ -7,13 +7,13 @@ own environment, and without Stingy it does not load.
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile, ZipInfo
 
 from stingy_protection import BundleError, BundleManifest, NoisyPolicy, Policy
-from stingy_protection.bundles.bundle import WEIGHTS_FILE
-from stingy_protection.bundles.manifest import MANIFEST_FILE, parse_manifest
+from stingy_protection.bundles.bundle import weights_path
+from stingy_protection.bundles.manifest import MANIFEST_FILE, format_manifest, parse_manifest
 from stingy_server.settings import Settings
 
 CONFIG_FILE = "model-config.yaml"
@@ -78,8 +78,8 @@ def write_archive(
         "MAR-INF/MANIFEST.json": json.dumps(described).encode(),
         HANDLER_FILE: HANDLER.encode(),
         CONFIG_FILE: json.dumps(config, indent=2).encode(),  # JSON is YAML
-        MANIFEST_FILE: json.dumps(asdict(served), indent=2, ensure_ascii=False).encode(),
-        WEIGHTS_FILE: (bundle / WEIGHTS_FILE).read_bytes(),
+        MANIFEST_FILE: json.dumps(format_manifest(served), indent=2, ensure_ascii=False).encode(),
+        weights_path(bundle, manifest).name: weights_path(bundle, manifest).read_bytes(),
     }
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{manifest.name}.mar"

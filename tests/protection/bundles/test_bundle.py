@@ -29,7 +29,7 @@ PREPROCESSING = Preprocessing(
 class Tied(nn.Module):
     """A module with two names for one tensor, and with a tensor that is not contiguous."""
 
-    def __init__(self) -> None:
+    def __init__(self, **arguments: object) -> None:
         super().__init__()
         self.first = nn.Parameter(torch.arange(6.0).view(2, 3))
         self.second = self.first
@@ -41,7 +41,7 @@ def write(folder: Path, **changes: Any) -> BundleManifest:
         "model": Tied(),
         "name": "tied",
         "version": "1.0",
-        "factory": "tests.protection.bundles.test_bundle:Tied",
+        "factory": f"{__name__}:Tied",
         "arguments": {"width": 2, "widths": [1, 2], "note": None},
         "classes": ("cat", "dog", "owl"),
         "preprocessing": PREPROCESSING,
@@ -75,7 +75,9 @@ def test_writing_again_replaces_a_bundle(tmp_path: Path) -> None:
 
 def test_an_interrupted_replacement_is_refused(tmp_path: Path) -> None:
     old = write(tmp_path)
-    newer = write(tmp_path / "newer", model=nn.Linear(2, 3))
+    changed = Tied()
+    changed.first.data += 1
+    newer = write(tmp_path / "newer", model=changed)
     assert newer.sha256 != old.sha256
     (tmp_path / "newer" / "weights.safetensors").replace(tmp_path / "weights.safetensors")
     with pytest.raises(BundleError, match="sha256"):
@@ -87,7 +89,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "name with a slash": ({"name": "a/b"}, "name"),
     "version": ({"version": ""}, "version"),
     "factory": ({"factory": "os.system"}, "factory"),
-    "arguments": ({"arguments": {"a": [{"b": 1}]}}, "arguments"),
+    "arguments": ({"arguments": {"a": [{"b": "\ud800"}]}}, "arguments"),
     "arguments NaN": ({"arguments": {"a": float("nan")}}, "JSON"),
     "arguments no JSON": ({"arguments": {"a": object()}}, "JSON"),
     "one class": ({"classes": ("cat",)}, "classes"),
@@ -131,9 +133,9 @@ def damage_image(**changes: Any) -> Callable[[dict[str, Any]], None]:
 
 DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "missing": (lambda raw: raw.pop("sha256"), "missing field sha256"),
-    "unknown": (damage(weights="http://x"), "unknown field weights"),
+    "unknown": (damage(url="http://x"), "unknown field url"),
     "missing inside": (lambda raw: raw["preprocessing"].pop("std"), "preprocessing.std"),
-    "unknown inside": (damage_image(crop=1), "unknown field preprocessing.crop"),
+    "unknown inside": (damage_image(padding=1), "unknown field preprocessing.padding"),
     "name type": (damage(name=3), "name"),
     "name newline": (damage(name="tied\n"), "name"),
     "version type": (damage(version=1.0), "version"),
@@ -185,7 +187,7 @@ def test_every_fault_of_a_manifest_is_listed(tmp_path: Path) -> None:
     (tmp_path / "weights.safetensors").unlink()
     with pytest.raises(BundleError) as caught:
         read_manifest(tmp_path)
-    assert len(caught.value.faults) == 6
+    assert len(caught.value.faults) == 5
     assert str(tmp_path) not in str(caught.value)
 
 
@@ -209,10 +211,9 @@ def test_a_manifest_with_nan_is_refused_as_json(tmp_path: Path) -> None:
         read_manifest(tmp_path)
 
 
-def test_an_empty_folder_has_two_faults(tmp_path: Path) -> None:
-    with pytest.raises(BundleError) as caught:
+def test_an_empty_folder_lacks_its_manifest(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"model\.json"):
         read_manifest(tmp_path)
-    assert len(caught.value.faults) == 2
 
 
 @pytest.mark.parametrize("name", ["model.json", "weights.safetensors"])
