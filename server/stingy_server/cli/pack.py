@@ -23,8 +23,8 @@ def pack(
     source: Annotated[
         str,
         typer.Argument(
-            help="A .pth, .pt, .safetensors or .onnx file, a Hugging Face folder, FILE.py:FUNCTION, "
-            "torchvision:NAME or timm:NAME."
+            help="A .pth, .pt, .safetensors or .onnx file, FILE.py:FUNCTION, torchvision:NAME or "
+            "timm:NAME."
         ),
     ],
     out: Annotated[
@@ -124,7 +124,7 @@ def _options(
     from stingy_server.importers.labels import read_labels
     from stingy_server.importers.preprocessing import parse_mean_and_std, parse_size
 
-    if channels not in (None, 1, 3):
+    if channels is not None and channels != 1 and channels != 3:
         raise NotImportable(f"--channels: expected 1 or 3, got {channels}")
     means, stds = parse_mean_and_std(mean, std)
     return ImportOptions(

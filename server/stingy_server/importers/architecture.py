@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from stingy_protection import Preprocessing
 from stingy_server.importers.found import Found, ImportOptions
-from stingy_server.importers.preprocessing import choose_preprocessing
 from stingy_server.importers.labels import require_labels
+from stingy_server.importers.preprocessing import choose_preprocessing
 from stingy_server.importers.state_file import (
     WeightsFound,
     fit_prefix,

@@ -102,8 +102,9 @@ def plain_preprocessing(
     if size is None:
         raise NotImportable("expected the size of the images, got none; give --size, such as 224")
     channels = options.channels or channels or 3
-    found = Preprocessing(size=size, channels=channels, mean=(0.0,) * channels, std=(1.0,) * channels)
-    notes = ()
+    zero, one = (0.0,) * channels, (1.0,) * channels
+    found = Preprocessing(size=size, channels=channels, mean=zero, std=one)
+    notes: tuple[str, ...] = ()
     if options.mean is None:
         notes = (
             "pixels are divided by 255 and not normalised; give --mean and --std if they were in "
@@ -117,8 +118,8 @@ def _describe_scale(image: Preprocessing) -> str:
         repeat = image.channels if len(mean) == 1 else 1
         if (image.mean, image.std) == (mean * repeat, std * repeat):
             return f"mean and std of {name}"
-    mean, std = (", ".join(f"{each:g}" for each in part) for part in (image.mean, image.std))
-    return f"mean {mean}, std {std}"
+    means, stds = (", ".join(f"{each:g}" for each in part) for part in (image.mean, image.std))
+    return f"mean {means}, std {stds}"
 
 
 def _parse_numbers(option: str, text: str | None, *, part: int) -> tuple[float, ...] | None:

@@ -6,7 +6,7 @@ which builds tensors and containers and calls no code.
 
 import re
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
+from stingy_protection import BundleError
+from stingy_protection.bundles.state import fit_state
 from stingy_protection.files import read_regular_file
 from stingy_server.importers.found import NotImportable
 
 MAX_FILE_BYTES = 2**38
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights")
 AVERAGED = ("model_ema", "state_dict_ema", "ema", "ema_state_dict")
-SHOWN = 3  # keys that a sentence names before it counts the rest
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +44,9 @@ def read_weights(path: Path) -> WeightsFound:
     """
     if not path.is_file():
         raise NotImportable(f"{path}: expected a file of weights, got none")
+    notes: list[str] = []
     if path.suffix.lower() == ".safetensors":
-        state, notes = _read_safetensors(path), []
+        state = _read_safetensors(path)
     else:
         state, notes = _unwrap(path.name, _read_pickle(path))
     compiled = [key for key in state if "_orig_mod." in key]
@@ -113,42 +115,18 @@ def load_weights(network: nn.Module, found: WeightsFound, *, arch: str) -> None:
     Raises:
         NotImportable: if keys or shapes do not fit. The faults name a few and count the rest.
     """
-    expected = network.state_dict()
-    missing = [
-        key
-        for key in expected
-        if key not in found.state and not key.endswith("num_batches_tracked")
-    ]
-    unknown = [key for key in found.state if key not in expected]
-    shapes = [
-        f"{key} {_shape(value)} where {arch} has {_shape(expected[key])}"
-        for key, value in found.state.items()
-        if key in expected and value.shape != expected[key].shape
-    ]
-    faults = []
-    if missing:
-        faults.append(f"{found.file}: {arch} needs keys that the file lacks: {_some(missing)}")
-    if unknown:
-        faults.append(f"{found.file}: the file has keys that {arch} lacks: {_some(unknown)}")
-    if shapes:
-        faults.append(f"{found.file}: shapes differ: {_some(shapes)}")
-    if faults:
-        raise NotImportable(*faults)
+    state = dict(found.state)
+    for name, value in network.state_dict().items():
+        if name.endswith("num_batches_tracked"):  # files of torch before 0.4.1 have none
+            state.setdefault(name, value)
     try:
-        network.load_state_dict(found.state, strict=False)
+        network.load_state_dict(fit_state(state, network, factory=arch))
+    except BundleError as error:
+        raise NotImportable(*(f"{found.file}: {fault}" for fault in error.faults)) from None
     except Exception as error:  # noqa: BLE001  a module may override how it loads weights
         raise NotImportable(
             f"{found.file}: expected weights that fit {arch}, got {type(error).__name__}"
         ) from None
-
-
-def _shape(value: Tensor) -> str:
-    return "[" + ", ".join(map(str, value.shape)) + "]"
-
-
-def _some(names: Sequence[str]) -> str:
-    rest = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-import torchvision
+import torchvision  # type: ignore[import-untyped]
 from torch import nn
 from torchvision import models
 
