@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Interpolation = Literal[
     "nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos"
 ]
+CHANNELS: dict[str, Literal[1, 3]] = {"1": 1, "3": 3}
 
 
 def pack(
@@ -56,7 +57,7 @@ def pack(
         str | None, typer.Option(help="As --mean; default: that of the name in --mean.")
     ] = None,
     channels: Annotated[
-        int | None, typer.Option(min=1, max=3, help="3 for RGB, 1 for grey.")
+        Literal["1", "3"] | None, typer.Option(help="3 for RGB, 1 for grey.")
     ] = None,
     interpolation: Annotated[
         Interpolation | None, typer.Option(help="Interpolation of the resizing.")
@@ -116,16 +117,14 @@ def _options(
     resize_shorter: int | None,
     mean: str | None,
     std: str | None,
-    channels: int | None,
+    channels: Literal["1", "3"] | None,
     interpolation: Interpolation | None,
     outputs: Literal["logits", "probabilities"] | None,
 ) -> "ImportOptions":
-    from stingy_server.importers.found import ImportOptions, NotImportable
+    from stingy_server.importers.found import ImportOptions
     from stingy_server.importers.labels import read_labels
     from stingy_server.importers.preprocessing import parse_mean_and_std, parse_size
 
-    if channels is not None and channels != 1 and channels != 3:
-        raise NotImportable(f"--channels: expected 1 or 3, got {channels}")
     means, stds = parse_mean_and_std(mean, std)
     return ImportOptions(
         arch=arch,
@@ -135,7 +134,7 @@ def _options(
         resize_shorter=resize_shorter,
         mean=means,
         std=stds,
-        channels=channels,
+        channels=None if channels is None else CHANNELS[channels],
         interpolation=interpolation,
         outputs=outputs,
     )
