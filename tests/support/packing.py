@@ -1,12 +1,14 @@
 """Helpers to pack bundles with the command, and to query what they serve."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from click.testing import Result
 from PIL import Image
+from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from serving import make_settings, running
@@ -38,6 +40,24 @@ def pictures(count: int, *, seed: int = 0, grey: bool = False) -> list[Image.Ima
         )
         found.append(picture.convert("L") if grey else picture)
     return found
+
+
+def spread(network: nn.Module, transform: Callable[[Image.Image], Tensor]) -> nn.Module:
+    """Set batch statistics and the last bias so that an untrained network's answers differ.
+
+    Args:
+        transform: the way from a picture to the network's input.
+    """
+    images = torch.stack([transform(picture) for picture in pictures(12, seed=7)])
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        network.train()(images)
+        rows = network.eval()(images)
+        last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+        last.bias -= rows.mean(dim=0)
+    return network
 
 
 async def served_labels(bundle: Path, state: Path, images: Sequence[Image.Image]) -> list[str]:

@@ -9,23 +9,12 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
-from packing import pack, packed, pictures, served_labels
+from packing import pack, packed, pictures, served_labels, spread
 from stingy_protection import read_manifest
 from stingy_server.importers.found import ImportOptions, NotImportable
 from stingy_server.importers.torchvision_model import TorchvisionModel
 
 LABELS = ("cat", "dog", "bird", "fish", "horse")
-
-
-def trained(name: str, num_classes: int) -> nn.Module:
-    """Make a network whose batch statistics fit the pictures, so that its answers differ."""
-    torch.manual_seed(0)
-    network: nn.Module = models.get_model(name, weights=None, num_classes=num_classes)
-    images = torch.stack([preset(name)(picture) for picture in pictures(24, seed=7)])
-    with torch.no_grad():
-        for _ in range(20):
-            network.train()(images)
-    return network.eval()
 
 
 def preset(name: str):  # type: ignore[no-untyped-def]  # torchvision has no types
@@ -48,7 +37,7 @@ def labels_of_torchvision(
 async def test_top1_of_packed_weights_equals_torchvisions(
     tmp_path: Path, name: str, file: str
 ) -> None:
-    network = trained(name, 5)
+    network = spread(models.get_model(name, weights=None, num_classes=5), preset(name))
     if file == "w.pth":
         torch.save({"model": network.state_dict(), "epoch": 1}, tmp_path / file)
     else:
@@ -61,7 +50,7 @@ async def test_top1_of_packed_weights_equals_torchvisions(
     assert "5: cat, dog, bird, ..." in printed
     assert f"next         stingy serve {out}" in printed
     assert "mean and std of imagenet" in printed
-    images = pictures(60)
+    images = pictures(40)
     expected = labels_of_torchvision(name, network, images, LABELS)
     assert len(set(expected)) >= 3
     assert await served_labels(out, tmp_path / "state", images) == expected
