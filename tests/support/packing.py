@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from click.testing import Result
 from PIL import Image
 from torch import Tensor, nn
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from serving import make_settings, running
 from stingy_server.cli.main import app
@@ -56,7 +55,7 @@ def spread(network: nn.Module, transform: Callable[[Image.Image], Tensor]) -> nn
         network.train()(images)
         rows = network.eval()(images)
         last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
-        last.bias -= rows.mean(dim=0)
+        last.bias.copy_(last.bias - rows.mean(dim=0))
     return network
 
 

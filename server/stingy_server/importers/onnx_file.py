@@ -69,6 +69,7 @@ def _onnx() -> Any:
     try:
         import onnx
         import onnx.checker
+        import onnx.external_data_helper
         import onnx.helper
     except ImportError:
         raise NotImportable("expected the package onnx: pip install 'stingy[onnx]'") from None
@@ -77,26 +78,38 @@ def _onnx() -> Any:
 
 def _read(onnx: Any, path: Path) -> Any:
     """Read a program with the weights that it keeps in files beside it."""
+    if not path.is_file():
+        raise NotImportable(f"{path}: expected an ONNX file, got none")
     try:
-        read_regular_file(path, max_bytes=MAX_PROGRAM_BYTES)
-        model = onnx.load(path)
-        onnx.checker.check_model(model)
-        if not model.graph.output:
-            raise ValueError("no output")
-    except FileNotFoundError as error:
-        missing = Path(str(error.filename or path)).name
-        raise NotImportable(f"{path.name}: expected the file {missing}, got none") from None
+        content = read_regular_file(path, max_bytes=MAX_PROGRAM_BYTES)
+        model = onnx.load_model_from_string(content)
+        missing = _missing_files(onnx, model, path.parent)
+        if not missing:
+            # It refuses names that lead out of the folder.
+            onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
+            onnx.checker.check_model(model)
     except Exception as error:  # noqa: BLE001  onnx, protobuf and the checker raise many types
-        lacks = "external" in str(error).lower() or "data file" in str(error).lower()
-        if lacks:
-            raise NotImportable(
-                f"{path.name}: expected its weights beside it, got none; copy the file of its "
-                "external data into the same folder"
-            ) from None
         raise NotImportable(
             f"{path.name}: expected an ONNX program, got another file ({type(error).__name__})"
         ) from None
+    if missing:
+        raise NotImportable(
+            f"{path.name}: expected its weights in {missing[0]} beside it, got none; copy that "
+            "file into the same folder"
+        )
     return model
+
+
+def _missing_files(onnx: Any, model: Any, folder: Path) -> list[str]:
+    """List the files with weights that a program names and that are not in its folder."""
+    names = {
+        entry.value
+        for tensor in model.graph.initializer
+        if onnx.external_data_helper.uses_external_data(tensor)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return sorted(Path(name).name for name in names if not (folder / name).is_file())
 
 
 def _inputs(model: Any) -> list[Any]:

@@ -80,7 +80,8 @@ def _build(file: Path, function: str) -> nn.Module:
         network = build()
     except NotImportable:
         raise
-    except Exception as error:  # noqa: BLE001  the person's code may raise anything
+    # The person's code may raise anything, and may end the process.
+    except (Exception, SystemExit) as error:  # noqa: BLE001
         raise NotImportable(
             f"{file.name}:{function}: expected a network, got {type(error).__name__}: {error}"
         ) from None

@@ -139,8 +139,8 @@ def test_half_a_file_of_torch_is_refused(tmp_path: Path) -> None:
 def test_programs_of_torch_are_refused_with_the_way_to_onnx(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        traced = torch.jit.trace(network().eval(), torch.zeros(1, 3, 8, 8))
-        torch.jit.save(traced, str(tmp_path / "w.pt"))
+        jit: Any = torch.jit
+        jit.save(jit.trace(network().eval(), torch.zeros(1, 3, 8, 8)), str(tmp_path / "w.pt"))
     with pytest.raises(NotImportable, match="got a TorchScript program; export the network"):
         read_weights(tmp_path / "w.pt")
     program = torch.export.export(network().eval(), (torch.zeros(2, 3, 8, 8),))
@@ -174,7 +174,8 @@ def test_weights_without_batch_counts_are_loaded(tmp_path: Path) -> None:
     state = {key: value for key, value in STATE.items() if "num_batches" not in key}
     target = network()
     with torch.no_grad():
-        target[0].weight.zero_()  # type: ignore[union-attr, operator]
+        for parameter in target.parameters():
+            parameter.zero_()
     load_weights(target, read_weights(saved(tmp_path, state)), arch="own:net")
     assert_state(dict(target.state_dict()))
 

@@ -1,13 +1,14 @@
 """Weights of torchvision's architectures: top-1 equals that of torchvision's own pipeline."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
-from torchvision import models
+from torchvision import models  # type: ignore[import-untyped]
 
 from packing import pack, packed, pictures, served_labels, spread
 from stingy_protection import read_manifest
@@ -17,7 +18,7 @@ from stingy_server.importers.torchvision_model import TorchvisionModel
 LABELS = ("cat", "dog", "bird", "fish", "horse")
 
 
-def preset(name: str):  # type: ignore[no-untyped-def]  # torchvision has no types
+def preset(name: str) -> Any:
     return models.get_model_weights(name).DEFAULT.transforms()
 
 
