@@ -212,6 +212,14 @@ class WatchSettings(BaseModel):
 
 FULL_TIER = "full"
 
+# Modules whose own functions every bundle may name to build its network.
+OWN_FACTORIES = (
+    "torchvision.models",
+    "timm",
+    "stingy_attacker_eval.students",
+    "stingy_attacker_eval.zoo",
+)
+
 
 class Settings(BaseSettings):
     """The settings of a server, as `create_app` takes them. They are frozen.
@@ -245,7 +253,8 @@ class Settings(BaseSettings):
         trace_endpoint: address of an OpenTelemetry collector that takes spans over HTTP, or None.
         trace_share: the fraction of the requests that have spans.
         metrics_port: the port of the metrics for Prometheus, apart from the public one, or None.
-        trusted_factories: modules whose functions a bundle may name to build its network.
+        trusted_factories: modules whose functions a bundle may name to build its network. They are
+            added to `OWN_FACTORIES`.
         first_key_budget: images in the budget of the key that the first start makes.
         ray: the replicas on Ray Serve, run by `stingy_server.ray_serve.app`.
     """
@@ -290,12 +299,7 @@ class Settings(BaseSettings):
     trace_share: Share = 0.01
     metrics_port: Port | None = None
     metrics_host: Host = "127.0.0.1"
-    trusted_factories: tuple[str, ...] = (
-        "torchvision.models",
-        "timm",
-        "stingy_attacker_eval.students",
-        "stingy_attacker_eval.zoo",
-    )
+    trusted_factories: tuple[str, ...] = OWN_FACTORIES
 
     @field_validator("tiers")
     @classmethod
@@ -306,6 +310,11 @@ class Settings(BaseSettings):
                 "its keys always get the policy's whole answer"
             )
         return tiers
+
+    @field_validator("trusted_factories")
+    @classmethod
+    def _extend_factories(cls, modules: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*OWN_FACTORIES, *modules)))
 
     @classmethod
     def settings_customise_sources(

@@ -12,7 +12,6 @@ from torch import Tensor
 from stingy_protection import (
     NoisyPolicy,
     Policy,
-    Preprocessing,
     ProtectionError,
     SparseLogits,
     keyed_noise,
@@ -21,7 +20,7 @@ from stingy_protection import (
 from stingy_server.codec.images import Pixels
 from stingy_server.errors import INTERNAL, REFUSED, Refusal, ServiceError
 from stingy_server.inference.batch_queue import Answered
-from stingy_server.inference.runtimes import Network, device_of
+from stingy_server.inference.forward import Forward
 from stingy_server.inference.thread_batcher import AnswerFunction, ThreadBatcher
 from stingy_server.settings import Settings
 
@@ -145,27 +144,22 @@ class EmbeddedEngine(_InProcess):
     """A network and its policy in this process, run by one model thread, or by two on CUDA.
 
     Args:
-        network: the network that `choose_runtime` returned. It maps float32
-            [batch, 3, height, width] to logits [batch, classes], both on the settings' device.
+        forward: the network behind its preprocessing.
         secret: the key of a policy's noise.
     """
 
     def __init__(
         self,
-        network: Network,
+        forward: Forward,
         *,
-        preprocessing: Preprocessing,
         policy: Policy,
         settings: Settings,
         secret: bytes,
     ) -> None:
-        self.device = device_of(settings)
-        self._dtype = getattr(torch, settings.precision)
-        self._network = network
+        self.device = forward.device
+        self._forward = forward
         self._policy = policy
         self._secret = secret
-        self._mean = torch.tensor(preprocessing.mean, device=self.device).view(1, 3, 1, 1)
-        self._std = torch.tensor(preprocessing.std, device=self.device).view(1, 3, 1, 1)
         self._streams = _Streams(self.device)
         on_cuda = self.device.type == "cuda"
         if on_cuda:
@@ -179,11 +173,7 @@ class EmbeddedEngine(_InProcess):
 
     def _answer_on_stream(self, images: Pixels) -> SparseLogits:
         pixels = self._copy_to_device(self._pad(images))
-        inputs = (pixels.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std
-        with torch.autocast(
-            self.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32
-        ):
-            logits = self._network(inputs)
+        logits = self._forward(pixels)
         count = len(images)
         return apply_gate(self._policy, logits[:count], pixels=pixels[:count], secret=self._secret)
 

@@ -10,8 +10,8 @@ import importlib.util
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,13 +25,11 @@ from stingy_protection import (
     sanitize,
 )
 from stingy_server.inference.export import NotExportable, export_program, onnx_session, to_onnx
+from stingy_server.inference.forward import Network
 from stingy_server.inference.grid_comparison import answers_agree
 from stingy_server.settings import Settings
 
 log = logging.getLogger("stingy")
-
-# From inputs float32 [batch, 3, height, width] to logits [batch, classes].
-Network: TypeAlias = Callable[[Tensor], Tensor]
 
 RUNTIMES = ("onnxruntime", "openvino")  # beside torch
 INPUT, OUTPUT = "input", "logits"
@@ -44,11 +42,19 @@ class RuntimeUnfit(Exception):
 
 
 def choose_runtime(
-    network: nn.Module, *, preprocessing: Preprocessing, policy: Policy, settings: Settings
+    network: nn.Module,
+    *,
+    preprocessing: Preprocessing,
+    policy: Policy,
+    settings: Settings,
+    contiguous: bool = False,
 ) -> tuple[str, Network]:
     """Load a network in the runtime that the settings name, or in the fastest one for "auto".
 
     With "auto", runtimes that fail are logged and skipped, and torch is always possible.
+
+    Args:
+        contiguous: whether the network needs inputs with the strides of their shape.
 
     Returns:
         The name of the runtime, and the network as a function.
@@ -57,9 +63,7 @@ def choose_runtime(
         RuntimeUnfit: if the settings name a runtime that cannot be used.
     """
     device = device_of(settings)
-    network = network.eval().requires_grad_(False)
-    # The layout of the pixels, because otherwise every pass would convert the weights again.
-    network = network.to(device).to(memory_format=torch.channels_last)
+    network = to_layout(network, device=device, contiguous=contiguous)
     if settings.runtime == "torch":
         return "torch", network
     if settings.precision != "float32" or device.type != "cpu":
@@ -67,12 +71,23 @@ def choose_runtime(
             raise RuntimeUnfit("expected device = cpu and precision = float32, got others")
         return "torch", network
     if settings.runtime != "auto":
-        inputs = _trial_inputs(preprocessing, TRIALS)
+        inputs = _trial_inputs(preprocessing, TRIALS, contiguous=contiguous)
         return settings.runtime, _load_verified(settings.runtime, network, inputs, policy)
     if settings.strict:  # the choice may differ after a restart, and move answers by a step
         log.warning("runtime: strict answers need a runtime by name, got auto; using torch")
         return "torch", network
-    return _fastest(network, _trial_inputs(preprocessing, TRIALS), policy, settings.batch_size)
+    inputs = _trial_inputs(preprocessing, TRIALS, contiguous=contiguous)
+    return _fastest(network, inputs, policy, settings.batch_size)
+
+
+def to_layout(network: nn.Module, *, device: torch.device, contiguous: bool) -> nn.Module:
+    """Make a network ready for inference on a device.
+
+    Its weights get the layout of the pixels, channels_last, because otherwise every pass would
+    convert them again. With `contiguous` they get the strides of their shape.
+    """
+    layout = torch.contiguous_format if contiguous else torch.channels_last
+    return network.eval().requires_grad_(False).to(device).to(memory_format=layout)
 
 
 def device_of(settings: Settings) -> torch.device:
@@ -183,13 +198,15 @@ def _extra(name: str) -> str:
     return "onnx" if name == "onnxruntime" else name
 
 
-def _trial_inputs(preprocessing: Preprocessing, count: int) -> Tensor:
-    """Make random images in the form of the network's input, [count, 3, height, width]."""
+def _trial_inputs(preprocessing: Preprocessing, count: int, *, contiguous: bool) -> Tensor:
+    """Make random images in the form of the network's input, [count, channels, height, width]."""
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (count, *preprocessing.size, 3), generator=generator)
+    shape = (count, *preprocessing.size, preprocessing.channels)
+    pixels = torch.randint(0, 256, shape, generator=generator)
     mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
     # The strides are those of the engine's inputs, because torch chooses its convolution by them.
-    return ((pixels / 255 - mean) / std).permute(0, 3, 1, 2)
+    inputs = ((pixels / 255 - mean) / std).permute(0, 3, 1, 2)
+    return inputs.contiguous() if contiguous else inputs
 
 
 @torch.inference_mode()

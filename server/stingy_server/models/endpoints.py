@@ -6,14 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import numpy as np
 from torch import nn
 
 from stingy_protection import BundleManifest, Policy, ProtectionError
-from stingy_server.codec.images import Pixels
 from stingy_server.inference.engine import EmbeddedEngine, Engine, FusedEngine
-from stingy_server.inference.runtimes import Network, RuntimeUnfit, choose_runtime
+from stingy_server.inference.onnx_program import OnnxProgram
 from stingy_server.models.loading import LoadedModel
+from stingy_server.models.opening import NotServable, open_forward
+from stingy_server.models.trial import make_trial_images, try_answers
 from stingy_server.settings import ModelSettings, Settings
 from stingy_server.upstream.start import start_upstream
 
@@ -62,10 +62,10 @@ def start_endpoints(
     secret: bytes,
     engine_factory: EngineFactory | None = None,
 ) -> tuple[list[Endpoint], list[str]]:
-    """Start an endpoint for each model and send it one black image.
+    """Start an endpoint for each model, and try each on a few images.
 
-    So a model that cannot answer stops the start-up, before the server listens. Models that other
-    processes run are tested in those processes.
+    So a model that cannot answer, or whose answers depend on other images, stops the start-up
+    before the server listens. Models that other processes run are tried in those processes.
 
     Args:
         secret: the key of a policy's noise. It is the same in every process and after a restart.
@@ -120,7 +120,6 @@ def _start_engine(
     model: LoadedModel, settings: Settings, *, secret: bytes
 ) -> tuple[Engine, list[str]]:
     """Start the engine that the settings name, and return it with its faults."""
-    black = np.zeros((1, *model.manifest.preprocessing.size, 3), np.uint8)
     if model.network is None:
         return start_upstream(
             model.name,
@@ -129,37 +128,27 @@ def _start_engine(
             policy=model.policy,
             settings=settings,
             secret=secret,
-            trial=black,
+            trial=make_trial_images(model.manifest.preprocessing, 2)[1:],
         )
-    if not isinstance(model.network, nn.Module):
+    if not isinstance(model.network, nn.Module | OnnxProgram):
         fused = FusedEngine(model.network, settings=settings)
-        return fused, _trial_faults(model.name, fused, black)
-    network: Network = model.network
-    faults = []
+        return fused, _fused_faults(model, fused)
     try:
-        _, network = choose_runtime(
-            model.network,
-            preprocessing=model.manifest.preprocessing,
-            policy=model.policy,
-            settings=settings,
+        forward = open_forward(
+            model.network, manifest=model.manifest, policy=model.policy, settings=settings
         )
-    except RuntimeUnfit as error:
-        faults.append(f"{model.name}: not run by {settings.runtime}: {error}")
-    engine = EmbeddedEngine(
-        network,
-        preprocessing=model.manifest.preprocessing,
-        policy=model.policy,
-        settings=settings,
-        secret=secret,
-    )
-    return engine, faults + _trial_faults(model.name, engine, black)
+        faults: tuple[str, ...] = ()
+    except NotServable as error:
+        forward, faults = error.forward, error.faults
+    engine = EmbeddedEngine(forward, policy=model.policy, settings=settings, secret=secret)
+    return engine, [f"{model.name}: {fault}" for fault in faults]
 
 
-def _trial_faults(name: str, engine: EmbeddedEngine | FusedEngine, image: Pixels) -> list[str]:
+def _fused_faults(model: LoadedModel, engine: FusedEngine) -> list[str]:
+    images = make_trial_images(model.manifest.preprocessing, 2)
     try:
-        engine.answer(image)
+        return [f"{model.name}: {fault}" for fault in try_answers(engine.answer, images)]
     except (ProtectionError, RuntimeError) as error:
-        return [f"{name}: a trial image could not be answered: {error}"]
-    except Exception as error:  # noqa: BLE001  a network or a runtime may raise anything
-        return [f"{name}: a trial image ended in {type(error).__name__}"]
-    return []
+        return [f"{model.name}: a trial image could not be answered: {error}"]
+    except Exception as error:  # noqa: BLE001  a runtime may raise anything
+        return [f"{model.name}: a trial image ended in {type(error).__name__}"]

@@ -12,8 +12,10 @@ from typing import Any
 
 from torch import nn
 
-# Arguments that make well-known factories fetch other weights than the bundle's.
+# Arguments that make well-known factories fetch other weights than the bundle's, unless they are
+# None or False.
 DOWNLOADS = frozenset({"weights", "weights_backbone", "pretrained", "checkpoint_path"})
+_OFF: tuple[Any, ...] = (None, False)
 # timm's function for its registry has no return annotation. Names with a colon are no registry
 # names: timm fetches such models.
 TIMM_REGISTRY = "timm:create_model"
@@ -40,8 +42,10 @@ def check_factory(path: str, arguments: Mapping[str, Any], *, trusted: Sequence[
         )
     if any(part.startswith("_") for part in (*module.split("."), attribute)):
         faults.append(f"expected a public factory, got {path}")
-    for argument in sorted(DOWNLOADS & set(arguments)):
-        faults.append(f"the argument {argument} would fetch weights; remove it")
+    faults += [
+        f"the argument {argument} would fetch weights; remove it, or set it to null or false"
+        for argument in sorted(_find_downloads(arguments))
+    ]
     if path == TIMM_REGISTRY and ":" in str(arguments.get("model_name", "")):
         faults.append("expected the name of a model in timm, got one that timm would fetch")
     return faults
@@ -67,6 +71,16 @@ def find_factory(path: str, *, trusted: Sequence[str]) -> Callable[..., Any]:
             "one, got neither; annotate its return type"
         )
     return typing.cast("Callable[..., Any]", factory)
+
+
+def _find_downloads(value: Any) -> set[str]:
+    """Return the names in nested arguments that make a factory fetch weights."""
+    if isinstance(value, list):
+        return set().union(*map(_find_downloads, value))
+    if not isinstance(value, Mapping):
+        return set()
+    own = {name for name, each in value.items() if name in DOWNLOADS and each not in _OFF}
+    return own.union(*map(_find_downloads, value.values()))
 
 
 def _is_within(module: str, homes: Sequence[str]) -> bool:

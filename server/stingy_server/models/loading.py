@@ -6,6 +6,7 @@ or import a factory, and it imports factories from trusted modules alone.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +24,15 @@ from stingy_protection import (
     recovery_error,
     verified_weights,
 )
+from stingy_protection.bundles.bundle import verified_bytes
+from stingy_protection.bundles.state import fit_state
+from stingy_server.inference.onnx_program import OnnxProgram
 from stingy_server.inference.thread_batcher import AnswerFunction
 from stingy_server.models.artefact import is_artefact, open_artefact, read_artefact
 from stingy_server.models.factories import FactoryRejected, check_factory, find_factory
 from stingy_server.settings import ModelSettings, Settings, misplaced_settings
+
+LoadedNetwork: TypeAlias = nn.Module | OnnxProgram | AnswerFunction
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +41,10 @@ class LoadedModel:
 
     Attributes:
         name: the name under which it is served.
-        weights: the SHA-256 of its weights; an artefact has the one of its source bundle.
-        network: the network with its weights, or an artefact's program with its gate, or None if
-            another process runs the model.
+        weights: the SHA-256 of its weights; an artefact has the one of its source bundle. A bundle
+            without weights has the address of its upstream.
+        network: the network with its weights, the program of an ONNX bundle, or an artefact's
+            program with its gate. None if another process runs the model.
     """
 
     name: str
@@ -45,7 +52,7 @@ class LoadedModel:
     policy: Policy
     settings: ModelSettings
     weights: str
-    network: nn.Module | AnswerFunction | None
+    network: LoadedNetwork | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +62,7 @@ class ValidatedBundle:
     Attributes:
         embedded: true if this process runs the model.
         state: the weights, if this process runs the network.
-        program: an artefact's program, if this process runs it.
+        program: the program of an artefact or an ONNX bundle, if this process runs it.
     """
 
     name: str
@@ -65,7 +72,7 @@ class ValidatedBundle:
     weights: str
     embedded: bool
     state: dict[str, Tensor] | None = None
-    program: AnswerFunction | None = None
+    program: AnswerFunction | OnnxProgram | None = None
 
 
 def load_bundles(
@@ -159,24 +166,42 @@ def _read_bundle(
     model: ModelSettings, settings: Settings, *, embedded: bool
 ) -> tuple[ValidatedBundle | None, list[str]]:
     try:
-        manifest = read_manifest(model.bundle, with_weights=embedded)
+        manifest = read_manifest(model.bundle, with_weights=False)
     except BundleError as error:
         return None, [f"{model.bundle}: {fault}" for fault in error.faults]
     name = model.name or manifest.name
-    policy = state = None
+    policy = state = program = None
     faults: list[str] = []
     try:
         policy_name, options = parse_policy(model.policy or manifest.policy)
         policy = build_policy(policy_name, num_classes=len(manifest.classes), **options)
     except PolicyConfigError as error:
         faults += [f"{name}: {fault}" for fault in error.faults]
-    if embedded:
+    if model.engine == "embedded" and manifest.weights is None:
+        faults.append(f"{name}: expected weights for the engine embedded, got a bundle without")
+    elif embedded and manifest.weights == "onnx":
+        program, program_faults = _read_program(name, model, manifest)
+        faults += program_faults
+    elif embedded:
         state, state_faults = _read_state(name, model, manifest, settings)
         faults += state_faults
     if policy is None:
         return None, faults
-    bundle = ValidatedBundle(name, manifest, policy, model, manifest.sha256, embedded, state=state)
+    weights = manifest.sha256 or str(model.url)
+    bundle = ValidatedBundle(
+        name, manifest, policy, model, weights, embedded, state=state, program=program
+    )
     return bundle, faults
+
+
+def _read_program(
+    name: str, model: ModelSettings, manifest: BundleManifest
+) -> tuple[OnnxProgram | None, list[str]]:
+    """Read an ONNX bundle's program, which must have its weights inside."""
+    try:
+        return OnnxProgram.read(verified_bytes(model.bundle, manifest), manifest), []
+    except BundleError as error:
+        return None, [f"{name}: {fault}" for fault in error.faults]
 
 
 def _read_state(
@@ -194,7 +219,7 @@ def _read_state(
 def _load(
     bundle: ValidatedBundle, *, trusted: Sequence[str]
 ) -> tuple[LoadedModel | None, list[str]]:
-    network: nn.Module | AnswerFunction | None = bundle.program
+    network: LoadedNetwork | None = bundle.program
     if bundle.state is not None:
         network, faults = _build_network(bundle, bundle.state, trusted=trusted)
         if network is None:
@@ -221,7 +246,9 @@ def _build_network(
         got = type(network).__name__
         return None, [f"{name}: expected {path} to make a torch.nn.Module, got {got}"]
     try:
-        network.load_state_dict(state)
+        network.load_state_dict(fit_state(state, network, factory=path))
+    except BundleError as error:
+        return None, [f"{name}: the weights do not fit: {fault}" for fault in error.faults]
     except Exception:  # noqa: BLE001  a module may override how it loads weights
         return None, [f"{name}: the weights do not fit {path}"]
     return network, []

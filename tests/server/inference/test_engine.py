@@ -12,6 +12,7 @@ from torch import Tensor
 from serving import PREPROCESSING, make_bundle, make_settings, random_images, start_one
 from stingy_protection import SparseLogits, Stingy, read_manifest, sanitize, verified_weights
 from stingy_server.inference.engine import EmbeddedEngine
+from stingy_server.inference.forward import Forward
 from stingy_server.models.endpoints import Endpoint
 
 pytestmark = pytest.mark.anyio
@@ -114,8 +115,7 @@ class Cramped:
 def cramped(images: int, tmp_path: Path, **options: Any) -> tuple[EmbeddedEngine, Cramped]:
     network = Cramped(images)
     engine = EmbeddedEngine(
-        network,
-        preprocessing=PREPROCESSING,
+        Forward(network, preprocessing=PREPROCESSING, device=torch.device("cpu")),
         policy=Stingy(num_classes=10, n=3),
         settings=make_settings(tmp_path, **options),
         secret=bytes(16),

@@ -1,0 +1,63 @@
+"""The outputs of a network: which of them are its logits, and logits from probabilities."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stingy_protection.bundles.manifest import Outputs
+from stingy_protection.errors import LogitsRejected
+
+LOGITS = "logits"
+
+
+def unwrap_logits(output: Any) -> Tensor:
+    """Return the logits of what a network returned: a tensor, or one named logits.
+
+    Networks of transformers, and some of torchvision, return an object or a dict with `logits`.
+
+    Raises:
+        LogitsRejected: if there is no such tensor, or more than one.
+    """
+    if isinstance(output, Tensor):
+        return output
+    found = output.get(LOGITS) if isinstance(output, Mapping) else getattr(output, LOGITS, None)
+    if found is None and isinstance(output, tuple | list) and len(output) == 1:
+        found = output[0]
+    if isinstance(found, Tensor):
+        return found
+    got = f"{type(output).__name__}"
+    if isinstance(output, Mapping):
+        got += f" with {', '.join(sorted(map(str, output))[:5])}"
+    elif isinstance(output, tuple | list):
+        got += f" of {len(output)}"
+    raise LogitsRejected(f"expected a tensor, or one output named logits, got a {got}")
+
+
+def log_of_probabilities(probabilities: Tensor) -> Tensor:
+    """Return logits [batch, classes] whose softmax are these probabilities.
+
+    A probability below the smallest normal float32, 1.2e-38, counts as that, so that no logit is
+    -inf.
+    """
+    return probabilities.float().clamp_min(torch.finfo(torch.float32).tiny).log()
+
+
+class LogitsOf(nn.Module):
+    """A network whose only output are logits, so that it can be exported.
+
+    Args:
+        network: returns what `unwrap_logits` accepts.
+        outputs: the form of it.
+    """
+
+    def __init__(self, network: nn.Module, *, outputs: Outputs) -> None:
+        super().__init__()
+        self._network = network
+        self._outputs = outputs
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the logits [batch, classes] of inputs."""
+        found = unwrap_logits(self._network(inputs))
+        return log_of_probabilities(found) if self._outputs == "probabilities" else found
