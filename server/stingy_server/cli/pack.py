@@ -145,14 +145,13 @@ def _report(found: "Found", policy: "Policy", out: Path, *, batch_size: int) -> 
     from stingy_server.importers.preprocessing import describe_preprocessing
 
     labels = ", ".join(found.classes[:3]) + (", ..." if len(found.classes) > 3 else "")
-    batches = ", ".join(map(str, sorted({1, 2, batch_size})[:-1])) + f" and {batch_size}"
     lines = [
         f"network      {found.title}",
         f"classes      {len(found.classes)}: {labels}",
         f"images       {describe_preprocessing(found.preprocessing)}",
         f"rows         {found.outputs}",
         *(f"note         {note}" for note in found.notes),
-        f"tried        batches of {batches}, twice: same answers",
+        f"tried        alone, in a pair and in a batch of up to {batch_size}, twice: same answers",
         f"what leaves  {policy.describe()}",
         f"next         stingy serve {out}",
     ]

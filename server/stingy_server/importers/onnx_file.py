@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from stingy_protection.bundles.manifest import Outputs
+from stingy_protection.bundles.outputs import LOGITS
 from stingy_protection.bundles.preprocessing import Channels
 from stingy_protection.files import read_regular_file
 from stingy_server.importers.found import Found, ImportOptions, NotImportable
@@ -11,28 +13,27 @@ from stingy_server.importers.preprocessing import plain_preprocessing
 
 MAX_PROGRAM_BYTES = 2**31 - 1  # protobuf's limit
 IMAGE_CHANNELS = (1, 3)
-SECOND_INPUT = "input_nchw"  # the name of the input that replaces one in the order NHWC
 
 
 def import_onnx(path: Path, options: ImportOptions) -> Found:
-    """Read an ONNX classifier. Its weights stay in the program.
+    """Read an ONNX classifier. Its weights stay in the program, which is packed as it is.
 
-    The program of the result takes float32 `[batch, channels, height, width]`. A graph in the order
-    NHWC gets a transpose before its input.
+    Weights that the program keeps in files beside it are put into it.
 
     Raises:
         NotImportable: if the file is no ONNX program, its input is no image of a known layout, its
-            batch size is fixed, or it has another number of outputs than one.
+            batch size is fixed, or it has several outputs and none named logits.
     """
     onnx = _onnx()
-    model = _read(onnx, path)
+    model, program = _read(onnx, path)
     name = path.name
     image = _only(name, "input", _inputs(model))
-    output = _only(name, "output", list(model.graph.output))
-    if image.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+    named = [each for each in model.graph.output if each.name == LOGITS]
+    output = _only(name, "output", named or list(model.graph.output))
+    if image.type.tensor_type.elem_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16):
         raise NotImportable(
-            f"{name}: expected an input of float32, got another type; export the network without "
-            "the preprocessing that is in front of it"
+            f"{name}: expected an input of float32 or float16, got another type; export the "
+            "network without the preprocessing that is in front of it"
         )
     shape = _shape(image)
     layout, channels, size = _layout(name, image.name, shape)
@@ -44,12 +45,9 @@ def import_onnx(path: Path, options: ImportOptions) -> Found:
         )
     size = _agree(name, "size", size, options.size)
     channels = _agree(name, "channels", channels, options.channels)
-    options_for_image, notes = plain_preprocessing(options, size=size, channels=channels)
-    if layout == "NHWC":
-        _accept_nchw(onnx, model, image.name)
-        notes += ("a transpose was put before its input, whose order is NHWC",)
+    preprocessing, notes = plain_preprocessing(options, size=size, channels=channels)
     num_classes = _count_classes(name, output)
-    outputs = options.outputs or _kind_of_rows(model)
+    outputs = options.outputs or _kind_of_rows(model, output.name)
     if options.outputs is None and outputs == "probabilities":
         notes += ("the graph ends in a softmax, so its rows are probabilities",)
     made_by = f"{model.producer_name} {model.producer_version}".strip()
@@ -57,9 +55,9 @@ def import_onnx(path: Path, options: ImportOptions) -> Found:
         name=path.stem,
         title=f"{name}, ONNX, input {image.name} in the order {layout}, output {output.name}",
         classes=require_labels(options.labels, num_classes=num_classes),
-        preprocessing=options_for_image,
+        preprocessing=preprocessing,
         outputs=outputs,
-        model=model.SerializeToString(),
+        model=program,
         source=f"ONNX file {name}" + (f" by {made_by[:200]}" if made_by else ""),
         notes=notes,
     )
@@ -76,17 +74,19 @@ def _onnx() -> Any:
     return onnx
 
 
-def _read(onnx: Any, path: Path) -> Any:
-    """Read a program with the weights that it keeps in files beside it."""
+def _read(onnx: Any, path: Path) -> tuple[Any, bytes]:
+    """Read a program with the weights that it keeps in files beside it, and its bytes with them."""
     if not path.is_file():
         raise NotImportable(f"{path}: expected an ONNX file, got none")
     try:
         content = read_regular_file(path, max_bytes=MAX_PROGRAM_BYTES)
         model = onnx.load_model_from_string(content)
-        missing = _missing_files(onnx, model, path.parent)
-        if not missing:
+        missing = [file for file in _files(onnx, model) if not (path.parent / file).is_file()]
+        if not missing and _files(onnx, model):
             # It refuses names that lead out of the folder.
             onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
+            content = model.SerializeToString()
+        if not missing:
             onnx.checker.check_model(model)
     except Exception as error:  # noqa: BLE001  onnx, protobuf and the checker raise many types
         raise NotImportable(
@@ -94,22 +94,21 @@ def _read(onnx: Any, path: Path) -> Any:
         ) from None
     if missing:
         raise NotImportable(
-            f"{path.name}: expected its weights in {missing[0]} beside it, got none; copy that "
-            "file into the same folder"
+            f"{path.name}: expected its weights in {Path(missing[0]).name} beside it, got none; "
+            "copy that file into the same folder"
         )
-    return model
+    return model, content
 
 
-def _missing_files(onnx: Any, model: Any, folder: Path) -> list[str]:
-    """List the files with weights that a program names and that are not in its folder."""
-    names = {
+def _files(onnx: Any, model: Any) -> set[str]:
+    """Return the names of the files with weights that a program names."""
+    return {
         entry.value
         for tensor in model.graph.initializer
         if onnx.external_data_helper.uses_external_data(tensor)
         for entry in tensor.external_data
         if entry.key == "location"
     }
-    return sorted(Path(name).name for name in names if not (folder / name).is_file())
 
 
 def _inputs(model: Any) -> list[Any]:
@@ -175,23 +174,6 @@ def _count_classes(name: str, output: Any) -> int:
     return shape[1]
 
 
-def _kind_of_rows(model: Any) -> Any:
-    (output,) = model.graph.output
-    makers = [node.op_type for node in model.graph.node if output.name in node.output]
+def _kind_of_rows(model: Any, output: str) -> Outputs:
+    makers = [node.op_type for node in model.graph.node if output in node.output]
     return "probabilities" if makers == ["Softmax"] else "logits"
-
-
-def _accept_nchw(onnx: Any, model: Any, name: str) -> None:
-    """Put a transpose before an input in the order NHWC."""
-    (image,) = _inputs(model)
-    batch, height, width, channels = list(image.type.tensor_type.shape.dim)
-    transpose = onnx.helper.make_node("Transpose", [SECOND_INPUT], [name], perm=[0, 2, 3, 1])
-    replacement = onnx.ValueInfoProto()
-    replacement.CopyFrom(image)
-    replacement.name = SECOND_INPUT
-    axes = replacement.type.tensor_type.shape
-    del axes.dim[:]
-    axes.dim.extend([batch, channels, height, width])
-    model.graph.input.remove(image)
-    model.graph.input.insert(0, replacement)
-    model.graph.node.insert(0, transpose)

@@ -38,7 +38,7 @@ def test_printed_lines_say_what_was_found_and_what_leaves(weights: Path, tmp_pat
         "images       224 x 224 RGB, cut from the middle of an image whose shorter side is 256, "
         "bilinear; mean and std of imagenet",
         "rows         logits",
-        "tried        batches of 1, 2 and 64, twice: same answers",
+        "tried        alone, in a pair and in a batch of up to 64, twice: same answers",
         "what leaves  stingy: top 2 of 3 classes, log_prob at 3 decimals",
         f"next         stingy serve {tmp_path / 'pets'}",
     ]
