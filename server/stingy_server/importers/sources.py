@@ -7,6 +7,7 @@ from stingy_server.importers.found import Found, ImportOptions, NotImportable
 from stingy_server.importers.onnx_file import import_onnx
 from stingy_server.importers.own_code import import_own_code, is_own_code
 from stingy_server.importers.state_file import read_weights
+from stingy_server.importers.timm_model import TimmModel
 from stingy_server.importers.torchvision_model import TorchvisionModel
 
 WEIGHTS = (".pth", ".pt", ".safetensors", ".bin", ".ckpt", ".tar")
@@ -65,6 +66,8 @@ def _architecture(text: str) -> Architecture:
     package, _, name = text.partition(":")
     if package == "torchvision":
         return TorchvisionModel(name)
+    if package == "timm":
+        return TimmModel(name)
     raise NotImportable(
         f"--arch: expected torchvision:NAME, timm:NAME or FILE.py:FUNCTION, got {text}"
     )

@@ -112,7 +112,7 @@ async def test_top1_of_own_grey_network_equals_torchs(tmp_path: Path, by_file: b
     torch.save({"model_state_dict": inside.state_dict()}, tmp_path / "m.pth")
     (tmp_path / "own.py").write_text(OWN)
     own = f"{tmp_path}/own.py:build"
-    source = (
+    source: list[str | Path] = (
         [tmp_path / "m.pth", "--arch", own] if by_file else [own, "--weights", tmp_path / "m.pth"]
     )
     packed(
