@@ -104,8 +104,13 @@ def pack(
             )
     except NotImportable as error:
         end(error.faults)
-    for line in _report(found, chosen, target, batch_size=settings.batch_size):
+    for line in _report(found, chosen.policy, target, batch_size=settings.batch_size):
         typer.echo(line)
+
+
+def tried(batch_size: int) -> str:
+    """Describe the trial that a bundle has passed."""
+    return f"alone, in a pair and in a batch of up to {batch_size}, twice: same answers"
 
 
 def _options(
@@ -150,9 +155,20 @@ def _report(found: "Found", policy: "Policy", out: Path, *, batch_size: int) -> 
         f"classes      {len(found.classes)}: {labels}",
         f"images       {describe_preprocessing(found.preprocessing)}",
         f"rows         {found.outputs}",
-        *(f"note         {note}" for note in found.notes),
-        f"tried        alone, in a pair and in a batch of up to {batch_size}, twice: same answers",
+        *(f"note         {note}" for note in (*found.notes, *_policy_notes(policy))),
+        f"tried        {tried(batch_size)}",
         f"what leaves  {policy.describe()}",
         f"next         stingy serve {out}",
     ]
     return lines
+
+
+def _policy_notes(policy: "Policy") -> list[str]:
+    """Return a note if one class leaves, because its score is then the same for every image."""
+    if policy.support > 1 or policy.scores not in ("log_prob", "prob"):
+        return []
+    other = "stingy:n=2" if policy.num_classes > 2 else "label"
+    reason = "which sends scores that differ" if policy.num_classes > 2 else "which sends no score"
+    return [
+        f"one class leaves, so its score is the same for every image; see --policy {other}, {reason}"
+    ]

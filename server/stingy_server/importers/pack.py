@@ -7,16 +7,16 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from stingy_protection import BundleError, Policy, write_bundle
+from stingy_protection import BundleError, write_bundle
 from stingy_server.importers.found import Found, NotImportable
 from stingy_server.models.endpoints import close_endpoints, start_endpoints
-from stingy_server.models.loading import load_bundles
+from stingy_server.models.loading import LoadedModel, load_bundles
 from stingy_server.settings import ModelSettings, Settings
 
 
 def pack(
     found: Found, out: Path, *, name: str | None, version: str, policy: str, settings: Settings
-) -> Policy:
+) -> LoadedModel:
     """Write a bundle, try it as a start-up would, and move it to its place.
 
     Args:
@@ -26,7 +26,7 @@ def pack(
         settings: the settings of the server that tries it.
 
     Returns:
-        The policy of the bundle.
+        The bundle as it was loaded for its trial.
 
     Raises:
         NotImportable: if the bundle is faulty or fails its trial. Nothing is written then.
@@ -56,8 +56,8 @@ def pack(
     return tried
 
 
-def try_bundle(folder: Path, settings: Settings) -> Policy:
-    """Load a bundle and try it, as a start-up does. Return its policy.
+def try_bundle(folder: Path, settings: Settings) -> LoadedModel:
+    """Load a bundle or an artefact and try it, as a start-up does.
 
     Raises:
         NotImportable: if it fails.
@@ -70,7 +70,7 @@ def try_bundle(folder: Path, settings: Settings) -> Policy:
     close_endpoints(endpoints)
     if faults or more:
         raise NotImportable(*(fault.removeprefix(f"{folder}: ") for fault in (*faults, *more)))
-    return models[0].policy
+    return models[0]
 
 
 def model_name(text: str) -> str:
