@@ -12,14 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stingy_clients.errors import BadInput
+from stingy_clients.image_kinds import MODES, describe_deep, find_fault
 
 Pixels = NDArray[np.uint8]
 
 REQUEST_BYTES = 32 * 2**20
 """The largest size of one request, below the 40 MiB that a server accepts by default."""
-
-_JPEG = b"\xff\xd8\xff"
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @runtime_checkable
@@ -36,7 +34,7 @@ Batch = tuple[bytes, ...] | Pixels
 
 
 def encode_image(image: object) -> Payload:
-    """Convert one image to the bytes of a JPEG or PNG file, or to pixels uint8 [H, W, 3].
+    """Convert one image to the bytes of an image file, or to pixels uint8 [H, W, 3].
 
     Raises:
         BadInput: if it is neither a path, bytes, a uint8 array nor a Pillow image, or if it
@@ -49,12 +47,9 @@ def encode_image(image: object) -> Payload:
     if isinstance(image, np.ndarray):
         return _check_pixels(image)
     if isinstance(image, PillowLike):
-        try:
-            return _check_pixels(np.asarray(image.convert("RGB")))
-        except (OSError, SyntaxError, ValueError):  # Pillow reads the file in this call
-            raise BadInput("expected a Pillow image, got one that cannot be read") from None
+        return _convert_pillow(image)
     raise BadInput(
-        "expected a path, the bytes of a JPEG or PNG, a uint8 array or a Pillow image, "
+        "expected a path, the bytes of a JPEG, PNG or WebP, a uint8 array or a Pillow image, "
         f"got {type(image).__name__}"
     )
 
@@ -144,9 +139,28 @@ def _read_file(path: Path) -> bytes:
 
 
 def _check_file(data: bytes, *, name: str) -> bytes:
-    if not data.startswith((_JPEG, _PNG)):
-        raise BadInput(f"expected a JPEG or PNG, got {name} with other content")
+    fault = find_fault(data)
+    if fault is not None:
+        raise BadInput(f"{name}: {fault}")
     return data
+
+
+def _convert_pillow(image: PillowLike) -> Pixels:
+    """Convert a Pillow image of 8 bits a channel to RGB pixels.
+
+    Pillow turns 16 bits into white, so its other modes are refused.
+    """
+    mode = getattr(image, "mode", "RGB")
+    # Of a file of 16-bit colours that is not read yet, Pillow would drop the low bits.
+    raw = [str(part) for tile in getattr(image, "tile", ()) for part in tile]
+    if mode not in MODES or any(";16" in part for part in raw):
+        raise BadInput(describe_deep(f"Pillow image of the mode {mode}"))
+    if getattr(image, "is_animated", False) and getattr(image, "format", None) == "WEBP":
+        raise BadInput("expected a still image, got an animated WebP; copy one frame")
+    try:
+        return _check_pixels(np.asarray(image.convert("RGB")))
+    except (OSError, SyntaxError, ValueError):  # Pillow reads the file in this call
+        raise BadInput("expected a Pillow image, got one that cannot be read") from None
 
 
 def _get_shape(item: Payload) -> tuple[int, ...]:

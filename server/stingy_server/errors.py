@@ -69,7 +69,12 @@ TOO_LARGE = Refusal(
     "send fewer images, or send them in binary.",
 )
 UNSUPPORTED_IMAGE = Refusal(
-    "unsupported_image", 415, "Expected a JPEG or PNG image, got another format; convert it."
+    "unsupported_image",
+    415,
+    "Expected a JPEG, PNG or WebP image, got another format; convert it.",
+)
+ANIMATED_IMAGE = Refusal(
+    "unsupported_image", 415, "Expected a still image, got an animated WebP; send one frame."
 )
 UNSUPPORTED_ENCODING = Refusal(
     "unsupported_encoding",
@@ -81,6 +86,11 @@ BAD_IMAGE = Refusal(
     422,
     "Expected an image that decodes, got a damaged or unsupported one; "
     "save it again as a plain JPEG or PNG.",
+)
+DEEP_IMAGE = Refusal(
+    "bad_image",
+    422,
+    "Expected an image of 8 bits a channel, got one of 16; convert it as for the training images.",
 )
 IMAGE_TOO_LARGE = Refusal(
     "too_large",

@@ -34,12 +34,12 @@ def test_files_are_sent_unchanged(tmp_path: Path, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a", PNG[:-1], JPEG[:-1], b"x" + PNG])
-def test_a_file_that_is_neither_jpeg_nor_png_is_refused(tmp_path: Path, data: bytes) -> None:
+def test_a_file_that_is_no_jpeg_png_or_webp_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "image.png"
     path.write_bytes(data)
-    with pytest.raises(BadInput, match=r"expected a JPEG or PNG, got the file .*image\.png"):
+    with pytest.raises(BadInput, match=r"image\.png: expected a JPEG, PNG or WebP"):
         encode_image(path)
-    with pytest.raises(BadInput, match="expected a JPEG or PNG, got bytes"):
+    with pytest.raises(BadInput, match="bytes: expected a JPEG, PNG or WebP"):
         encode_image(data)
 
 

@@ -37,7 +37,7 @@ from checks import (
     assert_n_largest,
     assert_neither,
     assert_nowhere,
-    assert_only_jpeg_and_png,
+    assert_only_three_formats,
     assert_open_is_refused,
     assert_plain_headers,
     assert_refused_unread,
@@ -263,7 +263,7 @@ async def test_I_reader_of_every_format_is_caught(monkeypatch: pytest.MonkeyPatc
         return await decode_alone([data])
 
     with pytest.raises(pytest.fail.Exception):
-        await assert_only_jpeg_and_png(read)
+        await assert_only_three_formats(read)
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,9 @@ class FirstComePool(DecodePool):
         return await asyncio.gather(*calls)
 
 
-def decode_any_format(data: bytes, size: tuple[int, int]) -> Image.Image:
+def decode_any_format(
+    data: bytes, size: tuple[int, int], *, exif_rotation: bool = False
+) -> Image.Image:
     """Decode a picture of any format to RGB."""
     return Image.open(io.BytesIO(data)).convert("RGB")
 

@@ -143,6 +143,8 @@ def _load_folder(name: str, path: Path) -> Dataset:
     """Load a folder of images; the classes are the folders of train/ in sorted order."""
     from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]
 
+    from stingy_attacker_eval.datasets.image_folder import read_image
+
     faults: list[str] = []
     parts = {}
     for split in ("train", "test"):
@@ -160,9 +162,9 @@ def _load_folder(name: str, path: Path) -> Dataset:
         images = []
         for file, _ in part.samples:
             try:
-                images.append(np.asarray(part.loader(file)))
-            except OSError:
-                faults.append(f"expected an image at {file}, got another file")
+                images.append(read_image(file))
+            except DatasetError as error:
+                faults += error.faults
         sizes = sorted({image.shape[:2] for image in images})
         if len(sizes) > 1:
             faults.append(f"expected {split} images of one size, got {sizes[0]} to {sizes[-1]}")

@@ -1,33 +1,50 @@
-"""Image files of the two formats that are read, recognised by content, checked and decoded."""
+"""Image files of the three formats that are read, recognised by content, checked and decoded."""
 
 import zlib
 
 from PIL import Image
 
-from stingy_server.codec import jpeg, png
-from stingy_server.errors import BAD_IMAGE, UNSUPPORTED_IMAGE, ServiceError
+from stingy_server.codec import jpeg, orientation, png, webp
+from stingy_server.errors import (
+    ANIMATED_IMAGE,
+    BAD_IMAGE,
+    DEEP_IMAGE,
+    UNSUPPORTED_IMAGE,
+    ServiceError,
+)
 
-SIGNATURES = (jpeg.SIGNATURE, png.SIGNATURE)
 Size = tuple[int, int]  # width, height
 
 # The exceptions that Pillow raises for broken files, by its documentation and its decoders.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, zlib.error)
 
 
+def is_image(data: bytes) -> bool:
+    """Return true if the content begins as a file of one of the formats does."""
+    return data.startswith((jpeg.SIGNATURE, png.SIGNATURE)) or webp.is_webp(data)
+
+
 def read_size(data: bytes) -> Size:
     """Return (width, height) of an image file from its head, both at least 1.
 
     Raises:
-        ServiceError: unsupported_image if the content is no JPEG or PNG; bad_image if its head is
-            damaged, is of a kind that is not decoded here, or declares no pixels.
+        ServiceError: unsupported_image if the content is no JPEG, PNG or WebP, or is animated;
+            bad_image if its head is damaged, is of a kind that is not decoded here, has 16 bits a
+            channel, or declares no pixels.
     """
     try:
         if data.startswith(png.SIGNATURE):
             size = png.read_png_size(data)
         elif data.startswith(jpeg.SIGNATURE):
             size = jpeg.read_jpeg_size(data)
+        elif webp.is_webp(data):
+            size = webp.read_webp_size(data)
         else:
             raise ServiceError(UNSUPPORTED_IMAGE)
+    except png.DeepImage:
+        raise ServiceError(DEEP_IMAGE) from None
+    except webp.AnimatedImage:
+        raise ServiceError(ANIMATED_IMAGE) from None
     except ValueError:
         raise ServiceError(BAD_IMAGE) from None
     if 0 in size:
@@ -35,21 +52,26 @@ def read_size(data: bytes) -> Size:
     return size
 
 
-def decode_file(data: bytes, size: Size) -> Image.Image:
+def decode_file(data: bytes, size: Size, *, exif_rotation: bool = False) -> Image.Image:
     """Decode an image file to RGB.
 
     Args:
-        data: the bytes of a JPEG or PNG.
+        data: the bytes of a JPEG, PNG or WebP.
         size: its size, from `read_size`.
+        exif_rotation: whether the image is turned as its EXIF orientation says.
 
     Raises:
         ServiceError: bad_image, if it is damaged, or of another size.
     """
-    decode = jpeg.decode_jpeg if data.startswith(jpeg.SIGNATURE) else png.decode_png
+    if data.startswith(jpeg.SIGNATURE):
+        decode = jpeg.decode_jpeg
+    else:
+        decode = webp.decode_webp if webp.is_webp(data) else png.decode_png
     try:
         image = decode(data)
         if image.size != size:
             raise ServiceError(BAD_IMAGE)
-        return image.convert("RGB")
+        image = image.convert("RGB")
+        return orientation.turn(image, data) if exif_rotation else image
     except DECODE_ERRORS:
         raise ServiceError(BAD_IMAGE) from None

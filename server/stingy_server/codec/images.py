@@ -1,4 +1,4 @@
-"""Decoding of a JPEG, a PNG or an array to RGB pixels, uint8 [height, width, 3].
+"""Decoding of a JPEG, a PNG, a WebP or an array to RGB pixels, uint8 [height, width, 3].
 
 The decoder checks size and format in the file's header before it decodes anything. The work that a
 file may cause is bounded. The same pixels give the same array in every form of file.
@@ -13,7 +13,8 @@ from PIL import Image
 
 from stingy_protection import Preprocessing
 from stingy_server.codec.decode_pool import DecodePool
-from stingy_server.codec.image_files import Size, decode_file, read_size
+from stingy_server.codec.image_files import decode_file, read_size
+from stingy_server.codec.transforms import Size, fits_already, scaled_size, transform
 from stingy_server.errors import IMAGE_TOO_LARGE, ServiceError
 
 Pixels = npt.NDArray[np.uint8]
@@ -43,15 +44,15 @@ async def decode(
     All heads are read first. A request that is refused by them costs no decoding.
 
     Args:
-        files: the bytes of one JPEG or PNG each, at least one.
+        files: the bytes of one JPEG, PNG or WebP each, at least one.
         preprocessing: gives the size of the model's input.
         pool: the threads that decode, unless the images are few and small.
         caller: the owner of the request, such as a key's id.
         max_pixels: the limit for all files together, so that a request's work is bounded.
 
     Raises:
-        ServiceError: if a file's content is no JPEG or PNG, has too many pixels, or is unreadable;
-            overloaded, if the caller has its share of the pool already.
+        ServiceError: if a file's content is no JPEG, PNG or WebP, has too many pixels, or is
+            unreadable; overloaded, if the caller has its share of the pool already.
     """
     sizes = [read_size(data) for data in files]
     if sum(width * height for width, height in sizes) > max_pixels:
@@ -81,7 +82,7 @@ async def fit(
             caller has its share of the pool already.
     """
     height, width = images.shape[1:3]
-    if (height, width) == preprocessing.size and preprocessing.resize_shorter is None:
+    if fits_already((width, height), preprocessing):
         return images
     sizes = [(width, height)] * len(images)
     costs = _count_pixels(sizes, preprocessing, max_scaled=MAX_GROWTH * max_pixels)
@@ -123,42 +124,21 @@ def _count_pixels(
     most = MAX_SCALED * width * height
     counts = []
     for size in sizes:
-        scaled_width, scaled_height = _scaled_size(size, preprocessing)
+        scaled_width, scaled_height = scaled_size(size, preprocessing)
         scaled = scaled_width * scaled_height
         max_scaled -= scaled
-        if scaled > most or max_scaled < 0:
+        if scaled != size[0] * size[1] and (scaled > most or max_scaled < 0):
             raise ServiceError(IMAGE_TOO_LARGE)
         counts.append(max(size[0] * size[1], scaled))
     return counts
 
 
-def _scaled_size(size: Size, preprocessing: Preprocessing) -> Size:
-    """Return (width, height) of an image after its scaling and before it is cropped."""
-    height, width = preprocessing.size
-    if preprocessing.resize_shorter is None:
-        return width, height
-    scale = preprocessing.resize_shorter / min(size)
-    return max(width, round(size[0] * scale)), max(height, round(size[1] * scale))
-
-
 def _decode(data: bytes, size: Size, preprocessing: Preprocessing) -> Pixels:
     """Decode one file to [1, height, width, 3]."""
-    return _resize(decode_file(data, size), preprocessing)
+    image = decode_file(data, size, exif_rotation=preprocessing.exif_rotation)
+    return transform(image, preprocessing)[None]
 
 
 def _resize_array(image: Pixels, preprocessing: Preprocessing) -> Pixels:
-    return _resize(Image.fromarray(image), preprocessing)
-
-
-def _resize(image: Image.Image, preprocessing: Preprocessing) -> Pixels:
-    """Resize one image to [1, height, width, 3]."""
-    height, width = preprocessing.size
-    if preprocessing.resize_shorter is not None:
-        image = _resize_bilinear(image, _scaled_size(image.size, preprocessing))
-        left, top = (image.width - width) // 2, (image.height - height) // 2
-        image = image.crop((left, top, left + width, top + height))
-    return np.asarray(_resize_bilinear(image, (width, height)))[None]
-
-
-def _resize_bilinear(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
+    """Bring one image to [1, height, width, 3]."""
+    return transform(Image.fromarray(image), preprocessing)[None]

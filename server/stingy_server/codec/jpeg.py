@@ -23,6 +23,7 @@ MAX_SEGMENTS = 512
 MAX_RESTARTS = 2**18  # of a scan: enough for 16 million pixels with one after each unit
 
 START_OF_SCAN, END_OF_IMAGE, RESTART_INTERVAL = 0xDA, 0xD9, 0xDD
+APP1 = 0xE1
 PROGRESSIVE = 0xC2
 FRAMES = frozenset({0xC0, 0xC1, PROGRESSIVE})  # Huffman-coded
 # Lossless, hierarchical and arithmetic coding. Arithmetic codes do not show that they end early.
@@ -117,6 +118,17 @@ def decode_jpeg(data: bytes) -> Image.Image:
         raise ValueError("expected a JPEG that decodes, got a damaged one")
     image.tile = []
     return image
+
+
+def find_jpeg_exif(data: bytes) -> bytes:
+    """Return the EXIF data of a JPEG, or nothing."""
+    for segment in _segments(data):
+        content = data[segment.start : segment.stop]
+        if segment.kind == APP1 and content.startswith(b"Exif\0\0"):
+            return content[6:]
+        if segment.kind == START_OF_SCAN:
+            break
+    return b""
 
 
 def _segments(data: bytes) -> Iterator[_Segment]:

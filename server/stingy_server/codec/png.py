@@ -40,6 +40,10 @@ PIECE = 2**16  # bytes that are inflated at a time
 _PIXELS_FOLLOW = b"\0\0\0\0IDAT"  # Pillow reads up to here to find out how pixels are coded
 
 
+class DeepImage(ValueError):
+    """A file with 16 bits a channel."""
+
+
 class _Head(NamedTuple):
     width: int
     height: int
@@ -89,6 +93,14 @@ def decode_png(data: bytes) -> Image.Image:
     return image
 
 
+def find_png_exif(data: bytes) -> bytes:
+    """Return the EXIF data of a PNG, or nothing."""
+    for name, start, stop in _chunks(data):
+        if name == b"eXIf":
+            return data[start:stop]
+    return b""
+
+
 def _decode_rows(decoder: Any, parts: Sequence[memoryview], *, expected: int) -> tuple[int, int]:
     """Inflate the pixels piece by piece, count them, and pass them on, packed but not compressed.
 
@@ -122,6 +134,8 @@ def _read_head(data: bytes) -> _Head:
     if data[8:16] != b"\0\0\0\rIHDR" or len(data) < 33:
         raise ValueError("expected a PNG that begins with its head, got another")
     head = _Head(*struct.unpack(">IIBBBBB", data[16:29]))
+    if head.depth == 16:
+        raise DeepImage("expected a PNG of up to 8 bits a channel, got 16")
     known = (head.compression, head.filtering) == (0, 0) and head.interlace <= 1
     if not known or head.depth not in DEPTHS.get(head.colour, ()):
         raise ValueError("expected a PNG of up to 8 bits a channel, got another")

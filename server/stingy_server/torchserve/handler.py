@@ -15,7 +15,7 @@ from starlette.responses import Response
 from stingy_protection import NoisyPolicy, ScoreForm
 from stingy_server.codec import oip
 from stingy_server.codec.decode_pool import QUEUED_REQUESTS, DecodePool
-from stingy_server.codec.image_files import SIGNATURES
+from stingy_server.codec.image_files import is_image
 from stingy_server.codec.infer_pixels import read_pixels
 from stingy_server.errors import (
     BAD_REQUEST,
@@ -116,7 +116,7 @@ class Handler:
             raise ServiceError(BAD_REQUEST)
         body = bytes(body)
         form = endpoint.policy.scores
-        if body.startswith(SIGNATURES):
+        if is_image(body):
             head, body = _file_query(body, form=form)
         else:
             head = oip.parse_head(

@@ -27,7 +27,7 @@ from image_bytes import (
     raw_png,
 )
 from stingy_server.codec.image_files import decode_file, read_size
-from stingy_server.errors import BAD_IMAGE, ServiceError
+from stingy_server.errors import BAD_IMAGE, DEEP_IMAGE, ServiceError
 
 
 def decoded(data: bytes) -> Image.Image:
@@ -170,7 +170,9 @@ def test_I3_whole_png_of_each_kind_is_read(
 
 @pytest.mark.parametrize("colour", [GREY, RGB, GREY_ALPHA, RGBA])
 def test_I3_png_of_16_bits_a_channel_is_refused(colour: int) -> None:
-    assert_bad(png_file(8, 8, 16, colour))
+    with pytest.raises(ServiceError) as error:
+        decoded(png_file(8, 8, 16, colour))
+    assert error.value.refusal is DEEP_IMAGE
 
 
 PLAIN = encoded(photo(), "PNG")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from checks import assert_only_jpeg_and_png
+from checks import assert_only_three_formats
 from decoding import decode_alone, fit_alone
 from serving import PREPROCESSING, png, random_images
 from stingy_protection import Preprocessing
@@ -20,6 +20,7 @@ from stingy_server.codec.image_files import Size
 from stingy_server.codec.images import Pixels
 from stingy_server.errors import (
     BAD_IMAGE,
+    DEEP_IMAGE,
     IMAGE_TOO_LARGE,
     UNSUPPORTED_IMAGE,
     Refusal,
@@ -124,8 +125,8 @@ async def test_file_and_array_of_one_picture_are_resized_alike(shorter: int | No
         assert np.array_equal(from_file, (await fit_alone(pixels[None], preprocessing))[0])
 
 
-async def test_I1_only_jpeg_and_png_content_is_accepted() -> None:
-    await assert_only_jpeg_and_png(read)
+async def test_I1_only_three_formats_are_accepted() -> None:
+    await assert_only_three_formats(read)
 
 
 async def test_I2_huge_claimed_size_is_refused_before_decoding() -> None:
@@ -175,7 +176,7 @@ async def test_I3_broken_pictures_are_refused() -> None:
     assert await refusal_of(whole[:8]) is BAD_IMAGE
     assert await refusal_of(encoded(Image.fromarray(PICTURE), "JPEG")[:60]) is BAD_IMAGE
     sixteen_bit = Image.fromarray(np.full((8, 8), 40_000, np.uint16))
-    assert await refusal_of(encoded(sixteen_bit, "PNG")) is BAD_IMAGE
+    assert await refusal_of(encoded(sixteen_bit, "PNG")) is DEEP_IMAGE
 
 
 async def test_every_prefix_of_a_picture_is_refused() -> None:

@@ -12,6 +12,7 @@ from serving import make_bundle
 from stingy_protection import build_policy, read_manifest
 from stingy_server.cli.torchserve import app
 from stingy_server.models.artefact import write_artefact
+from stingy_server.settings import OWN_FACTORIES
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +75,7 @@ def test_worker_gets_the_settings_of_the_command(tmp_path: Path) -> None:
         "precision": "float32",
         "batch_size": 8,
         "max_pixels": 2**24,
-        "trusted_factories": ["sample_networks"],
+        "trusted_factories": [*OWN_FACTORIES, "sample_networks"],
     }
 
 
