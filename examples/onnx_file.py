@@ -1,6 +1,8 @@
 """A classifier that somebody else exported to ONNX, with a softmax at its end.
 
-stingy bundle pack flowers.onnx --labels rose,tulip,daisy --mean imagenet
+The graph says the size and the number of classes, and nothing of the normalisation.
+
+    stingy bundle pack flowers.onnx --labels rose,tulip,daisy --mean imagenet
 """
 
 import torch

@@ -169,6 +169,4 @@ def _policy_notes(policy: "Policy") -> list[str]:
         return []
     other = "stingy:n=2" if policy.num_classes > 2 else "label"
     reason = "which sends scores that differ" if policy.num_classes > 2 else "which sends no score"
-    return [
-        f"one class leaves, so its score is the same for every image; see --policy {other}, {reason}"
-    ]
+    return [f"one class leaves, so its score is always the same; see --policy {other}, {reason}"]
