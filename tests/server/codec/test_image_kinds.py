@@ -33,7 +33,7 @@ def decoded(data: bytes, *, exif_rotation: bool = False) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ACCEPTED)
-def test_I6_kind_that_is_read_has_pillows_pixels(tmp_path: Path, kind: str) -> None:
+def test_B4_kind_that_is_read_has_pillows_pixels(tmp_path: Path, kind: str) -> None:
     data = ACCEPTED[kind]
     expected = np.asarray(opened(data).convert("RGB"))
     path = tmp_path / f"image{extension(data)}"
@@ -45,7 +45,7 @@ def test_I6_kind_that_is_read_has_pillows_pixels(tmp_path: Path, kind: str) -> N
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_I6_kind_that_is_not_read_has_its_sentence(tmp_path: Path, kind: str) -> None:
+def test_B4_kind_that_is_not_read_has_its_sentence(tmp_path: Path, kind: str) -> None:
     data, sentence = REFUSED[kind]
     path = tmp_path / "image.png"
     path.write_bytes(data)
@@ -109,7 +109,7 @@ def test_I4_webp_of_many_chunks_is_refused() -> None:
 
 @pytest.mark.parametrize("turn", range(1, 9))
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
-def test_I7_image_is_turned_as_its_exif_says(form: str, turn: int) -> None:
+def test_B5_image_is_turned_as_its_exif_says(form: str, turn: int) -> None:
     exif = Image.Exif()
     exif[0x010F] = "maker"
     exif[0x0112] = turn
@@ -123,7 +123,7 @@ def test_I7_image_is_turned_as_its_exif_says(form: str, turn: int) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("rotated", [False, True])
-async def test_I7_rotation_follows_the_manifest(rotated: bool) -> None:
+async def test_B5_rotation_follows_the_manifest(rotated: bool) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     image = photo(70, 50)
@@ -148,7 +148,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_I6_broken_image_of_a_folder_is_a_fault(tmp_path: Path, kind: str) -> None:
+def test_B4_broken_image_of_a_folder_is_a_fault(tmp_path: Path, kind: str) -> None:
     for split in ("train", "test"):
         for label in ("cat", "dog"):
             (tmp_path / split / label).mkdir(parents=True)

@@ -65,7 +65,7 @@ def torchvision_steps(preprocessing: Preprocessing) -> v2.Compose:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_I5_pixels_and_inputs_equal_torchvisions(kind: str) -> None:
+def test_B3_pixels_and_inputs_equal_torchvisions(kind: str) -> None:
     differing = 0
     for size, preprocessing in cases(kind):
         image = picture(*size)
@@ -91,7 +91,7 @@ def test_I5_pixels_and_inputs_equal_torchvisions(kind: str) -> None:
 
 
 @pytest.mark.parametrize("contiguous", [False, True])
-def test_I5_whole_batch_is_normalised_like_one_image(contiguous: bool) -> None:
+def test_B3_whole_batch_is_normalised_like_one_image(contiguous: bool) -> None:
     preprocessing = Preprocessing(size=(17, 13), mean=MEAN, std=STD)
     images = np.stack([transform(picture(50 + i, 60), preprocessing) for i in range(7)])
     forward = Forward(
