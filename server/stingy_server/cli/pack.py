@@ -24,8 +24,8 @@ def pack(
     source: Annotated[
         str,
         typer.Argument(
-            help="A .pth, .pt, .safetensors or .onnx file, FILE.py:FUNCTION, torchvision:NAME or "
-            "timm:NAME."
+            help="A .pth, .pt, .safetensors or .onnx file, FILE.py:FUNCTION, torchvision:NAME, "
+            "timm:NAME or a Hugging Face folder."
         ),
     ],
     out: Annotated[
@@ -130,15 +130,15 @@ def _options(
     from stingy_server.importers.labels import read_labels
     from stingy_server.importers.preprocessing import parse_mean_and_std, parse_size
 
-    means, stds = parse_mean_and_std(mean, std)
+    mean_values, std_values = parse_mean_and_std(mean, std)
     return ImportOptions(
         arch=arch,
         weights=weights,
         labels=None if labels is None else read_labels(labels),
         size=None if size is None else parse_size(size),
         resize_shorter=resize_shorter,
-        mean=means,
-        std=stds,
+        mean=mean_values,
+        std=std_values,
         channels=None if channels is None else CHANNELS[channels],
         interpolation=interpolation,
         outputs=outputs,

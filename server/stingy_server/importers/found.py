@@ -1,4 +1,4 @@
-"""What an importer finds in a source, and the options that a person may give."""
+"""The classifier that an importer finds in a source, and the options that a person may give."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ class NotImportable(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class ImportOptions:
-    """What a person says of a source. None stands for what the source says of itself.
+    """The words of a person on a source. None stands for what the source says of itself.
 
     Args:
         arch: the architecture of a file of weights: torchvision:NAME, timm:NAME or

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stingy_protection.bundles.outputs import LogitsOf
 from stingy_server.importers.found import Found, ImportOptions, NotImportable
 from stingy_server.importers.labels import require_labels
 from stingy_server.importers.preprocessing import plain_preprocessing
@@ -93,18 +94,6 @@ def _build(file: Path, function: str) -> nn.Module:
     return network
 
 
-class _LogitsAlone(nn.Module):
-    """A network whose output object is replaced by its `logits`."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network(images).logits
-        return logits
-
-
 def _count_classes(text: str, network: nn.Module, images: Tensor) -> tuple[nn.Module, int]:
     """Return the network, so that it returns rows alone, and its number of classes."""
     size = " x ".join(map(str, images.shape[2:]))
@@ -117,7 +106,7 @@ def _count_classes(text: str, network: nn.Module, images: Tensor) -> tuple[nn.Mo
             f"{type(error).__name__}: {error}; see --channels and --size"
         ) from None
     if hasattr(rows, "logits"):
-        network, rows = _LogitsAlone(network), rows.logits
+        network, rows = LogitsOf(network, outputs="logits").eval(), rows.logits
     if not isinstance(rows, Tensor) or rows.dim() != 2 or len(rows) != len(images):
         raise NotImportable(f"{text}: expected rows [batch, classes], got another output")
     return network, int(rows.shape[1])

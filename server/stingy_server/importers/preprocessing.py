@@ -118,8 +118,8 @@ def _describe_scale(image: Preprocessing) -> str:
         repeat = image.channels if len(mean) == 1 else 1
         if (image.mean, image.std) == (mean * repeat, std * repeat):
             return f"mean and std of {name}"
-    means, stds = (", ".join(f"{each:g}" for each in part) for part in (image.mean, image.std))
-    return f"mean {means}, std {stds}"
+    written = [", ".join(f"{each:g}" for each in part) for part in (image.mean, image.std)]
+    return "mean {}, std {}".format(*written)
 
 
 def _parse_numbers(option: str, text: str | None, *, part: int) -> tuple[float, ...] | None:

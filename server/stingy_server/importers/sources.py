@@ -4,6 +4,7 @@ from pathlib import Path
 
 from stingy_server.importers.architecture import Architecture, import_weights
 from stingy_server.importers.found import Found, ImportOptions, NotImportable
+from stingy_server.importers.hugging_face import import_hugging_face, is_hugging_face
 from stingy_server.importers.onnx_file import import_onnx
 from stingy_server.importers.own_code import import_own_code, is_own_code
 from stingy_server.importers.state_file import read_weights
@@ -40,6 +41,10 @@ def import_source(source: str, options: ImportOptions) -> Found:
             raise NotImportable(_missing_weights(source))
         weights = read_weights(options.weights)
         return import_weights(architecture, weights, options, name=architecture.short_name)
+    if is_hugging_face(path):
+        _require(options.arch is None, "--arch", "config.json names the architecture")
+        _require(options.weights is None, "--weights", "the folder has the weights")
+        return import_hugging_face(path, options)
     if path.suffix.lower() == ".onnx":
         _require(options.arch is None, "--arch", "the graph is the architecture")
         _require(options.weights is None, "--weights", "the graph has its weights")

@@ -29,7 +29,8 @@ class TimmModel(Architecture):
             import timm
         except ImportError:
             raise NotImportable(
-                f"timm:{name}: expected the package timm: pip install timm, here and on the server"
+                f"timm:{name}: expected the package timm: pip install 'stingy[timm]', here and on "
+                "the server"
             ) from None
         self._timm = timm
         # A name with a colon is one that timm fetches.

@@ -1,4 +1,4 @@
-"""What to do with a path that is no bundle."""
+"""Advice for a path that is no bundle."""
 
 import shlex
 from pathlib import Path

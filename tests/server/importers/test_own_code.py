@@ -34,9 +34,7 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "my_model.py"
 
 
-def test_own_network_with_weights_becomes_a_program_with_its_rows(
-    source: Path, tmp_path: Path
-) -> None:
+def test_own_network_becomes_a_program_with_its_rows(source: Path, tmp_path: Path) -> None:
     network = torch.nn.Sequential(
         *(torch.nn.Conv2d(1, 5, 3), torch.nn.BatchNorm2d(5), torch.nn.ReLU()),
         *(torch.nn.Dropout(0.5), torch.nn.Flatten(), torch.nn.Linear(5 * 26 * 26, 3)),

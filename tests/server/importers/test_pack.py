@@ -82,8 +82,8 @@ def test_folder_with_content_is_kept_and_an_empty_one_filled(weights: Path, tmp_
     assert [path.name for path in full.iterdir()] == ["notes"]
     packed(weights, *SOURCE, "--out", empty)
     assert read_manifest(empty).classes == ("cat", "dog", "bird")
-    again = pack(weights, *SOURCE, "--out", empty)
-    assert again.exit_code == 2
+    second = pack(weights, *SOURCE, "--out", empty)
+    assert second.exit_code == 2
 
 
 @pytest.mark.parametrize(
