@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from stingy_protection.answers import ScoreForm, SparseLogits
+from stingy_protection.bundles.manifest import Outputs
+from stingy_protection.bundles.outputs import LogitsOf
 from stingy_protection.bundles.preprocessing import Preprocessing
 from stingy_protection.errors import LogitsRejected, PolicyConfigError, PolicyViolation
 from stingy_protection.gate.promises import verify_answer
@@ -85,22 +87,32 @@ class FusedClassifier(nn.Module):
     """Preprocessing, network and gate in one module: it maps images to indices and scores.
 
     Args:
-        network: maps inputs `[batch, 3, height, width]` to logits `[batch, classes]`.
-        preprocessing: gives mean and std. The images must already have its size.
+        network: maps inputs `[batch, channels, height, width]` to what `unwrap_logits` accepts.
+        preprocessing: gives channels, mean and std. The images must already have its size.
         policy: the policy of the gate.
+        outputs: the form of the network's outputs.
 
     Raises:
         PolicyConfigError: if the policy needs noise.
     """
 
-    def __init__(self, network: nn.Module, *, preprocessing: Preprocessing, policy: Policy) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        preprocessing: Preprocessing,
+        policy: Policy,
+        outputs: Outputs = "logits",
+    ) -> None:
         super().__init__()
         self.gate = FusedGate(policy)
-        self._network = network
+        self._network = LogitsOf(network, outputs=outputs)
+        self._is_grey = preprocessing.channels == 1
+        shape = (1, preprocessing.channels, 1, 1)
         self._mean: Tensor
         self._std: Tensor
-        self.register_buffer("_mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1))
-        self.register_buffer("_std", torch.tensor(preprocessing.std).view(1, 3, 1, 1))
+        self.register_buffer("_mean", torch.tensor(preprocessing.mean).view(shape))
+        self.register_buffer("_std", torch.tensor(preprocessing.std).view(shape))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Compute the gate's outputs, as `FusedGate.forward` does.
@@ -108,9 +120,22 @@ class FusedClassifier(nn.Module):
         Args:
             image: RGB images uint8 `[batch, height, width, 3]`.
         """
-        inputs = (image.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std
+        if self._is_grey:
+            image = _grey_of(image)
+        inputs = (image.permute(0, 3, 1, 2).contiguous().float() / 255 - self._mean) / self._std
         outputs: tuple[Tensor, ...] = self.gate(self._network(inputs))
         return outputs
+
+
+def _grey_of(image: Tensor) -> Tensor:
+    """Convert RGB `[batch, height, width, 3]` to grey `[batch, height, width, 1]` as Pillow does.
+
+    Equal channels stay as they are.
+    """
+    red, green, blue = image.to(torch.int32).unbind(dim=3)
+    # Pillow shifts by 16 bits. All terms are positive, so the division has the same result.
+    grey = (red * 19595 + green * 38470 + blue * 7471 + 0x8000).div(65536, rounding_mode="floor")
+    return grey.unsqueeze(3)
 
 
 def read_outputs(policy: Policy, outputs: Sequence[npt.NDArray[Any]], *, rows: int) -> SparseLogits:

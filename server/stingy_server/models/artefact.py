@@ -96,7 +96,10 @@ def write_artefact(
     text = _policy_text(policy)
     _test_fused_gate(policy, format=format)
     fused = FusedClassifier(
-        network.requires_grad_(False), preprocessing=manifest.preprocessing, policy=policy
+        network.requires_grad_(False),
+        preprocessing=manifest.preprocessing,
+        policy=policy,
+        outputs=manifest.outputs,
     )
     # Two rows, because an exporter may take a batch of one for a constant.
     example = torch.zeros(2, *manifest.preprocessing.size, 3, dtype=torch.uint8)

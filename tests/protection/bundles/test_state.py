@@ -1,6 +1,8 @@
 """A written bundle's weights fit its factory, under the factory's own names."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,11 +48,11 @@ class Inner(nn.Module):
         self.add_module("_orig_mod", module)
 
 
-WRAPPERS = {
+WRAPPERS: dict[str, Callable[[Any], Any]] = {
     "nothing": lambda network: network,
     "DataParallel": nn.DataParallel,
     "torch.compile": torch.compile,
-    "both": lambda network: nn.DataParallel(torch.compile(network)),  # type: ignore[arg-type]
+    "both": lambda network: nn.DataParallel(torch.compile(network)),
     "both, turned": lambda network: torch.compile(nn.DataParallel(network)),
     "a compiled part": Wrapped,
     "a compiled part in DataParallel": lambda network: nn.DataParallel(Wrapped(network)),

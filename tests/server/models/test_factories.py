@@ -1,5 +1,6 @@
 """A manifest can make the server call only what builds a network and is defined where trusted."""
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -8,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from serving import make_bundle, make_settings
 from stingy_server.models.factories import FactoryRejected, check_factory, find_factory
 from stingy_server.models.loading import load_bundles
+from stingy_server.settings import OWN_FACTORIES, Settings, load_settings
 
 TRUSTED = ("torchvision.models", "timm", "stingy_attacker_eval.students", "homegrown")
 
@@ -100,6 +103,10 @@ def test_M1_callable_not_made_for_networks_is_rejected(path: str, reason: str) -
         ("torchvision.models.resnet:_resnet", {}, "public factory"),
         ("torchvision.models_extra:resnet18", {}, "trusted module"),
         ("torchvision.models:resnet18", {"weights": "DEFAULT"}, "would fetch weights"),
+        ("torchvision.models:resnet18", {"pretrained": True}, "would fetch weights"),
+        ("torchvision.models:resnet18", {"weights": 1}, "would fetch weights"),
+        ("homegrown:annotated", {"backbone": {"weights": "DEFAULT"}}, "would fetch weights"),
+        ("homegrown:annotated", {"parts": [{"pretrained": 1}]}, "would fetch weights"),
         ("timm:create_model", {"model_name": "hf-hub:someone/net"}, "timm would fetch"),
     ],
 )
@@ -134,3 +141,47 @@ def test_M1_bundle_cannot_make_the_server_load_a_pickle(
     assert models == []
     assert len(faults) == 1
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"weights": None},
+        {"pretrained": False, "weights_backbone": None},
+        {"config": {"pretrained": False}, "widths": [1, {"weights": None}]},
+    ],
+)
+def test_M1_argument_that_fetches_nothing_is_accepted(arguments: dict[str, Any]) -> None:
+    assert check_factory("torchvision.models:resnet18", arguments, trusted=TRUSTED) == []
+
+
+def test_M1_trusted_factories_extend_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = (*OWN_FACTORIES, "mine", "theirs")
+    given = ("mine", "timm", "theirs")
+    assert Settings(trusted_factories=given).trusted_factories == expected
+    assert Settings(trusted_factories=expected).trusted_factories == expected
+    monkeypatch.setenv("STINGY_TRUSTED_FACTORIES", json.dumps(given))
+    assert load_settings()[0].trusted_factories == expected
+    assert Settings().trusted_factories == OWN_FACTORIES
+
+
+def test_B6_start_names_the_tensors_that_do_not_fit(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b")
+    fields = json.loads((bundle / "model.json").read_text())
+    fields["factory"] = "sample_networks:convolutional"
+    (bundle / "model.json").write_text(json.dumps(fields))
+    _, faults = load_bundles(make_settings(tmp_path / "s", bundle))
+    assert any("got none for 0.bias, 0.weight, 2.bias" in fault for fault in faults)
+
+
+def test_B6_bundle_with_the_names_of_a_wrapper_is_served(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b")
+    state = load_file(bundle / "weights.safetensors")
+    save_file({f"module._orig_mod.{name}": value for name, value in state.items()}, bundle / "w")
+    (bundle / "w").replace(bundle / "weights.safetensors")
+    fields = json.loads((bundle / "model.json").read_text())
+    content = (bundle / "weights.safetensors").read_bytes()
+    fields["sha256"] = hashlib.sha256(content).hexdigest()
+    (bundle / "model.json").write_text(json.dumps(fields))
+    _, faults = load_bundles(make_settings(tmp_path / "s", bundle))
+    assert faults == []

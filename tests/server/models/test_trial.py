@@ -6,7 +6,7 @@ import re
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -18,11 +18,14 @@ from serving import PREPROCESSING, random_images
 from stingy_protection import Preprocessing, write_bundle
 from stingy_server import ModelSettings, Settings
 from stingy_server.inference.forward import Forward
+from stingy_server.models.artefact import write_artefact
 from stingy_server.models.endpoints import Endpoint, close_endpoints, start_endpoints
 from stingy_server.models.loading import load_bundles
 from stingy_server.models.trial import MOST_S, make_trial_images, try_forward
 
 K = 5
+IMAGES = random_images(9)[..., :1].repeat(3, axis=3)  # grey, for all networks
+GREY = Preprocessing(size=(8, 8), mean=(0.4,), std=(0.3,), channels=1)
 
 
 def pack(folder: Path, network: str, *, num_classes: int = K, **options: Any) -> Path:
@@ -38,8 +41,7 @@ def pack(folder: Path, network: str, *, num_classes: int = K, **options: Any) ->
         arguments=arguments,
         classes=[f"class {index}" for index in range(K)],
         preprocessing=options.pop("preprocessing", PREPROCESSING),
-        policy="open",
-        **options,
+        **{"policy": "open", **options},
     )
     return folder
 
@@ -66,7 +68,7 @@ def answers(folder: Path, **options: Any) -> np.ndarray:
     """Return the log-probabilities of 9 images in the order of the classes."""
     (endpoint,), faults = start(folder, **options)
     assert faults == []
-    answer = endpoint.engine.answer(random_images(9))  # type: ignore[attr-defined]
+    answer = endpoint.engine.answer(IMAGES)  # type: ignore[attr-defined]
     close_endpoints([endpoint])
     rows = np.zeros((9, K), np.float32)
     np.put_along_axis(rows, answer.indices.numpy(), answer.scores.numpy(), axis=1)
@@ -159,14 +161,13 @@ def test_B1_network_that_calls_view_gets_contiguous_inputs(tmp_path: Path, runti
     folder = pack(tmp_path, "Viewing")
     torch.manual_seed(0)
     network = odd_networks.Viewing(K)
-    images = torch.from_numpy(random_images(9)).permute(0, 3, 1, 2).contiguous() / 255
+    images = torch.from_numpy(IMAGES).permute(0, 3, 1, 2).contiguous() / 255
     expected = network(images).log_softmax(dim=1).detach().numpy()
     assert np.abs(answers(folder, runtime=runtime) - expected).max() < 0.002
 
 
 def test_B1_grey_network_gets_pillows_grey(tmp_path: Path) -> None:
-    grey = Preprocessing(size=(8, 8), mean=(0.4,), std=(0.3,), channels=1)
-    folder = pack(tmp_path, "Grey", preprocessing=grey)
+    folder = pack(tmp_path, "Grey", preprocessing=GREY)
     assert answers(folder).any()
     assert answers(folder, runtime="onnxruntime").any()
 
@@ -213,3 +214,38 @@ def test_B1_bundle_of_format_1_is_served(tmp_path: Path) -> None:
     expected = answers(folder)
     (folder / "model.json").write_text(json.dumps(fields))
     assert np.array_equal(answers(folder), expected)
+
+
+@pytest.mark.parametrize("form", ["onnx", "pt2"])
+@pytest.mark.parametrize(
+    ("network", "options"),
+    [
+        ("Grey", {"preprocessing": GREY}),
+        ("Softmax", {"outputs": "probabilities"}),
+        ("InDict", {}),
+        ("InObject", {}),
+        ("Viewing", {}),
+    ],
+)
+def test_B2_artefact_of_such_a_network_answers_alike(
+    tmp_path: Path, form: Literal["onnx", "pt2"], network: str, options: dict[str, Any]
+) -> None:
+    folder = pack(tmp_path / "b", network, policy="stingy:n=2", **options)
+    (model,), _ = load_bundles(settings_of(folder))
+    assert isinstance(model.network, nn.Module)
+    write_artefact(
+        tmp_path / "a", model.network, manifest=model.manifest, policy=model.policy, format=form
+    )
+    if form == "onnx":
+        assert np.abs(answers(tmp_path / "a") - answers(folder)).max() <= 0.0025
+
+
+def test_B1_artefact_with_batch_statistics_is_refused(tmp_path: Path) -> None:
+    folder = pack(tmp_path / "b", "BatchStatistics", policy="stingy:n=2,decimals=5")
+    (model,), _ = load_bundles(settings_of(folder))
+    assert isinstance(model.network, nn.Module)
+    write_artefact(
+        tmp_path / "a", model.network, manifest=model.manifest, policy=model.policy, format="onnx"
+    )
+    (fault,) = start(tmp_path / "a")[1]
+    assert BESIDE in fault
