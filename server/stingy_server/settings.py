@@ -204,6 +204,7 @@ OWN_FACTORIES = (
     "timm",
     "stingy_attacker_eval.students",
     "stingy_attacker_eval.zoo",
+    "stingy_server.models.hugging_face",
 )
 
 

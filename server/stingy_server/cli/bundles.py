@@ -1,4 +1,4 @@
-"""`stingy bundle`: show a bundle or an artefact, and export a bundle with its policy fused in."""
+"""`stingy bundle`: pack, check and show bundles, and export one with its policy fused in."""
 
 import json
 from pathlib import Path
@@ -6,9 +6,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from stingy_server.cli.command import AsJson, end
+from stingy_server.cli.command import AsJson, Config, end
+from stingy_server.cli.pack import pack, tried
 
-bundle = typer.Typer(no_args_is_help=True, help="Show bundles and export them.")
+bundle = typer.Typer(no_args_is_help=True, help="Pack, check, show and export bundles.")
+bundle.command()(pack)
 
 
 @bundle.command()
@@ -31,9 +33,7 @@ def export(
     allow_open: Annotated[
         bool | None, typer.Option("--allow-open", help="Permit policies that hide nothing.")
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="Settings file; default: stingy.toml, if any.")
-    ] = None,
+    config: Config = None,
 ) -> None:
     """Export a bundle as one program that returns indices and scores and no logits."""
     if not fuse:
@@ -72,6 +72,31 @@ def export(
 
 
 @bundle.command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="The folder of a bundle or an artefact.")],
+    config: Config = None,
+) -> None:
+    """Try a bundle or an artefact as a start of the server does, and serve nothing."""
+    from rich.console import Console
+
+    from stingy_server.importers.found import NotImportable
+    from stingy_server.importers.pack import try_bundle
+    from stingy_server.settings import load_settings
+
+    settings, faults = load_settings(config)
+    if faults:
+        end(faults)
+    try:
+        with Console(stderr=True).status("trying"):
+            model = try_bundle(folder, settings)
+    except NotImportable as error:
+        end(error.faults)
+    typer.echo(f"model        {model.name} {model.manifest.version}")
+    typer.echo(f"tried        {tried(settings.batch_size)}")
+    typer.echo(f"what leaves  {model.policy.describe()}")
+
+
+@bundle.command()
 def show(
     folder: Annotated[Path, typer.Argument(help="The folder of a bundle or an artefact.")],
     as_json: AsJson = False,
@@ -82,8 +107,9 @@ def show(
         build_policy,
         parse_policy,
         read_manifest,
-        verified_weights,
     )
+    from stingy_protection.bundles.bundle import verified_bytes
+    from stingy_server.importers.preprocessing import describe_preprocessing
     from stingy_server.models.artefact import is_artefact, read_artefact, verified_program
 
     try:
@@ -92,8 +118,9 @@ def show(
             manifest, form = artefact.manifest, f"{artefact.format}, policy fused in"
             verified_program(folder, artefact)
         else:
-            manifest, form = read_manifest(folder), "weights"
-            verified_weights(folder, manifest)
+            manifest = read_manifest(folder)
+            form = "ONNX program" if manifest.weights == "onnx" else "weights"
+            verified_bytes(folder, manifest)
     except BundleError as error:
         end(error.faults)
     name, options = parse_policy(manifest.policy)
@@ -102,9 +129,11 @@ def show(
         "name": manifest.name,
         "version": manifest.version,
         "form": form,
-        "network": manifest.factory,
+        "network": manifest.factory or "in the program",
+        "source": manifest.source or "not recorded",
         "classes": len(manifest.classes),
-        "size": "{} x {}".format(*manifest.preprocessing.size),
+        "images": describe_preprocessing(manifest.preprocessing),
+        "rows": manifest.outputs,
         "policy": policy.describe(),
         "fingerprint": policy.fingerprint,
         "sha256": manifest.sha256,

@@ -30,6 +30,7 @@ from stingy_server.inference.onnx_program import OnnxProgram
 from stingy_server.inference.thread_batcher import AnswerFunction
 from stingy_server.models.artefact import is_artefact, open_artefact, read_artefact
 from stingy_server.models.factories import FactoryRejected, check_factory, find_factory
+from stingy_server.models.no_bundle import suggest_pack
 from stingy_server.settings import ModelSettings, Settings, misplaced_settings
 
 LoadedNetwork: TypeAlias = nn.Module | OnnxProgram | AnswerFunction
@@ -168,7 +169,8 @@ def _read_bundle(
     try:
         manifest = read_manifest(model.bundle, with_weights=False)
     except BundleError as error:
-        return None, [f"{model.bundle}: {fault}" for fault in error.faults]
+        advice = suggest_pack(model.bundle)
+        return None, [f"{model.bundle}: {fault}{advice}" for fault in error.faults]
     name = model.name or manifest.name
     policy = state = program = None
     faults: list[str] = []

@@ -1,0 +1,1 @@
+"""Importers: from what people have to a bundle. Invariant: a source's code is never in a bundle."""

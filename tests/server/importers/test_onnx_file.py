@@ -1,0 +1,206 @@
+"""ONNX files: what is read from the graph, and graphs that are no image classifier."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from packing import pack
+from stingy_server.importers.found import ImportOptions, NotImportable
+from stingy_server.importers.onnx_file import import_onnx
+from stingy_server.inference.export import export_program, to_onnx
+
+LABELS = ("cat", "dog", "bird")
+FLOAT = TensorProto.FLOAT
+Axes = Sequence[int | str]
+
+
+def write(
+    path: Path,
+    *,
+    image: Axes = ("batch", 3, 8, 8),
+    rows: Axes = ("batch", 3),
+    elem_type: int = FLOAT,
+    extra_outputs: tuple[str, ...] = (),
+    extra_inputs: tuple[str, ...] = (),
+    softmax: bool = False,
+    external: bool = False,
+) -> Path:
+    """Write a small classifier: one linear layer over the flattened image."""
+    inside = [axis if isinstance(axis, int) else 8 for axis in image[1:]]
+    generator = np.random.default_rng(0)
+    weight = generator.standard_normal((int(np.prod(inside)), 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=FLOAT),
+        helper.make_node("Flatten", ["float"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weight"], ["logits"]),
+    ]
+    last = "logits"
+    if softmax:
+        nodes.append(helper.make_node("Softmax", ["logits"], ["probs"], axis=1))
+        last = "probs"
+    nodes += [helper.make_node("Identity", ["logits"], [name]) for name in extra_outputs]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("image", elem_type, image)]
+        + [helper.make_tensor_value_info(name, FLOAT, [1]) for name in extra_inputs],
+        [helper.make_tensor_value_info(last, FLOAT, rows)]
+        + [helper.make_tensor_value_info(name, FLOAT, rows) for name in extra_outputs],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    onnx.save(model, path, save_as_external_data=external, location="w.data", size_threshold=0)
+    return path
+
+
+def run(program: bytes, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    session = onnxruntime.InferenceSession(program, providers=["CPUExecutionProvider"])
+    (rows,) = session.run(None, {session.get_inputs()[0].name: images})
+    result: npt.NDArray[np.float32] = rows
+    return result
+
+
+def images(*shape: int) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(1).random(shape, np.float32)
+
+
+def options(**values: Any) -> ImportOptions:
+    return ImportOptions(labels=LABELS, **values)
+
+
+def test_nchw_graph_is_kept_as_it_is(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx")
+    found = import_onnx(path, options())
+    assert found.preprocessing.size == (8, 8)
+    assert found.preprocessing.channels == 3
+    assert found.outputs == "logits"
+    assert found.name == "m"
+    assert "pixels are divided by 255 and not normalised" in found.notes[0]
+    assert found.model == path.read_bytes()
+
+
+def test_nhwc_graph_is_kept_as_it_is(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx", image=["n", 6, 9, 3])
+    found = import_onnx(path, options())
+    assert found.preprocessing.size == (6, 9)
+    assert found.model == path.read_bytes()
+    assert "input image in the order NHWC" in found.title
+
+
+def test_output_named_logits_is_taken_of_several(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx", extra_outputs=("features",))
+    assert import_onnx(path, options()).title.endswith("output logits")
+
+
+def test_grey_graph_has_one_channel(tmp_path: Path) -> None:
+    found = import_onnx(write(tmp_path / "m.onnx", image=["n", 1, 28, 20]), options(mean=(0.5,)))
+    assert found.preprocessing.channels == 1
+    assert found.preprocessing.size == (28, 20)
+    assert found.preprocessing.mean == (0.5,)
+
+
+def test_graph_that_ends_in_softmax_has_probabilities(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx", softmax=True)
+    found = import_onnx(path, options())
+    assert found.outputs == "probabilities"
+    assert "the graph ends in a softmax, so its rows are probabilities" in found.notes
+    assert import_onnx(path, options(outputs="logits")).outputs == "logits"
+
+
+def test_size_that_the_graph_leaves_open_must_be_given(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx", image=["n", 3, "h", "w"])
+    with pytest.raises(NotImportable, match="give --size"):
+        import_onnx(path, options())
+    assert import_onnx(path, options(size=(8, 8))).preprocessing.size == (8, 8)
+
+
+def test_weights_in_a_file_beside_the_graph_are_packed(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx", external=True)
+    found = import_onnx(path, options())
+    assert isinstance(found.model, bytes)
+    (tmp_path / "w.data").unlink()
+    expected = run(write(tmp_path / "n.onnx").read_bytes(), images(2, 3, 8, 8))
+    assert np.array_equal(run(found.model, images(2, 3, 8, 8)), expected)
+    with pytest.raises(
+        NotImportable, match=r"m\.onnx: expected its weights in w\.data beside it, got none"
+    ):
+        import_onnx(path, options())
+
+
+def test_export_of_torch_is_read(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 3)).eval()
+    program = export_program(network, torch.zeros(2, 3, 8, 8))
+    (tmp_path / "m.onnx").write_bytes(to_onnx(program, image="pixels", outputs=("scores",)))
+    found = import_onnx(tmp_path / "m.onnx", options())
+    assert isinstance(found.model, bytes)
+    batch = images(5, 3, 8, 8)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(batch)).numpy()
+    assert np.allclose(run(found.model, batch), expected, atol=1e-5)
+    assert "pytorch" in found.source
+
+
+@pytest.mark.parametrize(
+    ("graph", "words"),
+    [
+        (
+            {"extra_outputs": ("features",), "softmax": True},
+            "expected one output, got 2: probs, features; keep one with onnx.utils.extract_model",
+        ),
+        ({"extra_inputs": ("mask",)}, "expected one input, got 2: image, mask"),
+        ({"image": ["n", 8, 8, 8]}, "got image of [any, 8, 8, 8]"),
+        ({"image": ["n", 3, 8, 3]}, "expected an image input [batch, channels, height, width] or"),
+        ({"image": ["n", "c", "h", "w"]}, "got image of [any, any, any, any]"),
+        ({"image": ["n", 192]}, "got image of [any, 192]"),
+        ({"image": [1, 3, 8, 8]}, "expected a batch axis of any size, got a static one of 1"),
+        ({"elem_type": TensorProto.UINT8}, "expected an input of float32 or float16"),
+        ({"rows": ["batch", "k"]}, "fixed number of classes, got logits of [any, any]"),
+    ],
+)
+def test_graph_that_is_no_classifier_is_refused(
+    tmp_path: Path, graph: dict[str, Any], words: str
+) -> None:
+    path = write(tmp_path / "m.onnx", **graph)
+    result = pack(path, "--labels", "cat,dog,bird", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("m.onnx: expected ")
+    assert words in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert [each.name for each in tmp_path.iterdir()] == ["m.onnx"]
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", bytes(100), b"\x08\x07" * 50])
+def test_file_that_is_no_graph_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "m.onnx").write_bytes(content)
+    with pytest.raises(NotImportable, match=r"^m\.onnx: expected an ONNX program"):
+        import_onnx(tmp_path / "m.onnx", options())
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"size": (9, 9)}, r"m\.onnx: expected --size 8x8, got 9x9"),
+        ({"channels": 1}, r"m\.onnx: expected --channels 3, got 1"),
+        ({"mean": (0.5, 0.5)}, "--mean: expected 3 numbers for 3 channels, got 2"),
+    ],
+)
+def test_options_that_contradict_the_graph_are_refused(
+    tmp_path: Path, values: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(NotImportable, match=words):
+        import_onnx(write(tmp_path / "m.onnx"), options(**values))
+
+
+def test_missing_graph_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NotImportable, match=r"m\.onnx: expected an ONNX file, got none"):
+        import_onnx(tmp_path / "m.onnx", options())

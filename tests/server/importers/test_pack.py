@@ -1,0 +1,163 @@
+"""`stingy bundle pack`: what it prints, and that a failure leaves nothing."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision import models  # type: ignore[import-untyped]
+
+from packing import pack, packed
+from stingy_protection import Preprocessing, read_manifest
+from stingy_server.importers import pack as packing
+from stingy_server.importers.found import NotImportable
+from stingy_server.importers.pack import model_name
+from stingy_server.importers.preprocessing import (
+    describe_preprocessing,
+    parse_mean_and_std,
+    parse_size,
+)
+
+NAME = "shufflenet_v2_x0_5"
+SOURCE = ("--arch", f"torchvision:{NAME}", "--labels", "cat,dog,bird")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "Pets v1.pth"
+    torch.save(models.get_model(NAME, weights=None, num_classes=3).state_dict(), path)
+    return path
+
+
+def test_printed_lines_say_what_was_found_and_what_leaves(weights: Path, tmp_path: Path) -> None:
+    printed = packed(weights, *SOURCE, "--out", tmp_path / "pets", "--policy", "stingy:n=2")
+    assert printed.splitlines() == [
+        f"network      torchvision:{NAME} with the weights of Pets v1.pth",
+        "classes      3: cat, dog, bird",
+        "images       224 x 224 RGB, cut from the middle of an image whose shorter side is 256, "
+        "bilinear; mean and std of imagenet",
+        "rows         logits",
+        "tried        alone, in a pair and in a batch of up to 64, twice: same answers",
+        "what leaves  stingy: top 2 of 3 classes, log_prob at 3 decimals",
+        f"next         stingy serve {tmp_path / 'pets'}",
+    ]
+    assert read_manifest(tmp_path / "pets").name == "pets-v1"
+
+
+def test_options_replace_what_the_source_says(weights: Path, tmp_path: Path) -> None:
+    packed(
+        *(weights, *SOURCE, "--out", tmp_path / "out", "--size", "96x128", "--mean", "cifar10"),
+        *("--interpolation", "bicubic", "--outputs", "logits", "--name", "x", "--version", "2"),
+    )
+    found = read_manifest(tmp_path / "out").preprocessing
+    assert found.size == (96, 128)
+    assert found.resize_shorter is None
+    assert found.mean == (0.4914, 0.4822, 0.4465)
+    assert found.interpolation == "bicubic"
+
+
+def test_default_folder_is_named_after_the_model(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "stingy serve bundles/pets-v1" in packed(weights, *SOURCE)
+    assert read_manifest("bundles/pets-v1").classes == ("cat", "dog", "bird")
+
+
+def test_bundle_has_the_permissions_of_other_new_files(weights: Path, tmp_path: Path) -> None:
+    packed(weights, *SOURCE, "--out", tmp_path / "a" / "b")
+    os.mkdir(tmp_path / "plain")
+    assert (tmp_path / "a" / "b").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_folder_with_content_is_kept_and_an_empty_one_filled(weights: Path, tmp_path: Path) -> None:
+    full, empty = tmp_path / "full", tmp_path / "empty"
+    full.mkdir()
+    empty.mkdir()
+    (full / "notes").write_text("mine")
+    result = pack(weights, *SOURCE, "--out", full)
+    assert result.exit_code == 2
+    assert "--out: expected a new folder, got" in result.stderr
+    assert [path.name for path in full.iterdir()] == ["notes"]
+    packed(weights, *SOURCE, "--out", empty)
+    assert read_manifest(empty).classes == ("cat", "dog", "bird")
+    second = pack(weights, *SOURCE, "--out", empty)
+    assert second.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--policy", "stingy:n=9"), "policy: "),
+        (("--policy", "nothing"), "policy: "),
+        (("--name", "No Name"), "expected name to be [a-z0-9]"),
+        (("--version", "1 0"), "expected version to be one word"),
+        (("--size", "0"), "expected preprocessing.size to be [height, width]"),
+        (("--size", "12y"), "--size: expected 224 or HEIGHTxWIDTH"),
+        (("--mean", "0.5"), "--std: expected numbers beside those of --mean"),
+        (("--std", "0.5"), "--mean: expected a value beside --std"),
+        (("--mean", "a,b", "--std", "1"), "--mean: expected numbers with commas or one of"),
+        (("--mean", "0.5", "--std", "0"), "expected preprocessing.std to be"),
+        (("--mean", "nan", "--std", "1"), "expected fields that JSON can represent"),
+        (("--resize-shorter", "100"), "--resize-shorter: expected 224 pixels or more"),
+        (("--channels", "1"), "--mean: expected 1 numbers for 1 channels, got 3"),
+    ],
+)
+def test_faulty_option_is_refused_and_nothing_written(
+    weights: Path, tmp_path: Path, options: tuple[str, ...], words: str
+) -> None:
+    result = pack(weights, *SOURCE, "--out", tmp_path / "new" / "out", *options)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("failure", [NotImportable("no"), KeyboardInterrupt(), OSError("full")])
+def test_interrupted_pack_leaves_nothing(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    def fail(folder: Path, settings: object) -> None:
+        assert (folder / "model.json").is_file()
+        raise failure
+
+    monkeypatch.setattr(packing, "try_bundle", fail)
+    assert pack(weights, *SOURCE, "--out", tmp_path / "new" / "out").exit_code != 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("source", ["w.h5", "nothing", "timm", "a.py", "saved_model/"])
+def test_unknown_source_is_refused_with_the_known_forms(source: str) -> None:
+    result = pack(source)
+    assert result.exit_code == 2
+    assert f"{source}: expected a .pth, .pt or .safetensors file with --arch" in result.stderr
+
+
+def test_names_of_normalisations_set_mean_and_std() -> None:
+    assert parse_mean_and_std("half", None) == ((0.5,), (0.5,))
+    assert parse_mean_and_std("0.1,0.2,0.3", "imagenet")[1] == (0.229, 0.224, 0.225)
+    assert parse_mean_and_std(None, None) == (None, None)
+    assert parse_size("96X128") == (96, 128)
+
+
+def test_description_names_size_cut_and_scale() -> None:
+    grey = Preprocessing(size=(28, 28), mean=(0.5,), std=(0.5,), channels=1)
+    assert describe_preprocessing(grey) == "28 x 28 grey, bilinear; mean and std of half"
+    plain = Preprocessing(size=(8, 9), mean=(0.0,) * 3, std=(1.0,) * 3, resize_to=(10, 12))
+    assert describe_preprocessing(plain) == (
+        "8 x 9 RGB, cut from the middle of 10 x 12, bilinear; mean 0, 0, 0, std 1, 1, 1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Pets v1", "pets-v1"),
+        ("ResNet18.best", "resnet18.best"),
+        ("Käse", "k-se"),
+        ("___", "model"),
+    ],
+)
+def test_model_name_is_made_from_a_file_name(text: str, name: str) -> None:
+    assert model_name(text) == name
