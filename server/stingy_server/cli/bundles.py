@@ -81,7 +81,7 @@ def check(
 
     from stingy_server.importers.found import NotImportable
     from stingy_server.importers.pack import try_bundle
-    from stingy_server.settings import load_settings
+    from stingy_server.settings_sources import load_settings
 
     settings, faults = load_settings(config)
     if faults:

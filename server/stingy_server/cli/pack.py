@@ -78,7 +78,7 @@ def pack(
     from stingy_server.importers.pack import model_name
     from stingy_server.importers.pack import pack as write
     from stingy_server.importers.sources import import_source
-    from stingy_server.settings import load_settings
+    from stingy_server.settings_sources import load_settings
 
     settings, faults = load_settings(config)
     if faults:

@@ -15,7 +15,8 @@ from torch import nn
 from serving import make_bundle, make_settings
 from stingy_server.models.factories import FactoryRejected, check_factory, find_factory
 from stingy_server.models.loading import load_bundles
-from stingy_server.settings import OWN_FACTORIES, Settings, load_settings
+from stingy_server.settings import OWN_FACTORIES, Settings
+from stingy_server.settings_sources import load_settings
 
 TRUSTED = ("torchvision.models", "timm", "stingy_attacker_eval.students", "homegrown")
 
