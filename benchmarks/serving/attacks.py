@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import orjson
+from launch import SERVERS
 from proctree import Usage
 from results import ROOT, circumstances
 from running import await_port, free_ports, running
@@ -32,7 +33,6 @@ from wire import BINARY, images
 
 from stingy_protection import Preprocessing, write_bundle
 
-SERVERS = Path(__file__).with_name("servers")
 SECONDS = 15.0
 EVERY_S = 0.1
 PATIENCE_S = 5.0

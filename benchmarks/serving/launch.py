@@ -1,6 +1,7 @@
 """The description of a server, by which the comparison runs it."""
 
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from wire import Wire
 
 SERVERS = Path(__file__).with_name("servers")
+sys.path.append(str(SERVERS))  # writing a bundle builds its network, whose module is there
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import functools
 import logging
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 
 import uvicorn
 from fastapi import FastAPI
@@ -44,7 +45,8 @@ def serve(settings: Settings, faults: Sequence[str], *, console: Console) -> Non
     listener, found = _bind(settings)
     faults = [*faults, *found]
     with listener, contextlib.ExitStack() as stack:
-        with console.status("loading"):
+        began = time.perf_counter()
+        with _start_shown_on(console):
             app = create_app(settings, faults=faults)
         if settings.workers > 1:
             stack.enter_context(metrics.shared_between_processes(settings.state / "metrics"))
@@ -52,7 +54,7 @@ def serve(settings: Settings, faults: Sequence[str], *, console: Console) -> Non
         _make_first_key(service, console)
         freeze_gc()  # takes a quarter of a second, so it runs before any client waits
         listener.listen(2048)  # from now on a client waits a moment and is not refused
-        _announce(service, listener, console)
+        _announce(service, listener, console, seconds=time.perf_counter() - began)
         if settings.metrics_port is not None:
             registry = service.metrics.registry if settings.workers == 1 else None
             metrics_server.listen(settings.metrics_host, settings.metrics_port, registry=registry)
@@ -118,11 +120,32 @@ def _bind(settings: Settings) -> tuple[socket.socket, list[str]]:
     return listener, faults
 
 
-def _announce(service: Service, listener: socket.socket, console: Console) -> None:
+@contextlib.contextmanager
+def _start_shown_on(console: Console) -> Iterator[None]:
+    """Print what a start does, such as "digits 1: loading", as it does it."""
+
+    class Shown(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            console.print(record.getMessage(), markup=False, highlight=False, soft_wrap=True)
+
+    logger, handler = logging.getLogger("stingy.start"), Shown()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
+
+
+def _announce(
+    service: Service, listener: socket.socket, console: Console, *, seconds: float
+) -> None:
     for line in summary(service):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     host, port = listener.getsockname()[:2]
     address = f"[{host}]" if ":" in host else host
+    console.print(f"started in {seconds:.1f} s", highlight=False, soft_wrap=True)
     console.print(f"listening on http://{address}:{port}", highlight=False, soft_wrap=True)
 
 

@@ -30,6 +30,7 @@ from stingy_server.inference.grid_comparison import answers_agree
 from stingy_server.settings import Settings
 
 log = logging.getLogger("stingy")
+start = logging.getLogger("stingy.start")  # what a start does; shown until the server listens
 
 RUNTIMES = ("onnxruntime", "openvino")  # beside torch
 INPUT, OUTPUT = "input", "logits"
@@ -101,6 +102,7 @@ def device_of(settings: Settings) -> torch.device:
 def _fastest(
     network: nn.Module, inputs: Tensor, policy: Policy, batch_size: int
 ) -> tuple[str, Network]:
+    start.info("choosing a runtime, which may take a minute")
     batch = inputs.repeat(math.ceil(batch_size / len(inputs)), 1, 1, 1)[:batch_size]
     candidates: dict[str, Network] = {}
     times: dict[str, tuple[float, float]] = {}
@@ -126,7 +128,7 @@ def _fastest(
 
     best = min(times, key=cost)
     timings = ", ".join(f"{name} {1e3 * a:.2f}/{1e3 * b:.2f}" for name, (a, b) in times.items())
-    log.info("runtime: using %s; ms for 1/%d images: %s", best, batch_size, timings)
+    start.info("runtime %s; ms for 1/%d images: %s", best, batch_size, timings)
     return best, candidates[best]
 
 

@@ -1,6 +1,7 @@
 """Endpoints: loaded models with their engines, each of which has answered one image."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from stingy_server.models.opening import NotServable, open_forward
 from stingy_server.models.trial import make_trial_images, try_answers
 from stingy_server.settings import ModelSettings, Settings
 from stingy_server.upstream.start import start_upstream
+
+start = logging.getLogger("stingy.start")  # what a start does; shown until the server listens
 
 # Makes the engine for a model that other processes run.
 EngineFactory: TypeAlias = Callable[[LoadedModel], Engine]
@@ -120,6 +123,7 @@ def _start_engine(
     model: LoadedModel, settings: Settings, *, secret: bytes
 ) -> tuple[Engine, list[str]]:
     """Start the engine that the settings name, and return it with its faults."""
+    start.info("%s %s: trying it on a few images", model.name, model.manifest.version)
     if model.network is None:
         return start_upstream(
             model.name,

@@ -4,6 +4,7 @@ The order is fixed: manifest, policy, hash of the weights. Only then does the se
 or import a factory, and it imports factories from trusted modules alone.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -34,6 +35,8 @@ from stingy_server.models.no_bundle import suggest_pack
 from stingy_server.settings import ModelSettings, Settings, misplaced_settings
 
 LoadedNetwork: TypeAlias = nn.Module | OnnxProgram | AnswerFunction
+
+start = logging.getLogger("stingy.start")  # what a start does; shown until the server listens
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +99,7 @@ def load_bundles(
         faults += bundle_faults
         bundles += [] if bundle is None else [bundle]
     for bundle in bundles:
+        start.info("%s %s: loading", bundle.name, bundle.manifest.version)
         loaded, load_faults = _load(bundle, trusted=settings.trusted_factories)
         faults += load_faults
         models += [] if loaded is None else [loaded]

@@ -151,7 +151,7 @@ class UpstreamEngine:
         tensors = self._format.tensors
         return encode_request(
             tensors.input,
-            self._ungated_pixels(images)
+            self._select_channels(images)
             if tensors.datatype == "UINT8"
             else self._normalise(images),
             datatype=tensors.datatype,
