@@ -28,7 +28,7 @@ from stingy_protection import Preprocessing, write_bundle
 PATH = f"/v1/predict/{MODEL}"
 PICTURES = 16
 CONNECTIONS = (1, 16)
-SETTLE_S = 1.5
+PAUSE_S = 1.5
 
 
 def pictures() -> list[bytes]:
@@ -72,7 +72,7 @@ def measure(launch: Launch, folder: Path, seconds: float) -> dict[int, float]:
     found = {}
     with running(launch.command, folder=folder, environment=launch.environment) as server:
         await_port(server, launch.port, timeout_s=90)
-        time.sleep(SETTLE_S)
+        time.sleep(PAUSE_S)
         headers = {"Content-Type": "image/jpeg", **launch.headers}
         requests = [raw_request("POST", PATH, headers, data) for data in pictures()]
         write_requests(folder / "requests", requests)
