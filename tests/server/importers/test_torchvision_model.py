@@ -51,7 +51,7 @@ async def test_top1_of_packed_weights_equals_torchvisions(
     assert "5: cat, dog, bird, ..." in printed
     assert f"next         stingy serve {out}" in printed
     assert "mean and std of imagenet" in printed
-    images = pictures(40)
+    images = pictures(24)
     expected = labels_of_torchvision(name, network, images, LABELS)
     assert len(set(expected)) >= 3
     assert await served_labels(out, tmp_path / "state", images) == expected
