@@ -18,7 +18,8 @@ class Base(nn.Module):
         self.head = nn.Linear(HIDDEN * SIZE * SIZE, num_classes)
 
     def features(self, images: Tensor) -> Tensor:
-        return self.norm(self.conv(images)).relu().flatten(1)
+        found: Tensor = self.norm(self.conv(images)).relu().flatten(1)
+        return found
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.head(self.features(images))

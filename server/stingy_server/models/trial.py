@@ -24,7 +24,7 @@ from stingy_server.inference.grid_comparison import answers_agree
 
 log = logging.getLogger("stingy")
 
-MOST_S = 5.0  # seconds of the passes with a whole batch; fewer images are tried if they take longer
+MOST_S = 3.0  # seconds of the passes with a whole batch; fewer images are tried if they take longer
 BRIGHTEST = 240  # of a trial image
 LAST_BITS = 1e-6  # with `strict`, as a fraction of the spread; float32 has steps of 1.2e-7
 # The difference of two answers, as a fraction of the spread of a row's logits, that arithmetic in

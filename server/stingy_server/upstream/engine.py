@@ -149,11 +149,10 @@ class UpstreamEngine:
 
     def _request(self, images: Pixels) -> Request:
         tensors = self._format.tensors
+        make = self._select_channels if tensors.datatype == "UINT8" else self._normalise
         return encode_request(
             tensors.input,
-            self._ungated_pixels(images)
-            if tensors.datatype == "UINT8"
-            else self._normalise(images),
+            make(images),
             datatype=tensors.datatype,
             outputs=tuple(self._outputs()),
             binary=tensors.binary,
