@@ -71,7 +71,9 @@ def test_bundle_has_the_permissions_of_other_new_files(weights: Path, tmp_path: 
     assert (tmp_path / "a" / "b").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_folder_with_content_is_kept_and_an_empty_one_filled(weights: Path, tmp_path: Path) -> None:
+def test_B9_folder_with_content_is_kept_and_an_empty_one_filled(
+    weights: Path, tmp_path: Path
+) -> None:
     full, empty = tmp_path / "full", tmp_path / "empty"
     full.mkdir()
     empty.mkdir()
@@ -104,7 +106,7 @@ def test_folder_with_content_is_kept_and_an_empty_one_filled(weights: Path, tmp_
         (("--channels", "1"), "--mean: expected 1 numbers for 1 channels, got 3"),
     ],
 )
-def test_faulty_option_is_refused_and_nothing_written(
+def test_B9_faulty_option_is_refused_and_nothing_written(
     weights: Path, tmp_path: Path, options: tuple[str, ...], words: str
 ) -> None:
     result = pack(weights, *SOURCE, "--out", tmp_path / "new" / "out", *options)
@@ -115,7 +117,7 @@ def test_faulty_option_is_refused_and_nothing_written(
 
 
 @pytest.mark.parametrize("failure", [NotImportable("no"), KeyboardInterrupt(), OSError("full")])
-def test_interrupted_pack_leaves_nothing(
+def test_B9_interrupted_pack_leaves_nothing(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
 ) -> None:
     def fail(folder: Path, settings: object) -> None:
@@ -125,6 +127,16 @@ def test_interrupted_pack_leaves_nothing(
     monkeypatch.setattr(packing, "try_bundle", fail)
     assert pack(weights, *SOURCE, "--out", tmp_path / "new" / "out").exit_code != 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_B9_pack_opens_no_connection(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    monkeypatch.setattr("socket.socket.connect", lambda _, address: opened.append(address))
+    packed(weights, *SOURCE, "--out", tmp_path / "out")
+    assert pack(f"torchvision:{NAME}").exit_code == 2
+    assert opened == []
 
 
 @pytest.mark.parametrize("source", ["w.h5", "nothing", "timm", "a.py", "saved_model/"])

@@ -114,7 +114,7 @@ def test_every_classifier_of_torchvision_has_a_preprocessing() -> None:
         (["--arch", "torchvision:alexnet", "--weights", "x.pth"], "--weights: expected none"),
     ],
 )
-def test_wrong_architecture_is_refused_and_nothing_written(
+def test_B9_wrong_architecture_is_refused_and_nothing_written(
     tmp_path: Path, options: list[str], words: str
 ) -> None:
     network = models.get_model("shufflenet_v2_x0_5", weights=None, num_classes=2)
