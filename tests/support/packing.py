@@ -21,6 +21,11 @@ def pack(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, ["bundle", "pack", *map(str, arguments)])
 
 
+def check(folder: Path) -> Result:
+    """Run `stingy bundle check` on a folder."""
+    return CliRunner().invoke(app, ["bundle", "check", str(folder)])
+
+
 def packed(*arguments: str | Path) -> str:
     """Run `stingy bundle pack`, and return what it prints. It must succeed."""
     result = pack(*arguments)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision import models  # type: ignore[import-untyped]
 
-from packing import pack, packed
+from packing import check, pack, packed
 from stingy_protection import Preprocessing, read_manifest
 from stingy_server.importers import pack as packing
 from stingy_server.importers.found import NotImportable
@@ -173,3 +173,35 @@ def test_description_names_size_cut_and_scale() -> None:
 )
 def test_model_name_is_made_from_a_file_name(text: str, name: str) -> None:
     assert model_name(text) == name
+
+
+def test_bundle_as_a_source_is_named_as_one(weights: Path, tmp_path: Path) -> None:
+    packed(weights, *SOURCE, "--out", tmp_path / "out")
+    assert "got a bundle; serve it" in pack(tmp_path / "out").stderr
+
+
+def test_bad_trial_of_own_code_ends_in_its_sentence(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\ndef build():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(192, 3), nn.Softmax(1))\n"
+    )
+    arguments = (f"{tmp_path}/own.py:build", "--labels", "a,b,c", "--size", "8")
+    result = pack(*arguments, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "rows that sum to 1, as after a softmax" in result.stderr
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".pyc"] == ["own.py"]
+    printed = packed(*arguments, "--out", tmp_path / "out", "--outputs", "probabilities")
+    assert "rows         probabilities" in printed
+
+
+def test_check_tries_a_bundle_and_names_a_path_that_is_none(weights: Path, tmp_path: Path) -> None:
+    packed(weights, *SOURCE, "--out", tmp_path / "out", "--policy", "stingy:n=2")
+    checked = check(tmp_path / "out")
+    assert checked.exit_code == 0
+    assert "what leaves  stingy: top 2 of 3 classes" in checked.stdout
+    content = (tmp_path / "out" / "weights.safetensors").read_bytes()
+    (tmp_path / "out" / "weights.safetensors").write_bytes(content[:-1] + b"!")
+    assert "to have the manifest's sha256, got another" in check(tmp_path / "out").stderr
+    refused = check(weights)
+    assert refused.exit_code == 2
+    assert f"make a bundle of it: stingy bundle pack '{weights}'" in refused.stderr
