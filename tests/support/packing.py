@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageChops
 from torch import Tensor, nn
 from typer.testing import CliRunner, Result
 
@@ -19,6 +19,11 @@ SIZES = ((300, 200), (224, 224), (97, 411), (640, 481), (31, 33), (256, 255))
 def pack(*arguments: str | Path) -> Result:
     """Run `stingy bundle pack` with these arguments."""
     return CliRunner().invoke(app, ["bundle", "pack", *map(str, arguments)])
+
+
+def check(folder: Path) -> Result:
+    """Run `stingy bundle check` on a folder."""
+    return CliRunner().invoke(app, ["bundle", "check", str(folder)])
 
 
 def packed(*arguments: str | Path) -> str:
@@ -34,9 +39,10 @@ def pictures(count: int, *, seed: int = 0, grey: bool = False) -> list[Image.Ima
     found = []
     for index in range(count):
         coarse = generator.integers(0, 256, (5, 7, 3), np.uint8)
-        picture = Image.fromarray(coarse).resize(
-            SIZES[index % len(SIZES)], Image.Resampling.BICUBIC
-        )
+        size = SIZES[index % len(SIZES)]
+        picture = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+        noise = generator.integers(0, 60, (size[1], size[0], 3), np.uint8)
+        picture = ImageChops.add(picture, Image.fromarray(noise))
         found.append(picture.convert("L") if grey else picture)
     return found
 
@@ -61,13 +67,21 @@ def spread(network: nn.Module, transform: Callable[[Image.Image], Tensor]) -> nn
 
 async def served_labels(bundle: Path, state: Path, images: Sequence[Image.Image]) -> list[str]:
     """Serve a bundle in this process, and return the top-1 label of each image."""
+    return [label for label, _ in await served_answers(bundle, state, images)]
+
+
+async def served_answers(
+    bundle: Path, state: Path, images: Sequence[Image.Image]
+) -> list[tuple[str, float]]:
+    """Serve a bundle in this process, and return the top-1 of each image with its score."""
     settings = make_settings(state, bundle)
-    labels = []
+    answers = []
     async with running(settings) as (client, _):
         for image in images:
             buffer = io.BytesIO()
             image.save(buffer, "PNG")
             response = await client.post(f"/v1/predict/{bundle.name}", content=buffer.getvalue())
             assert response.status_code == 200, response.text
-            labels.append(response.json()["answers"][0]["classes"][0]["label"])
-    return labels
+            best = response.json()["answers"][0]["classes"][0]
+            answers.append((best["label"], best.get("score", 0.0)))
+    return answers

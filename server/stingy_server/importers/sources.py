@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from stingy_protection.bundles.manifest import MANIFEST_FILE
 from stingy_server.importers.architecture import Architecture, import_weights
 from stingy_server.importers.found import Found, ImportOptions, NotImportable
 from stingy_server.importers.hugging_face import import_hugging_face, is_hugging_face
@@ -52,6 +53,10 @@ def import_source(source: str, options: ImportOptions) -> Found:
     if path.suffix.lower() in (*WEIGHTS, ".pt2"):
         _require(options.weights is None, "--weights", f"{path.name} has the weights")
         return _import_file(path, options)
+    if (path / MANIFEST_FILE).is_file():
+        raise NotImportable(
+            f"{source}: expected a source, got a bundle; serve it: stingy serve DIR"
+        )
     raise NotImportable(f"{source}: expected {FORMS}, got another source")
 
 

@@ -147,7 +147,8 @@ class _Trial:
         if outputs == "logits" and are_probabilities:
             raise _Fault(
                 "expected logits, got rows that sum to 1, as after a softmax; serve the model "
-                'without it, or set outputs = "probabilities", which takes their logarithm'
+                'without it, or set outputs = "probabilities" (--outputs when it is packed), which '
+                "takes their logarithm"
             )
         if outputs == "probabilities" and not are_probabilities:
             raise _Fault(

@@ -132,7 +132,7 @@ def test_config_of_no_plain_classifier_is_refused(changes: dict[str, Any], words
 
 
 @pytest.mark.parametrize("field", ["auto_map", "attn_implementation", "_name_or_path"])
-def test_M1_config_that_imports_or_fetches_builds_nothing(field: str) -> None:
+def test_B9_config_that_imports_or_fetches_builds_nothing(field: str) -> None:
     with pytest.raises(ValueError, match="expected a config of fields alone"):
         build_classifier({"model_type": "vit", field: "owner/code"})
 

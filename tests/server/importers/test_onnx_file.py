@@ -167,7 +167,7 @@ def test_export_of_torch_is_read(tmp_path: Path) -> None:
         ({"rows": ["batch", "k"]}, "fixed number of classes, got logits of [any, any]"),
     ],
 )
-def test_graph_that_is_no_classifier_is_refused(
+def test_B9_graph_that_is_no_classifier_is_refused(
     tmp_path: Path, graph: dict[str, Any], words: str
 ) -> None:
     path = write(tmp_path / "m.onnx", **graph)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision import models  # type: ignore[import-untyped]
 
-from packing import pack, packed
+from packing import check, pack, packed
 from stingy_protection import Preprocessing, read_manifest
 from stingy_server.importers import pack as packing
 from stingy_server.importers.found import NotImportable
@@ -71,7 +71,9 @@ def test_bundle_has_the_permissions_of_other_new_files(weights: Path, tmp_path: 
     assert (tmp_path / "a" / "b").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_folder_with_content_is_kept_and_an_empty_one_filled(weights: Path, tmp_path: Path) -> None:
+def test_B9_folder_with_content_is_kept_and_an_empty_one_filled(
+    weights: Path, tmp_path: Path
+) -> None:
     full, empty = tmp_path / "full", tmp_path / "empty"
     full.mkdir()
     empty.mkdir()
@@ -104,7 +106,7 @@ def test_folder_with_content_is_kept_and_an_empty_one_filled(weights: Path, tmp_
         (("--channels", "1"), "--mean: expected 1 numbers for 1 channels, got 3"),
     ],
 )
-def test_faulty_option_is_refused_and_nothing_written(
+def test_B9_faulty_option_is_refused_and_nothing_written(
     weights: Path, tmp_path: Path, options: tuple[str, ...], words: str
 ) -> None:
     result = pack(weights, *SOURCE, "--out", tmp_path / "new" / "out", *options)
@@ -115,7 +117,7 @@ def test_faulty_option_is_refused_and_nothing_written(
 
 
 @pytest.mark.parametrize("failure", [NotImportable("no"), KeyboardInterrupt(), OSError("full")])
-def test_interrupted_pack_leaves_nothing(
+def test_B9_interrupted_pack_leaves_nothing(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
 ) -> None:
     def fail(folder: Path, settings: object) -> None:
@@ -125,6 +127,16 @@ def test_interrupted_pack_leaves_nothing(
     monkeypatch.setattr(packing, "try_bundle", fail)
     assert pack(weights, *SOURCE, "--out", tmp_path / "new" / "out").exit_code != 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_B9_pack_opens_no_connection(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    monkeypatch.setattr("socket.socket.connect", lambda _, address: opened.append(address))
+    packed(weights, *SOURCE, "--out", tmp_path / "out")
+    assert pack(f"torchvision:{NAME}").exit_code == 2
+    assert opened == []
 
 
 @pytest.mark.parametrize("source", ["w.h5", "nothing", "timm", "a.py", "saved_model/"])
@@ -161,3 +173,35 @@ def test_description_names_size_cut_and_scale() -> None:
 )
 def test_model_name_is_made_from_a_file_name(text: str, name: str) -> None:
     assert model_name(text) == name
+
+
+def test_bundle_as_a_source_is_named_as_one(weights: Path, tmp_path: Path) -> None:
+    packed(weights, *SOURCE, "--out", tmp_path / "out")
+    assert "got a bundle; serve it" in pack(tmp_path / "out").stderr
+
+
+def test_bad_trial_of_own_code_ends_in_its_sentence(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\ndef build():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(192, 3), nn.Softmax(1))\n"
+    )
+    arguments = (f"{tmp_path}/own.py:build", "--labels", "a,b,c", "--size", "8")
+    result = pack(*arguments, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "rows that sum to 1, as after a softmax" in result.stderr
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".pyc"] == ["own.py"]
+    printed = packed(*arguments, "--out", tmp_path / "out", "--outputs", "probabilities")
+    assert "rows         probabilities" in printed
+
+
+def test_check_tries_a_bundle_and_names_a_path_that_is_none(weights: Path, tmp_path: Path) -> None:
+    packed(weights, *SOURCE, "--out", tmp_path / "out", "--policy", "stingy:n=2")
+    checked = check(tmp_path / "out")
+    assert checked.exit_code == 0
+    assert "what leaves  stingy: top 2 of 3 classes" in checked.stdout
+    content = (tmp_path / "out" / "weights.safetensors").read_bytes()
+    (tmp_path / "out" / "weights.safetensors").write_bytes(content[:-1] + b"!")
+    assert "to have the manifest's sha256, got another" in check(tmp_path / "out").stderr
+    refused = check(weights)
+    assert refused.exit_code == 2
+    assert f"make a bundle of it: stingy bundle pack '{weights}'" in refused.stderr

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
-from packing import packed, pictures, served_labels, spread
+from packing import packed, pictures, served_answers, served_labels, spread
 from stingy_server.inference.export import export_program, to_onnx
 
 pytestmark = pytest.mark.anyio
@@ -84,13 +84,18 @@ async def test_top1_of_onnx_file_equals_onnx_runtimes(
     printed = packed(
         *(tmp_path / "m.onnx", "--labels", ",".join(LABELS), "--out", tmp_path / "m"),
         *("--mean", "imagenet", "--interpolation", "bicubic"),
+        *("--policy", "stingy:n=2,scores=prob,decimals=6"),
     )
     assert f"rows         {'probabilities' if softmax else 'logits'}" in printed
-    images = pictures(60)
+    images = pictures(30)
     inputs = stack(transform, images)
     inputs = inputs.permute(0, 2, 3, 1).contiguous() if nhwc else inputs
-    expected = labels_of(session_rows(tmp_path / "m.onnx", inputs))
-    assert await served_labels(tmp_path / "m", tmp_path / "state", images) == expected
+    rows = session_rows(tmp_path / "m.onnx", inputs)
+    answers = await served_answers(tmp_path / "m", tmp_path / "state", images)
+    assert [label for label, _ in answers] == labels_of(rows)
+    two = np.sort(rows if softmax else np.exp(rows.astype(np.float64)), axis=1)[:, -2:]
+    shares = two[:, 1] / two.sum(axis=1)
+    assert [score for _, score in answers] == pytest.approx(shares.tolist(), abs=1e-5)
 
 
 OWN = """

@@ -92,7 +92,7 @@ class Runs:
 
 @pytest.mark.parametrize("wrap", [lambda it: it, lambda it: {"state_dict": STATE, "x": it}])
 @pytest.mark.parametrize("zipped", [True, False])
-def test_M1_pickle_with_code_is_refused_and_does_not_run(
+def test_B9_pickle_with_code_is_refused_and_does_not_run(
     tmp_path: Path, wrap: Any, zipped: bool
 ) -> None:
     made, path = tmp_path / "made", tmp_path / "w.pth"

@@ -51,7 +51,7 @@ async def test_top1_of_packed_weights_equals_torchvisions(
     assert "5: cat, dog, bird, ..." in printed
     assert f"next         stingy serve {out}" in printed
     assert "mean and std of imagenet" in printed
-    images = pictures(40)
+    images = pictures(24)
     expected = labels_of_torchvision(name, network, images, LABELS)
     assert len(set(expected)) >= 3
     assert await served_labels(out, tmp_path / "state", images) == expected
@@ -114,7 +114,7 @@ def test_every_classifier_of_torchvision_has_a_preprocessing() -> None:
         (["--arch", "torchvision:alexnet", "--weights", "x.pth"], "--weights: expected none"),
     ],
 )
-def test_wrong_architecture_is_refused_and_nothing_written(
+def test_B9_wrong_architecture_is_refused_and_nothing_written(
     tmp_path: Path, options: list[str], words: str
 ) -> None:
     network = models.get_model("shufflenet_v2_x0_5", weights=None, num_classes=2)
