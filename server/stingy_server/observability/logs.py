@@ -1,9 +1,11 @@
 """The server's log on stderr, as text or as one JSON object a line.
 
-A message contains nothing of a request, because the ledger records requests.
+A message contains nothing of a request, because the ledger records requests. Requests may cause a
+message each, such as while the store is locked, so equal messages of a second share a line.
 """
 
 import logging
+import time
 from typing import Any
 
 import orjson
@@ -11,6 +13,8 @@ import structlog
 
 from stingy_server.settings import LogFormat
 
+WINDOW_S = 1.0
+KEPT_MESSAGES = 256
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -21,9 +25,41 @@ def log_config(form: LogFormat) -> dict[str, Any]:
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"line": formatter},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "filters": {"repeats": {"()": RepeatFilter}},
+        "handlers": {
+            "stderr": {
+                "class": "logging.StreamHandler",
+                "formatter": "line",
+                "filters": ["repeats"],
+            }
+        },
         "root": {"handlers": ["stderr"], "level": "WARNING"},
     }
+
+
+class RepeatFilter(logging.Filter):
+    """A filter that passes the first of equal messages within a second. The next has their number.
+
+    So no flood of requests fills a disk with log lines.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed: dict[str, tuple[float, int]] = {}  # the time of a line, and those left out
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        now = time.monotonic()
+        latest, left_out = self._passed.get(message, (-WINDOW_S, 0))
+        if now - latest < WINDOW_S:
+            self._passed[message] = latest, left_out + 1
+            return False
+        if len(self._passed) >= KEPT_MESSAGES:
+            self._passed.clear()
+        self._passed[message] = now, 0
+        if left_out:
+            record.msg, record.args = f"{message} ({left_out} more before)", None
+        return True
 
 
 def json_formatter() -> logging.Formatter:

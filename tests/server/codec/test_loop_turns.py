@@ -12,7 +12,8 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_S5_loop_turns_alternate_between_callers() -> None:
-    turns, done = LoopTurns(), []
+    turns = LoopTurns()
+    done: list[str] = []
     jobs = [
         asyncio.ensure_future(turns.run(caller, partial(done.append, caller)))
         for caller in ["a"] * 4 + ["b", "c"]

@@ -3,10 +3,11 @@
 import json
 import logging
 import logging.config
+import time
 
 import pytest
 
-from stingy_server.observability.logs import log_config
+from stingy_server.observability.logs import KEPT_MESSAGES, log_config
 from stingy_server.settings import LogFormat
 
 HOSTILE = 'a\nb\r\x1b[31m"}'
@@ -33,3 +34,27 @@ def test_O2_json_record_is_one_object_on_one_line(capsys: pytest.CaptureFixture[
 
 def test_text_record_has_level_logger_and_message(capsys: pytest.CaptureFixture[str]) -> None:
     assert "ERROR stingy: the store:" in log_output("text", capsys)
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_C5_equal_log_messages_of_a_second_share_a_line(
+    form: LogFormat, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    now = time.monotonic()
+    try:
+        logging.config.dictConfig(log_config(form))
+        log = logging.getLogger("stingy")
+        for second in range(3):
+            monkeypatch.setattr(time, "monotonic", lambda second=second: now + second)
+            for _ in range(100):
+                log.error("%s", "the store does not answer")
+            log.error("another line")
+        for number in range(2 * KEPT_MESSAGES):
+            log.error("different %s", number)
+    finally:
+        root.handlers, root.level = before, level
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 6 + 2 * KEPT_MESSAGES
+    assert ["(99 more before)" in line for line in lines[:6:2]] == [False, True, True]
