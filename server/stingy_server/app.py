@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 
 from stingy_server.admission import Admission
 from stingy_server.codec.decode_pool import QUEUED_REQUESTS, DecodePool
+from stingy_server.codec.loop_turns import LoopTurns
 from stingy_server.deadlines import Deadlines
 from stingy_server.detection.monitor import Watch
 from stingy_server.edge import oip_routes, routes
@@ -135,6 +136,7 @@ def _service(settings: Settings, *, database: Database, rates: Rates, tracing: T
         fleet=Fleet([], secret=database.pepper),
         admission=Admission(settings),
         deadlines=Deadlines(settings.deadline_s),
+        turns=LoopTurns(),
         decoders=DecodePool(capacity=QUEUED_REQUESTS * settings.max_pixels, share=settings.share),
     )
 

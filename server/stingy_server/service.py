@@ -15,6 +15,7 @@ from stingy_protection import (
 from stingy_server.admission import Admission, Place
 from stingy_server.codec.decode_pool import DecodePool
 from stingy_server.codec.images import Pixels
+from stingy_server.codec.loop_turns import LoopTurns
 from stingy_server.deadlines import Deadlines
 from stingy_server.detection.key_profiles import Action
 from stingy_server.detection.monitor import Watch
@@ -79,6 +80,7 @@ class Service:
     fleet: Fleet
     admission: Admission
     decoders: DecodePool
+    turns: LoopTurns
     deadlines: Deadlines
     draining: bool = False
     last_writes: list[Callable[[], None]] = field(default_factory=list)

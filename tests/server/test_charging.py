@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import orjson
 import pytest
 from fastapi import FastAPI
 from starlette.types import Message
@@ -175,3 +176,34 @@ def test_Q4_every_documented_outcome_has_a_case() -> None:
     rows = re.findall(r"^\| (.*?) \| ", table.partition("\n\n")[0], re.MULTILINE)
     assert rows == [ANSWERED, REFUSED, FAILED, LEFT, CUT_OFF, KILLED, UNRECORDED]
     assert {case.row for case in CASES.values()} | {KILLED} == set(rows)
+
+
+LARGE = random_images(BATCH, size=64)  # 100 KB of JSON
+
+
+@pytest.mark.parametrize(
+    ("text", "budget", "expected"),
+    [
+        (orjson.dumps(document(LARGE), option=orjson.OPT_SERIALIZE_NUMPY), BATCH, (200, BATCH)),
+        (b'"shape": [4, 1, 1, 3]' + b"[" * 40_000, BATCH, (400, 0)),
+        (b'"shape": [4, 1, 1, 3]' + b"[" * 40_000, BATCH - 1, (429, 0)),
+        (
+            orjson.dumps(document(LARGE), option=orjson.OPT_SERIALIZE_NUMPY).replace(
+                b'"shape":[4,', b'"\\u0073hape":[4,'
+            )[:-1]
+            + b',"x":{"shape":[1,9]}}',
+            BATCH,
+            (400, 0),
+        ),
+    ],
+    ids=["answered", "malformed", "malformed-over-budget", "another-count"],
+)
+async def test_R1_large_json_is_charged_before_it_is_parsed(
+    tmp_path: Path, text: bytes, budget: int, expected: tuple[int, int]
+) -> None:
+    settings = make_settings(tmp_path / "state", make_bundle(tmp_path / "bundle"))
+    async with running(settings, budget=budget) as (client, app):
+        response = await client.post(INFER, content=text)
+        await app.state.service.writes.flush()
+        used = (await client.get("/v1/usage")).json()["used"]
+    assert (response.status_code, used) == expected

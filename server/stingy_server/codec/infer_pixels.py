@@ -1,5 +1,7 @@
 """The images of an infer request, from its body to the pixels that the model takes."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -7,7 +9,9 @@ import numpy as np
 from stingy_protection import Preprocessing
 from stingy_server.codec.decode_pool import DecodePool
 from stingy_server.codec.images import INLINE_PIXELS, UNIT_PIXELS, Pixels, decode, fit
+from stingy_server.codec.loop_turns import LoopTurns
 from stingy_server.codec.oip import InferHead, binary_values, read_files, read_tensor, to_uint8
+from stingy_server.errors import BAD_REQUEST, ServiceError
 
 
 async def read_pixels(
@@ -48,3 +52,47 @@ async def read_pixels(
     else:
         (images,) = await pool.run(caller, [partial(read_tensor, head, body)], cost=head.cost)
     return await fit(images, preprocessing, pool=pool, caller=caller, max_pixels=max_pixels)
+
+
+async def read_large_json(
+    parse: Callable[[], InferHead],
+    body: bytes,
+    preprocessing: Preprocessing,
+    *,
+    count: int,
+    keep: Callable[[InferHead], None],
+    turns: LoopTurns,
+    pool: DecodePool,
+    caller: str,
+    max_pixels: int,
+) -> Pixels:
+    """Parse a request of large JSON and read its images, in one unit of the caller's turn.
+
+    So one parsed request at a time is in memory, at many times the size of its text.
+
+    Args:
+        parse: parses the body.
+        body, preprocessing, pool, caller, max_pixels: as in `read_pixels`.
+        count: the number of images that the key was charged for.
+        keep: called with the head, without its data.
+        turns: the turns of all callers.
+
+    Raises:
+        ServiceError: bad_request, if the number of images is another; the refusals of `parse` and
+            of `read_pixels`.
+    """
+    head, images = await turns.run(caller, partial(_parse_and_read, parse, body, count))
+    keep(head)
+    read = partial(read_pixels, head, body) if images is None else partial(fit, images)
+    return await read(preprocessing, pool=pool, caller=caller, max_pixels=max_pixels)
+
+
+def _parse_and_read(
+    parse: Callable[[], InferHead], body: bytes, count: int
+) -> tuple[InferHead, Pixels | None]:
+    head = parse()
+    if head.count != count:
+        raise ServiceError(BAD_REQUEST)
+    if head.data is None:
+        return head, None
+    return replace(head, data=None), read_tensor(head, body)

@@ -4,6 +4,7 @@ A request has exactly one input, `image`. The client may choose the form of the 
 amount of information in it.
 """
 
+import re
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import prod
@@ -26,6 +27,9 @@ BINARY_TYPES = {"UINT8": "u1", "FP32": "<f4"}
 # "[[0,0,0],...],", with rows of five pixels or more.
 MAX_JSON_BYTES = 2 * 2**20
 MAX_JSON_LISTS = MAX_JSON_BYTES // 7
+MAX_JSON_OBJECTS = 64  # an object costs more than a list, and a request has about ten
+INLINE_JSON_BYTES = 2**15  # parsed in a millisecond; more waits for the caller's turn
+_COUNT = re.compile(rb'"shape"\s*:\s*\[\s*([1-9][0-9]{0,8})\s*[,\]]')
 # A client sends the same head with each tensor of one shape, so parsed heads are kept.
 KEPT_HEADS = 256
 MAX_ID_LENGTH = 128
@@ -94,8 +98,11 @@ class InferHead:
 
     @property
     def cost(self) -> int:
-        """The work of reading the images, in pixels; files are counted by their number alone."""
-        return prod(self.shape)
+        """The work of reading the images, in pixels; files are counted by their number alone.
+
+        Numbers in JSON are work whatever shape the client declares.
+        """
+        return prod(self.shape) if self.data is None else max(prod(self.shape), self.length)
 
 
 def parse_head(
@@ -111,12 +118,11 @@ def parse_head(
 
     Raises:
         ServiceError: bad_request if the message is malformed; bad_tensor if its shape is, or if it
-            has another number of bytes than that shape; too_large if it has more images, more JSON
-            or more lists than allowed.
+            has another number of bytes than that shape; too_large if it has more images, more JSON,
+            more lists or more objects than allowed.
     """
-    split = len(body) if header_length is None else _parse_length(header_length, len(body))
-    if split > MAX_JSON_BYTES or body.count(b"[", 0, split) > MAX_JSON_LISTS:
-        raise ServiceError(TOO_LARGE)
+    split = _json_bytes(body, header_length)
+    _check_json(body, split)
     text = body[:split]
     head = _kept_heads.get((text, form)) or _parse_text(text, form)
     if head.count > max_images:
@@ -128,6 +134,44 @@ def parse_head(
 
 # Without pixels and without ids, so it has nothing that only one client knows.
 _kept_heads: dict[tuple[bytes, ScoreForm], InferHead] = {}
+
+
+def count_large_json(body: bytes, header_length: str | None, *, max_images: int) -> int | None:
+    """Return the images that large JSON declares, or None if the JSON is not large.
+
+    Parsing large JSON takes long and needs many times its memory, so the key is charged before. The
+    caller of `parse_head` then compares the number with the true one.
+
+    Raises:
+        ServiceError: bad_request, if the number is not found; too_large, as from `parse_head`.
+    """
+    if len(body) <= INLINE_JSON_BYTES:
+        return None
+    size = _json_bytes(body, header_length)
+    if size <= INLINE_JSON_BYTES:
+        return None
+    _check_json(body, size)
+    found = _COUNT.findall(body, 0, size)
+    if len(found) != 1:
+        raise ServiceError(BAD_REQUEST)
+    count = int(found[0])
+    if count > max_images:
+        raise ServiceError(TOO_LARGE)
+    return count
+
+
+def _json_bytes(body: bytes, header_length: str | None) -> int:
+    return len(body) if header_length is None else _parse_length(header_length, len(body))
+
+
+def _check_json(body: bytes, size: int) -> None:
+    """Raise ServiceError, too_large, if JSON has more bytes, lists or objects than allowed."""
+    if (
+        size > MAX_JSON_BYTES
+        or body.count(b"[", 0, size) > MAX_JSON_LISTS
+        or body.count(b"{", 0, size) > MAX_JSON_OBJECTS
+    ):
+        raise ServiceError(TOO_LARGE)
 
 
 def _parse_text(text: bytes, form: ScoreForm) -> InferHead:

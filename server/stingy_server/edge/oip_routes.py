@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from stingy_protection import ScoreForm
 from stingy_server.codec import oip
-from stingy_server.codec.infer_pixels import read_pixels
+from stingy_server.codec.infer_pixels import read_large_json, read_pixels
 from stingy_server.edge.hot_path import Handler, Query, documented
 from stingy_server.edge.openapi import ERROR_RESPONSES, request_body
 from stingy_server.edge.tier_view import TierView, visible_form
@@ -80,22 +80,27 @@ async def model_metadata(request: Request, model: str, version: str | None = Non
 async def infer(query: Query) -> oip.Encoded:
     """Classify a batch of images, in JSON or as a binary tensor."""
     service, record, endpoint = query.service, query.record, query.endpoint
-    head = oip.parse_head(
-        query.body,
-        query.json_length,
-        form=visible_form(endpoint.policy, query.tier),
-        max_images=service.settings.max_request_images,
-    )
-    read = partial(
-        read_pixels,
-        head,
-        query.body,
-        endpoint.manifest.preprocessing,
+    most = service.settings.max_request_images
+    form = visible_form(endpoint.policy, query.tier)
+    parse = partial(oip.parse_head, query.body, query.json_length, form=form, max_images=most)
+    count = oip.count_large_json(query.body, query.json_length, max_images=most)
+    heads: list[oip.InferHead] = []
+    if count is None:
+        heads.append(parse())
+        count = heads[0].count
+        read = partial(read_pixels, heads[0])
+    else:
+        read = partial(read_large_json, parse, count=count, keep=heads.append, turns=service.turns)
+    read_images = partial(
+        read,
+        body=query.body,
+        preprocessing=endpoint.manifest.preprocessing,
         pool=service.decoders,
         caller=record.caller,
         max_pixels=service.settings.max_pixels,
     )
-    answer = await service.answer(record, endpoint, read, images=head.count, tier=query.tier)
+    answer = await service.answer(record, endpoint, read_images, images=count, tier=query.tier)
+    (head,) = heads
     return oip.encode_answer(head, answer, model=endpoint.name, version=endpoint.manifest.version)
 
 

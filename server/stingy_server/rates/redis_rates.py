@@ -11,6 +11,7 @@ from stingy_server.errors import RATE_LIMITED, STORE_UNAVAILABLE, ServiceError
 from stingy_server.rates.rate_limits import Rate, RateState, seconds_ceil
 
 DEADLINE_S = 1.0
+CALLS = 32  # at once, each on a connection of its own; more wait, so no crowd uses up the files
 SCHEMES = ("redis://", "rediss://")
 
 # The same steps as `MemoryRates.charge`, with the clock of Redis. A log is a flat list: start,
@@ -79,6 +80,7 @@ class RedisRates:
             retry=Retry(NoBackoff(), 0),
         )
         self._charge = self._redis.register_script(CHARGE)
+        self._calls = asyncio.Semaphore(CALLS)
 
     async def charge(self, name: str, rate: Rate, images: int) -> RateState:
         """Charge images to the log of a name. See `Rates.charge`.
@@ -87,7 +89,7 @@ class RedisRates:
             ServiceError: rate_limited; store_unavailable, if Redis does not answer in `DEADLINE_S`.
         """
         try:
-            async with asyncio.timeout(DEADLINE_S):
+            async with asyncio.timeout(DEADLINE_S), self._calls:
                 granted, remaining, wait_us = await self._charge(
                     keys=[f"stingy:rate:{name}:{rate.limit}/{rate.seconds}"],
                     args=[rate.limit, rate.window_us, rate.part_us, images],

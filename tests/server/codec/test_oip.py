@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from stingy_protection import ScoreForm, SparseLogits
 from stingy_server.codec.oip import (
     HEADER_LENGTH,
+    INLINE_JSON_BYTES,
     MAX_JSON_BYTES,
     MAX_JSON_LISTS,
     InferHead,
+    count_large_json,
     encode_answer,
     parse_head,
     read_files,
@@ -227,9 +229,8 @@ def test_H1_brackets_in_binary_data_are_not_counted_as_lists() -> None:
         ["x" * 50_000, *[""] * 10_000],
         [[["x" * 50_000]], *[[[""]]] * 10_000],
         [[0]] * 10_000,
-        [{}] * 10_000,
     ],
-    ids=["strings", "nested strings", "lists", "objects"],
+    ids=["strings", "nested strings", "lists"],
 )
 def test_H1_json_that_is_no_picture_takes_bounded_memory(data: Any) -> None:
     document = json.dumps(message({"data": data})).encode()
@@ -242,6 +243,40 @@ def test_H1_json_that_is_no_picture_takes_bounded_memory(data: Any) -> None:
         tracemalloc.stop()
     assert error.value.refusal is BAD_TENSOR
     assert peak < 40 * len(document)
+
+
+def test_H1_objects_in_json_are_few() -> None:
+    for objects, refusal in ((50, BAD_TENSOR), (65, TOO_LARGE)):
+        with pytest.raises(ServiceError) as error:
+            images_of(message({"data": [{"": 0}] * objects}))
+        assert error.value.refusal is refusal
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b'{"inputs": [{"shape": [3, 4, 5, 3]', 3),
+        (b'"shape":[ 8 ]', 8),
+        (b'"shape":[9,1,1,3]', TOO_LARGE),
+        (b'"shape":[0,1,1,3]', BAD_REQUEST),
+        (b'"shape":[1.5]', BAD_REQUEST),
+        (b'"shape":[2], "shape":[1]', BAD_REQUEST),
+        (b'"Shape":[2]', BAD_REQUEST),
+        (b'"shape":[2]' + b"[" * (MAX_JSON_LISTS + 1), TOO_LARGE),
+        (b'"shape":[2]' + b" " * MAX_JSON_BYTES, TOO_LARGE),
+    ],
+)
+def test_R1_large_json_is_counted_without_parsing(text: bytes, expected: object) -> None:
+    body = text + b" " * (INLINE_JSON_BYTES + 1)
+    assert count_large_json(body[:INLINE_JSON_BYTES], None, max_images=8) is None
+    if isinstance(expected, int):
+        assert count_large_json(body, None, max_images=8) == expected
+        assert count_large_json(body + b"[" * 99, str(len(body)), max_images=8) == expected
+        assert count_large_json(body, "30", max_images=8) is None
+        return
+    with pytest.raises(ServiceError) as error:
+        count_large_json(body, None, max_images=8)
+    assert error.value.refusal is expected
 
 
 @pytest.mark.parametrize("header", ["", "-1", "1e2", "\u0661", "9" * 50, "100000"])

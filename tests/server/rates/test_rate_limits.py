@@ -1,5 +1,6 @@
 """Rates: exact in any window, in memory and in Redis, and refused where they cannot be counted."""
 
+import asyncio
 import itertools
 import signal
 import time
@@ -262,6 +263,18 @@ class TestRedis:
             await one.charge("k", "20/hour", 21)
         await one.close()
         await two.close()
+
+    @pytest.mark.anyio
+    async def test_S3_crowd_of_charges_opens_few_connections_to_redis(self) -> None:
+        import redis
+
+        rates = Rates(self.server.address)
+        charges = [rates.charge("k", "1000/hour", 1) for _ in range(500)]
+        remaining = [(await charge).remaining for charge in asyncio.as_completed(charges)]
+        clients = redis.Redis.from_url(self.server.address).info("clients")
+        await rates.close()
+        assert min(remaining) == 500
+        assert clients["connected_clients"] <= 40
 
     @pytest.mark.anyio
     async def test_D5_hung_or_killed_redis_is_refused_in_time(self) -> None:
