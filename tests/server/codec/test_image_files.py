@@ -26,7 +26,6 @@ from image_bytes import (
     png_rows,
     raw_png,
 )
-from stingy_server.codec import jpeg
 from stingy_server.codec.image_files import decode_file, read_size
 from stingy_server.errors import BAD_IMAGE, ServiceError
 
@@ -257,7 +256,7 @@ def test_I4_size_of_a_jpeg_is_read_without_its_scans(monkeypatch: pytest.MonkeyP
     def search(data: bytes, start: int) -> tuple[int, int]:
         raise AssertionError("the end of a scan is searched for")
 
-    monkeypatch.setattr(jpeg, "_end_of_scan", search)
+    monkeypatch.setattr("stingy_server.codec.jpeg._end_of_scan", search)
     scan_first = b"\xff\xd8\xff\xda\0\2" + b"\xff\xd0" * 2**18 + b"\xff\xd9"
     with pytest.raises(ServiceError) as error:
         read_size(scan_first)
