@@ -1,10 +1,11 @@
-"""A bounded queue of requests, taken in order and in batches, each given its own answer.
+"""A bounded queue of requests, taken in batches, each given its own answer.
 
-A request is refused if there is no room for it beside those that wait or run.
+Callers take turns, so a caller that fills its share delays another one's request by about one
+request. The requests of one caller keep their order. A request is refused if there is no room for it beside those that wait or run.
 """
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -51,7 +52,7 @@ class BatchQueue:
     def __init__(self, *, images: int, nbytes: int, share: float) -> None:
         self._room = Shares(images, share=share)
         self._memory = Shares(nbytes, share=share)
-        self._waiting: deque[Job] = deque()
+        self._waiting: OrderedDict[str, deque[Job]] = OrderedDict()  # by caller, none empty
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -59,7 +60,7 @@ class BatchQueue:
     @property
     def images(self) -> int:
         """The number of images that wait."""
-        return sum(len(job.images) for job in self._waiting)
+        return sum(len(job.images) for jobs in self._waiting.values() for job in jobs)
 
     def put(self, job: Job) -> None:
         """Add a job, which occupies room until `release` or `drop`.
@@ -72,18 +73,25 @@ class BatchQueue:
         if not self._memory.take(job.caller, job.images.nbytes):
             self._room.give_back(job.caller, len(job.images))
             raise ServiceError(OVERLOADED)
-        self._waiting.append(job)
+        self._waiting.setdefault(job.caller, deque()).append(job)
 
     def take(self, at_most: int) -> list[Job]:
-        """Remove and return the next jobs, with at most `at_most` images in all.
+        """Remove and return the next jobs, of each caller in turn, with at most `at_most` images.
 
         The first job is taken even if it has more images.
         """
         taken: list[Job] = []
-        while self._waiting and (not taken or len(self._waiting[0].images) <= at_most):
-            job = self._waiting.popleft()
+        while self._waiting:
+            caller, jobs = next(iter(self._waiting.items()))
+            if taken and len(jobs[0].images) > at_most:
+                break
+            job = jobs.popleft()
             taken.append(job)
             at_most -= len(job.images)
+            if jobs:
+                self._waiting.move_to_end(caller)
+            else:
+                del self._waiting[caller]
         return taken
 
     def release(self, jobs: Sequence[Job]) -> None:
@@ -94,8 +102,11 @@ class BatchQueue:
 
     def drop(self, job: Job) -> None:
         """Remove a job whose client has left, if it still waits."""
-        if job in self._waiting:
-            self._waiting.remove(job)
+        jobs = self._waiting.get(job.caller)
+        if jobs is not None and job in jobs:
+            jobs.remove(job)
+            if not jobs:
+                del self._waiting[job.caller]
             self.release([job])
 
 
