@@ -75,11 +75,11 @@ def read_jpeg_size(data: bytes) -> tuple[int, int]:
     Raises:
         ValueError: if there is no frame, or it is of a kind that is not decoded here.
     """
-    for segment in _segments(data):
+    for segment in _segments(data, head_only=True):
         if segment.kind in FRAMES and segment.stop - segment.start >= 6:
             height, width = _words(data[segment.start + 1 : segment.start + 5])
             return width, height
-        if segment.kind in OTHER_FRAMES or segment.kind == START_OF_SCAN:
+        if segment.kind in OTHER_FRAMES:
             break
     raise ValueError("expected a frame of a Huffman-coded JPEG, got none")
 
@@ -122,7 +122,7 @@ def decode_jpeg(data: bytes) -> Image.Image:
 
 def find_jpeg_exif(data: bytes) -> bytes:
     """Return the EXIF data of a JPEG, or nothing."""
-    for segment in _segments(data):
+    for segment in _segments(data, head_only=True):
         content = data[segment.start : segment.stop]
         if segment.kind == APP1 and content.startswith(b"Exif\0\0"):
             return content[6:]
@@ -131,8 +131,10 @@ def find_jpeg_exif(data: bytes) -> bytes:
     return b""
 
 
-def _segments(data: bytes) -> Iterator[_Segment]:
+def _segments(data: bytes, *, head_only: bool = False) -> Iterator[_Segment]:
     """Yield the segments of a file, which are whole, up to the end of the image.
+
+    With `head_only` end before the first scan, because finding its end takes long.
 
     Raises ValueError if there are too many.
     """
@@ -156,6 +158,8 @@ def _segments(data: bytes) -> Iterator[_Segment]:
         if stop > len(data):
             return
         if kind == START_OF_SCAN:
+            if head_only:
+                return
             at, restarts = _end_of_scan(data, stop)
         yield _Segment(kind, start + 2, stop, at, restarts)
     raise ValueError(f"expected at most {MAX_SEGMENTS} segments, got more")

@@ -252,3 +252,14 @@ def test_I3_pixels_in_one_large_chunk_take_linear_time() -> None:
     rows = zlib.compress(png_rows(side, side, 24), 0)
     large = raw_png(side, side, b"")[:33] + chunk(b"IDAT", rows) + chunk(b"IEND")
     assert decoded(large).size == (side, side)
+
+
+def test_I4_size_of_a_jpeg_is_read_without_its_scans(monkeypatch: pytest.MonkeyPatch) -> None:
+    def search(data: bytes, start: int) -> tuple[int, int]:
+        raise AssertionError("the end of a scan is searched for")
+
+    monkeypatch.setattr("stingy_server.codec.jpeg._end_of_scan", search)
+    scan_first = b"\xff\xd8\xff\xda\0\2" + b"\xff\xd0" * 2**18 + b"\xff\xd9"
+    with pytest.raises(ServiceError) as error:
+        read_size(scan_first)
+    assert error.value.refusal is BAD_IMAGE
