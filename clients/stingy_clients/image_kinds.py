@@ -12,6 +12,7 @@ MODES = frozenset(
 _JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _ANIMATED = 0x02  # of the flags of an extended WebP
+MAX_LOSSLESS = 2**19  # pixels of a lossless WebP, because decoding takes 370 bytes for each
 _FOREIGN = (
     (b"GIF8", "a GIF"),
     (b"BM", "a BMP"),
@@ -40,6 +41,11 @@ def find_fault(data: bytes) -> str | None:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         if data[12:16] == b"VP8X" and len(data) > 20 and data[20] & _ANIMATED:
             return "expected a still image, got an animated WebP; send one frame"
+        if _count_lossless(data) > MAX_LOSSLESS:
+            return (
+                f"expected a lossless WebP of at most {MAX_LOSSLESS:,} pixels, got more; "
+                "send it as PNG"
+            )
         return None
     return f"expected a JPEG, PNG or WebP, got {_describe(data)}; convert it"
 
@@ -50,6 +56,18 @@ def describe_deep(kind: str) -> str:
         f"expected 8 bits a channel, got a {kind} of more; "
         "convert it to 8 as for the training images"
     )
+
+
+def _count_lossless(data: bytes) -> int:
+    """Return the pixels of a lossless WebP, and 0 for another file."""
+    at = 12
+    for _ in range(64):
+        if data[at : at + 4] == b"VP8L":
+            bits = int.from_bytes(data[at + 9 : at + 13], "little")
+            return ((bits & 0x3FFF) + 1) * ((bits >> 14 & 0x3FFF) + 1)
+        length = int.from_bytes(data[at + 4 : at + 8], "little")
+        at += 8 + length + length % 2
+    return 0
 
 
 def _describe(data: bytes) -> str:

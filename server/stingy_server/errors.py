@@ -97,6 +97,11 @@ IMAGE_TOO_LARGE = Refusal(
     413,
     "Expected images within the pixel limit, got more pixels; send smaller or fewer images.",
 )
+LOSSLESS_TOO_LARGE = Refusal(
+    "too_large",
+    413,
+    "Expected a lossless WebP of at most 524,288 pixels, got more; send it as PNG.",
+)
 BAD_TENSOR = Refusal(
     "bad_tensor",
     422,

@@ -32,6 +32,7 @@ from broken import (
 )
 from checks import (
     all_requests,
+    assert_batch_statistics_are_refused,
     assert_closed,
     assert_leaves_half,
     assert_n_largest,
@@ -73,7 +74,7 @@ from stingy_server.detection.fair_sample import FairSample
 from stingy_server.detection.image_hashes import ImageHasher
 from stingy_server.errors import ServiceError
 from stingy_server.inference import engine
-from stingy_server.models import loading
+from stingy_server.models import loading, trial
 from stingy_server.observability.request_record import RequestRecord
 from stingy_server.process.request_parser import RequestParser
 from stingy_server.service import Service
@@ -252,6 +253,18 @@ async def test_I_decoder_that_completes_a_cut_jpeg_is_caught(
         with monkeypatch.context() as patched:
             patched.setattr(images, "decode_file", decode_any_format)
             assert (await decode_alone([cut])).shape == (1, 8, 8, 3)
+
+
+def test_B_trial_that_compares_nothing_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_bundle(tmp_path / "b", factory="odd_networks:BatchStatistics")
+    settings = make_settings(tmp_path / "s", bundle, batch_size=4)
+    settings = settings.model_copy(update={"trusted_factories": ("odd_networks",)})
+    assert_batch_statistics_are_refused(settings)
+    monkeypatch.setattr(trial, "_differ", lambda rows, others, tolerance: False)
+    with pytest.raises(AssertionError):
+        assert_batch_statistics_are_refused(settings)
 
 
 @pytest.mark.anyio

@@ -25,6 +25,7 @@ from stingy_server.codec.decode_pool import DecodePool
 from stingy_server.codec.images import Pixels
 from stingy_server.detection.fair_sample import FairSample, cut_to_shares
 from stingy_server.errors import UNSUPPORTED_IMAGE, ServiceError
+from stingy_server.models.endpoints import close_endpoints, start_endpoints
 from stingy_server.models.loading import load_bundles
 from stingy_server.shares import Shares
 
@@ -132,6 +133,15 @@ async def assert_only_three_formats(read: Callable[[bytes], Awaitable[Pixels]]) 
         with pytest.raises(ServiceError) as error:
             await read(data)
         assert error.value.refusal is UNSUPPORTED_IMAGE
+
+
+def assert_batch_statistics_are_refused(settings: Settings) -> None:
+    """Check a promise of B: a model that normalises by the batch does not start."""
+    models, faults = load_bundles(settings)
+    assert faults == []
+    endpoints, faults = start_endpoints(models, settings, secret=bytes(16))
+    close_endpoints(endpoints)
+    assert any("beside other images" in fault for fault in faults)
 
 
 def assert_leaves_half(shares: Shares, capacity: int) -> None:

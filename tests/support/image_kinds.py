@@ -64,6 +64,8 @@ ACCEPTED: dict[str, bytes] = {
     "APNG": animated("PNG"),
     "WebP": webp(),
     "lossless WebP": webp(lossless=True),
+    "largest lossless WebP": encoded(Image.new("RGB", (1024, 512)), "WEBP", lossless=True),
+    "large WebP": encoded(Image.new("RGB", (2048, 1024)), "WEBP"),
     "WebP with alpha": webp("RGBA"),
     "lossless WebP with alpha": webp("RGBA", lossless=True),
     "WebP with profiles": webp(icc_profile=bytes(3000), exif=b"Exif\0\0" + bytes(100)),
@@ -74,6 +76,14 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "16-bit colour PNG": (deep_png(RGB), "8 bits a channel"),
     "16-bit colour PNG with alpha": (deep_png(RGBA), "8 bits a channel"),
     "animated WebP": (animated("WEBP"), "animated WebP"),
+    "large lossless WebP": (
+        encoded(Image.new("RGB", (1024, 513)), "WEBP", lossless=True),
+        "at most 524,288 pixels",
+    ),
+    "large lossless WebP with alpha": (
+        encoded(photo(1024, 513, mode="RGBA"), "WEBP", lossless=True, exif=b"Exif\0\0"),
+        "at most 524,288 pixels",
+    ),
     "GIF": (encoded(photo(), "GIF"), "JPEG, PNG or WebP"),
     "BMP": (encoded(photo(), "BMP"), "JPEG, PNG or WebP"),
     "TIFF": (encoded(photo(), "TIFF"), "JPEG, PNG or WebP"),
@@ -95,3 +105,54 @@ EXTENSION = {b"\xff\xd8": ".jpg", b"RI": ".webp"}
 def extension(data: bytes) -> str:
     """Return an extension that torchvision's folders look at."""
     return EXTENSION.get(data[:2], ".png")
+
+
+class _Bits:
+    """Bits in the order of a lossless WebP."""
+
+    def __init__(self) -> None:
+        self._bits: list[int] = []
+
+    def put(self, value: int, count: int) -> None:
+        """Append bits, the lowest first."""
+        self._bits += [value >> place & 1 for place in range(count)]
+
+    def code(self, value: int) -> None:
+        """Append a code of 8 bits, the highest first."""
+        self._bits += [value >> place & 1 for place in reversed(range(8))]
+
+    def pack(self) -> bytes:
+        """Return the bits as bytes, of an even number."""
+        bits = self._bits + [0] * (-len(self._bits) % 16)
+        return np.packbits(bits, bitorder="little").tobytes()
+
+
+def lossless_bomb(width: int, height: int) -> bytes:
+    """Make a lossless WebP with as many sets of codes as its size allows, up to 65,536."""
+    bits = _Bits()
+    bits.put(0x2F, 8)
+    bits.put(width - 1, 14)
+    bits.put(height - 1, 14)
+    bits.put(0, 4)  # no alpha, version 0
+    bits.put(0b100, 3)  # no transform, no colour cache, several sets of codes
+    bits.put(0, 3)  # one for each 4 x 4 pixels
+    sets = -(-width // 4) * -(-height // 4)
+    bits.put(0, 1)  # no colour cache
+    for alphabet in (280, 256):  # green and red: 256 codes of 8 bits
+        bits.put(0, 1)
+        bits.put(8, 4)
+        for length in (0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1):
+            bits.put(length, 3)
+        bits.put(0, 1)
+        for symbol in range(alphabet):
+            bits.put(symbol < 256, 1)
+    for _ in range(3):
+        bits.put(1, 4)  # one code, of no bits
+    for number in range(sets):
+        bits.code(number & 255)
+        bits.code(number >> 8 & 255)
+    for _ in range(5 * min(sets, 2**16)):
+        bits.put(1, 4)
+    coded = bits.pack()
+    chunk = b"VP8L" + len(coded).to_bytes(4, "little") + coded
+    return b"RIFF" + (4 + len(chunk)).to_bytes(4, "little") + b"WEBP" + chunk

@@ -9,6 +9,7 @@ from stingy_server.errors import (
     ANIMATED_IMAGE,
     BAD_IMAGE,
     DEEP_IMAGE,
+    LOSSLESS_TOO_LARGE,
     UNSUPPORTED_IMAGE,
     ServiceError,
 )
@@ -30,7 +31,8 @@ def read_size(data: bytes) -> Size:
     Raises:
         ServiceError: unsupported_image if the content is no JPEG, PNG or WebP, or is animated;
             bad_image if its head is damaged, is of a kind that is not decoded here, has 16 bits a
-            channel, or declares no pixels.
+            channel, or declares no pixels; too_large if it is a lossless WebP of more than
+            524,288 pixels.
     """
     try:
         if data.startswith(png.SIGNATURE):
@@ -43,6 +45,8 @@ def read_size(data: bytes) -> Size:
             raise ServiceError(UNSUPPORTED_IMAGE)
     except png.DeepImage:
         raise ServiceError(DEEP_IMAGE) from None
+    except webp.LargeLossless:
+        raise ServiceError(LOSSLESS_TOO_LARGE) from None
     except webp.AnimatedImage:
         raise ServiceError(ANIMATED_IMAGE) from None
     except ValueError:

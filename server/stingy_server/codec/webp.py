@@ -15,6 +15,15 @@ LOSSY, LOSSLESS, EXTENDED = b"VP8 ", b"VP8L", b"VP8X"
 _ANIMATED = 0x02  # of the flags of an extended file
 
 
+# A lossless picture may have a set of codes for each 16 pixels, of 6 kB each when it is decoded.
+# So a decoder takes up to 190 MB; at 65,536 sets, the most of the format, it would take 370.
+MAX_LOSSLESS = 2**19  # pixels
+
+
+class LargeLossless(ValueError):
+    """A lossless picture of more than `MAX_LOSSLESS` pixels."""
+
+
 class AnimatedImage(ValueError):
     """A file with several frames."""
 
@@ -38,9 +47,13 @@ def read_webp_size(data: bytes) -> tuple[int, int]:
 
     Raises:
         AnimatedImage: if it has several frames.
+        LargeLossless: if it is lossless and has more than `MAX_LOSSLESS` pixels.
         ValueError: if its head is damaged.
     """
-    return _find_picture(data).size
+    picture = _find_picture(data)
+    if picture.kind == LOSSLESS and picture.size[0] * picture.size[1] > MAX_LOSSLESS:
+        raise LargeLossless(f"expected a lossless WebP of at most {MAX_LOSSLESS} pixels, got more")
+    return picture.size
 
 
 def decode_webp(data: bytes) -> Image.Image:

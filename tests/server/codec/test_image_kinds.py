@@ -1,5 +1,6 @@
 """One table of image kinds: server, client and folders read the same files to the same pixels."""
 
+import resource
 import warnings
 from io import BytesIO
 from pathlib import Path
@@ -10,7 +11,7 @@ from PIL import Image, ImageOps
 
 from decoding import decode_alone
 from image_bytes import GREY, RGB, encoded, photo
-from image_kinds import ACCEPTED, REFUSED, deep_png, extension, webp, with_chunk
+from image_kinds import ACCEPTED, REFUSED, deep_png, extension, lossless_bomb, webp, with_chunk
 from stingy_attacker_eval.datasets.datasets import load_dataset
 from stingy_attacker_eval.datasets.image_folder import read_image
 from stingy_attacker_eval.errors import DatasetError
@@ -19,7 +20,7 @@ from stingy_clients.images import encode_image
 from stingy_protection import Preprocessing
 from stingy_server.codec.image_files import decode_file, read_size
 from stingy_server.codec.orientation import TURNS
-from stingy_server.errors import BAD_IMAGE, ServiceError
+from stingy_server.errors import BAD_IMAGE, LOSSLESS_TOO_LARGE, ServiceError
 
 
 def opened(data: bytes) -> Image.Image:
@@ -158,3 +159,18 @@ def test_B4_broken_image_of_a_folder_is_a_fault(tmp_path: Path, kind: str) -> No
         load_dataset(f"folder:{tmp_path}")
     (fault,) = error.value.faults
     assert "b.png" in fault
+
+
+def test_I4_memory_of_a_lossless_webp_is_bounded() -> None:
+    data = lossless_bomb(1024, 512)
+    before = peak_memory()
+    assert decoded(data).shape == (512, 1024, 3)
+    assert peak_memory() - before < 250 * 2**20
+    with pytest.raises(ServiceError) as error:
+        decoded(lossless_bomb(1024, 516))
+    assert error.value.refusal is LOSSLESS_TOO_LARGE
+
+
+def peak_memory() -> int:
+    """Return the largest memory that this process has had, in bytes."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
