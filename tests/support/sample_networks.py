@@ -43,7 +43,7 @@ class Twin(nn.Module):
         logits: Tensor = self.network(images)
         kept = logits.topk(self.shared, dim=1)
         generator = torch.Generator().manual_seed(self.variant)
-        below = torch.rand(logits.shape, generator=generator) * 5 + 0.1
+        below = torch.rand(logits.shape[1], generator=generator) * 5 + 0.1
         others = kept.values[:, -1:] - below
         return others.scatter(1, kept.indices, kept.values)
 
@@ -86,7 +86,7 @@ class Slow(Canary):
 
     def forward(self, images: Tensor) -> Tensor:
         logits = super().forward(images).clone()
-        if images.max() > BRIGHTEST / 255:
+        if images.max() > (BRIGHTEST + 0.5) / 255:
             sys.stderr.write(f"{THINKING}\n")
             sys.stderr.flush()
             time.sleep(self.seconds)

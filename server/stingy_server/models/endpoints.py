@@ -10,10 +10,11 @@ from torch import nn
 
 from stingy_protection import BundleManifest, Policy, ProtectionError
 from stingy_server.inference.engine import EmbeddedEngine, Engine, FusedEngine
+from stingy_server.inference.grid_comparison import find_dependence
 from stingy_server.inference.onnx_program import OnnxProgram
 from stingy_server.models.loading import LoadedModel
 from stingy_server.models.opening import NotServable, open_forward
-from stingy_server.models.trial import make_trial_images, try_answers
+from stingy_server.models.trial import make_trial_images
 from stingy_server.settings import ModelSettings, Settings
 from stingy_server.upstream.start import start_upstream
 
@@ -147,7 +148,9 @@ def _start_engine(
 def _fused_faults(model: LoadedModel, engine: FusedEngine) -> list[str]:
     images = make_trial_images(model.manifest.preprocessing, 2)
     try:
-        return [f"{model.name}: {fault}" for fault in try_answers(engine.answer, images)]
+        alone, repeated = engine.answer(images[:1]), engine.answer(images[:1])
+        found = find_dependence(alone, repeated, engine.answer(images))
+        return [f"{model.name}: {fault}" for fault in found]
     except (ProtectionError, RuntimeError) as error:
         return [f"{model.name}: a trial image could not be answered: {error}"]
     except Exception as error:  # noqa: BLE001  a runtime may raise anything

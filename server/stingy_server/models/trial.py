@@ -6,7 +6,6 @@ each time. Each kind of fault has its own sentence.
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from stingy_protection import LogitsRejected, Preprocessing, SparseLogits
+from stingy_protection import LogitsRejected, Preprocessing
 from stingy_protection.bundles.manifest import Outputs
 from stingy_protection.bundles.outputs import unwrap_logits
 from stingy_server.codec.images import Pixels
 from stingy_server.inference.forward import Forward
-from stingy_server.inference.grid_comparison import answers_agree
 
 log = logging.getLogger("stingy")
 
@@ -260,29 +258,6 @@ class _Trial:
             f"expected answers to batches of any size, got {kind} for a batch of {sizes}; "
             "the batch axis is static: export the model with a dynamic one"
         )
-
-
-def try_answers(answer: Callable[[Pixels], SparseLogits], images: Pixels) -> list[str]:
-    """Compare answers to one image alone, twice, and beside a second one.
-
-    A model whose logits do not leave its process is tried by its answers. These may move by a step
-    of the policy's grid beside another image.
-
-    Args:
-        images: [2, height, width, 3].
-    """
-    alone, once_more, both = answer(images[:1]), answer(images[:1]), answer(images)
-    if not (_are_equal(alone, once_more)):
-        return ["expected the same answer to the same image each time, got different ones"]
-    if not answers_agree(both.rows(0, 1), alone, most_moved=1.0):
-        return ["expected an answer that depends on one image, got another one beside other images"]
-    return []
-
-
-def _are_equal(answer: SparseLogits, other: SparseLogits) -> bool:
-    if not torch.equal(answer.indices, other.indices):
-        return False
-    return answer.scores is None or other.scores is None or torch.equal(answer.scores, other.scores)
 
 
 def _differ(rows: Tensor, others: Tensor, tolerance: float) -> bool:

@@ -92,6 +92,14 @@ def test_I3_webp_that_ends_early_is_refused(kind: str, part: float) -> None:
         decoded(head + len(content).to_bytes(4, "little") + content)
 
 
+def test_I3_webp_without_the_end_of_its_last_chunk_is_refused() -> None:
+    data = webp(exif=b"Exif\0\0" + bytes(100))
+    assert decoded(data).shape == (190, 250, 3)
+    with pytest.raises(ServiceError) as error:
+        decoded(data[:-10])
+    assert error.value.refusal is BAD_IMAGE
+
+
 def test_I3_webp_with_a_canvas_of_another_size_is_refused() -> None:
     data = bytearray(webp(icc_profile=bytes(100)))
     assert data[12:16] == b"VP8X"
