@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from stingy_server.cli.command import AsJson, Config, end
+from stingy_server.cli.command import AsJson, Config, end, to_line
 from stingy_server.cli.pack import pack, tried
 
 bundle = typer.Typer(no_args_is_help=True, help="Pack, check, show and export bundles.")
@@ -142,4 +142,4 @@ def show(
         typer.echo(json.dumps(fields))
         return
     for key, value in fields.items():
-        typer.echo(f"{key:12}{value}")
+        typer.echo(to_line(f"{key:12}{value}"))

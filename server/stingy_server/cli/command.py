@@ -61,10 +61,13 @@ def open_state(
         end([str(error)])
 
 
+def to_line(text: str) -> str:
+    """Replace what would break a line or control the terminal, such as in a name of a file."""
+    return "".join(each if each.isprintable() else "?" for each in text)
+
+
 def end(faults: Sequence[str]) -> NoReturn:
     """Print the faults on stderr and exit with status 2."""
     for fault in faults:
-        # A fault may quote a name, and a name must neither break the line nor control the terminal.
-        line = "".join(each if each.isprintable() else "?" for each in fault)
-        typer.secho(line, fg="red", err=True)
+        typer.secho(to_line(fault), fg="red", err=True)
     raise typer.Exit(2)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from stingy_server.cli.command import Config, end
+from stingy_server.cli.command import Config, end, to_line
 
 if TYPE_CHECKING:
     from stingy_protection import Policy
@@ -105,7 +105,7 @@ def pack(
     except NotImportable as error:
         end(error.faults)
     for line in _report(found, chosen.policy, target, batch_size=settings.batch_size):
-        typer.echo(line)
+        typer.echo(to_line(line))
 
 
 def tried(batch_size: int) -> str:

@@ -46,7 +46,12 @@ def import_onnx(path: Path, options: ImportOptions) -> Found:
     size = _agree(name, "size", size, options.size)
     channels = _agree(name, "channels", channels, options.channels)
     preprocessing, notes = plain_preprocessing(options, size=size, channels=channels)
-    num_classes = _count_classes(name, output)
+    num_classes = _count_classes(name, output) or len(options.labels or ())
+    if not num_classes:
+        raise NotImportable(
+            f"{name}: expected labels, because the graph leaves the number of classes open, got "
+            "none; give --labels"
+        )
     outputs = options.outputs or _kind_of_rows(model, output.name)
     if options.outputs is None and outputs == "probabilities":
         notes += ("the graph ends in a softmax, so its rows are probabilities",)
@@ -132,7 +137,8 @@ def _only(name: str, what: str, values: list[Any]) -> Any:
 def _shape(value: Any) -> list[int | None]:
     """Return the axes of a tensor. An axis of any size is None."""
     axes = value.type.tensor_type.shape.dim
-    return [axis.dim_value if axis.HasField("dim_value") else None for axis in axes]
+    # Some exporters write 0 or -1 for an axis of any size.
+    return [axis.dim_value if axis.dim_value > 0 else None for axis in axes]
 
 
 def _layout(
@@ -163,13 +169,15 @@ def _text(value: Any) -> str:
     return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _count_classes(name: str, output: Any) -> int:
+def _count_classes(name: str, output: Any) -> int | None:
+    """Return the number of classes of an output; None if the graph leaves it open."""
+    if not output.type.tensor_type.HasField("shape"):
+        return None
     shape = _shape(output)
-    if len(shape) != 2 or shape[1] is None:
+    if len(shape) != 2:
         axes = ", ".join("any" if axis is None else str(axis) for axis in shape)
         raise NotImportable(
-            f"{name}: expected an output [batch, classes] with a fixed number of classes, got "
-            f"{output.name} of [{axes}]"
+            f"{name}: expected an output [batch, classes], got {output.name} of [{axes}]"
         )
     return shape[1]
 

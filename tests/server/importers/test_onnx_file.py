@@ -124,6 +124,22 @@ def test_size_that_the_graph_leaves_open_must_be_given(tmp_path: Path) -> None:
     assert import_onnx(path, options(size=(8, 8))).preprocessing.size == (8, 8)
 
 
+@pytest.mark.parametrize("labels", [LABELS, None, ("cat", "dog")])
+def test_open_number_of_classes_is_that_of_the_labels(
+    tmp_path: Path, labels: tuple[str, ...] | None
+) -> None:
+    path = write(tmp_path / "m.onnx", rows=["batch", "k"])
+    if labels is None:
+        with pytest.raises(NotImportable, match="leaves the number of classes open"):
+            import_onnx(path, ImportOptions())
+        return
+    assert import_onnx(path, ImportOptions(labels=labels)).classes == labels
+    result = pack(path, "--labels", ",".join(labels), "--out", tmp_path / "out")
+    assert result.exit_code == (0 if labels == LABELS else 2)
+    if labels != LABELS:
+        assert "expected one logit for each of 2 classes, got 3" in result.stderr
+
+
 def test_weights_in_a_file_beside_the_graph_are_packed(tmp_path: Path) -> None:
     path = write(tmp_path / "m.onnx", external=True)
     found = import_onnx(path, options())
@@ -164,7 +180,11 @@ def test_export_of_torch_is_read(tmp_path: Path) -> None:
         ({"image": ["n", 192]}, "got image of [any, 192]"),
         ({"image": [1, 3, 8, 8]}, "expected a batch axis of any size, got a static one of 1"),
         ({"elem_type": TensorProto.UINT8}, "expected an input of float32 or float16"),
-        ({"rows": ["batch", "k"]}, "fixed number of classes, got logits of [any, any]"),
+        (
+            {"rows": ["batch", 3, 1, 1]},
+            "expected an output [batch, classes], got logits of",
+        ),
+        ({"rows": ["batch", 4]}, "--labels: expected 4 labels, one for each class"),
     ],
 )
 def test_B9_graph_that_is_no_classifier_is_refused(
@@ -173,7 +193,6 @@ def test_B9_graph_that_is_no_classifier_is_refused(
     path = write(tmp_path / "m.onnx", **graph)
     result = pack(path, "--labels", "cat,dog,bird", "--out", tmp_path / "out")
     assert result.exit_code == 2
-    assert result.stderr.startswith("m.onnx: expected ")
     assert words in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert [each.name for each in tmp_path.iterdir()] == ["m.onnx"]

@@ -1,14 +1,17 @@
 """`stingy bundle pack`: what it prints, and that a failure leaves nothing."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from torchvision import models  # type: ignore[import-untyped]
+from typer.testing import CliRunner
 
 from packing import check, pack, packed
 from stingy_protection import Preprocessing, read_manifest
+from stingy_server.cli.main import app
 from stingy_server.importers import pack as packing
 from stingy_server.importers.found import NotImportable
 from stingy_server.importers.pack import model_name
@@ -205,3 +208,11 @@ def test_check_tries_a_bundle_and_names_a_path_that_is_none(weights: Path, tmp_p
     refused = check(weights)
     assert refused.exit_code == 2
     assert f"make a bundle of it: stingy bundle pack '{weights}'" in refused.stderr
+
+
+def test_name_of_a_file_does_not_control_the_terminal(weights: Path, tmp_path: Path) -> None:
+    shutil.copy(weights, tmp_path / "a\x1b[2Jb.pth")
+    printed = packed(tmp_path / "a\x1b[2Jb.pth", *SOURCE, "--out", tmp_path / "out")
+    assert "weights of a?[2Jb.pth" in printed
+    shown = CliRunner().invoke(app, ["bundle", "show", str(tmp_path / "out")])
+    assert "\x1b" not in shown.stdout + printed

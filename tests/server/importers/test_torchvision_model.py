@@ -103,6 +103,11 @@ def test_every_classifier_of_torchvision_has_a_preprocessing() -> None:
             assert arguments.get("image_size", size[0]) == size[0]
 
 
+def test_vision_transformer_is_built_for_the_given_size() -> None:
+    options = ImportOptions(size=(96, 96))
+    assert TorchvisionModel("vit_b_16").arguments(5, options)["image_size"] == 96
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
