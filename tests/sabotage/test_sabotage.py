@@ -198,6 +198,7 @@ async def test_R_server_that_admits_a_spent_key_is_caught(
             await assert_refused_unread(client, "/v1/predict/digits", code="budget_exhausted")
 
 
+@pytest.mark.anyio
 async def test_D_store_that_is_awaited_on_the_event_loop_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
