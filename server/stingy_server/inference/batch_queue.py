@@ -1,7 +1,8 @@
 """A bounded queue of requests, taken in batches, each given its own answer.
 
 Callers take turns, so a caller that fills its share delays another one's request by about one
-request. The requests of one caller keep their order. A request is refused if there is no room for it beside those that wait or run.
+request. The requests of one caller keep their order. A request is refused if there is no room for
+it beside those that wait or run.
 """
 
 import asyncio

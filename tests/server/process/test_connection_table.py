@@ -50,7 +50,7 @@ def added(table: ConnectionTable, rank: Rank, owner: str = "alice") -> FakeConne
     return connection
 
 
-async def test_C3_strangers_then_customers_are_dropped_the_oldest_first() -> None:
+async def test_C3_strangers_then_customers_are_dropped_oldest_first() -> None:
     table, counted = make_table(most=8)
     by_rank = [
         connection
