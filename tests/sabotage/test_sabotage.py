@@ -263,7 +263,7 @@ def test_B_trial_that_compares_nothing_is_caught(
     settings = make_settings(tmp_path / "s", bundle, batch_size=4)
     settings = settings.model_copy(update={"trusted_factories": ("odd_networks",)})
     assert_batch_statistics_are_refused(settings)
-    monkeypatch.setattr(trial, "_differ", lambda rows, others, tolerance: False)
+    monkeypatch.setattr(trial, "_differ", lambda rows, others, tolerance, *, step: False)
     with pytest.raises(AssertionError):
         assert_batch_statistics_are_refused(settings)
 

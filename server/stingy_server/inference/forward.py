@@ -24,6 +24,7 @@ class Forward:
         outputs: the form of its outputs. Logits are made from probabilities.
         device: the device of pixels and inputs.
         precision: the type of autocast; float32 for none.
+        arithmetic: the type that the network computes in, if it is not `precision`.
         contiguous: whether inputs are copied to the strides of their shape. Otherwise they keep
             the strides of the pixels, torch's channels_last.
     """
@@ -36,11 +37,13 @@ class Forward:
         outputs: Outputs = "logits",
         device: torch.device,
         precision: torch.dtype = torch.float32,
+        arithmetic: torch.dtype | None = None,
         contiguous: bool = False,
     ) -> None:
         self.network = network
         self.device = device
         self.precision = precision
+        self.arithmetic = arithmetic or precision
         self.contiguous = contiguous
         self._probabilities = outputs == "probabilities"
         shape = (1, preprocessing.channels, 1, 1)

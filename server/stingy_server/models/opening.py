@@ -81,7 +81,7 @@ class _Opening:
             network = program.open(device=self._device, threads=torch.get_num_threads())
         except BundleError as error:
             raise self._not_servable(*error.faults) from None
-        forward = self._forward(network)
+        forward = self._forward(network, arithmetic=getattr(torch, program.dtype))
         trial = self._try(forward)
         if trial.faults:
             raise NotServable(forward, trial.faults)
@@ -122,7 +122,12 @@ class _Opening:
         return chosen
 
     def _forward(
-        self, network: Network, *, contiguous: bool = False, are_logits: bool = False
+        self,
+        network: Network,
+        *,
+        contiguous: bool = False,
+        are_logits: bool = False,
+        arithmetic: torch.dtype | None = None,
     ) -> Forward:
         return Forward(
             network,
@@ -130,6 +135,7 @@ class _Opening:
             outputs="logits" if are_logits else self._manifest.outputs,
             device=self._device,
             precision=self._precision,
+            arithmetic=arithmetic,
             contiguous=contiguous,
         )
 

@@ -29,7 +29,8 @@ LAST_BITS = 1e-6  # with `strict`, as a fraction of the spread; float32 has step
 # another order may make. Deep float32 networks were measured at 1e-6 to 3e-5. TF32 rounds to 10
 # bits on CUDA, bfloat16 to 8. Batch statistics and dropout move logits by a tenth and more.
 TOLERANCES = {"cpu": 1e-3, "cuda": 1e-2}
-BFLOAT16_TOLERANCE = 0.1
+HALF_TOLERANCE = 0.1  # of bfloat16 and float16
+ROUNDINGS = 4  # steps of the arithmetic, of the largest logit; they exceed a very small spread
 REPEAT = 0.1  # of the tolerance, between two passes of one shape
 SUM_TOLERANCE = 1e-3  # of the sum of a row of probabilities
 
@@ -189,7 +190,7 @@ class _Trial:
     def _run_twice(self, images: Pixels) -> Tensor:
         first, second = self._run(images), self._run(images)
         allowed = REPEAT * self._tolerance
-        if _differ(first, second, allowed):
+        if _differ(first, second, allowed, step=self._step):
             raise _Fault(
                 "expected the same answer to the same images each time, got different ones; "
                 "an active dropout, or other random numbers in the network"
@@ -197,7 +198,7 @@ class _Trial:
         return first
 
     def _compare_mates(self, alone: Tensor, rows: Tensor) -> None:
-        if _differ(alone, rows[:1], self._tolerance):
+        if _differ(alone, rows[:1], self._tolerance, step=self._step):
             raise _Fault(
                 "expected an answer that depends on one image, got another one beside other images"
                 f"; {self._guess_dependence()}"
@@ -218,9 +219,13 @@ class _Trial:
     def _tolerance(self) -> float:
         if self._strict:
             return LAST_BITS
-        if self._forward.precision != torch.float32:
-            return BFLOAT16_TOLERANCE
+        if self._forward.arithmetic != torch.float32:
+            return HALF_TOLERANCE
         return TOLERANCES[self._forward.device.type]
+
+    @property
+    def _step(self) -> float:
+        return ROUNDINGS * torch.finfo(self._forward.arithmetic).eps
 
     def _run(self, images: Pixels) -> Tensor:
         """Return the rows of images, float64 [batch, classes]. Raises _Fault for another shape."""
@@ -260,7 +265,13 @@ class _Trial:
         )
 
 
-def _differ(rows: Tensor, others: Tensor, tolerance: float) -> bool:
-    """Return true if a logit differs by more than this fraction of its row's spread."""
+def _differ(rows: Tensor, others: Tensor, tolerance: float, *, step: float) -> bool:
+    """Return true if a logit differs by more than arithmetic in another order explains.
+
+    Args:
+        tolerance: a fraction of the spread of its row.
+        step: a fraction of the largest logit of its row.
+    """
     spread = rows.max(dim=1, keepdim=True).values - rows.min(dim=1, keepdim=True).values
-    return bool(((rows - others).abs() > tolerance * spread + 1e-30).any())
+    largest = rows.abs().max(dim=1, keepdim=True).values
+    return bool(((rows - others).abs() > tolerance * spread + step * largest).any())

@@ -99,6 +99,12 @@ def test_B6_tensors_that_do_not_fit_are_named(tmp_path: Path) -> None:
     assert not (tmp_path / "b").exists()
 
 
+def test_B6_weights_of_another_number_of_classes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"expected the shape \[3\] of head.bias.* got \[4\]"):
+        write(tmp_path / "b", odd_networks.Base(4))
+    assert not (tmp_path / "b").exists()
+
+
 def test_B6_many_faulty_tensors_are_counted(tmp_path: Path) -> None:
     odd = nn.ModuleList([nn.Linear(1, 1) for _ in range(50)])
     with pytest.raises(BundleError, match="and 95 more"):

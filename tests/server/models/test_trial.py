@@ -249,3 +249,23 @@ def test_B1_artefact_with_batch_statistics_is_refused(tmp_path: Path) -> None:
     )
     (fault,) = start(tmp_path / "a")[1]
     assert BESIDE in fault
+
+
+def test_B1_rounding_of_nearly_equal_logits_is_no_fault() -> None:
+    steps = iter(range(1000))
+
+    class Rounding(nn.Module):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            rows = 1000 + inputs.flatten(1)[:, :K] * 1e-3
+            return rows + (next(steps) % 2) * 1.2e-4  # two steps of float32 at 1000
+
+    forward = Forward(Rounding(), preprocessing=PREPROCESSING, device=torch.device("cpu"))
+    trial = try_forward(
+        forward,
+        preprocessing=PREPROCESSING,
+        num_classes=K,
+        outputs="logits",
+        batch_size=4,
+        strict=False,
+    )
+    assert trial.faults == ()
