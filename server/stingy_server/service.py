@@ -118,26 +118,25 @@ class Service:
             log.error("%s", error)
         self.database.close()
 
-    async def find_caller(self, secret: str, *, charges: bool) -> Caller | None:
-        """Return the caller of a key's text, or None if the key is not valid.
+    def known_caller(self, secret: str) -> Caller | None:
+        """Return a caller that this process has looked up before, if its budget is not used up.
 
-        Args:
-            charges: whether the request will be charged. Its key is then checked again with the
-                charge, so a caller that this process knows is enough here.
+        Its key may have been revoked meanwhile. The charge of the request finds out.
+        """
+        caller = self.charges.known.find(secret)
+        return None if caller is None or caller.spent else caller
+
+    async def look_up_caller(self, secret: str) -> Caller | None:
+        """Return the caller of a key's text by the store, or None if the key is not valid.
 
         Raises:
             StoreUnavailable: the store cannot be read.
         """
-        known = self.charges.known
-        if charges:
-            caller = known.find(secret)
-            if caller is not None and not caller.spent:
-                return caller
         caller = await self.key_lookup.lookup(secret)
         if caller is None:
-            known.drop(secret)
+            self.charges.known.drop(secret)
         else:
-            known.keep(secret, caller)
+            self.charges.known.keep(secret, caller)
         return caller
 
     async def admit(self, record: RequestRecord, *, query: bool, declared: int) -> Place:
@@ -296,6 +295,7 @@ class Service:
             owners += (model_owner(endpoint.name),)
         charge = Charge(record.secret, owners, images)
         charged = await self.writes.run_together(self.charges.charge_all, charge, locks=owners)
+        record.key_unchecked = False
         if charged is INVALID_KEY:
             raise ServiceError(UNAUTHENTICATED)
         record.charged = charged

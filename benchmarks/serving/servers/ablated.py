@@ -119,10 +119,6 @@ def top_unchecked(policy: Policy, logits: Tensor, **_: object) -> SparseLogits:
 def without_key(service: Service) -> None:
     caller = Caller(service.keys.all()[0][0], spent=False, changes=0)
 
-    async def find_caller(secret: str, *, charges: bool) -> Caller:
-        return caller
-
-    service.find_caller = find_caller
     service.charges.known.find = lambda secret: caller
     service.charges = replace(service.charges, keys=UnchangedKeys())
 

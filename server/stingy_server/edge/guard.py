@@ -165,9 +165,9 @@ class Guard:
     async def _refuse(self, sender: LedgerSender, refusal: Refusal) -> None:
         """Refuse a request. One whose key was revoked before a charge found out gets 401."""
         record = sender.record
-        if record.key is not None and record.charged is None and refusal is not UNAUTHENTICATED:
+        if record.key_unchecked:
             try:
-                if await self._service.find_caller(record.secret, charges=False) is None:
+                if await self._service.look_up_caller(record.secret) is None:
                     refusal = UNAUTHENTICATED
             except StoreUnavailable:
                 refusal = STORE_UNAVAILABLE
@@ -178,7 +178,10 @@ class Guard:
         if scheme.lower() != b"bearer" or not 0 < len(secret) <= MAX_KEY_LENGTH:
             raise ServiceError(UNAUTHENTICATED)
         record.secret = secret.decode("latin-1")
-        caller = await self._service.find_caller(record.secret, charges=charges)
+        caller = self._service.known_caller(record.secret) if charges else None
+        record.key_unchecked = caller is not None
+        if caller is None:
+            caller = await self._service.look_up_caller(record.secret)
         if caller is None:
             raise ServiceError(UNAUTHENTICATED)
         record.key, record.spent = caller.key, caller.spent

@@ -24,9 +24,8 @@ class OncePerSecond(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._latest: dict[
-            str, tuple[float, int]
-        ] = {}  # by text: its time, and lines dropped since
+        # For each text, the time of its latest line, and the lines dropped since.
+        self._latest: dict[str, tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = record.getMessage()

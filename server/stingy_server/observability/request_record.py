@@ -22,6 +22,7 @@ class RequestRecord:
     Attributes:
         started: the start of the request, in seconds of `time.perf_counter`.
         secret: the text of the key, for a second look-up; never sent or logged.
+        key_unchecked: whether the key is one that this process knew, and no charge has checked it.
         spent: whether the key's budget did not cover one image when the head arrived.
         place: the room that the request holds.
         images: images in the request.
@@ -40,6 +41,7 @@ class RequestRecord:
     started: float
     key: Key | None = None
     secret: str = field(default="", repr=False)
+    key_unchecked: bool = False
     spent: bool = False
     place: Place | None = None
     endpoint: Endpoint | None = None
