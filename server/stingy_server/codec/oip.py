@@ -6,18 +6,17 @@ amount of information in it.
 
 import re
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from math import prod
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from stingy_protection import ScoreForm, SparseLogits
+from stingy_protection import ScoreForm
 from stingy_server.codec.images import Pixels
-from stingy_server.errors import BAD_REQUEST, BAD_TENSOR, JSON, TOO_LARGE, ServiceError
+from stingy_server.errors import BAD_REQUEST, BAD_TENSOR, TOO_LARGE, ServiceError
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 BINARY = "application/octet-stream"
@@ -348,84 +347,3 @@ def numbers(data: Any, count: int) -> npt.NDArray[Any]:
     if not set(map(type, flat)) <= {int, float}:
         raise ValueError("expected numbers alone, got other elements")
     return np.asarray(flat)
-
-
-class Encoded(NamedTuple):
-    """The body of an answer.
-
-    Attributes:
-        json_length: bytes of the JSON, if binary data follows it; None if all is JSON.
-    """
-
-    body: bytes
-    json_length: int | None
-
-    @property
-    def headers(self) -> list[tuple[bytes, bytes]]:
-        """The headers that describe the body."""
-        if self.json_length is None:
-            return [(b"content-type", JSON.encode())]
-        length = b"%d" % self.json_length
-        return [(b"content-type", BINARY.encode()), (HEADER_LENGTH.lower().encode(), length)]
-
-
-def encode_answer(request: InferHead, answer: SparseLogits, *, model: str, version: str) -> Encoded:
-    """Encode an answer in the outputs that the client requested."""
-    arrays = [_output_values(name, answer) for name, _ in request.outputs]
-    if all(binary for _, binary in request.outputs):
-        shapes = [
-            (name, each.shape) for (name, _), each in zip(request.outputs, arrays, strict=True)
-        ]
-        head = _binary_head(model, version, tuple(shapes))
-        if request.id is not None:
-            head = b'%b,"id":%b}' % (head[:-1], orjson.dumps(request.id))
-        return Encoded(b"".join([head, *map(np.ndarray.tobytes, arrays)]), len(head))
-    outputs: list[dict[str, Any]] = []
-    tail: list[bytes] = []
-    for (name, binary), values in zip(request.outputs, arrays, strict=True):
-        output = _describe_output(name, values.shape, binary=binary)
-        if binary:
-            tail.append(values.tobytes())
-        else:
-            output["data"] = json_numbers(values, answer.decimals).ravel()
-        outputs.append(output)
-    message: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": outputs}
-    if request.id is not None:
-        message["id"] = request.id
-    head = orjson.dumps(message, option=orjson.OPT_SERIALIZE_NUMPY)
-    return Encoded(b"".join([head, *tail]), len(head) if tail else None)
-
-
-@lru_cache(maxsize=256)
-def _binary_head(
-    model: str, version: str, outputs: tuple[tuple[str, tuple[int, ...]], ...]
-) -> bytes:
-    """Write the JSON of an answer without numbers in it. It depends on the shapes alone."""
-    described = [_describe_output(name, shape, binary=True) for name, shape in outputs]
-    return orjson.dumps({"model_name": model, "model_version": version, "outputs": described})
-
-
-def _describe_output(name: str, shape: tuple[int, ...], *, binary: bool) -> dict[str, Any]:
-    datatype, size = ("INT64", 8) if name == "indices" else ("FP32", 4)
-    output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": shape}
-    if binary:
-        output["parameters"] = {"binary_data_size": size * prod(shape)}
-    return output
-
-
-def json_numbers(values: npt.NDArray[Any], decimals: int) -> npt.NDArray[Any]:
-    """Round float values to the grid, so that JSON has -0.012 and not -0.012000000104308128."""
-    return values if values.dtype.kind == "i" else values.astype(np.float64).round(decimals)
-
-
-def _output_values(name: str, answer: SparseLogits) -> npt.NDArray[Any]:
-    indices = answer.indices.numpy()
-    if name == "indices":
-        return indices.astype("<i8", copy=False)
-    assert answer.scores is not None  # noqa: S101  `_select_outputs` offers no scores without them
-    scores = answer.scores.numpy().astype("<f4", copy=False)
-    if name == "scores":
-        return scores
-    dense = np.full((len(scores), answer.num_classes), -np.inf, "<f4")
-    np.put_along_axis(dense, indices, scores, axis=1)
-    return dense

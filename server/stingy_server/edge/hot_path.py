@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import compile_path
 from starlette.types import Receive
 
-from stingy_server.codec.oip import Encoded
+from stingy_server.codec.oip_answers import Encoded
 from stingy_server.errors import INTERNAL, ServiceError
 from stingy_server.models.endpoints import Endpoint
 from stingy_server.observability.request_record import RequestRecord

@@ -7,7 +7,7 @@ import time
 
 from starlette.types import Message, Scope, Send
 
-from stingy_server.codec.oip import Encoded
+from stingy_server.codec.oip_answers import Encoded
 from stingy_server.errors import SECURITY_HEADERS, STORE_UNAVAILABLE, Refusal, error_response
 from stingy_server.observability.request_record import RequestRecord
 from stingy_server.service import Service

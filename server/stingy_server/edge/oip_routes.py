@@ -12,6 +12,7 @@ from starlette.responses import Response
 from stingy_protection import ScoreForm
 from stingy_server.codec import oip
 from stingy_server.codec.infer_pixels import read_large_json, read_pixels
+from stingy_server.codec.oip_answers import Encoded, encode_answer
 from stingy_server.edge.hot_path import Handler, Query, documented
 from stingy_server.edge.openapi import ERROR_RESPONSES, request_body
 from stingy_server.edge.tier_view import TierView, visible_form
@@ -77,7 +78,7 @@ async def model_metadata(request: Request, model: str, version: str | None = Non
     return _json(_metadata(endpoint, view, versions=versions, max_batch=max_batch))
 
 
-async def infer(query: Query) -> oip.Encoded:
+async def infer(query: Query) -> Encoded:
     """Classify a batch of images, in JSON or as a binary tensor."""
     service, record, endpoint = query.service, query.record, query.endpoint
     most = service.settings.max_request_images
@@ -101,7 +102,7 @@ async def infer(query: Query) -> oip.Encoded:
     )
     answer = await service.answer(record, endpoint, read_images, images=count, tier=query.tier)
     (head,) = heads
-    return oip.encode_answer(head, answer, model=endpoint.name, version=endpoint.manifest.version)
+    return encode_answer(head, answer, model=endpoint.name, version=endpoint.manifest.version)
 
 
 HOT_ROUTES: dict[str, Handler] = {f"/v2{MODEL}/infer": infer, f"/v2{VERSION}/infer": infer}

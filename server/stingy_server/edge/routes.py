@@ -11,7 +11,7 @@ from starlette.responses import Response
 from stingy_clients import PredictResponse, Usage
 from stingy_protection import SparseLogits
 from stingy_server.codec.images import decode
-from stingy_server.codec.oip import Encoded, json_numbers
+from stingy_server.codec.oip_answers import Encoded, json_numbers
 from stingy_server.edge.hot_path import Handler, Query, documented
 from stingy_server.edge.openapi import ERROR_RESPONSES, IMAGE_TYPES, request_body
 from stingy_server.errors import JSON

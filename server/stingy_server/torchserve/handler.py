@@ -17,6 +17,7 @@ from stingy_server.codec import oip
 from stingy_server.codec.decode_pool import QUEUED_REQUESTS, DecodePool
 from stingy_server.codec.image_files import is_image
 from stingy_server.codec.infer_pixels import read_pixels
+from stingy_server.codec.oip_answers import encode_answer
 from stingy_server.errors import (
     BAD_REQUEST,
     NOT_FOUND,
@@ -134,7 +135,7 @@ class Handler:
             max_pixels=self._settings.max_pixels,
         )
         answer, _ = await endpoint.engine.predict(pixels, caller=CALLER)
-        encoded = oip.encode_answer(
+        encoded = encode_answer(
             head, answer, model=endpoint.name, version=endpoint.manifest.version
         )
         headers_sent = {name.decode(): value.decode() for name, value in encoded.headers}

@@ -20,11 +20,11 @@ from stingy_server.codec.oip import (
     MAX_JSON_LISTS,
     InferHead,
     count_large_json,
-    encode_answer,
     parse_head,
     read_files,
     read_tensor,
 )
+from stingy_server.codec.oip_answers import encode_answer
 from stingy_server.errors import BAD_REQUEST, BAD_TENSOR, TOO_LARGE, ServiceError
 
 IMAGES = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
