@@ -76,24 +76,29 @@ async def test_key_is_looked_up_once_until_keys_change(
 
 
 @pytest.mark.parametrize("end", [Keys.revoke, Keys.rotate])
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("/v1/predict/digits", POSTS["/v1/predict/digits"]),
+        ("/v1/predict/digits", b"not an image"),
+        ("/v1/predict/unknown", b"refused before its charge"),
+        ("/v2/models/digits/infer", b"{"),
+    ],
+    ids=["charged", "not decoded", "unknown model", "no head"],
+)
 async def test_A1_known_key_is_a_401_once_another_process_ends_it(
-    tmp_path: Path, end: Callable[[Keys, str], object]
+    tmp_path: Path, end: Callable[[Keys, str], object], path: str, content: bytes
 ) -> None:
     configured = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     async with running(configured) as (client, app):
         ((key, _),) = app.state.service.keys.all()
-        path, picture = "/v1/predict/digits", png(IMAGES[0])
-        assert (await client.post(path, content=picture)).status_code == 200
+        picture = POSTS["/v1/predict/digits"]
+        assert (await client.post("/v1/predict/digits", content=picture)).status_code == 200
         with closing(app.state.service.database.reopen()) as other_process:
             end(Keys(other_process), key.id)
-        responses = [
-            await client.post(path, content=picture),
-            await client.post(path, content=b"not an image"),
-            await client.post("/v1/predict/unknown", content=picture),
-            await client.post("/v2/models/digits/infer", content=b"{"),
-            await client.get("/v1/usage"),
-        ]
-        assert {code(response) for response in responses} == {(401, "unauthenticated")}
+        response = await client.post(path, content=content)
+        assert code(response) == (401, "unauthenticated")
+        assert code(await client.get("/v1/usage")) == (401, "unauthenticated")
         assert app.state.service.keys.budget(key).used == 1
 
 
