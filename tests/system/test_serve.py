@@ -2,7 +2,6 @@
 
 import json
 import signal
-import sqlite3
 import subprocess
 import threading
 import time
@@ -239,20 +238,3 @@ def test_taken_port_is_reported(server: tuple[str, Path], bundle: Path) -> None:
     completed = stingy("serve", bundle, "--state", state, "--port", port)
     assert completed.returncode == 2
     assert "cannot listen" in completed.stderr
-
-
-@pytest.mark.parametrize("first", [True, False], ids=["without-keys", "with-a-key"])
-def test_start_on_a_locked_state_ends_with_one_sentence(
-    bundle: Path, tmp_path: Path, first: bool
-) -> None:
-    state = tmp_path / "state"
-    if first:
-        Database(state).close()
-    else:
-        create_key(state, budget=1)
-    with closing(sqlite3.connect(state / "stingy.sqlite3", isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        completed = stingy("serve", bundle, "--state", state, "--port", "0")
-    assert completed.returncode in (1, 2)
-    assert "locked" in completed.stderr
-    assert "Traceback" not in completed.stderr
