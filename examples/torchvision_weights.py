@@ -1,8 +1,9 @@
-"""A checkpoint of a training script: a torchvision ResNet-18 with five classes.
+r"""A checkpoint of a training script: a torchvision ResNet-18 with five classes.
 
 The script's network was in `DataParallel`, and its checkpoint holds more than the weights.
 
-    stingy bundle pack resnet18.pth --arch torchvision:resnet18 --labels labels.txt
+    stingy bundle pack resnet18.pth --arch torchvision:resnet18 --labels labels.txt \
+        --policy stingy:n=2
 """
 
 from pathlib import Path

@@ -29,23 +29,18 @@ def check_png(data: bytes) -> None:
     Raises ValueError if a chunk is damaged or misplaced, the end is missing, or there are more or
     fewer pixels than the head declares. Raises zlib.error if the pixels do not inflate.
     """
-    inflater: "zlib._Decompress | None" = None
+    chunks = list(_read_chunks(data))
+    coded = b"".join(content for name, content in chunks if name == b"IDAT")
+    names = [name for name, _ in chunks]
+    first, count = names.index(b"IDAT"), names.count(b"IDAT")
+    if names[first : first + count] != [b"IDAT"] * count:
+        raise ValueError("expected the pixels in chunks side by side, got others between")
     left = _count_row_bytes(data)
-    last = b""
-    for name, content in _read_chunks(data):
-        before, last = last, name
-        if name != b"IDAT":
-            continue
-        if inflater is None:
-            inflater = zlib.decompressobj()
-        elif before != b"IDAT":
-            raise ValueError("expected the pixels in chunks side by side, got others between")
-        while content and not inflater.eof:
-            left -= len(inflater.decompress(content, _PIECE))
-            content = inflater.unconsumed_tail
-            if left < 0:
-                raise ValueError("expected as many pixels as the head declares, got more")
-    if inflater is None or left != len(inflater.flush()) or not inflater.eof:
+    inflater = zlib.decompressobj()
+    while coded and left >= 0 and not inflater.eof:
+        left -= len(inflater.decompress(coded, _PIECE))
+        coded = inflater.unconsumed_tail
+    if left < 0 or left != len(inflater.flush()) or not inflater.eof:
         raise ValueError("expected as many pixels as the head declares, got others")
 
 
