@@ -1,4 +1,4 @@
-r"""A checkpoint of a training script: a torchvision ResNet-18 with five classes.
+"""A checkpoint of a training script: a torchvision ResNet-18 with five classes.
 
 The script's network was in `DataParallel`, and its checkpoint holds more than the weights.
 
