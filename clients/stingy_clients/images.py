@@ -97,7 +97,9 @@ def split_batches(
     bytes_left = pixels_left = 0
     for item in items:
         size, area = _measure(item)
-        full = len(batch) == most or size > bytes_left or (pixels is not None and area > pixels_left)
+        full = (
+            len(batch) == most or size > bytes_left or (pixels is not None and area > pixels_left)
+        )
         if batch and (full or _get_shape(item) != _get_shape(batch[0])):
             yield _join(batch)
             batch = []

@@ -162,7 +162,7 @@ def test_open_and_single_classes_are_described(
     server.labels = ["ant", "bee"]
     assert ": pets 1, none of 2 classes withheld\n" in run("predict", images[0], "--key", KEY)[1]
     server.labels = list("abcde")
-    body = {"model": "pets", "version": "1", "scores": "log_prob"}
+    body: dict[str, Any] = {"model": "pets", "version": "1", "scores": "log_prob"}
     body["answers"] = [{"classes": [{"index": 1, "label": "b", "score": 0.0}]}]
     server.next = [None, None, httpx.Response(200, json=body)]
     _, out, _ = run("predict", images[0], "--key", KEY)

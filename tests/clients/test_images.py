@@ -164,11 +164,12 @@ def png_of(width: int, height: int) -> bytes:
 
 
 def test_a_batch_stays_below_the_pixels_of_a_request() -> None:
-    files: list[Payload] = [png_of(10, 10)] * 5 + [png_of(30, 10)] + [png_of(10, 10)] * 2
+    small, large = png_of(10, 10), png_of(30, 10)
+    files: list[Payload] = [*[small] * 5, large, small, small]
     made = [len(batch) for batch in split_batches(files, most=9, pixels=250)]
     assert made == [2, 2, 1, 1, 2]
     assert [len(batch) for batch in split_batches(files, most=9, pixels=None)] == [8]
-    arrays = [zeros(10, 10, 3)] * 5  # arrays are not decoded
+    arrays: list[Payload] = [zeros(10, 10, 3)] * 5  # arrays are not decoded
     assert [len(batch) for batch in split_batches(arrays, most=9, pixels=250)] == [5]
 
 

@@ -193,7 +193,10 @@ def test_image_refused_alone_as_too_large_has_the_answers_before(
 
 
 def test_other_refusal_of_a_batch_is_final(call: CallClient, server: FakeServer) -> None:
-    server.next = [None, httpx.Response(422, json={"error": {"code": "bad_image", "message": "No"}})]
+    server.next = [
+        None,
+        httpx.Response(422, json={"error": {"code": "bad_image", "message": "No"}}),
+    ]
     with pytest.raises(BadImage):
         call(server, lambda client: client.predict_batch(pixels(3, 4), model="pets"))
     assert server.paths == [METADATA, INFER]

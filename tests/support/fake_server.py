@@ -4,6 +4,7 @@ import json
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import httpx
@@ -67,7 +68,7 @@ class FakeServer:
         return route(request) if route else refuse(404, "not_found")
 
     def _routes(self) -> dict[str, Callable[[httpx.Request], httpx.Response]]:
-        found = {
+        found: dict[str, Callable[[httpx.Request], httpx.Response]] = {
             "/v1/usage": self._usage,
             "/v1/models": self._list,
             "/v2/health/ready": lambda _: httpx.Response(200),
@@ -77,8 +78,8 @@ class FakeServer:
         }
         for version in self.versions:
             path = f"/v2/models/pets/versions/{version}"
-            found[path] = lambda _, v=version: httpx.Response(200, json=self.metadata(v))
-            found[f"{path}/infer"] = lambda request, v=version: self._infer(request, v)
+            found[path] = partial(self._metadata, version=version)
+            found[f"{path}/infer"] = partial(self._infer, version=version)
         return found
 
     @property
@@ -109,8 +110,8 @@ class FakeServer:
             "max_bytes": self.max_bytes or 2**20,
         }
 
-    def _metadata(self, _: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, json=self.metadata(self.version))
+    def _metadata(self, _: httpx.Request, version: str | None = None) -> httpx.Response:
+        return httpx.Response(200, json=self.metadata(version or self.version))
 
     def metadata(self, version: str) -> dict[str, Any]:
         """Describe a version as the Open Inference Protocol does."""
@@ -182,9 +183,7 @@ def split_bytes(data: bytes) -> list[bytes]:
     return found
 
 
-def infer_response(
-    indices: Any, scores: Any, *, version: str, form: str | None
-) -> httpx.Response:
+def infer_response(indices: Any, scores: Any, *, version: str, form: str | None) -> httpx.Response:
     """Build a binary response to an inference request."""
     blobs = {"indices": ("INT64", indices, np.asarray(indices).astype("<i8").tobytes())}
     if scores is not None:
@@ -198,7 +197,7 @@ def infer_response(
         }
         for name, (datatype, array, data) in blobs.items()
     ]
-    document = {"model_name": "pets", "model_version": version, "outputs": outputs}
+    document: dict[str, Any] = {"model_name": "pets", "model_version": version, "outputs": outputs}
     if form is not None:
         document["parameters"] = {"scores": form}
     head = json.dumps(document).encode()

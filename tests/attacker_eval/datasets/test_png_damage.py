@@ -77,9 +77,7 @@ def test_whole_png_of_each_kind_is_whole(kind: str) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (9, 5), (64, 33)])
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA"])
-def test_png_in_several_chunks_is_whole(
-    tmp_path: Path, mode: str, size: tuple[int, int]
-) -> None:
+def test_png_in_several_chunks_is_whole(tmp_path: Path, mode: str, size: tuple[int, int]) -> None:
     image = photo(*size, mode=mode)
     data = encoded(image, "PNG")
     start, end = data.index(b"IDAT") - 4, data.index(b"IEND") - 4

@@ -195,7 +195,6 @@ def test_binary_data_that_misfits_its_shape_is_refused(tensor: dict[str, Any], r
     assert error.value.refusal is BAD_TENSOR
 
 
-
 def too_many(limit: int) -> Refusal:
     """Return the refusal of more images than this."""
     return ServiceError(TOO_MANY_IMAGES, limit=limit).refusal

@@ -121,9 +121,7 @@ async def test_L14_key_in_alarm_reads_that_labels_are_left(
 async def assert_form(client: httpx.AsyncClient, key: str, form: str) -> None:
     """Check that every answer of a key names this form, and has scores unless it is none."""
     images = random_images(2)
-    plain = await client.post(
-        "/v1/predict/digits", content=png(images[0]), headers=bearer(key)
-    )
+    plain = await client.post("/v1/predict/digits", content=png(images[0]), headers=bearer(key))
     assert plain.json()["scores"] == form
     assert ("score" in plain.json()["answers"][0]["classes"][0]) == (form != "none")
     metadata = await client.get("/v2/models/digits", headers=bearer(key))
