@@ -160,7 +160,7 @@ def test_arrays_of_a_request_fit_its_bytes(max_bytes: int | None, side: int, mos
     assert INFO.model_copy(update={"max_bytes": max_bytes}).max_arrays(side, side) == most
 
 
-def test_model_list_is_read_and_an_entry_without_versions_refused() -> None:
+def test_list_is_read_and_an_entry_without_versions_refused() -> None:
     entry: dict[str, object] = {
         "name": "m",
         "version": "2",

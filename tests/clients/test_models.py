@@ -139,7 +139,7 @@ def test_form_is_the_answers_own_if_it_changed(server: FakeServer, released: boo
 
 
 @pytest.mark.parametrize(("form", "score"), [("none", -0.5), ("log_prob", None)])
-def test_json_answer_whose_form_contradicts_its_scores_is_refused(
+def test_json_answer_whose_form_misfits_its_scores_is_refused(
     call: CallClient, server: FakeServer, form: str, score: float | None
 ) -> None:
     entry = {"index": 1, "label": "bee"} | ({} if score is None else {"score": score})

@@ -1,4 +1,4 @@
-"""What a key reads of the models: those served, as it gets them, and the limits of a request."""
+"""The models that a key reads: those served, as it gets them, and the limits of a request."""
 
 from dataclasses import replace
 from pathlib import Path

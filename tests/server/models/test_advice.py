@@ -18,9 +18,7 @@ def note_of(policy: str, num_classes: int) -> str:
 
 @pytest.mark.parametrize("num_classes", [*range(2, 10), *range(11, 20)])
 @pytest.mark.parametrize("policy", ["stingy", "stingy:scores=prob"])
-def test_score_that_never_differs_is_noted_with_a_policy_that_loads(
-    policy: str, num_classes: int
-) -> None:
+def test_constant_score_is_noted_with_a_policy_that_loads(policy: str, num_classes: int) -> None:
     note = note_of(policy, num_classes)
     assert note.startswith("one class leaves, so its score is always the same; see --policy ")
     advised = note.split("--policy ")[1].split(", which")[0]
