@@ -4,7 +4,7 @@ import httpx
 import numpy as np
 import pytest
 
-from fake_server import PNG, CallClient, FakeServer
+from fake_server import PNG, CallClient, FakeServer, infer_response
 from stingy_clients import BadImage, BadInput, Client, NotFound, UnexpectedAnswer
 
 METADATA = "/v2/models/pets"
@@ -103,6 +103,9 @@ def test_answer_of_another_version_than_named_is_refused(call: CallClient) -> No
     server.next = [other]
     with pytest.raises(UnexpectedAnswer, match="metadata of the requested model"):
         call(server, lambda client: client.model("pets", version="2"))
+    server.next = [None, infer_response([[1, 2]], None, version="1", form="none")]
+    with pytest.raises(UnexpectedAnswer, match="answer of the requested version"):
+        call(server, lambda client: client.predict(png(1), model="pets", version="2"))
 
 
 def test_metadata_of_a_model_with_versions_is_requested_once() -> None:
