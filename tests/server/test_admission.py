@@ -14,7 +14,7 @@ from checks import assert_refused_unread
 from infer_requests import tensor
 from serving import make_bundle, make_key, make_settings, png, random_images, running
 from stingy_server import ConfigurationError, create_app
-from stingy_server.edge import oip_routes, routes
+from stingy_server.edge import oip_routes, routes, torchserve_routes
 
 pytestmark = pytest.mark.anyio
 PREDICT, INFER = "/v1/predict/digits", "/v2/models/digits/infer"
@@ -23,7 +23,7 @@ FILE = png(IMAGES[0])
 
 
 def refusal(response: httpx.Response) -> tuple[int, str]:
-    return response.status_code, response.json()["error"]["code"]
+    return response.status_code, response.headers["X-Error-Code"]
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -109,7 +109,7 @@ async def test_request_larger_than_its_rate_is_a_413_with_the_limit(tmp_path: Pa
         key = make_key(settings.state, rate="3/hour")
         response = await client.post(INFER, json=tensor(IMAGES), headers=bearer(key))
         assert refusal(response) == (413, "too_large")
-        assert "at most 3 images" in response.json()["error"]["message"]
+        assert "at most 3 images" in response.json()["error"]
         assert "retry-after" not in response.headers
 
 
