@@ -38,6 +38,11 @@ def binary(datatype: str, values: Any, shape: list[int]) -> tuple[bytes, dict[st
     return head + data, {"Inference-Header-Content-Length": str(len(head))}
 
 
+def part(content: bytes) -> bytes:
+    head = b'--b\r\nContent-Disposition: form-data; name="data"\r\n\r\n'
+    return head + content + b"\r\n--b--\r\n"
+
+
 LINES = np.zeros((4, 1, 48, 3), np.uint8)  # scaled up, they are many times as large
 QUERIES = {
     "picture": (PREDICT, FILE, {}),
@@ -45,6 +50,9 @@ QUERIES = {
     "scaled": (INFER, *binary("UINT8", LINES, [*LINES.shape])),
     "FP32": (INFER, *binary("FP32", np.zeros((4, 3, 8, 8), "<f4"), [4, 3, 8, 8])),
     "files": (INFER, *binary("BYTES", len(FILE).to_bytes(4, "little") + FILE, [1])),
+    "INT64": (INFER, *binary("INT64", IMAGES.astype("<i8"), [*IMAGES.shape])),
+    "upload": ("/predictions/digits", FILE, {}),
+    "form": ("/predictions/digits", part(FILE), {"Content-Type": "multipart/form-data; boundary=b"}),
 }
 
 
@@ -64,6 +72,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     record(oip_routes, "read_pixels")
     record(routes, "decode")
+    record(torchserve_routes, "_decode_file")
     return calls
 
 
@@ -85,7 +94,7 @@ async def test_R1_nothing_is_decoded_before_it_is_charged(
         refused, decoded[:] = decoded.copy(), []
         answered = await client.post(path, content=body, headers=headers)
         assert answered.status_code == 200
-    assert len(refused) == (1 if query in ("picture", "files") else 0)
+    assert len(refused) == (1 if query in ("picture", "files", "upload", "form") else 0)
     assert len(decoded) == 1
 
 
