@@ -155,11 +155,16 @@ def test_hanging_replica_is_504_in_time_and_not_charged(server: RayServe, folder
             client.predict(IMAGES[0], model="slow")
         assert (error.value.status, error.value.code) == (504, "deadline")
         assert DEADLINE_S <= time.monotonic() - started < DEADLINE_S + 3
+        headers = {"Authorization": f"Bearer {text}"}
+        ready = f"{server.url}/v2/models/slow/ready"
+        assert httpx.get(ready, headers=headers).status_code == 502
     finally:
         os.kill(hanging, signal.SIGCONT)
     assert charged(server.url, text) == 0
     with Client(server.url, text) as client:
         client.predict(IMAGES[0], model="slow")
+    time.sleep(1.5)  # a probe is kept for a second
+    assert httpx.get(ready, headers=headers).status_code == 200
 
 
 def test_Q_locked_state_refuses_until_it_is_unlocked(server: RayServe, folder: Path) -> None:
