@@ -264,9 +264,7 @@ def error_form(path: str) -> ErrorForm:
     return ErrorForm.STINGY
 
 
-def error_body(
-    refusal: Refusal, request_id: str, *, form: ErrorForm = ErrorForm.STINGY
-) -> bytes:
+def error_body(refusal: Refusal, request_id: str, *, form: ErrorForm = ErrorForm.STINGY) -> bytes:
     """Return the body of a refusal."""
     code, message = refusal.code, refusal.message
     if form is ErrorForm.OPEN_INFERENCE:

@@ -65,9 +65,15 @@ async def test_L9_more_classes_than_leave_are_those_that_leave(tmp_path: Path, c
     tiers = {"two": Tier(classes=2)}
     settings = make_settings(tmp_path / "s", bundle, tiers=tiers)
     async with running(settings) as (client, _):
-        assert outputs(await classify(client, classes("logits", count)))["logits"]["shape"] == [2, N]
+        assert outputs(await classify(client, classes("logits", count)))["logits"]["shape"] == [
+            2,
+            N,
+        ]
         client.headers["Authorization"] = f"Bearer {make_key(settings.state, tier='two')}"
-        assert outputs(await classify(client, classes("logits", count)))["logits"]["shape"] == [2, 2]
+        assert outputs(await classify(client, classes("logits", count)))["logits"]["shape"] == [
+            2,
+            2,
+        ]
 
 
 async def test_classes_beside_plain_outputs_keep_their_order(tmp_path: Path) -> None:
