@@ -118,8 +118,8 @@ SHARED_MEMORY = Refusal(
 NOT_CLASSIFIED = Refusal(
     "bad_request",
     400,
-    "Expected a classification of scores or logits into 1 or more classes, got another; "
-    "request the output indices where there are no scores.",
+    "Expected a classification into 1 or more classes, of a policy with scores, got another; "
+    "request plain indices.",
 )
 NO_FORM_FILE = Refusal(
     "bad_request",

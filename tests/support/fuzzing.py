@@ -48,7 +48,7 @@ def check_oip(data: bytes) -> None:
     assert 1 <= head.count == len(images) <= MOST_IMAGES
     assert head.outputs
     assert form is not ScoreForm.NONE or set(dict(head.outputs)) == {"indices"}
-    assert set(dict(head.classified)) <= set(dict(head.outputs)) - {"indices"}
+    assert set(dict(head.classified)) <= set(dict(head.outputs))
     if isinstance(images, list):
         assert sum(map(len, images)) <= len(body)
     else:
