@@ -92,7 +92,6 @@ def test_J1_audience_may_be_one_of_several() -> None:
         {"org": ""},
         {"org": {"id": 1}},
     ],
-    ids=str,
 )
 def test_J1_wrong_claim_makes_a_token_invalid(changes: dict[str, Any]) -> None:
     token = ISSUER.token(**NAMED | changes)
