@@ -20,7 +20,11 @@ from stingy_server.oidc.signing_keys import (
 GOOD = public_jwk(make_private("ES256"), "ES256", kid="good")
 RSA_2048 = public_jwk(make_private("RS256"), "RS256", kid="rsa")
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(max_size=8),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
     max_leaves=10,
 )
