@@ -43,6 +43,24 @@ BAD_REQUEST = Refusal(
     400,
     "Expected a well-formed request, got a malformed one; check its headers and its body.",
 )
+FORM_REQUEST = Refusal(
+    "bad_request",
+    400,
+    "Expected a request of the Open Inference Protocol, got a form; "
+    "send JSON, or JSON with binary tensors.",
+)
+BASE64_REQUEST = Refusal(
+    "bad_request",
+    400,
+    "Expected a request of the Open Inference Protocol, got base64 text; decode it, "
+    "and send the bytes to /v1/predict/MODEL.",
+)
+IMAGE_REQUEST = Refusal(
+    "bad_request",
+    400,
+    "Expected a request of the Open Inference Protocol, got an image file; "
+    "send it to /v1/predict/MODEL.",
+)
 UNAUTHENTICATED = Refusal(
     "unauthenticated",
     401,
@@ -87,6 +105,29 @@ UNSUPPORTED_IMAGE = Refusal(
 )
 ANIMATED_IMAGE = Refusal(
     "unsupported_image", 415, "Expected a still image, got an animated WebP; send one frame."
+)
+FORM_IMAGE = Refusal(
+    "unsupported_image",
+    415,
+    "Expected the bytes of an image file as the body, got a form; "
+    "send the file itself, as curl --data-binary @FILE does.",
+)
+BASE64_IMAGE = Refusal(
+    "unsupported_image",
+    415,
+    "Expected the bytes of an image file, got base64 text; decode it, and send the bytes.",
+)
+JSON_IMAGE = Refusal(
+    "unsupported_image",
+    415,
+    "Expected the bytes of an image file as the body, got JSON; "
+    "send the file itself, or a tensor to /v2/models/MODEL/infer.",
+)
+TEXT_IMAGE = Refusal(
+    "unsupported_image",
+    415,
+    "Expected the bytes of an image file, got a PNG without its line ends; "
+    "send it with curl --data-binary, not -d.",
 )
 UNSUPPORTED_ENCODING = Refusal(
     "unsupported_encoding",
