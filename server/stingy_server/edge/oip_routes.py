@@ -11,9 +11,9 @@ from starlette.responses import Response
 
 from stingy_protection import ScoreForm
 from stingy_server.codec import oip
-from stingy_server.codec.infer_pixels import read_large_json, read_pixels
 from stingy_server.codec.oip_answers import Encoded, encode_answer
 from stingy_server.edge.hot_path import Handler, Query, documented
+from stingy_server.edge.inference import infer_images
 from stingy_server.edge.openapi import ERROR_RESPONSES, request_body
 from stingy_server.edge.tier_view import TierView, visible_form
 from stingy_server.errors import DRAINING, INTERNAL, JSON, STORE_UNAVAILABLE, ServiceError
@@ -85,23 +85,9 @@ async def infer(query: Query) -> Encoded:
     form = visible_form(endpoint.policy, query.tier)
     parse = partial(oip.parse_head, query.body, query.json_length, form=form, max_images=most)
     count = oip.count_large_json(query.body, query.json_length, max_images=most)
-    heads: list[oip.InferHead] = []
-    if count is None:
-        heads.append(parse())
-        count = heads[0].count
-        read = partial(read_pixels, heads[0])
-    else:
-        read = partial(read_large_json, parse, count=count, keep=heads.append, turns=service.turns)
-    read_images = partial(
-        read,
-        body=query.body,
-        preprocessing=endpoint.manifest.preprocessing,
-        pool=service.decoders,
-        caller=record.caller,
-        max_pixels=service.settings.max_pixels,
+    head, answer = await infer_images(
+        service, record, endpoint, parse, query.body, count=count, tier=query.tier
     )
-    answer = await service.answer(record, endpoint, read_images, images=count, tier=query.tier)
-    (head,) = heads
     return encode_answer(head, answer, model=endpoint.name, version=endpoint.manifest.version)
 
 
