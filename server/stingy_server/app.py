@@ -10,6 +10,8 @@ import contextlib
 import logging
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -52,6 +54,9 @@ from stingy_server.store.keys import Keys
 from stingy_server.store.ledger import Ledger
 from stingy_server.store.refusal_tally import RefusalTally
 
+if TYPE_CHECKING:
+    from stingy_server.rpc.server import RpcServer
+
 log = logging.getLogger("stingy")
 
 HTTP_REFUSALS = {404: NOT_FOUND, 405: METHOD_NOT_ALLOWED}
@@ -83,7 +88,8 @@ def create_app(
         faults += _changes(models, expected)
     rates, found = _rates(settings)
     tracing, more = _tracing(settings)
-    faults += rate_store_faults(settings) + room_faults(settings) + found + more
+    faults += rate_store_faults(settings) + room_faults(settings) + rpc_faults(settings)
+    faults += found + more
     try:
         database = _database(settings, faults)
     except BaseException:
@@ -176,9 +182,13 @@ def _application(service: Service, rollout: Rollout | None) -> FastAPI:
             service.last_writes.append(rollout.close)
         service.start()
         rolling = None if rollout is None else asyncio.create_task(rollout.run())
+        app.state.rpc = rpc = await _start_rpc(service)
         yield
         if rolling is not None:
             rolling.cancel()
+        if rpc is not None:
+            service.begin_drain()
+            await rpc.stop()
         await service.drain()
         service.close()
 
@@ -197,6 +207,21 @@ def _application(service: Service, rollout: Rollout | None) -> FastAPI:
     app.include_router(routes.router)
     app.include_router(oip_routes.router)
     return app
+
+
+async def _start_rpc(service: Service) -> "RpcServer | None":
+    """Start the gRPC server, if the settings name its port.
+
+    Raises:
+        ConfigurationError: the port cannot be listened on.
+    """
+    if service.settings.grpc_port is None:
+        return None
+    from stingy_server.rpc.server import RpcServer
+
+    server = RpcServer(service)
+    await server.start()
+    return server
 
 
 def _changes(models: list[LoadedModel], expected: Mapping[tuple[str, str], str]) -> list[str]:
@@ -256,6 +281,19 @@ def rate_store_faults(settings: Settings) -> list[str]:
             "got memory://, which each worker has for itself"
         ]
     return []
+
+
+def rpc_faults(settings: Settings) -> list[str]:
+    """Return the faults of the port of gRPC, if there is one."""
+    port = settings.grpc_port
+    if port is None:
+        return []
+    faults = []
+    if not (find_spec("grpc") and find_spec("google.protobuf")):
+        faults.append("grpc_port: expected the extra grpc, got none; pip install 'stingy[grpc]'")
+    if port and port in (settings.port, settings.metrics_port):
+        faults.append(f"grpc_port: expected a port of its own, got {port}, which has another use")
+    return faults
 
 
 def room_faults(settings: Settings) -> list[str]:

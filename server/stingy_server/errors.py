@@ -57,6 +57,9 @@ UNKNOWN_MODEL = Refusal(
     404,
     "Expected a model that is served here, got another; check its name and version.",
 )
+UNKNOWN_RPC = Refusal(
+    "not_implemented", 501, "Expected an rpc of this server, got another; see its documentation."
+)
 METHOD_NOT_ALLOWED = Refusal(
     "method_not_allowed",
     405,
@@ -214,11 +217,18 @@ def error_body(refusal: Refusal, request_id: str) -> bytes:
     return orjson.dumps({"error": body})
 
 
+def retry_after_s(refusal: Refusal) -> int | None:
+    """Return the seconds that one client waits before its next try; None if none are promised."""
+    if refusal.retry_after is None:
+        return None
+    return refusal.retry_after + secrets.randbelow(refusal.spread + 1)
+
+
 def error_response(refusal: Refusal, request_id: str) -> Response:
     """Return the response of a refusal."""
     headers = {}
-    if refusal.retry_after is not None:
-        headers["Retry-After"] = str(refusal.retry_after + secrets.randbelow(refusal.spread + 1))
+    if (seconds := retry_after_s(refusal)) is not None:
+        headers["Retry-After"] = str(seconds)
     if refusal.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return Response(error_body(refusal, request_id), refusal.status, headers, media_type=JSON)

@@ -216,6 +216,7 @@ class Settings(BaseSettings):
         tiers: the most that the keys of a tier receive. The tier "full" gets the policy's answer.
         state: the folder of keys, budgets and the pepper.
         store: a PostgreSQL for keys, budgets and ledger in place of `state`, for several hosts.
+        grpc_port: the port of the Open Inference Protocol over gRPC on `host`, or None.
         allow_open: whether a policy that lets all logits out may be served.
         runtime: the runtime of the network on the CPU. "auto" measures all and takes the fastest.
         strict: run every forward pass at one padded batch shape. The other images of a batch then
@@ -256,6 +257,7 @@ class Settings(BaseSettings):
     )
     host: Host = "127.0.0.1"
     port: Port = 8080
+    grpc_port: Port | None = None
     allow_open: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -223,6 +223,25 @@ def _validate_head(document: Any, length: int, form: ScoreForm) -> InferHead:
     )
 
 
+def read_document(
+    document: Any, length: int, *, form: ScoreForm, max_images: int
+) -> InferHead:
+    """Read the head of a request that came in another form than JSON. No pixel is read.
+
+    Args:
+        document: what its JSON would be.
+        length: bytes of its head, behind which binary data begins.
+        form, max_images: as in `parse_head`.
+
+    Raises:
+        ServiceError: as from `parse_head`.
+    """
+    head = _validate_head(document, length, form)
+    if head.count > max_images:
+        raise ServiceError(TOO_LARGE)
+    return head
+
+
 def read_tensor(head: InferHead, body: bytes) -> Pixels:
     """Read the pixels of a request that has no files, uint8 [batch, height, width, 3].
 

@@ -34,7 +34,7 @@ class Encoded(NamedTuple):
 
 def encode_answer(request: InferHead, answer: SparseLogits, *, model: str, version: str) -> Encoded:
     """Encode an answer in the outputs that the client requested."""
-    arrays = [_output_values(name, answer) for name, _ in request.outputs]
+    arrays = [output_values(name, answer) for name, _ in request.outputs]
     if all(binary for _, binary in request.outputs):
         shapes = [
             (name, each.shape) for (name, _), each in zip(request.outputs, arrays, strict=True)
@@ -81,7 +81,8 @@ def json_numbers(values: npt.NDArray[Any], decimals: int) -> npt.NDArray[Any]:
     return values if values.dtype.kind == "i" else values.astype(np.float64).round(decimals)
 
 
-def _output_values(name: str, answer: SparseLogits) -> npt.NDArray[Any]:
+def output_values(name: str, answer: SparseLogits) -> npt.NDArray[Any]:
+    """Return an output's array, as it is on the wire: INT64 or FP32, [batch, row]."""
     indices = answer.indices.numpy()
     if name == "indices":
         return indices.astype("<i8", copy=False)
