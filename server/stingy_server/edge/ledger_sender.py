@@ -4,7 +4,13 @@ from starlette.types import Message, Scope, Send
 
 from stingy_server.codec.oip_answers import Encoded
 from stingy_server.edge.request_books import RequestBooks
-from stingy_server.errors import SECURITY_HEADERS, STORE_UNAVAILABLE, Refusal, error_response
+from stingy_server.errors import (
+    SECURITY_HEADERS,
+    STORE_UNAVAILABLE,
+    Refusal,
+    error_form,
+    error_response,
+)
 from stingy_server.observability.request_record import RequestRecord
 from stingy_server.service import Service
 
@@ -13,7 +19,7 @@ class LedgerSender(RequestBooks):
     """A sender that records the request in the ledger before the first byte leaves."""
 
     def __init__(self, service: Service, record: RequestRecord, scope: Scope, send: Send) -> None:
-        super().__init__(service, record, query=scope["method"] == "POST")
+        super().__init__(service, record)
         self._scope = scope
         self._send = send
         self._withheld = False
@@ -23,8 +29,7 @@ class LedgerSender(RequestBooks):
         if self.closed:
             return
         self.refund(refusal)
-        response = error_response(refusal, self.record.request_id)
-        await response(self._scope, _disconnect, self.send)
+        await self._respond(refusal, self.send)
 
     async def answer(self, encoded: Encoded) -> None:
         """Send an answer, as `send` does."""
@@ -40,8 +45,12 @@ class LedgerSender(RequestBooks):
             await self._send_with_headers(message)
         else:
             self._withheld = True
-            response = error_response(STORE_UNAVAILABLE, self.record.request_id)
-            await response(self._scope, _disconnect, self._send_with_headers)
+            await self._respond(STORE_UNAVAILABLE, self._send_with_headers)
+
+    async def _respond(self, refusal: Refusal, send: Send) -> None:
+        form = error_form(self._scope["path"])
+        response = error_response(refusal, self.record.request_id, form=form)
+        await response(self._scope, _disconnect, send)
 
     async def _send_with_headers(self, message: Message) -> None:
         if message["type"] == "http.response.start":

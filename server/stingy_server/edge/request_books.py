@@ -20,21 +20,16 @@ CANCELLED = "cancelled"  # the event of a request that ended without a response
 
 
 class RequestBooks:
-    """The books of one request.
-
-    Args:
-        query: whether the request is one for predictions. Of requests, only these with a valid key
-            make the ledger grow: metadata is not a query.
+    """The books of one request. Of requests, only a query with a valid key makes the ledger grow.
 
     Attributes:
         closed: whether the outcome of the request is recorded, and cannot change.
     """
 
-    def __init__(self, service: Service, record: RequestRecord, *, query: bool) -> None:
+    def __init__(self, service: Service, record: RequestRecord) -> None:
         self.record = record
         self.closed = False
         self._service = service
-        self._query = query
         self._refunds = False  # whether a refund is in the queue of writes
 
     def refund(self, refusal: Refusal) -> None:
@@ -83,7 +78,7 @@ class RequestBooks:
 
     @property
     def _in_ledger(self) -> bool:
-        return self._query and self.record.key is not None
+        return self.record.query and self.record.key is not None
 
     def _close(self, status: int) -> None:
         self.closed = True

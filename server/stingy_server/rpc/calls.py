@@ -19,6 +19,7 @@ from stingy_server.edge.request_books import RequestBooks
 from stingy_server.errors import (
     BAD_REQUEST,
     DRAINING,
+    ERROR_CODE,
     INTERNAL,
     STORE_UNAVAILABLE,
     TIMED_OUT,
@@ -116,11 +117,11 @@ class Call:
         self._rpc = rpc
         self._context = context
         self._arrivals = arrivals
-        self._record = RequestRecord(secrets.token_hex(8), time.perf_counter())
+        self._record = RequestRecord(secrets.token_hex(8), time.perf_counter(), query=rpc.charges)
 
     async def run(self) -> Reply:
         """Handle the call, whatever happens, and record how it ended."""
-        books = RequestBooks(self._service, self._record, query=self._rpc.charges)
+        books = RequestBooks(self._service, self._record)
         try:
             return await self._answer(books)
         except asyncio.CancelledError:
@@ -185,7 +186,7 @@ class Call:
         return self._refusal(refusal if recorded else STORE_UNAVAILABLE)
 
     def _refusal(self, refusal: Refusal) -> Reply:
-        metadata = (*self._metadata(), ("x-error-code", refusal.code))
+        metadata = (*self._metadata(), (ERROR_CODE.lower(), refusal.code))
         if (seconds := retry_after_s(refusal)) is not None:
             metadata += (("retry-after", str(seconds)),)
         return Reply(b"", refusal, metadata)

@@ -1,13 +1,13 @@
 """The codec of infer requests and answers in protobuf. REST's rules apply to the same document."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from stingy_protection import ScoreForm, SparseLogits
 from stingy_server.codec.oip import InferHead, read_document
-from stingy_server.codec.oip_answers import output_values
+from stingy_server.codec.oip_answers import encode_classes, output_values
 from stingy_server.errors import BAD_REQUEST, ServiceError
 from stingy_server.rpc.messages import MESSAGES
 from stingy_server.rpc.wire import InferMessage
@@ -53,7 +53,7 @@ def parse_infer(message: InferMessage, *, form: ScoreForm, max_images: int) -> I
         "shape": list(tensor.shape),
         "parameters": _parameters(tensor.parameters),
     }
-    if tensor.HasField("contents"):
+    if tensor.contents.ListFields():
         field = CONTENTS.get(tensor.datatype)
         described["data"] = [] if field is None else list(getattr(tensor.contents, field))
     if message.raw:
@@ -76,24 +76,41 @@ def parse_infer(message: InferMessage, *, form: ScoreForm, max_images: int) -> I
 
 
 def encode_infer(
-    request: InferHead, answer: SparseLogits, *, model: str, version: str, raw: bool
+    request: InferHead,
+    answer: SparseLogits,
+    *,
+    model: str,
+    version: str,
+    labels: Sequence[str],
+    raw: bool,
 ) -> bytes:
     """Encode an answer in the outputs that the client requested.
 
     Args:
+        labels: the labels of all classes, for outputs that are sent as classes.
         raw: whether the tensors are raw bytes, as those of the request were.
     """
     response = MESSAGES["ModelInferResponse"](
         model_name=model, model_version=version, id=request.id or ""
     )
+    most_classes = dict(request.classified)
     for name, _ in request.outputs:
-        values = output_values(name, answer)
-        datatype = "INT64" if values.dtype.kind == "i" else "FP32"
-        output = response.outputs.add(name=name, datatype=datatype, shape=values.shape)
-        if raw:
-            response.raw_output_contents.append(values.tobytes())
+        elements: list[Any]
+        if name in most_classes:
+            described, content = encode_classes(
+                name, answer, labels, most=most_classes[name], binary=raw
+            )
+            datatype, shape = described["datatype"], described["shape"]
+            elements = [] if raw else [text.encode() for text in described["data"]]
         else:
-            getattr(output.contents, CONTENTS[datatype]).extend(values.ravel().tolist())
+            values = output_values(name, answer)
+            datatype, shape = "INT64" if values.dtype.kind == "i" else "FP32", values.shape
+            content, elements = (values.tobytes(), []) if raw else (b"", values.ravel().tolist())
+        output = response.outputs.add(name=name, datatype=datatype, shape=shape)
+        if raw:
+            response.raw_output_contents.append(content)
+        else:
+            getattr(output.contents, CONTENTS[datatype]).extend(elements)
     return bytes(response.SerializeToString())
 
 

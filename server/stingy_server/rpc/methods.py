@@ -148,6 +148,7 @@ async def model_infer(query: Query) -> bytes:
         answer,
         model=endpoint.name,
         version=endpoint.manifest.version,
+        labels=endpoint.manifest.classes,
         raw=bool(message.raw),
     )
 
