@@ -9,6 +9,7 @@ from functools import partial
 from stingy_protection import SparseLogits
 from stingy_server.codec.infer_pixels import read_large_json, read_pixels
 from stingy_server.codec.oip import InferHead
+from stingy_server.codec.oip_tensors import Body
 from stingy_server.models.endpoints import Endpoint
 from stingy_server.observability.request_record import RequestRecord
 from stingy_server.service import Service
@@ -20,7 +21,7 @@ async def infer_images(
     record: RequestRecord,
     endpoint: Endpoint,
     parse: Callable[[], InferHead],
-    body: bytes | memoryview,
+    body: Body,
     *,
     count: int | None,
     tier: Tier,
