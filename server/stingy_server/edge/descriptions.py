@@ -1,4 +1,4 @@
-"""What the server says of itself and its models, in the documents of the Open Inference Protocol.
+"""Descriptions of the server and its models, in the documents of the Open Inference Protocol.
 
 REST and gRPC share these functions. A document has the names of the protocol and of Triton's
 extensions, so it is the JSON of REST and the JSON form of the messages of gRPC. Every document

@@ -21,11 +21,21 @@ from stingy_server.codec.oip import (
     InferHead,
     count_large_json,
     parse_head,
-    read_files,
-    read_tensor,
 )
 from stingy_server.codec.oip_answers import encode_answer
-from stingy_server.errors import BAD_REQUEST, BAD_TENSOR, TOO_LARGE, ServiceError
+from stingy_server.codec.oip_tensors import read_files, read_tensor
+from stingy_server.errors import (
+    BAD_BASE64,
+    BAD_REQUEST,
+    BAD_TENSOR,
+    FLOAT_RANGE,
+    INTEGER_RANGE,
+    NOT_CLASSIFIED,
+    SHARED_MEMORY,
+    TOO_LARGE,
+    UNKNOWN_DATATYPE,
+    ServiceError,
+)
 
 IMAGES = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
 
@@ -70,19 +80,21 @@ def test_binary_data_is_read_unchanged() -> None:
     assert np.array_equal(images_of(*binary(IMAGES.tobytes())), IMAGES)
 
 
-PARAMETERS: list[dict[str, Any]] = [
+PARAMETERS: list[dict[str, Any] | None] = [
+    None,
     {},
+    {"sequence_id": 7, "sequence_start": True, "priority": 1, "timeout": 5},
     {"content_type": "np"},
     {"binary_data_size": None, "headers": {"x": [1]}},
 ]
 
 
 @pytest.mark.parametrize("parameters", PARAMETERS)
-def test_L9_unknown_parameters_change_nothing(parameters: dict[str, Any]) -> None:
+def test_L9_unknown_parameters_change_nothing(parameters: dict[str, Any] | None) -> None:
     document = message({"data": IMAGES.tolist(), "parameters": parameters}, parameters=parameters)
     assert np.array_equal(images_of(document), IMAGES)
     document, raw = binary(IMAGES.tobytes())
-    document["inputs"][0]["parameters"] = {**parameters, **document["inputs"][0]["parameters"]}
+    document["inputs"][0]["parameters"] = (parameters or {}) | document["inputs"][0]["parameters"]
     assert np.array_equal(images_of(document, raw), IMAGES)
 
 
@@ -109,7 +121,20 @@ REFUSED: list[tuple[str, Any, Any]] = [
     ("no inputs", BAD_REQUEST, {}),
     ("two inputs", BAD_REQUEST, {"inputs": message()["inputs"] * 2}),
     ("another name", BAD_REQUEST, message({"name": "x", "data": [1]})),
-    ("another type", BAD_REQUEST, message({"datatype": "INT64", "data": [1]})),
+    ("another type", UNKNOWN_DATATYPE, message({"datatype": "BOOL", "data": [True]})),
+    ("a type that is a number", BAD_REQUEST, message({"datatype": 8, "data": [1]})),
+    ("no type", BAD_REQUEST, message({"datatype": None, "data": [1]})),
+    ("shared memory", SHARED_MEMORY, message({"parameters": {"shared_memory_region": "a"}})),
+    (
+        "shared memory for an output",
+        SHARED_MEMORY,
+        message(outputs=[{"name": "scores", "parameters": {"shared_memory_region": "a"}}]),
+    ),
+    (
+        "classes of indices",
+        NOT_CLASSIFIED,
+        message(outputs=[{"name": "indices", "parameters": {"classification": 1}}]),
+    ),
     ("neither data nor binary", BAD_REQUEST, message({"data": None})),
     ("a size that is text", BAD_REQUEST, message({"parameters": {"binary_data_size": "1"}})),
     (
@@ -130,29 +155,17 @@ REFUSED: list[tuple[str, Any, Any]] = [
     ("text", BAD_TENSOR, message({"data": ["a"] * 120})),
     ("fractions", BAD_TENSOR, message({"data": [0.5] * 120})),
     ("truth values", BAD_TENSOR, message({"data": [True] * 120})),
-    ("below 0", BAD_TENSOR, message({"data": [-1] * 120})),
-    ("above 255", BAD_TENSOR, message({"data": [256] * 120})),
+    ("below 0", INTEGER_RANGE, message({"data": [-1] * 120})),
+    ("above 255", INTEGER_RANGE, message({"data": [256] * 120})),
     ("huge integers", BAD_TENSOR, message({"data": [10**30] * 120})),
     ("a zero dimension", BAD_TENSOR, message({"shape": [0, 4, 5, 3], "data": []})),
     ("a negative dimension", BAD_TENSOR, message({"shape": [-2, 4, -5, 3], "data": [1]})),
     ("an overflowing shape", BAD_TENSOR, message({"shape": [2, 2**62, 2**62, 3], "data": [1]})),
     ("not RGB", BAD_TENSOR, message({"shape": [2, 4, 5, 1], "data": [1] * 40})),
-    ("files in JSON", BAD_TENSOR, message({"datatype": "BYTES", "shape": [1], "data": ["aGk="]})),
-    (
-        "files in JSON that say so",
-        BAD_TENSOR,
-        message(
-            {
-                "datatype": "BYTES",
-                "shape": [1],
-                "parameters": {"content_type": "base64"},
-                "data": ["aGk="],
-            }
-        ),
-    ),
+    ("no base64", BAD_BASE64, message({"datatype": "BYTES", "shape": [1], "data": ["a"]})),
     (
         "above 1",
-        BAD_TENSOR,
+        FLOAT_RANGE,
         message({"datatype": "FP32", "shape": [1, 3, 1, 1], "data": [2.0] * 3}),
     ),
 ]
@@ -184,7 +197,7 @@ def test_malformed_json_request_is_refused_by_its_code(refusal: Any, document: A
 def test_binary_data_that_misfits_its_shape_is_refused(tensor: dict[str, Any], raw: bytes) -> None:
     with pytest.raises(ServiceError) as error:
         images_of(*binary(raw, **tensor))
-    assert error.value.refusal is BAD_TENSOR
+    assert error.value.refusal.code == "bad_tensor"
 
 
 TOO_MANY = MAX_IMAGES + 1
@@ -352,7 +365,32 @@ def test_heads_that_differ_in_their_id_alone_parse_alike(identifier: str | None)
             assert document.get("id") == identifier
 
 
-@pytest.mark.parametrize("identifier", [7, "x" * 129, ["x"], {"a": 1}, True])
+@pytest.mark.parametrize("identifier", [0, 7, -1, 2**63])
+def test_integer_id_is_returned_as_text(identifier: int) -> None:
+    for extra in ({}, {"unknown": "x" * 2000}):  # with a head that is kept, and with one too long
+        assert split(message() | extra | {"id": identifier})[0].id == str(identifier)
+
+
+def test_null_in_every_optional_field_is_its_absence() -> None:
+    empty = {"id": None, "parameters": None, "outputs": None, "unknown": None}
+    tensor = {"data": IMAGES.tolist(), "parameters": None}
+    head, _ = split(message(tensor, **empty))
+    plain, _ = split(message({"data": IMAGES.tolist()}))
+    assert replace(head, length=0) == replace(plain, length=0)
+    nulls = {"binary_data_size": None, "shared_memory_region": None}
+    requested = [
+        {"name": name, "parameters": parameters}
+        for name, parameters in (
+            ("indices", None),
+            ("scores", {"binary_data": None, "classification": None}),
+        )
+    ]
+    rest = {"outputs": requested, "parameters": {"binary_data_output": None}}
+    head, _ = split(message({**tensor, "parameters": nulls}, **rest))
+    assert replace(head, length=0) == replace(plain, length=0)
+
+
+@pytest.mark.parametrize("identifier", [1.5, "x" * 129, ["x"], {"a": 1}, True])
 def test_id_that_is_no_short_text_is_refused(identifier: object) -> None:
     with pytest.raises(ServiceError):
         split(message() | {"id": identifier})
