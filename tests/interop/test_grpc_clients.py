@@ -49,7 +49,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Expected]:
         yield Expected(f"127.0.0.1:{port}", key, answers)
 
 
-def image_input() -> "triton.InferInput":
+def image_input() -> Any:
     image = triton.InferInput("image", list(IMAGES.shape), "UINT8")
     image.set_data_from_numpy(IMAGES)
     return image

@@ -1,4 +1,4 @@
-"""Nothing leaves beside the answer over gRPC: twins give the same bytes, and options change none."""
+"""Nothing leaves beside the answer over gRPC: twins send the same bytes, options change none."""
 
 from pathlib import Path
 

@@ -40,9 +40,7 @@ class RpcClient:
 
     def __init__(self, port: int, key: str | None, *options: tuple[str, int]) -> None:
         fixed = [("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
-        self.channel = grpc.aio.insecure_channel(
-            f"127.0.0.1:{port}", options=[*fixed, *options]
-        )
+        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[*fixed, *options])
         self.key = key
 
     def start(

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,10 @@ class CallThread(threading.Thread):
 
 
 def grpc_server(
-    tmp_path: Path, *arguments: str, seconds: float = 0.0, **environment: str
+    tmp_path: Path,
+    *arguments: str,
+    seconds: float = 0.0,
+    environment: Mapping[str, str] | None = None,
 ) -> Any:
     """Run a server with a gRPC port, as `served` does. Return it, the port and a key."""
     bundle = make_bundle(
@@ -82,7 +85,7 @@ def grpc_server(
     port = free_port()
     key = make_key(tmp_path / "s")
     options = ("--grpc-port", str(port), *arguments)
-    return served(bundle, *options, state=tmp_path / "s", **environment), port, key
+    return served(bundle, *options, state=tmp_path / "s", **(environment or {})), port, key
 
 
 def await_charge(state: Path) -> None:
@@ -93,7 +96,7 @@ def await_charge(state: Path) -> None:
 
 
 def test_G2_workers_share_the_port_and_the_budget(tmp_path: Path) -> None:
-    server, port, key = grpc_server(tmp_path, "--workers", "2", **UNREACHABLE_STORE)
+    server, port, key = grpc_server(tmp_path, "--workers", "2", environment=UNREACHABLE_STORE)
     with server as (_, process):
         callers = [Caller(port, key) for _ in range(16)]
         threads = [CallThread(caller) for caller in callers]
@@ -165,7 +168,7 @@ def test_G4_thousand_idle_connections_stop_nobody(
 
 @pytest.mark.parametrize("sent", [b"", b"PRI", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00"])
 def test_G4_connection_that_does_not_speak_http2_is_closed(tmp_path: Path, sent: bytes) -> None:
-    server, port, key = grpc_server(tmp_path, **{"STINGY_HEADER_TIMEOUT_S": "1"})
+    server, port, key = grpc_server(tmp_path, STINGY_HEADER_TIMEOUT_S="1")
     with server as (_, _), socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         connection.sendall(sent)
         while connection.recv(4096):

@@ -1,4 +1,4 @@
-"""The check of a caller's key, and the refusal of a request that failed, over HTTP and over gRPC."""
+"""The check of a key, and the refusal of a request that failed, over HTTP and over gRPC."""
 
 import logging
 

@@ -136,9 +136,7 @@ async def model_infer(query: Query) -> bytes:
         service,
         record,
         endpoint,
-        partial(
-            parse_infer, message, form=visible_form(endpoint.policy, tier), max_images=most
-        ),
+        partial(parse_infer, message, form=visible_form(endpoint.policy, tier), max_images=most),
         message.raw[0] if message.raw else b"",
         count=count_large_head(message, max_images=most),
         tier=tier,

@@ -70,9 +70,7 @@ class RpcServer:
         settings = self._service.settings
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"{host}:{settings.grpc_port}"
-        self._server = grpc.aio.server(
-            handlers=(self._calls,), options=server_options(settings)
-        )
+        self._server = grpc.aio.server(handlers=(self._calls,), options=server_options(settings))
         try:
             self.port = self._server.add_insecure_port(address)
         except RuntimeError:

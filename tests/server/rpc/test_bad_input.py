@@ -76,14 +76,16 @@ CASES = {
     "many typed images": (infer_message(IMAGES, raw=False, shape=[2**40, 8, 8, 3]), "too_large"),
     "other type": (infer_message(IMAGES, datatype="FP128"), "bad_request"),
     "integers out of range": (
-        infer_message(IMAGES.astype(int) + 1000, raw=False), "bad_tensor",
+        infer_message(IMAGES.astype(int) + 1000, raw=False),
+        "bad_tensor",
     ),
     "floats out of range": (infer_message(FLOATS * 2, datatype="FP32"), "bad_tensor"),
     "not a number": (infer_message(FLOATS * np.nan, datatype="FP32", raw=False), "bad_tensor"),
     "no pictures": (infer_message([b"x" * 9], datatype="BYTES"), "unsupported_image"),
     "fewer files": (infer_message(FILE, datatype="BYTES", shape=[2]), "bad_tensor"),
     "fewer typed files": (
-        infer_message(FILE, datatype="BYTES", raw=False, shape=[2]), "bad_tensor",
+        infer_message(FILE, datatype="BYTES", raw=False, shape=[2]),
+        "bad_tensor",
     ),
 }
 
@@ -108,7 +110,9 @@ async def test_G3_random_bytes_are_refused_without_an_error_line(
     generator = np.random.default_rng(0)
     async with rpc_running(settings_of(tmp_path)) as (rpc, _, app):
         for _ in range(100):
-            broken = bytearray(WHOLE if generator.random() < 0.7 else infer_message(IMAGES, raw=False))
+            broken = bytearray(
+                WHOLE if generator.random() < 0.7 else infer_message(IMAGES, raw=False)
+            )
             for place in generator.integers(0, 60, generator.integers(1, 6)):
                 broken[place] = generator.integers(256)
             ended = await rpc.call("ModelInfer", bytes(broken))
@@ -177,5 +181,3 @@ def test_raw_tensors_are_parts_of_the_message() -> None:
 def peak_memory() -> int:
     """Return the most memory in bytes that this process has used."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-

@@ -45,7 +45,7 @@ async def test_G1_every_rpc_but_the_probes_needs_a_valid_key(tmp_path: Path) -> 
 
 
 async def test_G1_message_without_a_valid_key_is_not_read(tmp_path: Path) -> None:
-    async with rpc_running(settings_of(tmp_path)) as (rpc, _, app):
+    async with rpc_running(settings_of(tmp_path)) as (_, _, app):
         stranger = RpcClient(app.state.rpc.port, "wrong")
         for path in RPCS:
             name = path.rpartition("/")[2]
@@ -70,7 +70,6 @@ async def test_G1_key_revoked_while_the_message_comes_gets_nothing(tmp_path: Pat
         message = infer_message(IMAGES)
         assert (await rpc.call("ModelInfer", message)).status == "OK"
         go_on = asyncio.Event()
-
 
         async def messages() -> AsyncIterator[bytes]:
             await go_on.wait()

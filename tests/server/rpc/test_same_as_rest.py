@@ -1,7 +1,6 @@
 """A call has the answer, the refusal, the charge and the entry of the same request over REST."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,7 @@ def arrays(response: httpx.Response) -> dict[str, Any]:
 
 
 def without_time(entry: Entry) -> Entry:
-    return replace(entry, time="", request="", latency_us=0)
+    return entry._replace(time="", request="", latency_us=0)
 
 
 @pytest.mark.parametrize("raw", [True, False])
@@ -192,7 +191,7 @@ async def test_G2_documents_are_those_of_rest(tmp_path: Path) -> None:
     async with rpc_running(settings_of(tmp_path)) as (rpc, client, _):
         await rpc.call("ModelInfer", infer_message(IMAGES))
 
-        async def read(name: str, **fields: Any) -> Any:
+        async def read(name: str, /, **fields: Any) -> Any:
             names = {f"{name}Request", f"{name}Response"} & set(MESSAGES)
             request = f"{name}Request"
             message = MESSAGES[request](**fields).SerializeToString() if request in names else b""
