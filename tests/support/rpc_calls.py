@@ -1,6 +1,5 @@
 """Raw calls of gRPC: bytes in, and the bytes and the status of their end out."""
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -51,11 +50,10 @@ class RpcClient:
         sent = self._metadata(metadata)
         return self.channel.unary_unary(path)(message, metadata=sent, timeout=60, **options)
 
-    def start_stream(self, name: str, messages: AsyncIterator[bytes]) -> Any:
-        """Start a call whose message comes later."""
-        return self.channel.stream_unary(f"/{SERVICE}/{name}")(
-            messages, metadata=self._metadata(()), timeout=60
-        )
+    def start_late(self, name: str) -> Any:
+        """Start a call without its message, which `write` sends later."""
+        method = self.channel.stream_unary(f"/{SERVICE}/{name}")
+        return method(metadata=self._metadata(()), timeout=60)
 
     async def call(
         self, name: str, message: bytes = b"", *metadata: tuple[str, str], **options: Any
@@ -160,14 +158,6 @@ async def books(app: FastAPI) -> tuple[int, list[Entry]]:
     used = sum(budget.used for _, budget in service.keys.all())
     entries = [entry for _, entry in Ledger(service.database).entries()]
     return used, [entry for entry in entries if entry.event not in ("start", "stop")]
-
-
-async def never_sent(started: asyncio.Event | None = None) -> AsyncIterator[bytes]:
-    """Yield no message, and do not end."""
-    if started is not None:
-        started.set()
-    await asyncio.Event().wait()
-    yield b""
 
 
 async def assert_rpcs_closed(rpc: RpcClient, headers: list[tuple[tuple[str, str], ...]]) -> None:

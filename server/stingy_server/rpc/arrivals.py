@@ -8,9 +8,18 @@ from collections.abc import AsyncIterator
 from stingy_server.settings import Settings
 from stingy_server.shares import Shares
 
+# Larger messages are refused by gRPC itself, without a code of the error table.
+SLACK_BYTES = 4 * 2**20
+LEAST = 8  # messages that may arrive at once, however small the memory is
+
+
+def largest_message(settings: Settings) -> int:
+    """Return the bytes that a message may have while it arrives."""
+    return settings.max_body_bytes + SLACK_BYTES
+
 
 class Arrivals:
-    """The messages that arrive at once. Each may need `max_body_bytes` of memory.
+    """The messages that arrive at once. Each may need the memory of the largest.
 
     So many may arrive as fit into `max_held_bytes`, and one key has its share of them. Others wait
     until one has arrived. A small message arrives at once.
@@ -20,7 +29,7 @@ class Arrivals:
     """
 
     def __init__(self, settings: Settings) -> None:
-        most = max(1, settings.max_held_bytes // settings.max_body_bytes)
+        most = max(LEAST, settings.max_held_bytes // largest_message(settings))
         self._shares = Shares(most, share=settings.share)
         self._waiting: deque[tuple[str, asyncio.Future[None]]] = deque()
 

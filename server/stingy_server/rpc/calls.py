@@ -5,7 +5,6 @@ an answer or with a refusal of the error table. The ledger has it before the fir
 """
 
 import asyncio
-import logging
 import secrets
 import time
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from stingy_server.errors import (
     INTERNAL,
     STORE_UNAVAILABLE,
     TIMED_OUT,
+    TOO_LARGE,
     UNKNOWN_RPC,
     Refusal,
     ServiceError,
@@ -34,7 +34,7 @@ from stingy_server.rpc.methods import Query, Rpc
 from stingy_server.rpc.statuses import STATUS
 from stingy_server.service import Service
 
-log = logging.getLogger("stingy")
+CANCELLED_S = 0.5  # in which gRPC reports that a client has left
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -155,8 +155,8 @@ class Call:
         """Receive the message.
 
         Raises:
-            ServiceError: timed_out; bad_request, if there is none; overloaded, if there is no
-                memory for it.
+            ServiceError: timed_out; bad_request, if there is none; too_large; overloaded, if there
+                is no memory for it.
         """
         try:
             async with (
@@ -166,9 +166,14 @@ class Call:
                 message = await self._context.read()
         except TimeoutError:
             raise ServiceError(TIMED_OUT) from None
-        if not isinstance(message, bytes):  # the end of the stream
+        if not isinstance(message, bytes):
+            # The stream has ended. If the client has left, or if its message is too large for gRPC,
+            # gRPC now cancels this call, and sends a status of its own.
+            await asyncio.sleep(CANCELLED_S)
             raise ServiceError(BAD_REQUEST)
         self.arrived = True
+        if len(message) > self._service.settings.max_body_bytes:
+            raise ServiceError(TOO_LARGE)
         if message:
             place.grow(len(message))
         return message

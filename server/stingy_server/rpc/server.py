@@ -8,6 +8,7 @@ import time
 import grpc.aio
 
 from stingy_server.errors import ConfigurationError
+from stingy_server.rpc.arrivals import largest_message
 from stingy_server.rpc.calls import Calls
 from stingy_server.rpc.methods import RPCS
 from stingy_server.service import Service
@@ -27,7 +28,7 @@ POLL_S = 0.05
 def server_options(settings: Settings) -> list[tuple[str, int]]:
     """Return the options of gRPC that bound messages, heads, streams and silent connections."""
     return [
-        ("grpc.max_receive_message_length", settings.max_body_bytes),
+        ("grpc.max_receive_message_length", largest_message(settings)),
         ("grpc.max_send_message_length", -1),  # answers are bounded by their requests
         ("grpc.max_concurrent_streams", STREAMS),
         ("grpc.max_metadata_size", METADATA_BYTES),

@@ -13,6 +13,7 @@ from rpc_calls import books, infer_message, rpc_running
 from serving import make_bundle, make_settings, png, random_images
 from stingy_server import Settings
 from stingy_server.errors import ServiceError
+from stingy_server.rpc.arrivals import SLACK_BYTES
 from stingy_server.rpc.messages import MESSAGES
 from stingy_server.rpc.wire import MAX_FIELDS, MAX_HEAD_BYTES, count_large_head, split_request
 
@@ -122,16 +123,23 @@ async def test_G3_random_bytes_are_refused_without_an_error_line(
     assert caplog.records == []
 
 
-async def test_G3_large_message_is_refused_before_it_is_read(tmp_path: Path) -> None:
+async def test_G3_large_message_is_refused_and_costs_nothing(tmp_path: Path) -> None:
     options = {"max_body_bytes": 100_000, "max_held_bytes": 1_000_000}
     async with rpc_running(settings_of(tmp_path, **options)) as (rpc, _, app):
-        for nbytes in (100_001, 50_000_000):
-            ended = await rpc.call("ModelInfer", NAME + field(7, bytes(nbytes - 20)))
+        for nbytes in (100_001, SLACK_BYTES):
+            ended = await rpc.call("ModelInfer", NAME + field(7, bytes(nbytes - 10)))
             assert (ended.status, ended.code) == ("RESOURCE_EXHAUSTED", "too_large")
-        assert (await rpc.call("ModelInfer", WHOLE)).status == "OK"
         ended = await rpc.call("ModelMetadata", NAME + field(3, bytes(50_000)))
         assert (ended.status, ended.code) == ("RESOURCE_EXHAUSTED", "too_large")
-        assert (await books(app))[0] == len(IMAGES)
+        before = peak_memory()
+        ended = await rpc.call("ModelInfer", NAME + field(7, bytes(50_000_000)))
+        assert (ended.status, ended.code) == ("RESOURCE_EXHAUSTED", None)  # of gRPC itself
+        assert peak_memory() - before < 130 * 2**20  # the client alone has two copies
+        assert (await rpc.call("ModelInfer", WHOLE)).status == "OK"
+        used, entries = await books(app)
+        assert used == len(IMAGES)
+        events = [entry.event for entry in entries for _ in range(entry.requests)]
+        assert sorted(events) == ["answer", "cancelled", "too_large", "too_large"]
 
 
 @pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])

@@ -1,17 +1,17 @@
 """Calls that are cancelled, that never end, and that come during a drain."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 
-from rpc_calls import RpcClient, books, end_of, infer_message, never_sent, rpc_running
+from rpc_calls import RpcClient, books, end_of, infer_message, rpc_running
 from serving import make_bundle, make_key, make_settings, random_images
 from stingy_server import Settings
-from stingy_server.rpc.arrivals import Arrivals
+from stingy_server.rpc.arrivals import LEAST, Arrivals
 
 pytestmark = pytest.mark.anyio
 IMAGES = random_images(2) | 15  # as bright as `Slow` needs them to be
@@ -39,7 +39,7 @@ def in_flight(app: FastAPI) -> float:
 
 async def test_G4_call_cancelled_before_its_message_costs_nothing(tmp_path: Path) -> None:
     async with rpc_running(settings_of(tmp_path)) as (rpc, _, app):
-        call = rpc.start_stream("ModelInfer", never_sent())
+        call = rpc.start_late("ModelInfer")
         await until(lambda: in_flight(app) == 1)
         call.cancel()
         await until(lambda: in_flight(app) == 0)
@@ -77,28 +77,24 @@ async def test_G4_call_without_an_answer_in_time_is_refunded(tmp_path: Path) -> 
 
 async def test_G4_message_that_never_comes_ends_by_a_deadline(tmp_path: Path) -> None:
     async with rpc_running(settings_of(tmp_path, body_timeout_s=0.3)) as (rpc, _, app):
-        ended = await end_of(rpc.start_stream("ModelInfer", never_sent()))
+        ended = await end_of(rpc.start_late("ModelInfer"))
         assert (ended.status, ended.code) == ("DEADLINE_EXCEEDED", "timed_out")
         assert in_flight(app) == 0
         assert (await rpc.call("ModelInfer", MESSAGE)).status == "OK"
 
 
-async def no_message() -> AsyncIterator[bytes]:
-    """Yield nothing, and end."""
-    return
-    yield b""
-
-
 async def test_call_without_a_message_is_a_bad_request(tmp_path: Path) -> None:
     async with rpc_running(settings_of(tmp_path)) as (rpc, _, _):
-        ended = await end_of(rpc.start_stream("ModelInfer", no_message()))
+        call = rpc.start_late("ModelInfer")
+        await call.done_writing()
+        ended = await end_of(call)
         assert (ended.status, ended.code) == ("INVALID_ARGUMENT", "bad_request")
 
 
 async def test_G4_open_calls_of_a_key_leave_room_for_others(tmp_path: Path) -> None:
     settings = settings_of(tmp_path, max_concurrency=8, body_timeout_s=30)
     async with rpc_running(settings) as (rpc, client, app):
-        calls = [rpc.start_stream("ModelInfer", never_sent()) for _ in range(20)]
+        calls = [rpc.start_late("ModelInfer") for _ in range(20)]
         await until(lambda: sum(call.done() for call in calls) == 16)
         refused = [await end_of(call) for call in calls if call.done()]
         assert {ended.code for ended in refused} == {"overloaded"}
@@ -113,8 +109,8 @@ async def test_G4_open_calls_of_a_key_leave_room_for_others(tmp_path: Path) -> N
 async def test_G4_arriving_messages_share_one_memory_limit(tmp_path: Path) -> None:
     settings = settings_of(tmp_path, max_body_bytes=10_000, max_held_bytes=40_000)
     async with rpc_running(settings) as (rpc, _, app):
-        slow = [rpc.start_stream("ModelInfer", never_sent()) for _ in range(4)]
-        await until(lambda: in_flight(app) == 4)
+        slow = [rpc.start_late("ModelInfer") for _ in range(LEAST // 2)]
+        await until(lambda: in_flight(app) == LEAST // 2)
         waiting = asyncio.ensure_future(rpc.call("ModelInfer", MESSAGE))
         other = RpcClient(app.state.rpc.port, make_key(settings.state))
         assert (await other.call("ModelInfer", MESSAGE)).status == "OK"
@@ -127,25 +123,23 @@ async def test_G4_arriving_messages_share_one_memory_limit(tmp_path: Path) -> No
 
 
 async def test_arrivals_give_room_to_those_that_wait(tmp_path: Path) -> None:
-    settings = settings_of(tmp_path, max_body_bytes=10, max_held_bytes=20)
-    arrivals = Arrivals(settings)
+    arrivals = Arrivals(settings_of(tmp_path, max_body_bytes=10, max_held_bytes=20))
     order: list[str] = []
 
-    async def arrive(owner: str, seconds: float) -> None:
+    async def arrive(owner: str, seconds: float = 0.0) -> None:
         async with arrivals.room(owner):
             order.append(owner)
             await asyncio.sleep(seconds)
 
-    first = [asyncio.ensure_future(arrive("a", 0.1)) for _ in range(3)]
-    await asyncio.sleep(0)
-    gone = asyncio.ensure_future(arrive("a", 0.1))
-    second = asyncio.ensure_future(arrive("b", 0.0))
-    await asyncio.sleep(0.01)
-    assert order == ["a", "b"]
+    first = [asyncio.ensure_future(arrive("a", 0.2)) for _ in range(6)]
+    gone = asyncio.ensure_future(arrive("a"))
+    second = asyncio.ensure_future(arrive("b"))
+    await asyncio.sleep(0.05)
+    assert order == ["a"] * (LEAST // 2) + ["b"]
     gone.cancel()
     await asyncio.gather(*first, second)
-    assert order == ["a", "b", "a", "a"]
-    await asyncio.wait_for(arrive("c", 0.0), 5)
+    assert order == ["a"] * (LEAST // 2) + ["b", "a", "a"]
+    await asyncio.wait_for(asyncio.gather(*(arrive("c") for _ in range(LEAST))), 5)
 
 
 async def test_G4_drain_answers_what_is_in_flight_and_takes_no_more(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The key of a call is checked first: before its message is read, for every rpc."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from rpc_calls import (
     books,
     end_of,
     infer_message,
-    never_sent,
     rpc_running,
 )
 from serving import make_bundle, make_key, make_settings, random_images
@@ -49,7 +47,7 @@ async def test_G1_message_without_a_valid_key_is_not_read(tmp_path: Path) -> Non
         stranger = RpcClient(app.state.rpc.port, "wrong")
         for path in RPCS:
             name = path.rpartition("/")[2]
-            ended = await asyncio.wait_for(end_of(stranger.start_stream(name, never_sent())), 20)
+            ended = await asyncio.wait_for(end_of(stranger.start_late(name)), 20)
             probe = name in ("ServerLive", "ServerReady")
             assert ended.status == ("OK" if probe else "UNAUTHENTICATED"), name
         await stranger.channel.close()
@@ -69,17 +67,12 @@ async def test_G1_key_revoked_while_the_message_comes_gets_nothing(tmp_path: Pat
         rpc = RpcClient(app.state.rpc.port, make_key(settings.state, budget=100))
         message = infer_message(IMAGES)
         assert (await rpc.call("ModelInfer", message)).status == "OK"
-        go_on = asyncio.Event()
-
-        async def messages() -> AsyncIterator[bytes]:
-            await go_on.wait()
-            yield message
-
-        call = rpc.start_stream("ModelInfer", messages())
+        call = rpc.start_late("ModelInfer")
         await asyncio.sleep(0.2)
         caller = service.known_caller(rpc.key)
         Keys(service.database).revoke(caller.key.id)
-        go_on.set()
+        await call.write(message)
+        await call.done_writing()
         ended = await end_of(call)
         assert (ended.status, ended.code) == ("UNAUTHENTICATED", "unauthenticated")
         assert (await books(app))[0] == len(IMAGES)
