@@ -121,8 +121,8 @@ SHARED_MEMORY = Refusal(
 NOT_CLASSIFIED = Refusal(
     "bad_request",
     400,
-    "Expected a classification of scores or logits into 1 or more classes, got another; "
-    "request the output indices where there are no scores.",
+    "Expected a classification into 1 or more classes, of a policy with scores, got another; "
+    "request plain indices.",
 )
 NO_FORM_FILE = Refusal(
     "bad_request",
@@ -267,9 +267,7 @@ def error_form(path: str) -> ErrorForm:
     return ErrorForm.STINGY
 
 
-def error_body(
-    refusal: Refusal, request_id: str, *, form: ErrorForm = ErrorForm.STINGY
-) -> bytes:
+def error_body(refusal: Refusal, request_id: str, *, form: ErrorForm = ErrorForm.STINGY) -> bytes:
     """Return the body of a refusal."""
     code, message = refusal.code, refusal.message
     if form is ErrorForm.OPEN_INFERENCE:

@@ -64,7 +64,9 @@ def curl(*arguments: str, content: bytes = b"") -> tuple[int, Any]:
 
 
 @pytest.mark.parametrize(
-    "options", [("-T", "{}"), ("--data-binary", "@{}"), ("-F", "data=@{}")], ids=["-T", "body", "-F"]
+    "options",
+    [("-T", "{}"), ("--data-binary", "@{}"), ("-F", "data=@{}")],
+    ids=["-T", "body", "-F"],
 )
 def test_curl_of_torchserves_documentation_gets_labels(
     expected: Expected, tmp_path: Path, options: tuple[str, str]
@@ -179,13 +181,18 @@ def test_tritons_client_gets_classes(expected: Expected) -> None:
     client.close()
 
 
+def values_of(datatype: str) -> Any:
+    """Return the images in a datatype of the protocol."""
+    if datatype == "BYTES":
+        return np.array([png(image) for image in IMAGES], dtype=np.object_)
+    if datatype.startswith("FP"):
+        return (IMAGES.transpose(0, 3, 1, 2) / 255).astype(f"float{datatype[2:]}")
+    return IMAGES.astype(datatype.lower())
+
+
 @pytest.mark.parametrize("datatype", ["INT64", "INT32", "UINT16", "FP16", "FP64", "BYTES"])
 def test_tritons_client_sends_every_datatype(expected: Expected, datatype: str) -> None:
-    values = {
-        "BYTES": lambda: np.array([png(image) for image in IMAGES], object),
-        "FP16": lambda: (IMAGES.transpose(0, 3, 1, 2) / 255).astype(np.float16),
-        "FP64": lambda: IMAGES.transpose(0, 3, 1, 2) / 255,
-    }.get(datatype, lambda: IMAGES.astype(datatype.lower()))()
+    values = values_of(datatype)
     client = triton.InferenceServerClient(expected.url.removeprefix("http://"))
     image = triton.InferInput("image", list(values.shape), datatype)
     image.set_data_from_numpy(values)

@@ -52,7 +52,11 @@ QUERIES = {
     "files": (INFER, *binary("BYTES", len(FILE).to_bytes(4, "little") + FILE, [1])),
     "INT64": (INFER, *binary("INT64", IMAGES.astype("<i8"), [*IMAGES.shape])),
     "upload": ("/predictions/digits", FILE, {}),
-    "form": ("/predictions/digits", part(FILE), {"Content-Type": "multipart/form-data; boundary=b"}),
+    "form": (
+        "/predictions/digits",
+        part(FILE),
+        {"Content-Type": "multipart/form-data; boundary=b"},
+    ),
 }
 
 

@@ -35,7 +35,7 @@ def binary_texts(response: httpx.Response) -> list[str]:
     return texts
 
 
-@pytest.mark.parametrize("name", ["scores", "logits"])
+@pytest.mark.parametrize("name", ["indices", "scores", "logits"])
 async def test_classes_are_score_index_and_label_best_first(tmp_path: Path, name: str) -> None:
     bundle = make_bundle(tmp_path / "b", policy=f"stingy:n={N}")
     async with running(make_settings(tmp_path / "s", bundle)) as (client, _):
@@ -65,9 +65,15 @@ async def test_L9_more_classes_than_leave_are_those_that_leave(tmp_path: Path, c
     tiers = {"two": Tier(classes=2)}
     settings = make_settings(tmp_path / "s", bundle, tiers=tiers)
     async with running(settings) as (client, _):
-        assert outputs(await classify(client, classes("logits", count)))["logits"]["shape"] == [2, N]
+        assert outputs(await classify(client, classes("logits", count)))["logits"]["shape"] == [
+            2,
+            N,
+        ]
         client.headers["Authorization"] = f"Bearer {make_key(settings.state, tier='two')}"
-        assert outputs(await classify(client, classes("logits", count)))["logits"]["shape"] == [2, 2]
+        assert outputs(await classify(client, classes("logits", count)))["logits"]["shape"] == [
+            2,
+            2,
+        ]
 
 
 async def test_classes_beside_plain_outputs_keep_their_order(tmp_path: Path) -> None:
@@ -83,14 +89,16 @@ async def test_classes_beside_plain_outputs_keep_their_order(tmp_path: Path) -> 
     assert (none["datatype"], none["shape"]) == ("FP32", [2, N])
 
 
-@pytest.mark.parametrize("requested", [("indices", 2), ("scores", -1), ("logits", 2)])
+@pytest.mark.parametrize(
+    ("policy", "name", "count"),
+    [("label", "indices", 1), ("label", "logits", 2), ("stingy", "scores", -1)],
+)
 async def test_classes_without_scores_are_refused(
-    tmp_path: Path, requested: tuple[str, int]
+    tmp_path: Path, policy: str, name: str, count: int
 ) -> None:
-    policy = "label" if requested[1] > 0 else "stingy"
     bundle = make_bundle(tmp_path / "b", policy=policy)
     async with running(make_settings(tmp_path / "s", bundle)) as (client, _):
-        response = await classify(client, classes(*requested))
+        response = await classify(client, classes(name, count))
         assert code(response) == (400, "bad_request")
         assert "classification" in response.json()["error"]
 

@@ -95,8 +95,10 @@ async def read_large_json(
     keep(head)
     if content is None:
         read = partial(read_pixels, head, body)
+    elif isinstance(content, list):
+        read = partial(decode, content)
     else:
-        read = partial(decode if isinstance(content, list) else fit, content)
+        read = partial(fit, content)
     return await read(preprocessing, pool=pool, caller=caller, max_pixels=max_pixels)
 
 

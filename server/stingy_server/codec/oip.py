@@ -334,7 +334,7 @@ def _select_outputs(
         if parameters.classification:  # 0 is none
             classified[output.name] = parameters.classification
     # A score goes with each class, so a policy without scores has no classes to send.
-    if set(classified) - set(available[1:]) or min(classified.values(), default=1) < 1:
+    if classified and (form is ScoreForm.NONE or min(classified.values()) < 1):
         raise ServiceError(NOT_CLASSIFIED)
     if len(selected) != len(request.outputs) or set(selected) - set(available):
         raise ServiceError(BAD_REQUEST)

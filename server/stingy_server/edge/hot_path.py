@@ -62,8 +62,7 @@ class HotPath:
     def __init__(self, service: Service, *, handlers: Mapping[tuple[str, str], Handler]) -> None:
         self._service = service
         self._handlers = [
-            (method, compile_path(path)[0], handler)
-            for (method, path), handler in handlers.items()
+            (method, compile_path(path)[0], handler) for (method, path), handler in handlers.items()
         ]
         self.find = lru_cache(maxsize=256)(self._find)
 
@@ -116,7 +115,10 @@ async def _documented(request: Request) -> Response:
 
 
 def add_to_document(
-    router: APIRouter, handlers: Mapping[tuple[str, str], Handler], *media_types: str, **options: Any
+    router: APIRouter,
+    handlers: Mapping[tuple[str, str], Handler],
+    *media_types: str,
+    **options: Any,
 ) -> None:
     """Add the routes of handlers to FastAPI's document.
 

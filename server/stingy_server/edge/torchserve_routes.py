@@ -73,13 +73,13 @@ def _probabilities(answer: SparseLogits) -> npt.NDArray[np.float32]:
         best = np.zeros(answer.indices.shape[1], np.float32)
         best[0] = 1.0
         return best
-    scores = answer.scores[0].numpy()
+    scores: npt.NDArray[np.float32] = answer.scores[0].numpy()
     if answer.form is ScoreForm.PROB:
         return scores
-    if answer.form is ScoreForm.LOG_PROB:
-        return np.exp(scores)
-    exponentials = np.exp(scores - scores.max())
-    return exponentials / exponentials.sum()
+    # Log-probabilities sum to 1 already, so only their rounding to the grid is evened out.
+    exponentials: npt.NDArray[np.float32] = np.exp(scores - scores.max())
+    shares: npt.NDArray[np.float32] = exponentials / exponentials.sum()
+    return shares
 
 
 MODEL = "/predictions/{model}"

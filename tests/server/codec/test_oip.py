@@ -131,9 +131,9 @@ REFUSED: list[tuple[str, Any, Any]] = [
         message(outputs=[{"name": "scores", "parameters": {"shared_memory_region": "a"}}]),
     ),
     (
-        "classes of indices",
+        "less than no class",
         NOT_CLASSIFIED,
-        message(outputs=[{"name": "indices", "parameters": {"classification": 1}}]),
+        message(outputs=[{"name": "indices", "parameters": {"classification": -1}}]),
     ),
     ("neither data nor binary", BAD_REQUEST, message({"data": None})),
     ("a size that is text", BAD_REQUEST, message({"parameters": {"binary_data_size": "1"}})),

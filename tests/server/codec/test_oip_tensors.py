@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from stingy_protection import ScoreForm
-from stingy_server.codec.oip import FLOAT_TYPES, INTEGER_TYPES, parse_head
+from stingy_server.codec.oip import BINARY_TYPES, FLOAT_TYPES, INTEGER_TYPES, parse_head
 from stingy_server.codec.oip_tensors import read_files, read_tensor
 from stingy_server.errors import (
     BAD_BASE64,
@@ -93,7 +93,7 @@ def test_value_out_of_range_is_refused_by_a_sentence_of_its_own(
     if datatype == "BF16":
         sent = bfloat16(np.array([0, 0, value], np.float32))
     else:
-        sent = np.array([0, 0, value], (INTEGER_TYPES | FLOAT_TYPES)[datatype]).tobytes()
+        sent = np.array([0, 0, value], BINARY_TYPES[datatype]).tobytes()
     with pytest.raises(ServiceError) as error:
         read(datatype, sent, shape=shape, binary=True)
     assert error.value.refusal is refusal
@@ -105,7 +105,7 @@ def test_value_out_of_range_is_refused_by_a_sentence_of_its_own(
         ("INT8", [0, 0, 128], INTEGER_RANGE),  # a pixel, but no INT8
         ("INT64", [0, 0, 256], INTEGER_RANGE),
         ("INT64", [0, 0, 1.0], BAD_TENSOR),
-        ("UINT64", [0, 0, 2**64 - 1], INTEGER_RANGE),
+        ("UINT64", [0, 0, 2**40], INTEGER_RANGE),
         ("FP16", [0, 0, 1.5], FLOAT_RANGE),
     ],
 )

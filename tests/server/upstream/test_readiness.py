@@ -69,15 +69,14 @@ async def test_U6_torchserve_is_probed_by_its_ping_with_its_key(tmp_path: Path) 
 async def test_probe_does_not_wait_for_queries(tmp_path: Path) -> None:
     switched = Switched(says(GOOD))
     with upstream(switched) as url:
-        async with running(
-            edge(tmp_path, f"{url}/infer", timeout_s=1.0, passes=1)
-        ) as (client, app):
+        async with running(edge(tmp_path, f"{url}/infer", timeout_s=1.0, passes=1)) as (
+            client,
+            app,
+        ):
             (endpoint,) = app.state.service.fleet
             switched.behaviour = hangs
             images = endpoint.manifest.preprocessing.size
-            query = asyncio.create_task(
-                client.post("/v2/models/digits/infer", json=_black(images))
-            )
+            query = asyncio.create_task(client.post("/v2/models/digits/infer", json=_black(images)))
             await asyncio.sleep(0.1)
             switched.behaviour = says(b"{}")
             assert (await client.get(READY)).status_code == 200
