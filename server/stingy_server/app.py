@@ -182,12 +182,12 @@ def _application(service: Service, rollout: Rollout | None) -> FastAPI:
             service.last_writes.append(rollout.close)
         try:
             service.start()
-        except StoreUnavailable as error:
+            app.state.rpc = rpc = await _start_rpc(service)
+        except (StoreUnavailable, ConfigurationError) as error:
             log.error("this process does not serve: %s", error)
             service.close()
             raise
         rolling = None if rollout is None else asyncio.create_task(rollout.run())
-        app.state.rpc = rpc = await _start_rpc(service)
         yield
         if rolling is not None:
             rolling.cancel()

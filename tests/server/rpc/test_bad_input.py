@@ -8,14 +8,21 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from google.protobuf.message import DecodeError
 
-from rpc_calls import books, infer_message, rpc_running
-from serving import make_bundle, make_settings, png, random_images
+from rpc_calls import RpcClient, books, infer_message, rpc_running
+from serving import make_bundle, make_key, make_settings, png, random_images
 from stingy_server import Settings
 from stingy_server.errors import ServiceError
 from stingy_server.rpc.arrivals import SLACK_BYTES
 from stingy_server.rpc.messages import MESSAGES
-from stingy_server.rpc.wire import MAX_FIELDS, MAX_HEAD_BYTES, count_large_head, split_request
+from stingy_server.rpc.wire import (
+    INLINE_HEAD_BYTES,
+    MAX_FIELDS,
+    MAX_HEAD_BYTES,
+    count_large_head,
+    split_request,
+)
 
 pytestmark = pytest.mark.anyio
 IMAGES = random_images(2)
@@ -103,6 +110,29 @@ async def test_G3_malformed_message_has_its_code_and_costs_nothing(tmp_path: Pat
         assert used == 0
         assert sum(entry.requests for entry in entries) == len(CASES)
         assert {entry.event for entry in entries} == {code for _, code in CASES.values()}
+
+
+async def test_R1_large_contents_are_charged_before_they_are_parsed(tmp_path: Path) -> None:
+    shape = MESSAGES["InferInputTensor"](shape=[2, 8, 8, 3]).SerializeToString()
+    broken = NAME + field(5, field(1, b"\xff" * INLINE_HEAD_BYTES) + shape)
+    assert (len(broken) > INLINE_HEAD_BYTES, parses(broken)) == (True, False)
+    async with rpc_running(settings_of(tmp_path), budget=1) as (rpc, _, app):
+        assert (await rpc.call("ModelInfer", broken)).code == "budget_exhausted"
+        rich = RpcClient(app.state.rpc.port, make_key(app.state.service.settings.state))
+        assert (await rich.call("ModelInfer", broken)).code == "bad_request"
+        large = infer_message(random_images(2, size=200), raw=False)
+        assert (await rpc.call("ModelInfer", large)).code == "budget_exhausted"
+        assert (await books(app))[0] == 0
+        await rich.channel.close()
+
+
+def parses(message: bytes) -> bool:
+    """Return whether protobuf reads a message."""
+    try:
+        MESSAGES["ModelInferRequest"].FromString(message)
+    except DecodeError:
+        return False
+    return True
 
 
 async def test_G3_random_bytes_are_refused_without_an_error_line(
