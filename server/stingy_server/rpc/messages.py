@@ -35,7 +35,7 @@ _MESSAGES = {
         "string platform = 3",
         "repeated TensorMetadata inputs = 4",
         "repeated TensorMetadata outputs = 5",
-        "map string properties = 6",  # of KServe; Triton's clients ignore it
+        "map string properties = 6",  # optional; clients without it ignore it
     ),
     "TensorMetadata": ("string name = 1", "string datatype = 2", "repeated int64 shape = 3"),
     "ModelInferRequest": (

@@ -97,7 +97,7 @@ async def server_metadata(query: Query) -> bytes:
 async def model_metadata(query: Query) -> bytes:
     endpoint = query.endpoint("ModelMetadataRequest")
     document = descriptions.model_metadata(query.service, query.record, endpoint)
-    # KServe's message has texts there, so that what is no text is JSON.
+    # The message has texts there, so that what is no text is JSON.
     properties = {
         name: value if isinstance(value, str) else orjson.dumps(value).decode()
         for name, value in document["parameters"].items()

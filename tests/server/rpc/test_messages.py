@@ -46,7 +46,7 @@ def described(field: Any) -> tuple[Any, ...]:
 def test_fields_of_a_message_are_those_of_the_protocol(name: str) -> None:
     theirs = {field.number: field for field in tritons_messages()[name].fields}
     for field in MESSAGES[name].DESCRIPTOR.fields:
-        if field.name == "properties":  # KServe's, which Triton's clients ignore
+        if field.name == "properties":  # which Triton's clients ignore
             assert field.number not in theirs
             continue
         assert described(field) == described(theirs[field.number])

@@ -1,15 +1,13 @@
-"""Clients of gRPC without knowledge of Stingy: Triton's, its asyncio client, and KServe's."""
+"""Triton's clients of gRPC, which know nothing of Stingy, get the answers of our own."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from serving import free_port, make_bundle, make_key, random_images, served
-from stingy_clients import Answer, Client
+from grpc_answers import IMAGES, Expected, N, grpc_answers
 
 pytestmark = [
     pytest.mark.anyio,
@@ -17,36 +15,12 @@ pytestmark = [
     pytest.mark.filterwarnings("default"),
 ]
 triton = pytest.importorskip("tritonclient.grpc", reason="needs tritonclient and grpcio")
-IMAGES = random_images(3)
-N, K = 4, 10
-
-
-@dataclass(frozen=True)
-class Expected:
-    """A server with a gRPC port, a key to it, and the answers that our own client got there."""
-
-    address: str
-    key: str
-    answers: list[Answer]
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"authorization": f"Bearer {self.key}"}
-
-    @property
-    def indices(self) -> list[list[int]]:
-        return [answer.indices.tolist() for answer in self.answers]
 
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Expected]:
-    folder = tmp_path_factory.mktemp("interop")
-    bundle = make_bundle(folder / "bundle", policy=f"stingy:n={N}")
-    key, port = make_key(folder / "state"), free_port()
-    with served(bundle, "--grpc-port", str(port), state=folder / "state") as (url, _):
-        with Client(url, key) as client:
-            answers = client.predict_batch(IMAGES, model="digits")
-        yield Expected(f"127.0.0.1:{port}", key, answers)
+    with grpc_answers(tmp_path_factory.mktemp("interop")) as server:
+        yield server
 
 
 def image_input() -> Any:
@@ -100,24 +74,6 @@ async def test_tritons_asyncio_client_gets_the_same_answers(expected: Expected) 
         assert result.as_numpy("indices").tolist() == expected.indices
         with pytest.raises(triton.InferenceServerException, match="Expected a model"):
             await client.infer("other", [image_input()], headers=expected.headers)
-
-
-async def test_kserves_client_gets_the_same_classes(expected: Expected) -> None:
-    kserve = pytest.importorskip("kserve", reason="needs kserve: make test-interop")
-    client = kserve.InferenceGRPCClient(url=expected.address)
-    headers = [*expected.headers.items()]
-    assert await client.is_server_live()
-    assert await client.is_server_ready()
-    assert await client.is_model_ready("digits", headers=headers)
-    for binary in (True, False):
-        image = kserve.InferInput("image", list(IMAGES.shape), "UINT8")
-        image.set_data_from_numpy(IMAGES, binary_data=binary)
-        request = kserve.InferRequest(model_name="digits", infer_inputs=[image])
-        result = await client.infer(request, headers=headers)
-        answer = {output.name: output.as_numpy() for output in result.outputs}
-        assert answer["indices"].tolist() == expected.indices
-        assert np.isfinite(answer["scores"]).all()
-    await client.close()
 
 
 def test_documented_example_runs(expected: Expected) -> None:
