@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import ml_dtypes
 import numpy as np
 import pytest
 import tritonclient.http as triton
@@ -185,12 +186,28 @@ def values_of(datatype: str) -> Any:
     """Return the images in a datatype of the protocol."""
     if datatype == "BYTES":
         return np.array([png(image) for image in IMAGES], dtype=np.object_)
-    if datatype.startswith("FP"):
-        return (IMAGES.transpose(0, 3, 1, 2) / 255).astype(f"float{datatype[2:]}")
+    if datatype in ("BF16", "FP16", "FP32", "FP64"):
+        named = ml_dtypes.bfloat16 if datatype == "BF16" else f"float{datatype[2:]}"
+        return (IMAGES.transpose(0, 3, 1, 2) / 255).astype(named)
     return IMAGES.astype(datatype.lower())
 
 
-@pytest.mark.parametrize("datatype", ["INT64", "INT32", "UINT16", "FP16", "FP64", "BYTES"])
+@pytest.mark.parametrize(
+    "datatype",
+    [
+        "INT16",
+        "INT32",
+        "INT64",
+        "UINT16",
+        "UINT32",
+        "UINT64",
+        "FP16",
+        "BF16",
+        "FP32",
+        "FP64",
+        "BYTES",
+    ],
+)
 def test_tritons_client_sends_every_datatype(expected: Expected, datatype: str) -> None:
     values = values_of(datatype)
     client = triton.InferenceServerClient(expected.url.removeprefix("http://"))

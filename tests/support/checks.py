@@ -25,7 +25,6 @@ from stingy_server import Settings
 from stingy_server.codec.decode_pool import DecodePool
 from stingy_server.codec.images import Pixels
 from stingy_server.detection.fair_sample import FairSample, cut_to_shares
-from stingy_server.edge.guard import PROBES
 from stingy_server.errors import UNSUPPORTED_IMAGE, ErrorForm, ServiceError, error_form
 from stingy_server.models.endpoints import close_endpoints, start_endpoints
 from stingy_server.models.loading import load_bundles
@@ -33,6 +32,7 @@ from stingy_server.shares import Shares
 
 LOADERS = {"pickle", "joblib", "dill", "cloudpickle", "yaml", "marshal", "shelve"}
 SECRETS = {"secret", "digest", "pepper", "token", "text", "authorization", "password"}
+PROBES = {"/v2/health/live", "/v2/health/ready", "/ping"}
 FOREIGN = ("GIF", "BMP", "TIFF", "PPM", "ICO")
 
 
