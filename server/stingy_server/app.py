@@ -12,6 +12,7 @@ import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -56,6 +57,9 @@ from stingy_server.store.keys import Keys
 from stingy_server.store.ledger import Ledger
 from stingy_server.store.refusal_tally import RefusalTally
 
+if TYPE_CHECKING:
+    from stingy_server.rpc.server import RpcServer
+
 log = logging.getLogger("stingy")
 
 HTTP_REFUSALS = {404: NOT_FOUND, 405: METHOD_NOT_ALLOWED}
@@ -87,8 +91,8 @@ def create_app(
         faults += _changes(models, expected)
     rates, found = _rates(settings)
     tracing, more = _tracing(settings)
-    faults += rate_store_faults(settings) + room_faults(settings) + found + more
-    faults += _token_faults(settings)
+    faults += rate_store_faults(settings) + room_faults(settings) + rpc_faults(settings)
+    faults += found + more + _token_faults(settings)
     try:
         database = _database(settings, faults)
     except BaseException:
@@ -217,7 +221,8 @@ def _application(service: Service, rollout: Rollout | None) -> FastAPI:
             service.last_writes.append(rollout.close)
         try:
             service.start()
-        except StoreUnavailable as error:
+            app.state.rpc = rpc = await _start_rpc(service)
+        except (StoreUnavailable, ConfigurationError) as error:
             log.error("this process does not serve: %s", error)
             service.close()
             raise
@@ -225,6 +230,9 @@ def _application(service: Service, rollout: Rollout | None) -> FastAPI:
         yield
         if rolling is not None:
             rolling.cancel()
+        if rpc is not None:
+            service.begin_drain()
+            await rpc.stop()
         await service.drain()
         service.close()
 
@@ -244,6 +252,21 @@ def _application(service: Service, rollout: Rollout | None) -> FastAPI:
     app.include_router(oip_routes.router)
     app.include_router(torchserve_routes.router)
     return app
+
+
+async def _start_rpc(service: Service) -> "RpcServer | None":
+    """Start the gRPC server, if the settings name its port.
+
+    Raises:
+        ConfigurationError: the port cannot be listened on.
+    """
+    if service.settings.grpc_port is None:
+        return None
+    from stingy_server.rpc.server import RpcServer
+
+    server = RpcServer(service)
+    await server.start()
+    return server
 
 
 def _changes(models: list[LoadedModel], expected: Mapping[tuple[str, str], str]) -> list[str]:
@@ -307,6 +330,24 @@ def rate_store_faults(settings: Settings) -> list[str]:
             "got memory://, which each worker has for itself"
         ]
     return []
+
+
+def rpc_faults(settings: Settings) -> list[str]:
+    """Return the faults of the port of gRPC, if there is one."""
+    port = settings.grpc_port
+    if port is None:
+        return []
+    faults = []
+    if not (find_spec("grpc") and find_spec("google.protobuf")):
+        faults.append("grpc_port: expected the extra grpc, got none; pip install 'stingy[grpc]'")
+    if port and port in (settings.port, settings.metrics_port):
+        faults.append(f"grpc_port: expected a port of its own, got {port}, which has another use")
+    if settings.tls_cert is not None:
+        faults.append(
+            "grpc_port: expected no tls_cert beside it, because gRPC would be sent without TLS; "
+            "put a proxy with TLS in front of both"
+        )
+    return faults
 
 
 def room_faults(settings: Settings) -> list[str]:

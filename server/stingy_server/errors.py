@@ -77,6 +77,9 @@ UNKNOWN_MODEL = Refusal(
     404,
     "Expected a model that is served here, got another; check its name and version.",
 )
+UNKNOWN_RPC = Refusal(
+    "not_implemented", 501, "Expected an rpc of this server, got another; see its documentation."
+)
 METHOD_NOT_ALLOWED = Refusal(
     "method_not_allowed",
     405,
@@ -92,6 +95,12 @@ JSON_TOO_LARGE = Refusal(
     413,
     "Expected at most 2,097,152 bytes, 299,593 lists and 64 objects of JSON, got more; "
     "send the images in binary.",
+)
+HEAD_TOO_LARGE = Refusal(
+    "too_large",
+    413,
+    "Expected at most 2,097,152 bytes and 64 fields beside raw tensors, got more; "
+    "send the images in raw_input_contents.",
 )
 TOO_MANY_IMAGES = Refusal(
     "too_large",
@@ -337,13 +346,20 @@ def error_body(refusal: Refusal, request_id: str, *, form: ErrorForm = ErrorForm
     return orjson.dumps({"error": {"code": code, "message": message, "request_id": request_id}})
 
 
+def retry_after_s(refusal: Refusal) -> int | None:
+    """Return the seconds that one client waits before its next try; None if none are promised."""
+    if refusal.retry_after is None:
+        return None
+    return refusal.retry_after + secrets.randbelow(refusal.spread + 1)
+
+
 def error_response(
     refusal: Refusal, request_id: str, *, form: ErrorForm = ErrorForm.STINGY
 ) -> Response:
     """Return the response of a refusal. Its headers have the code in every form."""
     headers = {ERROR_CODE: refusal.code}
-    if refusal.retry_after is not None:
-        headers["Retry-After"] = str(refusal.retry_after + secrets.randbelow(refusal.spread + 1))
+    if (seconds := retry_after_s(refusal)) is not None:
+        headers["Retry-After"] = str(seconds)
     if refusal.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     body = error_body(refusal, request_id, form=form)

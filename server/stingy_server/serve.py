@@ -44,9 +44,15 @@ def serve(settings: Settings, faults: Sequence[str], *, console: Console) -> Non
     """
     forbid_core_dumps()
     raise_descriptor_limit()
-    listener, found = _bind(settings)
+    listener, found = _bind(settings.host, settings.port)
     faults = [*faults, *found, *_tls_faults(settings)]
     with listener, contextlib.ExitStack() as stack:
+        if settings.grpc_port is not None:
+            reserved, found = _bind(settings.host, settings.grpc_port)
+            faults += found
+            # It never listens. It keeps the port for the gRPC servers of all workers.
+            stack.enter_context(reserved).setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            settings = settings.model_copy(update={"grpc_port": reserved.getsockname()[1]})
         began = time.perf_counter()
         with _start_shown_on(console):
             app = create_app(settings, faults=faults)
@@ -131,18 +137,15 @@ def _tls_faults(settings: Settings) -> list[str]:
     return []
 
 
-def _bind(settings: Settings) -> tuple[socket.socket, list[str]]:
-    """Bind the address before the models load, so that its fault is reported with theirs."""
+def _bind(host: str, port: int) -> tuple[socket.socket, list[str]]:
+    """Bind an address before the models load, so that its fault is reported with theirs."""
     faults = []
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family)
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((settings.host, settings.port))
+        listener.bind((host, port))
     except OSError as error:
-        faults.append(
-            f"{settings.host}:{settings.port}: cannot listen here: {error.strerror or error}"
-        )
+        faults.append(f"{host}:{port}: cannot listen here: {error.strerror or error}")
     return listener, faults
 
 
@@ -172,6 +175,8 @@ def _announce(
     host, port = listener.getsockname()[:2]
     address = f"[{host}]" if ":" in host else host
     console.print(f"started in {seconds:.1f} s", highlight=False, soft_wrap=True)
+    if (grpc_port := service.settings.grpc_port) is not None:
+        console.print(f"gRPC on {address}:{grpc_port}", highlight=False, soft_wrap=True)
     scheme = "http" if service.settings.tls_cert is None else "https"
     console.print(f"listening on {scheme}://{address}:{port}", highlight=False, soft_wrap=True)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -63,6 +64,8 @@ class Service:
     """The endpoints, the store and the watch of one process, shared by all routes.
 
     Attributes:
+        draining: whether new requests are refused.
+        drain_until: the time at which requests in flight end, in seconds of `time.monotonic`.
         tokens: the callers of tokens; None if there are keys alone.
         last_writes: calls that write to the state while the service closes, in order.
     """
@@ -89,6 +92,7 @@ class Service:
     deadlines: Deadlines
     draining: bool = False
     tokens: "TokenCallers | None" = None
+    drain_until: float = math.inf
     last_writes: list[Callable[[], None]] = field(default_factory=list)
 
     def start(self) -> None:
@@ -103,9 +107,19 @@ class Service:
         if self.tokens is not None:
             self.tokens.start()
 
+    def begin_drain(self, *, at_once: bool = False) -> None:
+        """Refuse new requests from now on.
+
+        Args:
+            at_once: whether the requests in flight end now, and not after `drain_s`.
+        """
+        self.draining = True
+        seconds = 0.0 if at_once else self.settings.drain_s
+        self.drain_until = min(self.drain_until, time.monotonic() + seconds)
+
     async def drain(self) -> None:
         """Refuse new requests, answer those in flight, and flush the queued writes."""
-        self.draining = True
+        self.begin_drain()
         for endpoint in self.fleet:
             await endpoint.engine.close()
         await self.writes.flush()

@@ -225,6 +225,7 @@ class Settings(BaseSettings):
         tiers: the most that the keys of a tier receive. The tier "full" gets the policy's answer.
         state: the folder of keys, budgets and the pepper.
         store: a PostgreSQL for keys, budgets and ledger in place of `state`, for several hosts.
+        grpc_port: the port of the Open Inference Protocol over gRPC on `host`, or None.
         tls_cert: the certificate chain of the server, in PEM; None for plain HTTP.
         tls_key: the key of the certificate, in PEM, without a passphrase.
         cors_origins: the origins whose pages may query the server from a browser.
@@ -270,6 +271,7 @@ class Settings(BaseSettings):
     )
     host: Host = "127.0.0.1"
     port: Port = 8080
+    grpc_port: Port | None = None
     tls_cert: FilePath | None = None
     tls_key: FilePath | None = None
     cors_origins: Origins = ()

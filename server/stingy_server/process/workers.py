@@ -60,11 +60,10 @@ class DrainingServer(uvicorn.Server):
         yield
 
     def _on_signal(self) -> None:
-        app = self.config.loaded_app
-        with contextlib.suppress(AttributeError):
-            app.state.service.draining = True
         # A second signal ends the server at once.
         self.force_exit = self.should_exit and not self._ignore_repeats
+        with contextlib.suppress(AttributeError):
+            self.config.loaded_app.state.service.begin_drain(at_once=self.force_exit)
         self.should_exit = True
 
 

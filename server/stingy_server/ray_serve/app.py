@@ -66,6 +66,8 @@ def app(arguments: Arguments) -> serve.Application:
         faults.append("tls_cert: expected none on Ray, whose proxy takes the connections, got one")
     if settings.metrics_port is not None:
         faults.append("metrics_port: expected none on Ray, whose replicas share no port, got one")
+    if settings.grpc_port is not None:
+        faults.append("grpc_port: expected none on Ray, whose replicas share no port, got one")
     faults += [
         f"{model.name}: expected num_gpus of its replicas for device = cuda, got none"
         for model in models
