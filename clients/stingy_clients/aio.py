@@ -5,6 +5,7 @@ Invariant: it has no logic of its own. `flows` decides every request, check and 
 
 import asyncio
 from collections.abc import Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -12,8 +13,8 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from stingy_clients.answers import Answer, Float32, Int64, ModelInfo, Usage
-from stingy_clients.endpoint import Endpoint
+from stingy_clients.answers import Answer, Float32, Int64, ModelInfo, ServedModel, Usage
+from stingy_clients.endpoint import Endpoint, trust
 from stingy_clients.errors import BadInput
 from stingy_clients.flows import Flow, Flows, T
 from stingy_clients.images import Image, Pixels
@@ -33,6 +34,7 @@ class AsyncClient:
         *,
         timeout: float = 30.0,
         retries: int = 3,
+        ca: str | Path | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._endpoint = Endpoint(url, key)
@@ -41,27 +43,40 @@ class AsyncClient:
             base_url=self._endpoint.url,
             headers=self._endpoint.headers(),
             timeout=timeout,
+            verify=trust(ca),
             transport=transport,
             follow_redirects=False,
         )
 
-    async def predict(self, image: Image, *, model: str) -> Answer:
+    async def predict(
+        self, image: Image, *, model: str | None = None, version: str | None = None
+    ) -> Answer:
         """Classify one image, as `Client.predict` does."""
-        return await self._run(self._flows.predict(image, model=model))
+        return await self._run(self._flows.predict(image, model=model, version=version))
 
     async def predict_batch(
-        self, images: Iterable[Image] | NDArray[np.generic], *, model: str
+        self,
+        images: Iterable[Image] | NDArray[np.generic],
+        *,
+        model: str | None = None,
+        version: str | None = None,
     ) -> list[Answer]:
         """Classify many images, as `Client.predict_batch` does."""
-        return await self._run(self._flows.predict_batch(images, model=model))
+        return await self._run(self._flows.predict_batch(images, model=model, version=version))
 
-    async def predict_tensor(self, images: Pixels, *, model: str) -> tuple[Int64, Float32 | None]:
+    async def predict_tensor(
+        self, images: Pixels, *, model: str | None = None, version: str | None = None
+    ) -> tuple[Int64, Float32 | None]:
         """Classify an array in one request, as `Client.predict_tensor` does."""
-        return await self._run(self._flows.predict_tensor(images, model=model))
+        return await self._run(self._flows.predict_tensor(images, model=model, version=version))
 
-    async def model(self, name: str) -> ModelInfo:
+    async def models(self) -> list[ServedModel]:
+        """Return the models that the server serves, as `Client.models` does."""
+        return await self._run(self._flows.models())
+
+    async def model(self, name: str | None = None, *, version: str | None = None) -> ModelInfo:
         """Return the model's metadata, as `Client.model` does."""
-        return await self._run(self._flows.model(name))
+        return await self._run(self._flows.model(name, version=version))
 
     async def usage(self) -> Usage:
         """Return the usage of this key, as `Client.usage` does."""

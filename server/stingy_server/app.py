@@ -10,6 +10,8 @@ import contextlib
 import logging
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -23,6 +25,7 @@ from stingy_server.codec.loop_turns import LoopTurns
 from stingy_server.deadlines import Deadlines
 from stingy_server.detection.monitor import Watch
 from stingy_server.edge import oip_routes, routes, torchserve_routes
+from stingy_server.edge.cors import Cors
 from stingy_server.edge.guard import Guard
 from stingy_server.edge.hot_path import HotPath
 from stingy_server.errors import (
@@ -33,6 +36,7 @@ from stingy_server.errors import (
     ServiceError,
 )
 from stingy_server.identity import bundle_digest
+from stingy_server.models.advice import policy_notes
 from stingy_server.models.endpoints import EngineFactory, close_endpoints, start_endpoints
 from stingy_server.models.fleet import Fleet, looser_faults, overlaps, version_faults
 from stingy_server.models.loading import LoadedModel, load_bundles, missing_models
@@ -41,7 +45,7 @@ from stingy_server.observability.tracing import NoTracing, OpenTelemetry, Tracin
 from stingy_server.rates.rate_limits import MemoryRates, Rates, parse_rate
 from stingy_server.rollout import Rollout, bundle_faults
 from stingy_server.service import Service
-from stingy_server.settings import Settings
+from stingy_server.settings import FULL_TIER, Settings
 from stingy_server.store.base import StoreUnavailable
 from stingy_server.store.budgets import Budgets, model_owner
 from stingy_server.store.charges import Charges, KnownCallers
@@ -84,6 +88,7 @@ def create_app(
     rates, found = _rates(settings)
     tracing, more = _tracing(settings)
     faults += rate_store_faults(settings) + room_faults(settings) + found + more
+    faults += _token_faults(settings)
     try:
         database = _database(settings, faults)
     except BaseException:
@@ -91,6 +96,7 @@ def create_app(
         raise
     service = _service(settings, database=database, rates=rates, tracing=tracing)
     try:
+        _accept_tokens(service)
         deployed = Deployments(database).desired() if engine_factory is None else []
         _fill_fleet(service, models, deployed, engine_factory=engine_factory)
         service.watch.restore()
@@ -139,6 +145,41 @@ def _service(settings: Settings, *, database: Database, rates: Rates, tracing: T
         turns=LoopTurns(),
         decoders=DecodePool(capacity=QUEUED_REQUESTS * settings.max_pixels, share=settings.share),
     )
+
+
+def _token_faults(settings: Settings) -> list[str]:
+    """Return the faults of the settings of tokens, if there are any."""
+    oidc = settings.oidc
+    if oidc is None:
+        return []
+    faults = []
+    if find_spec("jwt") is None or find_spec("cryptography") is None:
+        faults.append("oidc: expected PyJWT and cryptography, got none: pip install 'stingy[oidc]'")
+    if oidc.tier_claim is None and oidc.tier not in (FULL_TIER, *settings.tiers):
+        faults.append("oidc.tier: expected the name of one of the tiers, got another")
+    return faults
+
+
+def _accept_tokens(service: Service) -> None:
+    """Accept tokens beside keys, if the settings have an issuer.
+
+    Raises StoreUnavailable if their budget cannot be written.
+    """
+    if (oidc := service.settings.oidc) is None:
+        return
+    # Imported here because PyJWT is an optional dependency.
+    from stingy_server.oidc.token_callers import TokenCallers
+
+    service.tokens = TokenCallers(
+        oidc,
+        service.settings,
+        database=service.database,
+        keys=service.keys,
+        budgets=service.budgets,
+        executor=service.executor,
+        on_change=service.charges.known.drop_principals,
+    )
+    service.charges = replace(service.charges, recheck_token=service.tokens.recheck)
 
 
 def _fill_fleet(
@@ -252,7 +293,10 @@ class _Guarded(FastAPI):
         service: Service = self.state.service
         handlers = routes.HOT_ROUTES | oip_routes.HOT_ROUTES | torchserve_routes.HOT_ROUTES
         hot_path = HotPath(service, handlers=handlers)
-        return Guard(super().build_middleware_stack(), service=service, hot_path=hot_path)
+        guard = Guard(super().build_middleware_stack(), service=service, hot_path=hot_path)
+        if not service.settings.cors_origins:
+            return guard
+        return Cors(guard, origins=service.settings.cors_origins, methods=self.openapi()["paths"])
 
 
 def rate_store_faults(settings: Settings) -> list[str]:
@@ -316,7 +360,9 @@ def _database(settings: Settings, faults: Sequence[str]) -> Database:
 
 
 def summary(service: Service) -> list[str]:
-    """Describe the policy of each endpoint in a line, and warn of weak rate limits and overlaps.
+    """Describe the policy of each endpoint in a line, and warn of what may surprise.
+
+    Warnings are of weak rate limits, of scores that never differ, and of overlaps.
 
     An overlap is a set of endpoints that together let out more than each of them.
     """
@@ -329,9 +375,9 @@ def summary(service: Service) -> list[str]:
         )
     for endpoint in service.fleet:
         policy, manifest = endpoint.policy, endpoint.manifest
-        lines.append(
-            f"{endpoint.name} {manifest.version}: {policy.describe()} [{policy.fingerprint}]"
-        )
+        title = f"{endpoint.name} {manifest.version}"
+        lines.append(f"{title}: {policy.describe()} [{policy.fingerprint}]")
+        lines += [f"warning: {title}: {note}" for note in policy_notes(policy)]
     return lines + [f"warning: {overlap.text}" for overlap in overlaps(service.fleet)]
 
 

@@ -43,6 +43,24 @@ BAD_REQUEST = Refusal(
     400,
     "Expected a well-formed request, got a malformed one; check its headers and its body.",
 )
+FORM_REQUEST = Refusal(
+    "bad_request",
+    400,
+    "Expected a request of the Open Inference Protocol, got a form; "
+    "send JSON, or JSON with binary tensors.",
+)
+BASE64_REQUEST = Refusal(
+    "bad_request",
+    400,
+    "Expected a request of the Open Inference Protocol, got base64 text; decode it, "
+    "and send the bytes to /v1/predict/MODEL.",
+)
+IMAGE_REQUEST = Refusal(
+    "bad_request",
+    400,
+    "Expected a request of the Open Inference Protocol, got an image file; "
+    "send it to /v1/predict/MODEL.",
+)
 UNAUTHENTICATED = Refusal(
     "unauthenticated",
     401,
@@ -67,8 +85,18 @@ METHOD_NOT_ALLOWED = Refusal(
 TOO_LARGE = Refusal(
     "too_large",
     413,
-    "Expected a request within the size limits, got a larger one; "
-    "send fewer images, or send them in binary.",
+    "Expected a body of at most {limit:,} bytes, got a larger one; send fewer images at once.",
+)
+JSON_TOO_LARGE = Refusal(
+    "too_large",
+    413,
+    "Expected at most 2,097,152 bytes, 299,593 lists and 64 objects of JSON, got more; "
+    "send the images in binary.",
+)
+TOO_MANY_IMAGES = Refusal(
+    "too_large",
+    413,
+    "Expected at most {limit:,} images in a request, got more; send fewer images at once.",
 )
 UNSUPPORTED_IMAGE = Refusal(
     "unsupported_image",
@@ -77,6 +105,29 @@ UNSUPPORTED_IMAGE = Refusal(
 )
 ANIMATED_IMAGE = Refusal(
     "unsupported_image", 415, "Expected a still image, got an animated WebP; send one frame."
+)
+FORM_IMAGE = Refusal(
+    "unsupported_image",
+    415,
+    "Expected the bytes of an image file as the body, got a form; "
+    "send the file itself, as curl --data-binary @FILE does.",
+)
+BASE64_IMAGE = Refusal(
+    "unsupported_image",
+    415,
+    "Expected the bytes of an image file, got base64 text; decode it, and send the bytes.",
+)
+JSON_IMAGE = Refusal(
+    "unsupported_image",
+    415,
+    "Expected the bytes of an image file as the body, got JSON; "
+    "send the file itself, or a tensor to /v2/models/MODEL/infer.",
+)
+TEXT_IMAGE = Refusal(
+    "unsupported_image",
+    415,
+    "Expected the bytes of an image file, got a PNG without its line ends; "
+    "send it with curl --data-binary, not -d.",
 )
 UNSUPPORTED_ENCODING = Refusal(
     "unsupported_encoding",
@@ -97,7 +148,19 @@ DEEP_IMAGE = Refusal(
 IMAGE_TOO_LARGE = Refusal(
     "too_large",
     413,
-    "Expected images within the pixel limit, got more pixels; send smaller or fewer images.",
+    "Expected an image of at most {limit:,} pixels, got a larger one; send a smaller one.",
+)
+PIXELS_TOO_MANY = Refusal(
+    "too_large",
+    413,
+    "Expected at most {limit:,} pixels in all images of a request, got more in sum; "
+    "send fewer images at once.",
+)
+SCALED_TOO_LARGE = Refusal(
+    "too_large",
+    413,
+    "Expected images of at most {limit:,} pixels in sum when they are scaled for the model, "
+    "got more; send fewer images at once, or images that are less narrow.",
 )
 LOSSLESS_TOO_LARGE = Refusal(
     "too_large",

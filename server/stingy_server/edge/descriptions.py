@@ -10,6 +10,7 @@ from importlib.metadata import version as installed_version
 from typing import Any, TypeAlias
 
 from stingy_protection import ScoreForm
+from stingy_server.edge.model_list import list_versions, request_limits
 from stingy_server.edge.tier_view import TierView
 from stingy_server.errors import (
     DRAINING,
@@ -66,7 +67,7 @@ def model_metadata(service: Service, record: RequestRecord, endpoint: Endpoint) 
     manifest = endpoint.manifest
     return {
         "name": endpoint.name,
-        "versions": [each.manifest.version for each in service.fleet.versions(endpoint.name)],
+        "versions": list_versions(service, endpoint.name),
         "platform": NAME,
         "inputs": [{"name": "image", "datatype": "UINT8", "shape": [-1, -1, -1, 3]}],
         "outputs": [
@@ -74,11 +75,12 @@ def model_metadata(service: Service, record: RequestRecord, endpoint: Endpoint) 
             for name, datatype, length in _outputs(endpoint, view)
         ],
         "parameters": {
+            "version": manifest.version,
             "labels": manifest.classes,
             "num_classes": endpoint.policy.num_classes,
             **_policy_fields(endpoint, view),
             "image_size": manifest.preprocessing.size,
-            "max_batch": service.settings.max_request_images,
+            **request_limits(service, endpoint, record),
         },
     }
 
@@ -102,7 +104,7 @@ def model_config(service: Service, record: RequestRecord, endpoint: Endpoint) ->
         "name": endpoint.name,
         "platform": NAME,
         "backend": NAME,
-        "max_batch_size": service.settings.max_request_images,
+        "max_batch_size": request_limits(service, endpoint, record)["max_batch"],
         "input": [image],
         "output": [
             {"name": name, "data_type": f"TYPE_{datatype}", "dims": [length]}

@@ -42,6 +42,7 @@ log = logging.getLogger("stingy")
 
 PROBES = frozenset({"/v2/health/live", "/v2/health/ready", "/ping"})
 MAX_KEY_LENGTH = 256
+MAX_TOKEN_LENGTH = 8192  # of a JSON Web Token
 JSON_LENGTH = HEADER_LENGTH.lower().encode()
 
 
@@ -89,7 +90,7 @@ def check_body(head: Head, settings: Settings) -> int:
         raise ServiceError(BAD_REQUEST)
     declared = int(head.length[:18])
     if len(head.length) > 18 or declared > settings.max_body_bytes:
-        raise ServiceError(TOO_LARGE)
+        raise ServiceError(TOO_LARGE, limit=settings.max_body_bytes)
     return declared
 
 
@@ -109,6 +110,7 @@ class Guard:
         self._service = service
         self._hot_path = hot_path
         self._settings = service.settings
+        self._most_secret = MAX_KEY_LENGTH if service.tokens is None else MAX_TOKEN_LENGTH
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -183,7 +185,7 @@ class Guard:
 
     async def _authenticate(self, record: RequestRecord, head: Head, *, charges: bool) -> None:
         scheme, _, secret = head.authorization.partition(b" ")
-        if scheme.lower() != b"bearer" or not 0 < len(secret) <= MAX_KEY_LENGTH:
+        if scheme.lower() != b"bearer" or not 0 < len(secret) <= self._most_secret:
             raise ServiceError(UNAUTHENTICATED)
         record.secret = secret.decode("latin-1")
         caller = self._service.known_caller(record.secret) if charges else None
@@ -192,7 +194,7 @@ class Guard:
             caller = await self._service.look_up_caller(record.secret)
         if caller is None:
             raise ServiceError(UNAUTHENTICATED)
-        record.key, record.spent = caller.key, caller.spent
+        record.key, record.spent, record.groups = caller.key, caller.spent, caller.groups
 
 
 class LimitedBody:
@@ -241,7 +243,7 @@ class LimitedBody:
             self._received += len(message.get("body", b""))
             self._complete = not message.get("more_body", False)
             if self._received > self._max_bytes:
-                raise ServiceError(TOO_LARGE)
+                raise ServiceError(TOO_LARGE, limit=self._max_bytes)
             if self._received > self._place.nbytes:
                 self._place.grow(self._received - self._place.nbytes)
         return message

@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import logging
 import time
+from dataclasses import replace
 
 from starlette.types import Message, Scope, Send
 
 from stingy_server.codec.oip_answers import Encoded
 from stingy_server.errors import (
+    OVERLOADED,
     SECURITY_HEADERS,
     STORE_UNAVAILABLE,
     Refusal,
@@ -42,6 +44,8 @@ class LedgerSender:
         """Send a refusal and refund the request, unless a response has started."""
         if self._started:
             return
+        if refusal.code == OVERLOADED.code:
+            refusal = replace(refusal, status=self._service.settings.overload_status)
         self._refunds = self.record.charged is not None
         self._service.refund(self.record)
         self.record.event = refusal.code

@@ -10,8 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stingy_server.codec import oip
+from stingy_server.codec.image_files import is_image
 from stingy_server.codec.infer_pixels import read_large_json, read_pixels
 from stingy_server.codec.oip_answers import Encoded, encode_answer
+from stingy_server.codec.wrong_forms import explain_request
 from stingy_server.edge import descriptions
 from stingy_server.edge.hot_path import Handler, Query, add_to_document
 from stingy_server.edge.openapi import OIP_ERROR_RESPONSES
@@ -122,10 +124,15 @@ async def infer(query: Query) -> Encoded:
     most = service.settings.max_request_images
     form = visible_form(endpoint.policy, query.tier)
     parse = partial(oip.parse_head, query.body, query.json_length, form=form, max_images=most)
-    count = oip.count_large_json(query.body, query.json_length, max_images=most)
     heads: list[oip.InferHead] = []
+    try:
+        count = oip.count_large_json(query.body, query.json_length, max_images=most)
+        if count is None:
+            heads.append(parse())
+    except ServiceError as error:
+        image = is_image(query.body)
+        raise ServiceError(explain_request(query.body, error.refusal, image=image)) from None
     if count is None:
-        heads.append(parse())
         count = heads[0].count
         read = partial(read_pixels, heads[0])
     else:
