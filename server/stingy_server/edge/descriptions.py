@@ -189,7 +189,7 @@ def _statistics(endpoint: Endpoint, usage: Usage) -> Document:
         "execution_count": usage.answered,
         "inference_stats": {
             "success": duration(usage.answered_ms),
-            "fail": duration(usage.failed_ms, count=usage.failed),
+            "fail": duration(0, count=usage.failed),
             "queue": duration(0, count=0),  # its time is in compute_infer
             "compute_input": duration(usage.input_ms),
             "compute_infer": duration(usage.engine_ms),

@@ -19,10 +19,9 @@ class Usage:
     Attributes:
         images: images answered.
         answered: requests answered.
-        failed: requests refused or cancelled.
+        failed: requests refused or cancelled. Their times are not counted.
         last_ms: the time of the last answer, in milliseconds since 1970; 0 if there is none.
         answered_ms: milliseconds of the answered requests, from their head to the answer's.
-        failed_ms: milliseconds of the others.
         input_ms: milliseconds of the answered ones before the engine: body, charge, decoding.
         engine_ms: milliseconds of the answered ones in the engine: its queue, network and gate.
     """
@@ -32,7 +31,6 @@ class Usage:
     failed: int = 0
     last_ms: int = 0
     answered_ms: int = 0
-    failed_ms: int = 0
     input_ms: int = 0
     engine_ms: int = 0
 
@@ -58,7 +56,6 @@ class KeyStatistics:
         began, ended = record.engine_started, record.engine_finished
         if not record.answered or began is None or ended is None:
             row.failed += 1
-            row.failed_ms += round(1000 * seconds)
             return
         row.images += record.answered
         row.answered += 1
