@@ -219,7 +219,8 @@ def test_T3_renewal_reaches_new_connections_and_ends_none(
         process.terminate()
         assert process.wait(60) == 0
         assert process.stderr is not None
-        assert process.stderr.read().count("the old certificate stays in use") == workers
+        # Once a worker. One that starts meanwhile does not serve, and is tried later.
+        assert 1 <= process.stderr.read().count("the old certificate stays in use") <= workers
 
 
 def test_P6_certificate_without_its_key_stops_the_start(bundle: Path, secured: Secured) -> None:
