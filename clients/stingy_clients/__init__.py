@@ -6,7 +6,9 @@ Invariant: importing this package needs only the base install (no torch, no serv
 from stingy_clients.aio import AsyncClient
 from stingy_clients.answers import (
     Answer,
+    BudgetUsage,
     ModelInfo,
+    PeriodUsage,
     PredictResponse,
     ScoredClass,
     Usage,
@@ -35,10 +37,12 @@ __all__ = [
     "BadImage",
     "BadInput",
     "BudgetExhausted",
+    "BudgetUsage",
     "Client",
     "ClientError",
     "ModelInfo",
     "NotFound",
+    "PeriodUsage",
     "PredictResponse",
     "ScoredClass",
     "ServerError",

@@ -69,8 +69,9 @@ def _read_file(config: Path | None) -> tuple[dict[str, Any], list[str]]:
 
 def _resolve_paths(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
     """Resolve the paths of a settings file from its own folder, not from the working directory."""
-    if isinstance(found.get("state"), str):
-        found["state"] = folder / found["state"]
+    for name in ("state", "webhook_secret_file"):
+        if isinstance(found.get(name), str):
+            found[name] = folder / found[name]
     models = found.get("models")
     for model in models if isinstance(models, list) else []:
         for name in ("bundle", "key_file"):

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stingy_server.admission import Place
 from stingy_server.codec.oip import HEADER_LENGTH
-from stingy_server.edge.hot_path import HotPath
+from stingy_server.edge.hot_path import HotPath, Route
 from stingy_server.edge.ledger_sender import LedgerSender
 from stingy_server.errors import (
     BAD_REQUEST,
@@ -134,7 +134,7 @@ class Guard:
                 await self._app(scope, receive, sender.send)
                 return
             route = self._hot_path.find(scope["method"], scope["path"])
-            await self._authenticate(record, head, charges=route is not None)
+            await self._authenticate(record, head, route)
             declared = check_body(head, self._settings)
             query = scope["method"] == "POST"
             place = record.place = await service.admit(record, query=query, declared=declared)
@@ -173,12 +173,14 @@ class Guard:
                 refusal = STORE_UNAVAILABLE
         await sender.refuse(refusal)
 
-    async def _authenticate(self, record: RequestRecord, head: Head, *, charges: bool) -> None:
+    async def _authenticate(self, record: RequestRecord, head: Head, route: Route | None) -> None:
         scheme, _, secret = head.authorization.partition(b" ")
         if scheme.lower() != b"bearer" or not 0 < len(secret) <= MAX_KEY_LENGTH:
             raise ServiceError(UNAUTHENTICATED)
         record.secret = secret.decode("latin-1")
-        caller = self._service.known_caller(record.secret) if charges else None
+        caller = None
+        if route is not None:
+            caller = self._service.known_caller(record.secret, route.model)
         record.key_unchecked = caller is not None
         if caller is None:
             caller = await self._service.look_up_caller(record.secret)

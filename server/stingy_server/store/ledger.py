@@ -27,8 +27,11 @@ class Entry(NamedTuple):
         answered: images answered.
         bits: leak bits of the answered images, summed.
         event: "answer", the code of a refusal, "cancelled", or an event of the server: "start",
-            "stop", "load", "unload", "share", "alarm", "alarm_labels", "alarm_refuse", "released".
+            "stop", "load", "unload", "share", "alarm", "alarm_labels", "alarm_refuse", "budget_80",
+            "budget_95"; or of an operator: "released", "key_created", "key_set", "key_rotated",
+            "key_revoked".
         requests: the requests of this entry. Their images and microseconds are summed.
+        detail: text about an event of a budget or of an operator; None for all others.
     """
 
     time: str
@@ -45,6 +48,7 @@ class Entry(NamedTuple):
     event: str
     latency_us: int
     requests: int = 1
+    detail: str | None = None
 
 
 PAGE = 1000  # entries read at once, because all of them may not fit in memory
@@ -57,6 +61,29 @@ MOST_ROWS = 64  # of one statement, so that few different statements are prepare
 def _insert(rows: int) -> str:
     # The columns are the fields of the class above. The statement has no text of a request.
     return f"INSERT INTO ledger ({COLUMNS}) VALUES {', '.join([ROW] * rows)}"  # noqa: S608
+
+
+def event_entry(
+    time: str, event: str, *, key: str | None, model: str | None = None, detail: str | None = None
+) -> Entry:
+    """Return the entry of an event that concerns a key or a model and no request."""
+    none = "-"
+    return Entry(
+        time=time,
+        request=none,
+        key=key or none,
+        model=model or none,
+        version=none,
+        fingerprint=none,
+        pixels=None,
+        images=0,
+        answered=0,
+        bits=0.0,
+        status=0,
+        event=event,
+        latency_us=0,
+        detail=detail,
+    )
 
 
 class Ledger:

@@ -28,9 +28,11 @@ CREATE TRIGGER ledger_holds BEFORE DELETE ON ledger
 BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 """
 
-    def __init__(self, path: Path, *, lock_timeout_s: float) -> None:
-        path.touch(mode=0o600)
-        self._path = path
+    def __init__(self, path: Path, *, lock_timeout_s: float, read_only: bool = False) -> None:
+        if not read_only:
+            path.touch(mode=0o600)
+        self._address = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}"
+        self._read_only = read_only
         self._lock_timeout_s = lock_timeout_s
         self._of_thread = threading.local()
         self._connections: list[sqlite3.Connection] = []
@@ -115,12 +117,15 @@ BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
         # Autocommit: outside of an open transaction each statement is its own transaction.
         # Each connection is used by one thread, but `close` may be called by another one.
         connection = sqlite3.connect(
-            self._path,
+            self._address,
+            uri=True,
             timeout=self._lock_timeout_s,
             isolation_level=None,
             check_same_thread=False,
         )
         self._connections.append(connection)
+        if self._read_only:
+            return connection
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
             raise StoreUnavailable(
