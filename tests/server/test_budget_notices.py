@@ -1,5 +1,6 @@
 """Notices of budgets at 80 and 95 %: in the ledger, in a metric and at a webhook."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from webhook_receiver import receiver, silent_receiver, wait_for
 pytestmark = pytest.mark.anyio
 IMAGES = random_images(10)
 SECRET = "a secret of many bytes"
+EVENTS = ("budget_80", "budget_95")
 
 
 def webhook(tmp_path: Path, url: str) -> dict[str, Any]:
@@ -33,9 +35,14 @@ def use_key(client: httpx.AsyncClient, app: FastAPI, **options: Any) -> str:
     return str(key.id)
 
 
-def notices(app: FastAPI) -> list[tuple[str, str, str, str | None]]:
+def notices(app: FastAPI) -> list[tuple[str, str, str, str]]:
     entries = [entry for _, entry in Ledger(app.state.service.database).entries()]
-    return [(e.event, e.key, e.model, e.detail) for e in entries if e.event.startswith("budget_")]
+    return [(e.event, e.key, e.model, numbers(e.detail)) for e in entries if e.event in EVENTS]
+
+
+def numbers(detail: str | None) -> str:
+    fields = json.loads(detail or "{}")
+    return f"{fields['period']}: {fields['used']} of {fields['limit']}"
 
 
 async def test_Q12_shares_of_all_budgets_are_reported(tmp_path: Path) -> None:
@@ -48,9 +55,9 @@ async def test_Q12_shares_of_all_budgets_are_reported(tmp_path: Path) -> None:
                 assert (await infer(client, IMAGES[:count])).status_code == 200
             assert (await infer(client, IMAGES[:1])).status_code == 429
             assert sorted(notices(app)) == [
-                ("budget_80", "-", "digits", "month: 8 of 10 images"),
-                ("budget_80", key, "digits", "day: 8 of 9 images"),
-                ("budget_95", key, "digits", "day: 9 of 9 images"),
+                ("budget_80", "-", "digits", "month: 8 of 10"),
+                ("budget_80", key, "digits", "day: 8 of 9"),
+                ("budget_95", key, "digits", "day: 9 of 9"),
             ]
             wait_for(lambda: len(received.posts) == 3)
             page = generate_latest(app.state.service.metrics.registry).decode()
@@ -62,6 +69,7 @@ async def test_Q12_shares_of_all_budgets_are_reported(tmp_path: Path) -> None:
     assert last.pop("time")[:2] == "20"
     assert last == {
         "event": "budget_95",
+        "owner": f"key:{key}:digits",
         "key": key,
         "name": "alice",
         "model": "digits",

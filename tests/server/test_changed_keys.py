@@ -43,7 +43,7 @@ def set_key(database: Database, limits: Mapping[str, Limits] | None = None, **ne
 
     with closing(database.reopen()) as other:
         ((key, _),) = Keys(other).all()
-        assert Keys(other).set(key.id, change, describe=lambda old, new: "test")
+        assert Keys(other).set(key.id, change, describe=lambda old, new: {})
 
 
 def used(app: FastAPI) -> int:

@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from serving import STINGY
+from serving import STINGY, make_bundle, served
 from stingy_clients.cli import load_commands
 
 BASH = shutil.which("bash")
@@ -68,3 +69,13 @@ def test_installed_completion_completes_commands_in_bash(tmp_path: Path) -> None
     )
     assert "_stingy_completion" in done.stdout.splitlines()[0]
     assert done.stdout.splitlines()[-1].split() == ["set"]
+
+
+def test_stopped_server_of_a_torchvision_network_ends_silently(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b", factory="torchvision.models:shufflenet_v2_x0_5", gain=1.0)
+    with served(bundle, state=tmp_path / "state") as (url, process):
+        assert httpx.get(f"{url}/v2/health/live", timeout=60).status_code == 200
+        process.terminate()
+        _, after = process.communicate(timeout=60)
+        assert process.returncode == 0
+    assert "leaked" not in after

@@ -116,8 +116,8 @@ def read_change(
         ("per-month", model_per_month),
     ):
         for text in texts or ():
-            model, _, number = text.partition("=")
-            if not MODEL_NAME.fullmatch(model):
+            model, equals, number = text.partition("=")
+            if not (equals and MODEL_NAME.fullmatch(model)):
                 faults.append(f"--model-{option}: expected MODEL=N, got {text}")
                 continue
             found = _number(f"--model-{option} of {model}", number, faults)

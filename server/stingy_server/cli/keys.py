@@ -4,7 +4,7 @@ import json
 import os
 import pwd
 import socket
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -77,7 +77,7 @@ def create(
                 per_month=own.per_month,
                 expires=None if expires is None else datetime.fromisoformat(expires),
                 model_limits=limits,
-                by=operator(),
+                detail={"by": operator()},
                 **given,
             )
         except ValueError as error:
@@ -165,12 +165,12 @@ def set_key(
         typer.echo(f"It has used {used} images, so it gets no more.", err=True)
 
 
-def _describe(before: "KeySettings", after: "KeySettings") -> str | None:
-    """Return the text of a change for the ledger; None if there is none."""
+def _describe(before: "KeySettings", after: "KeySettings") -> dict[str, Any] | None:
+    """Return what the ledger says about a change; None if there is none."""
     changed = options.differences(before, after)
     if not changed:
         return None
-    return f"{operator()}: " + "; ".join(f"{name} {old} → {new}" for name, old, new in changed)
+    return {"by": operator(), "changes": {name: [old, new] for name, old, new in changed}}
 
 
 @app.command()
@@ -216,7 +216,7 @@ def revoke(key_id: KeyId, config: Config = None, state: State = None) -> None:
 
         store = Keys(database)
         found = _find(store, key_id)
-        revoked = store.revoke(found.id, by=operator())
+        revoked = store.revoke(found.id, detail={"by": operator()})
     if not revoked:
         end([_revoked(found)])
     typer.echo(f"{found.id} is revoked.")
@@ -232,7 +232,7 @@ def rotate(
 
         store = Keys(database)
         found = _find(store, key_id)
-        text = store.rotate(found.id, by=operator())
+        text = store.rotate(found.id, detail={"by": operator()})
     if text is None:
         end([_revoked(found)])
     _print_text(found.id, text, f"This is the new key of id {found.id}.", as_json=as_json)
@@ -247,7 +247,7 @@ def release(key_id: KeyId, config: Config = None, state: State = None) -> None:
 
         found = Keys(database).named(key_id)
         one = _find(Keys(database), key_id).id if found else key_id
-        released = KeyProfileStore(database).release(one, by=operator())
+        released = KeyProfileStore(database).release(one, detail={"by": operator()})
     if not released:
         end([f"expected the id of a key in alarm, got {key_id}; see: stingy watch"])
     typer.echo(f"{one} is released.")

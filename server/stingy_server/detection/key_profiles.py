@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field, fields, replace
 from enum import StrEnum
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -173,14 +174,14 @@ class KeyProfileStore:
             self._database.execute(WRITE, astuple(after))
             if after.action != before.action:
                 event = "alarm" if after.action == Action.ALARM else f"alarm_{after.action}"
-                self._ledger.append(event_entry(stamp(), event, key=key))
+                self._ledger.append_all([event_entry(stamp(), event, key=key)])
         return after
 
-    def release(self, key: str, *, by: str | None = None) -> bool:
+    def release(self, key: str, *, detail: Mapping[str, Any] | None = None) -> bool:
         """Undo the action of an alarm and start to count anew. Returns False if there is none.
 
         Args:
-            by: the person who does it, for the ledger.
+            detail: what the ledger says about it, such as who does it.
         """
         with self._database.transaction(locks=(f"watch:{key}",)):
             found = self.get(key)
@@ -188,7 +189,7 @@ class KeyProfileStore:
                 return False
             fresh = KeyProfile(key, found.updated, found.images, found.bits, since=found.images)
             self._database.execute(WRITE, astuple(fresh))
-            self._ledger.append(event_entry(stamp(), "released", key=key, detail=by))
+            self._ledger.append_all([event_entry(stamp(), "released", key=key, detail=detail)])
         return True
 
     def _budget_used_today(self, key: str) -> float:

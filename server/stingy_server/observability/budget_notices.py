@@ -32,15 +32,15 @@ class BudgetNotices:
             key: the key of the charge, whose name a notice of its own budgets has.
         """
         for crossing in crossings:
-            key_id, model = parts_of_owner(crossing.owner)
-            budget = "key" if model is None else "model" if key_id is None else "key_model"
-            self._metrics.count_notice(budget, crossing.period, crossing.percent)
+            kind, key_id, model = parts_of_owner(crossing.owner)
+            self._metrics.count_notice(kind, crossing.period, crossing.percent)
             if self._webhook is not None:
                 self._webhook.put(
                     {
                         "id": secrets.token_hex(8),
                         "event": f"budget_{crossing.percent}",
                         "time": stamp(),
+                        "owner": crossing.owner,
                         "key": key_id,
                         "name": None if key_id is None else key.name,
                         "model": model,

@@ -147,13 +147,18 @@ def key_model_owner(key_id: str, name: str) -> str:
     return f"key:{key_id}:{name}"
 
 
-def parts_of_owner(owner: str) -> tuple[str | None, str | None]:
-    """Return the id of the key and the name of the model of an owner, None where it has none."""
+def parts_of_owner(owner: str) -> tuple[str, str | None, str | None]:
+    """Return the kind of an owner, such as "key_model", the id of its key and its model's name.
+
+    An id or a name that it does not have is None.
+    """
     kind, _, rest = owner.partition(":")
     if kind == "model":
-        return None, rest
+        return kind, None, rest
+    if kind != "key":
+        return kind, None, None
     key_id, _, name = rest.partition(":")
-    return key_id, name or None
+    return ("key_model", key_id, name) if name else (kind, key_id, None)
 
 
 class Budgets:

@@ -141,11 +141,16 @@ class Charges:
 
 def _entry(crossing: Crossing) -> Entry:
     """Return the ledger entry of a share of a limit that was reached."""
-    key_id, model = parts_of_owner(crossing.owner)
+    _, key_id, model = parts_of_owner(crossing.owner)
     return event_entry(
         stamp(),
         f"budget_{crossing.percent}",
         key=key_id,
         model=model,
-        detail=f"{crossing.period}: {crossing.used} of {crossing.limit} images",
+        detail={
+            "owner": crossing.owner,
+            "period": crossing.period,
+            "used": crossing.used,
+            "limit": crossing.limit,
+        },
     )

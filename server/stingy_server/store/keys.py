@@ -135,7 +135,7 @@ class Keys:
         expires: datetime | None = None,
         models: frozenset[str] | None = None,
         model_limits: Mapping[str, Limits] | None = None,
-        by: str | None = None,
+        detail: Mapping[str, Any] | None = None,
     ) -> tuple[Key, str]:
         """Create a key. Return it and its text, which cannot be read later.
 
@@ -147,7 +147,7 @@ class Keys:
             request_rate: requests in a period; None is the rate of the settings.
             models: the names of the models that it may query; None is all.
             model_limits: its own budgets for some models, by name.
-            by: the person who does it, for the ledger.
+            detail: what the ledger says about it, such as who does it; None for no entry.
 
         Raises:
             ValueError: the name or a rate is not valid.
@@ -174,7 +174,7 @@ class Keys:
             self._add(key, text, Limits(budget, per_day, per_month))
             for model, limits in limited.items():
                 self._set_limits(key_model_owner(key_id, model), limits)
-            self._record(key_id, "key_created", by)
+            self._record(key_id, "key_created", detail)
         return key, text
 
     def create_first(self, *, budget: int) -> str | None:
@@ -217,46 +217,46 @@ class Keys:
             month_total=limits.per_month,
         )
 
-    def _record(self, key_id: str, event: str, detail: str | None) -> None:
-        """Record an event in the ledger, if there is a text about it."""
+    def _record(self, key_id: str, event: str, detail: Mapping[str, Any] | None) -> None:
+        """Record an event in the ledger, if something is to be said about it."""
         if detail is not None:
-            self._ledger.append(event_entry(stamp(), event, key=key_id, detail=detail))
+            self._ledger.append_all([event_entry(stamp(), event, key=key_id, detail=detail)])
 
-    def rotate(self, key_id: str, *, by: str | None = None) -> str | None:
+    def rotate(self, key_id: str, *, detail: Mapping[str, Any] | None = None) -> str | None:
         """Replace the text of a valid key and return the new one; None if the key is not valid.
 
         The old text is invalid from now on.
 
         Args:
-            by: the person who does it, for the ledger.
+            detail: as in `create`.
         """
         _, text = _new_text(key_id)
         with self._database.transaction(locks=("keys",)):
             digest = self._digest(text)
-            changed = self._update(key_id, "digest = ?", digest, event="key_rotated", detail=by)
+            changed = self._update(key_id, "digest = ?", digest, event="key_rotated", detail=detail)
         return text if changed else None
 
-    def revoke(self, key_id: str, *, by: str | None = None) -> bool:
+    def revoke(self, key_id: str, *, detail: Mapping[str, Any] | None = None) -> bool:
         """Make a key invalid from now on. Return False if there is no such valid key.
 
         Args:
-            by: the person who does it, for the ledger.
+            detail: as in `create`.
         """
         with self._database.transaction(locks=("keys",)):
-            return self._update(key_id, "revoked = ?", stamp(), event="key_revoked", detail=by)
+            return self._update(key_id, "revoked = ?", stamp(), event="key_revoked", detail=detail)
 
     def set(
         self,
         key_id: str,
         change: Callable[[KeySettings], KeySettings],
         *,
-        describe: Callable[[KeySettings, KeySettings], str | None],
+        describe: Callable[[KeySettings, KeySettings], Mapping[str, Any] | None],
     ) -> tuple[KeySettings, KeySettings] | None:
         """Change the settings of a valid key, for every process from its next charge on.
 
         Args:
             change: maps the settings to the new ones.
-            describe: maps both to the text for the ledger; None changes nothing.
+            describe: maps both to what the ledger says about it; None changes nothing.
 
         Returns:
             The settings before and after; None if there is no such valid key.
@@ -267,8 +267,8 @@ class Keys:
                 return None
             before = KeySettings(key, self.limits(key))
             after = change(before)
-            text = describe(before, after)
-            if text is None:
+            detail = describe(before, after)
+            if detail is None:
                 return before, before
             new = replace(after.key, model_budgets=tuple(sorted(after.limits.keys() - {""})))
             _check_rates(new)
@@ -282,7 +282,7 @@ class Keys:
                 _joined(new.models),
                 " ".join(new.model_budgets),
                 event="key_set",
-                detail=text,
+                detail=detail,
             )
             for model, limits in sorted(after.limits.items()):
                 self._set_limits(_owner(key_id, model), limits)
@@ -294,7 +294,12 @@ class Keys:
         return int(count)
 
     def _update(
-        self, key_id: str, assignments: str, *values: Any, event: str, detail: str | None
+        self,
+        key_id: str,
+        assignments: str,
+        *values: Any,
+        event: str,
+        detail: Mapping[str, Any] | None,
     ) -> bool:
         """Change a key inside the open transaction, and count and record the change.
 
@@ -391,7 +396,7 @@ def _key(columns: Sequence[Any]) -> Key:
     """Return the key of a row of `COLUMNS`."""
     models, model_budgets = columns[-2:]
     allowed = None if models is None else frozenset(models.split())
-    return Key(*columns[:-2], models=allowed, model_budgets=tuple(model_budgets.split()))
+    return Key(*[*columns[:-2], allowed, tuple(model_budgets.split())])
 
 
 def _joined(models: frozenset[str] | None) -> str | None:

@@ -5,12 +5,13 @@ holds no output, pixel or key. A request whose record cannot be written gets no 
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import orjson
 
 from stingy_server.codec.images import Pixels
 from stingy_server.store.database import Database
@@ -31,7 +32,7 @@ class Entry(NamedTuple):
             "budget_95"; or of an operator: "released", "key_created", "key_set", "key_rotated",
             "key_revoked".
         requests: the requests of this entry. Their images and microseconds are summed.
-        detail: text about an event of a budget or of an operator; None for all others.
+        detail: JSON with more about an event, or None.
     """
 
     time: str
@@ -64,7 +65,12 @@ def _insert(rows: int) -> str:
 
 
 def event_entry(
-    time: str, event: str, *, key: str | None, model: str | None = None, detail: str | None = None
+    time: str,
+    event: str,
+    *,
+    key: str | None,
+    model: str | None = None,
+    detail: Mapping[str, Any] | None = None,
 ) -> Entry:
     """Return the entry of an event that concerns a key or a model and no request."""
     none = "-"
@@ -82,7 +88,7 @@ def event_entry(
         status=0,
         event=event,
         latency_us=0,
-        detail=detail,
+        detail=None if detail is None else orjson.dumps(detail).decode(),
     )
 
 

@@ -74,10 +74,10 @@ def test_set_prints_each_change_before_and_after(run: Run, tmp_path: Path) -> No
         entries = [entry for _, entry in Ledger(database).entries()]
     assert [entry.event for entry in entries] == ["key_created", "key_set"]
     user = pwd.getpwuid(os.getuid()).pw_name
-    detail = entries[1].detail
-    assert detail is not None
-    assert detail.startswith(f"{user}@")
-    assert "budget 500 → 1000; per day none → 50" in detail
+    detail = json.loads(entries[1].detail or "")
+    assert detail["by"].startswith(f"{user}@")
+    assert detail["changes"]["budget"] == ["500", "1000"]
+    assert detail["changes"]["per day"] == ["none", "50"]
 
 
 def test_set_removes_limits_by_the_word_none(run: Run) -> None:

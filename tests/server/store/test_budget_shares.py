@@ -134,13 +134,14 @@ def test_Q12_processes_that_charge_at_once_report_each_share_once(
 @pytest.mark.parametrize(
     ("owner", "parts"),
     [
-        ("key:1a2b", ("1a2b", None)),
-        ("model:cats-2.1", (None, "cats-2.1")),
-        ("key:1a2b:cats", ("1a2b", "cats")),
+        ("key:1a2b", ("key", "1a2b", None)),
+        ("model:cats-2.1", ("model", None, "cats-2.1")),
+        ("key:1a2b:cats", ("key_model", "1a2b", "cats")),
+        ("others:x", ("others", None, None)),
     ],
 )
-def test_owner_is_split_into_key_and_model(
-    owner: str, parts: tuple[str | None, str | None]
+def test_owner_is_split_into_kind_key_and_model(
+    owner: str, parts: tuple[str, str | None, str | None]
 ) -> None:
     assert parts_of_owner(owner) == parts
 

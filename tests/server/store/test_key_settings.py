@@ -31,7 +31,7 @@ def new_settings(before: KeySettings) -> KeySettings:
 
 def test_Q11_change_of_a_key_is_stored_counted_and_recorded(database: Database, keys: Keys) -> None:
     key, text = keys.create("k", budget=5, per_day=4)
-    done = keys.set(key.id, new_settings, describe=lambda old, new: "alice@host: more")
+    done = keys.set(key.id, new_settings, describe=lambda old, new: {"by": "alice@host"})
     assert done is not None
     before, after = done
     assert before == KeySettings(key, {"": Limits(5, 4, None)})
@@ -42,7 +42,7 @@ def test_Q11_change_of_a_key_is_stored_counted_and_recorded(database: Database, 
     assert (caller.key.models, caller.key.model_budgets) == (frozenset({"a", "b"}), ("a",))
     assert keys.limits(caller.key) == after.limits == {"": Limits(7, None, 9), "a": Limits(None, 3)}
     (entry,) = [entry for _, entry in Ledger(database).entries()]
-    assert (entry.event, entry.key, entry.detail) == ("key_set", key.id, "alice@host: more")
+    assert (entry.event, entry.key, entry.detail) == ("key_set", key.id, '{"by":"alice@host"}')
 
 
 def test_faulty_or_empty_change_of_a_key_changes_nothing(database: Database, keys: Keys) -> None:
@@ -51,14 +51,14 @@ def test_faulty_or_empty_change_of_a_key_changes_nothing(database: Database, key
         keys.set(
             key.id,
             lambda old: KeySettings(replace(old.key, tier="x", rate="often"), old.limits),
-            describe=lambda old, new: "text",
+            describe=lambda old, new: {},
         )
     assert keys.set(key.id, new_settings, describe=lambda old, new: None) is not None
     assert keys.authenticate(text) == (key, False, 0)
     assert [*Ledger(database).entries()] == []
     keys.revoke(key.id)
-    assert keys.set(key.id, new_settings, describe=lambda old, new: "text") is None
-    assert keys.set("absent", new_settings, describe=lambda old, new: "text") is None
+    assert keys.set(key.id, new_settings, describe=lambda old, new: {}) is None
+    assert keys.set("absent", new_settings, describe=lambda old, new: {}) is None
 
 
 def test_removed_model_budget_is_charged_no_more(database: Database, keys: Keys) -> None:
@@ -68,7 +68,7 @@ def test_removed_model_budget_is_charged_no_more(database: Database, keys: Keys)
     done = keys.set(
         key.id,
         lambda old: KeySettings(old.key, {"": old.limits[""], "b": Limits(9)}),
-        describe=lambda old, new: "text",
+        describe=lambda old, new: {},
     )
     assert done is not None
     changed = done[1].key
