@@ -60,7 +60,10 @@ def serve(settings: Settings, faults: Sequence[str], *, console: Console) -> Non
         if metrics_port is not None:
             metrics_port.start(service.metrics.registry if settings.workers == 1 else None)
         if settings.workers == 1:
-            DrainingServer(_config(app, settings)).run(sockets=[listener])
+            server = DrainingServer(_config(app, settings))
+            server.run(sockets=[listener])
+            if not server.started:
+                sys.exit(UNABLE)
             return
         # Each worker loads the models again, and serves only the bundles that were loaded here.
         expected = {
