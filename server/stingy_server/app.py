@@ -316,15 +316,16 @@ def _tracing(settings: Settings) -> tuple[Tracing, list[str]]:
 
 
 def _webhook(settings: Settings, metrics: Metrics) -> tuple[Webhook | None, list[str]]:
-    if (settings.webhook_url is None) != (settings.webhook_secret_file is None):
-        return None, ["webhook: expected webhook_url and webhook_secret_file, got one of them"]
-    if settings.webhook_url is None or settings.webhook_secret_file is None:
+    url, file = settings.webhook_url, settings.webhook_secret_file
+    if url is None and file is None:
         return None, []
+    if url is None or file is None:
+        return None, ["webhook: expected webhook_url and webhook_secret_file, got one of them"]
     try:
-        secret = read_secret(settings.webhook_secret_file)
+        secret = read_secret(file)
     except ConfigurationError as error:
         return None, [*error.faults]
-    return Webhook(settings.webhook_url, secret, count=metrics.count_webhook), []
+    return Webhook(url, secret, count=metrics.count_webhook), []
 
 
 def _database(settings: Settings, faults: Sequence[str]) -> Database:

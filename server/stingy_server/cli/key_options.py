@@ -107,18 +107,18 @@ def read_change(
 
     faults: list[str] = []
     limits: dict[str, dict[str, int | None]] = {}
-    for option, text in (("budget", budget), ("per-day", per_day), ("per-month", per_month)):
-        if text is not None:
-            limits.setdefault("", {})[LIMITS[option]] = _number(f"--{option}", text, faults)
+    for option, value in (("budget", budget), ("per-day", per_day), ("per-month", per_month)):
+        if value is not None:
+            limits.setdefault("", {})[LIMITS[option]] = _number(f"--{option}", value, faults)
     for option, texts in (
         ("budget", model_budget),
         ("per-day", model_per_day),
         ("per-month", model_per_month),
     ):
-        for text in texts or ():
-            model, equals, number = text.partition("=")
+        for value in texts or ():
+            model, equals, number = value.partition("=")
             if not (equals and MODEL_NAME.fullmatch(model)):
-                faults.append(f"--model-{option}: expected MODEL=N, got {text}")
+                faults.append(f"--model-{option}: expected MODEL=N, got {value}")
                 continue
             found = _number(f"--model-{option} of {model}", number, faults)
             limits.setdefault(model, {})[LIMITS[option]] = found
@@ -128,9 +128,9 @@ def read_change(
         properties["tier"] = tier
         if tier not in known:
             faults.append(f"expected one of the tiers {', '.join(known)}, got {tier}")
-    for name, text in (("rate", rate), ("request_rate", request_rate)):
-        if text is not None:
-            properties[name] = None if text == NONE else text
+    for name, value in (("rate", rate), ("request_rate", request_rate)):
+        if value is not None:
+            properties[name] = None if value == NONE else value
     if days is not None:
         lasting = _number("--days", days, faults, most=36_500)
         properties["expires"] = (
@@ -180,13 +180,13 @@ def _limits(settings: "KeySettings", model: str) -> "Limits":
     return settings.limits.get(model, Limits())
 
 
-def _number(option: str, text: str, faults: list[str], *, most: int = MAX_COUNT) -> int | None:
-    """Return the number of an option; None if the text is "none" or a fault."""
-    if text == NONE:
+def _number(option: str, value: str, faults: list[str], *, most: int = MAX_COUNT) -> int | None:
+    """Return the number of an option; None if it is "none" or a fault."""
+    if value == NONE:
         return None
-    if text.isascii() and text.isdigit() and len(text) < 25 and 1 <= int(text) <= most:
-        return int(text)
-    faults.append(f"{option}: expected a number from 1 to {most} or {NONE}, got {text}")
+    if value.isascii() and value.isdigit() and len(value) < 25 and 1 <= int(value) <= most:
+        return int(value)
+    faults.append(f"{option}: expected a number from 1 to {most} or {NONE}, got {value}")
     return None
 
 

@@ -42,7 +42,7 @@ def crossings(books: Budgets, images: int, *owners: str) -> list[tuple[Period, i
     return [(each.period, each.percent) for each in charged.crossings]
 
 
-def test_Q12_each_share_is_reported_by_the_charge_that_reaches_it(books: Budgets) -> None:
+def test_Q12_share_is_reported_by_the_charge_that_reaches_it(books: Budgets) -> None:
     books.set("key:a", total=100, day_total=None)
     found = [crossings(books, images) for images in (79, 1, 14, 1, 5)]
     assert found == [[], [(Period.TOTAL, 80)], [], [(Period.TOTAL, 95)], []]
@@ -108,7 +108,7 @@ def test_lowered_limit_grants_nothing_beyond_it(books: Budgets) -> None:
     assert books.reserve(["key:a"], 1) is None
 
 
-def test_Q12_processes_that_charge_at_once_report_each_share_once(
+def test_Q12_processes_charging_at_once_report_each_share_once(
     books: Budgets, tmp_path: Path, store: str | None
 ) -> None:
     books.set("key:a", total=400, day_total=200)
