@@ -199,6 +199,11 @@ class Service:
             record.place.use_model(found.name)
         return found
 
+    def endpoints(self, record: RequestRecord) -> list[Endpoint]:
+        """Return the endpoints of the models that the key may query, for lists of models."""
+        key = record.key
+        return [each for each in self.fleet if key is not None and key.may_query(each.name)]
+
     def refresh_key(self, record: RequestRecord) -> None:
         """Give a query its changed key, as the charge that found the change has looked it up.
 

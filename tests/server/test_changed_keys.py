@@ -15,6 +15,7 @@ from checks import all_requests
 from infer_requests import code, infer, outputs, tensor
 from serving import make_bundle, make_settings, random_images, running
 from stingy_server import Keys, ModelSettings, Settings, Tier
+from stingy_server.observability.request_record import RequestRecord
 from stingy_server.store.database import Database
 from stingy_server.store.keys import KeySettings, Limits
 from stingy_server.store.ledger import Ledger
@@ -142,6 +143,16 @@ async def test_A7_no_route_lists_a_forbidden_model(tmp_path: Path) -> None:
         for method, path in all_requests(app):
             response = await client.request(method, path, content=b"{}")
             assert b"letters" not in response.content, (method, path)
+
+
+async def test_endpoints_of_a_key_are_those_it_may_query(tmp_path: Path) -> None:
+    async with running(configured(tmp_path)) as (_, app):
+        service = app.state.service
+        for models, names in ((None, ["digits", "letters"]), (frozenset({"letters"}), ["letters"])):
+            key, _ = service.keys.create("k", budget=1, models=models)
+            found = service.endpoints(RequestRecord("-", 0.0, key=key))
+            assert [endpoint.name for endpoint in found] == names
+        assert service.endpoints(RequestRecord("-", 0.0)) == []
 
 
 @pytest.mark.parametrize("permitted", [frozenset(), frozenset({"digits", "letters"}), None])

@@ -8,7 +8,6 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -20,13 +19,21 @@ from serving import (
     free_port,
     make_bundle,
     make_key,
+    make_settings,
     png,
     random_images,
     served,
     server_environment,
 )
 from stingy_clients import Client
-from stingy_server import ConfigurationError, Database, Settings, create_app
+from stingy_server import (
+    ConfigurationError,
+    Database,
+    Settings,
+    StoreUnavailable,
+    create_app,
+    serve,
+)
 from stingy_server.store.schema import FIRST_VERSION
 
 IMAGE = png(random_images(1)[0])
@@ -130,37 +137,24 @@ def test_P6_faults_of_the_state_are_named_beside_others(tmp_path: Path) -> None:
     assert [word for word in ("port", "pepper") if word in str(error.value)] == ["port", "pepper"]
 
 
-def test_P6_two_starts_at_once_on_one_port_leave_one_server(tmp_path: Path, bundle: Path) -> None:
-    port = str(free_port())
-    ended: list[tuple[int, str]] = []
-    processes = [
-        subprocess.Popen(
-            [*STINGY, "serve", bundle, "--state", tmp_path / "state", "--port", port],
-            env=server_environment(),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    first_end = threading.Event()
-
-    def wait(process: "subprocess.Popen[str]") -> None:
-        _, errors = process.communicate(timeout=120)
-        ended.append((process.returncode, errors))
-        first_end.set()
-
-    threads = [threading.Thread(target=wait, args=(process,)) for process in processes]
-    for thread in threads:
-        thread.start()
-    assert first_end.wait(60)
-    for process in processes:
-        process.terminate()
-    for thread in threads:
-        thread.join()
-    assert [status for status, _ in ended] == [2, 0]
-    refused, served_log = ended[0][1], ended[1][1]
-    assert "cannot listen here" in refused
-    assert "Traceback" not in refused
-    assert "listening on" in served_log
-    shown = [line for _, log in ended for line in log.splitlines() if line.startswith("stingy_")]
-    assert len(shown) == 1
+@pytest.mark.parametrize("busy", ["port", "metrics_port"])
+def test_P6_address_taken_while_models_load_is_a_fault(
+    tmp_path: Path, bundle: Path, busy: str
+) -> None:
+    """Take an address between its binding and the listening, as a start at the same time does."""
+    ports = {"port": free_port(), "metrics_port": free_port()}
+    settings = make_settings(tmp_path / "state", bundle, **ports)
+    with contextlib.ExitStack() as stack, socket.socket() as other:
+        listener, faults = serve._bind(settings, stack)
+        metrics_port, more = serve._bind_metrics(settings)
+        assert metrics_port is not None
+        stack.callback(metrics_port.server_close)
+        assert faults + more == []
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", ports[busy]))
+        other.listen()
+        service = create_app(settings).state.service
+        with pytest.raises(ConfigurationError, match=f"{ports[busy]}: cannot listen here"):
+            serve._listen(listener, metrics_port, service)
+        with pytest.raises(StoreUnavailable):
+            service.database.execute("SELECT 1")
