@@ -31,7 +31,9 @@ BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
     def __init__(self, path: Path, *, lock_timeout_s: float, read_only: bool = False) -> None:
         if not read_only:
             path.touch(mode=0o600)
-        self._address = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}"
+        self._path: Path | str = path
+        if read_only:
+            self._path = f"{path.absolute().as_uri()}?mode=ro"
         self._read_only = read_only
         self._lock_timeout_s = lock_timeout_s
         self._of_thread = threading.local()
@@ -117,11 +119,11 @@ BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
         # Autocommit: outside of an open transaction each statement is its own transaction.
         # Each connection is used by one thread, but `close` may be called by another one.
         connection = sqlite3.connect(
-            self._address,
-            uri=True,
+            self._path,
             timeout=self._lock_timeout_s,
             isolation_level=None,
             check_same_thread=False,
+            uri=self._read_only,
         )
         self._connections.append(connection)
         if self._read_only:
