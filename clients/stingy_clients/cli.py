@@ -92,6 +92,13 @@ def predict(
     *,
     key: KeyText,
     url: Url = LOCAL,
+    ca: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="STINGY_CA",
+            help="File of certificates to trust, in PEM; default: the well-known ones.",
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="The model's name; default: the one that the server serves."),
@@ -108,7 +115,7 @@ def predict(
 ) -> None:
     """Classify images with a model on a server."""
     try:
-        with Client(url, key) as client:
+        with Client(url, key, ca=ca) as client:
             for image in images:
                 try:
                     answer = client.predict(image, model=model, version=version)

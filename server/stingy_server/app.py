@@ -10,6 +10,8 @@ import contextlib
 import logging
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -22,7 +24,8 @@ from stingy_server.codec.decode_pool import QUEUED_REQUESTS, DecodePool
 from stingy_server.codec.loop_turns import LoopTurns
 from stingy_server.deadlines import Deadlines
 from stingy_server.detection.monitor import Watch
-from stingy_server.edge import oip_routes, routes
+from stingy_server.edge import oip_routes, routes, torchserve_routes
+from stingy_server.edge.cors import Cors
 from stingy_server.edge.guard import Guard
 from stingy_server.edge.hot_path import HotPath
 from stingy_server.errors import (
@@ -44,7 +47,7 @@ from stingy_server.observability.webhook import Webhook, read_secret
 from stingy_server.rates.rate_limits import MemoryRates, Rates, parse_rate
 from stingy_server.rollout import Rollout, bundle_faults
 from stingy_server.service import Service
-from stingy_server.settings import Settings
+from stingy_server.settings import FULL_TIER, Settings
 from stingy_server.store.base import StoreUnavailable
 from stingy_server.store.budgets import Budgets, model_owner
 from stingy_server.store.charges import Charges, KnownCallers
@@ -90,6 +93,7 @@ def create_app(
     metrics = Metrics()
     webhook, wrong = _webhook(settings, metrics)
     faults += rate_store_faults(settings) + room_faults(settings) + found + more + wrong
+    faults += _token_faults(settings)
     try:
         database = _database(settings, faults)
     except BaseException:
@@ -100,6 +104,7 @@ def create_app(
         settings, database=database, rates=rates, tracing=tracing, metrics=metrics, notices=notices
     )
     try:
+        _accept_tokens(service)
         deployed = Deployments(database).desired() if engine_factory is None else []
         _fill_fleet(service, models, deployed, engine_factory=engine_factory)
         service.watch.restore()
@@ -156,6 +161,41 @@ def _service(
         turns=LoopTurns(),
         decoders=DecodePool(capacity=QUEUED_REQUESTS * settings.max_pixels, share=settings.share),
     )
+
+
+def _token_faults(settings: Settings) -> list[str]:
+    """Return the faults of the settings of tokens, if there are any."""
+    oidc = settings.oidc
+    if oidc is None:
+        return []
+    faults = []
+    if find_spec("jwt") is None or find_spec("cryptography") is None:
+        faults.append("oidc: expected PyJWT and cryptography, got none: pip install 'stingy[oidc]'")
+    if oidc.tier_claim is None and oidc.tier not in (FULL_TIER, *settings.tiers):
+        faults.append("oidc.tier: expected the name of one of the tiers, got another")
+    return faults
+
+
+def _accept_tokens(service: Service) -> None:
+    """Accept tokens beside keys, if the settings have an issuer.
+
+    Raises StoreUnavailable if their budget cannot be written.
+    """
+    if (oidc := service.settings.oidc) is None:
+        return
+    # Imported here because PyJWT is an optional dependency.
+    from stingy_server.oidc.token_callers import TokenCallers
+
+    service.tokens = TokenCallers(
+        oidc,
+        service.settings,
+        database=service.database,
+        keys=service.keys,
+        budgets=service.budgets,
+        executor=service.executor,
+        on_change=service.charges.known.drop_principals,
+    )
+    service.charges = replace(service.charges, recheck_token=service.tokens.recheck)
 
 
 def _fill_fleet(
@@ -222,6 +262,7 @@ def _application(service: Service, rollout: Rollout | None) -> FastAPI:
     app.add_exception_handler(Exception, _on_exception)
     app.include_router(routes.router)
     app.include_router(oip_routes.router)
+    app.include_router(torchserve_routes.router)
     return app
 
 
@@ -270,8 +311,12 @@ class _Guarded(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         service: Service = self.state.service
-        hot_path = HotPath(service, handlers=routes.HOT_ROUTES | oip_routes.HOT_ROUTES)
-        return Guard(super().build_middleware_stack(), service=service, hot_path=hot_path)
+        handlers = routes.HOT_ROUTES | oip_routes.HOT_ROUTES | torchserve_routes.HOT_ROUTES
+        hot_path = HotPath(service, handlers=handlers)
+        guard = Guard(super().build_middleware_stack(), service=service, hot_path=hot_path)
+        if not service.settings.cors_origins:
+            return guard
+        return Cors(guard, origins=service.settings.cors_origins, methods=self.openapi()["paths"])
 
 
 def rate_store_faults(settings: Settings) -> list[str]:

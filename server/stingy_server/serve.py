@@ -1,6 +1,7 @@
 """Run the service: announce the endpoints, listen, drain on the first signal, end with status 0.
 
 Settings and bundles stay as they were at the start. No signal makes the server read them again.
+Only the certificate is read anew when its files change.
 """
 
 import contextlib
@@ -10,8 +11,8 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
-import uvicorn
 from fastapi import FastAPI
 from rich.console import Console
 
@@ -22,6 +23,7 @@ from stingy_server.models.endpoints import close_endpoints
 from stingy_server.observability import metrics
 from stingy_server.observability.logs import log_config
 from stingy_server.observability.metrics_server import MetricsServer
+from stingy_server.process.certificate import Certificate
 from stingy_server.process.core_dumps import forbid_core_dumps
 from stingy_server.process.descriptors import raise_descriptor_limit
 from stingy_server.process.gc_tuning import freeze_gc
@@ -49,7 +51,7 @@ def serve(settings: Settings, faults: Sequence[str], *, console: Console) -> Non
         metrics_port, more = _bind_metrics(settings)
         began = time.perf_counter()
         with _start_shown_on(console):
-            app = create_app(settings, faults=[*faults, *found, *more])
+            app = create_app(settings, faults=[*faults, *found, *more, *_tls_faults(settings)])
         service: Service = app.state.service
         freeze_gc()  # takes a quarter of a second, so it runs before any client waits
         _listen(listener, metrics_port, service)
@@ -80,7 +82,7 @@ def serve(settings: Settings, faults: Sequence[str], *, console: Console) -> Non
 def _worker_app(settings: Settings, expected: Mapping[tuple[str, str], str]) -> FastAPI:
     """Build the application of a worker. End the process if its bundles differ from `expected`."""
     try:
-        app = create_app(settings, expected=expected)
+        app = create_app(settings, faults=_tls_faults(settings), expected=expected)
     except ConfigurationError as error:
         faults = error.faults
     except StoreUnavailable as error:
@@ -93,13 +95,14 @@ def _worker_app(settings: Settings, expected: Mapping[tuple[str, str], str]) -> 
     sys.exit(UNABLE)
 
 
-def _config(app: "FastAPI | functools.partial[FastAPI]", settings: Settings) -> uvicorn.Config:
+def _config(app: "FastAPI | functools.partial[FastAPI]", settings: Settings) -> HttpConfig:
     return HttpConfig(
         app,
         factory=not isinstance(app, FastAPI),
         workers=settings.workers,
         header_timeout_s=settings.header_timeout_s,
         body_timeout_s=settings.body_timeout_s,
+        tls_files=_tls_files(settings),
         ws="none",
         access_log=False,
         log_config=log_config(settings.log_format),
@@ -107,6 +110,26 @@ def _config(app: "FastAPI | functools.partial[FastAPI]", settings: Settings) -> 
         proxy_headers=False,
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
     )
+
+
+def _tls_files(settings: Settings) -> tuple[Path, Path] | None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return settings.tls_cert, settings.tls_key
+
+
+def _tls_faults(settings: Settings) -> list[str]:
+    """Return the faults of the certificate, if the settings have one."""
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        given, missing = ("tls_cert", "tls_key") if settings.tls_cert else ("tls_key", "tls_cert")
+        return [f"{missing}: expected a file beside {given}, got none"]
+    if (files := _tls_files(settings)) is None:
+        return []
+    try:
+        Certificate(*files)
+    except ConfigurationError as error:
+        return [*error.faults]
+    return []
 
 
 def _bind(settings: Settings, stack: contextlib.ExitStack) -> tuple[socket.socket, list[str]]:
@@ -181,7 +204,8 @@ def _announce(
     host, port = listener.getsockname()[:2]
     address = f"[{host}]" if ":" in host else host
     console.print(f"started in {seconds:.1f} s", highlight=False, soft_wrap=True)
-    console.print(f"listening on http://{address}:{port}", highlight=False, soft_wrap=True)
+    scheme = "http" if service.settings.tls_cert is None else "https"
+    console.print(f"listening on {scheme}://{address}:{port}", highlight=False, soft_wrap=True)
 
 
 def _make_first_key(service: Service, console: Console) -> None:

@@ -23,7 +23,7 @@ from stingy_server.store.database import Database
 MAX_BUDGET = 2**62
 NO_STOP = 2**63 - 1
 DAY_S = 86_400
-MAX_OWNERS = 3
+MAX_OWNERS = 5
 REPORTED = (80, 95)  # percent of a limit
 
 
@@ -117,7 +117,7 @@ class Crossing(NamedTuple):
 
 # A NamedTuple, because a frozen dataclass costs half a microsecond more and every request has one.
 class Reservation(NamedTuple):
-    """A charge of images to one, two or three owners, made before the images are answered.
+    """A charge of images to one to five owners, made before the images are answered.
 
     Attributes:
         owners: the owners, each once, in any order.
@@ -200,7 +200,8 @@ class Budgets:
         later one.
 
         Args:
-            owners: one to three, such as a key, a model, and the two together.
+            owners: one to five, such as a key, a model, the two together, and the groups of a
+                principal.
             images: their number.
 
         Returns:
@@ -318,7 +319,7 @@ def _next_stop(limit: int | None, used: int, stop: int) -> tuple[int, list[int]]
     return min(ahead, default=limit), [percent for percent, images in due if images <= used]
 
 
-PLACES = ("first", "second", "third")
+PLACES = ("first", "second", "third", "fourth", "fifth")
 
 # A changed limit has a stop of 0, and an unchanged one keeps its stop.
 SET_LIMITS = """

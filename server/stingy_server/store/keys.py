@@ -4,6 +4,7 @@ The server reads a key's validity from the database at every request, so a revoc
 """
 
 import hmac
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,8 @@ from stingy_server.store.database import Database
 from stingy_server.store.ledger import Ledger, event_entry
 
 PREFIX = "stingy"
+PRINCIPAL = "oidc-"  # begins the id of a principal, which has tokens and no key
+TOKEN = re.compile(r"[^.]*\.[^.]*\.[^.]*")
 MAX_NAME_LENGTH = 64
 COLUMNS = "id, name, tier, rate, request_rate, created, expires, revoked, models, model_budgets"
 SELECT = f"SELECT {COLUMNS} FROM keys"  # noqa: S608
@@ -34,6 +37,7 @@ SELECT {COLUMNS}, (SELECT 1 FROM budgets WHERE owner = 'key:' || id AND {COVERED
     (SELECT count FROM key_changes)
 FROM keys WHERE digest = :digest AND revoked IS NULL
 """  # noqa: S608
+VALID_ID = VALID.replace("digest = :digest", "id = :id")
 
 
 @dataclass(frozen=True)
@@ -102,11 +106,13 @@ class Caller(NamedTuple):
     Attributes:
         spent: whether its budget covers no further image.
         changes: the count of the changes of keys at that time.
+        groups: the owners of budgets that it shares with others, if it is a principal.
     """
 
     key: Key
     spent: bool
     changes: int
+    groups: tuple[str, ...] = ()
 
 
 class Keys:
@@ -230,6 +236,8 @@ class Keys:
         Args:
             detail: as in `create`.
         """
+        if key_id.startswith(PRINCIPAL):
+            return None
         _, text = _new_text(key_id)
         with self._database.transaction(locks=("keys",)):
             digest = self._digest(text)
@@ -354,6 +362,11 @@ class Keys:
         row = self._database.execute(VALID, values).fetchone()
         return None if row is None else _caller(row)
 
+    def find(self, key_id: str) -> Caller | None:
+        """Return the caller of a valid key's id, or None. Nothing shows that it has the key."""
+        row = self._database.execute(VALID_ID, {"id": key_id, **_one_image()}).fetchone()
+        return None if row is None else _caller(row)
+
     def authenticate_all(self, texts: Sequence[str]) -> list[Caller | None]:
         """Return the valid key of each text, or None, with one query to the store."""
         digests = [self._digest(text) for text in texts]
@@ -413,6 +426,11 @@ def _check_rates(key: Key) -> None:
     for rate in (key.rate, key.request_rate):
         if rate is not None:
             parse_rate(rate)
+
+
+def is_token(text: str) -> bool:
+    """Return whether a text has the form of a JSON Web Token. No key has dots."""
+    return TOKEN.fullmatch(text) is not None
 
 
 def is_current(key: Key) -> bool:

@@ -9,7 +9,7 @@ import pytest
 
 from stingy_server import Budgets, Database, Keys
 from stingy_server.store.budgets import key_model_owner
-from stingy_server.store.keys import KeySettings, Limits
+from stingy_server.store.keys import Caller, KeySettings, Limits
 from stingy_server.store.ledger import Ledger
 
 
@@ -54,7 +54,7 @@ def test_faulty_or_empty_change_of_a_key_changes_nothing(database: Database, key
             describe=lambda old, new: {},
         )
     assert keys.set(key.id, new_settings, describe=lambda old, new: None) is not None
-    assert keys.authenticate(text) == (key, False, 0)
+    assert keys.authenticate(text) == Caller(key, False, 0)
     assert [*Ledger(database).entries()] == []
     keys.revoke(key.id)
     assert keys.set(key.id, new_settings, describe=lambda old, new: {}) is None
