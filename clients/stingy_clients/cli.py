@@ -23,6 +23,13 @@ _OWN = frozenset({"predict", "usage"})
 
 KeyText = Annotated[str, typer.Option("--key", envvar="STINGY_KEY", help="The API key.")]
 Url = Annotated[str, typer.Option("--url", envvar="STINGY_URL", help="The server's address.")]
+Ca = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="STINGY_CA",
+        help="File of certificates to trust, in PEM; default: the well-known ones.",
+    ),
+]
 LOCAL = "http://127.0.0.1:8080"
 
 
@@ -92,13 +99,7 @@ def predict(
     *,
     key: KeyText,
     url: Url = LOCAL,
-    ca: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="STINGY_CA",
-            help="File of certificates to trust, in PEM; default: the well-known ones.",
-        ),
-    ] = None,
+    ca: Ca = None,
     model: Annotated[
         str | None,
         typer.Option(help="The model's name; default: the one that the server serves."),
@@ -130,11 +131,12 @@ def usage(
     *,
     key: KeyText,
     url: Url = LOCAL,
+    ca: Ca = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the images that a key has used of its budgets, and when they reset."""
     try:
-        with Client(url, key) as client:
+        with Client(url, key, ca=ca) as client:
             found = client.usage()
     except ClientError as error:
         _exit_with(_make_printable(str(error)), code=1)
