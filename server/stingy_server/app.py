@@ -41,8 +41,10 @@ from stingy_server.models.advice import policy_notes
 from stingy_server.models.endpoints import EngineFactory, close_endpoints, start_endpoints
 from stingy_server.models.fleet import Fleet, looser_faults, overlaps, version_faults
 from stingy_server.models.loading import LoadedModel, load_bundles, missing_models
+from stingy_server.observability.budget_notices import BudgetNotices
 from stingy_server.observability.metrics import Metrics
 from stingy_server.observability.tracing import NoTracing, OpenTelemetry, Tracing
+from stingy_server.observability.webhook import Webhook, read_secret
 from stingy_server.rates.rate_limits import MemoryRates, Rates, parse_rate
 from stingy_server.rollout import Rollout, bundle_faults
 from stingy_server.service import Service
@@ -50,11 +52,12 @@ from stingy_server.settings import FULL_TIER, Settings
 from stingy_server.store.base import StoreUnavailable
 from stingy_server.store.budgets import Budgets, model_owner
 from stingy_server.store.charges import Charges, KnownCallers
-from stingy_server.store.database import Database
+from stingy_server.store.database import FILE, Database
 from stingy_server.store.deployments import Deployment, Deployments
 from stingy_server.store.group_commit import BatchedLookup, GroupCommit, StoreExecutor
 from stingy_server.store.keys import Keys
 from stingy_server.store.ledger import Ledger
+from stingy_server.store.pepper import PEPPER
 from stingy_server.store.refusal_tally import RefusalTally
 
 if TYPE_CHECKING:
@@ -91,14 +94,19 @@ def create_app(
         faults += _changes(models, expected)
     rates, found = _rates(settings)
     tracing, more = _tracing(settings)
+    metrics = Metrics()
+    webhook, wrong = _webhook(settings, metrics)
     faults += rate_store_faults(settings) + room_faults(settings) + rpc_faults(settings)
-    faults += found + more + _token_faults(settings)
+    faults += found + more + wrong + _token_faults(settings)
     try:
         database = _database(settings, faults)
     except BaseException:
         tracing.close()
         raise
-    service = _service(settings, database=database, rates=rates, tracing=tracing)
+    notices = BudgetNotices(metrics, webhook)
+    service = _service(
+        settings, database=database, rates=rates, tracing=tracing, metrics=metrics, notices=notices
+    )
     try:
         _accept_tokens(service)
         deployed = Deployments(database).desired() if engine_factory is None else []
@@ -122,9 +130,16 @@ def _checked_models(
     return models, [*faults, *found, *version_faults(models)]
 
 
-def _service(settings: Settings, *, database: Database, rates: Rates, tracing: Tracing) -> Service:
+def _service(
+    settings: Settings,
+    *,
+    database: Database,
+    rates: Rates,
+    tracing: Tracing,
+    metrics: Metrics,
+    notices: BudgetNotices,
+) -> Service:
     """Assemble a service that has no endpoint yet."""
-    metrics = Metrics()
     keys, budgets = Keys(database), Budgets(database)
     ledger, writes = Ledger(database), GroupCommit(database)
     return Service(
@@ -133,7 +148,7 @@ def _service(settings: Settings, *, database: Database, rates: Rates, tracing: T
         keys=keys,
         key_lookup=BatchedLookup(database, keys.authenticate, keys.authenticate_all),
         budgets=budgets,
-        charges=Charges(database, keys, budgets, KnownCallers(database.pepper)),
+        charges=Charges(database, keys, budgets, KnownCallers(database.pepper), ledger),
         ledger=ledger,
         refusals=RefusalTally(ledger, writes),
         writes=writes,
@@ -141,6 +156,7 @@ def _service(settings: Settings, *, database: Database, rates: Rates, tracing: T
         rates=rates,
         request_rates=MemoryRates(),
         metrics=metrics,
+        notices=notices,
         tracing=tracing,
         watch=Watch(database, settings=settings.watch, metrics=metrics),
         fleet=Fleet([], secret=database.pepper),
@@ -209,8 +225,12 @@ def _fill_fleet(
         raise ConfigurationError([*faults, *found])
     for endpoint in endpoints:
         if endpoint.limited:
-            owner = model_owner(endpoint.name)
-            service.budgets.set(owner, total=endpoint.budget, day_total=endpoint.budget_per_day)
+            service.budgets.set(
+                model_owner(endpoint.name),
+                total=endpoint.budget,
+                day_total=endpoint.budget_per_day,
+                month_total=endpoint.budget_per_month,
+            )
 
 
 def _application(service: Service, rollout: Rollout | None) -> FastAPI:
@@ -382,22 +402,46 @@ def _tracing(settings: Settings) -> tuple[Tracing, list[str]]:
         return NoTracing(), [*error.faults]
 
 
+def _webhook(settings: Settings, metrics: Metrics) -> tuple[Webhook | None, list[str]]:
+    url, file = settings.webhook_url, settings.webhook_secret_file
+    if url is None and file is None:
+        return None, []
+    if url is None or file is None:
+        return None, ["webhook: expected webhook_url and webhook_secret_file, got one of them"]
+    try:
+        secret = read_secret(file)
+    except ConfigurationError as error:
+        return None, [*error.faults]
+    return Webhook(url, secret, count=metrics.count_webhook), []
+
+
 def _database(settings: Settings, faults: Sequence[str]) -> Database:
-    """Open the state last, so that a configuration with faults creates no new folder.
+    """Open the state last, and only for a configuration without faults.
+
+    A start that fails changes nothing, because another server may run on the same state.
 
     Raises:
         ConfigurationError: lists these faults and those of the state, if there is any.
     """
-    if faults and not settings.state.exists():
-        raise ConfigurationError(faults)
-    try:
-        database = Database(settings.state, store=settings.store)
-    except StoreUnavailable as error:
-        raise ConfigurationError([*faults, str(error)]) from None
     if faults:
-        database.close()
-        raise ConfigurationError(faults)
-    return database
+        raise ConfigurationError([*faults, *_state_faults(settings)])
+    try:
+        return Database(settings.state, store=settings.store)
+    except StoreUnavailable as error:
+        raise ConfigurationError([str(error)]) from None
+
+
+def _state_faults(settings: Settings) -> list[str]:
+    """Return why a state that is there cannot be used. Change nothing."""
+    needed = FILE if settings.store is None else PEPPER
+    is_new = settings.state.is_dir() and not (settings.state / needed).exists()
+    if is_new or not settings.state.exists():
+        return []
+    try:
+        Database(settings.state, store=settings.store, read_only=True).close()
+    except StoreUnavailable as error:
+        return [str(error)]
+    return []
 
 
 def summary(service: Service) -> list[str]:

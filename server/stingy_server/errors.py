@@ -311,6 +311,16 @@ class ServiceError(Exception):
         self.refusal = refusal
 
 
+class KeyChanged(ServiceError):
+    """The end of a query whose key was changed after the process had looked it up.
+
+    Nothing was charged. A route that can calls `Service.refresh_key` and tries once more.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(OVERLOADED)
+
+
 class ConfigurationError(Exception):
     """A configuration that cannot be served. `faults` lists every fault in it."""
 

@@ -19,8 +19,10 @@ from rich.console import Console
 from stingy_server.app import create_app, summary
 from stingy_server.errors import ConfigurationError
 from stingy_server.identity import bundle_digest
-from stingy_server.observability import metrics, metrics_server
+from stingy_server.models.endpoints import close_endpoints
+from stingy_server.observability import metrics
 from stingy_server.observability.logs import log_config
+from stingy_server.observability.metrics_server import MetricsServer
 from stingy_server.process.certificate import Certificate
 from stingy_server.process.core_dumps import forbid_core_dumps
 from stingy_server.process.descriptors import raise_descriptor_limit
@@ -44,28 +46,28 @@ def serve(settings: Settings, faults: Sequence[str], *, console: Console) -> Non
     """
     forbid_core_dumps()
     raise_descriptor_limit()
-    listener, found = _bind(settings.host, settings.port)
-    faults = [*faults, *found, *_tls_faults(settings)]
-    with listener, contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
+        listener, found = _bind(settings.host, settings.port, stack)
+        metrics_port, more = _bind_metrics(settings)
+        faults = [*faults, *found, *more, *_tls_faults(settings)]
         if settings.grpc_port is not None:
-            reserved, found = _bind(settings.host, settings.grpc_port)
+            reserved, found = _bind(settings.host, settings.grpc_port, stack)
             faults += found
             # It never listens. It keeps the port for the gRPC servers of all workers.
-            stack.enter_context(reserved).setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             settings = settings.model_copy(update={"grpc_port": reserved.getsockname()[1]})
         began = time.perf_counter()
         with _start_shown_on(console):
             app = create_app(settings, faults=faults)
+        service: Service = app.state.service
+        freeze_gc()  # takes a quarter of a second, so it runs before any client waits
+        _listen(listener, metrics_port, service)
         if settings.workers > 1:
             stack.enter_context(metrics.shared_between_processes(settings.state / "metrics"))
-        service: Service = app.state.service
         _make_first_key(service, console)
-        freeze_gc()  # takes a quarter of a second, so it runs before any client waits
-        listener.listen(2048)  # from now on a client waits a moment and is not refused
         _announce(service, listener, console, seconds=time.perf_counter() - began)
-        if settings.metrics_port is not None:
-            registry = service.metrics.registry if settings.workers == 1 else None
-            metrics_server.listen(settings.metrics_host, settings.metrics_port, registry=registry)
+        if metrics_port is not None:
+            metrics_port.start(service.metrics.registry if settings.workers == 1 else None)
         if settings.workers == 1:
             server = DrainingServer(_config(app, settings))
             server.run(sockets=[listener])
@@ -137,16 +139,50 @@ def _tls_faults(settings: Settings) -> list[str]:
     return []
 
 
-def _bind(host: str, port: int) -> tuple[socket.socket, list[str]]:
+def _bind(host: str, port: int, stack: contextlib.ExitStack) -> tuple[socket.socket, list[str]]:
     """Bind an address before the models load, so that its fault is reported with theirs."""
-    faults = []
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = stack.enter_context(socket.socket(family))
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
     except OSError as error:
-        faults.append(f"{host}:{port}: cannot listen here: {error.strerror or error}")
-    return listener, faults
+        return listener, [_taken(host, port, error)]
+    return listener, []
+
+
+def _bind_metrics(settings: Settings) -> tuple[MetricsServer | None, list[str]]:
+    """Bind the address of the metrics, if there is one."""
+    if settings.metrics_port is None:
+        return None, []
+    try:
+        server = MetricsServer(settings.metrics_host, settings.metrics_port)
+    except OSError as error:
+        return None, [_taken(settings.metrics_host, settings.metrics_port, error)]
+    return server, []
+
+
+def _listen(listener: socket.socket, metrics_port: MetricsServer | None, service: Service) -> None:
+    """Listen: from now on a client waits a moment and is not refused.
+
+    Raises:
+        ConfigurationError: another server has begun to listen here since the address was bound.
+    """
+    settings = service.settings
+    try:
+        host, port = settings.host, settings.port
+        listener.listen(2048)
+        if metrics_port is not None:
+            host, port = settings.metrics_host, settings.metrics_port or 0
+            metrics_port.listen()
+    except OSError as error:
+        close_endpoints(service.fleet)
+        service.close()
+        raise ConfigurationError([_taken(host, port, error)]) from None
+
+
+def _taken(host: str, port: int, error: OSError) -> str:
+    return f"{host}:{port}: cannot listen here: {error.strerror or error}"
 
 
 @contextlib.contextmanager

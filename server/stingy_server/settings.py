@@ -128,6 +128,7 @@ class ModelSettings(BaseModel):
         bundle: the folder of a bundle or an artefact.
         budget: images in all; None for no limit.
         budget_per_day: images in a day of UTC; None for no limit.
+        budget_per_month: images in a month of UTC; None for no limit.
         engine: "embedded", or the kind of the upstream model server.
         url: the full address of the upstream's predictions.
         key_file: the file with TorchServe's key.
@@ -145,6 +146,7 @@ class ModelSettings(BaseModel):
     bundle: FilePath
     budget: Images | None = None
     budget_per_day: Images | None = None
+    budget_per_month: Images | None = None
     engine: Literal["embedded", "torchserve", "oip"] = "embedded"
     url: str | None = Field(default=None, pattern=r"^https?://[^\s/@]+/[^\s?#]+$", max_length=4096)
     key_file: FilePath | None = None
@@ -255,6 +257,8 @@ class Settings(BaseSettings):
         trace_endpoint: address of an OpenTelemetry collector that takes spans over HTTP, or None.
         trace_share: the fraction of the requests that have spans.
         metrics_port: the port of the metrics for Prometheus, apart from the public one, or None.
+        webhook_url: the address that gets a POST when a budget is used to 80 or 95 %, or None.
+        webhook_secret_file: the file with the secret that signs these POSTs.
         trusted_factories: modules whose functions a bundle may name to build its network. They are
             added to `OWN_FACTORIES`.
         first_key_budget: images in the budget of the key that the first start makes.
@@ -307,6 +311,10 @@ class Settings(BaseSettings):
     trace_share: Share = 0.01
     metrics_port: Port | None = None
     metrics_host: Host = "127.0.0.1"
+    webhook_url: str | None = Field(
+        default=None, pattern=r"^https?://[^\s]+$", max_length=4096, repr=False
+    )
+    webhook_secret_file: FilePath | None = None
     trusted_factories: tuple[str, ...] = OWN_FACTORIES
 
     @field_validator("tiers")

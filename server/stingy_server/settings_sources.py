@@ -70,7 +70,7 @@ def _read_file(config: Path | None) -> tuple[dict[str, Any], list[str]]:
 
 def _resolve_paths(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
     """Resolve the paths of a settings file from its own folder, not from the working directory."""
-    for name in ("state", "tls_cert", "tls_key"):
+    for name in ("state", "tls_cert", "tls_key", "webhook_secret_file"):
         if isinstance(found.get(name), str):
             found[name] = folder / found[name]
     models = found.get("models")

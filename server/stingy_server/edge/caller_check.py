@@ -14,7 +14,12 @@ MAX_TOKEN_LENGTH = 8192  # of a JSON Web Token
 
 
 async def authenticate(
-    service: Service, record: RequestRecord, authorization: bytes, *, charges: bool
+    service: Service,
+    record: RequestRecord,
+    authorization: bytes,
+    *,
+    charges: bool,
+    model: str | None = None,
 ) -> None:
     """Find the caller of a request by its key, and put it into the record.
 
@@ -23,6 +28,7 @@ async def authenticate(
             one.
         charges: whether the request ends with a charge, which checks the key anew. A caller that
             this process knows is then not looked up in the store.
+        model: the model of the query, if it is known yet.
 
     Raises:
         ServiceError: unauthenticated.
@@ -33,7 +39,7 @@ async def authenticate(
     if scheme.lower() != b"bearer" or not 0 < len(secret) <= most:
         raise ServiceError(UNAUTHENTICATED)
     record.secret = secret.decode("latin-1")
-    caller = service.known_caller(record.secret) if charges else None
+    caller = service.known_caller(record.secret, model) if charges else None
     record.key_unchecked = caller is not None
     if caller is None:
         caller = await service.look_up_caller(record.secret)

@@ -129,7 +129,7 @@ def model_statistics(
     Raises:
         ServiceError: not_found, if there is no such model or version.
     """
-    endpoints = [*service.fleet] if model is None else [*service.fleet.versions(model)]
+    endpoints = [each for each in service.endpoints(record) if model in (None, each.name)]
     chosen = [each for each in endpoints if version in (None, each.manifest.version)]
     if model is not None and not chosen:
         raise ServiceError(UNKNOWN_MODEL)
@@ -142,9 +142,11 @@ def model_statistics(
     }
 
 
-async def repository_index(service: Service, *, ready_only: bool = False) -> list[Document]:
-    """Return the name, the version and the state of each model in service."""
-    endpoints = [*service.fleet]
+async def repository_index(
+    service: Service, record: RequestRecord, *, ready_only: bool = False
+) -> list[Document]:
+    """Return the name, the version and the state of each model that the key may query."""
+    endpoints = service.endpoints(record)
     refusals = await asyncio.gather(*(model_unready(service, each) for each in endpoints))
     return [
         {

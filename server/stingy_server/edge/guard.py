@@ -131,7 +131,10 @@ class Guard:
             query = record.query = route is not None or (
                 scope["method"] == "POST" and scope["path"] != REPOSITORY_INDEX
             )
-            await authenticate(service, record, head.authorization, charges=route is not None)
+            model = None if route is None else route.model
+            await authenticate(
+                service, record, head.authorization, charges=route is not None, model=model
+            )
             declared = check_body(head, self._settings)
             place = record.place = await service.admit(record, query=query, declared=declared)
             try:

@@ -99,7 +99,8 @@ async def model_config(request: Request, model: str, version: str | None = None)
 @router.get(VERSION)
 async def model_metadata(request: Request, model: str, version: str | None = None) -> Response:
     service, record = _service(request), request.state.record
-    if model == "stats" and version is None and not service.fleet.versions(model):
+    served = {endpoint.name for endpoint in service.endpoints(record)}
+    if model == "stats" and version is None and model not in served:
         return _json(descriptions.model_statistics(service, record, None))
     endpoint = service.endpoint(record, model, version)
     return _json(descriptions.model_metadata(service, record, endpoint))
@@ -116,7 +117,11 @@ async def repository_index(request: Request) -> Response:
     except ValidationError:
         raise ServiceError(BAD_REQUEST) from None
     ready_only = bool(wanted.ready)
-    return _json(await descriptions.repository_index(_service(request), ready_only=ready_only))
+    return _json(
+        await descriptions.repository_index(
+            _service(request), request.state.record, ready_only=ready_only
+        )
+    )
 
 
 async def infer(query: Query) -> Encoded:

@@ -15,10 +15,10 @@ from stingy_server.codec.oip_answers import Encoded, json_numbers
 from stingy_server.edge.hot_path import Handler, Query, add_to_document
 from stingy_server.edge.model_list import list_models
 from stingy_server.edge.openapi import ERROR_RESPONSES, IMAGE_TYPES
+from stingy_server.edge.usage_view import usage_document
 from stingy_server.errors import JSON
 from stingy_server.models.endpoints import Endpoint
 from stingy_server.service import Service
-from stingy_server.store.budgets import today
 from stingy_server.store.keys import Key
 
 router = APIRouter(responses=ERROR_RESPONSES)
@@ -49,17 +49,13 @@ async def models(request: Request) -> Response:
 
 @router.get("/v1/usage", responses={200: {"model": Usage}})
 async def usage(request: Request) -> Response:
-    """Return the budget of the caller's key, and the images charged to it."""
+    """Return the budgets of the caller's key, and the images charged to them."""
     service: Service = request.app.state.service
     key: Key = request.state.record.key
-    budget = await service.executor.run(lambda: service.keys.budget(key))
-    document = {
-        "key": key.id,
-        "budget": budget.total,
-        "used": budget.used,
-        "remaining": budget.remaining(today()),
-    }
-    return Response(orjson.dumps(document), media_type=JSON)
+    budget, model_budgets = await service.executor.run(
+        lambda: (service.keys.budget(key), service.keys.model_budgets(key))
+    )
+    return Response(orjson.dumps(usage_document(key, budget, model_budgets)), media_type=JSON)
 
 
 HOT_ROUTES: dict[tuple[str, str], Handler] = {("POST", "/v1/predict/{model}"): predict}

@@ -66,6 +66,18 @@ class Metrics:
             ("model",),
             registry=self.registry,
         )
+        self._notices = Counter(
+            "stingy_budget_notices_total",
+            "Budgets that were used to a share of their limit.",
+            ("budget", "period", "percent"),
+            registry=self.registry,
+        )
+        self._webhooks = Counter(
+            "stingy_webhooks_total",
+            "POSTs to the webhook, by outcome.",
+            ("outcome",),
+            registry=self.registry,
+        )
         self._seconds = Histogram(
             "stingy_request_seconds",
             "Seconds from the head of a request to the head of its answer.",
@@ -135,6 +147,20 @@ class Metrics:
     def count_drop(self, reason: str) -> None:
         """Count a connection that the server ended, by one of the reasons in docs/serve.md."""
         self._dropped.labels(reason).inc()
+
+    def count_notice(self, budget: str, period: str, percent: int) -> None:
+        """Count a budget that was used to a share of its limit.
+
+        Args:
+            budget: the kind of its owner: key, model or key_model.
+            period: total, day or month.
+            percent: the share.
+        """
+        self._notices.labels(budget, period, str(percent)).inc()
+
+    def count_webhook(self, outcome: str) -> None:
+        """Count a POST to the webhook: delivered, failed or dropped."""
+        self._webhooks.labels(outcome).inc()
 
     def _find_answer_counters(self, model: str) -> tuple[Counter, Counter, Histogram]:
         return self._images.labels(model), self._bits.labels(model), self._seconds.labels(model)

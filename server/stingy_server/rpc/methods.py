@@ -13,7 +13,7 @@ from stingy_server.edge import descriptions
 from stingy_server.edge.descriptions import Document
 from stingy_server.edge.inference import infer_images
 from stingy_server.edge.tier_view import visible_form
-from stingy_server.errors import BAD_REQUEST, TOO_LARGE, ServiceError
+from stingy_server.errors import BAD_REQUEST, TOO_LARGE, KeyChanged, ServiceError
 from stingy_server.models.endpoints import Endpoint
 from stingy_server.observability.request_record import RequestRecord
 from stingy_server.rpc.infer_codec import encode_infer, parse_infer
@@ -121,12 +121,22 @@ async def model_statistics(query: Query) -> bytes:
 
 async def repository_index(query: Query) -> bytes:
     named = query.parse("RepositoryIndexRequest")
-    models = await descriptions.repository_index(query.service, ready_only=named.ready)
+    models = await descriptions.repository_index(
+        query.service, query.record, ready_only=named.ready
+    )
     return encode("RepositoryIndexResponse", {"models": models})
 
 
 async def model_infer(query: Query) -> bytes:
     """Classify a batch of images, in raw bytes or as typed contents."""
+    try:
+        return await _infer(query)
+    except KeyChanged:
+        query.service.refresh_key(query.record)
+        return await _infer(query)
+
+
+async def _infer(query: Query) -> bytes:
     service, record = query.service, query.record
     message = split_request(query.message)
     endpoint = service.endpoint(record, message.model, message.version)

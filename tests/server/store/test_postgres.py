@@ -49,7 +49,8 @@ async def test_request_is_answered_charged_and_recorded(tmp_path: Path, address:
         assert [response.status_code for response in responses] == [200, 200, 429]
         assert (await client.get("/v1/usage")).json()["used"] == 2
         events = [entry.event for _, entry in Ledger(app.state.service.database).entries()]
-    assert events == ["start", "answer", "answer", "budget_exhausted"]
+    used_up = ["budget_80", "budget_95"]
+    assert events == ["start", "answer", *used_up, "answer", "budget_exhausted"]
     assert not (tmp_path / "s" / "stingy.sqlite3").exists()
 
 
