@@ -36,6 +36,7 @@ from stingy_server.identity import bundle_digest
 from stingy_server.models.endpoints import EngineFactory, close_endpoints, start_endpoints
 from stingy_server.models.fleet import Fleet, looser_faults, overlaps, version_faults
 from stingy_server.models.loading import LoadedModel, load_bundles, missing_models
+from stingy_server.observability.head_log import HeadLog
 from stingy_server.observability.metrics import Metrics
 from stingy_server.observability.tracing import NoTracing, OpenTelemetry, Tracing
 from stingy_server.rates.rate_limits import MemoryRates, Rates, parse_rate
@@ -175,10 +176,14 @@ def _application(service: Service, rollout: Rollout | None) -> FastAPI:
         if rollout is not None:
             service.last_writes.append(rollout.close)
         service.start()
-        rolling = None if rollout is None else asyncio.create_task(rollout.run())
+        heads = HeadLog(service.ledger)
+        service.last_writes.append(heads.write)
+        tasks = [asyncio.create_task(heads.run(service.executor))]
+        if rollout is not None:
+            tasks.append(asyncio.create_task(rollout.run()))
         yield
-        if rolling is not None:
-            rolling.cancel()
+        for task in tasks:
+            task.cancel()
         await service.drain()
         service.close()
 

@@ -4,28 +4,25 @@ Each command imports heavy packages when it runs, so that `stingy --help` stays 
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stingy_server.cli import models
+from stingy_server.cli import ledger, models
+from stingy_server.cli import state as state_commands
 from stingy_server.cli.bundles import bundle
 from stingy_server.cli.command import MAX_COUNT, AsJson, Config, State, end, open_state, table
 
 if TYPE_CHECKING:
     from stingy_server.store.keys import Key
-    from stingy_server.store.ledger import Ledger
 
 app = typer.Typer()
 app.add_typer(models.app, name="models")
 keys = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
 app.add_typer(keys, name="keys")
-ledger = typer.Typer(
-    no_args_is_help=True, help="Read the ledger, the record of all prediction requests."
-)
-app.add_typer(ledger, name="ledger")
+app.add_typer(ledger.app, name="ledger")
+app.add_typer(state_commands.app, name="state")
 app.add_typer(bundle, name="bundle")
 
 KeyId = Annotated[
@@ -236,53 +233,6 @@ def rotate(
         typer.echo(f"This is the new key of id {key_id}. It is not shown again.", err=True)
 
 
-@ledger.command()
-def tail(
-    count: Annotated[
-        int, typer.Option("--lines", "-n", min=1, max=MAX_COUNT, help="Number of entries.")
-    ] = 10,
-    config: Config = None,
-    state: State = None,
-) -> None:
-    """Print the latest entries, one JSON object a line."""
-    with open_state(config, state) as (_, database):
-        from stingy_server.store.ledger import Ledger
-
-        ledger_store = Ledger(database)
-        for line in _json_lines(ledger_store, after=ledger_store.last(count)):
-            typer.echo(line)
-
-
-@ledger.command()
-def export(
-    form: Annotated[
-        str, typer.Option("--format", help="Format of the output, jsonl or csv.")
-    ] = "jsonl",
-    after: Annotated[
-        int, typer.Option(min=0, max=MAX_COUNT, help="Print only entries after this number.")
-    ] = 0,
-    config: Config = None,
-    state: State = None,
-) -> None:
-    """Print all entries, as JSON lines or CSV."""
-    import csv
-    import sys
-
-    if form not in ("jsonl", "csv"):
-        end([f"expected the format jsonl or csv, got {form}"])
-    with open_state(config, state) as (_, database):
-        from stingy_server.store.ledger import Entry, Ledger
-
-        ledger_store = Ledger(database)
-        if form == "jsonl":
-            for line in _json_lines(ledger_store, after=after):
-                typer.echo(line)
-            return
-        rows = csv.writer(sys.stdout)
-        rows.writerow(["seq", *Entry._fields])
-        rows.writerows([seq, *entry] for seq, entry in ledger_store.entries(after=after))
-
-
 @keys.command()
 def release(key_id: KeyId, config: Config = None, state: State = None) -> None:
     """Undo the action of an alarm on a key, within two seconds in every server."""
@@ -307,12 +257,6 @@ def watch(
         from stingy_server.cli.watch_table import run
 
         run(database, once=once, as_json=as_json)
-
-
-def _json_lines(ledger_store: "Ledger", *, after: int) -> Iterator[str]:
-
-    for seq, entry in ledger_store.entries(after=after):
-        yield json.dumps({"seq": seq, **entry._asdict()})
 
 
 def _validity(key: "Key") -> str:

@@ -173,7 +173,7 @@ class KeyProfileStore:
             self._database.execute(WRITE, astuple(after))
             if after.action != before.action:
                 event = "alarm" if after.action == Action.ALARM else f"alarm_{after.action}"
-                self._ledger.append(_entry(key, event))
+                self._ledger.append_all([_entry(key, event)])
         return after
 
     def release(self, key: str) -> bool:
@@ -184,7 +184,7 @@ class KeyProfileStore:
                 return False
             fresh = KeyProfile(key, time.time(), found.images, found.bits, since=found.images)
             self._database.execute(WRITE, astuple(fresh))
-            self._ledger.append(_entry(key, "released"))
+            self._ledger.append_all([_entry(key, "released")])
         return True
 
     def _budget_used_today(self, key: str) -> float:

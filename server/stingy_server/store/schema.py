@@ -105,6 +105,17 @@ INSERT INTO key_changes VALUES (0);
 ALTER TABLE deployments ADD COLUMN looser INTEGER NOT NULL DEFAULT 0;
 -- The policy of a report, as it was written.
 ALTER TABLE serving ADD COLUMN written TEXT NOT NULL DEFAULT '';
+-- More about an event of the ledger, as JSON.
+ALTER TABLE ledger ADD COLUMN detail TEXT;
+-- The chains of the ledger, and the head of each; see ledger.py. Older entries are in no chain.
+ALTER TABLE ledger ADD COLUMN writer TEXT NOT NULL DEFAULT '';
+ALTER TABLE ledger ADD COLUMN number INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE ledger ADD COLUMN hash BLOB;
+CREATE TABLE ledger_heads (
+    writer TEXT PRIMARY KEY,
+    number INTEGER NOT NULL,
+    hash   BLOB NOT NULL
+) STRICT;
 """,
 )
 VERSION = FIRST_VERSION + len(MIGRATIONS)
