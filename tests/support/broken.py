@@ -195,6 +195,7 @@ class SegmentParser(RequestParser):
             return
         super().feed(data)
 
+
 class MemoryHeads(Ledger):
     """A ledger whose chain goes on in memory, whatever became of the transaction."""
 
@@ -208,4 +209,3 @@ class MemoryHeads(Ledger):
         )
         self._head = Head(writer, number, hashed)
         return True
-

@@ -1,5 +1,6 @@
 """Ledgers: written by several processes, changed by the owner of their store, and verified."""
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -110,7 +111,7 @@ def assert_verified_after_failures(
         ledger = make(database)
         ledger.append(ENTRY)
         for _ in range(2):
-            with pytest.raises(ZeroDivisionError), database.transaction():
+            with contextlib.suppress(ZeroDivisionError), database.transaction():
                 ledger.append_all([ENTRY, ENTRY])
                 raise ZeroDivisionError
             ledger.append(ENTRY)

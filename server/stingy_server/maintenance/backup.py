@@ -115,7 +115,9 @@ def read_backup(folder: Path) -> Manifest:
             f"expected a backup with a {MANIFEST} in {folder}, got none: it is not whole"
         ) from None
     except ValidationError:
-        raise StoreUnavailable(f"{folder / MANIFEST}: expected a manifest of this release") from None
+        raise StoreUnavailable(
+            f"{folder / MANIFEST}: expected a manifest of this release, got another"
+        ) from None
     if manifest.version not in range(FIRST_VERSION, VERSION + 1):
         raise StoreUnavailable(
             f"expected a backup of version {FIRST_VERSION} to {VERSION}, got {manifest.version}"
@@ -186,7 +188,7 @@ def _write_copy(reader: Reader, draft: Path, pepper: bytes) -> None:
     _write_private(draft / PEPPER, pepper)
     with closing(open_file(draft / FILE, mode="ro")) as copy:
         if copy.damage():
-            raise StoreUnavailable("the state is damaged, so no backup was made: stingy state check")
+            raise StoreUnavailable("the state is damaged, see: stingy state check")
     _sync(draft / FILE)
 
 

@@ -155,7 +155,8 @@ def _replace_file(
     if tables:
         if not replace:
             raise StoreUnavailable(
-                "expected an empty state folder, got a state: --replace puts the backup in its place"
+                "expected an empty state folder, got a state: --replace puts the backup in its "
+                "place"
             )
         with contextlib.suppress(StoreUnavailable):  # a damaged state cannot be compared
             returned = differences(FileReader(target), backup)

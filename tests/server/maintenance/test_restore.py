@@ -158,7 +158,7 @@ def in_use(tmp_path: Path, store: str | None) -> Iterator[None]:
 
 @pytest.mark.usefixtures("in_use")
 def test_K4_state_in_use_is_refused(backup: Path, tmp_path: Path, store: str | None) -> None:
-    with pytest.raises(StoreUnavailable, match="expected no (process|server)"):
+    with pytest.raises(StoreUnavailable, match=r"expected no (process|server)"):
         restore(backup, tmp_path / "state", store, replace=True)
     assert names(tmp_path / "state", store) == ["present"]
 

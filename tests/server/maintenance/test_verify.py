@@ -1,6 +1,5 @@
 """Row K1: a changed, removed, inserted or moved entry of a chain is named; what is not, too."""
 
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -23,13 +22,13 @@ OTHER = {
 
 
 @pytest.fixture
-def state(tmp_path: Path, store: str | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def state(tmp_path: Path, store: str | None, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Write two chains of five entries, in turns."""
     with closing(Database(tmp_path, store=store)) as database:
         write_chain(database, "aaa", 3, monkeypatch)
         write_chain(database, "bbb", 5, monkeypatch)
         write_chain(database, "aaa", 2, monkeypatch)
-    yield tmp_path
+    return tmp_path
 
 
 def test_K1_ledger_as_it_was_written_has_no_fault(state: Path, store: str | None) -> None:
@@ -47,7 +46,7 @@ def test_K1_changed_column_of_an_entry_is_named(
     state: Path, store: str | None, column: str
 ) -> None:
     value = OTHER.get(column, "'x'")
-    change_by_hand(state, store, f"UPDATE ledger SET {column} = {value} WHERE seq = 5")
+    change_by_hand(state, store, f"UPDATE ledger SET {column} = {value} WHERE seq = 5")  # noqa: S608
     (fault,) = chain_faults(state, store)
     assert "chain bbb: entry 5, number 2," in fault
 
@@ -77,7 +76,7 @@ def test_K1_removed_moved_or_inserted_entry_is_named(
 
 def test_K1_entry_inserted_twice_is_named(state: Path, store: str | None) -> None:
     columns = ", ".join((*Entry._fields, *Head._fields))
-    copy = f"INSERT INTO ledger ({columns}) SELECT {columns} FROM ledger WHERE seq = 5"
+    copy = f"INSERT INTO ledger ({columns}) SELECT {columns} FROM ledger WHERE seq = 5"  # noqa: S608
     change_by_hand(state, store, copy)
     (fault,) = chain_faults(state, store)
     assert fault == (
@@ -93,8 +92,8 @@ def rebuild(state: Path, store: str | None) -> None:
     for number, (seq, entry) in enumerate(entries, 1):
         hashed = link("bbb", number, hashed, entry._replace(images=7) if seq == 5 else entry)
         value = f"X'{hashed.hex()}'" if store is None else f"'\\x{hashed.hex()}'::bytea"
-        statements.append(f"UPDATE ledger SET hash = {value} WHERE seq = {seq}")
-    statements.append(f"UPDATE ledger_heads SET hash = {value} WHERE writer = 'bbb'")
+        statements.append(f"UPDATE ledger SET hash = {value} WHERE seq = {seq}")  # noqa: S608
+    statements.append(f"UPDATE ledger_heads SET hash = {value} WHERE writer = 'bbb'")  # noqa: S608
     change_by_hand(state, store, *statements)
 
 
@@ -120,7 +119,7 @@ def test_K1_cut_end_shows_against_a_kept_head(
         state,
         store,
         "DELETE FROM ledger WHERE seq > 10",
-        f"UPDATE ledger_heads SET number = 5, hash = {value} WHERE writer = 'bbb'",
+        f"UPDATE ledger_heads SET number = 5, hash = {value} WHERE writer = 'bbb'",  # noqa: S608
     )
     assert chain_faults(state, store) == []
     assert chain_faults(state, store, against=earlier) == []

@@ -106,7 +106,7 @@ def test_K7_upgrade_that_fails_changes_nothing(
     state: Path, store: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        broken = (MIGRATIONS[0] + "INSERT INTO absent VALUES (1);\n",)
+        broken = (f"{MIGRATIONS[0]}DROP TABLE absent;\n",)
         patched.setattr(database_module, "MIGRATIONS", broken)
         with pytest.raises(StoreUnavailable):
             Database(state, store=store)
