@@ -233,7 +233,7 @@ def _replace_tables(
     for name in present:
         connection.execute(f"DROP TABLE {name}".encode())
     connection.execute("DROP FUNCTION IF EXISTS ledger_only_grows")
-    scripts = (SCHEMA, *MIGRATIONS[: backup.version - FIRST_VERSION], Postgres.append_only)
+    scripts = (SCHEMA, *MIGRATIONS[: backup.version - FIRST_VERSION])
     connection.execute(to_postgres("".join(scripts)).encode())
     for name, columns in file_tables(backup.connection).items():
         ordered = ", ".join(columns)
@@ -247,6 +247,7 @@ def _replace_tables(
                 copy.write_row(row)
     ((latest,),) = backup.rows("SELECT COALESCE(MAX(seq), 0) FROM ledger")
     connection.execute(f"ALTER TABLE ledger ALTER seq RESTART WITH {int(latest) + 1}".encode())
+    connection.execute(Postgres.append_only.encode())
     connection.execute("CREATE TABLE stingy (version BIGINT NOT NULL, pepper BYTEA)")
     connection.execute(
         "INSERT INTO stingy VALUES (%s, %s)", (backup.version, pepper_digest(pepper))

@@ -100,7 +100,13 @@ class FileReader:
         return found
 
     def damage(self) -> list[str]:
-        return [line for (line,) in self.rows("PRAGMA integrity_check(10)") if line != "ok"]
+        try:
+            found = self.connection.execute("PRAGMA integrity_check(10)").fetchall()
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise _unreadable(error) from None
+            return [str(error)]
+        return [line for (line,) in found if line != "ok"]
 
     def trigger_faults(self) -> list[str]:
         with closing(new_file(":memory:", self.version)) as reference:
@@ -208,6 +214,11 @@ def _triggers(connection: sqlite3.Connection) -> dict[str, str]:
     """Return the text of each trigger, with single spaces."""
     found = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
     return {name: " ".join(sql.split()) for name, sql in found}
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Return whether SQLite cannot read a file because of its content."""
+    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
 
 
 def _unreadable(error: Exception) -> StoreUnavailable:

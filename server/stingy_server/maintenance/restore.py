@@ -11,7 +11,7 @@ from pathlib import Path
 
 from stingy_server.maintenance.backup import Manifest, open_backup, read_backup, write_pepper
 from stingy_server.maintenance.comparison import differences
-from stingy_server.maintenance.reader import FileReader, require_psycopg
+from stingy_server.maintenance.reader import FileReader, is_damage, require_psycopg
 from stingy_server.store.base import StoreUnavailable
 from stingy_server.store.database import FILE
 from stingy_server.store.pepper import PEPPER
@@ -97,14 +97,14 @@ def _exclusive(file: Path, *, replace: bool) -> Iterator[sqlite3.Connection]:
     """
     file.touch(mode=0o600)
     try:
-        with closing(sqlite3.connect(file, isolation_level=None, timeout=0)) as target:
-            try:
-                _lock(target)
-            except sqlite3.DatabaseError as error:
-                if not replace or not _is_damage(error):
-                    raise
-                _empty(file)
-                _lock(target)
+        try:
+            target = _lock(file)
+        except sqlite3.DatabaseError as error:
+            if not replace or not is_damage(error):
+                raise
+            _empty(file)
+            target = _lock(file)
+        with closing(target):
             yield target
     except sqlite3.DatabaseError as error:
         if getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
@@ -112,22 +112,25 @@ def _exclusive(file: Path, *, replace: bool) -> Iterator[sqlite3.Connection]:
         raise
 
 
-def _lock(target: sqlite3.Connection) -> None:
-    """Lock a file until its connection closes. Its write-ahead log goes into it first.
+def _lock(file: Path) -> sqlite3.Connection:
+    """Lock a file until the returned connection closes. Its write-ahead log goes into it first.
 
     Raises:
         sqlite3.DatabaseError: SQLITE_BUSY, if another process has the file open.
     """
-    target.execute("PRAGMA locking_mode = EXCLUSIVE")
-    (mode,) = target.execute("PRAGMA journal_mode = DELETE").fetchone()
-    if mode != "delete":
-        raise StoreUnavailable(IN_USE)
-    target.execute("BEGIN EXCLUSIVE")
-    target.execute("COMMIT")
-
-
-def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
+    target = sqlite3.connect(file, isolation_level=None, timeout=0)
+    try:
+        target.execute("PRAGMA locking_mode = EXCLUSIVE")
+        (mode,) = target.execute("PRAGMA journal_mode = DELETE").fetchone()
+        if mode != "delete":
+            raise StoreUnavailable(IN_USE)
+        target.execute("BEGIN EXCLUSIVE")
+        target.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()  # fails if it is damaged
+        target.execute("COMMIT")
+    except BaseException:
+        target.close()
+        raise
+    return target
 
 
 def _empty(file: Path) -> None:
