@@ -212,7 +212,7 @@ def _file(path: Path) -> BackupFile | None:
     """Return the length and the digest of a file, or None if it cannot be read."""
     with contextlib.suppress(OSError), path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
-        return BackupFile(bytes=file.tell(), sha256=digest.hexdigest())
+        return BackupFile(bytes=os.fstat(file.fileno()).st_size, sha256=digest.hexdigest())
     return None
 
 
