@@ -6,6 +6,7 @@ import logging
 from contextlib import closing
 from pathlib import Path
 
+import httpx
 import pytest
 
 from ledgers import ENTRY, chain_faults, present_heads
@@ -44,7 +45,8 @@ async def test_heads_that_have_grown_are_logged(
 
 def test_log_of_a_server_is_a_file_of_heads(tmp_path: Path) -> None:
     state = tmp_path / "state"
-    with served(make_bundle(tmp_path / "b"), state=state) as (_, process):
+    with served(make_bundle(tmp_path / "b"), state=state) as (url, process):
+        assert httpx.get(f"{url}/v2/health/ready", timeout=60).status_code == 200
         process.terminate()
         assert process.stderr is not None
         lines = [line for line in process.stderr if LINE in line]
