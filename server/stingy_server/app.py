@@ -175,8 +175,13 @@ def _application(service: Service, rollout: Rollout | None) -> FastAPI:
         service.last_writes.append(service.refusals.write)
         if rollout is not None:
             service.last_writes.append(rollout.close)
-        service.start()
-        heads = HeadLog(service.ledger)
+        try:
+            service.start()
+            heads = HeadLog(service.ledger)
+        except StoreUnavailable as error:
+            log.error("this process does not serve: %s", error)
+            service.close()
+            raise
         service.last_writes.append(heads.write)
         tasks = [asyncio.create_task(heads.run(service.executor))]
         if rollout is not None:
