@@ -36,6 +36,15 @@ def packed(*arguments: str | Path) -> str:
     return result.stdout
 
 
+def assert_failed_pack_writes_nothing(source: Path, out: Path) -> None:
+    """Check a promise of B: a source that fails its trial, with 5 classes, leaves nothing."""
+    before = set(out.parent.iterdir())
+    result = pack(source, "--labels", "a,b,c,d,e", "--out", out)
+    assert result.exit_code == 2, result.output
+    assert "in a batch" in result.stderr or "other images" in result.stderr, result.stderr
+    assert set(out.parent.iterdir()) == before
+
+
 def pictures(count: int, *, seed: int = 0, grey: bool = False) -> list[Image.Image]:
     """Make pictures of many sizes with coarse structure, so that networks differ on them."""
     generator = np.random.default_rng(seed)
