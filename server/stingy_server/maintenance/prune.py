@@ -18,7 +18,7 @@ from stingy_server.store.database import Database
 from stingy_server.store.keys import stamp
 from stingy_server.store.ledger import PRUNED, Entry, Head, Ledger
 
-BATCH = 20_000  # entries of one transaction, in which servers wait for some 50 ms
+BATCH = 10_000  # entries of one transaction, for which servers wait
 LEAST_PAUSE_S = 0.05
 TRIES = 5
 

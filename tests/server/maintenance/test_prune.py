@@ -162,17 +162,17 @@ async def test_K6_server_answers_while_its_ledger_is_pruned(
     monkeypatch.setattr(prune_module, "BATCH", 500)
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"), store=store)
     image = png(random_images(1)[0])
-    with closing(Database(tmp_path / "s", store=store)) as database:
-        Ledger(database).append(*[ENTRY._replace(time=stamp(OLD))] * 5000)
+    with closing(Database(tmp_path / "s", store=store, lock_timeout_s=60)) as database:
+        Ledger(database).append(*[ENTRY._replace(time=stamp(OLD))] * 2000)
     async with running(settings) as (client, app):
         service = app.state.service
-        other = service.database.reopen()
+        other = Database(tmp_path / "s", store=store, lock_timeout_s=60)
         pruning = asyncio.create_task(asyncio.to_thread(lambda: [*prune(other, before=CUT)]))
         answered = 0
         while not pruning.done() or answered < 5:
             assert (await client.post("/v1/predict/digits", content=image)).status_code == 200
             answered += 1
-        assert sum(step.entries for step in await pruning) == 5000
+        assert sum(step.entries for step in await pruning) == 2000
         other.close()
         ((_, budget),) = service.keys.all()
         assert budget.used == answered
