@@ -22,7 +22,7 @@ from stingy_server.codec.decode_pool import QUEUED_REQUESTS, DecodePool
 from stingy_server.codec.loop_turns import LoopTurns
 from stingy_server.deadlines import Deadlines
 from stingy_server.detection.monitor import Watch
-from stingy_server.edge import oip_routes, routes
+from stingy_server.edge import oip_routes, routes, torchserve_routes
 from stingy_server.edge.guard import Guard
 from stingy_server.edge.hot_path import HotPath
 from stingy_server.errors import (
@@ -207,6 +207,7 @@ def _application(service: Service, rollout: Rollout | None) -> FastAPI:
     app.add_exception_handler(Exception, _on_exception)
     app.include_router(routes.router)
     app.include_router(oip_routes.router)
+    app.include_router(torchserve_routes.router)
     return app
 
 
@@ -255,7 +256,8 @@ class _Guarded(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         service: Service = self.state.service
-        hot_path = HotPath(service, handlers=routes.HOT_ROUTES | oip_routes.HOT_ROUTES)
+        handlers = routes.HOT_ROUTES | oip_routes.HOT_ROUTES | torchserve_routes.HOT_ROUTES
+        hot_path = HotPath(service, handlers=handlers)
         return Guard(super().build_middleware_stack(), service=service, hot_path=hot_path)
 
 

@@ -7,11 +7,13 @@ ConfigurationError(faults)   raised before the server listens; lists every fault
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 
 import orjson
 from starlette.responses import Response
 
 JSON = "application/json"
+ERROR_CODE = "X-Error-Code"  # the header with the code of a refusal
 # The headers of every response: no browser may guess its type or keep it.
 SECURITY_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 
@@ -124,11 +126,48 @@ LOSSLESS_TOO_LARGE = Refusal(
     413,
     "Expected a lossless WebP of at most 524,288 pixels, got more; send it as PNG.",
 )
+UNKNOWN_DATATYPE = Refusal(
+    "bad_request",
+    400,
+    "Expected image as integers, floats or BYTES, got another datatype; "
+    "compare it with the table in the documentation.",
+)
+SHARED_MEMORY = Refusal(
+    "bad_request",
+    400,
+    "Expected tensors in the body, got a region of shared memory; send and receive the data.",
+)
+NOT_CLASSIFIED = Refusal(
+    "bad_request",
+    400,
+    "Expected a classification into 1 or more classes, of a policy with scores, got another; "
+    "request plain indices.",
+)
+NO_FORM_FILE = Refusal(
+    "bad_request",
+    400,
+    "Expected a form with one file in the field data, got another; send it as data=@FILE.",
+)
 BAD_TENSOR = Refusal(
     "bad_tensor",
     422,
     "Expected a tensor of the declared type, shape and range, got another; "
     "compare it with the model's metadata.",
+)
+INTEGER_RANGE = Refusal(
+    "bad_tensor",
+    422,
+    "Expected integer pixels of 0 to 255, got others; convert them, or send floats of 0 to 1.",
+)
+FLOAT_RANGE = Refusal(
+    "bad_tensor",
+    422,
+    "Expected float pixels of 0 to 1, got others; divide by 255, or send integers of 0 to 255.",
+)
+BAD_BASE64 = Refusal(
+    "bad_tensor",
+    422,
+    "Expected image files in base64, got other text; encode each without line breaks.",
 )
 TIMED_OUT = Refusal(
     "timed_out",
@@ -230,17 +269,41 @@ class ConfigurationError(Exception):
         self.faults = tuple(faults)
 
 
-def error_body(refusal: Refusal, request_id: str) -> bytes:
-    """Return the body of a refusal. Every error has this form."""
-    body = {"code": refusal.code, "message": refusal.message, "request_id": request_id}
-    return orjson.dumps({"error": body})
+class ErrorForm(Enum):
+    """The form of the body of a refusal, which clients of a protocol expect of its addresses."""
+
+    STINGY = "stingy"  # {"error": {"code", "message", "request_id"}}
+    OPEN_INFERENCE = "open_inference"  # {"error": message}
+    TORCHSERVE = "torchserve"  # {"code": status, "type": code, "message": message}
 
 
-def error_response(refusal: Refusal, request_id: str) -> Response:
-    """Return the response of a refusal."""
-    headers = {}
+def error_form(path: str) -> ErrorForm:
+    """Return the form of refusals at an address."""
+    if path.startswith("/v2/") or path == "/v2":
+        return ErrorForm.OPEN_INFERENCE
+    if path.startswith("/predictions/") or path == "/ping":
+        return ErrorForm.TORCHSERVE
+    return ErrorForm.STINGY
+
+
+def error_body(refusal: Refusal, request_id: str, *, form: ErrorForm = ErrorForm.STINGY) -> bytes:
+    """Return the body of a refusal."""
+    code, message = refusal.code, refusal.message
+    if form is ErrorForm.OPEN_INFERENCE:
+        return orjson.dumps({"error": message})
+    if form is ErrorForm.TORCHSERVE:
+        return orjson.dumps({"code": refusal.status, "type": code, "message": message})
+    return orjson.dumps({"error": {"code": code, "message": message, "request_id": request_id}})
+
+
+def error_response(
+    refusal: Refusal, request_id: str, *, form: ErrorForm = ErrorForm.STINGY
+) -> Response:
+    """Return the response of a refusal. Its headers have the code in every form."""
+    headers = {ERROR_CODE: refusal.code}
     if refusal.retry_after is not None:
         headers["Retry-After"] = str(refusal.retry_after + secrets.randbelow(refusal.spread + 1))
     if refusal.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return Response(error_body(refusal, request_id), refusal.status, headers, media_type=JSON)
+    body = error_body(refusal, request_id, form=form)
+    return Response(body, refusal.status, headers, media_type=JSON)

@@ -1,6 +1,6 @@
 """The guard: the ASGI layer around every route, which checks the key and bounds the request.
 
-It denies by default. Every path, known or not, needs a key, except the two probes. It turns every
+It denies by default. Every path, known or not, needs a key, except the three probes. It turns every
 exception behind it into a refusal with a fixed sentence. It refunds a request without an answer.
 The record is in the ledger before the first byte of the response leaves.
 """
@@ -19,6 +19,7 @@ from stingy_server.admission import Place
 from stingy_server.codec.oip import HEADER_LENGTH
 from stingy_server.edge.hot_path import HotPath
 from stingy_server.edge.ledger_sender import LedgerSender
+from stingy_server.edge.oip_routes import REPOSITORY_INDEX
 from stingy_server.errors import (
     BAD_REQUEST,
     DRAINING,
@@ -39,7 +40,7 @@ from stingy_server.store.base import StoreUnavailable
 
 log = logging.getLogger("stingy")
 
-PROBES = frozenset({"/v2/health/live", "/v2/health/ready"})
+PROBES = frozenset({"/v2/health/live", "/v2/health/ready", "/ping"})
 MAX_KEY_LENGTH = 256
 JSON_LENGTH = HEADER_LENGTH.lower().encode()
 
@@ -134,9 +135,12 @@ class Guard:
                 await self._app(scope, receive, sender.send)
                 return
             route = self._hot_path.find(scope["method"], scope["path"])
+            # A POST to an unknown address is recorded as a query too.
+            query = record.query = route is not None or (
+                scope["method"] == "POST" and scope["path"] != REPOSITORY_INDEX
+            )
             await self._authenticate(record, head, charges=route is not None)
             declared = check_body(head, self._settings)
-            query = scope["method"] == "POST"
             place = record.place = await service.admit(record, query=query, declared=declared)
             try:
                 arrived = scope.get("extensions", {}).get(BODY_ARRIVED, _unknown)
@@ -145,7 +149,11 @@ class Guard:
                     await self._app(scope, limited.receive, sender.send)
                     return
                 encoded = await self._hot_path.answer(
-                    route, record, limited.receive, json_length=head.json_length
+                    route,
+                    record,
+                    limited.receive,
+                    json_length=head.json_length,
+                    headers=scope["headers"],
                 )
                 await sender.answer(encoded)
             finally:

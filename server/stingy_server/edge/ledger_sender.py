@@ -8,7 +8,13 @@ import time
 from starlette.types import Message, Scope, Send
 
 from stingy_server.codec.oip_answers import Encoded
-from stingy_server.errors import SECURITY_HEADERS, STORE_UNAVAILABLE, Refusal, error_response
+from stingy_server.errors import (
+    SECURITY_HEADERS,
+    STORE_UNAVAILABLE,
+    Refusal,
+    error_form,
+    error_response,
+)
 from stingy_server.observability.request_record import RequestRecord
 from stingy_server.service import Service
 from stingy_server.store.base import StoreUnavailable
@@ -39,8 +45,7 @@ class LedgerSender:
         self._refunds = self.record.charged is not None
         self._service.refund(self.record)
         self.record.event = refusal.code
-        response = error_response(refusal, self.record.request_id)
-        await response(self._scope, _disconnect, self.send)
+        await self._respond(refusal, self.send)
 
     def record_abort(self) -> None:
         """Record a request that ended without a response (client left, or server stopping)."""
@@ -80,8 +85,12 @@ class LedgerSender:
         record = self.record
         record.event, record.answered, record.bits = STORE_UNAVAILABLE.code, 0, 0.0
         self._count(STORE_UNAVAILABLE.status)
-        response = error_response(STORE_UNAVAILABLE, record.request_id)
-        await response(self._scope, _disconnect, self._send_with_headers)
+        await self._respond(STORE_UNAVAILABLE, self._send_with_headers)
+
+    async def _respond(self, refusal: Refusal, send: Send) -> None:
+        form = error_form(self._scope["path"])
+        response = error_response(refusal, self.record.request_id, form=form)
+        await response(self._scope, _disconnect, send)
 
     async def _append_entry(self, status: int) -> None:
         if self._in_ledger:
@@ -96,8 +105,8 @@ class LedgerSender:
 
     @property
     def _in_ledger(self) -> bool:
-        # Of requests, only a POST with a key makes the ledger grow: metadata is not a query.
-        return self.record.key is not None and self._scope["method"] == "POST"
+        # Of requests, only a query with a key makes the ledger grow.
+        return self.record.key is not None and self.record.query
 
     def _count(self, status: int) -> None:
         service, record = self._service, self.record

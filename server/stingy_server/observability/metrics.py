@@ -15,6 +15,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.multiprocess import mark_process_dead
 
+from stingy_server.observability.key_statistics import KeyStatistics
 from stingy_server.observability.request_record import RequestRecord
 
 LATENCY_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
@@ -25,9 +26,14 @@ START = "start-"  # of the name of the folder in which one start counts
 
 
 class Metrics:
-    """The counters of one process."""
+    """The counters of one process.
+
+    Attributes:
+        statistics: what each key may read of its own requests. Prometheus does not get it.
+    """
 
     def __init__(self) -> None:
+        self.statistics = KeyStatistics()
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "stingy_requests_total",
@@ -114,6 +120,8 @@ class Metrics:
             return
         model = record.model
         self._request_counter(model, record.event).inc()
+        if record.query:
+            self.statistics.count(record, seconds=seconds)
         if record.answered:
             images, bits, latency = self._answer_counters(model)
             images.inc(record.answered)

@@ -13,6 +13,7 @@ from uvicorn.server import ServerState
 
 from stingy_server.errors import (
     BAD_REQUEST,
+    ERROR_CODE,
     INTERNAL,
     JSON,
     SECURITY_HEADERS,
@@ -381,6 +382,7 @@ def _refusal_bytes(refusal: Refusal, headers: list[tuple[bytes, bytes]]) -> byte
         *headers,
         (b"content-length", b"%d" % len(body)),
         (b"content-type", JSON.encode()),
+        (ERROR_CODE.lower().encode(), refusal.code.encode()),
         *SECURITY_HEADERS,
         (b"x-request-id", request_id.encode()),
         (b"connection", b"close"),
