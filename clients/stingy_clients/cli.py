@@ -87,6 +87,13 @@ def predict(
     url: Annotated[
         str, typer.Option(envvar="STINGY_URL", help="The server's address.")
     ] = "http://127.0.0.1:8080",
+    ca: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="STINGY_CA",
+            help="File of certificates to trust, in PEM; default: the well-known ones.",
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="The model's name; default: the one that the server serves."),
@@ -103,7 +110,7 @@ def predict(
 ) -> None:
     """Classify images with a model on a server."""
     try:
-        with Client(url, key) as client:
+        with Client(url, key, ca=ca) as client:
             for image in images:
                 try:
                     answer = client.predict(image, model=model, version=version)

@@ -92,6 +92,10 @@ def error_from_failure(failure: httpx.RequestError, *, method: str) -> ClientErr
     if isinstance(failure, httpx.DecodingError):
         return UnexpectedAnswer("expected a readable response, got one with a broken encoding")
     charged = "" if method == "GET" else "; the images may have been charged"
+    if "CERTIFICATE_VERIFY_FAILED" in str(failure):
+        return TransportError(
+            "expected a certificate of a trusted authority, got another; name yours as ca (--ca)"
+        )
     if isinstance(failure, httpx.ConnectError):
         return TransportError("expected a server at the url, got no connection: is it running?")
     if isinstance(failure, httpx.ConnectTimeout | httpx.PoolTimeout):

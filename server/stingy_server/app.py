@@ -10,6 +10,9 @@ import contextlib
 import logging
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -23,6 +26,7 @@ from stingy_server.codec.loop_turns import LoopTurns
 from stingy_server.deadlines import Deadlines
 from stingy_server.detection.monitor import Watch
 from stingy_server.edge import oip_routes, routes, torchserve_routes
+from stingy_server.edge.cors import Cors
 from stingy_server.edge.guard import Guard
 from stingy_server.edge.hot_path import HotPath
 from stingy_server.errors import (
@@ -43,7 +47,7 @@ from stingy_server.observability.tracing import NoTracing, OpenTelemetry, Tracin
 from stingy_server.rates.rate_limits import MemoryRates, Rates, parse_rate
 from stingy_server.rollout import Rollout, bundle_faults
 from stingy_server.service import Service
-from stingy_server.settings import Settings
+from stingy_server.settings import FULL_TIER, Settings
 from stingy_server.store.base import StoreUnavailable
 from stingy_server.store.budgets import Budgets, model_owner
 from stingy_server.store.charges import Charges, KnownCallers
@@ -53,6 +57,9 @@ from stingy_server.store.group_commit import BatchedLookup, GroupCommit, StoreEx
 from stingy_server.store.keys import Keys
 from stingy_server.store.ledger import Ledger
 from stingy_server.store.refusal_tally import RefusalTally
+
+if TYPE_CHECKING:
+    from stingy_server.rpc.server import RpcServer
 
 log = logging.getLogger("stingy")
 
@@ -85,7 +92,8 @@ def create_app(
         faults += _changes(models, expected)
     rates, found = _rates(settings)
     tracing, more = _tracing(settings)
-    faults += rate_store_faults(settings) + room_faults(settings) + found + more
+    faults += rate_store_faults(settings) + room_faults(settings) + rpc_faults(settings)
+    faults += found + more + _token_faults(settings)
     try:
         database = _database(settings, faults)
     except BaseException:
@@ -93,6 +101,7 @@ def create_app(
         raise
     service = _service(settings, database=database, rates=rates, tracing=tracing)
     try:
+        _accept_tokens(service)
         deployed = Deployments(database).desired() if engine_factory is None else []
         _fill_fleet(service, models, deployed, engine_factory=engine_factory)
         service.watch.restore()
@@ -143,6 +152,41 @@ def _service(settings: Settings, *, database: Database, rates: Rates, tracing: T
     )
 
 
+def _token_faults(settings: Settings) -> list[str]:
+    """Return the faults of the settings of tokens, if there are any."""
+    oidc = settings.oidc
+    if oidc is None:
+        return []
+    faults = []
+    if find_spec("jwt") is None or find_spec("cryptography") is None:
+        faults.append("oidc: expected PyJWT and cryptography, got none: pip install 'stingy[oidc]'")
+    if oidc.tier_claim is None and oidc.tier not in (FULL_TIER, *settings.tiers):
+        faults.append("oidc.tier: expected the name of one of the tiers, got another")
+    return faults
+
+
+def _accept_tokens(service: Service) -> None:
+    """Accept tokens beside keys, if the settings have an issuer.
+
+    Raises StoreUnavailable if their budget cannot be written.
+    """
+    if (oidc := service.settings.oidc) is None:
+        return
+    # Imported here because PyJWT is an optional dependency.
+    from stingy_server.oidc.token_callers import TokenCallers
+
+    service.tokens = TokenCallers(
+        oidc,
+        service.settings,
+        database=service.database,
+        keys=service.keys,
+        budgets=service.budgets,
+        executor=service.executor,
+        on_change=service.charges.known.drop_principals,
+    )
+    service.charges = replace(service.charges, recheck_token=service.tokens.recheck)
+
+
 def _fill_fleet(
     service: Service,
     models: list[LoadedModel],
@@ -179,7 +223,8 @@ def _application(service: Service, rollout: Rollout | None) -> FastAPI:
         try:
             service.start()
             heads = HeadLog(service.ledger)
-        except StoreUnavailable as error:
+            app.state.rpc = rpc = await _start_rpc(service)
+        except (StoreUnavailable, ConfigurationError) as error:
             log.error("this process does not serve: %s", error)
             service.close()
             raise
@@ -190,6 +235,9 @@ def _application(service: Service, rollout: Rollout | None) -> FastAPI:
         yield
         for task in tasks:
             task.cancel()
+        if rpc is not None:
+            service.begin_drain()
+            await rpc.stop()
         await service.drain()
         service.close()
 
@@ -209,6 +257,21 @@ def _application(service: Service, rollout: Rollout | None) -> FastAPI:
     app.include_router(oip_routes.router)
     app.include_router(torchserve_routes.router)
     return app
+
+
+async def _start_rpc(service: Service) -> "RpcServer | None":
+    """Start the gRPC server, if the settings name its port.
+
+    Raises:
+        ConfigurationError: the port cannot be listened on.
+    """
+    if service.settings.grpc_port is None:
+        return None
+    from stingy_server.rpc.server import RpcServer
+
+    server = RpcServer(service)
+    await server.start()
+    return server
 
 
 def _changes(models: list[LoadedModel], expected: Mapping[tuple[str, str], str]) -> list[str]:
@@ -258,7 +321,10 @@ class _Guarded(FastAPI):
         service: Service = self.state.service
         handlers = routes.HOT_ROUTES | oip_routes.HOT_ROUTES | torchserve_routes.HOT_ROUTES
         hot_path = HotPath(service, handlers=handlers)
-        return Guard(super().build_middleware_stack(), service=service, hot_path=hot_path)
+        guard = Guard(super().build_middleware_stack(), service=service, hot_path=hot_path)
+        if not service.settings.cors_origins:
+            return guard
+        return Cors(guard, origins=service.settings.cors_origins, methods=self.openapi()["paths"])
 
 
 def rate_store_faults(settings: Settings) -> list[str]:
@@ -269,6 +335,24 @@ def rate_store_faults(settings: Settings) -> list[str]:
             "got memory://, which each worker has for itself"
         ]
     return []
+
+
+def rpc_faults(settings: Settings) -> list[str]:
+    """Return the faults of the port of gRPC, if there is one."""
+    port = settings.grpc_port
+    if port is None:
+        return []
+    faults = []
+    if not (find_spec("grpc") and find_spec("google.protobuf")):
+        faults.append("grpc_port: expected the extra grpc, got none; pip install 'stingy[grpc]'")
+    if port and port in (settings.port, settings.metrics_port):
+        faults.append(f"grpc_port: expected a port of its own, got {port}, which has another use")
+    if settings.tls_cert is not None:
+        faults.append(
+            "grpc_port: expected no tls_cert beside it, because gRPC would be sent without TLS; "
+            "put a proxy with TLS in front of both"
+        )
+    return faults
 
 
 def room_faults(settings: Settings) -> list[str]:

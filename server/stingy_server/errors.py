@@ -43,6 +43,24 @@ BAD_REQUEST = Refusal(
     400,
     "Expected a well-formed request, got a malformed one; check its headers and its body.",
 )
+FORM_REQUEST = Refusal(
+    "bad_request",
+    400,
+    "Expected a request of the Open Inference Protocol, got a form; "
+    "send JSON, or JSON with binary tensors.",
+)
+BASE64_REQUEST = Refusal(
+    "bad_request",
+    400,
+    "Expected a request of the Open Inference Protocol, got base64 text; decode it, "
+    "and send the bytes to /v1/predict/MODEL.",
+)
+IMAGE_REQUEST = Refusal(
+    "bad_request",
+    400,
+    "Expected a request of the Open Inference Protocol, got an image file; "
+    "send it to /v1/predict/MODEL.",
+)
 UNAUTHENTICATED = Refusal(
     "unauthenticated",
     401,
@@ -58,6 +76,9 @@ UNKNOWN_MODEL = Refusal(
     "not_found",
     404,
     "Expected a model that is served here, got another; check its name and version.",
+)
+UNKNOWN_RPC = Refusal(
+    "not_implemented", 501, "Expected an rpc of this server, got another; see its documentation."
 )
 METHOD_NOT_ALLOWED = Refusal(
     "method_not_allowed",
@@ -75,6 +96,12 @@ JSON_TOO_LARGE = Refusal(
     "Expected at most 2,097,152 bytes, 299,593 lists and 64 objects of JSON, got more; "
     "send the images in binary.",
 )
+HEAD_TOO_LARGE = Refusal(
+    "too_large",
+    413,
+    "Expected at most 2,097,152 bytes and 64 fields beside raw tensors, got more; "
+    "send the images in raw_input_contents.",
+)
 TOO_MANY_IMAGES = Refusal(
     "too_large",
     413,
@@ -87,6 +114,29 @@ UNSUPPORTED_IMAGE = Refusal(
 )
 ANIMATED_IMAGE = Refusal(
     "unsupported_image", 415, "Expected a still image, got an animated WebP; send one frame."
+)
+FORM_IMAGE = Refusal(
+    "unsupported_image",
+    415,
+    "Expected the bytes of an image file as the body, got a form; "
+    "send the file itself, as curl --data-binary @FILE does.",
+)
+BASE64_IMAGE = Refusal(
+    "unsupported_image",
+    415,
+    "Expected the bytes of an image file, got base64 text; decode it, and send the bytes.",
+)
+JSON_IMAGE = Refusal(
+    "unsupported_image",
+    415,
+    "Expected the bytes of an image file as the body, got JSON; "
+    "send the file itself, or a tensor to /v2/models/MODEL/infer.",
+)
+TEXT_IMAGE = Refusal(
+    "unsupported_image",
+    415,
+    "Expected the bytes of an image file, got a PNG without its line ends; "
+    "send it with curl --data-binary, not -d.",
 )
 UNSUPPORTED_ENCODING = Refusal(
     "unsupported_encoding",
@@ -296,13 +346,20 @@ def error_body(refusal: Refusal, request_id: str, *, form: ErrorForm = ErrorForm
     return orjson.dumps({"error": {"code": code, "message": message, "request_id": request_id}})
 
 
+def retry_after_s(refusal: Refusal) -> int | None:
+    """Return the seconds that one client waits before its next try; None if none are promised."""
+    if refusal.retry_after is None:
+        return None
+    return refusal.retry_after + secrets.randbelow(refusal.spread + 1)
+
+
 def error_response(
     refusal: Refusal, request_id: str, *, form: ErrorForm = ErrorForm.STINGY
 ) -> Response:
     """Return the response of a refusal. Its headers have the code in every form."""
     headers = {ERROR_CODE: refusal.code}
-    if refusal.retry_after is not None:
-        headers["Retry-After"] = str(refusal.retry_after + secrets.randbelow(refusal.spread + 1))
+    if (seconds := retry_after_s(refusal)) is not None:
+        headers["Retry-After"] = str(seconds)
     if refusal.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     body = error_body(refusal, request_id, form=form)

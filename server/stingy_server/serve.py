@@ -1,6 +1,7 @@
 """Run the service: announce the endpoints, listen, drain on the first signal, end with status 0.
 
 Settings and bundles stay as they were at the start. No signal makes the server read them again.
+Only the certificate is read anew when its files change.
 """
 
 import contextlib
@@ -10,8 +11,8 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
-import uvicorn
 from fastapi import FastAPI
 from rich.console import Console
 
@@ -20,6 +21,7 @@ from stingy_server.errors import ConfigurationError
 from stingy_server.identity import bundle_digest
 from stingy_server.observability import metrics, metrics_server
 from stingy_server.observability.logs import log_config
+from stingy_server.process.certificate import Certificate
 from stingy_server.process.core_dumps import forbid_core_dumps
 from stingy_server.process.descriptors import raise_descriptor_limit
 from stingy_server.process.gc_tuning import freeze_gc
@@ -42,9 +44,15 @@ def serve(settings: Settings, faults: Sequence[str], *, console: Console) -> Non
     """
     forbid_core_dumps()
     raise_descriptor_limit()
-    listener, found = _bind(settings)
-    faults = [*faults, *found]
+    listener, found = _bind(settings.host, settings.port)
+    faults = [*faults, *found, *_tls_faults(settings)]
     with listener, contextlib.ExitStack() as stack:
+        if settings.grpc_port is not None:
+            reserved, found = _bind(settings.host, settings.grpc_port)
+            faults += found
+            # It never listens. It keeps the port for the gRPC servers of all workers.
+            stack.enter_context(reserved).setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            settings = settings.model_copy(update={"grpc_port": reserved.getsockname()[1]})
         began = time.perf_counter()
         with _start_shown_on(console):
             app = create_app(settings, faults=faults)
@@ -79,7 +87,7 @@ def serve(settings: Settings, faults: Sequence[str], *, console: Console) -> Non
 def _worker_app(settings: Settings, expected: Mapping[tuple[str, str], str]) -> FastAPI:
     """Build the application of a worker. End the process if its bundles differ from `expected`."""
     try:
-        app = create_app(settings, expected=expected)
+        app = create_app(settings, faults=_tls_faults(settings), expected=expected)
     except ConfigurationError as error:
         faults = error.faults
     except StoreUnavailable as error:
@@ -92,13 +100,14 @@ def _worker_app(settings: Settings, expected: Mapping[tuple[str, str], str]) -> 
     sys.exit(UNABLE)
 
 
-def _config(app: "FastAPI | functools.partial[FastAPI]", settings: Settings) -> uvicorn.Config:
+def _config(app: "FastAPI | functools.partial[FastAPI]", settings: Settings) -> HttpConfig:
     return HttpConfig(
         app,
         factory=not isinstance(app, FastAPI),
         workers=settings.workers,
         header_timeout_s=settings.header_timeout_s,
         body_timeout_s=settings.body_timeout_s,
+        tls_files=_tls_files(settings),
         ws="none",
         access_log=False,
         log_config=log_config(settings.log_format),
@@ -108,18 +117,35 @@ def _config(app: "FastAPI | functools.partial[FastAPI]", settings: Settings) -> 
     )
 
 
-def _bind(settings: Settings) -> tuple[socket.socket, list[str]]:
-    """Bind the address before the models load, so that its fault is reported with theirs."""
+def _tls_files(settings: Settings) -> tuple[Path, Path] | None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return settings.tls_cert, settings.tls_key
+
+
+def _tls_faults(settings: Settings) -> list[str]:
+    """Return the faults of the certificate, if the settings have one."""
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        given, missing = ("tls_cert", "tls_key") if settings.tls_cert else ("tls_key", "tls_cert")
+        return [f"{missing}: expected a file beside {given}, got none"]
+    if (files := _tls_files(settings)) is None:
+        return []
+    try:
+        Certificate(*files)
+    except ConfigurationError as error:
+        return [*error.faults]
+    return []
+
+
+def _bind(host: str, port: int) -> tuple[socket.socket, list[str]]:
+    """Bind an address before the models load, so that its fault is reported with theirs."""
     faults = []
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family)
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((settings.host, settings.port))
+        listener.bind((host, port))
     except OSError as error:
-        faults.append(
-            f"{settings.host}:{settings.port}: cannot listen here: {error.strerror or error}"
-        )
+        faults.append(f"{host}:{port}: cannot listen here: {error.strerror or error}")
     return listener, faults
 
 
@@ -149,7 +175,10 @@ def _announce(
     host, port = listener.getsockname()[:2]
     address = f"[{host}]" if ":" in host else host
     console.print(f"started in {seconds:.1f} s", highlight=False, soft_wrap=True)
-    console.print(f"listening on http://{address}:{port}", highlight=False, soft_wrap=True)
+    if (grpc_port := service.settings.grpc_port) is not None:
+        console.print(f"gRPC on {address}:{grpc_port}", highlight=False, soft_wrap=True)
+    scheme = "http" if service.settings.tls_cert is None else "https"
+    console.print(f"listening on {scheme}://{address}:{port}", highlight=False, soft_wrap=True)
 
 
 def _make_first_key(service: Service, console: Console) -> None:

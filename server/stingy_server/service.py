@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from stingy_protection import (
     ScoreForm,
@@ -43,9 +45,12 @@ from stingy_server.store.budgets import DAY_S, Budgets, key_owner, model_owner
 from stingy_server.store.charges import INVALID_KEY, Charge, Charges
 from stingy_server.store.database import Database
 from stingy_server.store.group_commit import BatchedLookup, GroupCommit, StoreExecutor
-from stingy_server.store.keys import Caller, Keys
+from stingy_server.store.keys import Caller, Keys, is_token
 from stingy_server.store.ledger import Ledger
 from stingy_server.store.refusal_tally import RefusalTally
+
+if TYPE_CHECKING:
+    from stingy_server.oidc.token_callers import TokenCallers
 
 log = logging.getLogger("stingy")
 
@@ -59,6 +64,9 @@ class Service:
     """The endpoints, the store and the watch of one process, shared by all routes.
 
     Attributes:
+        draining: whether new requests are refused.
+        drain_until: the time at which requests in flight end, in seconds of `time.monotonic`.
+        tokens: the callers of tokens; None if there are keys alone.
         last_writes: calls that write to the state while the service closes, in order.
     """
 
@@ -83,6 +91,8 @@ class Service:
     turns: LoopTurns
     deadlines: Deadlines
     draining: bool = False
+    tokens: "TokenCallers | None" = None
+    drain_until: float = math.inf
     last_writes: list[Callable[[], None]] = field(default_factory=list)
 
     def start(self) -> None:
@@ -94,14 +104,28 @@ class Service:
         self.record_event("start")
         self.last_writes.append(lambda: self.record_event("stop"))
         self.watch.start()
+        if self.tokens is not None:
+            self.tokens.start()
+
+    def begin_drain(self, *, at_once: bool = False) -> None:
+        """Refuse new requests from now on.
+
+        Args:
+            at_once: whether the requests in flight end now, and not after `drain_s`.
+        """
+        self.draining = True
+        seconds = 0.0 if at_once else self.settings.drain_s
+        self.drain_until = min(self.drain_until, time.monotonic() + seconds)
 
     async def drain(self) -> None:
         """Refuse new requests, answer those in flight, and flush the queued writes."""
-        self.draining = True
+        self.begin_drain()
         for endpoint in self.fleet:
             await endpoint.engine.close()
         await self.writes.flush()
         await self.rates.close()
+        if self.tokens is not None:
+            await self.tokens.close()
 
     def close(self) -> None:
         """Close the parts of the service, the state last. `drain` has closed the engines."""
@@ -127,12 +151,15 @@ class Service:
         return None if caller is None or caller.spent else caller
 
     async def look_up_caller(self, secret: str) -> Caller | None:
-        """Return the caller of a key's text by the store, or None if the key is not valid.
+        """Return the caller of a key or a token by the store, or None if it is not valid.
 
         Raises:
             StoreUnavailable: the store cannot be read.
         """
-        caller = await self.key_lookup.lookup(secret)
+        if self.tokens is not None and is_token(secret):
+            caller = await self.tokens.look_up(secret)
+        else:
+            caller = await self.key_lookup.lookup(secret)
         if caller is None:
             self.charges.known.drop(secret)
         else:
@@ -290,7 +317,7 @@ class Service:
                 record.rate = await self.rates.charge(record.key.id, record.key.rate, images)
             except BatchOverRate as error:
                 raise ServiceError(RATE_BELOW_REQUEST, limit=error.limit) from None
-        owners: tuple[str, ...] = (key_owner(record.key.id),)
+        owners: tuple[str, ...] = (key_owner(record.key.id), *record.groups)
         if self.fleet.limited(endpoint.name):
             owners += (model_owner(endpoint.name),)
         charge = Charge(record.secret, owners, images)

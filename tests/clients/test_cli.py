@@ -49,7 +49,7 @@ def run(
     points: list[EntryPoint], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Run:
     """Return `run("predict", ...)`, which returns the exit code, stdout and stderr."""
-    for name in ("STINGY_KEY", "STINGY_URL"):
+    for name in ("STINGY_CA", "STINGY_KEY", "STINGY_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
 
@@ -68,9 +68,9 @@ def to_server(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Connect the command's client to the fake server, and return the list of its urls."""
     urls: list[str] = []
 
-    def client(url: str, key: str) -> Client:
+    def client(url: str, key: str, *, ca: Path | None) -> Client:
         urls.append(url)
-        return Client(url, key, retries=0, transport=httpx.MockTransport(server))
+        return Client(url, key, ca=ca, retries=0, transport=httpx.MockTransport(server))
 
     monkeypatch.setattr(cli, "Client", client)
     return urls

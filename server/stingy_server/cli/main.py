@@ -43,6 +43,9 @@ def serve(
     state: State = None,
     host: Annotated[str | None, typer.Option(help="Address; default: 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(help="Port; default: 8080; 0: any free one.")] = None,
+    grpc_port: Annotated[
+        int | None, typer.Option(help="Port of gRPC; default: none; 0: any free one.")
+    ] = None,
     allow_open: Annotated[
         bool | None, typer.Option("--allow-open", help="Permit policies that hide nothing.")
     ] = None,
@@ -70,6 +73,7 @@ def serve(
         state=state,
         host=host,
         port=port,
+        grpc_port=grpc_port,
         workers=workers,
         metrics_port=metrics_port,
         allow_open=allow_open,

@@ -11,13 +11,19 @@ from stingy_server.codec.decode_pool import DecodePool
 from stingy_server.codec.images import INLINE_PIXELS, UNIT_PIXELS, Pixels, decode, fit
 from stingy_server.codec.loop_turns import LoopTurns
 from stingy_server.codec.oip import InferHead
-from stingy_server.codec.oip_tensors import binary_values, read_files, read_tensor, to_pixels
+from stingy_server.codec.oip_tensors import (
+    Body,
+    binary_values,
+    read_files,
+    read_tensor,
+    to_pixels,
+)
 from stingy_server.errors import BAD_REQUEST, ServiceError
 
 
 async def read_pixels(
     head: InferHead,
-    body: bytes,
+    body: Body,
     preprocessing: Preprocessing,
     *,
     pool: DecodePool,
@@ -60,7 +66,7 @@ async def read_pixels(
 
 async def read_large_json(
     parse: Callable[[], InferHead],
-    body: bytes,
+    body: Body,
     preprocessing: Preprocessing,
     *,
     count: int,
@@ -97,7 +103,7 @@ async def read_large_json(
 
 
 def _parse_and_read(
-    parse: Callable[[], InferHead], body: bytes, count: int
+    parse: Callable[[], InferHead], body: Body, count: int
 ) -> tuple[InferHead, Pixels | list[bytes] | None]:
     head = parse()
     if head.count != count:

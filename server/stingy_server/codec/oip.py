@@ -289,6 +289,23 @@ def _check_shape(tensor: _Input, size: int | None) -> None:
         raise ServiceError(BAD_TENSOR)
 
 
+def read_document(document: Any, length: int, *, form: ScoreForm, max_images: int) -> InferHead:
+    """Read the head of a request that came in another form than JSON. No pixel is read.
+
+    Args:
+        document: what its JSON would be.
+        length: bytes of its head, behind which binary data begins.
+        form, max_images: as in `parse_head`.
+
+    Raises:
+        ServiceError: as from `parse_head`.
+    """
+    head = _validate_head(document, length, form)
+    if head.count > max_images:
+        raise ServiceError(TOO_MANY_IMAGES, limit=max_images)
+    return head
+
+
 def _parse_length(header: str, total: int) -> int:
     if not (header.isascii() and header.isdigit() and len(header) < 16 and int(header) <= total):
         raise ServiceError(BAD_REQUEST)

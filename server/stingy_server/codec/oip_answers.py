@@ -47,7 +47,7 @@ def encode_answer(
         labels: the labels of all classes, for outputs that are sent as classes.
     """
     if not request.classified and all(binary for _, binary in request.outputs):
-        arrays = [_output_values(name, answer) for name, _ in request.outputs]
+        arrays = [output_values(name, answer) for name, _ in request.outputs]
         shapes = [
             (name, each.shape) for (name, _), each in zip(request.outputs, arrays, strict=True)
         ]
@@ -60,11 +60,11 @@ def encode_answer(
     most_classes = dict(request.classified)
     for name, binary in request.outputs:
         if name in most_classes:
-            output, content = _encode_classes(
+            output, content = encode_classes(
                 name, answer, labels, most=most_classes[name], binary=binary
             )
         else:
-            values = _output_values(name, answer)
+            values = output_values(name, answer)
             output, content = _describe_output(name, values.shape, binary=binary), b""
             if binary:
                 content = values.tobytes()
@@ -79,7 +79,7 @@ def encode_answer(
     return Encoded(b"".join([head, *tail]), len(head) if any(tail) else None)
 
 
-def _encode_classes(
+def encode_classes(
     name: str, answer: SparseLogits, labels: Sequence[str], *, most: int, binary: bool
 ) -> tuple[dict[str, Any], bytes]:
     """Encode classes as "score:index:label", best first: no more of a row than its answer has.
@@ -141,7 +141,8 @@ def json_numbers(values: npt.NDArray[Any], decimals: int) -> npt.NDArray[Any]:
     return values if values.dtype.kind == "i" else values.astype(np.float64).round(decimals)
 
 
-def _output_values(name: str, answer: SparseLogits) -> npt.NDArray[Any]:
+def output_values(name: str, answer: SparseLogits) -> npt.NDArray[Any]:
+    """Return an output's array, as it is on the wire: INT64 or FP32, [batch, row]."""
     indices = answer.indices.numpy()
     if name == "indices":
         return indices.astype("<i8", copy=False)

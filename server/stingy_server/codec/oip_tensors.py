@@ -5,7 +5,7 @@ After rounding to 8 bits the same picture is the same input, whatever its dataty
 
 import base64
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +20,11 @@ from stingy_server.errors import (
     ServiceError,
 )
 
+Body: TypeAlias = bytes | memoryview  # of a request, or the part of it that has the tensor
 PIXEL_MAX = 255
 
 
-def read_tensor(head: InferHead, body: bytes) -> Pixels:
+def read_tensor(head: InferHead, body: Body) -> Pixels:
     """Read the pixels of a request that has no files, uint8 [batch, height, width, 3].
 
     Args:
@@ -43,7 +44,7 @@ def read_tensor(head: InferHead, body: bytes) -> Pixels:
     return _integers_to_pixels(values, most=most)
 
 
-def binary_values(head: InferHead, body: bytes) -> npt.NDArray[Any]:
+def binary_values(head: InferHead, body: Body) -> npt.NDArray[Any]:
     """Return the binary values of a request in their declared shape, without a copy."""
     dtype = BINARY_TYPES[head.datatype]
     return np.frombuffer(body, dtype, offset=head.length).reshape(head.shape)
@@ -69,8 +70,10 @@ def to_pixels(values: npt.NDArray[Any], datatype: str) -> Pixels:
     return _unit_to_pixels(values)
 
 
-def read_files(head: InferHead, body: bytes) -> list[bytes]:
+def read_files(head: InferHead, body: Body) -> list[bytes]:
     """Return the elements of a BYTES tensor: in base64 in JSON, or each behind its length.
+
+    Elements that protobuf has delimited are in the head's data, as bytes.
 
     Raises:
         ServiceError: bad_tensor, if an element is broken, or there are not `head.count`.
@@ -81,7 +84,7 @@ def read_files(head: InferHead, body: bytes) -> list[bytes]:
     start = head.length
     while start < len(body) and len(files) < head.count:
         stop = start + 4 + int.from_bytes(body[start : start + 4], "little")
-        files.append(body[start + 4 : stop])
+        files.append(bytes(body[start + 4 : stop]))
         start = stop
     if start != len(body) or len(files) != head.count:
         raise ServiceError(BAD_TENSOR)
@@ -92,7 +95,10 @@ def _decode_texts(texts: Any, *, count: int) -> list[bytes]:
     if not isinstance(texts, list) or len(texts) != count:
         raise ServiceError(BAD_TENSOR)
     try:
-        return [base64.b64decode(text, validate=True) for text in texts]
+        return [
+            text if isinstance(text, bytes) else base64.b64decode(text, validate=True)
+            for text in texts
+        ]
     except (TypeError, ValueError):  # no text, or no base64
         raise ServiceError(BAD_BASE64) from None
 

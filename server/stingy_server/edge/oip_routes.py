@@ -9,11 +9,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
+from stingy_protection import ScoreForm
 from stingy_server.codec import oip
-from stingy_server.codec.infer_pixels import read_large_json, read_pixels
+from stingy_server.codec.image_files import is_image
 from stingy_server.codec.oip_answers import Encoded, encode_answer
+from stingy_server.codec.wrong_forms import explain_request
 from stingy_server.edge import descriptions
 from stingy_server.edge.hot_path import Handler, Query, add_to_document
+from stingy_server.edge.inference import infer_images
 from stingy_server.edge.openapi import OIP_ERROR_RESPONSES
 from stingy_server.edge.tier_view import visible_form
 from stingy_server.errors import BAD_REQUEST, JSON, TOO_LARGE, ServiceError
@@ -107,7 +110,7 @@ async def repository_index(request: Request) -> Response:
     """List the models; those that are ready alone, if the body says {"ready": true}."""
     body = await request.body()
     if len(body) > MAX_INDEX_BYTES:
-        raise ServiceError(TOO_LARGE)
+        raise ServiceError(TOO_LARGE, limit=MAX_INDEX_BYTES)
     try:
         wanted = _IndexRequest.model_validate_json(body or b"{}")
     except ValidationError:
@@ -121,29 +124,30 @@ async def infer(query: Query) -> Encoded:
     service, record, endpoint = query.service, query.record, query.endpoint
     most = service.settings.max_request_images
     form = visible_form(endpoint.policy, query.tier)
-    parse = partial(oip.parse_head, query.body, query.json_length, form=form, max_images=most)
-    count = oip.count_large_json(query.body, query.json_length, max_images=most)
-    heads: list[oip.InferHead] = []
-    if count is None:
-        heads.append(parse())
-        count = heads[0].count
-        read = partial(read_pixels, heads[0])
-    else:
-        read = partial(read_large_json, parse, count=count, keep=heads.append, turns=service.turns)
-    read_images = partial(
-        read,
-        body=query.body,
-        preprocessing=endpoint.manifest.preprocessing,
-        pool=service.decoders,
-        caller=record.caller,
-        max_pixels=service.settings.max_pixels,
+    parse = partial(_parse_head, query, form=form, max_images=most)
+    try:
+        count = oip.count_large_json(query.body, query.json_length, max_images=most)
+    except ServiceError as error:
+        raise _explain(query.body, error) from None
+    head, answer = await infer_images(
+        service, record, endpoint, parse, query.body, count=count, tier=query.tier
     )
-    answer = await service.answer(record, endpoint, read_images, images=count, tier=query.tier)
-    (head,) = heads
     manifest = endpoint.manifest
     return encode_answer(
         head, answer, model=endpoint.name, version=manifest.version, labels=manifest.classes
     )
+
+
+def _parse_head(query: Query, *, form: ScoreForm, max_images: int) -> oip.InferHead:
+    try:
+        return oip.parse_head(query.body, query.json_length, form=form, max_images=max_images)
+    except ServiceError as error:
+        raise _explain(query.body, error) from None
+
+
+def _explain(body: bytes, error: ServiceError) -> ServiceError:
+    """Return the error of a body that is perhaps no request of the protocol at all."""
+    return ServiceError(explain_request(body, error.refusal, image=is_image(body)))
 
 
 HOT_ROUTES: dict[tuple[str, str], Handler] = {

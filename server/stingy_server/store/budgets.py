@@ -15,7 +15,7 @@ from stingy_server.store.database import Database
 
 MAX_BUDGET = 2**62
 DAY_S = 86_400
-MAX_OWNERS = 3
+MAX_OWNERS = 5
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Budget:
 
 # A NamedTuple, because a frozen dataclass costs half a microsecond more and every request has one.
 class Reservation(NamedTuple):
-    """A charge of images to one, two or three owners, made before the images are answered.
+    """A charge of images to one to five owners, made before the images are answered.
 
     Attributes:
         owners: the owners, each once, in any order.
@@ -120,7 +120,8 @@ class Budgets:
         later one.
 
         Args:
-            owners: one to three, such as a key, a model, and the two together.
+            owners: one to five, such as a key, a model, the two together, and the groups of a
+                principal.
             images: their number.
 
         Returns:
@@ -170,7 +171,7 @@ def month_of(day: int) -> int:
     return 12 * (date.year - 1970) + date.month - 1
 
 
-PLACES = ("first", "second", "third")
+PLACES = ("first", "second", "third", "fourth", "fifth")
 
 COVERED = """
     (total IS NULL OR used + :images <= total)

@@ -6,14 +6,14 @@ anew, so no image is charged to a key that was revoked or rotated before.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple
 
 from stingy_server.store.budgets import Budgets, Reservation
 from stingy_server.store.database import Database
-from stingy_server.store.keys import Caller, Keys, is_current
+from stingy_server.store.keys import PRINCIPAL, Caller, Keys, is_current, is_token
 
 KEPT = 4096  # callers; the one that was kept first is dropped
 
@@ -59,6 +59,14 @@ class KnownCallers:
     def drop(self, secret: str) -> None:
         self._callers.pop(self._name(secret), None)
 
+    def drop_principals(self) -> None:
+        """Drop the callers of tokens, because their issuer has other keys now."""
+        self._callers = {
+            name: caller
+            for name, caller in list(self._callers.items())
+            if not caller.key.id.startswith(PRINCIPAL)
+        }
+
     def _name(self, secret: str) -> bytes:
         digest = self._digest.copy()
         digest.update(secret.encode("utf-8", "surrogateescape"))
@@ -69,6 +77,9 @@ class KnownCallers:
 class Charges:
     """The charges in a database.
 
+    Attributes:
+        recheck_token: returns the caller of a token, without a wait; None if there are keys alone.
+
     Raises:
         StoreUnavailable: from `charge_all`.
     """
@@ -77,6 +88,7 @@ class Charges:
     keys: Keys
     budgets: Budgets
     known: KnownCallers
+    recheck_token: Callable[[str], Caller | None] | None = None
 
     def charge_all(self, charges: Sequence[Charge]) -> list[Reservation | Invalid | None]:
         """Make the charges of a turn inside the open transaction.
@@ -107,7 +119,10 @@ class Charges:
         caller = self.known.find(secret)
         if caller is not None and caller.changes == changes:
             return True
-        caller = self.keys.authenticate(secret)
+        if self.recheck_token is not None and is_token(secret):
+            caller = self.recheck_token(secret)
+        else:
+            caller = self.keys.authenticate(secret)
         if caller is None:
             self.known.drop(secret)
             return False

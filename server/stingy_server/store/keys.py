@@ -4,6 +4,7 @@ The server reads a key's validity from the database at every request, so a revoc
 """
 
 import hmac
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from stingy_server.store.budgets import COVERED, Budget, Budgets, key_owner, mon
 from stingy_server.store.database import Database
 
 PREFIX = "stingy"
+PRINCIPAL = "oidc-"  # begins the id of a principal, which has tokens and no key
+TOKEN = re.compile(r"[^.]*\.[^.]*\.[^.]*")
 MAX_NAME_LENGTH = 64
 COLUMNS = "id, name, tier, rate, request_rate, created, expires, revoked"
 SELECT = f"SELECT {COLUMNS} FROM keys"  # noqa: S608
@@ -25,6 +28,7 @@ SELECT {COLUMNS}, (SELECT 1 FROM budgets WHERE owner = 'key:' || id AND {COVERED
     (SELECT count FROM key_changes)
 FROM keys WHERE digest = :digest AND revoked IS NULL
 """  # noqa: S608
+VALID_ID = VALID.replace("digest = :digest", "id = :id")
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,13 @@ class Caller(NamedTuple):
     Attributes:
         spent: whether its budget covers no further image.
         changes: the count of the changes of keys at that time.
+        groups: the owners of budgets that it shares with others, if it is a principal.
     """
 
     key: Key
     spent: bool
     changes: int
+    groups: tuple[str, ...] = ()
 
 
 class Keys:
@@ -141,6 +147,8 @@ class Keys:
 
         The old text is invalid from now on.
         """
+        if key_id.startswith(PRINCIPAL):
+            return None
         _, text = _new_text(key_id)
         changed = self._change(
             "UPDATE keys SET digest = ? WHERE id = ? AND revoked IS NULL",
@@ -186,6 +194,11 @@ class Keys:
         row = self._database.execute(VALID, values).fetchone()
         return None if row is None else _caller(row)
 
+    def find(self, key_id: str) -> Caller | None:
+        """Return the caller of a valid key's id, or None. Nothing shows that it has the key."""
+        row = self._database.execute(VALID_ID, {"id": key_id, **_one_image()}).fetchone()
+        return None if row is None else _caller(row)
+
     def authenticate_all(self, texts: Sequence[str]) -> list[Caller | None]:
         """Return the valid key of each text, or None, with one query to the store."""
         digests = [self._digest(text) for text in texts]
@@ -222,6 +235,11 @@ def _caller(row: Sequence[Any]) -> Caller | None:
     *columns, covered, changes = row
     key = Key(*columns)
     return Caller(key, covered is None, changes) if is_current(key) else None
+
+
+def is_token(text: str) -> bool:
+    """Return whether a text has the form of a JSON Web Token. No key has dots."""
+    return TOKEN.fullmatch(text) is not None
 
 
 def is_current(key: Key) -> bool:
