@@ -3,6 +3,7 @@
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.types import Message
@@ -12,6 +13,7 @@ import sample_networks
 from infer_requests import IMAGES, code, infer, outputs, used
 from serving import make_bundle, make_settings, running
 from stingy_server import ConfigurationError, ModelSettings, create_app
+from stingy_server.app import rpc_faults
 from stingy_server.store.base import StoreUnavailable
 
 pytestmark = pytest.mark.anyio
@@ -125,3 +127,18 @@ async def test_lifespan_with_a_locked_state_fails_with_one_sentence(
     assert sent == [{"type": "lifespan.startup.failed"}]
     assert caplog.messages[0].startswith("this process does not serve: ")
     assert all(record.exc_info is None for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"grpc_port": 8080, "port": 8080}, "a port of its own"),
+        ({"grpc_port": 8081, "tls_cert": "cert.pem", "tls_key": "key.pem"}, "no tls_cert"),
+    ],
+)
+def test_grpc_port_that_cannot_be_served_is_a_fault(
+    tmp_path: Path, options: dict[str, Any], fault: str
+) -> None:
+    (found,) = rpc_faults(make_settings(tmp_path, **options))
+    assert fault in found
+    assert rpc_faults(make_settings(tmp_path, grpc_port=8081)) == []
