@@ -41,7 +41,7 @@ def run(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="Runs to do: ENDPOINT/ATTACK/STUDENT/SEED or any of them; * matches any text."
+            help="Runs to do: [ATTACKER/]ENDPOINT/ATTACK/STUDENT/SEED or any one; * matches any text."
         ),
     ] = None,
     bundles: Annotated[
@@ -134,23 +134,28 @@ def report(
 def gate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where report.json is.")],
     max_uplift: Annotated[
-        float, typer.Option(help="Largest mean uplift of the best attack, in points, that passes.")
+        float, typer.Option(help="Largest 95 % upper bound of the best uplift, in points.")
     ],
     endpoint: Annotated[
         list[str] | None, typer.Option(help="Check only this endpoint; may be repeated.")
     ] = None,
+    attacker: Annotated[
+        list[str] | None, typer.Option(help="Check only this attacker; may be repeated.")
+    ] = None,
 ) -> None:
-    """Exit with 1 and the reasons if an uplift is too large or a run is missing or broken."""
+    """Exit with 1 and the reasons if an uplift may be too large or a run is missing or broken."""
     with _report_errors():
         from stingy_attacker_eval.errors import GateError
         from stingy_attacker_eval.report.analysis import read_audit
         from stingy_attacker_eval.report.ci_gate import gate_faults, gate_lines
 
-        audit, endpoints = read_audit(folder), tuple(endpoint or ())
-        faults = gate_faults(audit, max_uplift=max_uplift, endpoints=endpoints)
+        audit, endpoints, attackers = read_audit(folder), tuple(endpoint or ()), tuple(attacker or ())
+        faults = gate_faults(
+            audit, max_uplift=max_uplift, endpoints=endpoints, attackers=attackers
+        )
         if faults:
             raise GateError(*faults)
-        for line in gate_lines(audit, endpoints=endpoints):
+        for line in gate_lines(audit, endpoints=endpoints, attackers=attackers):
             typer.echo(line)
 
 

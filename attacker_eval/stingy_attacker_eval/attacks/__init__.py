@@ -12,6 +12,7 @@ from stingy_attacker_eval.attacks.consistent import Consistent
 from stingy_attacker_eval.attacks.dafl import Dafl
 from stingy_attacker_eval.attacks.data_free_hard import DataFreeHard
 from stingy_attacker_eval.attacks.data_free_soft import DataFreeSoft
+from stingy_attacker_eval.attacks.guess import Guess
 from stingy_attacker_eval.attacks.inversion import Inversion
 from stingy_attacker_eval.attacks.knockoff import Knockoff
 from stingy_attacker_eval.attacks.label_only import LabelOnly
@@ -41,6 +42,7 @@ __all__ = [
 _GROUP = "stingy.attacks"
 _BUILT_IN: tuple[type[Attack], ...] = (
     NoApi,
+    Guess,
     LabelOnly,
     TwoLabels,
     PaperKd,

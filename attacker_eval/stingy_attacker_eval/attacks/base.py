@@ -101,6 +101,11 @@ class Attack(ABC):
         """True if the student depends on the true labels of the attacker's images."""
         return Capability.LABELS in self.requires
 
+    @property
+    def reads_list(self) -> bool:
+        """True if the student depends on more of an answer than its top-1."""
+        return not self.reads_top1_only
+
     def pool_name(self) -> str | None:
         """Return the image pool's name for `load_pool`; None without Capability.POOL."""
         return None

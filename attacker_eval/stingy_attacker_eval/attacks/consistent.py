@@ -78,6 +78,10 @@ class Consistent(Attack):
     def uses_true_labels(self) -> bool:
         return _INNER[self.attack]().uses_true_labels
 
+    @property
+    def reads_list(self) -> bool:
+        return _INNER[self.attack]().reads_list
+
     def budget(self, images: int) -> int:
         return images * self.views
 
