@@ -29,6 +29,7 @@ class FakeOracle:
 
     model: str = "pets"
     fingerprint: str = "a" * 12
+    labels: tuple[str, ...] = ("0", "1", "2")
     form: str = "log_prob"
     support: int = 2
     max_batch: int = 256
@@ -41,7 +42,7 @@ class FakeOracle:
             name=self.model,
             version="1",
             num_classes=CLASSES,
-            labels=tuple("abc"),
+            labels=self.labels,
             policy="stingy",
             support=self.support,
             scores=self.form,
