@@ -41,7 +41,7 @@ def run(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="Runs to do: [ATTACKER/]ENDPOINT/ATTACK/STUDENT/SEED or any one; * matches any text."
+            help="Runs to do: [ATTACKER/]ENDPOINT/ATTACK/STUDENT/SEED or any one; * is any text."
         ),
     ] = None,
     bundles: Annotated[
@@ -149,10 +149,12 @@ def gate(
         from stingy_attacker_eval.report.analysis import read_audit
         from stingy_attacker_eval.report.ci_gate import gate_faults, gate_lines
 
-        audit, endpoints, attackers = read_audit(folder), tuple(endpoint or ()), tuple(attacker or ())
-        faults = gate_faults(
-            audit, max_uplift=max_uplift, endpoints=endpoints, attackers=attackers
+        audit, endpoints, attackers = (
+            read_audit(folder),
+            tuple(endpoint or ()),
+            tuple(attacker or ()),
         )
+        faults = gate_faults(audit, max_uplift=max_uplift, endpoints=endpoints, attackers=attackers)
         if faults:
             raise GateError(*faults)
         for line in gate_lines(audit, endpoints=endpoints, attackers=attackers):

@@ -119,6 +119,7 @@ def tiny_protocol(
     endpoints: Sequence[str] = ("stingy",),
     seeds: Sequence[int] = (0,),
     lr: float = 0.05,
+    budget: int = 144,
 ) -> Protocol:
     """Two epochs of the smallest student."""
     tables = "".join(
@@ -126,7 +127,7 @@ def tiny_protocol(
         for name in endpoints
     )
     return parse_protocol(
-        f'title = "tiny"\ndataset = "{dataset}"\nbudget = 144\nstudents = ["cnn_tiny"]\n'
+        f'title = "tiny"\ndataset = "{dataset}"\nbudget = {budget}\nstudents = ["cnn_tiny"]\n'
         f"seeds = {list(seeds)}\nepochs = 2\nbatch = 32\nlr = {lr}\n"
         f"attacks = [{', '.join(attacks)}]\n{tables}"
     )

@@ -96,7 +96,7 @@ def adversarial_examples(
     student.eval()
     generator = torch.Generator(images.device).manual_seed(seed)
     parts = []
-    for part, wanted in zip(images.split(_BATCH), labels.split(_BATCH), strict=True):
+    for part, wanted in zip(torch.split(images, _BATCH), torch.split(labels, _BATCH), strict=True):
         clean = part.float()
         low, high = (clean - _EPSILON).clamp(min=0), (clean + _EPSILON).clamp(max=255)
         noise = torch.rand(clean.shape, generator=generator, device=clean.device)

@@ -1,4 +1,4 @@
-"""The networks that an attacker owns before the audit: its students, trained on another data set."""
+"""The networks that an attacker owns before an audit: students trained on another data set."""
 
 from pathlib import Path
 

@@ -269,7 +269,7 @@ class Protocol(Schedule):
         if owned <= len(data.train_x):
             arranged = self._arrange(data)
             for attacker in self.attackers:
-                faults += attacker_faults(attacker, arranged, self.budget, load_dataset)
+                faults += attacker_faults(attacker, arranged, data, self.budget, load_dataset)
             faults += idle_faults(self.attackers, attacks, owned)
         return require_no_faults(self, faults)
 
@@ -329,12 +329,10 @@ def _attack_faults(entries: Iterable[AttackEntry]) -> list[str]:
     faults, labels = [], []
     for entry in entries:
         if entry.name in BASELINES:
-            faults.append(f"{entry.name} is a baseline of the audit: take it off the list")
+            faults.append(f"{entry.name} is the baseline of an audit: take it off the list")
             continue
         try:
             labels += [attack.label for attack in entry.build()]
         except EvalError as error:
             faults.append(str(error))
     return faults + repetition_faults("attack", labels)
-
-

@@ -67,11 +67,16 @@ def unmet_needs(attacks: Iterable[Attack], names: Sequence[str], data: Dataset) 
 
 
 def attacker_faults(
-    attacker: Attacker, data: Dataset, budget: int, load: Callable[[str], Dataset]
+    attacker: Attacker,
+    data: Dataset,
+    whole: Dataset,
+    budget: int,
+    load: Callable[[str], Dataset],
 ) -> list[str]:
     """List what the attacker cannot own.
 
     data: the protocol's images, class by class in turn.
+    whole: the data set as it was loaded.
     budget: the most images that one endpoint may be sent.
     load: the function that loads a data set by name.
     """
@@ -98,7 +103,7 @@ def attacker_faults(
     if attacker.pretrained is not None:
         try:
             other = load(attacker.pretrained)
-            if any(np.array_equal(other.train_x, own) for own in (data.train_x, data.test_x)):
+            if any(np.array_equal(other.train_x, own) for own in (whole.train_x, whole.test_x)):
                 faults.append(
                     f"expected a network trained on other images than the audit's, got one on its "
                     f"own {data.name}"
@@ -108,9 +113,7 @@ def attacker_faults(
     return [f"{attacker.name}: {fault}" for fault in faults]
 
 
-def idle_faults(
-    attackers: Sequence[Attacker], attacks: Sequence[Attack], images: int
-) -> list[str]:
+def idle_faults(attackers: Sequence[Attacker], attacks: Sequence[Attack], images: int) -> list[str]:
     """List the attackers that can make no attack, and the attacks that no attacker can make.
 
     images: of the protocol.

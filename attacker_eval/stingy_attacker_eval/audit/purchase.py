@@ -1,4 +1,4 @@
-"""The purchase of an audit's answers; classes, budget and key are checked before the first query."""
+"""The purchase of an audit's answers. Classes, budget and key are checked before any query."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

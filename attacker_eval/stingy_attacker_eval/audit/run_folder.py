@@ -162,7 +162,7 @@ def read_predictions(folder: Path, row: Row) -> NDArray[np.int64]:
     path = folder / _PREDICTIONS / f"{row.predictions}.npz"
     try:
         with np.load(path, allow_pickle=False) as file:
-            found = file["top1"].astype(np.int64)
+            found: NDArray[np.int64] = file["top1"].astype(np.int64)
     except (OSError, ValueError, KeyError, BadZipFile):
         raise AuditError(f"expected the predictions of a row at {path}, got none") from None
     if digest_predictions(found) != row.predictions:

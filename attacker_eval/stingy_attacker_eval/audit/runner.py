@@ -18,8 +18,8 @@ from stingy_attacker_eval.audit.purchase import (
     buy_from,
     check_budget,
     check_networks,
-    match_classes,
     check_remaining,
+    match_classes,
 )
 from stingy_attacker_eval.audit.run_folder import RunFolder
 from stingy_attacker_eval.audit.runs import Shard, choose

@@ -128,9 +128,7 @@ class _RowWriter:
         if purchase is not None:
             teacher = purchase.evaluation.top1
             agreement = percent_equal(result.predictions, teacher)
-            by_class = class_agreement(
-                result.predictions, teacher, data.test_y, data.num_classes
-            )
+            by_class = class_agreement(result.predictions, teacher, data.test_y, data.num_classes)
         return Row(
             endpoint=job.run.endpoint,
             defence=purchase.endpoint.defence if purchase else job.attack.name,

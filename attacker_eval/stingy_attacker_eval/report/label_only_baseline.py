@@ -196,9 +196,7 @@ def _pair(
     )
 
 
-def _had_as_much(
-    side: Sequence[Summary], other: Summary, attacks: Mapping[str, Attack]
-) -> bool:
+def _had_as_much(side: Sequence[Summary], other: Summary, attacks: Mapping[str, Attack]) -> bool:
     """Return whether an attack of one side had the inputs of the other side's best attack.
 
     Those are as many answers, and true labels if that attack used them.

@@ -89,8 +89,12 @@ def test_two_attackers_of_one_name_are_refused() -> None:
 def test_views_without_an_attacker_for_them_are_refused() -> None:
     found = faults(attackers('name = "plain"\nanswers = 1'))
     assert "expected an attacker that can make consistent[views=4], got none: it needs" not in found
-    assert "expected an attacker that can make consistent, got none: it needs 5,188 answers" in found
-    assert parse_protocol(attackers('name = "plain"\nanswers = 1') + VIEWS).attackers[1].answers == 4
+    assert (
+        "expected an attacker that can make consistent, got none: it needs 5,188 answers" in found
+    )
+    assert (
+        parse_protocol(attackers('name = "plain"\nanswers = 1') + VIEWS).attackers[1].answers == 4
+    )
 
 
 def test_attacker_without_a_possible_attack_is_refused() -> None:
@@ -138,8 +142,8 @@ def test_partial_labels_are_spread_over_the_classes() -> None:
 
 def test_baselines_are_taken_off_the_list() -> None:
     found = faults(GOOD.replace('"label_only"', '"guess", "no_api"'))
-    assert "guess is a baseline" in found
-    assert "no_api is a baseline" in found
+    assert "guess is the baseline" in found
+    assert "no_api is the baseline" in found
 
 
 def test_possessions_are_said_in_words() -> None:

@@ -1,4 +1,4 @@
-"""Classes are matched by name: an endpoint in another order answers in the data's, or not at all."""
+"""Classes are matched by name: an endpoint answers in the order of the data, or not at all."""
 
 from pathlib import Path
 

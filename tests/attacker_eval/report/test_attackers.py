@@ -34,7 +34,9 @@ def test_each_attacker_has_a_headline_of_its_own(tmp_path: Path) -> None:
     assert few.startswith(
         "An attacker with true labels for 5 % of its images and 9 answers an image gains +23.0 ("
     )
-    assert "points over training without the API by the best attack of this audit, soft_label" in few
+    assert (
+        "points over training without the API by the best attack of this audit, soft_label" in few
+    )
 
 
 def test_table_has_each_attackers_own_baselines(tmp_path: Path) -> None:

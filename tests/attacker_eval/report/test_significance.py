@@ -60,7 +60,10 @@ def outcome_of(random: np.random.Generator, gap: float, *, choosing: int) -> Out
     rows = [row(NO_ENDPOINT, "no_api", seed, BASE - 9) for seed in seeds]
     for attack, above in (("label_only", 0.0), *((label, gap) for label in labels)):
         accuracies = BASE + above + SPREAD * random.standard_normal(len(seeds))
-        rows += [row("list", attack, seed, float(a)) for seed, a in enumerate(accuracies)]
+        rows += [
+            row("list", attack, seed, float(a), uplift=float(a) - BASE + 9)
+            for seed, a in enumerate(accuracies)
+        ]
     summaries = summarise(rows, selection_seeds=range(choosing))
     attacks = {"label_only": LabelOnly(), **dict.fromkeys(labels, SoftLabel())}
     (found,) = label_only_baselines(
@@ -131,9 +134,7 @@ def test_equal_students_count_once() -> None:
     copies = [each.model_copy(update={"endpoint": f"copy{n}"}) for n in range(9) for each in rows]
     assert difference(left, right, rows + copies) == alone
     # With predictions, students of equal accuracy may be different ones.
-    named = [
-        each.model_copy(update={"predictions": f"{each.attack}{each.seed}"}) for each in rows
-    ]
+    named = [each.model_copy(update={"predictions": f"{each.attack}{each.seed}"}) for each in rows]
     other = [
         each.model_copy(update={"attack": "c", "predictions": f"c{each.seed}"}) for each in named
     ]
@@ -153,8 +154,9 @@ def test_other_seeds_are_compared_by_welch() -> None:
         row("list", "b", seed, BASE + value) for seed, value in ((7, 0.0), (8, 2.0))
     ]
     left, right = summarise(rows)
-    found, expected = difference(left, right, rows), stats.ttest_ind(
-        [0.0, 0.3, 0.6], [0.0, 2.0], equal_var=False
+    found, expected = (
+        difference(left, right, rows),
+        stats.ttest_ind([0.0, 0.3, 0.6], [0.0, 2.0], equal_var=False),
     )
     assert found.freedom == pytest.approx(expected.df)
     assert 2 * found.p_below(0.0) == pytest.approx(expected.pvalue)
