@@ -114,7 +114,12 @@ class Audit:
         """The comparisons with labels alone, for endpoints that give more than a label."""
         config = self.report.config
         return label_only_baselines(
-            self.endpoints, self.summaries, self.rows, _attacks(config), margin=config.margin
+            self.endpoints,
+            self.summaries,
+            self.rows,
+            _attacks(config),
+            margin=config.margin,
+            skipped=[s for s in self.report.skipped if s.attacker == self.attacker.name],
         )
 
     @property

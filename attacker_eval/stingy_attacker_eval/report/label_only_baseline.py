@@ -13,7 +13,7 @@ from stingy_attacker_eval.report.significance import (
     holm,
     identity,
 )
-from stingy_attacker_eval.report_schema import EndpointResult
+from stingy_attacker_eval.report_schema import EndpointResult, SkippedAttack
 from stingy_attacker_eval.results import (
     NO_ENDPOINT,
     Row,
@@ -54,6 +54,7 @@ class LabelOnlyBaseline:
     power: the chance to find a gap below the margin if it is 0, at the strictest of Holm's levels.
     is_open: True if the endpoint's policy withholds nothing.
     utility: that of the answers for its clients.
+    skipped: attacks that could not run on the endpoint, by their labels.
     """
 
     endpoint: str
@@ -67,6 +68,7 @@ class LabelOnlyBaseline:
     power: float
     is_open: bool
     utility: Utility
+    skipped: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -75,9 +77,10 @@ class LabelOnlyBaseline:
             return self.outcome
         is_other = self.baseline.endpoint not in (NO_ENDPOINT, self.endpoint)
         where = f" on {self.baseline.endpoint}" if is_other else ""
+        left = f"; {', '.join(self.skipped)} could not run" if self.skipped else ""
         found = {
             Outcome.MORE: ": more",
-            Outcome.NO_MORE: f": less than {self.margin:g} more, power {self.power:.2f}",
+            Outcome.NO_MORE: f": less than {self.margin:g} more, power {self.power:.2f}{left}",
             Outcome.UNCLEAR: f": undecided, power {self.power:.2f}",
         }.get(self.outcome, "")
         attacks = f"{self.reader.attack} over {self.baseline.attack}{where}"
@@ -91,6 +94,7 @@ def label_only_baselines(
     attacks: Mapping[str, Attack],
     *,
     margin: float,
+    skipped: Sequence[SkippedAttack] = (),
 ) -> tuple[LabelOnlyBaseline, ...]:
     """Compare the best attack on each list with the best attack on labels alone.
 
@@ -105,6 +109,7 @@ def label_only_baselines(
     summaries, rows: those of one attacker, of the reported seeds.
     attacks: by their labels in the report. Nothing is known of a missing attack.
     margin: in points.
+    skipped: the attacks of this attacker that could not run.
     """
     pairs = [
         pair
@@ -130,6 +135,7 @@ def label_only_baselines(
             power=pair.gap.power(margin, level=LEVEL / max(1, len(keys))),
             is_open=pair.endpoint.policy == _EVERYTHING,
             utility=pair.endpoint.utility,
+            skipped=tuple(item.attack for item in skipped if item.endpoint == pair.endpoint.name),
         )
         for pair in pairs
     )
