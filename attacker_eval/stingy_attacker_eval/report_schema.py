@@ -202,12 +202,16 @@ class EndpointResult(Document):
 
 
 class SkippedAttack(Document):
-    """An attack that could not run on an endpoint; `reason` continues "the attack ..."."""
+    """An attack that could not run on an endpoint; `reason` continues "the attack ...".
+
+    beyond: True if the attacker lacks what the attack needs, whatever the endpoint.
+    """
 
     endpoint: str
     attack: str
     reason: str
     attacker: str = OWNER
+    beyond: bool = False
 
 
 class Report(Document):

@@ -133,11 +133,16 @@ def _attack_jobs(
             all_data = data[name]
             if partner is not None:
                 all_data = replace(all_data, partner=data[partner.endpoint.name])
-            reason = impossible_reason(attack, attacker, owned) or attack.skip_reason(all_data)
+            beyond = impossible_reason(attack, attacker, owned)
+            reason = beyond or attack.skip_reason(all_data)
             if reason is not None:
                 skipped.append(
                     SkippedAttack(
-                        endpoint=name, attack=attack.label, reason=reason, attacker=attacker.name
+                        endpoint=name,
+                        attack=attack.label,
+                        reason=reason,
+                        attacker=attacker.name,
+                        beyond=beyond is not None,
                     )
                 )
                 continue

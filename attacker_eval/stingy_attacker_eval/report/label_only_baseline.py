@@ -54,7 +54,7 @@ class LabelOnlyBaseline:
     power: the chance to find a gap below the margin if it is 0, at the strictest of Holm's levels.
     is_open: True if the endpoint's policy withholds nothing.
     utility: that of the answers for its clients.
-    skipped: attacks that could not run on the endpoint, by their labels.
+    skipped: attacks that could not run on the endpoint although the attacker could make them.
     """
 
     endpoint: str
@@ -135,7 +135,11 @@ def label_only_baselines(
             power=pair.gap.power(margin, level=LEVEL / max(1, len(keys))),
             is_open=pair.endpoint.policy == _EVERYTHING,
             utility=pair.endpoint.utility,
-            skipped=tuple(item.attack for item in skipped if item.endpoint == pair.endpoint.name),
+            skipped=tuple(
+                item.attack
+                for item in skipped
+                if item.endpoint == pair.endpoint.name and not item.beyond
+            ),
         )
         for pair in pairs
     )
@@ -269,7 +273,7 @@ def _comparison_sentence(baselines: Sequence[LabelOnlyBaseline], *, of: int) -> 
     if equal:
         return (
             "More than a label leaves, and the best attack of this suite that reads it gained less "
-            f"than {equal[0].margin:g} points more than labels alone (one-sided, 5 % over all "
+            f"than {_points(equal[0].margin)} more than labels alone (one-sided, 5 % over all "
             f"lists): {', '.join(map(_equal_text, equal))}; that is {len(equal)} of "
             f"{len(closed)} such endpoints that were compared."
         )
@@ -277,7 +281,7 @@ def _comparison_sentence(baselines: Sequence[LabelOnlyBaseline], *, of: int) -> 
     if unclear:
         return (
             f"No policy of {whole} was shown to give more than a label and to teach less than "
-            f"{unclear[0].margin:g} points more than labels alone; neither that nor more could be "
+            f"{_points(unclear[0].margin)} more than labels alone; neither that nor more could be "
             f"shown of: {', '.join(map(_equal_text, unclear))}."
         )
     least = min(closed or baselines, key=lambda item: item.gap.mean)
@@ -286,6 +290,10 @@ def _comparison_sentence(baselines: Sequence[LabelOnlyBaseline], *, of: int) -> 
         f"alone: the closest, {least.endpoint}, taught {signed(least.gap.mean)} points more "
         f"({least.reader.attack})."
     )
+
+
+def _points(number: float) -> str:
+    return f"{number:g} point" if number == 1 else f"{number:g} points"
 
 
 def _equal_text(item: LabelOnlyBaseline) -> str:

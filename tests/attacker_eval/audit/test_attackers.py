@@ -165,6 +165,7 @@ def test_attack_beyond_the_answers_is_skipped_for_that_attacker(
     protocol = protocol_of(dataset, plain, views, attacks=attacks, budget=144 + 288)
     report = audit(protocol, tmp_path / "out")
     (skipped,) = report["skipped"]
+    assert skipped["beyond"]
     assert (skipped["attacker"], skipped["attack"]) == ("plain", "consistent[views=3]")
     assert skipped["reason"] == (
         "needs 288 answers, and the attacker gets 1 for each of its 96 images"

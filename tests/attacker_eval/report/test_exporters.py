@@ -66,4 +66,6 @@ def test_skipped_attack_is_exported_with_its_reason(tmp_path: Path) -> None:
     audit = made(tmp_path, skipped=[skipped])
     line = "\n\nNot run: inversion on open needs a policy it can simulate.\n\n"
     assert line in as_markdown(audit)
-    assert json.loads(as_json(audit))["skipped"] == [skipped | {"attacker": "owner"}]
+    assert json.loads(as_json(audit))["skipped"] == [
+        skipped | {"attacker": "owner", "beyond": False}
+    ]

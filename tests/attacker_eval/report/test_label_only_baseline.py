@@ -37,14 +37,23 @@ def test_a_list_that_teaches_no_more_than_labels_is_named(tmp_path: Path) -> Non
     assert (ranks.margin, ranks.reader.attack) == (1.0, "rank_distillation")
     assert ranks.p_no_more <= 0.05 < ranks.p_more
     said = headline(audit)
-    assert (
-        "gained less than 1 points more than labels alone (one-sided, 5 % over all lists)" in said
-    )
+    assert "gained less than 1 point more than labels alone (one-sided, 5 % over all lists)" in said
     assert "ranks (top-1 80.0 %, first five 95.0 %; " in said
     assert (
         f"by rank_distillation over label_only: less than 1 more, power {ranks.power:.2f})" in said
     )
     assert "that is 1 of 1 such endpoints that were compared" in said
+
+
+def test_attack_that_could_not_run_is_named_beside_the_verdict(tmp_path: Path) -> None:
+    skipped = [
+        {"endpoint": "ranks", "attack": "inversion", "reason": "needs scores"},
+        {"endpoint": "ranks", "attack": "consistent", "reason": "needs answers", "beyond": True},
+    ]
+    rows = rows_of({"open": CONTROL, "ranks": {"label_only": 0.1, "rank_distillation": 0.0}})
+    said = headline(audit_of(tmp_path, rows, skipped=skipped))
+    assert "; inversion could not run)" in said
+    assert "consistent" not in said
 
 
 def test_best_attack_on_labels_does_not_stand_for_the_list(tmp_path: Path) -> None:
