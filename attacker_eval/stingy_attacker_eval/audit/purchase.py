@@ -87,59 +87,54 @@ class PurchasedData:
 
 def match_classes(
     protocol: Protocol, oracles: Mapping[str, Oracle], data: Dataset
-) -> dict[str, OrderedOracle]:
-    """Return the oracles of all endpoints, pinned, with the data's class indices.
+) -> tuple[dict[str, OrderedOracle], list[str]]:
+    """Return the endpoints' oracles, pinned, with the data's class indices. No query is spent.
 
-    Raises AuditError, before a query is spent, if an endpoint's labels are not the data's class
-    names. It names each such endpoint.
+    Also return a fault for each endpoint whose labels are not the data's class names.
     """
-    found, faults = {}, []
+    found: dict[str, OrderedOracle] = {}
+    faults = []
     for endpoint in protocol.endpoints:
         try:
             pinned = PinnedOracle(oracles[endpoint.name])
             found[endpoint.name] = OrderedOracle(pinned, data.class_names)
         except AnswersError as error:
             faults.append(f"{endpoint.name}: {error}")
-    if faults:
-        raise AuditError("; ".join(faults))
-    return found
+    return found, faults
 
 
-def check_budget(protocol: Protocol, data: Dataset) -> None:
-    """Check the protocol's budget against the most that its attacks may query.
-
-    Raises AuditError, before a query is spent, if the attacks may exceed the budget.
-    """
+def budget_faults(protocol: Protocol, data: Dataset) -> list[str]:
+    """Return a fault if the attacks may query more images than the protocol's budget."""
     extra = max(_extra_queries(protocol, endpoint, data) for endpoint in protocol.endpoints)
     needed = len(data.train_x) + len(data.test_x) + extra
-    if protocol.budget < needed:
-        raise AuditError(
-            f"expected a budget of at least {needed} images ({len(data.train_x)} to train on, "
-            f"{len(data.test_x)} to compare, {extra} for {_extra_text(protocol)}), got "
-            f"{protocol.budget}"
-        )
+    if protocol.budget >= needed:
+        return []
+    return [
+        f"expected a budget of at least {needed} images ({len(data.train_x)} to train on, "
+        f"{len(data.test_x)} to compare, {extra} for {_extra_text(protocol)}), got "
+        f"{protocol.budget}"
+    ]
 
 
-def check_remaining(
-    remaining: int, protocol: Protocol, data: Dataset, *, whole: bool = True
-) -> None:
-    """Check that the key has enough images left for all endpoints.
+def remaining_faults(
+    remaining: int | None, protocol: Protocol, data: Dataset, *, whole: bool = True
+) -> list[str]:
+    """Return a fault if the key has too few images left for all endpoints.
 
-    remaining: images left to the key.
+    remaining: images left to the key; None if it has no limit.
     whole: True if all runs are done, so that all attacks may query their most. If False, only the
         answers bought once are counted, because they alone are certain.
-
-    Raises AuditError, before a query is spent, if the key has too few.
     """
     once = len(protocol.endpoints) * (len(data.train_x) + len(data.test_x))
     extra = sum(_extra_queries(protocol, endpoint, data) for endpoint in protocol.endpoints)
     needed = once + (extra if whole else 0)
-    if remaining < needed:
-        raise AuditError(
-            f"expected a key with at least {needed} images left for {len(protocol.endpoints)} "
-            f"endpoints ({needed - once} for {_extra_text(protocol)}), got one with "
-            f"{remaining}: nothing was sent"
-        )
+    if remaining is None or remaining >= needed:
+        return []
+    return [
+        f"expected a key with at least {needed} images left for {len(protocol.endpoints)} "
+        f"endpoints ({needed - once} for {_extra_text(protocol)}), got one with "
+        f"{remaining}: nothing was sent"
+    ]
 
 
 def _extra_text(protocol: Protocol) -> str:

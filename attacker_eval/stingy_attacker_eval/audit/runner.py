@@ -16,10 +16,10 @@ from stingy_attacker_eval.audit.protocol import Protocol
 from stingy_attacker_eval.audit.purchase import (
     PurchasedData,
     buy_from,
-    check_budget,
+    budget_faults,
     check_networks,
-    check_remaining,
     match_classes,
+    remaining_faults,
 )
 from stingy_attacker_eval.audit.run_folder import RunFolder
 from stingy_attacker_eval.audit.runs import Shard, choose
@@ -65,10 +65,14 @@ def run_audit(
         raise AuditError(f"expected an oracle for every endpoint, got none for {', '.join(absent)}")
     dataset = protocol.load()
     device = default_device()
-    check_budget(protocol, dataset)
-    if remaining is not None and not (out / "config.json").exists():
-        check_remaining(remaining, protocol, dataset, whole=not only)
-    ordered = match_classes(protocol, oracles, dataset)
+    is_new = not (out / "config.json").exists()
+    faults = [
+        *budget_faults(protocol, dataset),
+        *remaining_faults(remaining if is_new else None, protocol, dataset, whole=not only),
+    ]
+    ordered, unmatched = match_classes(protocol, oracles, dataset)
+    if faults or unmatched:
+        raise AuditError("; ".join([*faults, *unmatched]))
     config = audit_config(protocol, dataset)
     with lock_folder(out), report_progress(console or Console()) as reporter:
         folder = RunFolder(out, config)

@@ -43,6 +43,7 @@ def test_E6_oracle_answers_in_the_order_of_the_data() -> None:
 
 def test_E6_unknown_labels_are_all_named_before_a_query(tmp_path: Path, dataset: str) -> None:
     protocol = tiny_protocol(dataset, endpoints=("cats", "twice", "stingy"))
+    protocol = protocol.model_copy(update={"budget": 100})
     oracles = {
         "cats": FakeOracle(labels=("cat", "1", "2")),
         "twice": FakeOracle(labels=("0", "0", "1")),
@@ -52,6 +53,7 @@ def test_E6_unknown_labels_are_all_named_before_a_query(tmp_path: Path, dataset:
         audit(protocol, tmp_path / "out", **oracles)
     assert 'cats: expected the data\'s classes "0", got "cat"' in str(caught.value)
     assert 'twice: expected each class name once, got "0" several times' in str(caught.value)
+    assert "expected a budget of at least 144 images" in str(caught.value)
     assert not any(oracle.requests for oracle in oracles.values())
 
 
