@@ -27,7 +27,8 @@ def baseline_data(attacker: Attacker, images: Tensor, labels: Tensor, count: int
     labels: their true classes, int64 `[n]`.
     count: images it may use, out of the first.
     """
-    return _first(AttackerData(images, labels=labels), attacker.labels(count) or count)
+    known = attacker.labels(count) if attacker.labelled else count
+    return _first(AttackerData(images, labels=labels), known)
 
 
 def purchased_data(attacker: Attacker, data: AttackerData, count: int) -> AttackerData:
@@ -41,7 +42,11 @@ def purchased_data(attacker: Attacker, data: AttackerData, count: int) -> Attack
     found, known = _first(data, count), attacker.labels(count)
     if known == count or found.labels is None or found.top1 is None:
         return found
-    return replace(found, labels=torch.cat([found.labels[:known], found.top1[known:]]))
+    partner = found.partner
+    if partner is not None:
+        partner = purchased_data(attacker, partner, count)
+    labels = torch.cat([found.labels[:known], found.top1[known:]])
+    return replace(found, labels=labels, partner=partner)
 
 
 def buys_answers(attack: Attack, attacker: Attacker, images: int) -> bool:

@@ -269,7 +269,10 @@ class Protocol(Schedule):
         if owned <= len(data.train_x):
             arranged = self._arrange(data)
             for attacker in self.attackers:
-                faults += attacker_faults(attacker, arranged, data, self.budget, load_dataset)
+                smaller = self.budgets_of(attacker)
+                faults += attacker_faults(
+                    attacker, arranged, data, self.budget, smaller, load_dataset
+                )
             faults += idle_faults(self.attackers, attacks, owned)
         return require_no_faults(self, faults)
 

@@ -71,6 +71,7 @@ def attacker_faults(
     data: Dataset,
     whole: Dataset,
     budget: int,
+    smaller: Sequence[int],
     load: Callable[[str], Dataset],
 ) -> list[str]:
     """List what the attacker cannot own.
@@ -78,6 +79,7 @@ def attacker_faults(
     data: the protocol's images, class by class in turn.
     whole: the data set as it was loaded.
     budget: the most images that one endpoint may be sent.
+    smaller: numbers of images that the attacker tries as well.
     load: the function that loads a data set by name.
     """
     total = len(data.train_x)
@@ -87,12 +89,13 @@ def attacker_faults(
             f"expected at most {total} images, as the protocol has, got {attacker.images}"
         )
     images = attacker.owned(total)
-    known = len(np.unique(data.train_y[: attacker.labels(images)]))
-    if attacker.labelled and known < data.num_classes:
-        faults.append(
-            f"expected true labels of all {data.num_classes} classes, got those of {known}: "
-            f"{attacker.labels(images)} of its {images} images have a label"
-        )
+    for count in (images, *smaller):
+        known = len(np.unique(data.train_y[: attacker.labels(count)]))
+        if attacker.labelled and known < data.num_classes:
+            faults.append(
+                f"expected true labels of all {data.num_classes} classes, got those of {known}: "
+                f"{attacker.labels(count)} of its {count} images have a label"
+            )
     answers = attacker.answers or 1
     wanted = answers * images + len(data.test_x)
     if answers > 1 and wanted > budget:

@@ -15,8 +15,8 @@ from stingy_attacker_eval.audit.pretraining import pretrain
 from stingy_attacker_eval.audit.protocol import Protocol
 from stingy_attacker_eval.audit.purchase import (
     PurchasedData,
-    buy_from,
     budget_faults,
+    buy_from,
     check_networks,
     match_classes,
     remaining_faults,

@@ -1,5 +1,6 @@
 """An attacker gets what it owns and no more, and each has its own baselines."""
 
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,19 @@ def test_labels_that_are_not_owned_are_the_endpoints() -> None:
     assert (other.labels[:16] == wrong[:16]).all()
     assert (other.labels[16:] == data.top1[16:]).all()
     assert purchased_data(OWNER, data, 64) is data
+
+
+def test_second_account_has_no_true_labels_beyond_those_owned() -> None:
+    data = attacker_data(striped_oracle())
+    assert data.top1 is not None
+    wrong = (data.top1 + 1) % 3
+    both = replace(data, labels=wrong, partner=replace(data, labels=wrong))
+    found = purchased_data(FEW, both, 40)
+    assert found.partner is not None
+    for each in (found, found.partner):
+        assert each.labels is not None
+        assert (each.labels[:10] == wrong[:10]).all()
+        assert (each.labels[10:] == data.top1[10:40]).all()
 
 
 def test_baseline_has_the_labelled_images_and_as_many_steps() -> None:

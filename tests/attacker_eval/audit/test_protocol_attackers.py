@@ -82,6 +82,13 @@ def test_possessions_out_of_range_are_refused(table: str, fault: str) -> None:
     assert fault in faults(attackers(table))
 
 
+def test_labels_must_cover_the_classes_at_each_budget() -> None:
+    few = attackers('name = "few"\nlabelled = 0.05', 'name = "all"')
+    found = faults(few.replace("epochs = 1", "epochs = 1\nbudgets = [20, 300]"))
+    assert "few: expected true labels of all 10 classes, got those of 1: 1 of its 20" in found
+    assert "of its 300" not in found
+
+
 def test_two_attackers_of_one_name_are_refused() -> None:
     assert 'the attacker "a" once, got it 2 times' in faults(attackers('name = "a"', 'name = "a"'))
 
