@@ -72,7 +72,7 @@ def test_transfer_is_sent_counted_and_within_the_budget(tmp_path: Path, dataset:
 
 
 def test_kl_is_known_from_an_open_endpoint_or_the_network_alone(tmp_path: Path) -> None:
-    endpoints = ("open", "stingy")
+    endpoints = ("open", "stingy", "reversed")
     protocol = tiny_protocol("digits", attacks=('"label_only"',), endpoints=endpoints, budget=1797)
 
     def kls(*endpoints: str, networks: bool = False) -> dict[str, bool]:
@@ -80,6 +80,7 @@ def test_kl_is_known_from_an_open_endpoint_or_the_network_alone(tmp_path: Path) 
         oracles: dict[str, TeacherOracle] = {
             "open": digits_oracle("open"),
             "stingy": digits_oracle("stingy"),
+            "reversed": digits_oracle("reversed"),
         }
         report = run_audit(
             protocol.model_copy(update={"endpoints": chosen}),
@@ -90,6 +91,8 @@ def test_kl_is_known_from_an_open_endpoint_or_the_network_alone(tmp_path: Path) 
         )
         return {row.endpoint: row.kl is not None for row in report.rows}
 
+    # It answers every class, but not with the teacher's probabilities.
+    assert kls("reversed") == {"none": False, "reversed": False}
     assert kls("stingy") == {"none": False, "stingy": False}
     assert kls("open", "stingy") == {"none": False, "open": True, "stingy": True}
     assert kls("stingy", networks=True) == {"none": False, "stingy": True}
