@@ -2,7 +2,8 @@
 
 The script's network was in `DataParallel`, and its checkpoint holds more than the weights.
 
-    stingy bundle pack resnet18.pth --arch torchvision:resnet18 --labels labels.txt
+    stingy bundle pack resnet18.pth --arch torchvision:resnet18 --labels labels.txt \
+        --policy stingy:n=2
 """
 
 from pathlib import Path

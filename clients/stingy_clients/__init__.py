@@ -7,8 +7,10 @@ from stingy_clients.aio import AsyncClient
 from stingy_clients.answers import (
     Answer,
     ModelInfo,
+    ModelList,
     PredictResponse,
     ScoredClass,
+    ServedModel,
     Usage,
     WireAnswer,
 )
@@ -38,9 +40,11 @@ __all__ = [
     "Client",
     "ClientError",
     "ModelInfo",
+    "ModelList",
     "NotFound",
     "PredictResponse",
     "ScoredClass",
+    "ServedModel",
     "ServerError",
     "TransportError",
     "Unavailable",

@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from stingy_clients.answers import Answer, Float32, Int64, ModelInfo, Usage
+from stingy_clients.answers import Answer, Float32, Int64, ModelInfo, ServedModel, Usage
 from stingy_clients.endpoint import Endpoint
 from stingy_clients.errors import BadInput
 from stingy_clients.flows import Flow, Flows, T
@@ -45,23 +45,35 @@ class AsyncClient:
             follow_redirects=False,
         )
 
-    async def predict(self, image: Image, *, model: str) -> Answer:
+    async def predict(
+        self, image: Image, *, model: str | None = None, version: str | None = None
+    ) -> Answer:
         """Classify one image, as `Client.predict` does."""
-        return await self._run(self._flows.predict(image, model=model))
+        return await self._run(self._flows.predict(image, model=model, version=version))
 
     async def predict_batch(
-        self, images: Iterable[Image] | NDArray[np.generic], *, model: str
+        self,
+        images: Iterable[Image] | NDArray[np.generic],
+        *,
+        model: str | None = None,
+        version: str | None = None,
     ) -> list[Answer]:
         """Classify many images, as `Client.predict_batch` does."""
-        return await self._run(self._flows.predict_batch(images, model=model))
+        return await self._run(self._flows.predict_batch(images, model=model, version=version))
 
-    async def predict_tensor(self, images: Pixels, *, model: str) -> tuple[Int64, Float32 | None]:
+    async def predict_tensor(
+        self, images: Pixels, *, model: str | None = None, version: str | None = None
+    ) -> tuple[Int64, Float32 | None]:
         """Classify an array in one request, as `Client.predict_tensor` does."""
-        return await self._run(self._flows.predict_tensor(images, model=model))
+        return await self._run(self._flows.predict_tensor(images, model=model, version=version))
 
-    async def model(self, name: str) -> ModelInfo:
+    async def models(self) -> list[ServedModel]:
+        """Return the models that the server serves, as `Client.models` does."""
+        return await self._run(self._flows.models())
+
+    async def model(self, name: str | None = None, *, version: str | None = None) -> ModelInfo:
         """Return the model's metadata, as `Client.model` does."""
-        return await self._run(self._flows.model(name))
+        return await self._run(self._flows.model(name, version=version))
 
     async def usage(self) -> Usage:
         """Return the usage of this key, as `Client.usage` does."""

@@ -16,6 +16,10 @@ from stingy_clients.errors import ClientError
 Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
 
+_HEAD_BYTES = 1024  # of a request, beside its images
+
+_Count = Annotated[int, Field(ge=1)]
+
 
 class _Wire(BaseModel):
     # Unknown fields are ignored, so that a newer server can add fields.
@@ -37,10 +41,14 @@ class WireAnswer(_Wire):
 
 
 class PredictResponse(_Wire):
-    """The body of `POST /v1/predict/{model}`."""
+    """The body of `POST /v1/predict/{model}`.
+
+    `scores` is the score form of the answers. Servers of release 0.1.0 do not name it.
+    """
 
     model: str
     version: str
+    scores: str | None = None
     answers: tuple[WireAnswer, ...]
 
 
@@ -53,12 +61,47 @@ class Usage(_Wire):
     remaining: Annotated[int, Field(ge=0)] | None
 
 
+class ServedModel(_Wire):
+    """A model that a server serves, as the key of the request gets it.
+
+    Args:
+        name: the model's name.
+        version: the version that this key gets if it names none.
+        versions: all versions that are served.
+        num_classes: K, the number of classes.
+        image_size: [height, width] of the model's input in pixels. Images may have any size.
+        answer: the contents of an answer in words, such as "top 2 of 10 classes, log_prob at 3
+            decimals".
+        scores: the score form: log_prob, prob, logit, rank or none.
+        max_batch: the largest number of images in one request.
+        max_pixels: the largest number of pixels in all image files of a request in sum.
+        max_bytes: the largest number of bytes of a request.
+    """
+
+    name: str
+    version: str
+    versions: Annotated[tuple[str, ...], Field(min_length=1)]
+    num_classes: _Count
+    image_size: tuple[int, int]
+    answer: str
+    scores: str
+    max_batch: _Count
+    max_pixels: _Count
+    max_bytes: _Count
+
+
+class ModelList(_Wire):
+    """The body of `GET /v1/models`, in the order of the names."""
+
+    models: tuple[ServedModel, ...]
+
+
 class ModelInfo(_Wire):
     """The metadata of a model.
 
     Args:
         name: the model's name.
-        version: the model's version.
+        version: the version that these fields describe.
         num_classes: K, the number of classes.
         labels: the K labels, by index.
         policy: the name of the policy.
@@ -68,19 +111,24 @@ class ModelInfo(_Wire):
         fingerprint: the fingerprint of the policy and its options.
         image_size: [height, width] in pixels.
         max_batch: the largest number of images in one request.
+        max_pixels: the largest number of pixels in all image files of a request in sum; None if
+            the server does not say it.
+        max_bytes: the largest number of bytes of a request; None if the server does not say it.
     """
 
     name: str
     version: str
-    num_classes: Annotated[int, Field(ge=1)]
+    num_classes: _Count
     labels: tuple[str, ...]
     policy: str
-    support: Annotated[int, Field(ge=1)]
+    support: _Count
     scores: str
     decimals: Annotated[int, Field(ge=0)]
     fingerprint: str
     image_size: tuple[int, int]
-    max_batch: Annotated[int, Field(ge=1)]
+    max_batch: _Count
+    max_pixels: _Count | None = None
+    max_bytes: _Count | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelInfo":
@@ -90,15 +138,40 @@ class ModelInfo(_Wire):
             raise ValueError(f"expected support <= {self.num_classes}, got {self.support}")
         return self
 
+    @property
+    def max_image_bytes(self) -> int | None:
+        """The largest number of bytes of all images in one request, or None if it is not known."""
+        return None if self.max_bytes is None else max(0, self.max_bytes - _HEAD_BYTES)
+
+    def max_arrays(self, height: int, width: int) -> int:
+        """Return the largest number of uint8 images [height, width, 3] in one request, at least 1.
+
+        Args:
+            height: in pixels.
+            width: in pixels.
+        """
+        if self.max_image_bytes is None:
+            return self.max_batch
+        return max(1, min(self.max_batch, self.max_image_bytes // (3 * height * width)))
+
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer for one image: N of `num_classes` classes, best first."""
+    """The answer for one image: N of `num_classes` classes, best first.
+
+    Args:
+        classes: the N classes that left the server.
+        num_classes: K, the number of the model's classes.
+        model: the model's name.
+        version: the version that answered.
+        form: the form of the scores: log_prob, prob, logit, rank or none.
+    """
 
     classes: tuple[ScoredClass, ...]
     num_classes: int
     model: str
     version: str
+    form: str
 
     @property
     def top1(self) -> ScoredClass:
@@ -120,6 +193,27 @@ class Answer:
         """The scores of the support, float32 [N], or None if the policy has none."""
         scores = [entry.score for entry in self.classes if entry.score is not None]
         return np.array(scores, dtype=np.float32) if scores else None
+
+    @property
+    def withheld(self) -> int:
+        """The number of classes that the server withheld, K - N."""
+        return self.num_classes - len(self.classes)
+
+    @property
+    def probabilities(self) -> Float32 | None:
+        """The probabilities of the support, float32 [N], or None for ranks and labels.
+
+        They are computed from the scores and sum to 1 up to the scores' grid. If classes are
+        withheld, they are the probabilities among the classes that left.
+        """
+        scores = self.scores
+        if scores is None or self.form not in ("log_prob", "prob", "logit"):
+            return None
+        values = scores.astype(np.float64)
+        if self.form == "logit":
+            values -= values.max()
+            values -= np.log(np.exp(values).sum())
+        return (values if self.form == "prob" else np.exp(values)).astype(np.float32)
 
     def dense(self, fill: float = -np.inf) -> Float32:
         """Return the scores as a full row, float32 [num_classes].

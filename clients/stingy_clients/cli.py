@@ -81,13 +81,22 @@ def load_commands() -> Commands:
 
 
 def predict(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="JPEG or PNG files.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="JPEG, PNG or WebP files.")],
     *,
     key: Annotated[str, typer.Option(envvar="STINGY_KEY", help="The API key.")],
-    model: Annotated[str, typer.Option(help="The model's name on the server.")],
     url: Annotated[
         str, typer.Option(envvar="STINGY_URL", help="The server's address.")
     ] = "http://127.0.0.1:8080",
+    model: Annotated[
+        str | None,
+        typer.Option(help="The model's name; default: the one that the server serves."),
+    ] = None,
+    version: Annotated[
+        str | None, typer.Option(help="The model's version; default: the server's choice.")
+    ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Print the scores as the server sent them.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per image, one per line.")
     ] = False,
@@ -97,10 +106,10 @@ def predict(
         with Client(url, key) as client:
             for image in images:
                 try:
-                    answer = client.predict(image, model=model)
+                    answer = client.predict(image, model=model, version=version)
                 except BadImage as error:
                     _exit_with(_make_printable(f"{image}: {error}"), code=1)
-                _print_answer(image, answer, as_json=as_json)
+                _print_answer(image, answer, as_json=as_json, raw=raw)
     except ClientError as error:
         _exit_with(_make_printable(str(error)), code=1)
 
@@ -125,13 +134,14 @@ def _show_version(on: bool) -> None:
         raise typer.Exit
 
 
-def _print_answer(image: Path, answer: Answer, *, as_json: bool) -> None:
+def _print_answer(image: Path, answer: Answer, *, as_json: bool, raw: bool) -> None:
     if as_json:
         classes = [entry.model_dump(exclude_none=True) for entry in answer.classes]
         document = {
             "image": str(image),
             "model": answer.model,
             "version": answer.version,
+            "scores": answer.form,
             "classes": classes,
         }
         typer.echo(json.dumps(document))
@@ -141,13 +151,42 @@ def _print_answer(image: Path, answer: Answer, *, as_json: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    typer.echo(_make_printable(str(image)))
+    typer.echo(_make_printable(f"{image}: {_describe(answer, raw=raw)}"))
     table = Table("label")
-    table.add_column("score", justify="right")
-    for entry in answer.classes:
-        score = "" if entry.score is None else f"{entry.score}"
-        table.add_row(Text(_make_printable(entry.label)), score)
+    rows = [[Text(_make_printable(entry.label))] for entry in answer.classes]
+    if (column := _score_column(answer, raw=raw)) is not None:
+        head, scores = column
+        table.add_column(Text(_make_printable(head)), justify="right")
+        for row, score in zip(rows, scores, strict=True):
+            row.append(Text(score))
+    for row in rows:
+        table.add_row(*row)
     Console().print(table)
+
+
+def _describe(answer: Answer, *, raw: bool) -> str:
+    """Describe an answer in a line: the model, what was withheld, and what the numbers are."""
+    kept, withheld = len(answer.classes), answer.withheld
+    counted = f"{withheld or 'none'} of {answer.num_classes} classes withheld"
+    text = f"{answer.model} {answer.version}, {counted}"
+    if answer.form == "none":
+        return f"{text}, no scores"
+    if raw or not withheld or answer.probabilities is None:
+        return text
+    if kept == 1:
+        return f"{text}, so the probability is always 1"
+    return f"{text}, probabilities among the other {kept}"
+
+
+def _score_column(answer: Answer, *, raw: bool) -> tuple[str, list[str]] | None:
+    """Return the head and the values of the column of scores, or None without scores."""
+    if answer.form == "none":
+        return None
+    if raw or answer.probabilities is None:
+        scores = [entry.score for entry in answer.classes if entry.score is not None]
+        return answer.form, [f"{score:.10g}" for score in scores]
+    values = [f"{value:.3f}" for value in answer.probabilities]
+    return f"probability (sent as {answer.form})", values
 
 
 def _make_printable(text: str) -> str:

@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from stingy_clients.answers import Answer, Float32, Int64, ModelInfo, Usage
+from stingy_clients.answers import Answer, Float32, Int64, ModelInfo, ServedModel, Usage
 from stingy_clients.endpoint import Endpoint
 from stingy_clients.errors import BadInput
 from stingy_clients.flows import Flow, Flows, T
@@ -57,18 +57,25 @@ class Client:
             follow_redirects=False,
         )
 
-    def predict(self, image: Image, *, model: str) -> Answer:
+    def predict(
+        self, image: Image, *, model: str | None = None, version: str | None = None
+    ) -> Answer:
         """Classify one image.
 
         Args:
-            image: a path or the bytes of a JPEG or PNG, a uint8 array [H, W, 3] or [H, W], or a
-                Pillow image.
-            model: the model's name on the server.
+            image: a path or the bytes of a JPEG, PNG or WebP, a uint8 array [H, W, 3] or [H, W],
+                or a Pillow image.
+            model: the model's name on the server; None if the server serves one model.
+            version: the model's version; None for the version that the server gives this key.
         """
-        return self._run(self._flows.predict(image, model=model))
+        return self._run(self._flows.predict(image, model=model, version=version))
 
     def predict_batch(
-        self, images: Iterable[Image] | NDArray[np.generic], *, model: str
+        self,
+        images: Iterable[Image] | NDArray[np.generic],
+        *,
+        model: str | None = None,
+        version: str | None = None,
     ) -> list[Answer]:
         """Classify many images, in as few requests as the server allows.
 
@@ -77,29 +84,40 @@ class Client:
 
         Args:
             images: a list of the images that `predict` accepts, or one uint8 array [B, H, W, 3].
-            model: the model's name on the server.
+            model, version: as in `predict`.
 
         Returns:
             one answer per image, in the order of the images.
         """
-        return self._run(self._flows.predict_batch(images, model=model))
+        return self._run(self._flows.predict_batch(images, model=model, version=version))
 
-    def predict_tensor(self, images: Pixels, *, model: str) -> tuple[Int64, Float32 | None]:
+    def predict_tensor(
+        self, images: Pixels, *, model: str | None = None, version: str | None = None
+    ) -> tuple[Int64, Float32 | None]:
         """Classify an array of images in one request.
 
         Args:
-            images: uint8 [B, H, W, 3], with B from 1 to the model's `max_batch`.
-            model: the model's name on the server.
+            images: uint8 [B, H, W, 3], with B from 1 to `max_arrays(H, W)` of the model's metadata.
+            model, version: as in `predict`.
 
         Returns:
             indices int64 [B, N], best first, and scores float32 [B, N]. The scores are None if
             the policy has none.
         """
-        return self._run(self._flows.predict_tensor(images, model=model))
+        return self._run(self._flows.predict_tensor(images, model=model, version=version))
 
-    def model(self, name: str) -> ModelInfo:
-        """Return a model's metadata. The client caches it until an answer shows a new version."""
-        return self._run(self._flows.model(name))
+    def models(self) -> list[ServedModel]:
+        """Return the models that the server serves, in the order of their names."""
+        return self._run(self._flows.models())
+
+    def model(self, name: str | None = None, *, version: str | None = None) -> ModelInfo:
+        """Return a model's metadata. The client caches it until an answer shows a new version.
+
+        Args:
+            name: the model's name on the server; None if the server serves one model.
+            version: the model's version; None for the version that the server gives this key.
+        """
+        return self._run(self._flows.model(name, version=version))
 
     def usage(self) -> Usage:
         """Return the used and the remaining images of this key. This costs no images."""

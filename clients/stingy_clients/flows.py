@@ -20,11 +20,20 @@ from stingy_clients.answers import (
     Float32,
     Int64,
     ModelInfo,
+    ModelList,
     PredictResponse,
     ScoredClass,
+    ServedModel,
     Usage,
 )
-from stingy_clients.errors import BadInput, ClientError, Unavailable, UnexpectedAnswer
+from stingy_clients.errors import (
+    BadImage,
+    BadInput,
+    ClientError,
+    NotFound,
+    Unavailable,
+    UnexpectedAnswer,
+)
 from stingy_clients.images import (
     Batch,
     check_pixel_batch,
@@ -42,6 +51,8 @@ from stingy_clients.replies import (
 )
 
 T = TypeVar("T")
+
+_NAMED = 10  # models that an error names
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,8 @@ class Flows:
         if retries < 0:
             raise BadInput(f"expected retries >= 0, got {retries}")
         self._retries = retries
-        self._models: dict[str, ModelInfo] = {}
+        self._models: dict[tuple[str, str | None], ModelInfo] = {}
+        self._only_model: str | None = None  # the one model of the server, once it is known
 
     def ready(self) -> Flow[bool]:
         try:
@@ -80,54 +92,93 @@ class Flows:
         response = yield from self._send(Call("GET", "/v1/usage"))
         return parse_body(Usage, response)
 
-    def model(self, name: str) -> Flow[ModelInfo]:
-        if name not in self._models:
-            response = yield from self._send(Call("GET", f"/v2/models/{_quote_segment(name)}"))
-            info = oip.decode_metadata(response.content)
-            if info.name != name:
+    def models(self) -> Flow[list[ServedModel]]:
+        response = yield from self._send(Call("GET", "/v1/models"))
+        return list(parse_body(ModelList, response).models)
+
+    def model(self, name: str | None, *, version: str | None) -> Flow[ModelInfo]:
+        if name is None:
+            name = yield from self._find_only_model()
+        if (name, version) not in self._models:
+            response = yield from self._send(Call("GET", _model_path(name, version)))
+            info = oip.decode_metadata(response.content, version=version)
+            if info.name != name or version not in (None, info.version):
                 raise UnexpectedAnswer(
                     "expected metadata of the requested model, got another model's"
                 )
-            self._models[name] = info
-        return self._models[name]
+            self._models[name, version] = info
+        return self._models[name, version]
 
-    def predict(self, image: object, *, model: str) -> Flow[Answer]:
+    def predict(self, image: object, *, model: str | None, version: str | None) -> Flow[Answer]:
         item = encode_image(image)
-        info = yield from self.model(model)
-        if not isinstance(item, bytes):
-            (answer,) = yield from self._request_answers(item[np.newaxis], info)
+        info = yield from self.model(model, version=version)
+        if version is not None or not isinstance(item, bytes):
+            batch = (item,) if isinstance(item, bytes) else item[np.newaxis]
+            (answer,) = yield from self._request_answers(batch, info, version=version)
             return answer
-        response = yield from self._send(Call("POST", f"/v1/predict/{_quote_segment(model)}", item))
+        path = f"/v1/predict/{_quote_segment(info.name)}"
+        response = yield from self._send(Call("POST", path, item))
         found = parse_body(PredictResponse, response)
-        if found.model != model or len(found.answers) != 1:
+        if found.model != info.name or len(found.answers) != 1:
             raise UnexpectedAnswer("expected one answer of the requested model, got others")
         info = yield from self._refresh_metadata(info, found.version)
         classes = found.answers[0].classes
-        check_classes(classes, num_classes=info.num_classes)
-        return Answer(classes, info.num_classes, model, found.version)
+        check_classes(classes, num_classes=info.num_classes, form=found.scores)
+        form = found.scores or _unnamed_form(info, scored=classes[0].score is not None)
+        return Answer(classes, info.num_classes, info.name, found.version, form)
 
-    def predict_batch(self, images: object, *, model: str) -> Flow[list[Answer]]:
+    def predict_batch(
+        self, images: object, *, model: str | None, version: str | None
+    ) -> Flow[list[Answer]]:
         items = encode_images(images)
-        info = yield from self.model(model)
+        info = yield from self.model(model, version=version)
         answered: list[Answer] = []
-        for batch in split_batches(items, most=info.max_batch):
-            try:
-                answered += yield from self._request_answers(batch, info)
-            except ClientError as error:
-                error.answered = answered
-                raise
+        for batch in split_batches(
+            items, most=info.max_batch, pixels=info.max_pixels, nbytes=info.max_image_bytes
+        ):
+            parts = [batch]
+            while parts:
+                part = parts.pop()
+                try:
+                    answered += yield from self._request_answers(part, info, version=version)
+                except ClientError as error:
+                    if len(part) == 1 or not _is_too_large(error):
+                        error.answered = answered
+                        raise
+                    # The server, or a proxy before it, takes less than the metadata says.
+                    middle = len(part) // 2
+                    parts += [part[middle:], part[:middle]]
         return answered
 
-    def predict_tensor(self, images: object, *, model: str) -> Flow[tuple[Int64, Float32 | None]]:
+    def predict_tensor(
+        self, images: object, *, model: str | None, version: str | None
+    ) -> Flow[tuple[Int64, Float32 | None]]:
         batch = check_pixel_batch(images)
-        info = yield from self.model(model)
-        if not 1 <= len(batch) <= info.max_batch:
-            raise BadInput(f"expected 1 to {info.max_batch} images, got {len(batch)}")
-        tensors, _ = yield from self._infer(batch, info)
+        info = yield from self.model(model, version=version)
+        most = info.max_arrays(*batch.shape[1:3])
+        if not 1 <= len(batch) <= most:
+            raise BadInput(f"expected 1 to {most} images, got {len(batch)}")
+        tensors, _ = yield from self._infer(batch, info, version=version)
         return tensors.indices, tensors.scores
 
-    def _request_answers(self, batch: Batch, info: ModelInfo) -> Flow[list[Answer]]:
-        tensors, info = yield from self._infer(batch, info)
+    def _find_only_model(self) -> Flow[str]:
+        """Return the name of the one model that the server serves."""
+        if self._only_model is None:
+            names = [served.name for served in (yield from self.models())]
+            if len(names) != 1:
+                named = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+                listed = f"{len(names)}: {named}" if names else "no model"
+                raise BadInput(
+                    f"expected the name of a model, got none; the server serves {listed}"
+                )
+            self._only_model = names[0]
+        return self._only_model
+
+    def _request_answers(
+        self, batch: Batch, info: ModelInfo, *, version: str | None
+    ) -> Flow[list[Answer]]:
+        tensors, info = yield from self._infer(batch, info, version=version)
+        form = tensors.form or _unnamed_form(info, scored=tensors.scores is not None)
         indices = tensors.indices.tolist()
         no_scores: list[list[float | None]] = [[None] * len(row) for row in indices]
         scores = no_scores
@@ -141,15 +192,20 @@ class Flows:
             )
             for row in zip(indices, scores, strict=True)
         ]
-        return [Answer(row, info.num_classes, info.name, tensors.version) for row in rows]
+        return [Answer(row, info.num_classes, info.name, tensors.version, form) for row in rows]
 
-    def _infer(self, batch: Batch, info: ModelInfo) -> Flow[tuple[oip.Tensors, ModelInfo]]:
+    def _infer(
+        self, batch: Batch, info: ModelInfo, *, version: str | None
+    ) -> Flow[tuple[oip.Tensors, ModelInfo]]:
         headers, content = oip.encode_request(batch)
-        path = f"/v2/models/{_quote_segment(info.name)}/infer"
+        path = f"{_model_path(info.name, version)}/infer"
         response = yield from self._send(Call("POST", path, content, headers))
         length = response.headers.get(oip.LENGTH_HEADER)
         tensors = oip.decode_response(response.content, length, model=info.name, count=len(batch))
-        info = yield from self._refresh_metadata(info, tensors.version)
+        if version is None:
+            info = yield from self._refresh_metadata(info, tensors.version)
+        elif tensors.version != version:
+            raise UnexpectedAnswer("expected an answer of the requested version, got another")
         oip.check_values(tensors, num_classes=info.num_classes)
         return tensors, info
 
@@ -157,8 +213,8 @@ class Flows:
         """Fetch the metadata anew if an answer shows that the model's version changed."""
         if info.version == version:
             return info
-        self._models.pop(info.name, None)
-        return (yield from self.model(info.name))
+        self._models.pop((info.name, None), None)
+        return (yield from self.model(info.name, version=None))
 
     def _send(self, call: Call) -> Flow[httpx.Response]:
         """Send `call` until the status is 200, with as many retries as are allowed and safe."""
@@ -178,10 +234,27 @@ class Flows:
                 is_retryable = isinstance(error, Unavailable) and (
                     error.status == 503 or error.retry_after is not None
                 )
+            if isinstance(error, NotFound):
+                self._only_model = None
             if not is_retryable or attempt >= self._retries:
                 raise error
             call = replace(call, wait=wait_before_retry(error, attempt))
             attempt += 1
+
+
+def _is_too_large(error: ClientError) -> bool:
+    """Check that a request was refused for its size, which is never charged."""
+    return isinstance(error, BadImage) and error.status == 413
+
+
+def _unnamed_form(info: ModelInfo, *, scored: bool) -> str:
+    """Return the form of answers that do not name it."""
+    return info.scores if scored else "none"
+
+
+def _model_path(name: str, version: str | None) -> str:
+    path = f"/v2/models/{_quote_segment(name)}"
+    return path if version is None else f"{path}/versions/{_quote_segment(version)}"
 
 
 def _quote_segment(name: str) -> str:

@@ -11,6 +11,10 @@ MODES = frozenset(
 
 _JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG\r\n\x1a\n"
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # of a JPEG; they have its size
+_BARE = frozenset({0x01, *range(0xD0, 0xDA)})  # markers of a JPEG without a segment
+_MAX_SEGMENTS = 512  # of a JPEG, before its frame; the server reads no more
+_LOSSY, _LOSSLESS = b"VP8 ", b"VP8L"
 _ANIMATED = 0x02  # of the flags of an extended WebP
 MAX_LOSSLESS = 2**19  # pixels of a lossless WebP, because decoding takes 370 bytes for each
 _FOREIGN = (
@@ -41,7 +45,8 @@ def find_fault(data: bytes) -> str | None:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         if data[12:16] == b"VP8X" and len(data) > 20 and data[20] & _ANIMATED:
             return "expected a still image, got an animated WebP; send one frame"
-        if _count_lossless(data) > MAX_LOSSLESS:
+        kind, pixels = _find_webp_picture(data)
+        if kind == _LOSSLESS and pixels > MAX_LOSSLESS:
             return (
                 f"expected a lossless WebP of at most {MAX_LOSSLESS:,} pixels, got more; "
                 "send it as PNG"
@@ -58,16 +63,49 @@ def describe_deep(kind: str) -> str:
     )
 
 
-def _count_lossless(data: bytes) -> int:
-    """Return the pixels of a lossless WebP, and 0 for another file."""
+def count_pixels(data: bytes) -> int:
+    """Count the pixels of an image file by its head.
+
+    Returns:
+        width times height, or 0 if the head does not show them.
+    """
+    if data.startswith(_PNG):
+        return int.from_bytes(data[16:20]) * int.from_bytes(data[20:24])
+    return _count_jpeg(data) if data.startswith(_JPEG) else _find_webp_picture(data)[1]
+
+
+def _count_jpeg(data: bytes) -> int:
+    """Return the pixels that the first frame of a JPEG declares, and 0 without one."""
+    at = 2
+    for _ in range(_MAX_SEGMENTS):
+        at = data.find(b"\xff", at)
+        if at < 0 or len(data) < at + 9:
+            return 0
+        kind = data[at + 1]
+        if kind in _FRAMES:
+            return int.from_bytes(data[at + 5 : at + 7]) * int.from_bytes(data[at + 7 : at + 9])
+        if kind in (0x00, 0xFF):  # fill bytes
+            at += 1
+        else:
+            at += 2 if kind in _BARE else 2 + int.from_bytes(data[at + 2 : at + 4])
+    return 0
+
+
+def _find_webp_picture(data: bytes) -> tuple[bytes, int]:
+    """Return the kind and the pixels of a WebP's first picture, and 0 for another file."""
     at = 12
     for _ in range(64):
-        if data[at : at + 4] == b"VP8L":
-            bits = int.from_bytes(data[at + 9 : at + 13], "little")
-            return ((bits & 0x3FFF) + 1) * ((bits >> 14 & 0x3FFF) + 1)
-        length = int.from_bytes(data[at + 4 : at + 8], "little")
+        kind, start = data[at : at + 4], at + 8
+        if kind == _LOSSLESS:
+            bits = int.from_bytes(data[start + 1 : start + 5], "little")
+            return kind, ((bits & 0x3FFF) + 1) * ((bits >> 14 & 0x3FFF) + 1)
+        if kind == _LOSSY:
+            sides = (data[start + 6 : start + 8], data[start + 8 : start + 10])
+            width, height = (int.from_bytes(side, "little") & 0x3FFF for side in sides)
+            return kind, width * height
+        length = int.from_bytes(data[at + 4 : start], "little")
         at += 8 + length + length % 2
-    return 0
+    return b"", 0
 
 
 def _describe(data: bytes) -> str:

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stingy_clients.errors import BadInput
-from stingy_clients.image_kinds import MODES, describe_deep, find_fault
+from stingy_clients.image_kinds import MODES, count_pixels, describe_deep, find_fault
 
 Pixels = NDArray[np.uint8]
 
 REQUEST_BYTES = 32 * 2**20
-"""The largest size of one request, below the 40 MiB that a server accepts by default."""
+"""The most bytes of images in one request, also where a server accepts more."""
 
 
 @runtime_checkable
@@ -70,28 +70,53 @@ def encode_images(images: object) -> list[Payload] | Pixels:
     return [encode_image(image) for image in images]
 
 
-def split_batches(items: list[Payload] | Pixels, *, most: int) -> Iterator[Batch]:
-    """Split images into split_batches of at most `most` images and REQUEST_BYTES, in their order.
+def split_batches(
+    items: list[Payload] | Pixels,
+    *,
+    most: int,
+    pixels: int | None = None,
+    nbytes: int | None = None,
+) -> Iterator[Batch]:
+    """Split images into batches that a request may hold, in their order.
 
     A batch is uint8 [B, H, W, 3] or a tuple of B encoded files. Neighbours of one kind (files, or
-    pixels of one size) share a batch. An image larger than REQUEST_BYTES has its own batch.
+    pixels of one size) share a batch. An image beyond a limit has its own batch.
+
+    Args:
+        items: the images.
+        most: the largest number of images of a batch.
+        pixels: the largest number of pixels of its files in sum; None for no limit.
+        nbytes: the largest number of its bytes; None for REQUEST_BYTES, which is never exceeded.
     """
+    nbytes = REQUEST_BYTES if nbytes is None else min(REQUEST_BYTES, nbytes)
     if isinstance(items, np.ndarray):
-        step = max(1, min(most, REQUEST_BYTES // max(1, items[:1].nbytes)))
+        step = max(1, min(most, nbytes // max(1, items[:1].nbytes)))
         yield from (items[start : start + step] for start in range(0, len(items), step))
         return
     batch: list[Payload] = []
-    size = 0
+    bytes_left = pixels_left = 0
     for item in items:
-        added = len(item) if isinstance(item, bytes) else item.nbytes
-        full = len(batch) == most or size + added > REQUEST_BYTES
+        size, area = _measure(item)
+        full = (
+            len(batch) == most or size > bytes_left or (pixels is not None and area > pixels_left)
+        )
         if batch and (full or _get_shape(item) != _get_shape(batch[0])):
             yield _join(batch)
-            batch, size = [], 0
+            batch = []
+        if not batch:
+            bytes_left, pixels_left = nbytes, pixels or 0
         batch.append(item)
-        size += added
+        bytes_left -= size
+        pixels_left -= area
     if batch:
         yield _join(batch)
+
+
+def _measure(item: Payload) -> tuple[int, int]:
+    """Return the bytes of an image in a request, and the pixels that the server will decode."""
+    if isinstance(item, bytes):
+        return 4 + len(item), count_pixels(item)  # a file follows its own length
+    return item.nbytes, 0
 
 
 def check_pixel_batch(images: object) -> Pixels:

@@ -40,13 +40,19 @@ class _Scores(BaseModel):
     parameters: _Binary
 
 
+class _AnswerParameters(BaseModel):
+    scores: str | None = None  # servers of release 0.1.0 do not name the form
+
+
 class _InferResponse(BaseModel):
     model_name: str
     model_version: str
+    parameters: _AnswerParameters = _AnswerParameters()
     outputs: tuple[Annotated[_Indices | _Scores, Field(discriminator="name")], ...]
 
 
 class _Parameters(BaseModel):
+    version: str | None = None  # servers of release 0.1.0 do not name it
     labels: tuple[str, ...]
     num_classes: int
     policy: str
@@ -56,6 +62,8 @@ class _Parameters(BaseModel):
     fingerprint: str
     image_size: tuple[int, int]
     max_batch: int
+    max_pixels: int | None = None
+    max_bytes: int | None = None
 
 
 class _Metadata(BaseModel):
@@ -66,11 +74,19 @@ class _Metadata(BaseModel):
 
 @dataclass(frozen=True)
 class Tensors:
-    """The tensors of a response: indices int64 [B, N], and scores float32 [B, N] or None."""
+    """The tensors of a response.
+
+    Args:
+        version: the version that answered.
+        indices: int64 [B, N].
+        scores: float32 [B, N], or None.
+        form: the form of the scores, or None if the server does not name it.
+    """
 
     version: str
     indices: Int64
     scores: Float32 | None
+    form: str | None = None
 
 
 def encode_request(batch: Batch) -> tuple[dict[str, str], bytes]:
@@ -102,7 +118,8 @@ def decode_response(content: bytes, length: str | None, *, model: str, count: in
         count: the number of images in the request.
 
     Raises:
-        UnexpectedAnswer: if a name, type, shape or size is wrong.
+        UnexpectedAnswer: if a name, type, shape or size is wrong, or if there are scores beside
+            the form none or the reverse.
     """
     at = _parse_length(length, total=len(content))
     try:
@@ -130,6 +147,9 @@ def decode_response(content: bytes, length: str | None, *, model: str, count: in
         at += size
     if at != len(content):
         raise UnexpectedAnswer(f"expected {at} bytes, got {len(content)}")
+    form = response.parameters.scores
+    if form is not None and (form == "none") != ("scores" not in arrays):
+        raise UnexpectedAnswer("expected scores unless their form is none, got another response")
     indices = np.frombuffer(arrays["indices"], dtype="<i8").reshape(batch, support)
     scores = None
     if "scores" in arrays:
@@ -138,6 +158,7 @@ def decode_response(content: bytes, length: str | None, *, model: str, count: in
         version=response.model_version,
         indices=indices.astype(np.int64),  # a copy in the machine's byte order, writable
         scores=None if scores is None else scores.astype(np.float32),
+        form=form,
     )
 
 
@@ -156,8 +177,12 @@ def check_values(tensors: Tensors, *, num_classes: int) -> None:
         raise UnexpectedAnswer("expected finite scores, got others")
 
 
-def decode_metadata(content: bytes) -> ModelInfo:
+def decode_metadata(content: bytes, *, version: str | None = None) -> ModelInfo:
     """Decode a model's metadata document.
+
+    Args:
+        content: the body.
+        version: the requested version, or None.
 
     Raises:
         UnexpectedAnswer: if fields are missing or contradict each other.
@@ -165,7 +190,8 @@ def decode_metadata(content: bytes) -> ModelInfo:
     try:
         document = _Metadata.model_validate_json(content, strict=True)
         fields = document.parameters.model_dump()
-        return ModelInfo(name=document.name, version=document.versions[-1], **fields)
+        described = fields.pop("version") or version or document.versions[-1]
+        return ModelInfo(name=document.name, version=described, **fields)
     except ValidationError:
         raise UnexpectedAnswer(
             "expected the metadata of a Stingy model, got another body"

@@ -109,8 +109,15 @@ def parse_body(model: type[ModelT], response: httpx.Response) -> ModelT:
         raise UnexpectedAnswer(f"expected a body of {model.__name__}, got another body") from None
 
 
-def check_classes(classes: Sequence[ScoredClass], *, num_classes: int) -> None:
+def check_classes(
+    classes: Sequence[ScoredClass], *, num_classes: int, form: str | None = None
+) -> None:
     """Check that classes are in range and unique, and that all or none of them have scores.
+
+    Args:
+        classes: the classes of one answer.
+        num_classes: K.
+        form: the form of the scores, if the server names it. Only `none` has no scores.
 
     Raises:
         UnexpectedAnswer: if they do not.
@@ -120,6 +127,8 @@ def check_classes(classes: Sequence[ScoredClass], *, num_classes: int) -> None:
         raise UnexpectedAnswer(f"expected {num_classes} classes at most once each, got others")
     if len({entry.score is None for entry in classes}) != 1:
         raise UnexpectedAnswer("expected a score for every class or for none, got some")
+    if form is not None and (form == "none") != (classes[0].score is None):
+        raise UnexpectedAnswer("expected scores unless their form is none, got another answer")
 
 
 def _parse_retry_after(header: str) -> float | None:

@@ -33,6 +33,7 @@ from stingy_server.errors import (
     ServiceError,
 )
 from stingy_server.identity import bundle_digest
+from stingy_server.models.advice import policy_notes
 from stingy_server.models.endpoints import EngineFactory, close_endpoints, start_endpoints
 from stingy_server.models.fleet import Fleet, looser_faults, overlaps, version_faults
 from stingy_server.models.loading import LoadedModel, load_bundles, missing_models
@@ -314,7 +315,9 @@ def _database(settings: Settings, faults: Sequence[str]) -> Database:
 
 
 def summary(service: Service) -> list[str]:
-    """Describe the policy of each endpoint in a line, and warn of weak rate limits and overlaps.
+    """Describe the policy of each endpoint in a line, and warn of what may surprise.
+
+    Warnings are of weak rate limits, of scores that never differ, and of overlaps.
 
     An overlap is a set of endpoints that together let out more than each of them.
     """
@@ -327,9 +330,9 @@ def summary(service: Service) -> list[str]:
         )
     for endpoint in service.fleet:
         policy, manifest = endpoint.policy, endpoint.manifest
-        lines.append(
-            f"{endpoint.name} {manifest.version}: {policy.describe()} [{policy.fingerprint}]"
-        )
+        title = f"{endpoint.name} {manifest.version}"
+        lines.append(f"{title}: {policy.describe()} [{policy.fingerprint}]")
+        lines += [f"warning: {title}: {note}" for note in policy_notes(policy)]
     return lines + [f"warning: {overlap.text}" for overlap in overlaps(service.fleet)]
 
 

@@ -65,8 +65,18 @@ METHOD_NOT_ALLOWED = Refusal(
 TOO_LARGE = Refusal(
     "too_large",
     413,
-    "Expected a request within the size limits, got a larger one; "
-    "send fewer images, or send them in binary.",
+    "Expected a body of at most {limit:,} bytes, got a larger one; send fewer images at once.",
+)
+JSON_TOO_LARGE = Refusal(
+    "too_large",
+    413,
+    "Expected at most 2,097,152 bytes, 299,593 lists and 64 objects of JSON, got more; "
+    "send the images in binary.",
+)
+TOO_MANY_IMAGES = Refusal(
+    "too_large",
+    413,
+    "Expected at most {limit:,} images in a request, got more; send fewer images at once.",
 )
 UNSUPPORTED_IMAGE = Refusal(
     "unsupported_image",
@@ -95,7 +105,19 @@ DEEP_IMAGE = Refusal(
 IMAGE_TOO_LARGE = Refusal(
     "too_large",
     413,
-    "Expected images within the pixel limit, got more pixels; send smaller or fewer images.",
+    "Expected an image of at most {limit:,} pixels, got a larger one; send a smaller one.",
+)
+PIXELS_TOO_MANY = Refusal(
+    "too_large",
+    413,
+    "Expected at most {limit:,} pixels in all images of a request, got more in sum; "
+    "send fewer images at once.",
+)
+SCALED_TOO_LARGE = Refusal(
+    "too_large",
+    413,
+    "Expected images of at most {limit:,} pixels in sum when they are scaled for the model, "
+    "got more; send fewer images at once, or images that are less narrow.",
 )
 LOSSLESS_TOO_LARGE = Refusal(
     "too_large",

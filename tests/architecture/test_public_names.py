@@ -15,7 +15,7 @@ from stingy_server.observability.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
 ROWS = {
-    "L": 13, "P": 11, "A": 6, "B": 9, "C": 6, "D": 6, "Q": 10, "H": 12, "I": 5, "M": 3, "N": 2,
+    "L": 14, "P": 11, "A": 6, "B": 9, "C": 6, "D": 6, "Q": 10, "H": 12, "I": 5, "M": 3, "N": 2,
     "O": 5, "R": 3, "S": 6, "W": 3, "U": 5, "E": 6,
 }  # fmt: skip
 PACKAGES = ("stingy_clients", "stingy_protection", "stingy_server", "stingy_attacker_eval")

@@ -1,6 +1,7 @@
 """The answer type of the client, and the wire types."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -8,16 +9,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from stingy_clients import Answer, ClientError, ModelInfo, PredictResponse, ScoredClass
+from stingy_clients import (
+    Answer,
+    ClientError,
+    ModelInfo,
+    ModelList,
+    PredictResponse,
+    ScoredClass,
+)
 
 SCORES = st.floats(-1e4, 1e4, width=32)
 
 
-def answer(*pairs: tuple[int, float | None], num_classes: int = 5) -> Answer:
+def answer(
+    *pairs: tuple[int, float | None], num_classes: int = 5, form: str = "log_prob"
+) -> Answer:
     classes = tuple(
         ScoredClass(index=index, label=f"c{index}", score=score) for index, score in pairs
     )
-    return Answer(classes, num_classes, "pets", "1")
+    return Answer(classes, num_classes, "pets", "1", form)
 
 
 def test_top1_is_the_first_class() -> None:
@@ -100,3 +110,73 @@ def test_contradictory_model_metadata_is_refused(change: dict[str, object]) -> N
     ModelInfo.model_validate(fields)
     with pytest.raises(ValidationError):
         ModelInfo.model_validate(fields | change)
+
+
+@pytest.mark.parametrize(
+    ("form", "scores"),
+    [("log_prob", (-0.467, -0.985)), ("prob", (0.627, 0.373)), ("logit", (102.5, 101.982))],
+)
+def test_probabilities_are_computed_from_each_form(form: str, scores: tuple[float, float]) -> None:
+    found = answer((3, scores[0]), (1, scores[1]), form=form).probabilities
+    assert found is not None
+    assert found.dtype == np.float32
+    assert found.tolist() == pytest.approx([0.627, 0.373], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("form", "scores"), [("rank", (1.0, 2.0)), ("none", (None, None)), ("new", (0.5, 0.5))]
+)
+def test_other_forms_have_no_probabilities(
+    form: str, scores: tuple[float | None, float | None]
+) -> None:
+    assert answer((3, scores[0]), (1, scores[1]), form=form).probabilities is None
+
+
+def test_withheld_classes_are_counted() -> None:
+    assert answer((3, -0.5), (1, -2.0)).withheld == 3
+    assert answer((3, None), (1, None), num_classes=2, form="none").withheld == 0
+
+
+INFO = ModelInfo(
+    name="m",
+    version="1",
+    num_classes=2,
+    labels=("a", "b"),
+    policy="stingy",
+    support=1,
+    scores="log_prob",
+    decimals=3,
+    fingerprint="0123456789ab",
+    image_size=(8, 8),
+    max_batch=256,
+)
+
+
+@pytest.mark.parametrize(
+    ("max_bytes", "side", "most"),
+    [(None, 1000, 256), (2**20, 8, 256), (2**20, 256, 5), (2**20, 1000, 1), (100, 8, 1)],
+)
+def test_arrays_of_a_request_fit_its_bytes(max_bytes: int | None, side: int, most: int) -> None:
+    assert INFO.model_copy(update={"max_bytes": max_bytes}).max_arrays(side, side) == most
+
+
+def test_list_is_read_and_an_entry_without_versions_refused() -> None:
+    entry: dict[str, object] = {
+        "name": "m",
+        "version": "2",
+        "versions": ["1", "2"],
+        "num_classes": 10,
+        "image_size": [8, 9],
+        "answer": "top 2",
+        "scores": "prob",
+        "max_batch": 4,
+        "max_pixels": 99,
+        "max_bytes": 999,
+        "new": 1,
+    }
+    body = json.dumps({"models": [entry]})
+    (model,) = ModelList.model_validate_json(body, strict=True).models
+    assert (model.version, model.versions, model.image_size) == ("2", ("1", "2"), (8, 9))
+    del entry["versions"]
+    with pytest.raises(ValidationError):
+        ModelList.model_validate_json(json.dumps({"models": [entry]}), strict=True)

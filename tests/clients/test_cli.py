@@ -110,9 +110,74 @@ def test_predict_prints_a_table(run: Run, to_server: list[str], images: list[str
     lines = out.splitlines()
     rows = [line.strip("│ ").split() for line in lines if "│" in line]
     assert [row[0] for row in rows] == ["cat", "dog", "elk", "ant"]
-    assert rows[0][-1] == "-0.812"
-    assert "a.png" in out
-    assert "b.png" in out
+    assert [row[-1] for row in rows] == ["0.627", "0.373"] * 2
+    withheld = "pets 1, 3 of 5 classes withheld, probabilities among the other 2"
+    assert [line for line in lines if "withheld" in line] == [
+        f"{image}: {withheld}" for image in images
+    ]
+    assert sum("probability (sent as log_prob)" in line for line in lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("form", "options", "head", "values"),
+    [
+        ("prob", [], "probability (sent as prob)", ["0.627", "0.373"]),
+        ("logit", [], "probability (sent as logit)", ["0.627", "0.373"]),
+        ("rank", [], "rank", ["1", "2"]),
+        ("log_prob", ["--raw"], "log_prob", ["-0.467", "-0.985"]),
+        ("prob", ["--raw"], "prob", ["0.627", "0.373"]),
+        ("logit", ["--raw"], "logit", ["2.5", "1.982"]),
+    ],
+)
+def test_table_names_the_form_that_it_prints(
+    run: Run,
+    to_server: list[str],
+    images: list[str],
+    server: FakeServer,
+    form: str,
+    options: list[str],
+    head: str,
+    values: list[str],
+) -> None:
+    server.form = form
+    code, out, _ = run("predict", images[0], "--key", KEY, *options)
+    assert code == 0
+    lines = [line.strip("│┃ ") for line in out.splitlines()]
+    assert [line.split("┃")[-1].strip() for line in lines if line.startswith("label")] == [head]
+    assert [line.split()[-1] for line in lines if line.startswith(("cat", "dog"))] == values
+
+
+def test_labels_alone_have_no_column_of_scores(
+    run: Run, to_server: list[str], images: list[str], server: FakeServer
+) -> None:
+    server.form = "none"
+    _, out, _ = run("predict", images[0], "--key", KEY)
+    assert out.startswith(f"{images[0]}: pets 1, 3 of 5 classes withheld, no scores\n")
+    assert "probability" not in out
+
+
+def test_open_and_single_classes_are_described(
+    run: Run, to_server: list[str], images: list[str], server: FakeServer
+) -> None:
+    server.labels = ["ant", "bee"]
+    assert ": pets 1, none of 2 classes withheld\n" in run("predict", images[0], "--key", KEY)[1]
+    server.labels = list("abcde")
+    body: dict[str, Any] = {"model": "pets", "version": "1", "scores": "log_prob"}
+    body["answers"] = [{"classes": [{"index": 1, "label": "b", "score": 0.0}]}]
+    server.next = [None, None, httpx.Response(200, json=body)]
+    _, out, _ = run("predict", images[0], "--key", KEY)
+    assert "4 of 5 classes withheld, so the probability is always 1\n" in out
+
+
+def test_model_and_version_are_optional(
+    run: Run, to_server: list[str], images: list[str], server: FakeServer
+) -> None:
+    server.versions = ["1", "2"]
+    assert "pets 1," in run("predict", images[0], "--key", KEY)[1]
+    assert "pets 2," in run("predict", images[0], "--key", KEY, "--version", "2")[1]
+    server.names = ["cats", "pets"]
+    code, _, err = run("predict", images[0], "--key", KEY)
+    assert (code, err.split("; ")[1]) == (1, "the server serves 2: cats, pets\n")
 
 
 def test_predict_prints_one_json_object_per_image(
@@ -125,9 +190,10 @@ def test_predict_prints_one_json_object_per_image(
         "image": images[0],
         "model": "pets",
         "version": "1",
+        "scores": "log_prob",
         "classes": [
-            {"index": 2, "label": "cat", "score": -0.812},
-            {"index": 3, "label": "dog", "score": -1.427},
+            {"index": 2, "label": "cat", "score": -0.467},
+            {"index": 3, "label": "dog", "score": -0.985},
         ],
     }
     assert second["classes"][0]["label"] == "elk"
@@ -136,7 +202,7 @@ def test_predict_prints_one_json_object_per_image(
 def test_predict_prints_labels_if_there_are_no_scores(
     run: Run, to_server: list[str], images: list[str], server: FakeServer
 ) -> None:
-    server.with_scores = False
+    server.form = "none"
     arguments = ["predict", images[0], "--key", KEY, "--model", "pets"]
     assert "cat" in run(*arguments)[1]
     assert json.loads(run(*arguments, "--json")[1])["classes"][0] == {"index": 2, "label": "cat"}
@@ -190,9 +256,9 @@ def test_a_missing_file_costs_nothing(
     assert server.requests == []
 
 
-@pytest.mark.parametrize("left_out", ["--key", "--model", "IMAGE"])
+@pytest.mark.parametrize("left_out", ["--key", "IMAGE"])
 def test_a_missing_argument_is_named(run: Run, left_out: str) -> None:
-    given = {"--key": ["--key", KEY], "--model": ["--model", "pets"], "IMAGE": ["a.png"]}
+    given = {"--key": ["--key", KEY], "IMAGE": ["a.png"]}
     arguments = [word for name, words in given.items() if name != left_out for word in words]
     code, _, err = run("predict", *arguments)
     assert code == 2

@@ -65,7 +65,7 @@ def test_predict_sends_a_file_unchanged(
     path = tmp_path / "cat.png"
     path.write_bytes(png(2))
     answer = call(server, lambda client: client.predict(path, model="pets"))
-    assert (answer.label, answer.top1.score, answer.num_classes) == ("cat", -0.812, 5)
+    assert (answer.label, answer.top1.score, answer.num_classes) == ("cat", -0.467, 5)
     assert answer.indices.tolist() == [2, 3]
     assert (answer.model, answer.version) == ("pets", "1")
     assert server.paths == [MODEL, "/v1/predict/pets"]
@@ -151,7 +151,7 @@ def test_predict_tensor_is_one_request(call: CallClient, server: FakeServer) -> 
     indices, scores = call(server, predict)
     assert (indices.dtype, scores.dtype) == (np.int64, np.float32)
     assert indices.tolist() == [[1, 2], [4, 0]]
-    assert scores.tolist() == np.array([[-0.812, -1.427]] * 2, np.float32).tolist()
+    assert scores.tolist() == np.array([[-0.467, -0.985]] * 2, np.float32).tolist()
     assert server.paths == [MODEL, INFER]
     assert indices.flags.writeable
     assert scores.flags.writeable
@@ -167,7 +167,7 @@ def test_predict_tensor_refuses_a_wrong_number_of_images(
 
 
 def test_scores_are_none_if_the_policy_has_none(call: CallClient, server: FakeServer) -> None:
-    server.with_scores = False
+    server.form = "none"
     assert call(server, lambda client: client.predict(png(1), model="pets")).scores is None
     assert call(server, lambda client: client.predict(pixels(1)[0], model="pets")).scores is None
     assert call(server, lambda client: client.predict_tensor(pixels(1), model="pets"))[1] is None
@@ -308,7 +308,7 @@ def test_a_binary_answer_with_bad_indices_is_refused(
 
 
 def test_metadata_of_another_model_is_refused(call: CallClient, server: FakeServer) -> None:
-    server.next = [httpx.Response(200, json=server.metadata() | {"name": "others"})]
+    server.next = [httpx.Response(200, json=server.metadata("1") | {"name": "others"})]
     with pytest.raises(UnexpectedAnswer):
         call(server, lambda client: client.model("pets"))
 

@@ -144,10 +144,11 @@ def test_neighbours_of_one_kind_share_a_batch() -> None:
 
 
 def test_a_batch_stays_below_the_servers_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "REQUEST_BYTES", 100)
+    monkeypatch.setattr(module, "REQUEST_BYTES", 108)
     array = zeros(10, 4, 4, 3)  # 48 bytes an image
     assert [len(batch) for batch in split_batches(array, most=256)] == [2] * 5
     assert [len(batch) for batch in split_batches(list(array), most=256)] == [2] * 5
+    # A file takes 8 bytes of the PNG's signature and 4 of its length more.
     files: list[Payload] = [PNG + bytes(size) for size in (42, 42, 1, 200, 1)]
     assert [len(batch) for batch in split_batches(files, most=256)] == [2, 1, 1, 1]
     assert [len(batch) for batch in split_batches(zeros(2, 9, 9, 3), most=256)] == [1, 1]
@@ -155,3 +156,26 @@ def test_a_batch_stays_below_the_servers_limit(monkeypatch: pytest.MonkeyPatch) 
 
 def test_an_empty_array_has_no_batches() -> None:
     assert list(split_batches(encode_images(zeros(0, 4, 4, 3)), most=3)) == []
+
+
+def png_of(width: int, height: int) -> bytes:
+    """Return the head of a PNG, which declares its size."""
+    return PNG + b"\0\0\0\rIHDR" + width.to_bytes(4) + height.to_bytes(4) + b"\x08\x02\0\0\0"
+
+
+def test_a_batch_stays_below_the_pixels_of_a_request() -> None:
+    small, large = png_of(10, 10), png_of(30, 10)
+    files: list[Payload] = [*[small] * 5, large, small, small]
+    made = [len(batch) for batch in split_batches(files, most=9, pixels=250)]
+    assert made == [2, 2, 1, 1, 2]
+    assert [len(batch) for batch in split_batches(files, most=9, pixels=None)] == [8]
+    arrays: list[Payload] = [zeros(10, 10, 3)] * 5  # arrays are not decoded
+    assert [len(batch) for batch in split_batches(arrays, most=9, pixels=250)] == [5]
+
+
+def test_a_batch_stays_below_the_bytes_that_a_server_names() -> None:
+    array = zeros(10, 4, 4, 3)  # 48 bytes an image
+    assert [len(batch) for batch in split_batches(array, most=256, nbytes=150)] == [3, 3, 3, 1]
+    files: list[Payload] = [PNG + bytes(38)] * 4  # 50 bytes an image
+    assert [len(batch) for batch in split_batches(files, most=256, nbytes=150)] == [3, 1]
+    assert [len(batch) for batch in split_batches(files, most=256, nbytes=0)] == [1] * 4

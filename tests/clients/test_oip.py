@@ -87,6 +87,8 @@ def test_a_response_is_decoded_in_any_order_of_outputs() -> None:
 
 
 SPOILED: dict[str, Callable[[Document], object]] = {
+    "scores beside the form none": lambda d: d.update(parameters={"scores": "none"}),
+    "form a number": lambda d: d.update(parameters={"scores": 1}),
     "another model": lambda d: d.update(model_name="others"),
     "no version": lambda d: d.pop("model_version"),
     "version a number": lambda d: d.update(model_version=1),
@@ -188,3 +190,39 @@ def test_values_out_of_range_are_refused(
 def test_metadata_of_another_server_is_refused(content: bytes) -> None:
     with pytest.raises(UnexpectedAnswer):
         decode_metadata(content)
+
+
+def test_form_of_the_scores_is_read() -> None:
+    assert decode(*response()).form is None
+    named = response(lambda document: document.update(parameters={"scores": "prob", "new": 1}))
+    assert decode(*named).form == "prob"
+
+
+METADATA: Document = {
+    "name": "pets",
+    "versions": ["1", "2"],
+    "parameters": {
+        "labels": ["a", "b"],
+        "num_classes": 2,
+        "policy": "stingy",
+        "support": 1,
+        "scores": "log_prob",
+        "decimals": 3,
+        "fingerprint": "0123456789ab",
+        "image_size": [8, 8],
+        "max_batch": 256,
+    },
+}
+
+
+def test_metadata_names_the_version_that_it_describes() -> None:
+    parameters = METADATA["parameters"] | {"version": "1", "max_pixels": 9, "max_bytes": 99}
+    info = decode_metadata(json.dumps(METADATA | {"parameters": parameters}).encode())
+    assert (info.version, info.max_pixels, info.max_bytes) == ("1", 9, 99)
+
+
+def test_metadata_of_release_0_1_0_is_read() -> None:
+    content = json.dumps(METADATA).encode()
+    info = decode_metadata(content)
+    assert (info.version, info.max_pixels, info.max_bytes) == ("2", None, None)
+    assert decode_metadata(content, version="1").version == "1"

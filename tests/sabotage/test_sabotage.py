@@ -13,6 +13,7 @@ import httpx
 import pytest
 import torch
 
+import onnx_files
 from broken import (
     CountingPaths,
     FirstComePool,
@@ -23,6 +24,7 @@ from broken import (
     SegmentParser,
     ServerHeader,
     decode_any_format,
+    folder_in_place,
     lingering,
     looser_by_support,
     same_text,
@@ -53,6 +55,7 @@ from checks import (
 from decoding import decode_alone
 from file_lock import Locker, longest_stall
 from image_bytes import END_OF_IMAGE, cut_jpeg, jpeg
+from packing import assert_failed_pack_writes_nothing
 from sample_networks import canaries
 from segments import assert_same_parse
 from serving import make_bundle, make_settings, png, random_images, running
@@ -73,6 +76,7 @@ from stingy_server.codec.images import Pixels
 from stingy_server.detection.fair_sample import FairSample
 from stingy_server.detection.image_hashes import ImageHasher
 from stingy_server.errors import ServiceError
+from stingy_server.importers import pack
 from stingy_server.inference import engine
 from stingy_server.models import loading, trial
 from stingy_server.observability.request_record import RequestRecord
@@ -266,6 +270,17 @@ def test_B_trial_that_compares_nothing_is_caught(
     monkeypatch.setattr(trial, "_differ", lambda rows, others, tolerance, *, step: False)
     with pytest.raises(AssertionError):
         assert_batch_statistics_are_refused(settings)
+
+
+def test_B_pack_that_writes_before_its_trial_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "net.onnx"
+    source.write_bytes(onnx_files.content(over_batch=True))
+    assert_failed_pack_writes_nothing(source, tmp_path / "out")
+    monkeypatch.setattr(pack, "_folder_beside", folder_in_place)
+    with pytest.raises(AssertionError):
+        assert_failed_pack_writes_nothing(source, tmp_path / "out")
 
 
 @pytest.mark.anyio

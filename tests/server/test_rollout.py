@@ -354,3 +354,14 @@ async def test_P7_loaded_policy_over_same_weights_warns_of_looser(
     )
     assert report.warnings == warning
     assert [record.message for record in caplog.records] == [warning]
+
+
+async def test_loaded_version_whose_score_never_differs_is_warned_of(
+    service: Service, tmp_path: Path
+) -> None:
+    deployments, rollout = Deployments(service.database), Rollout(service, [])
+    deployments.upsert(second_version(tmp_path, share=0.5, policy="stingy:n=1"))
+    await rollout.reconcile()
+    (report,) = [report for report in deployments.reports() if report.version == "2"]
+    note = "digits 2: one class leaves, so its score is always the same; see --policy stingy:n=2"
+    assert note in report.warnings

@@ -33,6 +33,7 @@ class FakeOracle:
     form: str = "log_prob"
     support: int = 2
     max_batch: int = 256
+    max_bytes: int | None = None
     fails_after: int | None = None
     failure: BaseException = field(default_factory=lambda: TransportError("connection refused"))
     requests: list[int] = field(default_factory=list)
@@ -50,6 +51,7 @@ class FakeOracle:
             fingerprint=self.fingerprint,
             image_size=(8, 8),
             max_batch=self.max_batch,
+            max_bytes=self.max_bytes,
         )
 
     def query(self, images: Images) -> Answers:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image, ImageChops
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from typer.testing import CliRunner, Result
 from serving import make_settings, running
 from stingy_server.cli.main import app
 
+# The numbers of pictures on which answers are compared. `make test-real` takes the large one.
+COUNTS = pytest.mark.parametrize("count", [24, pytest.param(200, marks=pytest.mark.real)])
 SIZES = ((300, 200), (224, 224), (97, 411), (640, 481), (31, 33), (256, 255))
 
 
@@ -31,6 +34,15 @@ def packed(*arguments: str | Path) -> str:
     result = pack(*arguments)
     assert result.exit_code == 0, result.output
     return result.stdout
+
+
+def assert_failed_pack_writes_nothing(source: Path, out: Path) -> None:
+    """Check a promise of B: a source that fails its trial, with 5 classes, leaves nothing."""
+    before = set(out.parent.iterdir())
+    result = pack(source, "--labels", "a,b,c,d,e", "--out", out)
+    assert result.exit_code == 2, result.output
+    assert "in a batch" in result.stderr or "other images" in result.stderr, result.stderr
+    assert set(out.parent.iterdir()) == before
 
 
 def pictures(count: int, *, seed: int = 0, grey: bool = False) -> list[Image.Image]:

@@ -2,11 +2,13 @@
 
 import io
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stingy_attacker_eval.datasets.png_damage import SIGNATURE, check_png
 from stingy_attacker_eval.errors import DatasetError
 from stingy_clients.image_kinds import find_fault
 
@@ -37,9 +39,19 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
                     f"{path}: expected at most {MAX_PIXELS:,} pixels, "
                     f"got {image.width} x {image.height}"
                 )
+            if data.startswith(SIGNATURE):
+                check_png(data)
             return np.asarray(image.convert("RGB"))
     except DatasetError:
         raise
     # Pillow raises these, and its error for huge images, for broken files.
-    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError, IndexError):
+    except (
+        Image.DecompressionBombError,
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        IndexError,
+        zlib.error,
+    ):
         raise DatasetError(f"{path}: expected an image that decodes, got a broken one") from None

@@ -105,7 +105,7 @@ class Oracle(typing.Protocol):
         ...
 
     def query(self, images: Images) -> Answers:
-        """Send one request of at most describe().max_batch images; each image is charged."""
+        """Send one request of at most `describe().max_arrays(H, W)` images; each is charged."""
         ...
 
     def charged(self) -> int:

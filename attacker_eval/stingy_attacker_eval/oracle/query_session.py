@@ -50,8 +50,9 @@ class QuerySession:
             )
         pixels = np.ascontiguousarray(images.permute(0, 2, 3, 1).cpu().numpy())
         parts: list[Answers] = []
-        for start in range(0, len(pixels), self.info.max_batch):
-            part = pixels[start : start + self.info.max_batch]
+        size = self.info.max_arrays(*pixels.shape[1:3])
+        for start in range(0, len(pixels), size):
+            part = pixels[start : start + size]
             try:
                 answers = self._oracle.query(part)
             except ClientError as error:

@@ -80,7 +80,7 @@ def buy_answers(
     bought so far are kept.
     """
     _check_images(images)
-    size = min(_REQUEST, cached.describe().max_batch)
+    size = min(_REQUEST, cached.describe().max_arrays(*images.shape[1:3]))
     parts = []
     for start in range(0, len(images), size):
         part = images[start : start + size]

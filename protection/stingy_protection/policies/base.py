@@ -100,14 +100,13 @@ class Policy(ABC):
 
     def describe(self) -> str:
         """Describe it in a line such as "stingy: top 2 of 10 classes, log_prob at 3 decimals"."""
-        number = "all" if self.support == self.num_classes else f"top {self.support} of"
-        if self.scores is ScoreForm.NONE:
-            scores = "no scores"
-        elif self.scores is ScoreForm.RANK:
-            scores = "ranks only"
-        else:
-            scores = f"{self.scores} at {self.decimals} decimals"
-        return f"{self.name}: {number} {self.num_classes} classes, {scores}"
+        answer = describe_answer(
+            support=self.support,
+            num_classes=self.num_classes,
+            scores=self.scores,
+            decimals=self.decimals,
+        )
+        return f"{self.name}: {answer}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +135,25 @@ class NoisyPolicy(Policy):
             PolicyViolation: always, so that nothing leaves without noise.
         """
         raise PolicyViolation(f"expected noise for the policy {self.name}, got none")
+
+
+def describe_answer(*, support: int, num_classes: int, scores: ScoreForm, decimals: int) -> str:
+    """Describe an answer in words, such as "top 2 of 10 classes, log_prob at 3 decimals".
+
+    Args:
+        support: N.
+        num_classes: K.
+        scores: the form of the scores.
+        decimals: the grid of the scores.
+    """
+    number = "all" if support == num_classes else f"top {support} of"
+    if scores is ScoreForm.NONE:
+        described = "no scores"
+    elif scores is ScoreForm.RANK:
+        described = "ranks only"
+    else:
+        described = f"{scores} at {decimals} decimals"
+    return f"{number} {num_classes} classes, {described}"
 
 
 def is_integer(value: object) -> bool:

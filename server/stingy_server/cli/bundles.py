@@ -81,6 +81,7 @@ def check(
 
     from stingy_server.importers.found import NotImportable
     from stingy_server.importers.pack import try_bundle
+    from stingy_server.models.advice import policy_notes
     from stingy_server.settings_sources import load_settings
 
     settings, faults = load_settings(config)
@@ -92,6 +93,8 @@ def check(
     except NotImportable as error:
         end(error.faults)
     typer.echo(f"model        {model.name} {model.manifest.version}")
+    for note in policy_notes(model.policy):
+        typer.echo(f"note         {note}")
     typer.echo(f"tried        {tried(settings.batch_size)}")
     typer.echo(f"what leaves  {model.policy.describe()}")
 
@@ -111,6 +114,7 @@ def show(
     from stingy_protection.bundles.bundle import verified_bytes
     from stingy_server.importers.preprocessing import describe_preprocessing
     from stingy_server.models.artefact import is_artefact, read_artefact, verified_program
+    from stingy_server.models.no_bundle import suggest_pack
 
     try:
         if is_artefact(folder):
@@ -122,7 +126,8 @@ def show(
             form = "ONNX program" if manifest.weights == "onnx" else "weights"
             verified_bytes(folder, manifest)
     except BundleError as error:
-        end(error.faults)
+        advice = "" if is_artefact(folder) else suggest_pack(folder)
+        end([f"{fault}{advice}" for fault in error.faults])
     name, options = parse_policy(manifest.policy)
     policy = build_policy(name, num_classes=len(manifest.classes), **options)
     fields = {

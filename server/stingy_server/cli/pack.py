@@ -62,6 +62,9 @@ def pack(
     interpolation: Annotated[
         Interpolation | None, typer.Option(help="Interpolation of the resizing.")
     ] = None,
+    exif_rotation: Annotated[
+        bool, typer.Option("--exif-rotation", help="Turn images as their EXIF says.")
+    ] = False,
     outputs: Annotated[
         Literal["logits", "probabilities"] | None,
         typer.Option(help="Meaning of the network's rows; default: logits."),
@@ -95,6 +98,7 @@ def pack(
             channels=channels,
             interpolation=interpolation,
             outputs=outputs,
+            exif_rotation=exif_rotation,
         )
         with Console(stderr=True).status("packing"):
             found = import_source(source, options)
@@ -125,6 +129,7 @@ def _options(
     channels: Literal["1", "3"] | None,
     interpolation: Interpolation | None,
     outputs: Literal["logits", "probabilities"] | None,
+    exif_rotation: bool,
 ) -> "ImportOptions":
     from stingy_server.importers.found import ImportOptions
     from stingy_server.importers.labels import read_labels
@@ -142,12 +147,14 @@ def _options(
         channels=None if channels is None else CHANNELS[channels],
         interpolation=interpolation,
         outputs=outputs,
+        exif_rotation=exif_rotation,
     )
 
 
 def _report(found: "Found", policy: "Policy", out: Path, *, batch_size: int) -> list[str]:
     """Return the lines for the person who packed: what was found, tried and will leave."""
     from stingy_server.importers.preprocessing import describe_preprocessing
+    from stingy_server.models.advice import policy_notes
 
     labels = ", ".join(found.classes[:3]) + (", ..." if len(found.classes) > 3 else "")
     lines = [
@@ -155,18 +162,9 @@ def _report(found: "Found", policy: "Policy", out: Path, *, batch_size: int) -> 
         f"classes      {len(found.classes)}: {labels}",
         f"images       {describe_preprocessing(found.preprocessing)}",
         f"rows         {found.outputs}",
-        *(f"note         {note}" for note in (*found.notes, *_policy_notes(policy))),
+        *(f"note         {note}" for note in (*found.notes, *policy_notes(policy))),
         f"tried        {tried(batch_size)}",
         f"what leaves  {policy.describe()}",
         f"next         stingy serve {out}",
     ]
     return lines
-
-
-def _policy_notes(policy: "Policy") -> list[str]:
-    """Return a note if one class leaves, because its score is then the same for every image."""
-    if policy.support > 1 or policy.scores not in ("log_prob", "prob"):
-        return []
-    other = "stingy:n=2" if policy.num_classes > 2 else "label"
-    reason = "which sends scores that differ" if policy.num_classes > 2 else "which sends no score"
-    return [f"one class leaves, so its score is always the same; see --policy {other}, {reason}"]

@@ -15,7 +15,12 @@ from stingy_protection import Preprocessing
 from stingy_server.codec.decode_pool import DecodePool
 from stingy_server.codec.image_files import decode_file, read_size
 from stingy_server.codec.transforms import Size, fits_already, scaled_size, transform
-from stingy_server.errors import IMAGE_TOO_LARGE, ServiceError
+from stingy_server.errors import (
+    IMAGE_TOO_LARGE,
+    PIXELS_TOO_MANY,
+    SCALED_TOO_LARGE,
+    ServiceError,
+)
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -55,8 +60,10 @@ async def decode(
             unreadable; overloaded, if the caller has its share of the pool already.
     """
     sizes = [read_size(data) for data in files]
-    if sum(width * height for width, height in sizes) > max_pixels:
-        raise ServiceError(IMAGE_TOO_LARGE)
+    areas = [width * height for width, height in sizes]
+    if sum(areas) > max_pixels:
+        refusal = IMAGE_TOO_LARGE if max(areas) > max_pixels else PIXELS_TOO_MANY
+        raise ServiceError(refusal, limit=max_pixels)
     pixels = _count_pixels(sizes, preprocessing, max_scaled=MAX_GROWTH * max_pixels)
     costs = [max(cost, len(data)) for cost, data in zip(pixels, files, strict=True)]
     calls = [
@@ -121,14 +128,15 @@ def _count_pixels(
         ServiceError: too_large, if one scaled image or all scaled images have too many.
     """
     height, width = preprocessing.size
-    most = MAX_SCALED * width * height
+    most = min(MAX_SCALED * width * height, max_scaled)
+    left = max_scaled
     counts = []
     for size in sizes:
         scaled_width, scaled_height = scaled_size(size, preprocessing)
         scaled = scaled_width * scaled_height
-        max_scaled -= scaled
-        if scaled != size[0] * size[1] and (scaled > most or max_scaled < 0):
-            raise ServiceError(IMAGE_TOO_LARGE)
+        left -= scaled
+        if scaled != size[0] * size[1] and (scaled > most or left < 0):
+            raise ServiceError(SCALED_TOO_LARGE, limit=most if scaled > most else max_scaled)
         counts.append(max(size[0] * size[1], scaled))
     return counts
 

@@ -16,7 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stingy_protection import ScoreForm
 from stingy_server.codec.images import Pixels
-from stingy_server.errors import BAD_REQUEST, BAD_TENSOR, TOO_LARGE, ServiceError
+from stingy_server.errors import (
+    BAD_REQUEST,
+    BAD_TENSOR,
+    JSON_TOO_LARGE,
+    TOO_MANY_IMAGES,
+    ServiceError,
+)
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 BINARY = "application/octet-stream"
@@ -125,7 +131,7 @@ def parse_head(
     text = body[:split]
     head = _kept_heads.get((text, form)) or _parse_text(text, form)
     if head.count > max_images:
-        raise ServiceError(TOO_LARGE)
+        raise ServiceError(TOO_MANY_IMAGES, limit=max_images)
     if head.tail != len(body) - split:
         raise ServiceError(BAD_REQUEST)
     return head
@@ -155,7 +161,7 @@ def count_large_json(body: bytes, header_length: str | None, *, max_images: int)
         raise ServiceError(BAD_REQUEST)
     count = int(found[0])
     if count > max_images:
-        raise ServiceError(TOO_LARGE)
+        raise ServiceError(TOO_MANY_IMAGES, limit=max_images)
     return count
 
 
@@ -170,7 +176,7 @@ def _check_json(body: bytes, size: int) -> None:
         or body.count(b"[", 0, size) > MAX_JSON_LISTS
         or body.count(b"{", 0, size) > MAX_JSON_OBJECTS
     ):
-        raise ServiceError(TOO_LARGE)
+        raise ServiceError(JSON_TOO_LARGE)
 
 
 def _parse_text(text: bytes, form: ScoreForm) -> InferHead:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from stingy_protection import SparseLogits
+from stingy_protection import ScoreForm, SparseLogits
 from stingy_server.codec.oip import BINARY, HEADER_LENGTH, InferHead
 from stingy_server.errors import JSON
 
@@ -39,7 +39,7 @@ def encode_answer(request: InferHead, answer: SparseLogits, *, model: str, versi
         shapes = [
             (name, each.shape) for (name, _), each in zip(request.outputs, arrays, strict=True)
         ]
-        head = _binary_head(model, version, tuple(shapes))
+        head = _binary_head(model, version, answer.form, tuple(shapes))
         if request.id is not None:
             head = b'%b,"id":%b}' % (head[:-1], orjson.dumps(request.id))
         return Encoded(b"".join([head, *map(np.ndarray.tobytes, arrays)]), len(head))
@@ -52,7 +52,7 @@ def encode_answer(request: InferHead, answer: SparseLogits, *, model: str, versi
         else:
             output["data"] = json_numbers(values, answer.decimals).ravel()
         outputs.append(output)
-    message: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": outputs}
+    message = _describe_answer(model, version, answer.form, outputs)
     if request.id is not None:
         message["id"] = request.id
     head = orjson.dumps(message, option=orjson.OPT_SERIALIZE_NUMPY)
@@ -61,11 +61,22 @@ def encode_answer(request: InferHead, answer: SparseLogits, *, model: str, versi
 
 @lru_cache(maxsize=256)
 def _binary_head(
-    model: str, version: str, outputs: tuple[tuple[str, tuple[int, ...]], ...]
+    model: str, version: str, form: ScoreForm, outputs: tuple[tuple[str, tuple[int, ...]], ...]
 ) -> bytes:
     """Write the JSON of an answer without numbers in it. It depends on the shapes alone."""
     described = [_describe_output(name, shape, binary=True) for name, shape in outputs]
-    return orjson.dumps({"model_name": model, "model_version": version, "outputs": described})
+    return orjson.dumps(_describe_answer(model, version, form, described))
+
+
+def _describe_answer(
+    model: str, version: str, form: ScoreForm, outputs: list[dict[str, Any]]
+) -> dict[str, Any]:
+    return {
+        "model_name": model,
+        "model_version": version,
+        "parameters": {"scores": form},
+        "outputs": outputs,
+    }
 
 
 def _describe_output(name: str, shape: tuple[int, ...], *, binary: bool) -> dict[str, Any]:

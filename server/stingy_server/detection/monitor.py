@@ -24,7 +24,7 @@ from stingy_server.detection.fair_sample import (
 )
 from stingy_server.detection.image_hashes import BatchStats, HashIndex, ImageHasher
 from stingy_server.detection.key_profiles import Action, KeyProfileStore, Observation
-from stingy_server.errors import INTERNAL, RATE_LIMITED, TOO_LARGE, ServiceError
+from stingy_server.errors import INTERNAL, RATE_LIMITED, TOO_MANY_IMAGES, ServiceError
 from stingy_server.observability.metrics import SCORE_BOUNDS, Metrics
 from stingy_server.settings import WatchSettings
 from stingy_server.store.base import StoreUnavailable
@@ -111,7 +111,7 @@ class Watch:
         if most is None:
             return
         if images > most:
-            raise ServiceError(TOO_LARGE)
+            raise ServiceError(TOO_MANY_IMAGES, limit=most)
         with self._lock:
             if self._unwatched[key] + images > most:
                 raise ServiceError(RATE_LIMITED, retry_after=1)

@@ -88,7 +88,7 @@ def check_body(head: Head, settings: Settings) -> int:
         raise ServiceError(BAD_REQUEST)
     declared = int(head.length[:18])
     if len(head.length) > 18 or declared > settings.max_body_bytes:
-        raise ServiceError(TOO_LARGE)
+        raise ServiceError(TOO_LARGE, limit=settings.max_body_bytes)
     return declared
 
 
@@ -233,7 +233,7 @@ class LimitedBody:
             self._received += len(message.get("body", b""))
             self._complete = not message.get("more_body", False)
             if self._received > self._max_bytes:
-                raise ServiceError(TOO_LARGE)
+                raise ServiceError(TOO_LARGE, limit=self._max_bytes)
             if self._received > self._place.nbytes:
                 self._place.grow(self._received - self._place.nbytes)
         return message

@@ -14,6 +14,7 @@ from stingy_server.codec import oip
 from stingy_server.codec.infer_pixels import read_large_json, read_pixels
 from stingy_server.codec.oip_answers import Encoded, encode_answer
 from stingy_server.edge.hot_path import Handler, Query, documented
+from stingy_server.edge.model_list import list_versions, request_limits
 from stingy_server.edge.openapi import ERROR_RESPONSES, request_body
 from stingy_server.edge.tier_view import TierView, visible_form
 from stingy_server.errors import DRAINING, INTERNAL, JSON, STORE_UNAVAILABLE, ServiceError
@@ -73,9 +74,9 @@ async def model_metadata(request: Request, model: str, version: str | None = Non
     service: Service = request.app.state.service
     endpoint = service.endpoint(request.state.record, model, version)
     view = TierView.of(endpoint.policy, service.tier(request.state.record))
-    versions = [each.manifest.version for each in service.fleet.versions(endpoint.name)]
-    max_batch = service.settings.max_request_images
-    return _json(_metadata(endpoint, view, versions=versions, max_batch=max_batch))
+    versions = list_versions(service, endpoint.name)
+    limits = request_limits(service, endpoint, request.state.record)
+    return _json(_metadata(endpoint, view, versions=versions, limits=limits))
 
 
 async def infer(query: Query) -> Encoded:
@@ -118,7 +119,7 @@ for path, handler in HOT_ROUTES.items():
 
 
 def _metadata(
-    endpoint: Endpoint, view: TierView, *, versions: list[str], max_batch: int
+    endpoint: Endpoint, view: TierView, *, versions: list[str], limits: dict[str, int]
 ) -> dict[str, Any]:
     policy, manifest = endpoint.policy, endpoint.manifest
     outputs: list[dict[str, Any]] = [
@@ -136,6 +137,7 @@ def _metadata(
         "inputs": [{"name": "image", "datatype": "UINT8", "shape": [-1, -1, -1, 3]}],
         "outputs": outputs,
         "parameters": {
+            "version": manifest.version,
             "labels": manifest.classes,
             "num_classes": policy.num_classes,
             "policy": policy.name,
@@ -144,6 +146,6 @@ def _metadata(
             "decimals": view.decimals,
             "fingerprint": view.fingerprint,
             "image_size": manifest.preprocessing.size,
-            "max_batch": max_batch,
+            **limits,
         },
     }

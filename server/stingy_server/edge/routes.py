@@ -1,4 +1,4 @@
-"""The plain routes: one image in and its answer out, and the use of a budget."""
+"""The plain routes: one image in and its answer out, the models, and the use of a budget."""
 
 from functools import partial
 from typing import Any
@@ -8,11 +8,12 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from stingy_clients import PredictResponse, Usage
+from stingy_clients import ModelList, PredictResponse, Usage
 from stingy_protection import SparseLogits
 from stingy_server.codec.images import decode
 from stingy_server.codec.oip_answers import Encoded, json_numbers
 from stingy_server.edge.hot_path import Handler, Query, documented
+from stingy_server.edge.model_list import list_models
 from stingy_server.edge.openapi import ERROR_RESPONSES, IMAGE_TYPES, request_body
 from stingy_server.errors import JSON
 from stingy_server.models.endpoints import Endpoint
@@ -36,6 +37,14 @@ async def predict(query: Query) -> Encoded:
     )
     answer = await service.answer(record, endpoint, decode_body, images=1, tier=query.tier)
     return Encoded(orjson.dumps(_document(endpoint, answer)), None)
+
+
+@router.get("/v1/models", responses={200: {"model": ModelList}})
+async def models(request: Request) -> Response:
+    """List the models that are served, as the caller's key gets them."""
+    service: Service = request.app.state.service
+    document = {"models": list_models(service, request.state.record)}
+    return Response(orjson.dumps(document), media_type=JSON)
 
 
 @router.get("/v1/usage", responses={200: {"model": Usage}})
@@ -82,4 +91,9 @@ def _document(endpoint: Endpoint, answer: SparseLogits) -> dict[str, Any]:
             }
             for row, values in zip(indices, scores, strict=True)
         ]
-    return {"model": endpoint.name, "version": endpoint.manifest.version, "answers": rows}
+    return {
+        "model": endpoint.name,
+        "version": endpoint.manifest.version,
+        "scores": answer.form,
+        "answers": rows,
+    }

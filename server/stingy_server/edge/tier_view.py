@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from stingy_protection import Policy, ScoreForm
+from stingy_protection.policies.base import describe_answer
 from stingy_server.settings import Tier
 
 
@@ -29,6 +30,15 @@ class TierView:
             form=visible_form(policy, tier),
             decimals=decimals if tier.decimals is None else min(tier.decimals, decimals),
             fingerprint=fingerprint,
+        )
+
+    def describe(self, num_classes: int) -> str:
+        """Describe an answer in words, such as "top 2 of 10 classes, log_prob at 3 decimals"."""
+        return describe_answer(
+            support=self.support,
+            num_classes=num_classes,
+            scores=self.form,
+            decimals=self.decimals,
         )
 
 

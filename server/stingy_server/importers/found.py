@@ -36,6 +36,7 @@ class ImportOptions:
         channels: 1 or 3.
         interpolation: as in `Preprocessing`.
         outputs: the meaning of a row that the network returns.
+        exif_rotation: whether images are turned as their EXIF says. No source says it of itself.
     """
 
     arch: str | None = None
@@ -48,6 +49,7 @@ class ImportOptions:
     channels: Channels | None = None
     interpolation: Interpolation | None = None
     outputs: Outputs | None = None
+    exif_rotation: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -52,7 +52,9 @@ def describe_preprocessing(image: Preprocessing) -> str:
     elif image.resize_to is not None:
         cut = ", cut from the middle of {} x {}".format(*image.resize_to)
     colours = "grey" if image.channels == 1 else "RGB"
-    return f"{height} x {width} {colours}{cut}, {image.interpolation}; {_describe_scale(image)}"
+    turned = ", turned as their EXIF says" if image.exif_rotation else ""
+    shape = f"{height} x {width} {colours}{cut}{turned}, {image.interpolation}"
+    return f"{shape}; {_describe_scale(image)}"
 
 
 def choose_preprocessing(found: Preprocessing, options: ImportOptions) -> Preprocessing:
@@ -80,6 +82,7 @@ def choose_preprocessing(found: Preprocessing, options: ImportOptions) -> Prepro
         mean=_for_channels("--mean", options.mean or found.mean, channels),
         std=_for_channels("--std", options.std or found.std, channels),
         interpolation=options.interpolation or found.interpolation,
+        exif_rotation=options.exif_rotation,
     )
 
 

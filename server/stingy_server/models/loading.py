@@ -29,6 +29,7 @@ from stingy_protection.bundles.bundle import verified_bytes
 from stingy_protection.bundles.state import fit_state
 from stingy_server.inference.onnx_program import OnnxProgram
 from stingy_server.inference.thread_batcher import AnswerFunction
+from stingy_server.models.advice import openness_advice
 from stingy_server.models.artefact import is_artefact, open_artefact, read_artefact
 from stingy_server.models.factories import FactoryRejected, check_factory, find_factory
 from stingy_server.models.no_bundle import suggest_pack
@@ -136,7 +137,7 @@ def _openness_faults(bundle: ValidatedBundle, *, allow_open: bool) -> list[str]:
         return []
     return [
         f"{bundle.name}: the policy {policy.describe()} hides nothing: its answers tell whole rows "
-        f"to within {recovery_error(policy):.1%} of their spread; set allow_open = true to serve it"
+        f"to within {recovery_error(policy):.1%} of their spread; {openness_advice(policy)}"
     ]
 
 

@@ -26,6 +26,12 @@ def test_every_query_counts_and_requests_have_maximal_size() -> None:
     np.testing.assert_array_equal(answers.top1, LABELS)
 
 
+def test_requests_have_no_more_bytes_than_the_server_takes() -> None:
+    oracle = FakeOracle(max_bytes=1024 + 40 * PIXELS[0].nbytes)
+    QuerySession(oracle, budget=200).query(IMAGES)
+    assert oracle.requests == [40, 40, 40, 30]
+
+
 def test_E3_query_beyond_the_budget_is_refused_before_sending() -> None:
     oracle = FakeOracle()
     session = QuerySession(oracle, budget=149)

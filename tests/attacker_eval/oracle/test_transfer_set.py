@@ -33,6 +33,9 @@ def test_requests_are_no_larger_than_the_server_takes(tmp_path: Path) -> None:
     oracle = FakeOracle(max_batch=50)
     buy(oracle, IMAGES, budget=150, folder=tmp_path)
     assert oracle.requests == [50, 50, 50]
+    oracle = FakeOracle(max_bytes=1024 + 40 * IMAGES[0].nbytes)
+    buy(oracle, IMAGES, budget=150, folder=tmp_path / "bytes")
+    assert oracle.requests == [40, 40, 40, 30]
 
 
 def test_a_second_run_buys_nothing(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from stingy_server.errors import (
     BAD_IMAGE,
     DEEP_IMAGE,
     IMAGE_TOO_LARGE,
+    PIXELS_TOO_MANY,
+    SCALED_TOO_LARGE,
     UNSUPPORTED_IMAGE,
     Refusal,
     ServiceError,
@@ -41,6 +43,11 @@ async def refusal_of(data: bytes) -> Refusal:
     with pytest.raises(ServiceError) as error:
         await read(data)
     return error.value.refusal
+
+
+def limited(refusal: Refusal, limit: int) -> Refusal:
+    """Return a refusal as it names a limit."""
+    return ServiceError(refusal, limit=limit).refusal
 
 
 def encoded(image: Image.Image, form: str) -> bytes:
@@ -131,8 +138,8 @@ async def test_I1_only_three_formats_are_accepted() -> None:
 
 async def test_I2_huge_claimed_size_is_refused_before_decoding() -> None:
     start = time.process_time()
-    assert await refusal_of(png_of_size(65_535, 65_535)) is IMAGE_TOO_LARGE
-    assert await refusal_of(png_of_size(257, 256)) is IMAGE_TOO_LARGE
+    assert await refusal_of(png_of_size(65_535, 65_535)) == limited(IMAGE_TOO_LARGE, LIMIT)
+    assert await refusal_of(png_of_size(257, 256)) == limited(IMAGE_TOO_LARGE, LIMIT)
     assert time.process_time() - start < 0.5
 
 
@@ -190,7 +197,8 @@ async def test_I2_pictures_of_a_request_share_one_pixel_limit() -> None:
     assert len(await decode_alone(files, PREPROCESSING, max_pixels=3 * 64)) == 3
     with pytest.raises(ServiceError) as error:
         await decode_alone(files, PREPROCESSING, max_pixels=3 * 64 - 1)
-    assert error.value.refusal is IMAGE_TOO_LARGE
+    assert error.value.refusal == limited(PIXELS_TOO_MANY, 3 * 64 - 1)
+    assert "191 pixels in all images of a request" in error.value.refusal.message
 
 
 @pytest.mark.parametrize("size", [(65_000, 1), (1, 65_000)])
@@ -199,10 +207,10 @@ async def test_I2_line_of_pixels_is_refused_before_scaling(size: tuple[int, int]
     line = encoded(Image.new("RGB", size), "PNG")
     with pytest.raises(ServiceError) as error:
         await decode_alone([line], shorter, max_pixels=2**24)
-    assert error.value.refusal is IMAGE_TOO_LARGE
+    assert error.value.refusal == limited(SCALED_TOO_LARGE, 64 * 64)
     with pytest.raises(ServiceError) as error:
         await fit_alone(np.zeros((1, *size, 3), np.uint8), shorter)
-    assert error.value.refusal is IMAGE_TOO_LARGE
+    assert error.value.refusal == limited(SCALED_TOO_LARGE, 64 * 64)
 
 
 async def test_I2_scaled_pictures_of_a_request_share_one_limit() -> None:
@@ -211,10 +219,10 @@ async def test_I2_scaled_pictures_of_a_request_share_one_limit() -> None:
     start = time.process_time()
     with pytest.raises(ServiceError) as error:
         await fit_alone(lines, wide)
-    assert error.value.refusal is IMAGE_TOO_LARGE
+    assert error.value.refusal == limited(SCALED_TOO_LARGE, 4 * 2**24)
     with pytest.raises(ServiceError) as error:
         await decode_alone([png(line) for line in lines], wide)
-    assert error.value.refusal is IMAGE_TOO_LARGE
+    assert error.value.refusal == limited(SCALED_TOO_LARGE, 4 * 2**24)
     assert time.process_time() - start < 0.5
     assert len(await fit_alone(lines[:20], wide)) == 20
     ordinary = np.zeros((256, 200, 266, 3), np.uint8)  # as large as a request may be

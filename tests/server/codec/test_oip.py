@@ -18,6 +18,7 @@ from stingy_server.codec.oip import (
     INLINE_JSON_BYTES,
     MAX_JSON_BYTES,
     MAX_JSON_LISTS,
+    MAX_JSON_OBJECTS,
     InferHead,
     count_large_json,
     parse_head,
@@ -25,7 +26,14 @@ from stingy_server.codec.oip import (
     read_tensor,
 )
 from stingy_server.codec.oip_answers import encode_answer
-from stingy_server.errors import BAD_REQUEST, BAD_TENSOR, TOO_LARGE, ServiceError
+from stingy_server.errors import (
+    BAD_REQUEST,
+    BAD_TENSOR,
+    JSON_TOO_LARGE,
+    TOO_MANY_IMAGES,
+    Refusal,
+    ServiceError,
+)
 
 IMAGES = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
 
@@ -187,6 +195,11 @@ def test_binary_data_that_misfits_its_shape_is_refused(tensor: dict[str, Any], r
     assert error.value.refusal is BAD_TENSOR
 
 
+def too_many(limit: int) -> Refusal:
+    """Return the refusal of more images than this."""
+    return ServiceError(TOO_MANY_IMAGES, limit=limit).refusal
+
+
 TOO_MANY = MAX_IMAGES + 1
 
 
@@ -204,7 +217,7 @@ TOO_MANY = MAX_IMAGES + 1
 def test_more_images_or_json_than_allowed_are_refused(document: Any, raw: bytes) -> None:
     with pytest.raises(ServiceError) as error:
         images_of(document, raw)
-    assert error.value.refusal is TOO_LARGE
+    assert error.value.refusal in (too_many(MAX_IMAGES), JSON_TOO_LARGE)
 
 
 @pytest.mark.parametrize("size", [(510, 510), (49_800, 5)])
@@ -246,7 +259,7 @@ def test_H1_json_that_is_no_picture_takes_bounded_memory(data: Any) -> None:
 
 
 def test_H1_objects_in_json_are_few() -> None:
-    for objects, refusal in ((50, BAD_TENSOR), (65, TOO_LARGE)):
+    for objects, refusal in ((50, BAD_TENSOR), (65, JSON_TOO_LARGE)):
         with pytest.raises(ServiceError) as error:
             images_of(message({"data": [{"": 0}] * objects}))
         assert error.value.refusal is refusal
@@ -257,13 +270,13 @@ def test_H1_objects_in_json_are_few() -> None:
     [
         (b'{"inputs": [{"shape": [3, 4, 5, 3]', 3),
         (b'"shape":[ 8 ]', 8),
-        (b'"shape":[9,1,1,3]', TOO_LARGE),
+        (b'"shape":[9,1,1,3]', too_many(8)),
         (b'"shape":[0,1,1,3]', BAD_REQUEST),
         (b'"shape":[1.5]', BAD_REQUEST),
         (b'"shape":[2], "shape":[1]', BAD_REQUEST),
         (b'"Shape":[2]', BAD_REQUEST),
-        (b'"shape":[2]' + b"[" * (MAX_JSON_LISTS + 1), TOO_LARGE),
-        (b'"shape":[2]' + b" " * MAX_JSON_BYTES, TOO_LARGE),
+        (b'"shape":[2]' + b"[" * (MAX_JSON_LISTS + 1), JSON_TOO_LARGE),
+        (b'"shape":[2]' + b" " * MAX_JSON_BYTES, JSON_TOO_LARGE),
     ],
 )
 def test_R1_large_json_is_counted_without_parsing(text: bytes, expected: object) -> None:
@@ -276,7 +289,12 @@ def test_R1_large_json_is_counted_without_parsing(text: bytes, expected: object)
         return
     with pytest.raises(ServiceError) as error:
         count_large_json(body, None, max_images=8)
-    assert error.value.refusal is expected
+    assert error.value.refusal == expected
+
+
+def test_sentence_for_large_json_names_the_limits() -> None:
+    for limit in (MAX_JSON_BYTES, MAX_JSON_LISTS, MAX_JSON_OBJECTS):
+        assert f" {limit:,} " in JSON_TOO_LARGE.message
 
 
 @pytest.mark.parametrize("header", ["", "-1", "1e2", "\u0661", "9" * 50, "100000"])

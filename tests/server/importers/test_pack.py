@@ -9,7 +9,8 @@ import torch
 from torchvision import models  # type: ignore[import-untyped]
 from typer.testing import CliRunner
 
-from packing import check, pack, packed
+import onnx_files
+from packing import assert_failed_pack_writes_nothing, check, pack, packed
 from stingy_protection import Preprocessing, read_manifest
 from stingy_server.cli.main import app
 from stingy_server.importers import pack as packing
@@ -130,6 +131,37 @@ def test_B9_interrupted_pack_leaves_nothing(
     monkeypatch.setattr(packing, "try_bundle", fail)
     assert pack(weights, *SOURCE, "--out", tmp_path / "new" / "out").exit_code != 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_B9_pack_that_fails_its_trial_writes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(onnx_files.content(over_batch=True))
+    assert_failed_pack_writes_nothing(tmp_path / "net.onnx", tmp_path / "out")
+
+
+@pytest.mark.parametrize("source", ["onnx", "weights"])
+def test_B5_exif_rotation_is_packed_if_it_is_given(
+    weights: Path, tmp_path: Path, source: str
+) -> None:
+    (tmp_path / "net.onnx").write_bytes(onnx_files.content())
+    arguments: tuple[str | Path, ...] = (weights, *SOURCE, "--policy", "stingy:n=2")
+    if source == "onnx":
+        arguments = (tmp_path / "net.onnx", "--labels", "a,b,c,d,e", "--policy", "stingy:n=2")
+    plain = packed(*arguments, "--out", tmp_path / "plain")
+    turned = packed(*arguments, "--out", tmp_path / "turned", "--exif-rotation")
+    assert not read_manifest(tmp_path / "plain").preprocessing.exif_rotation
+    assert read_manifest(tmp_path / "turned").preprocessing.exif_rotation
+    assert ("turned as their EXIF says" in plain, "turned as their EXIF says" in turned) == (
+        False,
+        True,
+    )
+
+
+def test_single_class_with_a_score_is_noted(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(onnx_files.content())
+    note = "one class leaves, so its score is always the same; see --policy stingy:n=2"
+    printed = packed(tmp_path / "net.onnx", "--labels", "a,b,c,d,e", "--out", tmp_path / "out")
+    assert f"note         {note}" in printed
+    assert f"note         {note}" in check(tmp_path / "out").stdout
 
 
 def test_B9_pack_opens_no_connection(

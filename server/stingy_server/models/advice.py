@@ -1,0 +1,28 @@
+"""Advice on policies that surprise people whose models have few classes."""
+
+from stingy_protection import Policy, ScoreForm, Stingy, hides_nothing
+
+FEW = 4  # classes; with fewer, the scores of two tell the whole row
+
+
+def policy_notes(policy: Policy) -> list[str]:
+    """Return a note on a policy that sends one class with a renormalised score.
+
+    Such a score is the same for every image: log-probability 0, or probability 1.
+    """
+    if policy.support > 1 or policy.scores not in (ScoreForm.LOG_PROB, ScoreForm.PROB):
+        return []
+    other = "label, which sends no score"
+    if not hides_nothing(Stingy(num_classes=policy.num_classes, n=2)):
+        other = "stingy:n=2, which sends scores that differ"
+    return [f"one class leaves, so its score is always the same; see --policy {other}"]
+
+
+def openness_advice(policy: Policy) -> str:
+    """Return what to do about a policy that hides nothing and needs `allow_open`."""
+    if policy.num_classes < FEW:
+        return (
+            f"with {policy.num_classes} classes scores tell the row; "
+            "use the policy label, which sends none"
+        )
+    return "set allow_open = true to serve it"
