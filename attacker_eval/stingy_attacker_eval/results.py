@@ -26,6 +26,7 @@ class Row(BaseModel):
         labels and the attack reads labels only, so the student was trained once.
     commit: of the code that trained it; None outside a checkout, or if not recorded.
     threads: of the process that trained it; None if not recorded.
+    measures: other numbers that the attack reports, by name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -46,6 +47,7 @@ class Row(BaseModel):
     trained_on: str | None = None
     commit: str | None = None
     threads: int | None = None
+    measures: dict[str, float] = {}
 
 
 class Summary(BaseModel):

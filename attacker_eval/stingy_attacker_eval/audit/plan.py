@@ -51,9 +51,10 @@ class Job:
     @property
     def transfer_queries(self) -> int:
         """The number of answers bought once that the attack trains on."""
-        if not self.attack.requires & {Capability.ANSWERS, Capability.SCORES}:
+        if not self.attack.needs & {Capability.ANSWERS, Capability.SCORES}:
             return 0
-        sources = [source for source in (self.purchase, self.partner) if source]
+        partner = None if self.attack.partner_is_truth else self.partner
+        sources = [source for source in (self.purchase, partner) if source]
         return sum(self.budget or len(source.transfer) for source in sources)
 
 
@@ -114,7 +115,7 @@ def mark_duplicates(jobs: Sequence[Job]) -> list[Job]:
     first: dict[tuple[object, ...], Run] = {}
     marked = []
     for job in jobs:
-        if job.purchase is None or not job.attack.reads_top1_only:
+        if job.purchase is None or job.queries_endpoint or not job.attack.reads_top1_only:
             marked.append(job)
             continue
         answers = job.purchase.transfer, job.purchase.evaluation

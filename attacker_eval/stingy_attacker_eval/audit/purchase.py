@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from stingy_attacker_eval.attacks import Capability
 from stingy_attacker_eval.audit.protocol import EndpointEntry, Protocol
 from stingy_attacker_eval.audit.run_folder import RunFolder
 from stingy_attacker_eval.datasets.datasets import Dataset
@@ -121,12 +120,11 @@ def check_remaining(
 
 
 def _attack_queries(protocol: Protocol, endpoint: EndpointEntry, data: Dataset) -> int:
-    """Return the most images that this endpoint's attacks query while they run."""
+    """Return the most images, beside those bought once, that this endpoint's attacks query."""
     runs = len(protocol.students_of(endpoint)) * len(protocol.seeds)
     return sum(
-        attack.budget(len(data.train_x)) * (runs if attack.per_run else 1)
+        attack.new_images(len(data.train_x)) * (runs if attack.per_run else 1)
         for attack in protocol.variants_of(endpoint)
-        if Capability.IMAGES not in attack.requires  # those query images that the audit has bought
     )
 
 

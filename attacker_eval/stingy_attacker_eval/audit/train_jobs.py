@@ -137,6 +137,7 @@ def _row(job: Job, result: StudentResult, dataset: Dataset, baselines: Sequence[
         budget=job.budget,
         commit=result.commit,
         threads=result.threads,
+        measures=result.measures,
     )
 
 

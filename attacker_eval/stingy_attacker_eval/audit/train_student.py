@@ -47,6 +47,7 @@ class StudentResult:
     seconds: of the whole attack, all its training and queries included.
     queries: the images that the attack queried while it ran.
     commit, threads: of the process that trained the student.
+    measures: other numbers that the attack reports, by name.
     """
 
     predictions: NDArray[np.int64]
@@ -55,6 +56,7 @@ class StudentResult:
     queries: int
     commit: str | None
     threads: int
+    measures: dict[str, float]
 
 
 def train_student(task: Task) -> StudentResult:
@@ -75,4 +77,5 @@ def train_student(task: Task) -> StudentResult:
         queries=session.spent if session is not None else 0,
         commit=source_commit(),
         threads=torch.get_num_threads(),
+        measures=dict(result.measures),
     )

@@ -24,8 +24,8 @@ from stingy_attacker_eval.attacks import (
     build_attacks,
 )
 from stingy_attacker_eval.attacks.label_only import LabelOnly
-from stingy_attacker_eval.attacks.paper_kd import PaperKd
-from stingy_attacker_eval.attacks.soft_label import SoftLabel
+from stingy_attacker_eval.attacks.scores.paper_kd import PaperKd
+from stingy_attacker_eval.attacks.scores.soft_label import SoftLabel
 from stingy_attacker_eval.errors import AnswersError, AttackError, BudgetExhausted
 from stingy_attacker_eval.students import cnn
 from stingy_attacker_eval.training import TrainResult, TrainSettings, to_device

@@ -22,17 +22,17 @@ from attack_lab import (
     striped_oracle,
 )
 from stingy_attacker_eval.attacks import Attack, AttackContext, Capability
-from stingy_attacker_eval.attacks.active import Active, select_farthest
-from stingy_attacker_eval.attacks.augmentation_union import AugmentationUnion, merge_views, shift
-from stingy_attacker_eval.attacks.consistent import Consistent
-from stingy_attacker_eval.attacks.dafl import Dafl
-from stingy_attacker_eval.attacks.data_free import Generator, sample_noise, to_pixels
-from stingy_attacker_eval.attacks.data_free_hard import DataFreeHard
-from stingy_attacker_eval.attacks.data_free_soft import DataFreeSoft
-from stingy_attacker_eval.attacks.knockoff import Knockoff
+from stingy_attacker_eval.attacks.queries.active import Active, select_farthest
+from stingy_attacker_eval.attacks.views.augmentation_union import AugmentationUnion, merge_views, shift
+from stingy_attacker_eval.attacks.views.consistent import Consistent
+from stingy_attacker_eval.attacks.data_free.dafl import Dafl
+from stingy_attacker_eval.attacks.data_free.generation import Generator, sample_noise, to_pixels
+from stingy_attacker_eval.attacks.data_free.data_free_hard import DataFreeHard
+from stingy_attacker_eval.attacks.data_free.data_free_soft import DataFreeSoft
+from stingy_attacker_eval.attacks.queries.knockoff import Knockoff
 from stingy_attacker_eval.attacks.label_only import LabelOnly
 from stingy_attacker_eval.attacks.networks import compute_logits
-from stingy_attacker_eval.attacks.semi_supervised import SemiSupervised, make_strong_view
+from stingy_attacker_eval.attacks.queries.semi_supervised import SemiSupervised, make_strong_view
 from stingy_attacker_eval.datasets.query_pools import load_pool
 from stingy_attacker_eval.errors import AnswersError, BudgetExhausted, DatasetError
 from stingy_attacker_eval.oracle.query_session import QuerySession
