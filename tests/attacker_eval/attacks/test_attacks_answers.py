@@ -239,6 +239,7 @@ def test_rank_distillation_runs_on_ranks_and_on_scores() -> None:
         "stingy_smooth:n=2",
         "reverse_sigmoid",
         "ranked_buckets:n=4",
+        "modelguard_w",
     ],
 )
 def test_E3_simulated_policy_answers_as_the_gate_does(policy: str) -> None:
