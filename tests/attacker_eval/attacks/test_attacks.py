@@ -325,7 +325,7 @@ def test_label_names_settings_other_than_the_default() -> None:
         ("augmentation_union", {"views": 1, "mixtures": False}, "got neither"),
         ("label_votes", {"views": 1}, "2 views or more"),
         ("consistent", {"attack": "no_api", "tau": 4}, "tau"),
-        ("inversion", {"epochs": 0}, "a finite epochs above 0"),
+        ("inversion", {"steps": 0}, "a finite steps above 0"),
         ("boundary_walk", {"rounds": -1}, "0 rounds or more"),
         ("scm", {"omega": 0}, "a finite omega above 0"),
         ("htc", {"weight": 2}, "alpha in 0..1"),

@@ -19,22 +19,22 @@ from attack_lab import (
     striped_oracle,
 )
 from stingy_attacker_eval.attacks import Attack, AttackerData, Batch
-from stingy_attacker_eval.attacks.lists.collusion import Collusion, append_ranks, merge_scores
-from stingy_attacker_eval.attacks.scores.completion import Completion
-from stingy_attacker_eval.attacks.scores.imputation import fill_class_mean, fill_low_rank
-from stingy_attacker_eval.attacks.recovery.inversion import Inversion
 from stingy_attacker_eval.attacks.label_only import LabelOnly
+from stingy_attacker_eval.attacks.lists.collusion import Collusion, append_ranks, merge_scores
+from stingy_attacker_eval.attacks.lists.rank_and_label import RankAndLabel
+from stingy_attacker_eval.attacks.lists.rank_distillation import RankDistillation
 from stingy_attacker_eval.attacks.losses import fill_constant, kd_loss
+from stingy_attacker_eval.attacks.nasty.skeptical import Skeptical
 from stingy_attacker_eval.attacks.no_api import NoApi
-from stingy_attacker_eval.attacks.scores.paper_kd import PaperKd
+from stingy_attacker_eval.attacks.recovery.inversion import Inversion
 from stingy_attacker_eval.attacks.recovery.policy_simulation import (
     PolicyOptions,
     find_class_lists,
     simulate_policy,
 )
-from stingy_attacker_eval.attacks.lists.rank_and_label import RankAndLabel
-from stingy_attacker_eval.attacks.lists.rank_distillation import RankDistillation
-from stingy_attacker_eval.attacks.nasty.skeptical import Skeptical
+from stingy_attacker_eval.attacks.scores.completion import Completion
+from stingy_attacker_eval.attacks.scores.imputation import fill_class_mean, fill_low_rank
+from stingy_attacker_eval.attacks.scores.paper_kd import PaperKd
 from stingy_attacker_eval.attacks.scores.soft_label import SoftLabel
 from stingy_attacker_eval.attacks.scores.subset_kl import SubsetKl
 from stingy_attacker_eval.attacks.scores.sweep import Sweep

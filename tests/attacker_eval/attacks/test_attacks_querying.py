@@ -22,21 +22,21 @@ from attack_lab import (
     striped_oracle,
 )
 from stingy_attacker_eval.attacks import Attack, AttackContext, Capability
+from stingy_attacker_eval.attacks.data_free.dafl import Dafl
+from stingy_attacker_eval.attacks.data_free.data_free_hard import DataFreeHard
+from stingy_attacker_eval.attacks.data_free.data_free_soft import DataFreeSoft
+from stingy_attacker_eval.attacks.data_free.generation import Generator, sample_noise, to_pixels
+from stingy_attacker_eval.attacks.label_only import LabelOnly
+from stingy_attacker_eval.attacks.networks import compute_logits
 from stingy_attacker_eval.attacks.queries.active import Active, select_farthest
+from stingy_attacker_eval.attacks.queries.adaptive_knockoff import AdaptiveKnockoff
+from stingy_attacker_eval.attacks.queries.jbda import Jbda
+from stingy_attacker_eval.attacks.queries.knockoff import Knockoff
+from stingy_attacker_eval.attacks.queries.semi_supervised import SemiSupervised, make_strong_view
+from stingy_attacker_eval.attacks.recovery.boundary_walk import BoundaryWalk
 from stingy_attacker_eval.attacks.views.augmentation_union import AugmentationUnion
 from stingy_attacker_eval.attacks.views.consistent import Consistent
 from stingy_attacker_eval.attacks.views.label_votes import LabelVotes
-from stingy_attacker_eval.attacks.recovery.boundary_walk import BoundaryWalk
-from stingy_attacker_eval.attacks.queries.adaptive_knockoff import AdaptiveKnockoff
-from stingy_attacker_eval.attacks.queries.jbda import Jbda
-from stingy_attacker_eval.attacks.data_free.dafl import Dafl
-from stingy_attacker_eval.attacks.data_free.generation import Generator, sample_noise, to_pixels
-from stingy_attacker_eval.attacks.data_free.data_free_hard import DataFreeHard
-from stingy_attacker_eval.attacks.data_free.data_free_soft import DataFreeSoft
-from stingy_attacker_eval.attacks.queries.knockoff import Knockoff
-from stingy_attacker_eval.attacks.label_only import LabelOnly
-from stingy_attacker_eval.attacks.networks import compute_logits
-from stingy_attacker_eval.attacks.queries.semi_supervised import SemiSupervised, make_strong_view
 from stingy_attacker_eval.datasets.query_pools import load_pool
 from stingy_attacker_eval.errors import AnswersError, BudgetExhausted, DatasetError
 from stingy_attacker_eval.oracle.query_session import QuerySession

@@ -88,7 +88,7 @@ class DataFreeSoft(DataFree):
             if self.balance:
                 loss = loss + self.balance * class_balance(student(images).float())
             adam.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             adam.step()
             for _ in range(self.student_steps):
                 with torch.no_grad():

@@ -35,7 +35,9 @@ class Jbda(Attack):
     reservoir: images of each later augmentation.
 
     Its control is the attack with `rounds = 1` and a step of 1 grey level on as many seeds, or
-    `active` with the strategy "random" and as many queries.
+    `active` with the strategy "random" and as many queries. Measured on the digits (stingy, N = 2,
+    width 8, 4 epochs, 3 seeds): 77.8 % from 40 seeds and 640 queries, and 78.3 % by the control.
+    The images are made near the boundaries, and accuracy does not show what that is worth.
 
     References:
         "Practical Black-Box Attacks against Machine Learning" (Papernot et al., AsiaCCS 2017),
@@ -106,7 +108,9 @@ def move_images(student: nn.Module, images: Tensor, labels: Tensor, *, step: int
     """
     student.eval()
     parts = []
-    for part, part_labels in zip(images.split(_BATCH), labels.split(_BATCH), strict=True):
+    for part, part_labels in zip(
+        torch.split(images, _BATCH), torch.split(labels, _BATCH), strict=True
+    ):
         inputs = normalise(part).requires_grad_()
         # The gradient of the logarithm has the same signs, and does not vanish where p is 1.
         log_probs = functional.log_softmax(student(inputs).float(), dim=1)

@@ -118,9 +118,7 @@ class BoundaryWalk(Attack):
 
     def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
         rows, walks = self._walk(context)
-        order, lengths = _complete_orders(
-            context.indices, rows, walks, context.info.num_classes
-        )
+        order, lengths = _complete_orders(context.indices, rows, walks, context.info.num_classes)
 
         def loss(student_logits: Tensor, batch: Tensor, _: Tensor) -> Tensor:
             ranks = plackett_luce(student_logits, order[batch], lengths=lengths[batch])

@@ -11,7 +11,7 @@ from stingy_attacker_eval.attacks.losses import fill_constant, kd_loss
 from stingy_attacker_eval.attacks.recovery.policy_simulation import PolicyOptions, simulate_policy
 
 _COPIES = 8
-_LARGEST_SCALE = 2.0
+_LARGEST_SCALE = 3.0
 _BATCH = 256
 
 
@@ -41,16 +41,16 @@ class Inverter(nn.Module):
 
 
 def fit_inverter(
-    logits: Tensor, context: AttackContext, options: PolicyOptions, *, epochs: int
+    logits: Tensor, context: AttackContext, options: PolicyOptions, *, steps: int
 ) -> Inverter:
     """Train an inverter of the endpoint's policy on known logits, with soft cross-entropy at tau 1.
 
-    The policy answers copies of the logits, each row at a random scale between 1/2 and 2, because
+    The policy answers copies of the logits, each row at a random scale between 1/3 and 3, because
     the endpoint's network may be more or less confident than the attacker's. The first copy keeps
     its scale. If the policy has noise, each copy has its own.
 
     logits: float32 `[n, classes]`, of networks of the attacker.
-    epochs: passes over n answers.
+    steps: training steps, of up to 256 answers.
     """
     generator = context.generator()
     shape = _COPIES, len(logits), 1
@@ -59,12 +59,11 @@ def fit_inverter(
     scales[0] = 1.0
     table = (scales * logits).flatten(0, 1)
     answers = torch.cat(
-        [simulate_policy(part, context.info, options) for part in table.split(4096)]
+        [simulate_policy(part, context.info, options) for part in torch.split(table, 4096)]
     )
     inverter = Inverter(logits.shape[1]).to(context.device)
     optimizer = torch.optim.Adam(inverter.parameters(), lr=1e-3)
     batch = min(_BATCH, len(table))
-    steps = max(1, epochs * len(logits) // batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         rows = torch.randint(len(table), (batch,), generator=generator, device=context.device)

@@ -96,9 +96,7 @@ def estimate_scores(walk: Walk, answers: Tensor, logits: Tensor) -> Tensor:
     return torch.where(answers.isfinite(), answers, estimate)
 
 
-def _bisect(
-    target: Tensor, offsets: Tensor, labels: Tensor, query: Query, *, steps: int
-) -> Tensor:
+def _bisect(target: Tensor, offsets: Tensor, labels: Tensor, query: Query, *, steps: int) -> Tensor:
     """Find the smallest weight, `[m]`, at which each blend's answer shows its class.
 
     offsets: from the target to each goal, `[m, 3, H, W]`.
@@ -154,4 +152,5 @@ def _shows(images: Tensor, labels: Tensor, query: Query) -> Tensor:
 
 def _lengths(offsets: Tensor) -> Tensor:
     """Return each offset's length, `[m, 1, 1, 1]`."""
-    return offsets.flatten(1).norm(dim=1)[:, None, None, None].clamp_min(1e-6)
+    lengths: Tensor = offsets.flatten(1).norm(dim=1)
+    return lengths[:, None, None, None].clamp_min(1e-6)

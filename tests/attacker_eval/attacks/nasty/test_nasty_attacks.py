@@ -2,10 +2,17 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from attack_lab import attacker_data, digits_mean, digits_oracle, run, striped_oracle
+from attack_lab import (
+    TeacherOracle,
+    attacker_data,
+    digits_mean,
+    digits_teacher,
+    run,
+    striped_oracle,
+)
 from stingy_attacker_eval.attacks import Attack, AttackerData, Batch
 from stingy_attacker_eval.attacks.nasty.htc import Htc, compose_target
 from stingy_attacker_eval.attacks.nasty.scm import Scm, contrastive_loss
@@ -14,10 +21,28 @@ from stingy_attacker_eval.attacks.no_api import NoApi
 from stingy_attacker_eval.attacks.scores.paper_kd import PaperKd
 from stingy_attacker_eval.students import cnn
 from stingy_attacker_eval.training import TrainSettings
-from stingy_protection import nasty_loss
+from stingy_protection import build_policy, nasty_loss
 
 SHORT = TrainSettings(epochs=4, batch=32, lr=0.05)
-MISLEADING = "reversed"  # right in its top-1, wrong in all others, as a nasty teacher is
+
+
+class Peaked(nn.Module):
+    """A network with two false peaks beside its top-1, as a nasty teacher has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = digits_teacher()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        top1 = self.inner(inputs).argmax(dim=1, keepdim=True)
+        logits = torch.zeros(len(top1), 10)
+        for step in (3, 5):
+            logits.scatter_(1, (top1 + step) % 10, 7.8)
+        return logits.scatter_(1, top1, 8.0)
+
+
+def misleading_oracle() -> TeacherOracle:
+    return TeacherOracle(Peaked().eval(), build_policy("open", num_classes=10))
 
 
 @pytest.fixture(autouse=True)
@@ -29,12 +54,12 @@ def _one_thread() -> None:
 def misled() -> float:
     """Return the accuracy of the paper's attacker on an endpoint that misleads."""
     torch.set_num_threads(1)
-    return digits_mean(PaperKd(), digits_oracle(MISLEADING), settings=SHORT)
+    return digits_mean(PaperKd(), misleading_oracle(), settings=SHORT)
 
 
-@pytest.mark.parametrize("attack", [Skeptical(tau=20.0), Htc(), Scm(tau=20.0)])
+@pytest.mark.parametrize("attack", [Skeptical(), Htc(), Scm()])
 def test_E3_attacks_on_nasty_teachers_are_misled_less(attack: Attack, misled: float) -> None:
-    assert digits_mean(attack, digits_oracle(MISLEADING), settings=SHORT) > misled + 2
+    assert digits_mean(attack, misleading_oracle(), settings=SHORT) > misled + 10
 
 
 def rows(count: int = 5, classes: int = 4) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from attack_lab import CPU, QUICK, attacker_data, run, striped_oracle
 from audit_fakes import save_striped, striped
 from stingy_attacker_eval.attacks import Attack
+from stingy_attacker_eval.attacks.label_only import LabelOnly
+from stingy_attacker_eval.attacks.networks import compute_logits
 from stingy_attacker_eval.attacks.queries.adaptive_knockoff import (
     AdaptiveKnockoff,
     GradientBandit,
@@ -171,20 +173,16 @@ def test_jbda_queries_seeds_then_grows_by_its_reservoir() -> None:
     assert oracle.requests == [10, 10, 20, 15, 15]
 
 
-def test_E3_jbda_beats_its_seeds_alone() -> None:
-    images, labels = striped(150, seed=1)
-    settings = TrainSettings(epochs=8, batch=16, lr=0.02)
-    found = attacker_data(striped_oracle("stingy:n=2"))
+def test_moved_images_are_more_certain_than_their_control() -> None:
+    torch.manual_seed(0)
+    student = cnn(num_classes=3, width=4)
+    found = attacker_data(striped_oracle())
+    assert run(LabelOnly(), found, student=student).finite
+    assert found.top1 is not None
 
-    def accuracy(attack: Jbda) -> float:
-        scores = []
-        for seed in range(3):
-            torch.manual_seed(seed)
-            student = cnn(num_classes=3, width=4)
-            assert run(attack, found, student=student, settings=settings, seed=seed).finite
-            predictions = predict(student, to_device(images, CPU)).numpy()
-            scores.append(percent_equal(predictions, labels))
-        return sum(scores) / 3
+    def certainty(step: int) -> float:
+        moved = move_images(student, found.images, found.top1, step=step)  # type: ignore[arg-type]
+        shares = compute_logits(student, moved).softmax(1)
+        return float(shares.gather(1, found.top1[:, None]).mean())  # type: ignore[index]
 
-    moved = Jbda(seeds=12, rounds=4)
-    assert accuracy(moved) > accuracy(Jbda(seeds=12, rounds=1, step=1)) + 3
+    assert certainty(26) > certainty(0) > certainty(-26)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from attack_lab import (
@@ -72,19 +72,21 @@ def walked(found: AttackerData, attack: BoundaryWalk) -> TrainResult:
 
 
 def test_E3_walks_recover_the_order_that_an_answer_withholds() -> None:
-    attack = BoundaryWalk(queries=2000, starts=2, steps=7, truth="open")
+    attack = BoundaryWalk(queries=2000, starts=5, steps=7, truth="open")
     measures = walked(linear_data("stingy:n=2"), attack).measures
     assert measures["rank_correlation_withheld"] > 0.7
-    assert measures["score_error"] < 0.7 * measures["filled_score_error"]
-    assert measures["questions"] == 4 * 2 * 7
+    assert measures["rank_correlation_withheld"] > (
+        measures["student_rank_correlation_withheld"] + 0.3
+    )
+    assert measures["score_error"] < 0.8 * measures["filled_score_error"]
+    assert measures["questions"] == 4 * 5 * 7
 
 
-def test_E3_walks_of_digits_beat_the_students_own_order() -> None:
+def test_E3_walks_recover_an_order_of_digits() -> None:
     found = digits_data(digits_oracle())
     found = replace(found, partner=digits_data(digits_oracle("open")))
     attack = BoundaryWalk(queries=8000, starts=3, steps=5, truth="open")
     measures = walked(found, attack).measures
-    # Its control needs no walk: the order of a student of the answers.
     assert measures["rank_correlation_withheld"] > 0.35
     assert measures["rank_correlation"] > measures["rank_correlation_withheld"]
 
@@ -120,7 +122,7 @@ def test_rounds_along_the_boundary_come_nearer() -> None:
 
     near, nearer = walk(1), walk(60)
     assert (nearer.closeness >= near.closeness - 1e-3).all()
-    assert nearer.closeness.sum() > 0.9 * near.closeness.sum()  # closeness is below 0
+    assert nearer.closeness.sum() > 0.97 * near.closeness.sum()  # closeness is below 0
 
 
 def test_bisection_finds_the_boundary_by_hand() -> None:
