@@ -331,7 +331,7 @@ def test_nasty_teacher_leaves_the_normal_one_further_with_omega(tmp_path: Path) 
 
     def gap(omega: float) -> float:
         settings = replace(
-            SETTINGS, nasty_from_normal=True, nasty_epochs=1, nasty_lr=0.01, omega=omega, tau=4.0
+            SETTINGS, nasty_from_normal=True, nasty_epochs=4, nasty_lr=0.05, omega=omega, tau=4.0
         )
         logits = []
         for teacher in train_teachers(data, out=tmp_path / str(omega), settings=settings):
@@ -341,4 +341,4 @@ def test_nasty_teacher_leaves_the_normal_one_further_with_omega(tmp_path: Path) 
         normal, nasty = ((each / 4).log_softmax(1) for each in logits)
         return float((nasty.exp() * (nasty - normal)).sum(1).mean())
 
-    assert gap(0.05) > 2 * gap(1e-9)
+    assert gap(0.1) > 2 * gap(1e-9)
