@@ -174,7 +174,12 @@ def _application(service: Service, rollout: Rollout | None) -> FastAPI:
         service.last_writes.append(service.refusals.write)
         if rollout is not None:
             service.last_writes.append(rollout.close)
-        service.start()
+        try:
+            service.start()
+        except StoreUnavailable as error:
+            log.error("this process does not serve: %s", error)
+            service.close()
+            raise
         rolling = None if rollout is None else asyncio.create_task(rollout.run())
         yield
         if rolling is not None:

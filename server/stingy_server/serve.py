@@ -59,7 +59,10 @@ def serve(settings: Settings, faults: Sequence[str], *, console: Console) -> Non
             registry = service.metrics.registry if settings.workers == 1 else None
             metrics_server.listen(settings.metrics_host, settings.metrics_port, registry=registry)
         if settings.workers == 1:
-            DrainingServer(_config(app, settings)).run(sockets=[listener])
+            server = DrainingServer(_config(app, settings))
+            server.run(sockets=[listener])
+            if not server.started:
+                sys.exit(UNABLE)
             return
         # Each worker loads the models again, and serves only the bundles that were loaded here.
         expected = {

@@ -1,14 +1,18 @@
 """The application: what it refuses to start with, which models it serves, how it drains."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from starlette.types import Message
 from torch import nn
 
 import sample_networks
 from infer_requests import IMAGES, code, infer, outputs, used
 from serving import make_bundle, make_settings, running
 from stingy_server import ConfigurationError, ModelSettings, create_app
+from stingy_server.store.base import StoreUnavailable
 
 pytestmark = pytest.mark.anyio
 
@@ -99,3 +103,25 @@ async def test_a_torchvision_network_can_be_served(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", factory="torchvision.models:shufflenet_v2_x0_5", gain=1.0)
     async with running(make_settings(tmp_path / "s", bundle)) as (client, _):
         assert outputs(await infer(client, IMAGES[:2]))["indices"]["shape"] == [2, 2]
+
+
+async def test_lifespan_with_a_locked_state_fails_with_one_sentence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = tmp_path / "state"
+    app = create_app(make_settings(state, make_bundle(tmp_path / "b")))
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    with closing(sqlite3.connect(state / "stingy.sqlite3", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnavailable):
+            await app({"type": "lifespan"}, receive, send)
+    assert sent == [{"type": "lifespan.startup.failed"}]
+    assert caplog.messages[0].startswith("this process does not serve: ")
+    assert all(record.exc_info is None for record in caplog.records)

@@ -66,6 +66,7 @@ def serve(
         from stingy_server.errors import ConfigurationError
         from stingy_server.serve import serve as run
         from stingy_server.settings_sources import load_settings
+        from stingy_server.store.base import StoreUnavailable
     settings, faults = load_settings(
         config,
         models=models or None,
@@ -83,6 +84,8 @@ def serve(
         run(settings, faults, console=console)
     except ConfigurationError as error:
         end(error.faults)
+    except StoreUnavailable as error:
+        end([str(error)])
 
 
 @keys.command()

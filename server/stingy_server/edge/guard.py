@@ -111,7 +111,7 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, _without_text(send))
             return
         record = RequestRecord(secrets.token_hex(8), time.perf_counter())
         scope.setdefault("state", {})["record"] = record
@@ -237,3 +237,12 @@ class LimitedBody:
             if self._received > self._place.nbytes:
                 self._place.grow(self._received - self._place.nbytes)
         return message
+
+
+def _without_text(send: Send) -> Send:
+    """Leave the traceback out of the message that the start or the end failed."""
+
+    async def send_short(message: Message) -> None:
+        await send({"type": message["type"]})
+
+    return send_short
