@@ -148,6 +148,26 @@ def test_every_attack_declares_title_reference_and_capabilities() -> None:
         assert (Capability.POOL in kind.requires) == (kind.pool_name is not Attack.pool_name)
 
 
+def test_labels_that_an_attack_does_not_need_are_kept_from_it() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Peeks(Plugin):
+        requires: ClassVar[frozenset[Capability]] = frozenset(
+            {Capability.ANSWERS, Capability.LABELS}
+        )
+
+        @property
+        def needs(self) -> frozenset[Capability]:
+            return frozenset({Capability.ANSWERS})
+
+        def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
+            _ = context.labels
+            raise AssertionError
+
+    assert not Peeks().uses_true_labels
+    with pytest.raises(AttackError, match="requires labels"):
+        run(Peeks())
+
+
 def test_plugin_without_loss_or_train_student_is_refused() -> None:
     with pytest.raises(TypeError, match="expected Idle to write loss or train_student"):
 

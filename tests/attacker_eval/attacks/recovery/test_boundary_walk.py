@@ -146,6 +146,19 @@ def test_bisection_finds_the_boundary_by_hand() -> None:
     )
     assert found.classes.tolist() == [1]
     assert found.weights.item() == pytest.approx(0.4, abs=2**-5)
+    near = walk_image(
+        0,
+        images,
+        torch.tensor([[0], [1]]),
+        query,
+        num_classes=2,
+        starts=1,
+        steps=6,
+        rounds=80,
+        generator=torch.Generator().manual_seed(0),
+    )
+    # The nearest image of mean 40 is at 40 grey levels in each of 192 values.
+    assert -near.closeness.item() >= 39.5 * 192**0.5
 
 
 def test_linear_scores_are_estimated_by_hand() -> None:
