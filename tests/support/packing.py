@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image, ImageChops
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from typer.testing import CliRunner, Result
 from serving import make_settings, running
 from stingy_server.cli.main import app
 
+# The numbers of pictures on which answers are compared. `make test-real` takes the large one.
+COUNTS = pytest.mark.parametrize("count", [24, pytest.param(200, marks=pytest.mark.real)])
 SIZES = ((300, 200), (224, 224), (97, 411), (640, 481), (31, 33), (256, 255))
 
 

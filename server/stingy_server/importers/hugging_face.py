@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from stingy_protection.files import read_regular_file
 from stingy_server.importers.found import Found, ImportOptions, NotImportable
 from stingy_server.importers.hugging_face_processor import read_processor
 from stingy_server.importers.labels import check_labels, labels_by_index, require_labels
 from stingy_server.importers.preprocessing import choose_preprocessing
-from stingy_server.importers.state_file import load_weights, read_weights
+from stingy_server.importers.state_file import WeightsFound, load_weights, read_weights
 from stingy_server.models.hugging_face import FETCHING, build_classifier
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
@@ -57,7 +58,7 @@ def import_hugging_face(folder: Path, options: ImportOptions) -> Found:
         ) from None
     kind = str(config["model_type"])
     found = read_weights(weights)
-    load_weights(network, found, arch=f"transformers' {kind}")
+    load_weights(network, _rename(network, found), arch=f"transformers' {kind}")
     import transformers
 
     return Found(
@@ -114,6 +115,36 @@ def _find_weights(folder: Path) -> Path:
             "save_pretrained(DIR, max_shard_size='100GB')"
         )
     raise NotImportable(f"{folder}: expected {WEIGHTS[0]}, got none")
+
+
+def _rename(network: nn.Module, found: WeightsFound) -> WeightsFound:
+    """Name the tensors of a file as the network does: transformers renames them when it loads.
+
+    Tensors that the network does not have keep their names, so that `load_weights` reports them.
+    """
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # else it prints a table of its own
+    logging.disable_progress_bar()
+    try:
+        loaded, info = type(network).from_pretrained(  # type: ignore[attr-defined]
+            None,
+            config=network.config,
+            state_dict=dict(found.state),
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # noqa: BLE001  transformers raises errors of many types
+        raise NotImportable(
+            f"{found.file}: expected weights that transformers loads, got {type(error).__name__}"
+        ) from None
+    state = {
+        key: value for key, value in loaded.state_dict().items() if key not in info["missing_keys"]
+    }
+    state |= {key: torch.empty(shape) for key, shape, _ in info["mismatched_keys"]}
+    state |= {key: torch.empty(0) for key in info["unexpected_keys"]}
+    return WeightsFound(found.file, state, found.notes)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

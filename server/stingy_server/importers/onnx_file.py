@@ -183,5 +183,9 @@ def _count_classes(name: str, output: Any) -> int | None:
 
 
 def _kind_of_rows(model: Any, output: str) -> Outputs:
-    makers = [node.op_type for node in model.graph.node if output in node.output]
-    return "probabilities" if makers == ["Softmax"] else "logits"
+    """Find whether the output is a softmax, seen through nodes that keep its values."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    while output in makers and makers[output].op_type in ("Cast", "Identity"):
+        output = makers[output].input[0]
+    ends_in_softmax = output in makers and makers[output].op_type == "Softmax"
+    return "probabilities" if ends_in_softmax else "logits"

@@ -198,6 +198,6 @@ async def test_top1_of_hugging_face_folder_equals_transformers(tmp_path: Path) -
     network.save_pretrained(tmp_path / "vit")
     processor.save_pretrained(tmp_path / "vit")
     packed(tmp_path / "vit", "--out", tmp_path / "m", "--name", "m")
-    expected = [labels[int(index)] for index in rows(40, 0).argmax(dim=1)]
+    expected = [labels[int(index)] for index in rows(200, 0).argmax(dim=1)]
     assert len(set(expected)) >= 3
-    assert await served_labels(tmp_path / "m", tmp_path / "state", pictures(40)) == expected
+    assert await served_labels(tmp_path / "m", tmp_path / "state", pictures(200)) == expected

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ def write(
     elem_type: int = FLOAT,
     extra_outputs: tuple[str, ...] = (),
     extra_inputs: tuple[str, ...] = (),
-    softmax: bool = False,
+    softmax: bool | Literal["kept"] = False,
     external: bool = False,
 ) -> Path:
     """Write a small classifier: one linear layer over the flattened image."""
@@ -46,7 +46,8 @@ def write(
     last = "logits"
     if softmax:
         nodes.append(helper.make_node("Softmax", ["logits"], ["probs"], axis=1))
-        last = "probs"
+        nodes.append(helper.make_node("Identity", ["probs"], ["kept"]))
+        last = "kept" if softmax == "kept" else "probs"
     nodes += [helper.make_node("Identity", ["logits"], [name]) for name in extra_outputs]
     graph = helper.make_graph(
         nodes,
@@ -109,8 +110,11 @@ def test_grey_graph_has_one_channel(tmp_path: Path) -> None:
     assert found.preprocessing.mean == (0.5,)
 
 
-def test_graph_that_ends_in_softmax_has_probabilities(tmp_path: Path) -> None:
-    path = write(tmp_path / "m.onnx", softmax=True)
+@pytest.mark.parametrize("softmax", [True, "kept"])
+def test_graph_that_ends_in_softmax_has_probabilities(
+    tmp_path: Path, softmax: Literal[True, "kept"]
+) -> None:
+    path = write(tmp_path / "m.onnx", softmax=softmax)
     found = import_onnx(path, options())
     assert found.outputs == "probabilities"
     assert "the graph ends in a softmax, so its rows are probabilities" in found.notes

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
-from packing import packed, pictures, served_answers, served_labels, spread
+from packing import COUNTS, packed, pictures, served_answers, served_labels, spread
 from stingy_server.inference.export import export_program, to_onnx
 
 pytestmark = pytest.mark.anyio
@@ -67,10 +67,11 @@ def stack(transform: v2.Compose, images: list[Image.Image]) -> Tensor:
     return torch.stack([transform(image) for image in images])
 
 
+@COUNTS
 @pytest.mark.parametrize("nhwc", [False, True])
 @pytest.mark.parametrize("softmax", [False, True])
 async def test_top1_of_onnx_file_equals_onnx_runtimes(
-    tmp_path: Path, nhwc: bool, softmax: bool
+    tmp_path: Path, nhwc: bool, softmax: bool, count: int
 ) -> None:
     transform = pipeline(32, bicubic=True)
     inside = spread(network(3), transform)
@@ -87,7 +88,7 @@ async def test_top1_of_onnx_file_equals_onnx_runtimes(
         *("--policy", "stingy:n=2,scores=prob,decimals=6"),
     )
     assert f"rows         {'probabilities' if softmax else 'logits'}" in printed
-    images = pictures(30)
+    images = pictures(count)
     inputs = stack(transform, images)
     inputs = inputs.permute(0, 2, 3, 1).contiguous() if nhwc else inputs
     rows = session_rows(tmp_path / "m.onnx", inputs)
@@ -110,8 +111,11 @@ def build() -> nn.Module:
 """
 
 
+@COUNTS
 @pytest.mark.parametrize("by_file", [False, True])
-async def test_top1_of_own_grey_network_equals_torchs(tmp_path: Path, by_file: bool) -> None:
+async def test_top1_of_own_grey_network_equals_torchs(
+    tmp_path: Path, by_file: bool, count: int
+) -> None:
     transform = pipeline(29, grey=True)  # the second convolution needs an odd side
     inside = spread(network(1), transform)
     torch.save({"model_state_dict": inside.state_dict()}, tmp_path / "m.pth")
@@ -124,7 +128,7 @@ async def test_top1_of_own_grey_network_equals_torchs(tmp_path: Path, by_file: b
         *(*source, "--labels", ",".join(LABELS), "--out", tmp_path / "m", "--name", "m"),
         *("--channels", "1", "--size", "29", "--mean", "half"),
     )
-    images = [image.convert("L") for image in pictures(30)] + pictures(30, seed=1)
+    images = [image.convert("L") for image in pictures(count)] + pictures(count, seed=1)
     with torch.inference_mode():
         expected = labels_of(inside(stack(transform, images)).numpy())
     assert await served_labels(tmp_path / "m", tmp_path / "state", images) == expected

@@ -68,12 +68,12 @@ async def test_top1_of_timm_weights_equals_timms(tmp_path: Path) -> None:
         *("--labels", ",".join(LABELS), "--out", tmp_path / "m", "--name", "m"),
     )
     assert "bicubic" in printed
-    images = pictures(40)
+    images = pictures(200)
     with torch.inference_mode():
         expected = [
             LABELS[int(network(transform(image.convert("RGB"))[None]).argmax())] for image in images
         ]
-    assert len(set(expected)) >= 3
+    assert len(set(expected)) >= 2
     assert await served_labels(tmp_path / "m", tmp_path / "state", images) == expected
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models  # type: ignore[import-untyped]
 
-from packing import pack, packed, pictures, served_labels, spread
+from packing import COUNTS, pack, packed, pictures, served_labels, spread
 from stingy_protection import read_manifest
 from stingy_server.importers.found import ImportOptions, NotImportable
 from stingy_server.importers.torchvision_model import TorchvisionModel
@@ -32,11 +32,12 @@ def labels_of_torchvision(
 
 
 @pytest.mark.anyio
+@COUNTS
 @pytest.mark.parametrize(
     ("name", "file"), [("resnet18", "w.pth"), ("shufflenet_v2_x0_5", "w.safetensors")]
 )
 async def test_top1_of_packed_weights_equals_torchvisions(
-    tmp_path: Path, name: str, file: str
+    tmp_path: Path, name: str, file: str, count: int
 ) -> None:
     network = spread(models.get_model(name, weights=None, num_classes=5), preset(name))
     if file == "w.pth":
@@ -51,7 +52,7 @@ async def test_top1_of_packed_weights_equals_torchvisions(
     assert "5: cat, dog, bird, ..." in printed
     assert f"next         stingy serve {out}" in printed
     assert "mean and std of imagenet" in printed
-    images = pictures(24)
+    images = pictures(count)
     expected = labels_of_torchvision(name, network, images, LABELS)
     assert len(set(expected)) >= 3
     assert await served_labels(out, tmp_path / "state", images) == expected
