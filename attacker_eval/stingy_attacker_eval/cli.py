@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -174,9 +174,21 @@ def lab(
     network: Annotated[
         str | None, typer.Option(help="The teachers' network.  [default: cnn_large]")
     ] = None,
+    width: Annotated[
+        int | None, typer.Option(min=1, help="Width of the network's first block, for cnn_*.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="[default: 12]")] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate.  [default: 0.1]")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="[default: 0]")] = None,
+    nasty_from_normal: Annotated[
+        bool, typer.Option("--nasty-from-normal", help="Start the nasty teacher from the normal.")
+    ] = False,
+    nasty_epochs: Annotated[
+        int | None, typer.Option(min=1, help="[default: those of the normal teacher]")
+    ] = None,
+    nasty_lr: Annotated[
+        float | None, typer.Option(help="[default: that of the normal teacher]")
+    ] = None,
     omega: Annotated[float | None, typer.Option(min=0, help="Weight of the nasty loss.")] = None,
     tau: Annotated[float | None, typer.Option(help="Temperature of the nasty loss.")] = None,
 ) -> None:
@@ -197,7 +209,19 @@ def lab(
         )
 
         console = Console(stderr=True)
-        options = (dataset, network, epochs, lr, seed, omega, tau)
+        training: dict[str, Any] = {
+            "network": network,
+            "width": width,
+            "epochs": epochs,
+            "lr": lr,
+            "seed": seed,
+            "nasty_epochs": nasty_epochs,
+            "nasty_lr": nasty_lr,
+            "omega": omega,
+            "tau": tau,
+            "nasty_from_normal": nasty_from_normal or None,
+        }
+        options = (dataset, *training.values())
         if protocol is not None:
             if any(option is not None for option in options):
                 raise EvalError(
@@ -205,9 +229,7 @@ def lab(
                 )
             teachers = train_protocol_teachers(load_protocol(protocol), out=out, console=console)
         else:
-            settings = teacher_settings(
-                network=network, epochs=epochs, lr=lr, seed=seed, omega=omega, tau=tau
-            )
+            settings = teacher_settings(**training)
             data = load_dataset(dataset or "digits")
             teachers = train_teachers(data, out=out, settings=settings, console=console)
         for teacher in teachers:

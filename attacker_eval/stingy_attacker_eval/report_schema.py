@@ -60,15 +60,20 @@ class Schedule(Document):
 class TeacherEntry(Schedule):
     """A teacher for the lab to train: bundle NAME-normal and, by default, bundle NAME-nasty.
 
+    width: of the network's first block; None for the network's own.
     omega, tau: of the nasty loss; None for the published values for that number of classes.
-    nasty_from_normal: True if the nasty teacher starts from the normal one's weights, as published.
+    nasty_from_normal: True if the nasty teacher starts from the normal one's weights.
+    nasty_epochs, nasty_lr: of the nasty teacher; None for the normal one's.
     """
 
     name: Name
     network: str
+    width: Annotated[int, Field(gt=0, le=4096)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     nasty: bool = True
     nasty_from_normal: bool = False
+    nasty_epochs: Annotated[int, Field(gt=0, le=1_000_000)] | None = None
+    nasty_lr: Annotated[float, Field(gt=0, le=1e6)] | None = None
     omega: Annotated[float, Field(ge=0, le=1e6)] | None = None
     tau: Annotated[float, Field(gt=0, le=1e6)] | None = None
 

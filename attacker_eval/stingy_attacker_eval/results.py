@@ -39,6 +39,7 @@ class Row(BaseModel):
     threads: of the process that trained it; None if not recorded.
     predictions: digest of the student's top-1 for the test images, and the name of their file;
         None if they were not kept.
+    measures: other numbers that the attack reports, by name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -64,6 +65,7 @@ class Row(BaseModel):
     kl: float | None = None
     transfer: float | None = None
     predictions: str | None = None
+    measures: dict[str, float] = {}
 
 
 class Summary(BaseModel):

@@ -55,10 +55,10 @@ def buys_answers(attack: Attack, attacker: Attacker, images: int) -> bool:
     It also does if it uses labels that the attacker had to buy. An attack that queries its own
     images buys their labels with them.
     """
-    if attack.requires & {Capability.ANSWERS, Capability.SCORES}:
+    if attack.needs & {Capability.ANSWERS, Capability.SCORES}:
         return True
     lacks_labels = attack.uses_true_labels and attacker.labels(images) < images
-    return lacks_labels and Capability.QUERIES not in attack.requires
+    return lacks_labels and Capability.QUERIES not in attack.needs
 
 
 def impossible_reason(attack: Attack, attacker: Attacker, images: int) -> str | None:
@@ -68,7 +68,8 @@ def impossible_reason(attack: Attack, attacker: Attacker, images: int) -> str | 
 
     images: that the attacker may use.
     """
-    if Capability.SECOND_TIER in attack.requires and attacker.accounts == 1:
+    joins = Capability.SECOND_TIER in attack.needs and not attack.partner_is_truth
+    if joins and attacker.accounts == 1:
         return "needs a second account, and the attacker has one"
     if attacker.answers is None:
         return None

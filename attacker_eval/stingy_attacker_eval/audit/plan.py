@@ -63,7 +63,8 @@ class Job:
         count = len(self.attacker_data.images)
         if self.purchase is None or not buys_answers(self.attack, self.attacker, count):
             return 0
-        return count * (1 if self.partner is None else 2)
+        buys_twice = self.partner is not None and not self.attack.partner_is_truth
+        return count * (2 if buys_twice else 1)
 
 
 def plan_jobs(
@@ -162,8 +163,8 @@ def mark_duplicates(jobs: Sequence[Job]) -> list[Job]:
 
     Two students are identical if attack, network, seed and everything that the attack reads are:
     the images, the labels if it uses any, and the answers. An attack that reads labels alone trains
-    the same student on two endpoints that sold equal labels. Any other attack does so only for two
-    attackers of one endpoint.
+    the same student on two endpoints that sold equal labels, unless it queries them while it runs.
+    Any other attack does so only for two attackers of one endpoint.
     """
     first: dict[tuple[object, ...], Run] = {}
     digests: dict[int, str] = {}
@@ -200,7 +201,7 @@ def _answers_digest(job: Job) -> tuple[str, ...]:
     """Return what two jobs share if their attacks read equal answers."""
     if job.purchase is None:
         return ()
-    if job.attack.reads_top1_only:
+    if job.attack.reads_top1_only and not job.queries_endpoint:
         return digest_labels(job.purchase.transfer), digest_labels(job.purchase.evaluation)
     return (job.purchase.endpoint.name,)
 

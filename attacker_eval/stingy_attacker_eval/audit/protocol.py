@@ -221,10 +221,12 @@ class Protocol(Schedule):
             for size in sizes
             if size is not None and size > len(data.train_x)
         ]
-        networks = (*self.students_of(None), *(teacher.network for teacher in self.teachers))
-        for name in dict.fromkeys(networks):
+        networks: list[tuple[str, int | None]] = [(name, None) for name in self.students_of(None)]
+        networks += [(teacher.network, teacher.width) for teacher in self.teachers]
+        for name, width in dict.fromkeys(networks):
             try:
-                student_spec(name).check(data.num_classes, data.image_size)
+                spec = student_spec(name).with_width(width)
+                spec.check(data.num_classes, data.image_size)
             except EvalError as error:
                 faults.append(str(error))
         known = {f"{t.name}-{kind}" for t in self.teachers for kind in ("normal", "nasty")}

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from stingy_attacker_eval.attacks import Capability
 from stingy_attacker_eval.audit.attackers import impossible_reason
 from stingy_attacker_eval.audit.protocol import EndpointEntry, Protocol
 from stingy_attacker_eval.audit.run_folder import RunFolder
@@ -156,12 +155,10 @@ def _extra_queries(protocol: Protocol, endpoint: EndpointEntry, data: Dataset) -
             if impossible_reason(attack, attacker, images) is not None:
                 continue
             students += runs * (1 + len(protocol.budgets_of(attacker)))
-            if Capability.IMAGES in attack.requires:
-                continue  # those query images that the audit has bought
             if attack.per_run:
-                for_each += attack.budget(images) * runs
+                for_each += attack.new_images(images) * runs
             else:
-                once[attack.label, images] = attack.budget(images)
+                once[attack.label, images] = attack.new_images(images)
     if endpoint is protocol.endpoints[0]:  # the baselines' examples are sent to it
         baselines = len(protocol.students_of(None)) * len(protocol.all_seeds)
         students += baselines * sum(1 + len(protocol.budgets_of(a)) for a in protocol.attackers)

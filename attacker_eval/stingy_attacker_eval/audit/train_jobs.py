@@ -145,6 +145,7 @@ class _RowWriter:
             budget=job.budget,
             commit=result.commit,
             threads=result.threads,
+            measures=result.measures,
             attacker=job.attacker.name,
             class_agreement=by_class,
             kl=result.kl,

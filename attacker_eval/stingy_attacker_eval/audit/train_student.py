@@ -61,6 +61,7 @@ class StudentResult:
     commit, threads: of the process that trained the student.
     kl: mean KL divergence from the teacher, in nats; None if not known.
     adversarial: examples made on the student, uint8 `[m, H, W, 3]`; None for none.
+    measures: other numbers that the attack reports, by name.
     """
 
     predictions: NDArray[np.int64]
@@ -69,6 +70,7 @@ class StudentResult:
     queries: int
     commit: str | None
     threads: int
+    measures: dict[str, float]
     kl: float | None = None
     adversarial: NDArray[np.uint8] | None = None
 
@@ -95,6 +97,7 @@ def train_student(task: Task) -> StudentResult:
         threads=torch.get_num_threads(),
         kl=_kl(student, task) if result.finite else None,
         adversarial=_adversarial(student, task) if result.finite else None,
+        measures=dict(result.measures),
     )
 
 

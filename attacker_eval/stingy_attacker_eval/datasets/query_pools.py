@@ -29,6 +29,18 @@ def load_pool(name: str, *, count: int, size: tuple[int, int]) -> Images:
     return resize(images[order], size)
 
 
+def load_labelled_pool(
+    name: str, *, count: int, size: tuple[int, int]
+) -> tuple[Images, NDArray[np.int64]]:
+    """Return up to `count` images of a data set, as `load_pool` does, and their own classes.
+
+    Raises DatasetError if the data set cannot be used.
+    """
+    labels = load_dataset(name).train_y
+    order = np.random.default_rng(0).permutation(len(labels))[:count]
+    return load_pool(name, count=count, size=size), labels[order]
+
+
 def is_pool_of(name: str, data: Dataset) -> bool:
     """Return True if the pool's images are the data set's own, under this name or another.
 

@@ -12,14 +12,18 @@ from rich.console import Console
 
 from attack_lab import attacker_data, striped_oracle
 from audit_fakes import FakeOracle, audit, document, numbers, save_striped, tiny_protocol
-from stingy_attacker_eval.attacks.consistent import Consistent
 from stingy_attacker_eval.attacks.label_only import LabelOnly
-from stingy_attacker_eval.attacks.soft_label import SoftLabel
+from stingy_attacker_eval.attacks.lists.collusion import Collusion
+from stingy_attacker_eval.attacks.recovery.boundary_walk import BoundaryWalk
+from stingy_attacker_eval.attacks.scores.soft_label import SoftLabel
 from stingy_attacker_eval.attacks.two_labels import TwoLabels
+from stingy_attacker_eval.attacks.views.consistent import Consistent
+from stingy_attacker_eval.attacks.views.label_votes import LabelVotes
 from stingy_attacker_eval.audit import executors
 from stingy_attacker_eval.audit.attackers import (
     baseline_attack,
     baseline_data,
+    buys_answers,
     impossible_reason,
     purchased_data,
 )
@@ -199,6 +203,31 @@ def test_reasons_follow_from_the_possessions() -> None:
         impossible_reason(Consistent(attack="two_labels"), Attacker(answers=4, labelled=0), 9)
         is None
     )
+
+
+def test_needs_of_the_settings_decide_what_an_attacker_cannot_do() -> None:
+    walks = BoundaryWalk(queries=10, truth="open")  # the truth measures the attack
+    assert impossible_reason(walks, Attacker(answers=2), 10) is None
+    joined = impossible_reason(Collusion(partner="open"), Attacker(), 10)
+    assert joined == "needs a second account, and the attacker has one"
+    control = Consistent(attack="no_api")
+    assert not buys_answers(control, OWNER, 8)
+    assert buys_answers(control, NONE, 8)
+
+
+def test_attacks_on_labels_alone_read_no_list() -> None:
+    for attack in (
+        LabelOnly(),
+        TwoLabels(),
+        LabelVotes(),
+        Consistent(attack="two_labels"),
+        Consistent(attack="no_api"),
+        baseline_attack(OWNER),
+        baseline_attack(NONE),
+    ):
+        assert not attack.reads_list
+    for attack in (SoftLabel(), Consistent(), BoundaryWalk()):
+        assert attack.reads_list
 
 
 def test_pretrained_network_is_the_start_of_every_student(tmp_path: Path, dataset: str) -> None:

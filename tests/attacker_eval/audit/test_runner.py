@@ -107,7 +107,7 @@ def test_a_broken_attack_is_flagged_and_never_the_best(
 
 
 def test_attacks_that_need_scores_are_skipped_with_the_reason(tmp_path: Path, dataset: str) -> None:
-    querying_attack = '{ name = "data_free_soft", queries = 448 }'
+    querying_attack = '{ name = "data_free_soft", queries = 448, batch = 64 }'
     protocol = tiny_protocol(dataset, attacks=('"label_only"', '"paper_kd"', querying_attack))
     protocol = protocol.model_copy(update={"budget": 144 + 448})
     oracle = FakeOracle(form="none", support=1)

@@ -8,7 +8,7 @@ from scipy import stats
 
 from audit_results import BASE, endpoint_of, row
 from stingy_attacker_eval.attacks.label_only import LabelOnly
-from stingy_attacker_eval.attacks.soft_label import SoftLabel
+from stingy_attacker_eval.attacks.scores.soft_label import SoftLabel
 from stingy_attacker_eval.report.label_only_baseline import (
     LabelOnlyBaseline,
     Outcome,

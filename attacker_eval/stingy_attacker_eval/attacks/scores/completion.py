@@ -12,8 +12,8 @@ from stingy_attacker_eval.attacks.base import (
     check_positive,
     check_tau_alpha,
 )
-from stingy_attacker_eval.attacks.imputation import fill_low_rank
 from stingy_attacker_eval.attacks.losses import kd_loss_fn
+from stingy_attacker_eval.attacks.scores.imputation import fill_low_rank
 from stingy_attacker_eval.training import TrainResult
 
 

@@ -14,10 +14,10 @@ from stingy_attacker_eval.attacks.base import (
     check_positive,
 )
 from stingy_attacker_eval.attacks.context import timed
-from stingy_attacker_eval.attacks.data_free import Generator, sample_noise
+from stingy_attacker_eval.attacks.data_free.generation import Generator, sample_noise
 from stingy_attacker_eval.attacks.losses import dafl_generator_loss, kd_loss
 from stingy_attacker_eval.attacks.networks import Tap, last_linear
-from stingy_attacker_eval.attacks.policy_simulation import (
+from stingy_attacker_eval.attacks.recovery.policy_simulation import (
     PolicyOptions,
     simulate_policy,
     simulation_unsupported_reason,

@@ -40,8 +40,8 @@ class Sweep(Attack):
         check_tau_alpha(self.tau, self.alpha)
 
     @property
-    def uses_true_labels(self) -> bool:
-        return self.alpha < 1
+    def needs(self) -> frozenset[Capability]:
+        return self.requires if self.alpha < 1 else self.requires - {Capability.LABELS}
 
     @classmethod
     def expand(cls, settings: Mapping[str, object]) -> tuple[Self, ...]:
@@ -61,7 +61,8 @@ class Sweep(Attack):
         return tuple(cls(tau=tau, alpha=alpha) for tau, alpha in product(taus, alphas))
 
     def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
-        return kd_loss(student_logits, batch.logits, batch.labels, tau=self.tau, alpha=self.alpha)
+        labels = batch.labels if self.uses_true_labels else None
+        return kd_loss(student_logits, batch.logits, labels, tau=self.tau, alpha=self.alpha)
 
 
 def _numbers(name: str, value: object) -> list[float]:

@@ -7,12 +7,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from stingy_attacker_eval.attacks.recovery.modelguard_copy import disturb
 from stingy_clients import ModelInfo
 
 SUPPORTED_POLICIES = (
     "class_prototype",
+    "keyed_noise",
+    "label",
+    "modelguard_w",
     "open",
     "ranked_buckets",
+    "ranked_labels",
     "reverse_sigmoid",
     "reversed",
     "rounded",
@@ -28,6 +33,8 @@ class PolicyOptions:
     beta, gamma: options of reverse_sigmoid.
     buckets: option of ranked_buckets and class_prototype.
     kept: N of stingy_smooth.
+    eps: option of modelguard_w.
+    sigma: option of keyed_noise. The secret stays unknown, so a simulation draws its own noise.
     lists: class_prototype's lists, int64 `[classes, N]`, read from its answers.
     """
 
@@ -35,6 +42,8 @@ class PolicyOptions:
     gamma: float = 0.2
     buckets: int = 4
     kept: int = 2
+    eps: float = 1.0
+    sigma: float = 1.0
     lists: Tensor | None = field(default=None, repr=False)
 
 
@@ -49,9 +58,12 @@ def simulation_unsupported_reason(info: ModelInfo) -> str | None:
 def simulate_policy(logits: Tensor, info: ModelInfo, options: PolicyOptions) -> Tensor:
     """Compute the endpoint's answers to logits `[n, classes]`: same shape, -inf where withheld.
 
-    Gradients flow through the answered scores. `simulation_unsupported_reason(info)` must be None.
+    Gradients flow through the answered scores. Answers without scores are given as `rank_scores`.
+    `simulation_unsupported_reason(info)` must be None.
     """
     values, indices = _propose(logits, info, options)
+    if info.scores in ("none", "rank"):
+        return rank_scores(indices, logits.shape[1])
     if info.scores == "prob":
         values = functional.softmax(values, dim=1)
         scores = _round_to_grid(values, info.decimals).clamp_min(0.0).log()
@@ -63,6 +75,16 @@ def simulate_policy(logits: Tensor, info: ModelInfo, options: PolicyOptions) -> 
         values = values if info.scores == "logit" else functional.log_softmax(values, dim=1)
         scores = _round_to_grid(values, info.decimals)
     return torch.full_like(logits, -torch.inf).scatter(1, indices, scores)
+
+
+def rank_scores(indices: Tensor, num_classes: int) -> Tensor:
+    """Return ranks as scores: 0 for the best class, -1 for the next, -inf where withheld.
+
+    indices: answered classes, int64 `[n, N]`, best first.
+    """
+    scores = torch.full((len(indices), num_classes), -torch.inf, device=indices.device)
+    places = -torch.arange(indices.shape[1], device=indices.device).float()
+    return scores.scatter(1, indices, places.expand(len(indices), -1))
 
 
 def find_class_lists(indices: Tensor, num_classes: int) -> Tensor:
@@ -101,6 +123,13 @@ def _propose(logits: Tensor, info: ModelInfo, options: PolicyOptions) -> tuple[T
             disturbed = y - options.beta * (pull - 0.5)
             first = disturbed.amax(dim=1, keepdim=True)
             return torch.cat([first, disturbed[:, 1:]], dim=1).clamp_min(1e-30).log(), indices
+        case "keyed_noise":
+            disturbed = values + options.sigma * torch.randn_like(values)
+            first = disturbed.amax(dim=1, keepdim=True)
+            return torch.cat([first, disturbed[:, 1:]], dim=1), indices
+        case "modelguard_w":
+            disturbed = disturb(functional.softmax(values, dim=1), options.eps)
+            return disturbed.clamp_min(1e-9).log(), indices
         case "ranked_buckets":
             return _bucket_scores(logits, info.support, options.buckets), indices
         case "class_prototype":

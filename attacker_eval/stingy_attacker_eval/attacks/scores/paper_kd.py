@@ -17,6 +17,10 @@ class PaperKd(Attack):
     L_KD = alpha * tau^2 * KL(answer || student) at tau + (1 - alpha) * CE(student, true label).
     It needs answers with scores for its own images, and their true labels.
 
+    The published loop has the teacher at hand and queries every batch after its augmentation. Here
+    a shifted image has the answer to the plain one. `consistent` with `attack = "paper_kd"` and a
+    view for every epoch is the published loop, at as many times the queries.
+
     tau, alpha: temperature and weight of the KD term.
 
     References:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stingy_attacker_eval.attacks.base import Batch, Capability
-from stingy_attacker_eval.attacks.rank_distillation import RankDistillation
+from stingy_attacker_eval.attacks.lists.rank_distillation import RankDistillation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,6 +66,7 @@ class ReplayBuffer:
         self._targets: list[Tensor] = []
 
     def add(self, images: Tensor, targets: Tensor) -> None:
+        """Add one batch; all batches have the same size."""
         self._images.append(images)
         self._targets.append(targets)
 
@@ -74,10 +75,15 @@ class ReplayBuffer:
         return torch.cat(self._images), torch.cat(self._targets)
 
     def sample(self) -> tuple[Tensor, Tensor]:
-        """Return the images and targets of one earlier batch, drawn at random."""
+        """Return as many images as a batch has, drawn at random from all of them, with targets."""
+        batches, size = len(self._images), len(self._images[0])
         device = self._generator.device
-        at = int(torch.randint(len(self._images), (), generator=self._generator, device=device))
-        return self._images[at], self._targets[at]
+        drawn = torch.randint(batches * size, (size,), generator=self._generator, device=device)
+        places = [divmod(place, size) for place in drawn.tolist()]
+        return (
+            torch.stack([self._images[batch][row] for batch, row in places]),
+            torch.stack([self._targets[batch][row] for batch, row in places]),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,19 +96,28 @@ class DataFree(Attack):
     queries: images to query in all.
     batch: images of a training step.
     balance: weight of the generator's class-balance loss, which keeps classes equally frequent.
-    generator_lr: learning rate of the generator.
+    generator_lr, student_lr: first learning rates in the rounds. Both fall to 0.3 of themselves
+        after each share of the rounds in `rate_steps`. The training on all images has the
+        protocol's schedule.
     """
 
     requires: ClassVar[frozenset[Capability]] = frozenset({Capability.QUERIES})
     per_run: ClassVar[bool] = True
+    rate_steps: ClassVar[tuple[float, ...]]
 
     queries: int = 20_000
-    batch: int = 64
-    balance: float = 1.0
+    batch: int = 256
+    balance: float = 0.0
     generator_lr: float = 1e-4
+    student_lr: float = 0.1
 
     def __post_init__(self) -> None:
-        check_positive(queries=self.queries, batch=self.batch, generator_lr=self.generator_lr)
+        check_positive(
+            queries=self.queries,
+            batch=self.batch,
+            generator_lr=self.generator_lr,
+            student_lr=self.student_lr,
+        )
         if not 0 <= self.balance < float("inf"):
             raise ValueError(f"expected a finite balance of 0 or more, got {self.balance}")
         if self.queries < self.round_queries:
@@ -129,6 +144,31 @@ class DataFree(Attack):
             lambda student_logits, rows, _: self.student_loss(student_logits, targets[rows]),
             epoch_size=len(pixels),
         )
+
+    def build_optimizers(
+        self, generator: nn.Module, students: nn.Module
+    ) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer, Callable[[], None]]:
+        """Return Adam for the generator, SGD for the students, and a function to end a round.
+
+        The function moves both learning rates along `rate_steps`. SGD has the published momentum
+        0.9 and weight decay 5e-4.
+        """
+        adam = torch.optim.Adam(generator.parameters(), lr=self.generator_lr)
+        sgd = torch.optim.SGD(
+            students.parameters(), lr=self.student_lr, momentum=0.9, weight_decay=5e-4
+        )
+        rounds = self.queries // self.round_queries
+        ends = [max(1, int(share * rounds)) for share in self.rate_steps]
+        schedules = [
+            torch.optim.lr_scheduler.MultiStepLR(optimizer, ends, gamma=0.3)
+            for optimizer in (adam, sgd)
+        ]
+
+        def end_round() -> None:
+            for schedule in schedules:
+                schedule.step()
+
+        return adam, sgd, end_round
 
     @abstractmethod
     def round_runner(
