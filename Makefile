@@ -63,8 +63,10 @@ demo-imagenet: .integration/real/installed
 test-real: .integration/real/installed
 	.integration/real/bin/python -m pytest -m "real or not real" tests/server/importers tests/real
 
+# Two processes, because none takes the generated code of both clients of gRPC.
 test-interop: .venv-interop/installed
-	.venv-interop/bin/pytest tests/interop
+	.venv-interop/bin/pytest tests/interop --ignore=tests/interop/test_triton_grpc.py
+	.venv-interop/bin/pytest tests/interop/test_triton_grpc.py
 
 # MLServer requires an older FastAPI, so it has an environment of its own. It takes packages that
 # it does not require itself, above all PyTorch, from .venv.
@@ -123,7 +125,7 @@ COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile -q --gene
 	--universal --no-annotate --python-version 3.11 -c constraints.txt
 
 lock: .venv/installed
-	$(COMPILE) pyproject.toml --extra server --extra redis --extra postgres -o requirements.lock
+	$(COMPILE) pyproject.toml --extra server --extra redis --extra postgres --extra oidc -o requirements.lock
 	echo hatchling | $(COMPILE) - -o docker/build.lock
 	for extra in torchserve ray; do \
 		$(COMPILE) pyproject.toml --extra $$extra -c requirements.lock \

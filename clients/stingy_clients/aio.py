@@ -5,6 +5,7 @@ Invariant: it has no logic of its own. `flows` decides every request, check and 
 
 import asyncio
 from collections.abc import Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stingy_clients.answers import Answer, Float32, Int64, ModelInfo, ServedModel, Usage
-from stingy_clients.endpoint import Endpoint
+from stingy_clients.endpoint import Endpoint, trust
 from stingy_clients.errors import BadInput
 from stingy_clients.flows import Flow, Flows, T
 from stingy_clients.images import Image, Pixels
@@ -33,6 +34,7 @@ class AsyncClient:
         *,
         timeout: float = 30.0,
         retries: int = 3,
+        ca: str | Path | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._endpoint = Endpoint(url, key)
@@ -41,6 +43,7 @@ class AsyncClient:
             base_url=self._endpoint.url,
             headers=self._endpoint.headers(),
             timeout=timeout,
+            verify=trust(ca),
             transport=transport,
             follow_redirects=False,
         )

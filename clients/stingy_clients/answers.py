@@ -5,6 +5,7 @@ Invariant: an answer has only the support. Withheld classes exist only as a fill
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated
 
 import numpy as np
@@ -15,6 +16,7 @@ from stingy_clients.errors import ClientError
 
 Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
+Images = Annotated[int, Field(ge=0)]
 
 _HEAD_BYTES = 1024  # of a request, beside its images
 
@@ -52,13 +54,49 @@ class PredictResponse(_Wire):
     answers: tuple[WireAnswer, ...]
 
 
-class Usage(_Wire):
-    """The usage of a key. `budget`, `used` and `remaining` count images."""
+class PeriodUsage(_Wire):
+    """The use of a budget in the present day or month of UTC.
+
+    Attributes:
+        budget: images in the period; None is no limit.
+        used: images charged in the period.
+        resets: the end of the period, in UTC.
+    """
+
+    budget: Images | None
+    used: Images
+    resets: datetime
+
+
+class BudgetUsage(_Wire):
+    """The use of a budget.
+
+    Attributes:
+        budget: images in all; None is no limit.
+        used: images charged in all.
+        remaining: images left now, by the smallest of all limits; None if there is no limit.
+        day: the use in the present day; None from a server that does not say.
+        month: the use in the present month; None from a server that does not say.
+    """
+
+    budget: Images | None
+    used: Images
+    remaining: Images | None
+    day: PeriodUsage | None = None
+    month: PeriodUsage | None = None
+
+
+class Usage(BudgetUsage):
+    """The usage of a key.
+
+    Attributes:
+        key: the id of the key.
+        models: the budgets that the key has for single models, by their names. A query of such a
+            model is charged to both.
+    """
 
     key: str
-    budget: Annotated[int, Field(ge=0)] | None
-    used: Annotated[int, Field(ge=0)]
-    remaining: Annotated[int, Field(ge=0)] | None
+    models: dict[str, BudgetUsage] = {}
 
 
 class ServedModel(_Wire):

@@ -1,10 +1,11 @@
-"""The `stingy` command: `predict`, and the commands of the entry points "stingy.commands".
+"""The `stingy` command: `predict`, `usage`, and commands of the entry points "stingy.commands".
 
 Invariant: the base install always runs. A command whose extra is missing names that extra.
 """
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -12,12 +13,24 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from stingy_clients.answers import Answer
+from stingy_clients.answers import Answer, BudgetUsage, Usage
 from stingy_clients.client import Client
 from stingy_clients.errors import BadImage, ClientError
 
 _GROUP = "stingy.commands"
 _DISTRIBUTION = "stingy"
+_OWN = frozenset({"predict", "usage"})
+
+KeyText = Annotated[str, typer.Option("--key", envvar="STINGY_KEY", help="The API key.")]
+Url = Annotated[str, typer.Option("--url", envvar="STINGY_URL", help="The server's address.")]
+Ca = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="STINGY_CA",
+        help="File of certificates to trust, in PEM; default: the well-known ones.",
+    ),
+]
+LOCAL = "http://127.0.0.1:8080"
 
 
 @dataclass(frozen=True)
@@ -39,7 +52,7 @@ def main() -> None:
     """Run the `stingy` command with the arguments of this process."""
     commands = load_commands()
     name = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
-    if commands.missing and name and name not in {"predict", *commands.extras}:
+    if commands.missing and name and name not in {*_OWN, *commands.extras}:
         _exit_with(f"stingy {name} needs: {_install_hint(commands.missing)}", code=2)
     try:
         commands.app(prog_name="stingy")
@@ -56,9 +69,9 @@ def load_commands() -> Commands:
     """
     app = typer.Typer(
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},  # of subcommands too
     )
     extras: dict[str, str] = {}
     missing: list[str] = []
@@ -77,16 +90,16 @@ def load_commands() -> Commands:
     epilog = f"More commands: {_install_hint(tuple(missing))}" if missing else None
     app.callback(epilog=epilog)(_handle_options)
     app.command("predict")(predict)
+    app.command("usage")(usage)
     return Commands(app, extras, tuple(missing))
 
 
 def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="JPEG, PNG or WebP files.")],
     *,
-    key: Annotated[str, typer.Option(envvar="STINGY_KEY", help="The API key.")],
-    url: Annotated[
-        str, typer.Option(envvar="STINGY_URL", help="The server's address.")
-    ] = "http://127.0.0.1:8080",
+    key: KeyText,
+    url: Url = LOCAL,
+    ca: Ca = None,
     model: Annotated[
         str | None,
         typer.Option(help="The model's name; default: the one that the server serves."),
@@ -103,7 +116,7 @@ def predict(
 ) -> None:
     """Classify images with a model on a server."""
     try:
-        with Client(url, key) as client:
+        with Client(url, key, ca=ca) as client:
             for image in images:
                 try:
                     answer = client.predict(image, model=model, version=version)
@@ -112,6 +125,25 @@ def predict(
                 _print_answer(image, answer, as_json=as_json, raw=raw)
     except ClientError as error:
         _exit_with(_make_printable(str(error)), code=1)
+
+
+def usage(
+    *,
+    key: KeyText,
+    url: Url = LOCAL,
+    ca: Ca = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show the images that a key has used of its budgets, and when they reset."""
+    try:
+        with Client(url, key, ca=ca) as client:
+            found = client.usage()
+    except ClientError as error:
+        _exit_with(_make_printable(str(error)), code=1)
+    if as_json:
+        typer.echo(found.model_dump_json())
+    else:
+        _print_usage(found)
 
 
 def _handle_options(
@@ -162,6 +194,32 @@ def _print_answer(image: Path, answer: Answer, *, as_json: bool, raw: bool) -> N
     for row in rows:
         table.add_row(*row)
     Console().print(table)
+
+
+def _print_usage(found: Usage) -> None:
+    # Imported here, because rich slows the start and only this function draws a table.
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("models", "period", "resets (UTC)")
+    for column in ("used", "budget"):
+        table.add_column(column, justify="right")
+    budgets = {"all": found, **{_make_printable(name): own for name, own in found.models.items()}}
+    for name, budget in budgets.items():
+        for period, resets, used, limit in _usage_rows(budget):
+            shown = "no limit" if limit is None else f"{limit:,}"
+            table.add_row(Text(name), period, resets, f"{used:,}", shown)
+    Console().print(table)
+    left = "no limit" if found.remaining is None else f"{found.remaining:,} images"
+    typer.echo(f"key {_make_printable(found.key)}: {left} left now")
+
+
+def _usage_rows(budget: BudgetUsage) -> Iterator[tuple[str, str, int, int | None]]:
+    yield "in all", "", budget.used, budget.budget
+    for name, period in (("day", budget.day), ("month", budget.month)):
+        if period is not None:
+            yield name, f"{period.resets:%Y-%m-%d %H:%M}", period.used, period.budget
 
 
 def _describe(answer: Answer, *, raw: bool) -> str:

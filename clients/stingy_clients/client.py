@@ -5,6 +5,7 @@ Invariant: it has no logic of its own. `flows` decides every request, check and 
 
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stingy_clients.answers import Answer, Float32, Int64, ModelInfo, ServedModel, Usage
-from stingy_clients.endpoint import Endpoint
+from stingy_clients.endpoint import Endpoint, trust
 from stingy_clients.errors import BadInput
 from stingy_clients.flows import Flow, Flows, T
 from stingy_clients.images import Image, Pixels
@@ -29,10 +30,12 @@ class Client:
         retries: the largest number of retries of a request that is safe to retry. A POST without
             a response is not safe, because it may have been charged. An exhausted budget is never
             retried.
+        ca: a file of certificates in PEM to trust in place of the well-known ones, such as that of
+            your own authority.
         transport: an httpx transport instead of the network, for tests.
 
     Raises:
-        BadInput: if url, key or retries cannot be used.
+        BadInput: if url, key, retries or ca cannot be used.
 
     Every method raises a ClientError if it fails: see `stingy_clients.errors` for the tree. A
     closed client raises BadInput.
@@ -45,6 +48,7 @@ class Client:
         *,
         timeout: float = 30.0,
         retries: int = 3,
+        ca: str | Path | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._endpoint = Endpoint(url, key)
@@ -53,6 +57,7 @@ class Client:
             base_url=self._endpoint.url,
             headers=self._endpoint.headers(),
             timeout=timeout,
+            verify=trust(ca),
             transport=transport,
             follow_redirects=False,
         )

@@ -1,9 +1,11 @@
-"""The address of a server and the key for it.
+"""The address of a server, the key for it, and the certificates that it is trusted by.
 
 Invariant: the key is in the header of requests to this url, and in no repr, str or error.
 """
 
+import ssl
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
 
@@ -38,3 +40,20 @@ class Endpoint:
     def headers(self) -> dict[str, str]:
         """Return the header that carries the key."""
         return {"Authorization": f"Bearer {self.key}"}
+
+
+def trust(ca: str | Path | None) -> ssl.SSLContext | bool:
+    """Return the `verify` argument of httpx that trusts the certificates of a file.
+
+    Args:
+        ca: a file of certificates in PEM, trusted in place of the well-known ones; None for those.
+
+    Raises:
+        BadInput: if it is no such file.
+    """
+    if ca is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except (OSError, ValueError):  # SSLError is an OSError
+        raise BadInput("expected ca to be a file of certificates in PEM, got another") from None

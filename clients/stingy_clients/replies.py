@@ -51,7 +51,9 @@ class _Reason(BaseModel):
 
 
 class _ErrorBody(BaseModel):
-    error: _Reason
+    """The body of a refusal: on /v2 the sentence alone, whose code and id are in headers."""
+
+    error: _Reason | Annotated[str, Field(max_length=500)]
 
 
 def error_from_response(response: httpx.Response) -> ClientError:
@@ -63,7 +65,7 @@ def error_from_response(response: httpx.Response) -> ClientError:
         )
         return UnexpectedAnswer(f"expected the status 200, got {status}{hint}")
     try:
-        reason = _ErrorBody.model_validate_json(response.content).error
+        reason = _read_reason(response)
     except ValidationError:
         reason = _Reason(code=f"http_{status}", message="the response gives no reason")
     kind = _KINDS.get(status, ServerError if status >= 500 else ApiError)
@@ -73,11 +75,27 @@ def error_from_response(response: httpx.Response) -> ClientError:
     return kind(status, reason.code, reason.message, reason.request_id, retry_after)
 
 
+def _read_reason(response: httpx.Response) -> _Reason:
+    error = _ErrorBody.model_validate_json(response.content).error
+    if isinstance(error, _Reason):
+        return error
+    fields = {
+        "code": response.headers.get("X-Error-Code", ""),
+        "message": error,
+        "request_id": response.headers.get("X-Request-Id", ""),
+    }
+    return _Reason.model_validate(fields)
+
+
 def error_from_failure(failure: httpx.RequestError, *, method: str) -> ClientError:
     """Build the error for a request without a readable response."""
     if isinstance(failure, httpx.DecodingError):
         return UnexpectedAnswer("expected a readable response, got one with a broken encoding")
     charged = "" if method == "GET" else "; the images may have been charged"
+    if "CERTIFICATE_VERIFY_FAILED" in str(failure):
+        return TransportError(
+            "expected a certificate of a trusted authority, got another; name yours as ca (--ca)"
+        )
     if isinstance(failure, httpx.ConnectError):
         return TransportError("expected a server at the url, got no connection: is it running?")
     if isinstance(failure, httpx.ConnectTimeout | httpx.PoolTimeout):

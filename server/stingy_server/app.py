@@ -10,6 +10,9 @@ import contextlib
 import logging
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -22,7 +25,8 @@ from stingy_server.codec.decode_pool import QUEUED_REQUESTS, DecodePool
 from stingy_server.codec.loop_turns import LoopTurns
 from stingy_server.deadlines import Deadlines
 from stingy_server.detection.monitor import Watch
-from stingy_server.edge import oip_routes, routes
+from stingy_server.edge import oip_routes, routes, torchserve_routes
+from stingy_server.edge.cors import Cors
 from stingy_server.edge.guard import Guard
 from stingy_server.edge.hot_path import HotPath
 from stingy_server.errors import (
@@ -37,21 +41,27 @@ from stingy_server.models.advice import policy_notes
 from stingy_server.models.endpoints import EngineFactory, close_endpoints, start_endpoints
 from stingy_server.models.fleet import Fleet, looser_faults, overlaps, version_faults
 from stingy_server.models.loading import LoadedModel, load_bundles, missing_models
+from stingy_server.observability.budget_notices import BudgetNotices
 from stingy_server.observability.metrics import Metrics
 from stingy_server.observability.tracing import NoTracing, OpenTelemetry, Tracing
+from stingy_server.observability.webhook import Webhook, read_secret
 from stingy_server.rates.rate_limits import MemoryRates, Rates, parse_rate
 from stingy_server.rollout import Rollout, bundle_faults
 from stingy_server.service import Service
-from stingy_server.settings import Settings
+from stingy_server.settings import FULL_TIER, Settings
 from stingy_server.store.base import StoreUnavailable
 from stingy_server.store.budgets import Budgets, model_owner
 from stingy_server.store.charges import Charges, KnownCallers
-from stingy_server.store.database import Database
+from stingy_server.store.database import FILE, Database
 from stingy_server.store.deployments import Deployment, Deployments
 from stingy_server.store.group_commit import BatchedLookup, GroupCommit, StoreExecutor
 from stingy_server.store.keys import Keys
 from stingy_server.store.ledger import Ledger
+from stingy_server.store.pepper import PEPPER
 from stingy_server.store.refusal_tally import RefusalTally
+
+if TYPE_CHECKING:
+    from stingy_server.rpc.server import RpcServer
 
 log = logging.getLogger("stingy")
 
@@ -84,14 +94,21 @@ def create_app(
         faults += _changes(models, expected)
     rates, found = _rates(settings)
     tracing, more = _tracing(settings)
-    faults += rate_store_faults(settings) + room_faults(settings) + found + more
+    metrics = Metrics()
+    webhook, wrong = _webhook(settings, metrics)
+    faults += rate_store_faults(settings) + room_faults(settings) + rpc_faults(settings)
+    faults += found + more + wrong + _token_faults(settings)
     try:
         database = _database(settings, faults)
     except BaseException:
         tracing.close()
         raise
-    service = _service(settings, database=database, rates=rates, tracing=tracing)
+    notices = BudgetNotices(metrics, webhook)
+    service = _service(
+        settings, database=database, rates=rates, tracing=tracing, metrics=metrics, notices=notices
+    )
     try:
+        _accept_tokens(service)
         deployed = Deployments(database).desired() if engine_factory is None else []
         _fill_fleet(service, models, deployed, engine_factory=engine_factory)
         service.watch.restore()
@@ -113,9 +130,16 @@ def _checked_models(
     return models, [*faults, *found, *version_faults(models)]
 
 
-def _service(settings: Settings, *, database: Database, rates: Rates, tracing: Tracing) -> Service:
+def _service(
+    settings: Settings,
+    *,
+    database: Database,
+    rates: Rates,
+    tracing: Tracing,
+    metrics: Metrics,
+    notices: BudgetNotices,
+) -> Service:
     """Assemble a service that has no endpoint yet."""
-    metrics = Metrics()
     keys, budgets = Keys(database), Budgets(database)
     ledger, writes = Ledger(database), GroupCommit(database)
     return Service(
@@ -124,7 +148,7 @@ def _service(settings: Settings, *, database: Database, rates: Rates, tracing: T
         keys=keys,
         key_lookup=BatchedLookup(database, keys.authenticate, keys.authenticate_all),
         budgets=budgets,
-        charges=Charges(database, keys, budgets, KnownCallers(database.pepper)),
+        charges=Charges(database, keys, budgets, KnownCallers(database.pepper), ledger),
         ledger=ledger,
         refusals=RefusalTally(ledger, writes),
         writes=writes,
@@ -132,6 +156,7 @@ def _service(settings: Settings, *, database: Database, rates: Rates, tracing: T
         rates=rates,
         request_rates=MemoryRates(),
         metrics=metrics,
+        notices=notices,
         tracing=tracing,
         watch=Watch(database, settings=settings.watch, metrics=metrics),
         fleet=Fleet([], secret=database.pepper),
@@ -140,6 +165,41 @@ def _service(settings: Settings, *, database: Database, rates: Rates, tracing: T
         turns=LoopTurns(),
         decoders=DecodePool(capacity=QUEUED_REQUESTS * settings.max_pixels, share=settings.share),
     )
+
+
+def _token_faults(settings: Settings) -> list[str]:
+    """Return the faults of the settings of tokens, if there are any."""
+    oidc = settings.oidc
+    if oidc is None:
+        return []
+    faults = []
+    if find_spec("jwt") is None or find_spec("cryptography") is None:
+        faults.append("oidc: expected PyJWT and cryptography, got none: pip install 'stingy[oidc]'")
+    if oidc.tier_claim is None and oidc.tier not in (FULL_TIER, *settings.tiers):
+        faults.append("oidc.tier: expected the name of one of the tiers, got another")
+    return faults
+
+
+def _accept_tokens(service: Service) -> None:
+    """Accept tokens beside keys, if the settings have an issuer.
+
+    Raises StoreUnavailable if their budget cannot be written.
+    """
+    if (oidc := service.settings.oidc) is None:
+        return
+    # Imported here because PyJWT is an optional dependency.
+    from stingy_server.oidc.token_callers import TokenCallers
+
+    service.tokens = TokenCallers(
+        oidc,
+        service.settings,
+        database=service.database,
+        keys=service.keys,
+        budgets=service.budgets,
+        executor=service.executor,
+        on_change=service.charges.known.drop_principals,
+    )
+    service.charges = replace(service.charges, recheck_token=service.tokens.recheck)
 
 
 def _fill_fleet(
@@ -165,8 +225,12 @@ def _fill_fleet(
         raise ConfigurationError([*faults, *found])
     for endpoint in endpoints:
         if endpoint.limited:
-            owner = model_owner(endpoint.name)
-            service.budgets.set(owner, total=endpoint.budget, day_total=endpoint.budget_per_day)
+            service.budgets.set(
+                model_owner(endpoint.name),
+                total=endpoint.budget,
+                day_total=endpoint.budget_per_day,
+                month_total=endpoint.budget_per_month,
+            )
 
 
 def _application(service: Service, rollout: Rollout | None) -> FastAPI:
@@ -177,7 +241,8 @@ def _application(service: Service, rollout: Rollout | None) -> FastAPI:
             service.last_writes.append(rollout.close)
         try:
             service.start()
-        except StoreUnavailable as error:
+            app.state.rpc = rpc = await _start_rpc(service)
+        except (StoreUnavailable, ConfigurationError) as error:
             log.error("this process does not serve: %s", error)
             service.close()
             raise
@@ -185,6 +250,9 @@ def _application(service: Service, rollout: Rollout | None) -> FastAPI:
         yield
         if rolling is not None:
             rolling.cancel()
+        if rpc is not None:
+            service.begin_drain()
+            await rpc.stop()
         await service.drain()
         service.close()
 
@@ -202,7 +270,23 @@ def _application(service: Service, rollout: Rollout | None) -> FastAPI:
     app.add_exception_handler(Exception, _on_exception)
     app.include_router(routes.router)
     app.include_router(oip_routes.router)
+    app.include_router(torchserve_routes.router)
     return app
+
+
+async def _start_rpc(service: Service) -> "RpcServer | None":
+    """Start the gRPC server, if the settings name its port.
+
+    Raises:
+        ConfigurationError: the port cannot be listened on.
+    """
+    if service.settings.grpc_port is None:
+        return None
+    from stingy_server.rpc.server import RpcServer
+
+    server = RpcServer(service)
+    await server.start()
+    return server
 
 
 def _changes(models: list[LoadedModel], expected: Mapping[tuple[str, str], str]) -> list[str]:
@@ -250,8 +334,12 @@ class _Guarded(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         service: Service = self.state.service
-        hot_path = HotPath(service, handlers=routes.HOT_ROUTES | oip_routes.HOT_ROUTES)
-        return Guard(super().build_middleware_stack(), service=service, hot_path=hot_path)
+        handlers = routes.HOT_ROUTES | oip_routes.HOT_ROUTES | torchserve_routes.HOT_ROUTES
+        hot_path = HotPath(service, handlers=handlers)
+        guard = Guard(super().build_middleware_stack(), service=service, hot_path=hot_path)
+        if not service.settings.cors_origins:
+            return guard
+        return Cors(guard, origins=service.settings.cors_origins, methods=self.openapi()["paths"])
 
 
 def rate_store_faults(settings: Settings) -> list[str]:
@@ -262,6 +350,24 @@ def rate_store_faults(settings: Settings) -> list[str]:
             "got memory://, which each worker has for itself"
         ]
     return []
+
+
+def rpc_faults(settings: Settings) -> list[str]:
+    """Return the faults of the port of gRPC, if there is one."""
+    port = settings.grpc_port
+    if port is None:
+        return []
+    faults = []
+    if not (find_spec("grpc") and find_spec("google.protobuf")):
+        faults.append("grpc_port: expected the extra grpc, got none; pip install 'stingy[grpc]'")
+    if port and port in (settings.port, settings.metrics_port):
+        faults.append(f"grpc_port: expected a port of its own, got {port}, which has another use")
+    if settings.tls_cert is not None:
+        faults.append(
+            "grpc_port: expected no tls_cert beside it, because gRPC would be sent without TLS; "
+            "put a proxy with TLS in front of both"
+        )
+    return faults
 
 
 def room_faults(settings: Settings) -> list[str]:
@@ -296,22 +402,46 @@ def _tracing(settings: Settings) -> tuple[Tracing, list[str]]:
         return NoTracing(), [*error.faults]
 
 
+def _webhook(settings: Settings, metrics: Metrics) -> tuple[Webhook | None, list[str]]:
+    url, file = settings.webhook_url, settings.webhook_secret_file
+    if url is None and file is None:
+        return None, []
+    if url is None or file is None:
+        return None, ["webhook: expected webhook_url and webhook_secret_file, got one of them"]
+    try:
+        secret = read_secret(file)
+    except ConfigurationError as error:
+        return None, [*error.faults]
+    return Webhook(url, secret, count=metrics.count_webhook), []
+
+
 def _database(settings: Settings, faults: Sequence[str]) -> Database:
-    """Open the state last, so that a configuration with faults creates no new folder.
+    """Open the state last, and only for a configuration without faults.
+
+    A start that fails changes nothing, because another server may run on the same state.
 
     Raises:
         ConfigurationError: lists these faults and those of the state, if there is any.
     """
-    if faults and not settings.state.exists():
-        raise ConfigurationError(faults)
-    try:
-        database = Database(settings.state, store=settings.store)
-    except StoreUnavailable as error:
-        raise ConfigurationError([*faults, str(error)]) from None
     if faults:
-        database.close()
-        raise ConfigurationError(faults)
-    return database
+        raise ConfigurationError([*faults, *_state_faults(settings)])
+    try:
+        return Database(settings.state, store=settings.store)
+    except StoreUnavailable as error:
+        raise ConfigurationError([str(error)]) from None
+
+
+def _state_faults(settings: Settings) -> list[str]:
+    """Return why a state that is there cannot be used. Change nothing."""
+    needed = FILE if settings.store is None else PEPPER
+    is_new = settings.state.is_dir() and not (settings.state / needed).exists()
+    if is_new or not settings.state.exists():
+        return []
+    try:
+        Database(settings.state, store=settings.store, read_only=True).close()
+    except StoreUnavailable as error:
+        return [str(error)]
+    return []
 
 
 def summary(service: Service) -> list[str]:

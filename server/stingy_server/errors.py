@@ -7,11 +7,13 @@ ConfigurationError(faults)   raised before the server listens; lists every fault
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 
 import orjson
 from starlette.responses import Response
 
 JSON = "application/json"
+ERROR_CODE = "X-Error-Code"  # the header with the code of a refusal
 # The headers of every response: no browser may guess its type or keep it.
 SECURITY_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 
@@ -41,6 +43,24 @@ BAD_REQUEST = Refusal(
     400,
     "Expected a well-formed request, got a malformed one; check its headers and its body.",
 )
+FORM_REQUEST = Refusal(
+    "bad_request",
+    400,
+    "Expected a request of the Open Inference Protocol, got a form; "
+    "send JSON, or JSON with binary tensors.",
+)
+BASE64_REQUEST = Refusal(
+    "bad_request",
+    400,
+    "Expected a request of the Open Inference Protocol, got base64 text; decode it, "
+    "and send the bytes to /v1/predict/MODEL.",
+)
+IMAGE_REQUEST = Refusal(
+    "bad_request",
+    400,
+    "Expected a request of the Open Inference Protocol, got an image file; "
+    "send it to /v1/predict/MODEL.",
+)
 UNAUTHENTICATED = Refusal(
     "unauthenticated",
     401,
@@ -56,6 +76,9 @@ UNKNOWN_MODEL = Refusal(
     "not_found",
     404,
     "Expected a model that is served here, got another; check its name and version.",
+)
+UNKNOWN_RPC = Refusal(
+    "not_implemented", 501, "Expected an rpc of this server, got another; see its documentation."
 )
 METHOD_NOT_ALLOWED = Refusal(
     "method_not_allowed",
@@ -73,6 +96,12 @@ JSON_TOO_LARGE = Refusal(
     "Expected at most 2,097,152 bytes, 299,593 lists and 64 objects of JSON, got more; "
     "send the images in binary.",
 )
+HEAD_TOO_LARGE = Refusal(
+    "too_large",
+    413,
+    "Expected at most 2,097,152 bytes and 64 fields beside raw tensors, got more; "
+    "send the images in raw_input_contents.",
+)
 TOO_MANY_IMAGES = Refusal(
     "too_large",
     413,
@@ -85,6 +114,29 @@ UNSUPPORTED_IMAGE = Refusal(
 )
 ANIMATED_IMAGE = Refusal(
     "unsupported_image", 415, "Expected a still image, got an animated WebP; send one frame."
+)
+FORM_IMAGE = Refusal(
+    "unsupported_image",
+    415,
+    "Expected the bytes of an image file as the body, got a form; "
+    "send the file itself, as curl --data-binary @FILE does.",
+)
+BASE64_IMAGE = Refusal(
+    "unsupported_image",
+    415,
+    "Expected the bytes of an image file, got base64 text; decode it, and send the bytes.",
+)
+JSON_IMAGE = Refusal(
+    "unsupported_image",
+    415,
+    "Expected the bytes of an image file as the body, got JSON; "
+    "send the file itself, or a tensor to /v2/models/MODEL/infer.",
+)
+TEXT_IMAGE = Refusal(
+    "unsupported_image",
+    415,
+    "Expected the bytes of an image file, got a PNG without its line ends; "
+    "send it with curl --data-binary, not -d.",
 )
 UNSUPPORTED_ENCODING = Refusal(
     "unsupported_encoding",
@@ -124,11 +176,48 @@ LOSSLESS_TOO_LARGE = Refusal(
     413,
     "Expected a lossless WebP of at most 524,288 pixels, got more; send it as PNG.",
 )
+UNKNOWN_DATATYPE = Refusal(
+    "bad_request",
+    400,
+    "Expected image as integers, floats or BYTES, got another datatype; "
+    "compare it with the table in the documentation.",
+)
+SHARED_MEMORY = Refusal(
+    "bad_request",
+    400,
+    "Expected tensors in the body, got a region of shared memory; send and receive the data.",
+)
+NOT_CLASSIFIED = Refusal(
+    "bad_request",
+    400,
+    "Expected a classification into 1 or more classes, of a policy with scores, got another; "
+    "request plain indices.",
+)
+NO_FORM_FILE = Refusal(
+    "bad_request",
+    400,
+    "Expected a form with one file in the field data, got another; send it as data=@FILE.",
+)
 BAD_TENSOR = Refusal(
     "bad_tensor",
     422,
     "Expected a tensor of the declared type, shape and range, got another; "
     "compare it with the model's metadata.",
+)
+INTEGER_RANGE = Refusal(
+    "bad_tensor",
+    422,
+    "Expected integer pixels of 0 to 255, got others; convert them, or send floats of 0 to 1.",
+)
+FLOAT_RANGE = Refusal(
+    "bad_tensor",
+    422,
+    "Expected float pixels of 0 to 1, got others; divide by 255, or send integers of 0 to 255.",
+)
+BAD_BASE64 = Refusal(
+    "bad_tensor",
+    422,
+    "Expected image files in base64, got other text; encode each without line breaks.",
 )
 TIMED_OUT = Refusal(
     "timed_out",
@@ -222,6 +311,16 @@ class ServiceError(Exception):
         self.refusal = refusal
 
 
+class KeyChanged(ServiceError):
+    """The end of a query whose key was changed after the process had looked it up.
+
+    Nothing was charged. A route that can calls `Service.refresh_key` and tries once more.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(OVERLOADED)
+
+
 class ConfigurationError(Exception):
     """A configuration that cannot be served. `faults` lists every fault in it."""
 
@@ -230,17 +329,48 @@ class ConfigurationError(Exception):
         self.faults = tuple(faults)
 
 
-def error_body(refusal: Refusal, request_id: str) -> bytes:
-    """Return the body of a refusal. Every error has this form."""
-    body = {"code": refusal.code, "message": refusal.message, "request_id": request_id}
-    return orjson.dumps({"error": body})
+class ErrorForm(Enum):
+    """The form of the body of a refusal, which clients of a protocol expect of its addresses."""
+
+    STINGY = "stingy"  # {"error": {"code", "message", "request_id"}}
+    OPEN_INFERENCE = "open_inference"  # {"error": message}
+    TORCHSERVE = "torchserve"  # {"code": status, "type": code, "message": message}
 
 
-def error_response(refusal: Refusal, request_id: str) -> Response:
-    """Return the response of a refusal."""
-    headers = {}
-    if refusal.retry_after is not None:
-        headers["Retry-After"] = str(refusal.retry_after + secrets.randbelow(refusal.spread + 1))
+def error_form(path: str) -> ErrorForm:
+    """Return the form of refusals at an address."""
+    if path.startswith("/v2/") or path == "/v2":
+        return ErrorForm.OPEN_INFERENCE
+    if path.startswith("/predictions/") or path == "/ping":
+        return ErrorForm.TORCHSERVE
+    return ErrorForm.STINGY
+
+
+def error_body(refusal: Refusal, request_id: str, *, form: ErrorForm = ErrorForm.STINGY) -> bytes:
+    """Return the body of a refusal."""
+    code, message = refusal.code, refusal.message
+    if form is ErrorForm.OPEN_INFERENCE:
+        return orjson.dumps({"error": message})
+    if form is ErrorForm.TORCHSERVE:
+        return orjson.dumps({"code": refusal.status, "type": code, "message": message})
+    return orjson.dumps({"error": {"code": code, "message": message, "request_id": request_id}})
+
+
+def retry_after_s(refusal: Refusal) -> int | None:
+    """Return the seconds that one client waits before its next try; None if none are promised."""
+    if refusal.retry_after is None:
+        return None
+    return refusal.retry_after + secrets.randbelow(refusal.spread + 1)
+
+
+def error_response(
+    refusal: Refusal, request_id: str, *, form: ErrorForm = ErrorForm.STINGY
+) -> Response:
+    """Return the response of a refusal. Its headers have the code in every form."""
+    headers = {ERROR_CODE: refusal.code}
+    if (seconds := retry_after_s(refusal)) is not None:
+        headers["Retry-After"] = str(seconds)
     if refusal.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return Response(error_body(refusal, request_id), refusal.status, headers, media_type=JSON)
+    body = error_body(refusal, request_id, form=form)
+    return Response(body, refusal.status, headers, media_type=JSON)

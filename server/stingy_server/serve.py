@@ -1,6 +1,7 @@
 """Run the service: announce the endpoints, listen, drain on the first signal, end with status 0.
 
 Settings and bundles stay as they were at the start. No signal makes the server read them again.
+Only the certificate is read anew when its files change.
 """
 
 import contextlib
@@ -10,16 +11,19 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
-import uvicorn
 from fastapi import FastAPI
 from rich.console import Console
 
 from stingy_server.app import create_app, summary
 from stingy_server.errors import ConfigurationError
 from stingy_server.identity import bundle_digest
-from stingy_server.observability import metrics, metrics_server
+from stingy_server.models.endpoints import close_endpoints
+from stingy_server.observability import metrics
 from stingy_server.observability.logs import log_config
+from stingy_server.observability.metrics_server import MetricsServer
+from stingy_server.process.certificate import Certificate
 from stingy_server.process.core_dumps import forbid_core_dumps
 from stingy_server.process.descriptors import raise_descriptor_limit
 from stingy_server.process.gc_tuning import freeze_gc
@@ -42,22 +46,28 @@ def serve(settings: Settings, faults: Sequence[str], *, console: Console) -> Non
     """
     forbid_core_dumps()
     raise_descriptor_limit()
-    listener, found = _bind(settings)
-    faults = [*faults, *found]
-    with listener, contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
+        listener, found = _bind(settings.host, settings.port, stack)
+        metrics_port, more = _bind_metrics(settings)
+        faults = [*faults, *found, *more, *_tls_faults(settings)]
+        if settings.grpc_port is not None:
+            reserved, found = _bind(settings.host, settings.grpc_port, stack)
+            faults += found
+            # It never listens. It keeps the port for the gRPC servers of all workers.
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            settings = settings.model_copy(update={"grpc_port": reserved.getsockname()[1]})
         began = time.perf_counter()
         with _start_shown_on(console):
             app = create_app(settings, faults=faults)
+        service: Service = app.state.service
+        freeze_gc()  # takes a quarter of a second, so it runs before any client waits
+        _listen(listener, metrics_port, service)
         if settings.workers > 1:
             stack.enter_context(metrics.shared_between_processes(settings.state / "metrics"))
-        service: Service = app.state.service
         _make_first_key(service, console)
-        freeze_gc()  # takes a quarter of a second, so it runs before any client waits
-        listener.listen(2048)  # from now on a client waits a moment and is not refused
         _announce(service, listener, console, seconds=time.perf_counter() - began)
-        if settings.metrics_port is not None:
-            registry = service.metrics.registry if settings.workers == 1 else None
-            metrics_server.listen(settings.metrics_host, settings.metrics_port, registry=registry)
+        if metrics_port is not None:
+            metrics_port.start(service.metrics.registry if settings.workers == 1 else None)
         if settings.workers == 1:
             server = DrainingServer(_config(app, settings))
             server.run(sockets=[listener])
@@ -79,7 +89,7 @@ def serve(settings: Settings, faults: Sequence[str], *, console: Console) -> Non
 def _worker_app(settings: Settings, expected: Mapping[tuple[str, str], str]) -> FastAPI:
     """Build the application of a worker. End the process if its bundles differ from `expected`."""
     try:
-        app = create_app(settings, expected=expected)
+        app = create_app(settings, faults=_tls_faults(settings), expected=expected)
     except ConfigurationError as error:
         faults = error.faults
     except StoreUnavailable as error:
@@ -92,13 +102,14 @@ def _worker_app(settings: Settings, expected: Mapping[tuple[str, str], str]) -> 
     sys.exit(UNABLE)
 
 
-def _config(app: "FastAPI | functools.partial[FastAPI]", settings: Settings) -> uvicorn.Config:
+def _config(app: "FastAPI | functools.partial[FastAPI]", settings: Settings) -> HttpConfig:
     return HttpConfig(
         app,
         factory=not isinstance(app, FastAPI),
         workers=settings.workers,
         header_timeout_s=settings.header_timeout_s,
         body_timeout_s=settings.body_timeout_s,
+        tls_files=_tls_files(settings),
         ws="none",
         access_log=False,
         log_config=log_config(settings.log_format),
@@ -108,19 +119,70 @@ def _config(app: "FastAPI | functools.partial[FastAPI]", settings: Settings) -> 
     )
 
 
-def _bind(settings: Settings) -> tuple[socket.socket, list[str]]:
-    """Bind the address before the models load, so that its fault is reported with theirs."""
-    faults = []
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family)
+def _tls_files(settings: Settings) -> tuple[Path, Path] | None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return settings.tls_cert, settings.tls_key
+
+
+def _tls_faults(settings: Settings) -> list[str]:
+    """Return the faults of the certificate, if the settings have one."""
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        given, missing = ("tls_cert", "tls_key") if settings.tls_cert else ("tls_key", "tls_cert")
+        return [f"{missing}: expected a file beside {given}, got none"]
+    if (files := _tls_files(settings)) is None:
+        return []
+    try:
+        Certificate(*files)
+    except ConfigurationError as error:
+        return [*error.faults]
+    return []
+
+
+def _bind(host: str, port: int, stack: contextlib.ExitStack) -> tuple[socket.socket, list[str]]:
+    """Bind an address before the models load, so that its fault is reported with theirs."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = stack.enter_context(socket.socket(family))
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((settings.host, settings.port))
+        listener.bind((host, port))
     except OSError as error:
-        faults.append(
-            f"{settings.host}:{settings.port}: cannot listen here: {error.strerror or error}"
-        )
-    return listener, faults
+        return listener, [_taken(host, port, error)]
+    return listener, []
+
+
+def _bind_metrics(settings: Settings) -> tuple[MetricsServer | None, list[str]]:
+    """Bind the address of the metrics, if there is one."""
+    if settings.metrics_port is None:
+        return None, []
+    try:
+        server = MetricsServer(settings.metrics_host, settings.metrics_port)
+    except OSError as error:
+        return None, [_taken(settings.metrics_host, settings.metrics_port, error)]
+    return server, []
+
+
+def _listen(listener: socket.socket, metrics_port: MetricsServer | None, service: Service) -> None:
+    """Listen: from now on a client waits a moment and is not refused.
+
+    Raises:
+        ConfigurationError: another server has begun to listen here since the address was bound.
+    """
+    settings = service.settings
+    try:
+        host, port = settings.host, settings.port
+        listener.listen(2048)
+        if metrics_port is not None:
+            host, port = settings.metrics_host, settings.metrics_port or 0
+            metrics_port.listen()
+    except OSError as error:
+        close_endpoints(service.fleet)
+        service.close()
+        raise ConfigurationError([_taken(host, port, error)]) from None
+
+
+def _taken(host: str, port: int, error: OSError) -> str:
+    return f"{host}:{port}: cannot listen here: {error.strerror or error}"
 
 
 @contextlib.contextmanager
@@ -149,7 +211,10 @@ def _announce(
     host, port = listener.getsockname()[:2]
     address = f"[{host}]" if ":" in host else host
     console.print(f"started in {seconds:.1f} s", highlight=False, soft_wrap=True)
-    console.print(f"listening on http://{address}:{port}", highlight=False, soft_wrap=True)
+    if (grpc_port := service.settings.grpc_port) is not None:
+        console.print(f"gRPC on {address}:{grpc_port}", highlight=False, soft_wrap=True)
+    scheme = "http" if service.settings.tls_cert is None else "https"
+    console.print(f"listening on {scheme}://{address}:{port}", highlight=False, soft_wrap=True)
 
 
 def _make_first_key(service: Service, console: Console) -> None:

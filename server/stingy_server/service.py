@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from stingy_protection import (
     ScoreForm,
@@ -28,24 +30,29 @@ from stingy_server.errors import (
     SUSPENDED,
     UNAUTHENTICATED,
     UNKNOWN_MODEL,
+    KeyChanged,
     ServiceError,
 )
 from stingy_server.inference.engine import refusal_of
 from stingy_server.models.endpoints import Endpoint
 from stingy_server.models.fleet import Fleet
+from stingy_server.observability.budget_notices import BudgetNotices
 from stingy_server.observability.metrics import Metrics
 from stingy_server.observability.request_record import NO_VALUE, RequestRecord
 from stingy_server.observability.tracing import Tracing
 from stingy_server.rates.rate_limits import BatchOverRate, MemoryRates, Rates
 from stingy_server.settings import FULL_TIER, Settings, Tier
 from stingy_server.store.base import StoreUnavailable
-from stingy_server.store.budgets import DAY_S, Budgets, key_owner, model_owner
-from stingy_server.store.charges import INVALID_KEY, Charge, Charges
+from stingy_server.store.budgets import Budgets, key_model_owner, key_owner, model_owner
+from stingy_server.store.charges import CHANGED_KEY, INVALID_KEY, Charge, Charges
 from stingy_server.store.database import Database
 from stingy_server.store.group_commit import BatchedLookup, GroupCommit, StoreExecutor
-from stingy_server.store.keys import Caller, Keys
+from stingy_server.store.keys import Caller, Keys, is_token
 from stingy_server.store.ledger import Ledger
 from stingy_server.store.refusal_tally import RefusalTally
+
+if TYPE_CHECKING:
+    from stingy_server.oidc.token_callers import TokenCallers
 
 log = logging.getLogger("stingy")
 
@@ -59,6 +66,9 @@ class Service:
     """The endpoints, the store and the watch of one process, shared by all routes.
 
     Attributes:
+        draining: whether new requests are refused.
+        drain_until: the time at which requests in flight end, in seconds of `time.monotonic`.
+        tokens: the callers of tokens; None if there are keys alone.
         last_writes: calls that write to the state while the service closes, in order.
     """
 
@@ -75,6 +85,7 @@ class Service:
     rates: Rates
     request_rates: MemoryRates  # of this process
     metrics: Metrics
+    notices: BudgetNotices
     tracing: Tracing
     watch: Watch
     fleet: Fleet
@@ -83,6 +94,8 @@ class Service:
     turns: LoopTurns
     deadlines: Deadlines
     draining: bool = False
+    tokens: "TokenCallers | None" = None
+    drain_until: float = math.inf
     last_writes: list[Callable[[], None]] = field(default_factory=list)
 
     def start(self) -> None:
@@ -94,18 +107,33 @@ class Service:
         self.record_event("start")
         self.last_writes.append(lambda: self.record_event("stop"))
         self.watch.start()
+        if self.tokens is not None:
+            self.tokens.start()
+
+    def begin_drain(self, *, at_once: bool = False) -> None:
+        """Refuse new requests from now on.
+
+        Args:
+            at_once: whether the requests in flight end now, and not after `drain_s`.
+        """
+        self.draining = True
+        seconds = 0.0 if at_once else self.settings.drain_s
+        self.drain_until = min(self.drain_until, time.monotonic() + seconds)
 
     async def drain(self) -> None:
         """Refuse new requests, answer those in flight, and flush the queued writes."""
-        self.draining = True
+        self.begin_drain()
         for endpoint in self.fleet:
             await endpoint.engine.close()
         await self.writes.flush()
         await self.rates.close()
+        if self.tokens is not None:
+            await self.tokens.close()
 
     def close(self) -> None:
         """Close the parts of the service, the state last. `drain` has closed the engines."""
         self.watch.close()
+        self.notices.close()
         self.decoders.close()
         self.tracing.close()
         self.writes.close()
@@ -118,21 +146,30 @@ class Service:
             log.error("%s", error)
         self.database.close()
 
-    def known_caller(self, secret: str) -> Caller | None:
-        """Return a caller that this process has looked up before, if its budget is not used up.
+    def known_caller(self, secret: str, model: str | None = None) -> Caller | None:
+        """Return a caller that this process has looked up before, if it may query.
 
-        Its key may have been revoked meanwhile. The charge of the request finds out.
+        Its key may have been revoked or changed meanwhile. The charge of the request finds out.
+
+        Args:
+            model: the model of the query. A key that may not query it is not returned, because
+                it may be permitted now.
         """
         caller = self.charges.known.find(secret)
-        return None if caller is None or caller.spent else caller
+        if caller is None or caller.spent:
+            return None
+        return caller if model is None or caller.key.may_query(model) else None
 
     async def look_up_caller(self, secret: str) -> Caller | None:
-        """Return the caller of a key's text by the store, or None if the key is not valid.
+        """Return the caller of a key or a token by the store, or None if it is not valid.
 
         Raises:
             StoreUnavailable: the store cannot be read.
         """
-        caller = await self.key_lookup.lookup(secret)
+        if self.tokens is not None and is_token(secret):
+            caller = await self.tokens.look_up(secret)
+        else:
+            caller = await self.key_lookup.lookup(secret)
         if caller is None:
             self.charges.known.drop(secret)
         else:
@@ -161,7 +198,7 @@ class Service:
         self.request_rates.charge(key.id, rate, 1)
         if query and record.spent:
             owners = [key_owner(key.id)]
-            wait = await self.executor.run(lambda: self._next_day(owners, 1))
+            wait = await self.executor.run(lambda: self._budgets_wait_s(owners, 1))
             raise ServiceError(BUDGET_EXHAUSTED, retry_after=wait)
         place = self.admission.enter(key.id, declared=declared)
         self.metrics.in_flight.inc()
@@ -175,17 +212,42 @@ class Service:
     def endpoint(self, record: RequestRecord, model: str, version: str | None = None) -> Endpoint:
         """Return the named version of a model, or the version that this caller gets by default.
 
+        A model that the key may not query is refused as one that is not there.
+
         Raises:
-            ServiceError: not_found, if there is no such model or version; overloaded, if the model
-                has its share of the room.
+            ServiceError: not_found, if there is no such model or version for this key; overloaded,
+                if the model has its share of the room.
         """
         found = self.fleet.find(model, version, caller=record.caller)
-        if found is None:
+        if found is None or (record.key is not None and not record.key.may_query(model)):
             raise ServiceError(UNKNOWN_MODEL)
         record.endpoint = found
         if record.place is not None and self.fleet.several:
             record.place.use_model(found.name)
         return found
+
+    def endpoints(self, record: RequestRecord) -> list[Endpoint]:
+        """Return the endpoints of the models that the key may query, for lists of models."""
+        key = record.key
+        return [each for each in self.fleet if key is not None and key.may_query(each.name)]
+
+    def refresh_key(self, record: RequestRecord) -> None:
+        """Give a query its changed key, as the charge that found the change has looked it up.
+
+        Raises:
+            ServiceError: not_found, if the key may not query the model any more; unauthenticated,
+                if it is not valid any more.
+        """
+        caller = self.charges.known.find(record.secret)
+        if caller is None:
+            raise ServiceError(UNAUTHENTICATED)
+        record.key = caller.key
+        if record.unwatched:
+            self.watch.release(caller.key.id, record.unwatched)
+            record.unwatched = 0
+        if not caller.key.may_query(record.model):
+            record.endpoint = None
+            raise ServiceError(UNKNOWN_MODEL)
 
     def record_event(self, event: str) -> None:
         """Record an event of the server itself in the ledger.
@@ -243,6 +305,7 @@ class Service:
             ServiceError: unauthenticated, if the key was revoked, rotated or expired before the
                 whole request had arrived; rate_limited, budget_exhausted, overloaded, deadline,
                 refused or internal.
+            KeyChanged: the key was changed meanwhile.
         """
         try:
             with self.deadlines.start():
@@ -285,37 +348,46 @@ class Service:
         record.images = images
         if record.key is None:
             raise ServiceError(REFUSED)
-        if record.key.rate is not None:
+        # A query that is tried once more, because its key was changed, has been counted.
+        if record.key.rate is not None and record.rate is None:
             try:
                 record.rate = await self.rates.charge(record.key.id, record.key.rate, images)
             except BatchOverRate as error:
                 raise ServiceError(RATE_BELOW_REQUEST, limit=error.limit) from None
-        owners: tuple[str, ...] = (key_owner(record.key.id),)
+        owners: tuple[str, ...] = (key_owner(record.key.id), *record.groups)
         if self.fleet.limited(endpoint.name):
             owners += (model_owner(endpoint.name),)
-        charge = Charge(record.secret, owners, images)
+        if endpoint.name in record.key.model_budgets:
+            owners += (key_model_owner(record.key.id, endpoint.name),)
+        charge = Charge(record.secret, record.key, owners, images)
         charged = await self.writes.run_together(self.charges.charge_all, charge, locks=owners)
         record.key_unchecked = False
         if charged is INVALID_KEY:
             raise ServiceError(UNAUTHENTICATED)
+        if charged is CHANGED_KEY:
+            raise KeyChanged
         record.charged = charged
+        if charged is not None and charged.crossings:
+            self.notices.report(charged.crossings, record.key)
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             await asyncio.sleep(0)  # cancelled during the charge: the request ends here
         if record.charged is None:
             self.charges.known.drop(record.secret)  # so that the next look-up reads its budget
-            wait = await self.executor.run(lambda: self._next_day(owners, images))
+            wait = await self.executor.run(lambda: self._budgets_wait_s(owners, images))
             raise ServiceError(BUDGET_EXHAUSTED, retry_after=wait)
 
-    def _next_day(self, owners: Sequence[str], images: int) -> int | None:
-        """Return the seconds until the next day of UTC; None if these images never fit a budget."""
+    def _budgets_wait_s(self, owners: Sequence[str], images: int) -> int | None:
+        """Return the seconds until all budgets cover these images; None if they never do."""
+        now = time.time()
+        waits = []
         for owner in owners:
             budget = self.budgets.get(owner)
-            if budget is None or (budget.total is not None and budget.used + images > budget.total):
+            wait = None if budget is None else budget.wait_s(images, now)
+            if wait is None:
                 return None
-            if budget.day_total is not None and images > budget.day_total:
-                return None
-        return max(1, DAY_S - int(time.time() % DAY_S))
+            waits.append(wait)
+        return max(waits)
 
     def refund(self, record: RequestRecord) -> None:
         """Refund the charge of a request, if there is one, and clear its answer in the record."""

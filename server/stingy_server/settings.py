@@ -18,6 +18,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from stingy_server.web_settings import OidcSettings, Origins
+
 ENV_PREFIX = "STINGY_"
 
 # Every number has bounds. The upper ones are far above what a server can use, and keep sums and
@@ -38,7 +40,14 @@ def _check_path(path: Path) -> Path:
     return path
 
 
+def _check_overload(status: int) -> int:
+    if status not in (429, 503):
+        raise ValueError(f"expected 503 or 429, got {status}")
+    return status
+
+
 FilePath = Annotated[Path, AfterValidator(_check_path)]
+OverloadStatus = Annotated[int, Field(ge=429, le=503), AfterValidator(_check_overload)]
 LogFormat = Literal["text", "json"]
 
 
@@ -119,6 +128,7 @@ class ModelSettings(BaseModel):
         bundle: the folder of a bundle or an artefact.
         budget: images in all; None for no limit.
         budget_per_day: images in a day of UTC; None for no limit.
+        budget_per_month: images in a month of UTC; None for no limit.
         engine: "embedded", or the kind of the upstream model server.
         url: the full address of the upstream's predictions.
         key_file: the file with TorchServe's key.
@@ -136,6 +146,7 @@ class ModelSettings(BaseModel):
     bundle: FilePath
     budget: Images | None = None
     budget_per_day: Images | None = None
+    budget_per_month: Images | None = None
     engine: Literal["embedded", "torchserve", "oip"] = "embedded"
     url: str | None = Field(default=None, pattern=r"^https?://[^\s/@]+/[^\s?#]+$", max_length=4096)
     key_file: FilePath | None = None
@@ -216,6 +227,11 @@ class Settings(BaseSettings):
         tiers: the most that the keys of a tier receive. The tier "full" gets the policy's answer.
         state: the folder of keys, budgets and the pepper.
         store: a PostgreSQL for keys, budgets and ledger in place of `state`, for several hosts.
+        grpc_port: the port of the Open Inference Protocol over gRPC on `host`, or None.
+        tls_cert: the certificate chain of the server, in PEM; None for plain HTTP.
+        tls_key: the key of the certificate, in PEM, without a passphrase.
+        cors_origins: the origins whose pages may query the server from a browser.
+        oidc: the tokens of an identity provider that are accepted beside keys; None for keys alone.
         allow_open: whether a policy that lets all logits out may be served.
         runtime: the runtime of the network on the CPU. "auto" measures all and takes the fastest.
         strict: run every forward pass at one padded batch shape. The other images of a batch then
@@ -228,6 +244,7 @@ class Settings(BaseSettings):
         max_concurrency: requests at once; more are refused with 503.
         share: what a key, or one of several models, may hold of places, body memory, decoders and
             queues, as a multiple of what is free. At 1.0 one key alone gets half.
+        overload_status: the status of a refusal because there is no room, 503 or 429.
         request_rate: requests of a key in a period, unless the key has a rate of its own. Refused
             requests count.
         header_timeout_s: seconds allowed to receive a request's headers.
@@ -240,6 +257,8 @@ class Settings(BaseSettings):
         trace_endpoint: address of an OpenTelemetry collector that takes spans over HTTP, or None.
         trace_share: the fraction of the requests that have spans.
         metrics_port: the port of the metrics for Prometheus, apart from the public one, or None.
+        webhook_url: the address that gets a POST when a budget is used to 80 or 95 %, or None.
+        webhook_secret_file: the file with the secret that signs these POSTs.
         trusted_factories: modules whose functions a bundle may name to build its network. They are
             added to `OWN_FACTORIES`.
         first_key_budget: images in the budget of the key that the first start makes.
@@ -256,6 +275,11 @@ class Settings(BaseSettings):
     )
     host: Host = "127.0.0.1"
     port: Port = 8080
+    grpc_port: Port | None = None
+    tls_cert: FilePath | None = None
+    tls_key: FilePath | None = None
+    cors_origins: Origins = ()
+    oidc: OidcSettings | None = None
     allow_open: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -271,6 +295,7 @@ class Settings(BaseSettings):
     max_pixels: Annotated[int, Field(ge=1, le=2**32)] = 2**24
     max_concurrency: Count = 256
     share: float = Field(default=1.0, gt=0.0, le=1000.0, allow_inf_nan=False)
+    overload_status: OverloadStatus = 503
     request_rate: Text = "1000/second"
     header_timeout_s: Seconds = 10.0
     body_timeout_s: Seconds = 30.0
@@ -286,6 +311,10 @@ class Settings(BaseSettings):
     trace_share: Share = 0.01
     metrics_port: Port | None = None
     metrics_host: Host = "127.0.0.1"
+    webhook_url: str | None = Field(
+        default=None, pattern=r"^https?://[^\s]+$", max_length=4096, repr=False
+    )
+    webhook_secret_file: FilePath | None = None
     trusted_factories: tuple[str, ...] = OWN_FACTORIES
 
     @field_validator("tiers")

@@ -14,7 +14,8 @@ from pydantic_settings import EnvSettingsSource, SettingsError
 from stingy_protection.files import read_regular_file
 from stingy_server.settings import ENV_PREFIX, Settings
 
-CLIENT_VARIABLES = {"STINGY_URL", "STINGY_KEY"}  # read by the client, no settings of the server
+# Read by the client, no settings of the server.
+CLIENT_VARIABLES = {"STINGY_URL", "STINGY_KEY", "STINGY_CA"}
 DEFAULT_FILE = Path("stingy.toml")
 MAX_FILE_BYTES = 2**20
 
@@ -69,8 +70,9 @@ def _read_file(config: Path | None) -> tuple[dict[str, Any], list[str]]:
 
 def _resolve_paths(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
     """Resolve the paths of a settings file from its own folder, not from the working directory."""
-    if isinstance(found.get("state"), str):
-        found["state"] = folder / found["state"]
+    for name in ("state", "tls_cert", "tls_key", "webhook_secret_file"):
+        if isinstance(found.get(name), str):
+            found[name] = folder / found[name]
     models = found.get("models")
     for model in models if isinstance(models, list) else []:
         for name in ("bundle", "key_file"):

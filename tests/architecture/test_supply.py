@@ -19,6 +19,7 @@ DEPLOYED = [
         *PROJECT["optional-dependencies"]["server"],
         *PROJECT["optional-dependencies"]["redis"],
         *PROJECT["optional-dependencies"]["postgres"],
+        *PROJECT["optional-dependencies"]["oidc"],
     )
 ]
 # The first release of each without its known vulnerabilities.

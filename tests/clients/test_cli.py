@@ -49,7 +49,7 @@ def run(
     points: list[EntryPoint], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Run:
     """Return `run("predict", ...)`, which returns the exit code, stdout and stderr."""
-    for name in ("STINGY_KEY", "STINGY_URL"):
+    for name in ("STINGY_CA", "STINGY_KEY", "STINGY_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
 
@@ -68,9 +68,9 @@ def to_server(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Connect the command's client to the fake server, and return the list of its urls."""
     urls: list[str] = []
 
-    def client(url: str, key: str) -> Client:
+    def client(url: str, key: str, *, ca: Path | None) -> Client:
         urls.append(url)
-        return Client(url, key, retries=0, transport=httpx.MockTransport(server))
+        return Client(url, key, ca=ca, retries=0, transport=httpx.MockTransport(server))
 
     monkeypatch.setattr(cli, "Client", client)
     return urls
@@ -343,3 +343,28 @@ def test_a_refused_image_is_named(
     code, _, err = run("predict", images[0], "--key", KEY, "--model", "pets")
     assert code == 1
     assert err == f"{images[0]}: 422 bad_image: The image could not be read.\n"
+
+
+def test_usage_prints_every_limit_and_its_reset(
+    run: Run, to_server: list[str], server: FakeServer
+) -> None:
+    server.charged = 12
+    code, out, err = run("usage", "--key", KEY)
+    assert (code, err) == (0, "")
+    rows = [line.strip("│ ").replace("│", "").split() for line in out.splitlines() if "│" in line]
+    assert rows == [
+        ["all", "in", "all", "12", "500"],
+        ["all", "day", "2026-11-27", "00:00", "7", "no", "limit"],
+        ["all", "month", "2026-12-01", "00:00", "12", "1,000"],
+        ["pets", "in", "all", "12", "20"],
+    ]
+    assert out.splitlines()[-1] == "key abcd1234: 488 images left now"
+    document = json.loads(run("usage", "--key", KEY, "--json")[1])
+    assert document["day"] == {"budget": None, "used": 7, "resets": "2026-11-27T00:00:00Z"}
+    assert document["models"]["pets"]["remaining"] == 8
+
+
+def test_refused_usage_is_one_line(run: Run, to_server: list[str]) -> None:
+    code, out, err = run("usage", "--key", "sk-other")
+    assert (code, out) == (1, "")
+    assert err.startswith("401 unauthenticated")

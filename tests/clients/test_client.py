@@ -381,3 +381,12 @@ def test_a_closed_client_raises_bad_input(server: FakeServer) -> None:
     with pytest.raises(BadInput, match="expected an open client, got a closed one"):
         asyncio.run(use_closed())
     assert server.requests == []
+
+
+def test_file_that_is_no_authority_is_refused(tmp_path: Path) -> None:
+    other = tmp_path / "ca.pem"
+    other.write_bytes(b"no certificate")
+    for ca in (other, tmp_path / "none", tmp_path, "\0"):
+        for kind in (Client, AsyncClient):
+            with pytest.raises(BadInput, match="expected ca to be a file of certificates"):
+                kind("https://stingy.test", "key", ca=ca)

@@ -54,6 +54,24 @@ def test_every_wire_error_has_its_class(status: int, code: str, kind: type[ApiEr
     assert str(error) == f"{status} {code}: A fixed sentence. (request r-1)"
 
 
+def test_sentence_alone_has_its_code_and_id_in_headers() -> None:
+    headers = {"X-Error-Code": "budget_exhausted", "X-Request-Id": "r-1", "Retry-After": "5"}
+    sent = httpx.Response(429, json={"error": "A fixed sentence."}, headers=headers)
+    error = error_from_response(sent)
+    assert isinstance(error, BudgetExhausted)
+    assert str(error) == "429 budget_exhausted: A fixed sentence. (request r-1)"
+    assert error.retry_after == 5
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"X-Error-Code": "Not a code"}, {"X-Error-Code": "", "X-Request-Id": "r"}]
+)
+def test_sentence_without_a_code_is_foreign_text(headers: dict[str, str]) -> None:
+    sent = httpx.Response(502, json={"error": "A text of a proxy."}, headers=headers)
+    error = error_from_response(sent)
+    assert str(error) == "502 http_502: the response gives no reason"
+
+
 @pytest.mark.parametrize("status", [204, 301, 302, 307, 304])
 def test_a_status_other_than_200_is_unexpected(status: int) -> None:
     headers = {"Location": "http://other.test/"} if status in (301, 302, 307) else {}

@@ -46,9 +46,11 @@ def send(call: Call, *replies: Reply, retries: int = 3) -> tuple[list[float], ob
     return drive(Flows(retries=retries)._send(call), *replies)
 
 
+@pytest.mark.parametrize("status", [503, 429])
 @pytest.mark.parametrize("call", [GET, POST])
-def test_a_retry_waits_as_long_as_the_server_asks(call: Call) -> None:
-    assert send(call, busy(after="2"), busy(after="90"), GOOD) == ([0.0, 2.0, 30.0], GOOD)
+def test_a_retry_waits_as_long_as_the_server_asks(call: Call, status: int) -> None:
+    replies = (busy(status, after="2"), busy(status, after="90"), GOOD)
+    assert send(call, *replies) == ([0.0, 2.0, 30.0], GOOD)
 
 
 @pytest.mark.parametrize("call", [GET, POST])

@@ -84,3 +84,10 @@ def test_the_error_of_a_lost_post_warns_of_a_charge(
 def test_a_broken_encoding_is_an_unexpected_answer() -> None:
     error: ClientError = error_from_failure(httpx.DecodingError("x"), method="GET")
     assert type(error) is UnexpectedAnswer
+
+
+def test_an_untrusted_certificate_is_named_in_the_error() -> None:
+    failure = httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed")
+    error = error_from_failure(failure, method="POST")
+    assert type(error) is TransportError
+    assert "trusted authority" in str(error)

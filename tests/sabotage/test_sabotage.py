@@ -31,6 +31,7 @@ from broken import (
     size_of_any_format,
     spend_unlocked,
     unstable_top,
+    with_open_rpc,
 )
 from checks import (
     all_requests,
@@ -56,6 +57,7 @@ from decoding import decode_alone
 from file_lock import Locker, longest_stall
 from image_bytes import END_OF_IMAGE, cut_jpeg, jpeg
 from packing import assert_failed_pack_writes_nothing
+from rpc_calls import assert_rpcs_closed, rpc_running, without_key
 from sample_networks import canaries
 from segments import assert_same_parse
 from serving import make_bundle, make_settings, png, random_images, running
@@ -81,6 +83,8 @@ from stingy_server.inference import engine
 from stingy_server.models import loading, trial
 from stingy_server.observability.request_record import RequestRecord
 from stingy_server.process.request_parser import RequestParser
+from stingy_server.rpc import server as rpc_server
+from stingy_server.rpc.methods import RPCS
 from stingy_server.service import Service
 from stingy_server.shares import Shares
 from stingy_server.store.group_commit import GroupCommit
@@ -338,3 +342,16 @@ def test_N_choice_after_the_noise_is_caught() -> None:
     assert_support_of_clean_logits(KeyedNoise(num_classes=10, n=3))
     with pytest.raises(AssertionError):
         assert_support_of_clean_logits(NoiseBeforeChoice(num_classes=10, n=3))
+
+
+@pytest.mark.anyio
+async def test_G_rpc_that_needs_no_key_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
+    async with rpc_running(settings) as (rpc, _, _):
+        await assert_rpcs_closed(without_key(rpc), [()])
+    monkeypatch.setattr(rpc_server, "RPCS", with_open_rpc(RPCS, "RepositoryIndex"))
+    async with rpc_running(settings) as (rpc, _, _):
+        with pytest.raises(AssertionError):
+            await assert_rpcs_closed(without_key(rpc), [()])

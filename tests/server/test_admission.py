@@ -14,7 +14,7 @@ from checks import assert_refused_unread
 from infer_requests import tensor
 from serving import make_bundle, make_key, make_settings, png, random_images, running
 from stingy_server import ConfigurationError, create_app
-from stingy_server.edge import oip_routes, routes
+from stingy_server.edge import oip_routes, routes, torchserve_routes
 
 pytestmark = pytest.mark.anyio
 PREDICT, INFER = "/v1/predict/digits", "/v2/models/digits/infer"
@@ -23,7 +23,7 @@ FILE = png(IMAGES[0])
 
 
 def refusal(response: httpx.Response) -> tuple[int, str]:
-    return response.status_code, response.json()["error"]["code"]
+    return response.status_code, response.headers["X-Error-Code"]
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -38,6 +38,11 @@ def binary(datatype: str, values: Any, shape: list[int]) -> tuple[bytes, dict[st
     return head + data, {"Inference-Header-Content-Length": str(len(head))}
 
 
+def part(content: bytes) -> bytes:
+    head = b'--b\r\nContent-Disposition: form-data; name="data"\r\n\r\n'
+    return head + content + b"\r\n--b--\r\n"
+
+
 LINES = np.zeros((4, 1, 48, 3), np.uint8)  # scaled up, they are many times as large
 QUERIES = {
     "picture": (PREDICT, FILE, {}),
@@ -45,6 +50,13 @@ QUERIES = {
     "scaled": (INFER, *binary("UINT8", LINES, [*LINES.shape])),
     "FP32": (INFER, *binary("FP32", np.zeros((4, 3, 8, 8), "<f4"), [4, 3, 8, 8])),
     "files": (INFER, *binary("BYTES", len(FILE).to_bytes(4, "little") + FILE, [1])),
+    "INT64": (INFER, *binary("INT64", IMAGES.astype("<i8"), [*IMAGES.shape])),
+    "upload": ("/predictions/digits", FILE, {}),
+    "form": (
+        "/predictions/digits",
+        part(FILE),
+        {"Content-Type": "multipart/form-data; boundary=b"},
+    ),
 }
 
 
@@ -64,6 +76,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     record(oip_routes, "read_pixels")
     record(routes, "decode")
+    record(torchserve_routes, "_decode_file")
     return calls
 
 
@@ -85,7 +98,7 @@ async def test_R1_nothing_is_decoded_before_it_is_charged(
         refused, decoded[:] = decoded.copy(), []
         answered = await client.post(path, content=body, headers=headers)
         assert answered.status_code == 200
-    assert len(refused) == (1 if query in ("picture", "files") else 0)
+    assert len(refused) == (1 if query in ("picture", "files", "upload", "form") else 0)
     assert len(decoded) == 1
 
 
@@ -109,7 +122,7 @@ async def test_request_larger_than_its_rate_is_a_413_with_the_limit(tmp_path: Pa
         key = make_key(settings.state, rate="3/hour")
         response = await client.post(INFER, json=tensor(IMAGES), headers=bearer(key))
         assert refusal(response) == (413, "too_large")
-        assert "at most 3 images" in response.json()["error"]["message"]
+        assert "at most 3 images" in response.json()["error"]
         assert "retry-after" not in response.headers
 
 

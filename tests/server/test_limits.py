@@ -42,7 +42,7 @@ def outputs(response: httpx.Response) -> dict[str, Any]:
 
 
 def code(response: httpx.Response) -> str:
-    return str(response.json()["error"]["code"])
+    return response.headers["X-Error-Code"]
 
 
 TIERS: Mapping[str, Tier] = {

@@ -158,7 +158,8 @@ def test_P6_odd_file_in_place_of_a_text_is_a_fault(tmp_path: Path, kind: str) ->
     assert len(load_settings(odd)[1]) == 1
     with pytest.raises(PolicyConfigError):
         build_policy("class_prototype", num_classes=2, n=1, lists=str(odd))
-    upstream = Upstream("http://127.0.0.1:1/x", timeout_s=1.0, connections=1, key_file=odd)
+    url = "http://127.0.0.1:1/x"
+    upstream = Upstream(url, ready_url=url, timeout_s=1.0, connections=1, key_file=odd)
     with pytest.raises(UpstreamError, match="key file"):
         asyncio.run(upstream.post(b"", {}, max_bytes=1))
     bundle = tmp_path / "bundle"

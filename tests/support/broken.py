@@ -6,9 +6,9 @@ import io
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -30,6 +30,7 @@ from stingy_server import Database
 from stingy_server.codec.decode_pool import DecodePool, Result
 from stingy_server.detection.fair_sample import FairSample, KeySample
 from stingy_server.process.request_parser import RequestParser
+from stingy_server.rpc.methods import Rpc
 from stingy_server.shares import Shares
 from stingy_server.store.budgets import key_owner
 
@@ -200,3 +201,11 @@ class SegmentParser(RequestParser):
             self.unparsed += data
             return
         super().feed(data)
+
+
+def with_open_rpc(rpcs: Mapping[str, Rpc], name: str) -> dict[str, Rpc]:
+    """Return the rpcs, of which one of this name needs no key."""
+    return {
+        path: replace(rpc, needs_key=rpc.needs_key and not path.endswith(f"/{name}"))
+        for path, rpc in rpcs.items()
+    }

@@ -1,7 +1,7 @@
 """Charges, refunds, clocks and restarts in any order, run shortly by tests and long by fuzzing."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from stingy_server import Budgets, Database
 from stingy_server.store import budgets
-from stingy_server.store.budgets import Budget, Reservation, month_of
+from stingy_server.store.budgets import REPORTED, Budget, Crossing, Period, Reservation, month_of
 
 FIRST_DAY = 20_400  # a few days before the end of a month
 limits = st.one_of(st.none(), st.integers(1, 20))
@@ -18,7 +18,11 @@ limits = st.one_of(st.none(), st.integers(1, 20))
 
 @dataclass
 class Owner:
-    """The charges that one owner should have: for each its images, day and month."""
+    """The charges that one owner should have: for each its images, day and month.
+
+    Attributes:
+        reported: the shares that were reported, by period, number of the period and percent.
+    """
 
     name: str
     total: int | None
@@ -27,26 +31,45 @@ class Owner:
     day: int = 0
     month: int = 0
     charges: list[tuple[int, int, int]] = field(default_factory=list)
+    reported: set[tuple[Period, int, int]] = field(default_factory=set)
 
     def sum(self, which: Callable[[int, int], bool]) -> int:
         return sum(images for images, day, month in self.charges if which(day, month))
 
+    def counted(self, day: int, month: int) -> list[tuple[Period, int, int | None, int]]:
+        """List the limits: the period, its number, the limit and the images charged in it."""
+        return [
+            (Period.TOTAL, 0, self.total, self.sum(lambda *_: True)),
+            (Period.DAY, day, self.day_total, self.sum(lambda d, _: d == day)),
+            (Period.MONTH, month, self.month_total, self.sum(lambda _, m: m == month)),
+        ]
+
     def covers(self, images: int, today: int) -> bool:
         day, month = max(self.day, today), max(self.month, month_of(today))
-        counted = [
-            (self.total, self.sum(lambda *_: True)),
-            (self.day_total, self.sum(lambda d, _: d == day)),
-            (self.month_total, self.sum(lambda _, m: m == month)),
-        ]
-        return all(limit is None or used + images <= limit for limit, used in counted)
+        counted = self.counted(day, month)
+        return all(limit is None or used + images <= limit for _, _, limit, used in counted)
 
-    def charge(self, images: int, today: int) -> None:
+    def charge(self, images: int, today: int) -> Iterator[Crossing]:
+        """Count a charge, and yield the shares of limits that it reaches first."""
         self.day, self.month = max(self.day, today), max(self.month, month_of(today))
         self.charges.append((images, self.day, self.month))
+        for period, number, limit, used in self.counted(self.day, self.month):
+            for percent in REPORTED:
+                share = (period, number, percent)
+                if limit is not None and 100 * used >= percent * limit:
+                    if share not in self.reported:
+                        yield Crossing(self.name, period, percent, limit, used)
+                    self.reported.add(share)
+
+    def limit_to(self, period: Period, limit: int | None) -> None:
+        name = {Period.TOTAL: "total", Period.DAY: "day_total", Period.MONTH: "month_total"}[period]
+        if getattr(self, name) != limit:
+            self.reported = {share for share in self.reported if share[0] != period}
+            setattr(self, name, limit)
 
 
 class BudgetMachine(RuleBasedStateMachine):
-    """Q9: whatever the order of charges, refunds and restarts, nothing is lost or granted twice."""
+    """Q9, Q12: whatever the order of charges, refunds and restarts, nothing is lost or doubled."""
 
     names = itertools.count()
 
@@ -66,12 +89,15 @@ class BudgetMachine(RuleBasedStateMachine):
             for kind, each in zip(("key", "model", "both"), limits, strict=True)
         ]
         for owner in self.owners:
-            self.books.set(
-                owner.name,
-                total=owner.total,
-                day_total=owner.day_total,
-                month_total=owner.month_total,
-            )
+            self._write_limits(owner)
+
+    def _write_limits(self, owner: Owner) -> None:
+        self.books.set(
+            owner.name,
+            total=owner.total,
+            day_total=owner.day_total,
+            month_total=owner.month_total,
+        )
 
     def _open_database(self) -> None:
         state, store = self._opened
@@ -88,8 +114,8 @@ class BudgetMachine(RuleBasedStateMachine):
         reservation = self.books.reserve([owner.name for owner in owners], images)
         assert (reservation is not None) == all(owner.covers(images, self.day) for owner in owners)
         if reservation is not None:
-            for owner in owners:
-                owner.charge(images, self.day)
+            reached = [each for owner in owners for each in owner.charge(images, self.day)]
+            assert sorted(reservation.crossings) == sorted(reached)
             self.open.append((reservation, [(owner, owner.charges[-1]) for owner in owners]))
 
     @rule(last=st.booleans())
@@ -99,6 +125,17 @@ class BudgetMachine(RuleBasedStateMachine):
             self.books.refund(reservation)
             for owner, charge in charges:
                 owner.charges.remove(charge)
+
+    @rule(
+        number=st.integers(0, 2),
+        period=st.sampled_from(Period),
+        more=st.one_of(st.none(), st.integers(1, 20)),
+    )
+    def set_limit(self, number: int, period: Period, more: int | None) -> None:
+        """Set a limit to one that covers what is used, or remove it."""
+        owner = self.owners[number]
+        owner.limit_to(period, None if more is None else owner.sum(lambda *_: True) + more)
+        self._write_limits(owner)
 
     @rule(days=st.one_of(st.integers(-3, 3), st.integers(-40, 40)))
     def set_clock(self, days: int) -> None:

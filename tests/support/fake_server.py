@@ -87,9 +87,12 @@ class FakeServer:
         return [request.url.path for request in self.requests]
 
     def _usage(self, _: httpx.Request) -> httpx.Response:
-        left = 500 - self.charged
-        usage = {"key": "abcd1234", "budget": 500, "used": self.charged, "remaining": left}
-        return httpx.Response(200, json=usage)
+        used = self.charged
+        day = {"budget": None, "used": 7, "resets": "2026-11-27T00:00:00Z"}
+        month = {"budget": 1000, "used": used, "resets": "2026-12-01T00:00:00Z"}
+        own = {"budget": 20, "used": used, "remaining": 20 - used}
+        usage = {"budget": 500, "used": used, "remaining": 500 - used, "day": day, "month": month}
+        return httpx.Response(200, json={"key": "abcd1234", **usage, "models": {"pets": own}})
 
     def _list(self, _: httpx.Request) -> httpx.Response:
         models = [self.served(name) for name in self.names]

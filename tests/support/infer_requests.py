@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 
 from serving import random_images
+from stingy_server.errors import ErrorForm, error_form
 
 IMAGES = random_images(16)
 
@@ -32,10 +33,20 @@ async def used(client: httpx.AsyncClient) -> int:
 
 
 def code(response: httpx.Response) -> tuple[int, str]:
-    error = response.json()["error"]
-    assert set(error) == {"code", "message", "request_id"}
-    assert error["request_id"] == response.headers["X-Request-Id"]
-    return response.status_code, error["code"]
+    """Return the status and the code of a refusal, after a check of its form."""
+    name = response.headers["X-Error-Code"]
+    document, form = response.json(), error_form(response.request.url.path)
+    if form is ErrorForm.STINGY:
+        assert set(document["error"]) == {"code", "message", "request_id"}
+        assert document["error"]["request_id"] == response.headers["X-Request-Id"]
+        assert document["error"]["code"] == name
+    elif form is ErrorForm.OPEN_INFERENCE:
+        assert set(document) == {"error"}
+        assert document["error"].startswith("Expected ")
+    else:
+        assert set(document) == {"code", "type", "message"}
+        assert (document["code"], document["type"]) == (response.status_code, name)
+    return response.status_code, name
 
 
 def outputs(response: httpx.Response) -> dict[str, Any]:

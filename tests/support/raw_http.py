@@ -56,7 +56,9 @@ def answer(connection: socket.socket) -> tuple[int, bytes]:
     """Return the status and body of one answer, however it comes in pieces."""
     received = b""
     while b"\r\n\r\n" not in received:
-        received += connection.recv(65_536)
+        more = connection.recv(65_536)
+        assert more, "the connection ended before its answer"
+        received += more
     lines, _, body = received.partition(b"\r\n\r\n")
     length = int(lines.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
     while len(body) < length:

@@ -18,6 +18,11 @@ def linear(num_classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, num_classes))
 
 
+def pooled(num_classes: int) -> nn.Module:
+    """Make one linear layer over images of any size, averaged to 4 x 4 cells."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, num_classes))
+
+
 def convolutional(num_classes: int) -> nn.Module:
     """Make a network with enough arithmetic for the batch size to move an answer's last bits."""
     return nn.Sequential(

@@ -4,22 +4,19 @@ import re
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
+from crowds import FEW_FILES, SILENT, counted, open_files, silent_crowd
 from raw_http import answer, connected, head, until_closed
 from segments import replies
 from serving import free_port, make_key, png, random_images, served
 
 IMAGE = png(random_images(1)[0])
 STRANGER = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-FEW_FILES = "256:256"
-SILENT = 400  # connections, more than FEW_FILES allows
 
 
 def predict_request(key: str) -> bytes:
@@ -30,21 +27,6 @@ def resident_mb(process: "subprocess.Popen[str]") -> int:
     status = Path(f"/proc/{process.pid}/status").read_text()
     (kilobytes,) = re.findall(r"VmRSS:\s+(\d+)", status)
     return int(kilobytes) // 1024
-
-
-def open_files(process: "subprocess.Popen[str]") -> int:
-    return len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
-
-
-def counted(metrics_port: int) -> dict[str, float]:
-    """Return the values of the counters of malformed requests and of dropped connections."""
-    page = httpx.get(f"http://127.0.0.1:{metrics_port}/metrics").text
-    return {
-        sample.labels.get("reason", sample.name): sample.value
-        for family in text_string_to_metric_families(page)
-        for sample in family.samples
-        if sample.name in ("stingy_malformed_requests_total", "stingy_connections_dropped_total")
-    }
 
 
 def test_C1_two_requests_sent_at_once_are_both_answered(server: tuple[str, str]) -> None:
@@ -93,43 +75,6 @@ def test_C1_pipelining_strangers_take_no_memory_and_slow_no_one(
         for _ in range(50):
             assert client.post("/v1/predict/digits", content=IMAGE, timeout=5).status_code == 200
         assert resident_mb(process) - before < 50
-
-
-@contextmanager
-def silent_crowd(url: str) -> Iterator[None]:
-    """Keep many silent connections open, and reopen each that the server closes."""
-    address, over = httpx.URL(url), threading.Event()
-    assert address.port is not None
-    place = (address.host, address.port)
-
-    def reopen() -> None:
-        crowd: list[socket.socket] = []
-        while not over.is_set():
-            for connection in crowd[:]:
-                try:
-                    open_still = connection.recv(1) != b""
-                except BlockingIOError:
-                    open_still = True
-                except OSError:
-                    open_still = False
-                if not open_still:
-                    connection.close()
-                    crowd.remove(connection)
-            while len(crowd) < SILENT:
-                connection = socket.socket()
-                connection.setblocking(False)
-                connection.connect_ex(place)
-                crowd.append(connection)
-        for connection in crowd:
-            connection.close()
-
-    thread = threading.Thread(target=reopen, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join(60)
 
 
 def test_C3_silent_connections_leave_room_for_customers(bundle: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from checks import assert_plain_headers
 from raw_http import connected, until_closed
 from serving import free_port, make_bundle, make_settings, png, random_images, running
 from stingy_server.observability.metrics import Metrics
-from stingy_server.observability.metrics_server import MAX_SCRAPES, listen
+from stingy_server.observability.metrics_server import MAX_SCRAPES, MetricsServer
 
 DASHBOARD = Path(__file__).parents[2] / "docker" / "grafana" / "stingy.json"
 PANELS = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
@@ -45,7 +45,9 @@ async def test_every_panel_finds_its_metrics_and_labels(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def metrics_port() -> int:
     port = free_port()
-    listen("127.0.0.1", port, registry=Metrics().registry)
+    server = MetricsServer("127.0.0.1", port)
+    server.listen()
+    server.start(Metrics().registry)
     return port
 
 

@@ -163,7 +163,7 @@ def test_revoked_and_spent_keys_are_refused_by_a_running_server(server: tuple[st
     assert f"{created['id']} was revoked already, on 20" in repeated.stderr
     unknown = stingy("keys", "revoke", "none", "--state", state)
     assert unknown.returncode == 2
-    assert "expected the id of a key, got none" in unknown.stderr
+    assert "expected the id or the name of a key, got none" in unknown.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

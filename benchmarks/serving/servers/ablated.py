@@ -98,7 +98,9 @@ class NoGuard:
             await self._app(scope, receive, send)
             return
         json_length = dict(scope["headers"]).get(JSON_LENGTH)
-        encoded = await self._hot_path.answer(route, record, receive, json_length=json_length)
+        encoded = await self._hot_path.answer(
+            route, record, receive, json_length=json_length, headers=scope["headers"]
+        )
         headers = [*encoded.headers, (b"content-length", b"%d" % len(encoded.body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": encoded.body})

@@ -5,6 +5,7 @@ import zlib
 from PIL import Image
 
 from stingy_server.codec import jpeg, orientation, png, webp
+from stingy_server.codec.wrong_forms import explain_image
 from stingy_server.errors import (
     ANIMATED_IMAGE,
     BAD_IMAGE,
@@ -42,7 +43,7 @@ def read_size(data: bytes) -> Size:
         elif webp.is_webp(data):
             size = webp.read_webp_size(data)
         else:
-            raise ServiceError(UNSUPPORTED_IMAGE)
+            raise ServiceError(explain_image(data, UNSUPPORTED_IMAGE))
     except png.DeepImage:
         raise ServiceError(DEEP_IMAGE) from None
     except webp.LargeLossless:

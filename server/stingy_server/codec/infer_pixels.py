@@ -10,13 +10,20 @@ from stingy_protection import Preprocessing
 from stingy_server.codec.decode_pool import DecodePool
 from stingy_server.codec.images import INLINE_PIXELS, UNIT_PIXELS, Pixels, decode, fit
 from stingy_server.codec.loop_turns import LoopTurns
-from stingy_server.codec.oip import InferHead, binary_values, read_files, read_tensor, to_uint8
+from stingy_server.codec.oip import InferHead
+from stingy_server.codec.oip_tensors import (
+    Body,
+    binary_values,
+    read_files,
+    read_tensor,
+    to_pixels,
+)
 from stingy_server.errors import BAD_REQUEST, ServiceError
 
 
 async def read_pixels(
     head: InferHead,
-    body: bytes,
+    body: Body,
     preprocessing: Preprocessing,
     *,
     pool: DecodePool,
@@ -47,7 +54,10 @@ async def read_pixels(
     elif head.data is None:
         values = binary_values(head, body)
         rows = max(1, UNIT_PIXELS * head.count // head.cost)
-        units = [partial(to_uint8, values[i : i + rows]) for i in range(0, head.count, rows)]
+        units = [
+            partial(to_pixels, values[i : i + rows], head.datatype)
+            for i in range(0, head.count, rows)
+        ]
         images = np.concatenate(await pool.run(caller, units, cost=head.cost))
     else:
         (images,) = await pool.run(caller, [partial(read_tensor, head, body)], cost=head.cost)
@@ -56,7 +66,7 @@ async def read_pixels(
 
 async def read_large_json(
     parse: Callable[[], InferHead],
-    body: bytes,
+    body: Body,
     preprocessing: Preprocessing,
     *,
     count: int,
@@ -81,18 +91,24 @@ async def read_large_json(
         ServiceError: bad_request, if the number of images is another; the refusals of `parse` and
             of `read_pixels`.
     """
-    head, images = await turns.run(caller, partial(_parse_and_read, parse, body, count))
+    head, content = await turns.run(caller, partial(_parse_and_read, parse, body, count))
     keep(head)
-    read = partial(read_pixels, head, body) if images is None else partial(fit, images)
+    if content is None:
+        read = partial(read_pixels, head, body)
+    elif isinstance(content, list):
+        read = partial(decode, content)
+    else:
+        read = partial(fit, content)
     return await read(preprocessing, pool=pool, caller=caller, max_pixels=max_pixels)
 
 
 def _parse_and_read(
-    parse: Callable[[], InferHead], body: bytes, count: int
-) -> tuple[InferHead, Pixels | None]:
+    parse: Callable[[], InferHead], body: Body, count: int
+) -> tuple[InferHead, Pixels | list[bytes] | None]:
     head = parse()
     if head.count != count:
         raise ServiceError(BAD_REQUEST)
     if head.data is None:
         return head, None
-    return replace(head, data=None), read_tensor(head, body)
+    read = read_files if head.datatype == "BYTES" else read_tensor
+    return replace(head, data=None), read(head, body)

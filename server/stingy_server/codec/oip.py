@@ -5,28 +5,51 @@ amount of information in it.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stingy_protection import ScoreForm
-from stingy_server.codec.images import Pixels
 from stingy_server.errors import (
     BAD_REQUEST,
     BAD_TENSOR,
     JSON_TOO_LARGE,
+    NOT_CLASSIFIED,
+    SHARED_MEMORY,
     TOO_MANY_IMAGES,
+    UNKNOWN_DATATYPE,
     ServiceError,
 )
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 BINARY = "application/octet-stream"
-BINARY_TYPES = {"UINT8": "u1", "FP32": "<f4"}
+# Integer pixels are 0..255, [batch, height, width, 3].
+INTEGER_TYPES: Mapping[str, np.dtype[Any]] = {
+    name: np.dtype(code)
+    for name, code in (
+        ("UINT8", "u1"),
+        ("INT8", "i1"),
+        ("UINT16", "<u2"),
+        ("INT16", "<i2"),
+        ("UINT32", "<u4"),
+        ("INT32", "<i4"),
+        ("UINT64", "<u8"),
+        ("INT64", "<i8"),
+    )
+}
+# Float pixels are 0..1, [batch, 3, height, width]. numpy has no BF16, so its bits are read.
+FLOAT_TYPES: Mapping[str, np.dtype[Any]] = {
+    "FP16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+}
+BINARY_TYPES = {**INTEGER_TYPES, **FLOAT_TYPES}
 # Parsing JSON blocks all requests of the process, so larger requests must be binary. A list costs
 # several times as much as a number. The limit is the number of lists in a black picture, written
 # "[[0,0,0],...],", with rows of five pixels or more.
@@ -47,34 +70,37 @@ class _Message(BaseModel):
 
 class _TensorParameters(_Message):
     binary_data_size: int | None = Field(default=None, ge=0, le=2**40)
+    shared_memory_region: Any = None
 
 
 class _Input(_Message):
     name: Literal["image"]
-    datatype: Literal["UINT8", "FP32", "BYTES"]
+    datatype: str
     shape: list[int] = Field(min_length=1, max_length=4)
-    parameters: _TensorParameters = _TensorParameters()
+    parameters: _TensorParameters | None = None
     data: Any = None
 
 
 class _OutputParameters(_Message):
     binary_data: bool | None = None
+    classification: int | None = None
+    shared_memory_region: Any = None
 
 
 class _Output(_Message):
     name: Literal["indices", "scores", "logits"]
-    parameters: _OutputParameters = _OutputParameters()
+    parameters: _OutputParameters | None = None
 
 
 class _RequestParameters(_Message):
-    binary_data_output: bool = False
+    binary_data_output: bool | None = None
 
 
 class _Request(_Message):
-    id: str | None = Field(default=None, max_length=MAX_ID_LENGTH)
+    id: Any = None
     inputs: list[_Input] = Field(min_length=1, max_length=1)
-    outputs: list[_Output] = Field(default=[], max_length=3)
-    parameters: _RequestParameters = _RequestParameters()
+    outputs: list[_Output] | None = Field(default=None, max_length=3)
+    parameters: _RequestParameters | None = None
 
 
 @dataclass(frozen=True)
@@ -82,14 +108,15 @@ class InferHead:
     """The head of an infer request: all but its images.
 
     Attributes:
-        id: the client's own name for the request.
+        id: the client's own name for the request; a number is kept as text.
         count: the number of images, at least 1.
         outputs: the requested outputs, each by its name and whether it is binary.
         length: bytes of the JSON. Binary data follows them.
         tail: bytes of the binary data.
-        datatype: the input's type: UINT8, FP32 or BYTES.
+        datatype: the input's type: BYTES, or one of `BINARY_TYPES`.
         shape: the input's shape as declared. Its lengths are at least 1.
-        data: the input's numbers, if they are in the JSON; None if they are binary.
+        data: the input's numbers or texts, if they are in the JSON; None if they are binary.
+        classified: the outputs that are sent as classes, each with the most classes of a row.
     """
 
     id: str | None
@@ -100,6 +127,7 @@ class InferHead:
     datatype: str
     shape: tuple[int, ...]
     data: Any = field(default=None, repr=False)
+    classified: tuple[tuple[str, int], ...] = ()
 
     @property
     def cost(self) -> int:
@@ -187,10 +215,8 @@ def _parse_text(text: bytes, form: ScoreForm) -> InferHead:
         raise ServiceError(BAD_REQUEST) from None
     if len(text) > KEPT_HEAD_BYTES or not isinstance(document, dict):
         return _validate_head(document, len(text), form)
-    identifier = document.pop("id", None)
+    identifier = _read_id(document.pop("id", None))
     if identifier is not None:
-        if not isinstance(identifier, str) or len(identifier) > MAX_ID_LENGTH:
-            raise ServiceError(BAD_REQUEST)
         text_without = orjson.dumps(document)
         head = _kept_heads.get((text_without, form))
         if head is None:
@@ -213,64 +239,40 @@ def _validate_head(document: Any, length: int, form: ScoreForm) -> InferHead:
     except ValidationError:
         raise ServiceError(BAD_REQUEST) from None
     tensor = request.inputs[0]
-    size = tensor.parameters.binary_data_size
+    parameters = tensor.parameters or _TensorParameters()
+    if parameters.shared_memory_region is not None:
+        raise ServiceError(SHARED_MEMORY)
+    if tensor.datatype != "BYTES" and tensor.datatype not in BINARY_TYPES:
+        raise ServiceError(UNKNOWN_DATATYPE)
+    size = parameters.binary_data_size
     if (size is None) == (tensor.data is None):
         raise ServiceError(BAD_REQUEST)
     _check_shape(tensor, size)
+    outputs, classified = _select_outputs(request, form)
     return InferHead(
-        id=request.id,
+        id=_read_id(request.id),
         count=tensor.shape[0],
-        outputs=_select_outputs(request, form),
+        outputs=outputs,
         length=length,
         tail=size or 0,
         datatype=tensor.datatype,
         shape=tuple(tensor.shape),
         data=tensor.data,
+        classified=classified,
     )
 
 
-def read_tensor(head: InferHead, body: bytes) -> Pixels:
-    """Read the pixels of a request that has no files, uint8 [batch, height, width, 3].
-
-    Args:
-        head: the request's head, of the type UINT8 or FP32.
-        body: the body that it was parsed from.
+def _read_id(identifier: Any) -> str | None:
+    """Return the id of a request as text.
 
     Raises:
-        ServiceError: bad_tensor, if the data is malformed or out of range.
+        ServiceError: bad_request, if it is neither a short text nor an integer.
     """
-    if head.data is None:
-        values = binary_values(head, body)
-        return to_uint8(values) if head.datatype == "FP32" else values
-    values = _read_json(head.data, head.shape, kinds="iu" if head.datatype == "UINT8" else "iuf")
-    if head.datatype == "FP32":
-        return to_uint8(values)
-    if values.min() < 0 or values.max() > 255:
-        raise ServiceError(BAD_TENSOR)
-    return values.astype(np.uint8)
-
-
-def binary_values(head: InferHead, body: bytes) -> npt.NDArray[Any]:
-    """Return the binary values of a request in their declared type and shape, without a copy."""
-    dtype = np.dtype(BINARY_TYPES[head.datatype])
-    return np.frombuffer(body, dtype, offset=head.length).reshape(head.shape)
-
-
-def read_files(head: InferHead, body: bytes) -> list[bytes]:
-    """Return the elements of a binary BYTES tensor. Each follows its own length, of 4 bytes.
-
-    Raises:
-        ServiceError: bad_tensor, if the lengths do not add up, or there are not `head.count`.
-    """
-    files: list[bytes] = []
-    start = head.length
-    while start < len(body) and len(files) < head.count:
-        stop = start + 4 + int.from_bytes(body[start : start + 4], "little")
-        files.append(body[start + 4 : stop])
-        start = stop
-    if start != len(body) or len(files) != head.count:
-        raise ServiceError(BAD_TENSOR)
-    return files
+    if type(identifier) is int:
+        return str(identifier)
+    if identifier is None or (isinstance(identifier, str) and len(identifier) <= MAX_ID_LENGTH):
+        return identifier
+    raise ServiceError(BAD_REQUEST)
 
 
 def _check_shape(tensor: _Input, size: int | None) -> None:
@@ -278,13 +280,30 @@ def _check_shape(tensor: _Input, size: int | None) -> None:
     if min(shape) < 1:
         raise ServiceError(BAD_TENSOR)
     if tensor.datatype == "BYTES":
-        if len(shape) != 1 or size is None:
+        if len(shape) != 1:
             raise ServiceError(BAD_TENSOR)
         return
-    if len(shape) != 4 or shape[3 if tensor.datatype == "UINT8" else 1] != 3:
+    if len(shape) != 4 or shape[3 if tensor.datatype in INTEGER_TYPES else 1] != 3:
         raise ServiceError(BAD_TENSOR)
-    if size is not None and size != np.dtype(BINARY_TYPES[tensor.datatype]).itemsize * prod(shape):
+    if size is not None and size != BINARY_TYPES[tensor.datatype].itemsize * prod(shape):
         raise ServiceError(BAD_TENSOR)
+
+
+def read_document(document: Any, length: int, *, form: ScoreForm, max_images: int) -> InferHead:
+    """Read the head of a request that came in another form than JSON. No pixel is read.
+
+    Args:
+        document: what its JSON would be.
+        length: bytes of its head, behind which binary data begins.
+        form, max_images: as in `parse_head`.
+
+    Raises:
+        ServiceError: as from `parse_head`.
+    """
+    head = _validate_head(document, length, form)
+    if head.count > max_images:
+        raise ServiceError(TOO_MANY_IMAGES, limit=max_images)
+    return head
 
 
 def _parse_length(header: str, total: int) -> int:
@@ -293,63 +312,34 @@ def _parse_length(header: str, total: int) -> int:
     return int(header)
 
 
-def _select_outputs(request: _Request, form: ScoreForm) -> tuple[tuple[str, bool], ...]:
-    binary = request.parameters.binary_data_output
+def _select_outputs(
+    request: _Request, form: ScoreForm
+) -> tuple[tuple[tuple[str, bool], ...], tuple[tuple[str, int], ...]]:
+    """Return the requested outputs, and those that are sent as classes.
+
+    Raises:
+        ServiceError: bad_request, if the policy has no such output, or not in this form.
+    """
+    binary = bool(request.parameters and request.parameters.binary_data_output)
     available = ["indices"] if form is ScoreForm.NONE else ["indices", "scores", "logits"]
     if not request.outputs:
-        return tuple((name, binary) for name in available if name != "logits")
+        return tuple((name, binary) for name in available if name != "logits"), ()
     selected: dict[str, bool] = {}
+    classified: dict[str, int] = {}
     for output in request.outputs:
-        choice = output.parameters.binary_data
+        parameters = output.parameters or _OutputParameters()
+        if parameters.shared_memory_region is not None:
+            raise ServiceError(SHARED_MEMORY)
+        choice = parameters.binary_data
         selected[output.name] = binary if choice is None else choice
-    # JSON has no -inf, so dense logits are sent in binary alone.
+        if parameters.classification:  # 0 is none
+            classified[output.name] = parameters.classification
+    # A score goes with each class, so a policy without scores has no classes to send.
+    if classified and (form is ScoreForm.NONE or min(classified.values()) < 1):
+        raise ServiceError(NOT_CLASSIFIED)
     if len(selected) != len(request.outputs) or set(selected) - set(available):
         raise ServiceError(BAD_REQUEST)
-    if not selected.get("logits", True):
+    # JSON has no -inf, so dense logits are sent in binary alone.
+    if not selected.get("logits", True) and "logits" not in classified:
         raise ServiceError(BAD_REQUEST)
-    return tuple(selected.items())
-
-
-def to_uint8(values: npt.NDArray[Any]) -> Pixels:
-    """Convert pixels in 0..1, [batch, 3, height, width], to uint8 [batch, height, width, 3].
-
-    After rounding to 8 bits the same picture is the same input, whatever its datatype was.
-
-    Raises:
-        ServiceError: bad_tensor, if a value is no number in 0..1.
-    """
-    with np.errstate(invalid="ignore"):
-        if not (values.min() >= 0 and values.max() <= 1):  # false for NaN too
-            raise ServiceError(BAD_TENSOR)
-    rounded = np.rint(values.astype(np.float32) * 255).astype(np.uint8)
-    return np.ascontiguousarray(rounded.transpose(0, 2, 3, 1))
-
-
-def _read_json(data: Any, shape: tuple[int, ...], *, kinds: str) -> npt.NDArray[Any]:
-    try:
-        values = numbers(data, prod(shape))
-    except ValueError:
-        raise ServiceError(BAD_TENSOR) from None
-    if values.dtype.kind not in kinds:
-        raise ServiceError(BAD_TENSOR)
-    return values.reshape(shape)
-
-
-def numbers(data: Any, count: int) -> npt.NDArray[Any]:
-    """Return the numbers of a JSON list, nested or not, as a flat array.
-
-    Args:
-        data: the list.
-        count: the expected number of numbers.
-
-    Raises:
-        ValueError: if the list has another number of elements, or elements that are no numbers.
-    """
-    # Without dtype=object numpy would make a string of each element, as long as the longest one.
-    leaves = np.asarray(data, dtype=object)
-    if leaves.size != count:
-        raise ValueError(f"expected {count} numbers, got {leaves.size}")
-    flat = leaves.ravel().tolist()
-    if not set(map(type, flat)) <= {int, float}:
-        raise ValueError("expected numbers alone, got other elements")
-    return np.asarray(flat)
+    return tuple(selected.items()), tuple(classified.items())

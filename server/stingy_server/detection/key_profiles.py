@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field, fields, replace
 from enum import StrEnum
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ import numpy.typing as npt
 from stingy_server.store.budgets import Budgets, key_owner, today
 from stingy_server.store.database import Database
 from stingy_server.store.keys import stamp
-from stingy_server.store.ledger import Entry, Ledger
+from stingy_server.store.ledger import Ledger, event_entry
 
 HALF_LIFE = 1000  # compared images after which an old image counts half
 DISTANCES = 256  # the latest distances that are kept
@@ -173,18 +174,22 @@ class KeyProfileStore:
             self._database.execute(WRITE, astuple(after))
             if after.action != before.action:
                 event = "alarm" if after.action == Action.ALARM else f"alarm_{after.action}"
-                self._ledger.append(_entry(key, event))
+                self._ledger.append_all([event_entry(stamp(), event, key=key)])
         return after
 
-    def release(self, key: str) -> bool:
-        """Undo the action of an alarm and start to count anew. Returns False if there is none."""
+    def release(self, key: str, *, detail: Mapping[str, Any] | None = None) -> bool:
+        """Undo the action of an alarm and start to count anew. Returns False if there is none.
+
+        Args:
+            detail: what the ledger says about it, such as who does it.
+        """
         with self._database.transaction(locks=(f"watch:{key}",)):
             found = self.get(key)
             if found.action == Action.NONE:
                 return False
-            fresh = KeyProfile(key, time.time(), found.images, found.bits, since=found.images)
+            fresh = KeyProfile(key, found.updated, found.images, found.bits, since=found.images)
             self._database.execute(WRITE, astuple(fresh))
-            self._ledger.append(_entry(key, "released"))
+            self._ledger.append_all([event_entry(stamp(), "released", key=key, detail=detail)])
         return True
 
     def _budget_used_today(self, key: str) -> float:
@@ -303,8 +308,3 @@ def normality(distances: bytes) -> float | None:
 def _normal_scores(count: int) -> npt.NDArray[np.float64]:
     normal = statistics.NormalDist()
     return np.array([normal.inv_cdf((i + 0.625) / (count + 0.25)) for i in range(count)])
-
-
-def _entry(key: str, event: str) -> Entry:
-    """Return the ledger entry of an event that concerns a key and no request."""
-    return Entry(stamp(), "-", key, "-", "-", "-", None, 0, 0, 0.0, 0, event, 0)

@@ -1,12 +1,11 @@
 """The guard: the ASGI layer around every route, which checks the key and bounds the request.
 
-It denies by default. Every path, known or not, needs a key, except the two probes. It turns every
+It denies by default. Every path, known or not, needs a key, except the three probes. It turns every
 exception behind it into a refusal with a fixed sentence. It refunds a request without an answer.
 The record is in the ledger before the first byte of the response leaves.
 """
 
 import asyncio
-import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable
@@ -17,30 +16,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stingy_server.admission import Place
 from stingy_server.codec.oip import HEADER_LENGTH
+from stingy_server.edge.caller_check import authenticate, find_refusal
 from stingy_server.edge.hot_path import HotPath
 from stingy_server.edge.ledger_sender import LedgerSender
+from stingy_server.edge.oip_routes import REPOSITORY_INDEX
 from stingy_server.errors import (
     BAD_REQUEST,
     DRAINING,
-    INTERNAL,
-    STORE_UNAVAILABLE,
     TIMED_OUT,
     TOO_LARGE,
-    UNAUTHENTICATED,
     UNSUPPORTED_ENCODING,
-    Refusal,
     ServiceError,
 )
 from stingy_server.observability.request_record import RequestRecord
 from stingy_server.process.http_exchange import BODY_ARRIVED
 from stingy_server.service import Service
 from stingy_server.settings import Settings
-from stingy_server.store.base import StoreUnavailable
 
-log = logging.getLogger("stingy")
-
-PROBES = frozenset({"/v2/health/live", "/v2/health/ready"})
-MAX_KEY_LENGTH = 256
+PROBES = frozenset({"/v2/health/live", "/v2/health/ready", "/ping"})
 JSON_LENGTH = HEADER_LENGTH.lower().encode()
 
 
@@ -134,9 +127,15 @@ class Guard:
                 await self._app(scope, receive, sender.send)
                 return
             route = self._hot_path.find(scope["method"], scope["path"])
-            await self._authenticate(record, head, charges=route is not None)
+            # A POST to an unknown address is recorded as a query too.
+            query = record.query = route is not None or (
+                scope["method"] == "POST" and scope["path"] != REPOSITORY_INDEX
+            )
+            model = None if route is None else route.model
+            await authenticate(
+                service, record, head.authorization, charges=route is not None, model=model
+            )
             declared = check_body(head, self._settings)
-            query = scope["method"] == "POST"
             place = record.place = await service.admit(record, query=query, declared=declared)
             try:
                 arrived = scope.get("extensions", {}).get(BODY_ARRIVED, _unknown)
@@ -145,46 +144,19 @@ class Guard:
                     await self._app(scope, limited.receive, sender.send)
                     return
                 encoded = await self._hot_path.answer(
-                    route, record, limited.receive, json_length=head.json_length
+                    route,
+                    record,
+                    limited.receive,
+                    json_length=head.json_length,
+                    headers=scope["headers"],
                 )
                 await sender.answer(encoded)
             finally:
                 service.leave(place)
-        except ServiceError as error:
-            await self._refuse(sender, error.refusal)
-        except StoreUnavailable as error:
-            log.error("%s", error)
-            await sender.refuse(STORE_UNAVAILABLE)
         except ClientDisconnect:
             pass  # before the whole body arrived, so there is no client to refuse
         except Exception as error:  # noqa: BLE001  no text of any error may leave
-            # Log only the type, because a message may quote the data.
-            log.error("unexpected %s", type(error).__name__)
-            await sender.refuse(INTERNAL)
-
-    async def _refuse(self, sender: LedgerSender, refusal: Refusal) -> None:
-        """Refuse a request. One whose key was revoked before a charge found out gets 401."""
-        record = sender.record
-        if record.key_unchecked:
-            try:
-                if await self._service.look_up_caller(record.secret) is None:
-                    refusal = UNAUTHENTICATED
-            except StoreUnavailable:
-                refusal = STORE_UNAVAILABLE
-        await sender.refuse(refusal)
-
-    async def _authenticate(self, record: RequestRecord, head: Head, *, charges: bool) -> None:
-        scheme, _, secret = head.authorization.partition(b" ")
-        if scheme.lower() != b"bearer" or not 0 < len(secret) <= MAX_KEY_LENGTH:
-            raise ServiceError(UNAUTHENTICATED)
-        record.secret = secret.decode("latin-1")
-        caller = self._service.known_caller(record.secret) if charges else None
-        record.key_unchecked = caller is not None
-        if caller is None:
-            caller = await self._service.look_up_caller(record.secret)
-        if caller is None:
-            raise ServiceError(UNAUTHENTICATED)
-        record.key, record.spent = caller.key, caller.spent
+            await sender.refuse(await find_refusal(service, record, error))
 
 
 class LimitedBody:

@@ -5,17 +5,19 @@ It may, because the guard has checked the head already, and a handler checks the
 the same routes for its OpenAPI document, and answers other methods on these paths.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from fastapi import APIRouter
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import compile_path
 from starlette.types import Receive
 
 from stingy_server.codec.oip_answers import Encoded
-from stingy_server.errors import INTERNAL, ServiceError
+from stingy_server.edge.openapi import request_body
+from stingy_server.errors import INTERNAL, KeyChanged, ServiceError
 from stingy_server.models.endpoints import Endpoint
 from stingy_server.observability.request_record import RequestRecord
 from stingy_server.service import Service
@@ -27,6 +29,7 @@ class Query(NamedTuple):
 
     Attributes:
         json_length: the value of the header that gives the length of a JSON head, if there is one.
+        headers: all headers of the request, with their names in lower case.
     """
 
     service: Service
@@ -35,6 +38,7 @@ class Query(NamedTuple):
     tier: Tier
     body: bytes
     json_length: str | None
+    headers: Iterable[tuple[bytes, bytes]]
 
 
 Handler = Callable[[Query], Awaitable[Encoded]]
@@ -52,25 +56,32 @@ class HotPath:
     """The prediction routes of a service.
 
     Args:
-        handlers: the handler of each path, such as `/v1/predict/{model}`.
+        handlers: the handler of each method and path, such as `/v1/predict/{model}`.
     """
 
-    def __init__(self, service: Service, *, handlers: Mapping[str, Handler]) -> None:
+    def __init__(self, service: Service, *, handlers: Mapping[tuple[str, str], Handler]) -> None:
         self._service = service
-        self._handlers = [(compile_path(path)[0], handler) for path, handler in handlers.items()]
+        self._handlers = [
+            (method, compile_path(path)[0], handler) for (method, path), handler in handlers.items()
+        ]
         self.find = lru_cache(maxsize=256)(self._find)
 
     def _find(self, method: str, path: str) -> Route | None:
         """Return the route of a method on a path, or None if FastAPI has it."""
-        if method == "POST":
-            for pattern, handler in self._handlers:
-                if found := pattern.match(path):
-                    named = found.groupdict()
-                    return Route(handler, named["model"], named.get("version"))
+        for its_method, pattern, handler in self._handlers:
+            if method == its_method and (found := pattern.match(path)):
+                named = found.groupdict()
+                return Route(handler, named["model"], named.get("version"))
         return None
 
     async def answer(
-        self, route: Route, record: RequestRecord, receive: Receive, *, json_length: bytes | None
+        self,
+        route: Route,
+        record: RequestRecord,
+        receive: Receive,
+        *,
+        json_length: bytes | None,
+        headers: Iterable[tuple[bytes, bytes]],
     ) -> Encoded:
         """Answer a request on a route.
 
@@ -82,8 +93,12 @@ class HotPath:
         endpoint = service.endpoint(record, route.model, route.version)
         body = await _read_body(receive)
         length = None if json_length is None else json_length.decode("latin-1")
-        tier = service.tier(record)
-        return await route.handler(Query(service, record, endpoint, tier, body, length))
+        query = Query(service, record, endpoint, service.tier(record), body, length, headers)
+        try:
+            return await route.handler(query)
+        except KeyChanged:
+            service.refresh_key(record)
+            return await route.handler(query._replace(tier=service.tier(record)))
 
 
 async def _read_body(receive: Receive) -> bytes:
@@ -98,6 +113,30 @@ async def _read_body(receive: Receive) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-async def documented(request: Request) -> Response:
+async def _documented(request: Request) -> Response:
     """Stand in FastAPI's routes for a handler, so that its OpenAPI document has them."""
     raise ServiceError(INTERNAL)
+
+
+def add_to_document(
+    router: APIRouter,
+    handlers: Mapping[tuple[str, str], Handler],
+    *media_types: str,
+    **options: Any,
+) -> None:
+    """Add the routes of handlers to FastAPI's document.
+
+    Args:
+        media_types: the types of their bodies.
+        options: of each route, as FastAPI takes them.
+    """
+    for (method, path), handler in handlers.items():
+        router.add_api_route(
+            path.removeprefix(router.prefix),
+            _documented,
+            name=handler.__name__,
+            description=handler.__doc__,
+            methods=[method],
+            openapi_extra=request_body(path, *media_types),
+            **options,
+        )

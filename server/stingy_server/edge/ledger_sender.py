@@ -1,57 +1,40 @@
-"""The sender of a response: the ledger entry comes first, then the first byte."""
+"""The sender of a response over HTTP: the ledger entry comes first, then the first byte."""
 
-import asyncio
-import contextlib
-import logging
-import time
+from dataclasses import replace
 
 from starlette.types import Message, Scope, Send
 
 from stingy_server.codec.oip_answers import Encoded
-from stingy_server.errors import SECURITY_HEADERS, STORE_UNAVAILABLE, Refusal, error_response
+from stingy_server.edge.request_books import RequestBooks
+from stingy_server.errors import (
+    OVERLOADED,
+    SECURITY_HEADERS,
+    STORE_UNAVAILABLE,
+    Refusal,
+    error_form,
+    error_response,
+)
 from stingy_server.observability.request_record import RequestRecord
 from stingy_server.service import Service
-from stingy_server.store.base import StoreUnavailable
-
-log = logging.getLogger("stingy")
-
-ANSWERED = "answer"  # the event of a request with an answer
-CANCELLED = "cancelled"  # the event of a request that ended without a response
 
 
-class LedgerSender:
+class LedgerSender(RequestBooks):
     """A sender that records the request in the ledger before the first byte leaves."""
 
     def __init__(self, service: Service, record: RequestRecord, scope: Scope, send: Send) -> None:
-        self.record = record
-        self._service = service
+        super().__init__(service, record)
         self._scope = scope
         self._send = send
-        self._started = False
         self._withheld = False
-        self._refunds = False  # whether a refund is in the queue of writes
-        self._ended = False
 
     async def refuse(self, refusal: Refusal) -> None:
         """Send a refusal and refund the request, unless a response has started."""
-        if self._started:
+        if self.closed:
             return
-        self._refunds = self.record.charged is not None
-        self._service.refund(self.record)
-        self.record.event = refusal.code
-        response = error_response(refusal, self.record.request_id)
-        await response(self._scope, _disconnect, self.send)
-
-    def record_abort(self) -> None:
-        """Record a request that ended without a response (client left, or server stopping)."""
-        if self._ended:
-            return
-        self._service.refund(self.record)
-        self.record.event = CANCELLED
-        if self._in_ledger and not self._service.refusals.add(entry := self.record.entry(0)):
-            appended = self._service.writes.submit(lambda: self._service.ledger.append(entry))
-            appended.add_done_callback(_log_if_failed)
-        self._count(0)
+        if refusal.code == OVERLOADED.code:
+            refusal = replace(refusal, status=self._service.settings.overload_status)
+        self.refund(refusal)
+        await self._respond(refusal, self.send)
 
     async def answer(self, encoded: Encoded) -> None:
         """Send an answer, as `send` does."""
@@ -63,46 +46,16 @@ class LedgerSender:
         if message["type"] != "http.response.start":
             if not self._withheld:
                 await self._send(message)
-            return
-        try:
-            await self._append_entry(message["status"])
-        except StoreUnavailable as error:
-            log.error("%s", error)
-            await self._withhold()
-        else:
-            self._started = True
+        elif await self.enter(message["status"]):
             await self._send_with_headers(message)
+        else:
+            self._withheld = True
+            await self._respond(STORE_UNAVAILABLE, self._send_with_headers)
 
-    async def _withhold(self) -> None:
-        """Send a refusal in place of an answer that the ledger cannot record. The charge stays."""
-        self._started = self._withheld = self._ended = True
-        record = self.record
-        record.event, record.answered, record.bits = STORE_UNAVAILABLE.code, 0, 0.0
-        self._count(STORE_UNAVAILABLE.status)
-        response = error_response(STORE_UNAVAILABLE, record.request_id)
-        await response(self._scope, _disconnect, self._send_with_headers)
-
-    async def _append_entry(self, status: int) -> None:
-        if self._in_ledger:
-            entry = self.record.entry(status)
-            if self.record.event == ANSWERED or not self._service.refusals.add(entry):
-                await self._service.writes.run_together(self._service.ledger.append_all, entry)
-            elif self._refunds:
-                with contextlib.suppress(StoreUnavailable):  # the failed refund is in the log
-                    await self._service.writes.run(_follow)
-        self._ended = True
-        self._count(status)
-
-    @property
-    def _in_ledger(self) -> bool:
-        # Of requests, only a POST with a key makes the ledger grow: metadata is not a query.
-        return self.record.key is not None and self._scope["method"] == "POST"
-
-    def _count(self, status: int) -> None:
-        service, record = self._service, self.record
-        if self._in_ledger:
-            service.tracing.trace(record, status)
-        service.metrics.count(record, seconds=time.perf_counter() - record.started)
+    async def _respond(self, refusal: Refusal, send: Send) -> None:
+        form = error_form(self._scope["path"])
+        response = error_response(refusal, self.record.request_id, form=form)
+        await response(self._scope, _disconnect, send)
 
     async def _send_with_headers(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -119,15 +72,6 @@ class LedgerSender:
                 (b"ratelimit-reset", b"%d" % rate.reset_s),
             ]
         return headers
-
-
-def _follow() -> None:
-    """Do nothing, behind the writes that were queued before."""
-
-
-def _log_if_failed(appended: asyncio.Future[None]) -> None:
-    if (error := appended.exception()) is not None:
-        log.error("cannot write the ledger entry: %s", error)
 
 
 async def _disconnect() -> Message:

@@ -25,7 +25,7 @@ def list_models(service: Service, record: RequestRecord) -> list[dict[str, Any]]
     """
     tier = service.tier(record)
     described = []
-    for name in sorted({endpoint.name for endpoint in service.fleet}):
+    for name in sorted({endpoint.name for endpoint in service.endpoints(record)}):
         endpoint = service.fleet.find(name, None, caller=record.caller)
         if endpoint is None:  # unloaded meanwhile
             continue

@@ -1,82 +1,127 @@
-"""The Open Inference Protocol v2 over REST: probes, metadata, inference."""
+"""The Open Inference Protocol v2 over REST: probes, metadata, statistics, inference."""
 
 from functools import partial
-from importlib.metadata import version as installed_version
 from typing import Any
 
 import orjson
 from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
 from stingy_protection import ScoreForm
 from stingy_server.codec import oip
-from stingy_server.codec.infer_pixels import read_large_json, read_pixels
+from stingy_server.codec.image_files import is_image
 from stingy_server.codec.oip_answers import Encoded, encode_answer
-from stingy_server.edge.hot_path import Handler, Query, documented
-from stingy_server.edge.model_list import list_versions, request_limits
-from stingy_server.edge.openapi import ERROR_RESPONSES, request_body
-from stingy_server.edge.tier_view import TierView, visible_form
-from stingy_server.errors import DRAINING, INTERNAL, JSON, STORE_UNAVAILABLE, ServiceError
+from stingy_server.codec.wrong_forms import explain_request
+from stingy_server.edge import descriptions
+from stingy_server.edge.hot_path import Handler, Query, add_to_document
+from stingy_server.edge.inference import infer_images
+from stingy_server.edge.openapi import OIP_ERROR_RESPONSES
+from stingy_server.edge.tier_view import visible_form
+from stingy_server.errors import BAD_REQUEST, JSON, TOO_LARGE, ServiceError
 from stingy_server.models.endpoints import Endpoint
 from stingy_server.service import Service
 
-router = APIRouter(prefix="/v2", responses=ERROR_RESPONSES)
+router = APIRouter(prefix="/v2", responses=OIP_ERROR_RESPONSES)
 
 MODEL = "/models/{model}"
 VERSION = "/models/{model}/versions/{version}"
+REPOSITORY_INDEX = "/v2/repository/index"
+MAX_INDEX_BYTES = 4096  # of the request for it
+
+
+class _IndexRequest(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    ready: bool | None = None
 
 
 def _json(document: Any) -> Response:
     return Response(orjson.dumps(document), media_type=JSON)
 
 
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+def _endpoint(request: Request, model: str, version: str | None) -> Endpoint:
+    return _service(request).endpoint(request.state.record, model, version)
+
+
 @router.get("")
+@router.get("/")
 async def server_metadata() -> Response:
-    return _json(
-        {
-            "name": "stingy",
-            "version": installed_version("stingy"),
-            "extensions": ["binary_tensor_data"],
-        }
-    )
+    return _json(descriptions.server_metadata())
 
 
 @router.get("/health/live")
+@router.head("/health/live")
 async def live() -> Response:
     return _json({"live": True})
 
 
 @router.get("/health/ready")
+@router.head("/health/ready")
 async def ready(request: Request) -> Response:
-    service: Service = request.app.state.service
-    if service.draining:
-        raise ServiceError(DRAINING)
-    if service.watch.failed:  # the server gives no answer without the watch
-        raise ServiceError(INTERNAL)
-    if not service.database.health.check():
-        raise ServiceError(STORE_UNAVAILABLE)
+    if refusal := descriptions.server_unready(_service(request)):
+        raise ServiceError(refusal)
     return _json({"ready": True})
 
 
 @router.get(f"{MODEL}/ready")
 @router.get(f"{VERSION}/ready")
+@router.head(f"{MODEL}/ready")
+@router.head(f"{VERSION}/ready")
 async def model_ready(request: Request, model: str, version: str | None = None) -> Response:
-    service: Service = request.app.state.service
-    endpoint = service.endpoint(request.state.record, model, version)
-    ready = service.database.health.check() and not (service.draining or service.watch.failed)
-    return _json({"name": endpoint.name, "ready": ready})
+    endpoint = _endpoint(request, model, version)
+    if refusal := await descriptions.model_unready(_service(request), endpoint):
+        raise ServiceError(refusal)
+    return _json({"name": endpoint.name, "ready": True})
+
+
+@router.get(f"{MODEL}/stats")
+@router.get(f"{VERSION}/stats")
+async def model_statistics(request: Request, model: str, version: str | None = None) -> Response:
+    record = request.state.record
+    return _json(descriptions.model_statistics(_service(request), record, model, version))
+
+
+@router.get(f"{MODEL}/config")
+@router.get(f"{VERSION}/config")
+async def model_config(request: Request, model: str, version: str | None = None) -> Response:
+    endpoint = _endpoint(request, model, version)
+    return _json(descriptions.model_config(_service(request), request.state.record, endpoint))
 
 
 @router.get(MODEL)
 @router.get(VERSION)
 async def model_metadata(request: Request, model: str, version: str | None = None) -> Response:
-    service: Service = request.app.state.service
-    endpoint = service.endpoint(request.state.record, model, version)
-    view = TierView.of(endpoint.policy, service.tier(request.state.record))
-    versions = list_versions(service, endpoint.name)
-    limits = request_limits(service, endpoint, request.state.record)
-    return _json(_metadata(endpoint, view, versions=versions, limits=limits))
+    service, record = _service(request), request.state.record
+    served = {endpoint.name for endpoint in service.endpoints(record)}
+    if model == "stats" and version is None and model not in served:
+        return _json(descriptions.model_statistics(service, record, None))
+    endpoint = service.endpoint(record, model, version)
+    return _json(descriptions.model_metadata(service, record, endpoint))
+
+
+@router.post(REPOSITORY_INDEX.removeprefix("/v2"))
+async def repository_index(request: Request) -> Response:
+    """List the models; those that are ready alone, if the body says {"ready": true}."""
+    body = await request.body()
+    if len(body) > MAX_INDEX_BYTES:
+        raise ServiceError(TOO_LARGE, limit=MAX_INDEX_BYTES)
+    try:
+        wanted = _IndexRequest.model_validate_json(body or b"{}")
+    except ValidationError:
+        raise ServiceError(BAD_REQUEST) from None
+    ready_only = bool(wanted.ready)
+    return _json(
+        await descriptions.repository_index(
+            _service(request), request.state.record, ready_only=ready_only
+        )
+    )
 
 
 async def infer(query: Query) -> Encoded:
@@ -84,68 +129,34 @@ async def infer(query: Query) -> Encoded:
     service, record, endpoint = query.service, query.record, query.endpoint
     most = service.settings.max_request_images
     form = visible_form(endpoint.policy, query.tier)
-    parse = partial(oip.parse_head, query.body, query.json_length, form=form, max_images=most)
-    count = oip.count_large_json(query.body, query.json_length, max_images=most)
-    heads: list[oip.InferHead] = []
-    if count is None:
-        heads.append(parse())
-        count = heads[0].count
-        read = partial(read_pixels, heads[0])
-    else:
-        read = partial(read_large_json, parse, count=count, keep=heads.append, turns=service.turns)
-    read_images = partial(
-        read,
-        body=query.body,
-        preprocessing=endpoint.manifest.preprocessing,
-        pool=service.decoders,
-        caller=record.caller,
-        max_pixels=service.settings.max_pixels,
+    parse = partial(_parse_head, query, form=form, max_images=most)
+    try:
+        count = oip.count_large_json(query.body, query.json_length, max_images=most)
+    except ServiceError as error:
+        raise _explain(query.body, error) from None
+    head, answer = await infer_images(
+        service, record, endpoint, parse, query.body, count=count, tier=query.tier
     )
-    answer = await service.answer(record, endpoint, read_images, images=count, tier=query.tier)
-    (head,) = heads
-    return encode_answer(head, answer, model=endpoint.name, version=endpoint.manifest.version)
-
-
-HOT_ROUTES: dict[str, Handler] = {f"/v2{MODEL}/infer": infer, f"/v2{VERSION}/infer": infer}
-for path, handler in HOT_ROUTES.items():
-    router.add_api_route(
-        path.removeprefix("/v2"),
-        documented,
-        name=handler.__name__,
-        description=handler.__doc__,
-        methods=["POST"],
-        openapi_extra=request_body(path, JSON, oip.BINARY),
+    manifest = endpoint.manifest
+    return encode_answer(
+        head, answer, model=endpoint.name, version=manifest.version, labels=manifest.classes
     )
 
 
-def _metadata(
-    endpoint: Endpoint, view: TierView, *, versions: list[str], limits: dict[str, int]
-) -> dict[str, Any]:
-    policy, manifest = endpoint.policy, endpoint.manifest
-    outputs: list[dict[str, Any]] = [
-        {"name": "indices", "datatype": "INT64", "shape": [-1, view.support]}
-    ]
-    if view.form is not ScoreForm.NONE:
-        outputs += [
-            {"name": "scores", "datatype": "FP32", "shape": [-1, view.support]},
-            {"name": "logits", "datatype": "FP32", "shape": [-1, policy.num_classes]},
-        ]
-    return {
-        "name": endpoint.name,
-        "versions": versions,
-        "platform": "stingy",
-        "inputs": [{"name": "image", "datatype": "UINT8", "shape": [-1, -1, -1, 3]}],
-        "outputs": outputs,
-        "parameters": {
-            "version": manifest.version,
-            "labels": manifest.classes,
-            "num_classes": policy.num_classes,
-            "policy": policy.name,
-            "support": view.support,
-            "scores": view.form,
-            "decimals": view.decimals,
-            "fingerprint": view.fingerprint,
-            "image_size": manifest.preprocessing.size,
-            **limits,
-        },
-    }
+def _parse_head(query: Query, *, form: ScoreForm, max_images: int) -> oip.InferHead:
+    try:
+        return oip.parse_head(query.body, query.json_length, form=form, max_images=max_images)
+    except ServiceError as error:
+        raise _explain(query.body, error) from None
+
+
+def _explain(body: bytes, error: ServiceError) -> ServiceError:
+    """Return the error of a body that is perhaps no request of the protocol at all."""
+    return ServiceError(explain_request(body, error.refusal, image=is_image(body)))
+
+
+HOT_ROUTES: dict[tuple[str, str], Handler] = {
+    ("POST", f"/v2{MODEL}/infer"): infer,
+    ("POST", f"/v2{VERSION}/infer"): infer,
+}
+add_to_document(router, HOT_ROUTES, JSON, oip.BINARY)

@@ -12,13 +12,13 @@ from stingy_clients import ModelList, PredictResponse, Usage
 from stingy_protection import SparseLogits
 from stingy_server.codec.images import decode
 from stingy_server.codec.oip_answers import Encoded, json_numbers
-from stingy_server.edge.hot_path import Handler, Query, documented
+from stingy_server.edge.hot_path import Handler, Query, add_to_document
 from stingy_server.edge.model_list import list_models
-from stingy_server.edge.openapi import ERROR_RESPONSES, IMAGE_TYPES, request_body
+from stingy_server.edge.openapi import ERROR_RESPONSES, IMAGE_TYPES
+from stingy_server.edge.usage_view import usage_document
 from stingy_server.errors import JSON
 from stingy_server.models.endpoints import Endpoint
 from stingy_server.service import Service
-from stingy_server.store.budgets import today
 from stingy_server.store.keys import Key
 
 router = APIRouter(responses=ERROR_RESPONSES)
@@ -49,30 +49,17 @@ async def models(request: Request) -> Response:
 
 @router.get("/v1/usage", responses={200: {"model": Usage}})
 async def usage(request: Request) -> Response:
-    """Return the budget of the caller's key, and the images charged to it."""
+    """Return the budgets of the caller's key, and the images charged to them."""
     service: Service = request.app.state.service
     key: Key = request.state.record.key
-    budget = await service.executor.run(lambda: service.keys.budget(key))
-    document = {
-        "key": key.id,
-        "budget": budget.total,
-        "used": budget.used,
-        "remaining": budget.remaining(today()),
-    }
-    return Response(orjson.dumps(document), media_type=JSON)
-
-
-HOT_ROUTES: dict[str, Handler] = {"/v1/predict/{model}": predict}
-for path, handler in HOT_ROUTES.items():
-    router.add_api_route(
-        path,
-        documented,
-        name=handler.__name__,
-        description=handler.__doc__,
-        methods=["POST"],
-        openapi_extra=request_body(path, *IMAGE_TYPES),
-        responses={200: {"model": PredictResponse}},
+    budget, model_budgets = await service.executor.run(
+        lambda: (service.keys.budget(key), service.keys.model_budgets(key))
     )
+    return Response(orjson.dumps(usage_document(key, budget, model_budgets)), media_type=JSON)
+
+
+HOT_ROUTES: dict[tuple[str, str], Handler] = {("POST", "/v1/predict/{model}"): predict}
+add_to_document(router, HOT_ROUTES, *IMAGE_TYPES, responses={200: {"model": PredictResponse}})
 
 
 def _document(endpoint: Endpoint, answer: SparseLogits) -> dict[str, Any]:

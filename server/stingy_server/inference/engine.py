@@ -37,6 +37,9 @@ class Engine(Protocol):
             caller: the id of the key, which has its share of the queue.
         """
 
+    async def ready(self) -> bool:
+        """Return whether the model can answer at present."""
+
     async def close(self) -> None:
         """Answer the requests in flight, then release the model."""
 
@@ -84,6 +87,9 @@ class _InProcess(ABC):
 
     async def predict(self, images: Pixels, *, caller: str) -> Answered:
         return await self._batcher.submit(images, caller=caller)
+
+    async def ready(self) -> bool:
+        return True  # it has answered its trial, and no other process is involved
 
     async def close(self) -> None:
         await self._batcher.close()

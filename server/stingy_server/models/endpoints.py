@@ -54,9 +54,19 @@ class Endpoint:
         return self.settings.budget_per_day
 
     @property
+    def budget_per_month(self) -> int | None:
+        """The budget that all keys share, in images a month."""
+        return self.settings.budget_per_month
+
+    @property
     def limited(self) -> bool:
         """True if this endpoint has a budget that all keys share."""
-        return self.budget is not None or self.budget_per_day is not None
+        settings = self.settings
+        return not (
+            settings.budget is None
+            and settings.budget_per_day is None
+            and settings.budget_per_month is None
+        )
 
 
 def start_endpoints(

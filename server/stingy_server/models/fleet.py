@@ -199,10 +199,10 @@ def version_faults(models: Sequence[LoadedModel | Endpoint]) -> list[str]:
         if len({manifest.classes for manifest, _ in versions}) > 1:
             faults.append(f"{name}: expected the same classes in every version, got different ones")
         budgets = {
-            (settings.budget, settings.budget_per_day)
+            (settings.budget, settings.budget_per_day, settings.budget_per_month)
             for _, settings in versions
-            if (settings.budget, settings.budget_per_day) != (None, None)
         }
+        budgets.discard((None, None, None))
         if len(budgets) > 1:
             faults.append(f"{name}: expected one budget for all versions, got {len(budgets)}")
     return faults

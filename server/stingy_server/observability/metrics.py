@@ -15,6 +15,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.multiprocess import mark_process_dead
 
+from stingy_server.observability.key_statistics import KeyStatistics
 from stingy_server.observability.request_record import RequestRecord
 
 LATENCY_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
@@ -25,9 +26,14 @@ START = "start-"  # of the name of the folder in which one start counts
 
 
 class Metrics:
-    """The counters of one process."""
+    """The counters of one process.
+
+    Attributes:
+        statistics: what each key may read of its own requests. Prometheus does not get it.
+    """
 
     def __init__(self) -> None:
+        self.statistics = KeyStatistics()
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "stingy_requests_total",
@@ -58,6 +64,18 @@ class Metrics:
             "stingy_leak_bits_total",
             "The leak meter's bits over all answers.",
             ("model",),
+            registry=self.registry,
+        )
+        self._notices = Counter(
+            "stingy_budget_notices_total",
+            "Budgets that were used to a share of their limit.",
+            ("budget", "period", "percent"),
+            registry=self.registry,
+        )
+        self._webhooks = Counter(
+            "stingy_webhooks_total",
+            "POSTs to the webhook, by outcome.",
+            ("outcome",),
             registry=self.registry,
         )
         self._seconds = Histogram(
@@ -114,6 +132,8 @@ class Metrics:
             return
         model = record.model
         self._request_counter(model, record.event).inc()
+        if record.query:
+            self.statistics.count(record, seconds=seconds)
         if record.answered:
             images, bits, latency = self._answer_counters(model)
             images.inc(record.answered)
@@ -127,6 +147,20 @@ class Metrics:
     def count_drop(self, reason: str) -> None:
         """Count a connection that the server ended, by one of the reasons in docs/serve.md."""
         self._dropped.labels(reason).inc()
+
+    def count_notice(self, budget: str, period: str, percent: int) -> None:
+        """Count a budget that was used to a share of its limit.
+
+        Args:
+            budget: the kind of its owner: key, model or key_model.
+            period: total, day or month.
+            percent: the share.
+        """
+        self._notices.labels(budget, period, str(percent)).inc()
+
+    def count_webhook(self, outcome: str) -> None:
+        """Count a POST to the webhook: delivered, failed or dropped."""
+        self._webhooks.labels(outcome).inc()
 
     def _find_answer_counters(self, model: str) -> tuple[Counter, Counter, Histogram]:
         return self._images.labels(model), self._bits.labels(model), self._seconds.labels(model)

@@ -19,28 +19,44 @@ MAX_SCRAPES = 16  # connections at once; others are closed at once
 SILENCE_S = 5.0  # seconds after which a silent connection is closed
 
 
-def listen(host: str, port: int, *, registry: CollectorRegistry | None) -> None:
-    """Serve the metrics to Prometheus, in threads of their own.
+class MetricsServer(ThreadingHTTPServer):
+    """An HTTP server with a limited number of connections, bound to its address.
 
-    Args:
-        registry: the counters to serve; None for those of all processes.
+    Raises:
+        OSError: the address is taken, or is none of this machine.
     """
-    if registry is None:
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    server = _Server((host, port), _Handler.factory(registry))
-    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
-
-
-class _Server(ThreadingHTTPServer):
-    """An HTTP server with a limited number of connections."""
 
     daemon_threads = True
 
-    def __init__(self, address: tuple[str, int], handler: Any) -> None:
-        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    def __init__(self, host: str, port: int) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._places = threading.BoundedSemaphore(MAX_SCRAPES)
-        super().__init__(address, handler)
+        super().__init__((host, port), _Handler, bind_and_activate=False)
+        try:
+            self.server_bind()
+        except OSError:
+            self.server_close()
+            raise
+
+    def listen(self) -> None:
+        """Accept connections. They wait until `start`.
+
+        Raises:
+            OSError: another process listens on the address.
+        """
+        self.server_activate()
+
+    def start(self, registry: CollectorRegistry | None) -> None:
+        """Serve the metrics to Prometheus, in threads of their own.
+
+        Args:
+            registry: the counters to serve; None for those of all processes.
+        """
+        if registry is None:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        self.RequestHandlerClass = _Handler.factory(registry)
+        threading.Thread(target=self.serve_forever, name="metrics", daemon=True).start()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if self._places.acquire(blocking=False):

@@ -21,8 +21,10 @@ class RequestRecord:
 
     Attributes:
         started: the start of the request, in seconds of `time.perf_counter`.
+        query: whether the request is counted and recorded as a query; not if it reads metadata.
         secret: the text of the key, for a second look-up; never sent or logged.
         key_unchecked: whether the key is one that this process knew, and no charge has checked it.
+        groups: the owners of budgets that a principal shares with others.
         spent: whether the key's budget did not cover one image when the head arrived.
         place: the room that the request holds.
         images: images in the request.
@@ -39,9 +41,11 @@ class RequestRecord:
 
     request_id: str
     started: float
+    query: bool = True
     key: Key | None = None
     secret: str = field(default="", repr=False)
     key_unchecked: bool = False
+    groups: tuple[str, ...] = ()
     spent: bool = False
     place: Place | None = None
     endpoint: Endpoint | None = None

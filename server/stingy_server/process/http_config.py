@@ -1,13 +1,16 @@
 """uvicorn's configuration for this server's protocol."""
 
+from pathlib import Path
 from typing import Any
 
 import uvicorn
 
 from stingy_server.observability.metrics import Metrics
+from stingy_server.process.certificate import Certificate
 from stingy_server.process.connection_table import ConnectionTable
 from stingy_server.process.descriptors import count_connections_allowed, raise_descriptor_limit
 from stingy_server.process.http_protocol import KEEP_ALIVE_S, HttpProtocol
+from stingy_server.process.tls_handshake import TlsHandshake
 
 
 class HttpConfig(uvicorn.Config):
@@ -17,21 +20,37 @@ class HttpConfig(uvicorn.Config):
         header_timeout_s: seconds allowed to receive the headers of a request.
         body_timeout_s: seconds allowed to receive the rest of a body after its request was
             answered, and to read a response.
+        tls_files: the files of a certificate and of its key; None for plain HTTP.
     """
 
     metrics: Metrics
     connections: ConnectionTable
+    certificate: Certificate | None = None
 
     def __init__(
-        self, app: Any, *, header_timeout_s: float, body_timeout_s: float, **options: Any
+        self,
+        app: Any,
+        *,
+        header_timeout_s: float,
+        body_timeout_s: float,
+        tls_files: tuple[Path, Path] | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(app, http=HttpProtocol, **options)
+        protocol = HttpProtocol if tls_files is None else TlsHandshake
+        super().__init__(app, http=protocol, **options)
+        self._tls_files = tls_files
         self.header_timeout_s = header_timeout_s
         self.body_timeout_s = body_timeout_s
 
     def load(self) -> None:
-        """Load the application in the process that serves it, and count the open files."""
+        """Load application and certificate in the process that serves, and count the open files.
+
+        Raises:
+            ConfigurationError: the certificate is not valid.
+        """
         super().load()
+        if self._tls_files is not None:
+            self.certificate = Certificate(*self._tls_files)
         raise_descriptor_limit()
         shortest = min(self.header_timeout_s, self.body_timeout_s, KEEP_ALIVE_S)
         self.metrics = self.loaded_app.state.service.metrics

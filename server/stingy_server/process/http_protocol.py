@@ -13,6 +13,7 @@ from uvicorn.server import ServerState
 
 from stingy_server.errors import (
     BAD_REQUEST,
+    ERROR_CODE,
     INTERNAL,
     JSON,
     SECURITY_HEADERS,
@@ -128,8 +129,7 @@ class HttpProtocol(asyncio.Protocol):
             self.input_deadline = now + LINGER_S
         elif self._idle and not unread:
             self._idle = False
-            self._transport.close()  # after all was sent
-            self.input_deadline, self.output_deadline = NEVER, now + self._config.body_timeout_s
+            self._close()
         else:
             if unread or not self._lingering:
                 self._metrics.count_drop("slow")
@@ -144,7 +144,7 @@ class HttpProtocol(asyncio.Protocol):
         """Close the connection, after the requests under way were answered."""
         self.ended = True
         if self._running is None:
-            self._transport.close()
+            self._close()
 
     # What an exchange calls.
 
@@ -331,14 +331,23 @@ class HttpProtocol(asyncio.Protocol):
             return
         if self._refusal is not None:
             self._transport.write(_refusal_bytes(self._refusal, self.default_headers))
-        self._lingering = True
         self._idle = False
-        self._transport.write_eof()
-        now = self._loop.time()
-        self.input_deadline = now + LINGER_S
-        self.output_deadline = now + self._config.body_timeout_s
+        self.output_deadline = self._loop.time() + self._config.body_timeout_s
+        self._linger()
         self._update_rank()
         self._update_reading()
+
+    def _linger(self) -> None:
+        """Send an end, and drop what the client still sends."""
+        self._lingering = True
+        self._transport.write_eof()
+        self.input_deadline = self._loop.time() + LINGER_S
+
+    def _close(self) -> None:
+        """Close the connection after all was sent."""
+        self._transport.close()
+        self.input_deadline = NEVER
+        self.output_deadline = self._loop.time() + self._config.body_timeout_s
 
     def _update_rank(self) -> None:
         running = self._running
@@ -381,6 +390,7 @@ def _refusal_bytes(refusal: Refusal, headers: list[tuple[bytes, bytes]]) -> byte
         *headers,
         (b"content-length", b"%d" % len(body)),
         (b"content-type", JSON.encode()),
+        (ERROR_CODE.lower().encode(), refusal.code.encode()),
         *SECURITY_HEADERS,
         (b"x-request-id", request_id.encode()),
         (b"connection", b"close"),

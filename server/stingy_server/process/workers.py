@@ -20,6 +20,7 @@ from types import FrameType
 import uvicorn
 
 from stingy_server.observability.metrics import drop_worker_gauges
+from stingy_server.process.http_config import HttpConfig
 
 log = logging.getLogger("stingy")
 
@@ -39,9 +40,17 @@ class DrainingServer(uvicorn.Server):
             to all processes at once reaches a worker twice, so its parent decides when to end it.
     """
 
-    def __init__(self, config: uvicorn.Config, *, ignore_repeats: bool = False) -> None:
+    def __init__(self, config: HttpConfig, *, ignore_repeats: bool = False) -> None:
         super().__init__(config)
         self._ignore_repeats = ignore_repeats
+        self._certificate_watch: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve, and to look at the files of the certificate."""
+        await super().startup(sockets)
+        assert isinstance(self.config, HttpConfig)  # noqa: S101
+        if self.config.certificate is not None:
+            self._certificate_watch = asyncio.create_task(self.config.certificate.watch())
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -51,11 +60,10 @@ class DrainingServer(uvicorn.Server):
         yield
 
     def _on_signal(self) -> None:
-        app = self.config.loaded_app
-        with contextlib.suppress(AttributeError):
-            app.state.service.draining = True
         # A second signal ends the server at once.
         self.force_exit = self.should_exit and not self._ignore_repeats
+        with contextlib.suppress(AttributeError):
+            self.config.loaded_app.state.service.begin_drain(at_once=self.force_exit)
         self.should_exit = True
 
 
@@ -68,7 +76,7 @@ class Workers:
         listener: the socket from which all workers accept connections.
     """
 
-    def __init__(self, config: uvicorn.Config, *, listener: socket.socket) -> None:
+    def __init__(self, config: HttpConfig, *, listener: socket.socket) -> None:
         self._config = config
         self._listener = listener
         self._slots = [_Slot() for _ in range(config.workers)]
@@ -138,7 +146,7 @@ class _Slot:
 class _Worker:
     """One worker process. `ready` is true once it serves."""
 
-    def __init__(self, config: uvicorn.Config, listener: socket.socket) -> None:
+    def __init__(self, config: HttpConfig, listener: socket.socket) -> None:
         self._heartbeats, sender = SPAWN.Pipe(duplex=False)
         self._process = SPAWN.Process(target=_run_worker, args=(config, listener, sender))
         self._process.start()
@@ -177,7 +185,7 @@ class _Worker:
         self._process.kill()
 
 
-def _run_worker(config: uvicorn.Config, listener: socket.socket, heartbeats: Connection) -> None:
+def _run_worker(config: HttpConfig, listener: socket.socket, heartbeats: Connection) -> None:
     """Run a worker's server in its own process."""
     # Ignore SIGINT until the worker serves, because the parent passes the signal on.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -62,8 +62,12 @@ def app(arguments: Arguments) -> serve.Application:
     faults += bundle_faults
     faults += version_faults(models)
     faults += rate_store_faults(settings)
+    if settings.tls_cert is not None or settings.tls_key is not None:
+        faults.append("tls_cert: expected none on Ray, whose proxy takes the connections, got one")
     if settings.metrics_port is not None:
         faults.append("metrics_port: expected none on Ray, whose replicas share no port, got one")
+    if settings.grpc_port is not None:
+        faults.append("grpc_port: expected none on Ray, whose replicas share no port, got one")
     faults += [
         f"{model.name}: expected num_gpus of its replicas for device = cuda, got none"
         for model in models

@@ -39,6 +39,7 @@ from stingy_server.models.endpoints import close_endpoints, start_endpoints
 from stingy_server.models.loading import load_bundles
 from stingy_server.process.core_dumps import forbid_core_dumps
 from stingy_server.settings import Settings
+from stingy_server.upstream.readiness import Readiness
 
 log = logging.getLogger("stingy")
 
@@ -95,6 +96,10 @@ class ModelReplica:
         scores = None if answer.scores is None else answer.scores.numpy()
         return self._fingerprint, answer.indices.numpy(), scores
 
+    async def ready(self) -> bool:
+        """Return true, because a replica runs only after its trial."""
+        return True
+
 
 def _pepper(settings: Settings) -> bytes:
     """Read the key of the noise. It must exist before the replicas, because they share it.
@@ -124,6 +129,7 @@ class RayEngine:
         self._handle = handle
         self._policy = policy
         self._fingerprint = model_fingerprint(manifest, policy)
+        self._readiness = Readiness(self._probe_replica)
 
     async def predict(self, images: Pixels, *, caller: str) -> Answered:
         """Return the answer of a live replica that has this bundle and policy.
@@ -152,8 +158,21 @@ class RayEngine:
             refusal = OVERLOADED  # during an upgrade; the next try may reach the right replica
         raise ServiceError(refusal)
 
+    async def ready(self) -> bool:
+        """Return whether a replica answers."""
+        return await self._readiness.check()
+
     async def close(self) -> None:
         """Do nothing, because Ray ends the replicas."""
+
+    async def _probe_replica(self) -> bool:
+        try:
+            return bool(await self._handle.ready.remote())
+        except BackPressureError:
+            return True  # the replicas are at work
+        except (RayError, RayServeException) as error:
+            log.warning("%s: no replica is ready: %s", self._name, type(error).__name__)
+            return False
 
     def _verify(self, reply: tuple[str, Any, Any], *, rows: int) -> SparseLogits:
         _, indices, scores = reply

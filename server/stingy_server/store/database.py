@@ -32,6 +32,7 @@ class Database:
         state: the folder with the pepper, and with the file if there is no `store`.
         store: the address of a PostgreSQL, as `postgresql://USER:PASSWORD@HOST/NAME`.
         create: make the folder if it does not exist.
+        read_only: open it to look, and change nothing, not even its version.
         lock_timeout_s: seconds that a write waits for another write.
 
     Attributes:
@@ -50,6 +51,7 @@ class Database:
         *,
         store: str | None = None,
         create: bool = True,
+        read_only: bool = False,
         lock_timeout_s: float = 2.0,
     ) -> None:
         self._opened = (state, store, lock_timeout_s)
@@ -59,11 +61,14 @@ class Database:
         if not create and not (state / (PEPPER if self.remote else FILE)).is_file():
             raise StoreUnavailable(f"expected a state folder at {state}, got none")
         try:
-            state.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self.pepper = read_pepper(state)
+            if not read_only:
+                state.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.pepper = read_pepper(state, create=not read_only)
             self._store: Store
             if store is None:
-                self._store = Sqlite(state / FILE, lock_timeout_s=lock_timeout_s)
+                self._store = Sqlite(
+                    state / FILE, lock_timeout_s=lock_timeout_s, read_only=read_only
+                )
             else:
                 # Imported here because psycopg is an optional dependency.
                 from stingy_server.store.postgres import Postgres
@@ -83,7 +88,10 @@ class Database:
         self.execute = self._store.execute
         self.health = StoreHealth(self._probe)
         try:
-            self._prepare(state)
+            if read_only:
+                self._check_version(state)
+            else:
+                self._prepare(state)
         except StoreUnavailable:
             self.close()
             raise
@@ -144,14 +152,18 @@ class Database:
         with self.transaction():
             pass
 
+    def _check_version(self, state: Path) -> int:
+        version = self._store.version(self.pepper)
+        if version not in (0, *range(FIRST_VERSION, VERSION + 1)):
+            raise StoreUnavailable(
+                f"expected state of version {VERSION} in {state}, got {version}: "
+                "it was written by another release"
+            )
+        return version
+
     def _prepare(self, state: Path) -> None:
         with self.transaction(locks=("schema",)):
-            version = self._store.version(self.pepper)
-            if version not in (0, *range(FIRST_VERSION, VERSION + 1)):
-                raise StoreUnavailable(
-                    f"expected state of version {VERSION} in {state}, got {version}: "
-                    "it was written by another release"
-                )
+            version = self._check_version(state)
             if version == 0:
                 self._store.run(SCHEMA)
                 self._store.run(self._store.append_only)

@@ -4,20 +4,32 @@ The server reads a key's validity from the database at every request, so a revoc
 """
 
 import hmac
+import re
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, NamedTuple
 
 from stingy_server.rates.rate_limits import parse_rate
-from stingy_server.store.budgets import COVERED, Budget, Budgets, key_owner, month_of, today
+from stingy_server.store.budgets import (
+    COVERED,
+    Budget,
+    Budgets,
+    key_model_owner,
+    key_owner,
+    month_of,
+    today,
+)
 from stingy_server.store.database import Database
+from stingy_server.store.ledger import Ledger, event_entry
 
 PREFIX = "stingy"
+PRINCIPAL = "oidc-"  # begins the id of a principal, which has tokens and no key
+TOKEN = re.compile(r"[^.]*\.[^.]*\.[^.]*")
 MAX_NAME_LENGTH = 64
-COLUMNS = "id, name, tier, rate, request_rate, created, expires, revoked"
+COLUMNS = "id, name, tier, rate, request_rate, created, expires, revoked, models, model_budgets"
 SELECT = f"SELECT {COLUMNS} FROM keys"  # noqa: S608
 # After the key: 1 if its budget covers one more image, and the count of the changes of keys.
 VALID = f"""
@@ -25,6 +37,7 @@ SELECT {COLUMNS}, (SELECT 1 FROM budgets WHERE owner = 'key:' || id AND {COVERED
     (SELECT count FROM key_changes)
 FROM keys WHERE digest = :digest AND revoked IS NULL
 """  # noqa: S608
+VALID_ID = VALID.replace("digest = :digest", "id = :id")
 
 
 @dataclass(frozen=True)
@@ -35,6 +48,8 @@ class Key:
         tier: the name of the tier that limits its answers.
         rate: in images, such as "600/minute"; None is no limit.
         request_rate: in requests, such as "100/second"; None is the rate of the settings.
+        models: the names of the models that it may query; None is all.
+        model_budgets: the names of the models for which it has a budget of its own.
     """
 
     id: str
@@ -45,6 +60,44 @@ class Key:
     created: str
     expires: str | None
     revoked: str | None
+    models: frozenset[str] | None = None
+    model_budgets: tuple[str, ...] = ()
+
+    def may_query(self, model: str) -> bool:
+        """Return whether the key may query a model of this name."""
+        return self.models is None or model in self.models
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of one budget, in images; None is no limit.
+
+    Attributes:
+        total: in all.
+        per_day: in a day of UTC.
+        per_month: in a month of UTC.
+    """
+
+    total: int | None = None
+    per_day: int | None = None
+    per_month: int | None = None
+
+    @classmethod
+    def of(cls, budget: Budget) -> "Limits":
+        return cls(budget.total, budget.day_total, budget.month_total)
+
+
+@dataclass(frozen=True)
+class KeySettings:
+    """The settings of a key that an operator can change.
+
+    Attributes:
+        key: the properties. Its `model_budgets` follow from `limits`.
+        limits: the limits of its budgets, by the model they are for; "" is for all models.
+    """
+
+    key: Key
+    limits: Mapping[str, Limits]
 
 
 class Caller(NamedTuple):
@@ -53,11 +106,13 @@ class Caller(NamedTuple):
     Attributes:
         spent: whether its budget covers no further image.
         changes: the count of the changes of keys at that time.
+        groups: the owners of budgets that it shares with others, if it is a principal.
     """
 
     key: Key
     spent: bool
     changes: int
+    groups: tuple[str, ...] = ()
 
 
 class Keys:
@@ -70,6 +125,7 @@ class Keys:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._budgets = Budgets(database)
+        self._ledger = Ledger(database)
         self._hmac = hmac.new(database.pepper, digestmod="sha256")
 
     def create(
@@ -78,32 +134,53 @@ class Keys:
         *,
         budget: int | None,
         per_day: int | None = None,
+        per_month: int | None = None,
         tier: str = "full",
         rate: str | None = None,
         request_rate: str | None = None,
         expires: datetime | None = None,
+        models: frozenset[str] | None = None,
+        model_limits: Mapping[str, Limits] | None = None,
+        detail: Mapping[str, Any] | None = None,
     ) -> tuple[Key, str]:
         """Create a key. Return it and its text, which cannot be read later.
 
         Args:
             budget: images in all; None is no limit.
             per_day: images in a day of UTC; None is no limit.
+            per_month: images in a month of UTC; None is no limit.
             rate: images in a period; None is no limit.
             request_rate: requests in a period; None is the rate of the settings.
+            models: the names of the models that it may query; None is all.
+            model_limits: its own budgets for some models, by name.
+            detail: what the ledger says about it, such as who does it; None for no entry.
 
         Raises:
             ValueError: the name or a rate is not valid.
         """
         if not name.isprintable() or not 0 < len(name.strip()) <= MAX_NAME_LENGTH:
             raise ValueError(f"expected a name of 1..{MAX_NAME_LENGTH} printable characters")
-        for each in (rate, request_rate):
-            if each is not None:
-                parse_rate(each)
         key_id, text = _new_text()
         until = None if expires is None else stamp(expires)
-        key = Key(key_id, name, tier, rate, request_rate, stamp(), until, None)
+        limited = model_limits or {}
+        key = Key(
+            key_id,
+            name,
+            tier,
+            rate,
+            request_rate,
+            stamp(),
+            until,
+            None,
+            models,
+            tuple(sorted(limited)),
+        )
+        _check_rates(key)
         with self._database.transaction():
-            self._add(key, text, budget, per_day)
+            self._add(key, text, Limits(budget, per_day, per_month))
+            for model, limits in limited.items():
+                self._set_limits(key_model_owner(key_id, model), limits)
+            self._record(key_id, "key_created", detail)
         return key, text
 
     def create_first(self, *, budget: int) -> str | None:
@@ -116,13 +193,13 @@ class Keys:
             if self._database.execute("SELECT id FROM keys LIMIT 1").fetchone() is not None:
                 return None
             key = Key(key_id, "first", "full", None, None, stamp(), None, None)
-            self._add(key, text, budget, None)
+            self._add(key, text, Limits(budget))
         return text
 
-    def _add(self, key: Key, text: str, budget: int | None, per_day: int | None) -> None:
+    def _add(self, key: Key, text: str, limits: Limits) -> None:
         self._database.execute(
-            "INSERT INTO keys (id, name, tier, rate, request_rate, digest, created, expires) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO keys (id, name, tier, rate, request_rate, digest, created, expires, "
+            "models, model_budgets) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 key.id,
                 key.name,
@@ -132,50 +209,149 @@ class Keys:
                 self._digest(text),
                 key.created,
                 key.expires,
+                _joined(key.models),
+                " ".join(key.model_budgets),
             ),
         )
-        self._budgets.set(key_owner(key.id), total=budget, day_total=per_day)
+        self._set_limits(key_owner(key.id), limits)
 
-    def rotate(self, key_id: str) -> str | None:
+    def _set_limits(self, owner: str, limits: Limits) -> None:
+        self._budgets.set(
+            owner,
+            total=limits.total,
+            day_total=limits.per_day,
+            month_total=limits.per_month,
+        )
+
+    def _record(self, key_id: str, event: str, detail: Mapping[str, Any] | None) -> None:
+        """Record an event in the ledger, if something is to be said about it."""
+        if detail is not None:
+            self._ledger.append_all([event_entry(stamp(), event, key=key_id, detail=detail)])
+
+    def rotate(self, key_id: str, *, detail: Mapping[str, Any] | None = None) -> str | None:
         """Replace the text of a valid key and return the new one; None if the key is not valid.
 
         The old text is invalid from now on.
+
+        Args:
+            detail: as in `create`.
         """
+        if key_id.startswith(PRINCIPAL):
+            return None
         _, text = _new_text(key_id)
-        changed = self._change(
-            "UPDATE keys SET digest = ? WHERE id = ? AND revoked IS NULL",
-            (self._digest(text), key_id),
-        )
+        with self._database.transaction(locks=("keys",)):
+            digest = self._digest(text)
+            changed = self._update(key_id, "digest = ?", digest, event="key_rotated", detail=detail)
         return text if changed else None
 
-    def revoke(self, key_id: str) -> bool:
-        """Make a key invalid from now on. Return False if there is no such valid key."""
-        return self._change(
-            "UPDATE keys SET revoked = ? WHERE id = ? AND revoked IS NULL", (stamp(), key_id)
-        )
+    def revoke(self, key_id: str, *, detail: Mapping[str, Any] | None = None) -> bool:
+        """Make a key invalid from now on. Return False if there is no such valid key.
+
+        Args:
+            detail: as in `create`.
+        """
+        with self._database.transaction(locks=("keys",)):
+            return self._update(key_id, "revoked = ?", stamp(), event="key_revoked", detail=detail)
+
+    def set(
+        self,
+        key_id: str,
+        change: Callable[[KeySettings], KeySettings],
+        *,
+        describe: Callable[[KeySettings, KeySettings], Mapping[str, Any] | None],
+    ) -> tuple[KeySettings, KeySettings] | None:
+        """Change the settings of a valid key, for every process from its next charge on.
+
+        Args:
+            change: maps the settings to the new ones.
+            describe: maps both to what the ledger says about it; None changes nothing.
+
+        Returns:
+            The settings before and after; None if there is no such valid key.
+        """
+        with self._database.transaction(locks=("keys", key_owner(key_id))):
+            row = self._database.execute(f"{SELECT} WHERE id = ?", (key_id,)).fetchone()
+            if row is None or (key := _key(row)).revoked is not None:
+                return None
+            before = KeySettings(key, self.limits(key))
+            after = change(before)
+            detail = describe(before, after)
+            if detail is None:
+                return before, before
+            new = replace(after.key, model_budgets=tuple(sorted(after.limits.keys() - {""})))
+            _check_rates(new)
+            self._update(
+                key_id,
+                "tier = ?, rate = ?, request_rate = ?, expires = ?, models = ?, model_budgets = ?",
+                new.tier,
+                new.rate,
+                new.request_rate,
+                new.expires,
+                _joined(new.models),
+                " ".join(new.model_budgets),
+                event="key_set",
+                detail=detail,
+            )
+            for model, limits in sorted(after.limits.items()):
+                self._set_limits(_owner(key_id, model), limits)
+        return before, KeySettings(new, after.limits)
 
     def changes(self) -> int:
         """Return the count of the changes of keys, which every process reads before it charges."""
         (count,) = self._database.execute("SELECT count FROM key_changes").fetchone()
         return int(count)
 
-    def _change(self, statement: str, values: tuple[Any, ...]) -> bool:
-        """Change a key, and count the change. Return whether there is such a valid key."""
-        with self._database.transaction(locks=("keys",)):
-            changed = self._database.execute(statement, values).rowcount == 1
-            if changed:
-                self._database.execute("UPDATE key_changes SET count = count + 1")
+    def _update(
+        self,
+        key_id: str,
+        assignments: str,
+        *values: Any,
+        event: str,
+        detail: Mapping[str, Any] | None,
+    ) -> bool:
+        """Change a key inside the open transaction, and count and record the change.
+
+        Return whether there is such a valid key.
+        """
+        statement = f"UPDATE keys SET {assignments} WHERE id = ? AND revoked IS NULL"  # noqa: S608
+        changed = self._database.execute(statement, (*values, key_id)).rowcount == 1
+        if changed:
+            self._database.execute("UPDATE key_changes SET count = count + 1")
+            self._record(key_id, event, detail)
         return changed
 
     def all(self) -> list[tuple[Key, Budget]]:
         """Return every key with its budget, oldest first, revoked keys included."""
         rows = self._database.execute(f"{SELECT} ORDER BY created, id").fetchall()
-        return [(key, self.budget(key)) for key in (Key(*row) for row in rows)]
+        return [(key, self.budget(key)) for key in map(_key, rows)]
+
+    def named(self, text: str) -> list[Key]:
+        """Return the key of this id or, if there is none, the keys of this name.
+
+        Of the keys of one name it returns those that are not revoked, if there are any.
+        """
+        where = f"{SELECT} WHERE id = ?"
+        rows = self._database.execute(where, (text,)).fetchall()
+        if not rows:
+            where = f"{SELECT} WHERE name = ? ORDER BY created, id"
+            rows = self._database.execute(where, (text,)).fetchall()
+        found = [_key(row) for row in rows]
+        return [key for key in found if key.revoked is None] or found
 
     def budget(self, key: Key) -> Budget:
         budget = self._budgets.get(key_owner(key.id))
         # A key without a budget was not created completely, so it gets no images.
         return budget or Budget(total=0, used=0, day_total=None, day=0, day_used=0)
+
+    def model_budgets(self, key: Key) -> dict[str, Budget]:
+        """Return the budgets that a key has for single models, by the models' names."""
+        found = {model: self._budgets.get(_owner(key.id, model)) for model in key.model_budgets}
+        return {model: budget for model, budget in found.items() if budget is not None}
+
+    def limits(self, key: Key) -> dict[str, Limits]:
+        """Return the limits of a key, under "", and of its budgets for single models."""
+        budgets = {"": self.budget(key)} | self.model_budgets(key)
+        return {model: Limits.of(budget) for model, budget in budgets.items()}
 
     def authenticate(self, text: str) -> Caller | None:
         """Return the caller of a valid key's text, or None.
@@ -184,6 +360,11 @@ class Keys:
         """
         values = {"digest": self._digest(text), **_one_image()}
         row = self._database.execute(VALID, values).fetchone()
+        return None if row is None else _caller(row)
+
+    def find(self, key_id: str) -> Caller | None:
+        """Return the caller of a valid key's id, or None. Nothing shows that it has the key."""
+        row = self._database.execute(VALID_ID, {"id": key_id, **_one_image()}).fetchone()
         return None if row is None else _caller(row)
 
     def authenticate_all(self, texts: Sequence[str]) -> list[Caller | None]:
@@ -220,8 +401,36 @@ def _valid_query(places: int) -> str:
 def _caller(row: Sequence[Any]) -> Caller | None:
     """Return the caller of a row of `VALID`, or None if its key has expired."""
     *columns, covered, changes = row
-    key = Key(*columns)
+    key = _key(columns)
     return Caller(key, covered is None, changes) if is_current(key) else None
+
+
+def _key(columns: Sequence[Any]) -> Key:
+    """Return the key of a row of `COLUMNS`."""
+    models, model_budgets = columns[-2:]
+    allowed = None if models is None else frozenset(models.split())
+    return Key(*[*columns[:-2], allowed, tuple(model_budgets.split())])
+
+
+def _joined(models: frozenset[str] | None) -> str | None:
+    return None if models is None else " ".join(sorted(models))
+
+
+def _owner(key_id: str, model: str) -> str:
+    """Return the owner of a key's budget for one model, or for all if it is ""."""
+    return key_model_owner(key_id, model) if model else key_owner(key_id)
+
+
+def _check_rates(key: Key) -> None:
+    """Raise ValueError if a rate of a key is not valid."""
+    for rate in (key.rate, key.request_rate):
+        if rate is not None:
+            parse_rate(rate)
+
+
+def is_token(text: str) -> bool:
+    """Return whether a text has the form of a JSON Web Token. No key has dots."""
+    return TOKEN.fullmatch(text) is not None
 
 
 def is_current(key: Key) -> bool:

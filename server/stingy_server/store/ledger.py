@@ -5,12 +5,13 @@ holds no output, pixel or key. A request whose record cannot be written gets no 
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import orjson
 
 from stingy_server.codec.images import Pixels
 from stingy_server.store.database import Database
@@ -27,8 +28,11 @@ class Entry(NamedTuple):
         answered: images answered.
         bits: leak bits of the answered images, summed.
         event: "answer", the code of a refusal, "cancelled", or an event of the server: "start",
-            "stop", "load", "unload", "share", "alarm", "alarm_labels", "alarm_refuse", "released".
+            "stop", "load", "unload", "share", "alarm", "alarm_labels", "alarm_refuse", "budget_80",
+            "budget_95"; or of an operator: "released", "key_created", "key_set", "key_rotated",
+            "key_revoked".
         requests: the requests of this entry. Their images and microseconds are summed.
+        detail: JSON with more about an event, or None.
     """
 
     time: str
@@ -45,6 +49,7 @@ class Entry(NamedTuple):
     event: str
     latency_us: int
     requests: int = 1
+    detail: str | None = None
 
 
 PAGE = 1000  # entries read at once, because all of them may not fit in memory
@@ -57,6 +62,34 @@ MOST_ROWS = 64  # of one statement, so that few different statements are prepare
 def _insert(rows: int) -> str:
     # The columns are the fields of the class above. The statement has no text of a request.
     return f"INSERT INTO ledger ({COLUMNS}) VALUES {', '.join([ROW] * rows)}"  # noqa: S608
+
+
+def event_entry(
+    time: str,
+    event: str,
+    *,
+    key: str | None,
+    model: str | None = None,
+    detail: Mapping[str, Any] | None = None,
+) -> Entry:
+    """Return the entry of an event that concerns a key or a model and no request."""
+    none = "-"
+    return Entry(
+        time=time,
+        request=none,
+        key=key or none,
+        model=model or none,
+        version=none,
+        fingerprint=none,
+        pixels=None,
+        images=0,
+        answered=0,
+        bits=0.0,
+        status=0,
+        event=event,
+        latency_us=0,
+        detail=None if detail is None else orjson.dumps(detail).decode(),
+    )
 
 
 class Ledger:

@@ -13,14 +13,17 @@ PEPPER = "pepper"
 PEPPER_BYTES = range(16, 65)  # fewer can be guessed, and BLAKE2 takes no more
 
 
-def read_pepper(state: Path) -> bytes:
+def read_pepper(state: Path, *, create: bool = True) -> bytes:
     """Read the pepper of a state folder; create it at the first use.
+
+    Args:
+        create: whether it may be created.
 
     Raises:
         StoreUnavailable: the file has too few or too many bytes.
         OSError: it cannot be read or created.
     """
-    pepper = _read_or_create(state / PEPPER)
+    pepper = _read_or_create(state / PEPPER) if create else (state / PEPPER).read_bytes()
     if len(pepper) not in PEPPER_BYTES:
         least, most = PEPPER_BYTES.start, PEPPER_BYTES.stop - 1
         raise StoreUnavailable(

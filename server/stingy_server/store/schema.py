@@ -17,7 +17,8 @@ CREATE TABLE keys (
     revoked TEXT
 ) STRICT;
 
--- One row for each key ("key:ID") and each model ("model:NAME"); NULL is no limit.
+-- One row for each owner: a key ("key:ID"), a model ("model:NAME"), or a key and a model
+-- ("key:ID:NAME"). NULL is no limit.
 CREATE TABLE budgets (
     owner     TEXT PRIMARY KEY,
     total     INTEGER,
@@ -103,6 +104,16 @@ CREATE TABLE key_changes (count INTEGER NOT NULL) STRICT;
 INSERT INTO key_changes VALUES (0);
 -- A deployment may be allowed to be looser than what is in service.
 ALTER TABLE deployments ADD COLUMN looser INTEGER NOT NULL DEFAULT 0;
+-- The most images that are charged without a look at a limit; 0 is not computed. See budgets.py.
+ALTER TABLE budgets ADD COLUMN stop INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE budgets ADD COLUMN day_stop INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE budgets ADD COLUMN month_stop INTEGER NOT NULL DEFAULT 0;
+-- The names of the models that a key may query, with spaces between; NULL is all.
+ALTER TABLE keys ADD COLUMN models TEXT;
+-- The names of the models for which a key has a budget of its own, with spaces between.
+ALTER TABLE keys ADD COLUMN model_budgets TEXT NOT NULL DEFAULT '';
+-- A text about an event of a budget or of an operator.
+ALTER TABLE ledger ADD COLUMN detail TEXT;
 -- The policy of a report, as it was written.
 ALTER TABLE serving ADD COLUMN written TEXT NOT NULL DEFAULT '';
 """,

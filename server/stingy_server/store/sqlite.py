@@ -28,9 +28,13 @@ CREATE TRIGGER ledger_holds BEFORE DELETE ON ledger
 BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 """
 
-    def __init__(self, path: Path, *, lock_timeout_s: float) -> None:
-        path.touch(mode=0o600)
-        self._path = path
+    def __init__(self, path: Path, *, lock_timeout_s: float, read_only: bool = False) -> None:
+        if not read_only:
+            path.touch(mode=0o600)
+        self._path: Path | str = path
+        if read_only:
+            self._path = f"{path.absolute().as_uri()}?mode=ro"
+        self._read_only = read_only
         self._lock_timeout_s = lock_timeout_s
         self._of_thread = threading.local()
         self._connections: list[sqlite3.Connection] = []
@@ -119,8 +123,11 @@ BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
             timeout=self._lock_timeout_s,
             isolation_level=None,
             check_same_thread=False,
+            uri=self._read_only,
         )
         self._connections.append(connection)
+        if self._read_only:
+            return connection
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
             raise StoreUnavailable(

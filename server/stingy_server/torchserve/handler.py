@@ -135,8 +135,9 @@ class Handler:
             max_pixels=self._settings.max_pixels,
         )
         answer, _ = await endpoint.engine.predict(pixels, caller=CALLER)
+        manifest = endpoint.manifest
         encoded = encode_answer(
-            head, answer, model=endpoint.name, version=endpoint.manifest.version
+            head, answer, model=endpoint.name, version=manifest.version, labels=manifest.classes
         )
         headers_sent = {name.decode(): value.decode() for name, value in encoded.headers}
         return Response(encoded.body, headers=headers_sent)

@@ -32,6 +32,7 @@ from stingy_server.inference.engine import apply_gate
 from stingy_server.settings import Settings, TensorSettings
 from stingy_server.upstream.http_client import Reply, Upstream, UpstreamError
 from stingy_server.upstream.oip_client import Array, Request, decode_reply, encode_request
+from stingy_server.upstream.readiness import Readiness
 
 log = logging.getLogger("stingy")
 T = TypeVar("T")
@@ -79,6 +80,7 @@ class UpstreamEngine:
     ) -> None:
         self._name = name
         self._upstream = upstream
+        self._readiness = Readiness(upstream.ready)
         self._format = upstream_format
         self._manifest = manifest
         self._policy = policy
@@ -100,6 +102,10 @@ class UpstreamEngine:
             ServiceError: overloaded, upstream_failed or upstream_timeout.
         """
         return await self._batcher.submit(images, caller=caller)
+
+    async def ready(self) -> bool:
+        """Return whether the upstream says that it is ready."""
+        return await self._readiness.check()
 
     async def answer(self, images: Pixels) -> SparseLogits:
         """Answer images in passes of `batch_size`, without batching them with other requests.

@@ -20,6 +20,7 @@ from stingy_server.errors import UPSTREAM_FAILED, UPSTREAM_TIMEOUT, Refusal
 # request must not be sent on a connection that is being closed.
 MAX_KEY_FILE_BYTES = 2**16
 KEEPALIVE_S = 2.0
+READY_BYTES = 2**16  # of the answer to a probe
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,17 +46,25 @@ class Upstream:
     """The connections to one address of a model server.
 
     Args:
-        url: the address of every request.
+        url: the address of every query.
+        ready_url: the address that says whether the server is ready.
         timeout_s: seconds from requesting a connection, or from the first byte sent on an open
             one, to the last byte read.
-        connections: the largest number of concurrent connections.
+        connections: the largest number of concurrent queries.
         key_file: TorchServe's key file, which changes with every start of TorchServe.
     """
 
     def __init__(
-        self, url: str, *, timeout_s: float, connections: int, key_file: Path | None = None
+        self,
+        url: str,
+        *,
+        ready_url: str,
+        timeout_s: float,
+        connections: int,
+        key_file: Path | None = None,
     ) -> None:
         self._url = url
+        self._ready_url = ready_url
         self._timeout_s = timeout_s
         self._connections = connections
         self._key_file = key_file
@@ -71,25 +80,48 @@ class Upstream:
             UpstreamError: if the answer is missing, late, too long, or has another status than
                 200.
         """
-        if self._key_file is not None:
-            headers = {**headers, "Authorization": f"Bearer {_inference_key(self._key_file)}"}
+        return await self._exchange("POST", self._url, body, headers, max_bytes)
+
+    async def ready(self) -> bool:
+        """Return whether the server says that it is ready.
+
+        It says so by the status 200 and any body but a JSON object with `"ready": false`.
+        """
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return await self._exchange(body, headers, max_bytes)
-        except TimeoutError:
-            raise UpstreamError("no answer in time", refusal=UPSTREAM_TIMEOUT) from None
-        except aiohttp.ClientError as error:
-            raise UpstreamError(f"the exchange failed: {type(error).__name__}") from None
+            reply = await self._exchange("GET", self._ready_url, None, {}, READY_BYTES)
+            document = json.loads(reply.body or b"{}")
+        except UpstreamError:
+            return False
+        except (ValueError, RecursionError):
+            return True
+        return not (isinstance(document, dict) and document.get("ready") is False)
 
     async def close(self) -> None:
         """Close the connections."""
         if self._session is not None:
             await self._session.close()
 
-    async def _exchange(self, body: bytes, headers: Mapping[str, str], max_bytes: int) -> Reply:
+    async def _exchange(
+        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], max_bytes: int
+    ) -> Reply:
+        if self._key_file is not None:
+            headers = {**headers, "Authorization": f"Bearer {_inference_key(self._key_file)}"}
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._send(method, url, body, headers, max_bytes)
+        except TimeoutError:
+            raise UpstreamError("no answer in time", refusal=UPSTREAM_TIMEOUT) from None
+        except aiohttp.ClientError as error:
+            raise UpstreamError(f"the exchange failed: {type(error).__name__}") from None
+
+    async def _send(
+        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], max_bytes: int
+    ) -> Reply:
         if self._session is None:  # made here, because connections belong to this event loop
             self._session = self._open_session()
-        request = self._session.post(self._url, data=body, headers=headers, allow_redirects=False)
+        request = self._session.request(
+            method, url, data=body, headers=headers, allow_redirects=False
+        )
         async with request as response:
             if response.status != HTTPStatus.OK:
                 raise UpstreamError(f"expected the status 200, got {response.status}")
@@ -102,7 +134,10 @@ class Upstream:
 
     def _open_session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=KEEPALIVE_S),
+            connector=aiohttp.TCPConnector(
+                limit=self._connections + 1,  # one for probes, which must not wait for queries
+                keepalive_timeout=KEEPALIVE_S,
+            ),
             timeout=aiohttp.ClientTimeout(total=None),  # `post` has one timeout for all
             headers={"Accept-Encoding": "identity"},
             auto_decompress=False,

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from stingy_server.codec.oip import BINARY, HEADER_LENGTH, numbers
+from stingy_server.codec.oip import BINARY, HEADER_LENGTH
+from stingy_server.codec.oip_tensors import numbers
 from stingy_server.errors import JSON
 from stingy_server.upstream.http_client import Reply, UpstreamError
 

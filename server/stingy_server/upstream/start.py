@@ -61,8 +61,10 @@ def _engine(
     settings: Settings,
     secret: bytes,
 ) -> UpstreamEngine:
+    url = model.url or ""
     upstream = Upstream(
-        model.url or "",
+        url,
+        ready_url=_ready_url(model.engine, url),
         timeout_s=model.timeout_s,
         connections=model.passes,
         key_file=model.key_file,
@@ -77,6 +79,13 @@ def _engine(
         passes=model.passes,
         secret=secret,
     )
+
+
+def _ready_url(engine: str, url: str) -> str:
+    """Return the address of an upstream's readiness, which is beside that of its predictions."""
+    if engine == "torchserve":
+        return f"{url.partition('/predictions/')[0]}/ping"
+    return f"{url.rpartition('/')[0]}/ready"
 
 
 def _send_trial(make: Callable[[], UpstreamEngine], images: Pixels) -> None:

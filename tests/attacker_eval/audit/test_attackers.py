@@ -207,8 +207,8 @@ def test_reasons_follow_from_the_possessions() -> None:
 
 def test_needs_of_the_settings_decide_what_an_attacker_cannot_do() -> None:
     walks = BoundaryWalk(queries=10, truth="open")  # the truth measures the attack
-    assert impossible_reason(walks, Attacker(answers=2), 10) is None
-    joined = impossible_reason(Collusion(partner="open"), Attacker(), 10)
+    assert impossible_reason(walks, Attacker(answers=2, accounts=1), 10) is None
+    joined = impossible_reason(Collusion(partner="open"), Attacker(accounts=1), 10)
     assert joined == "needs a second account, and the attacker has one"
     control = Consistent(attack="no_api")
     assert not buys_answers(control, OWNER, 8)

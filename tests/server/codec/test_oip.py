@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from stingy_protection import ScoreForm, SparseLogits
 from stingy_server.codec.oip import (
-    HEADER_LENGTH,
     INLINE_JSON_BYTES,
     MAX_JSON_BYTES,
     MAX_JSON_LISTS,
@@ -22,15 +21,20 @@ from stingy_server.codec.oip import (
     InferHead,
     count_large_json,
     parse_head,
-    read_files,
-    read_tensor,
 )
 from stingy_server.codec.oip_answers import encode_answer
+from stingy_server.codec.oip_tensors import read_files, read_tensor
 from stingy_server.errors import (
+    BAD_BASE64,
     BAD_REQUEST,
     BAD_TENSOR,
+    FLOAT_RANGE,
+    INTEGER_RANGE,
     JSON_TOO_LARGE,
+    NOT_CLASSIFIED,
+    SHARED_MEMORY,
     TOO_MANY_IMAGES,
+    UNKNOWN_DATATYPE,
     Refusal,
     ServiceError,
 )
@@ -78,19 +82,21 @@ def test_binary_data_is_read_unchanged() -> None:
     assert np.array_equal(images_of(*binary(IMAGES.tobytes())), IMAGES)
 
 
-PARAMETERS: list[dict[str, Any]] = [
+PARAMETERS: list[dict[str, Any] | None] = [
+    None,
     {},
+    {"sequence_id": 7, "sequence_start": True, "priority": 1, "timeout": 5},
     {"content_type": "np"},
     {"binary_data_size": None, "headers": {"x": [1]}},
 ]
 
 
 @pytest.mark.parametrize("parameters", PARAMETERS)
-def test_L9_unknown_parameters_change_nothing(parameters: dict[str, Any]) -> None:
+def test_L9_unknown_parameters_change_nothing(parameters: dict[str, Any] | None) -> None:
     document = message({"data": IMAGES.tolist(), "parameters": parameters}, parameters=parameters)
     assert np.array_equal(images_of(document), IMAGES)
     document, raw = binary(IMAGES.tobytes())
-    document["inputs"][0]["parameters"] = {**parameters, **document["inputs"][0]["parameters"]}
+    document["inputs"][0]["parameters"] = (parameters or {}) | document["inputs"][0]["parameters"]
     assert np.array_equal(images_of(document, raw), IMAGES)
 
 
@@ -117,7 +123,20 @@ REFUSED: list[tuple[str, Any, Any]] = [
     ("no inputs", BAD_REQUEST, {}),
     ("two inputs", BAD_REQUEST, {"inputs": message()["inputs"] * 2}),
     ("another name", BAD_REQUEST, message({"name": "x", "data": [1]})),
-    ("another type", BAD_REQUEST, message({"datatype": "INT64", "data": [1]})),
+    ("another type", UNKNOWN_DATATYPE, message({"datatype": "BOOL", "data": [True]})),
+    ("a type that is a number", BAD_REQUEST, message({"datatype": 8, "data": [1]})),
+    ("no type", BAD_REQUEST, message({"datatype": None, "data": [1]})),
+    ("shared memory", SHARED_MEMORY, message({"parameters": {"shared_memory_region": "a"}})),
+    (
+        "shared memory for an output",
+        SHARED_MEMORY,
+        message(outputs=[{"name": "scores", "parameters": {"shared_memory_region": "a"}}]),
+    ),
+    (
+        "less than no class",
+        NOT_CLASSIFIED,
+        message(outputs=[{"name": "indices", "parameters": {"classification": -1}}]),
+    ),
     ("neither data nor binary", BAD_REQUEST, message({"data": None})),
     ("a size that is text", BAD_REQUEST, message({"parameters": {"binary_data_size": "1"}})),
     (
@@ -138,29 +157,17 @@ REFUSED: list[tuple[str, Any, Any]] = [
     ("text", BAD_TENSOR, message({"data": ["a"] * 120})),
     ("fractions", BAD_TENSOR, message({"data": [0.5] * 120})),
     ("truth values", BAD_TENSOR, message({"data": [True] * 120})),
-    ("below 0", BAD_TENSOR, message({"data": [-1] * 120})),
-    ("above 255", BAD_TENSOR, message({"data": [256] * 120})),
+    ("below 0", INTEGER_RANGE, message({"data": [-1] * 120})),
+    ("above 255", INTEGER_RANGE, message({"data": [256] * 120})),
     ("huge integers", BAD_TENSOR, message({"data": [10**30] * 120})),
     ("a zero dimension", BAD_TENSOR, message({"shape": [0, 4, 5, 3], "data": []})),
     ("a negative dimension", BAD_TENSOR, message({"shape": [-2, 4, -5, 3], "data": [1]})),
     ("an overflowing shape", BAD_TENSOR, message({"shape": [2, 2**62, 2**62, 3], "data": [1]})),
     ("not RGB", BAD_TENSOR, message({"shape": [2, 4, 5, 1], "data": [1] * 40})),
-    ("files in JSON", BAD_TENSOR, message({"datatype": "BYTES", "shape": [1], "data": ["aGk="]})),
-    (
-        "files in JSON that say so",
-        BAD_TENSOR,
-        message(
-            {
-                "datatype": "BYTES",
-                "shape": [1],
-                "parameters": {"content_type": "base64"},
-                "data": ["aGk="],
-            }
-        ),
-    ),
+    ("no base64", BAD_BASE64, message({"datatype": "BYTES", "shape": [1], "data": ["a"]})),
     (
         "above 1",
-        BAD_TENSOR,
+        FLOAT_RANGE,
         message({"datatype": "FP32", "shape": [1, 3, 1, 1], "data": [2.0] * 3}),
     ),
 ]
@@ -192,7 +199,7 @@ def test_malformed_json_request_is_refused_by_its_code(refusal: Any, document: A
 def test_binary_data_that_misfits_its_shape_is_refused(tensor: dict[str, Any], raw: bytes) -> None:
     with pytest.raises(ServiceError) as error:
         images_of(*binary(raw, **tensor))
-    assert error.value.refusal is BAD_TENSOR
+    assert error.value.refusal.code == "bad_tensor"
 
 
 def too_many(limit: int) -> Refusal:
@@ -320,37 +327,12 @@ def test_policy_without_scores_offers_indices_alone() -> None:
 
 
 ANSWER = SparseLogits(
-    indices=torch.tensor([[3, 1]]),
-    scores=torch.tensor([[-0.012, -4.5]]),
+    indices=torch.tensor([[3]]),
+    scores=torch.tensor([[-0.5]]),
     num_classes=5,
     form=ScoreForm.LOG_PROB,
     decimals=3,
 )
-
-
-def query_for(identifier: str | None, outputs: dict[str, bool]) -> InferHead:
-    return InferHead(identifier, 1, tuple(outputs.items()), 0, 60, "UINT8", (1, 4, 5, 3))
-
-
-def test_json_scores_have_the_decimals_of_the_grid_alone() -> None:
-    query = query_for("7", {"indices": False, "scores": False})
-    body = encode_answer(query, ANSWER, model="m", version="1").body
-    assert b"-0.012,-4.5]" in bytes(body)
-    document = orjson.loads(body)
-    assert document["id"] == "7"
-    assert [output["shape"] for output in document["outputs"]] == [[1, 2], [1, 2]]
-
-
-def test_dense_logits_in_binary_have_minus_infinity() -> None:
-    query = query_for(None, {"logits": True, "indices": False})
-    response = encode_answer(query, ANSWER, model="m", version="1")
-    split = response.json_length
-    assert split is not None
-    assert dict(response.headers)[HEADER_LENGTH.lower().encode()] == b"%d" % split
-    head, tail = orjson.loads(response.body[:split]), bytes(response.body[split:])
-    assert head["outputs"][0]["parameters"] == {"binary_data_size": 20}
-    dense = np.frombuffer(tail, "<f4")
-    assert dense.tolist() == [-np.inf, -4.5, -np.inf, np.float32(-0.012), -np.inf]
 
 
 @pytest.mark.parametrize("identifier", [None, "7", 'é"\\', "x" * 128])
@@ -370,7 +352,32 @@ def test_heads_that_differ_in_their_id_alone_parse_alike(identifier: str | None)
             assert document.get("id") == identifier
 
 
-@pytest.mark.parametrize("identifier", [7, "x" * 129, ["x"], {"a": 1}, True])
+@pytest.mark.parametrize("identifier", [0, 7, -1, 2**63])
+def test_integer_id_is_returned_as_text(identifier: int) -> None:
+    for extra in ({}, {"unknown": "x" * 2000}):  # with a head that is kept, and with one too long
+        assert split(message() | extra | {"id": identifier})[0].id == str(identifier)
+
+
+def test_null_in_every_optional_field_is_its_absence() -> None:
+    empty = {"id": None, "parameters": None, "outputs": None, "unknown": None}
+    tensor = {"data": IMAGES.tolist(), "parameters": None}
+    head, _ = split(message(tensor, **empty))
+    plain, _ = split(message({"data": IMAGES.tolist()}))
+    assert replace(head, length=0) == replace(plain, length=0)
+    nulls = {"binary_data_size": None, "shared_memory_region": None}
+    requested = [
+        {"name": name, "parameters": parameters}
+        for name, parameters in (
+            ("indices", None),
+            ("scores", {"binary_data": None, "classification": None}),
+        )
+    ]
+    rest = {"outputs": requested, "parameters": {"binary_data_output": None}}
+    head, _ = split(message({**tensor, "parameters": nulls}, **rest))
+    assert replace(head, length=0) == replace(plain, length=0)
+
+
+@pytest.mark.parametrize("identifier", [1.5, "x" * 129, ["x"], {"a": 1}, True])
 def test_id_that_is_no_short_text_is_refused(identifier: object) -> None:
     with pytest.raises(ServiceError):
         split(message() | {"id": identifier})

@@ -5,17 +5,24 @@ from pathlib import Path
 import pytest
 
 from serving import make_bundle, make_settings, running
-from stingy_server.edge import oip_routes, routes
+from stingy_server.edge import oip_routes, routes, torchserve_routes
+from stingy_server.errors import ErrorForm, error_form
 
 pytestmark = pytest.mark.anyio
+HOT_ROUTES = routes.HOT_ROUTES | oip_routes.HOT_ROUTES | torchserve_routes.HOT_ROUTES
+SCHEMAS = {
+    ErrorForm.STINGY: "Refused",
+    ErrorForm.OPEN_INFERENCE: "OpenInferenceRefused",
+    ErrorForm.TORCHSERVE: "TorchServeRefused",
+}
 
 
 async def test_openapi_document_has_every_route_of_the_hot_path(tmp_path: Path) -> None:
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     async with running(settings) as (_, app):
         document = app.openapi()["paths"]
-        for path in routes.HOT_ROUTES | oip_routes.HOT_ROUTES:
-            operation = document[path]["post"]
+        for method, path in HOT_ROUTES:
+            operation = document[path][method.lower()]
             assert operation["requestBody"]["required"]
             named = {parameter["name"] for parameter in operation["parameters"]}
             assert all("{" + name + "}" in path for name in named)
@@ -40,10 +47,14 @@ async def test_openapi_document_has_the_form_of_sent_refusals(tmp_path: Path) ->
     settings = make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
     async with running(settings) as (client, app):
         document = app.openapi()
-        for operations in document["paths"].values():
+        for path, operations in document["paths"].items():
             for operation in operations.values():
                 assert "422" not in operation["responses"]
                 content = operation["responses"]["default"]["content"]["application/json"]
-                assert content["schema"]["$ref"].endswith("/Refused")
+                assert content["schema"]["$ref"].endswith(f"/{SCHEMAS[error_form(path)]}")
+        for path in ("/v1/predict/digits", "/v2/models/digits/infer", "/predictions/digits"):
+            sent = (await client.post(path, content=b"x")).json()
+            schema = document["components"]["schemas"][SCHEMAS[error_form(path)]]
+            assert set(sent) == set(schema["properties"])
         sent = (await client.post("/v1/predict/digits", content=b"x")).json()["error"]
         assert set(sent) == set(document["components"]["schemas"]["Reason"]["properties"])

@@ -51,3 +51,25 @@ def test_frozen_process_collects_fast_and_finds_new_garbage() -> None:
         [sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True, timeout=120
     )
     assert float(completed.stdout) > 10  # times as long, when nothing was frozen
+
+
+AT_EXIT = """
+from stingy_server.process.gc_tuning import freeze_gc
+
+class InCycle:
+    def __init__(self):
+        self.itself = self
+    def __del__(self):
+        print("deleted", flush=True)
+
+kept = InCycle()
+freeze_gc()
+freeze_gc()
+"""
+
+
+def test_frozen_cycles_are_deleted_when_the_process_ends() -> None:
+    completed = subprocess.run(
+        [sys.executable, "-c", AT_EXIT], check=True, capture_output=True, text=True, timeout=120
+    )
+    assert completed.stdout == "deleted\n"

@@ -28,9 +28,9 @@ class Handle:
 
     def __init__(self, *replies: object) -> None:
         self._replies = iter(replies)
-        self.predict = self
+        self.predict = self.ready = self
 
-    async def remote(self, images: object) -> Any:
+    async def remote(self, *arguments: object) -> Any:
         reply = next(self._replies)
         if isinstance(reply, Exception):
             raise reply
@@ -195,3 +195,15 @@ def test_each_model_reserves_the_resources_of_its_settings(bundle: Path, tmp_pat
         assert deployed._deployment_config.autoscaling_config.max_replicas == most
         (settings,) = deployed.init_args
         assert [each.bundle for each in settings.models] == [bundle]
+
+
+async def test_U6_model_is_ready_if_a_replica_answers(
+    bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from ray.exceptions import ActorUnavailableError
+    from ray.serve.exceptions import BackPressureError
+
+    assert await engine(bundle, True).ready()
+    assert await engine(bundle, BackPressureError(2, 1)).ready()
+    assert not await engine(bundle, ActorUnavailableError("a secret", None)).ready()
+    assert "secret" not in caplog.text

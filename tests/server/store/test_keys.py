@@ -11,6 +11,7 @@ from threading import Barrier
 import pytest
 
 from stingy_server import Database, Keys, StoreUnavailable
+from stingy_server.store.keys import Caller
 
 only_sqlite = pytest.mark.parametrize("store", [None])
 
@@ -30,7 +31,7 @@ def test_key_is_valid_until_any_process_revokes_it(database: Database, keys: Key
     key, text = keys.create("k", budget=1)
     with closing(database.reopen()) as other:
         other_keys = Keys(other)
-        assert other_keys.authenticate(text) == (key, False, 0)
+        assert other_keys.authenticate(text) == Caller(key, False, 0)
         assert keys.revoke(key.id)
         assert other_keys.authenticate(text) is None
         assert not keys.revoke(key.id)
@@ -41,7 +42,7 @@ def test_rotated_key_keeps_its_budget_and_loses_its_old_text(keys: Keys) -> None
     new = keys.rotate(key.id)
     assert new is not None
     assert keys.authenticate(old) is None
-    assert keys.authenticate(new) == (key, False, 1)
+    assert keys.authenticate(new) == Caller(key, False, 1)
     assert keys.budget(key).total == 7
     keys.revoke(key.id)
     assert keys.rotate(key.id) is None
@@ -62,7 +63,7 @@ def test_batched_lookup_finds_the_same_keys_in_one_query(
     keys.revoke(made[0][0].id)
     texts = [text for _, text in made] + ["stranger", made[-1][1]]
     one_by_one = [keys.authenticate(text) for text in texts]
-    valid = [(key, False, 1) for key, _ in made[1:]]
+    valid = [Caller(key, False, 1) for key, _ in made[1:]]
     assert one_by_one == [None, *valid, None, one_by_one[-1]]
     queries = []
     execute = database.execute
@@ -160,5 +161,5 @@ def test_concurrent_first_starts_create_one_key(
         texts = [text for text in threads.map(start, range(4)) if text is not None]
     assert len(texts) == 1
     ((key, budget),) = Keys(database).all()
-    assert Keys(database).authenticate(texts[0]) == (key, False, 0)
+    assert Keys(database).authenticate(texts[0]) == Caller(key, False, 0)
     assert budget.total == 3

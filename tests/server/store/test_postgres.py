@@ -38,7 +38,7 @@ async def wait_for_status(client: httpx.AsyncClient, status: int) -> httpx.Respo
             response = await client.post(PATH, content=IMAGE)
             if response.status_code == status:
                 return response
-            assert response.json()["error"]["code"] == "store_unavailable"
+            assert response.headers["X-Error-Code"] == "store_unavailable"
             await asyncio.sleep(0.1)
 
 
@@ -49,7 +49,8 @@ async def test_request_is_answered_charged_and_recorded(tmp_path: Path, address:
         assert [response.status_code for response in responses] == [200, 200, 429]
         assert (await client.get("/v1/usage")).json()["used"] == 2
         events = [entry.event for _, entry in Ledger(app.state.service.database).entries()]
-    assert events == ["start", "answer", "answer", "budget_exhausted"]
+    used_up = ["budget_80", "budget_95"]
+    assert events == ["start", "answer", *used_up, "answer", "budget_exhausted"]
     assert not (tmp_path / "s" / "stingy.sqlite3").exists()
 
 
@@ -95,7 +96,7 @@ async def test_Q5_locked_row_is_a_503_after_the_lock_timeout(tmp_path: Path, add
             other.execute("UPDATE budgets SET used = used")
             async with asyncio.timeout(30):
                 response = await client.post(PATH, content=IMAGE)
-            assert response.json()["error"]["code"] == "store_unavailable"
+            assert response.headers["X-Error-Code"] == "store_unavailable"
         assert (await client.post(PATH, content=IMAGE)).status_code == 200
         ((_, budget),) = app.state.service.keys.all()
         assert budget.used == 1
@@ -134,7 +135,7 @@ async def test_Q5_stopped_store_is_a_503_until_it_runs_again(
         try:
             for path in (PATH, "/v1/usage"):
                 response = await client.request("POST" if path == PATH else "GET", path)
-                assert response.json()["error"]["code"] == "store_unavailable"
+                assert response.headers["X-Error-Code"] == "store_unavailable"
                 assert "retry-after" in response.headers
             assert (await client.get("/v2/health/live")).status_code == 200
         finally:

@@ -52,7 +52,7 @@ def test_Q5_file_system_without_a_shared_log_is_refused(
     connect = sqlite3.connect
 
     def without_shared_memory(path: Path, **options: object) -> sqlite3.Connection:
-        return connect(f"file:{path}?vfs=unix-dotfile", uri=True, **options)  # type: ignore[call-overload,no-any-return]
+        return connect(f"file:{path}?vfs=unix-dotfile", **options | {"uri": True})  # type: ignore[call-overload,no-any-return]
 
     monkeypatch.setattr(sqlite3, "connect", without_shared_memory)
     with pytest.raises(StoreUnavailable, match="expected a state folder on a local disk"):

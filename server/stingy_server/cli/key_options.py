@@ -1,0 +1,198 @@
+"""The options of `stingy keys create` and `stingy keys set`, and the changes that they make."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stingy_server.cli.command import MAX_COUNT, end
+
+if TYPE_CHECKING:
+    from stingy_server.settings import Settings
+    from stingy_server.store.keys import KeySettings, Limits
+
+NONE = "none"  # the text that removes a limit
+MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
+LIMITS = {"budget": "total", "per-day": "per_day", "per-month": "per_month"}
+PROPERTIES = {"tier": "tier", "rate": "rate", "request rate": "request_rate"}
+
+Budget = Annotated[
+    str | None, typer.Option(metavar="N|none", help="Images in all; none: no limit.")
+]
+PerDay = Annotated[
+    str | None, typer.Option(metavar="N|none", help="Images in a day of UTC; none: no limit.")
+]
+PerMonth = Annotated[
+    str | None, typer.Option(metavar="N|none", help="Images in a month of UTC; none: no limit.")
+]
+ModelBudget = Annotated[
+    list[str] | None,
+    typer.Option(metavar="MODEL=N|none", help="Images in all for one model; repeat for others."),
+]
+ModelPerDay = Annotated[
+    list[str] | None,
+    typer.Option(metavar="MODEL=N|none", help="Images in a day of UTC for one model."),
+]
+ModelPerMonth = Annotated[
+    list[str] | None,
+    typer.Option(metavar="MODEL=N|none", help="Images in a month of UTC for one model."),
+]
+Models = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL,MODEL", help="The only models that it may query."),
+]
+Tier = Annotated[str | None, typer.Option(help="Tier of the key; the settings name them.")]
+Rate = Annotated[
+    str | None,
+    typer.Option(metavar="RATE|none", help="Images in a period, such as 600/minute."),
+]
+RequestRate = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RATE|none",
+        help="Requests in a period, such as 100/second; none: the server's own.",
+    ),
+]
+Days = Annotated[
+    str | None,
+    typer.Option(metavar="N|none", help="Days from now until it expires; none: it never does."),
+]
+
+
+@dataclass(frozen=True)
+class KeyChange:
+    """The changes of a key that options name.
+
+    Attributes:
+        properties: the new values, by the field of `Key`.
+        limits: the new limits, by model ("" is for all) and by the field of `Limits`.
+    """
+
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    limits: Mapping[str, Mapping[str, int | None]] = field(default_factory=dict)
+
+    def apply(self, before: "KeySettings") -> "KeySettings":
+        """Return the settings after the changes. A model without any limit has no budget."""
+        from stingy_server.store.keys import KeySettings, Limits
+
+        limits = dict(before.limits)
+        for model, changed in self.limits.items():
+            limits[model] = replace(limits.get(model, Limits()), **changed)
+        kept = {model: own for model, own in limits.items() if not model or own != Limits()}
+        return KeySettings(replace(before.key, **self.properties), kept)
+
+
+def read_change(
+    settings: "Settings",
+    *,
+    budget: str | None,
+    per_day: str | None,
+    per_month: str | None,
+    model_budget: Sequence[str] | None,
+    model_per_day: Sequence[str] | None,
+    model_per_month: Sequence[str] | None,
+    models: str | None,
+    all_models: bool,
+    tier: str | None,
+    rate: str | None,
+    request_rate: str | None,
+    days: str | None,
+) -> KeyChange:
+    """Read the options of a command. A fault ends the command."""
+    from stingy_server.settings import FULL_TIER
+    from stingy_server.store.keys import stamp
+
+    faults: list[str] = []
+    limits: dict[str, dict[str, int | None]] = {}
+    for option, value in (("budget", budget), ("per-day", per_day), ("per-month", per_month)):
+        if value is not None:
+            limits.setdefault("", {})[LIMITS[option]] = _number(f"--{option}", value, faults)
+    for option, texts in (
+        ("budget", model_budget),
+        ("per-day", model_per_day),
+        ("per-month", model_per_month),
+    ):
+        for value in texts or ():
+            model, equals, number = value.partition("=")
+            if not (equals and MODEL_NAME.fullmatch(model)):
+                faults.append(f"--model-{option}: expected MODEL=N, got {value}")
+                continue
+            found = _number(f"--model-{option} of {model}", number, faults)
+            limits.setdefault(model, {})[LIMITS[option]] = found
+    properties: dict[str, Any] = {}
+    known = [FULL_TIER, *settings.tiers]
+    if tier is not None:
+        properties["tier"] = tier
+        if tier not in known:
+            faults.append(f"expected one of the tiers {', '.join(known)}, got {tier}")
+    for name, value in (("rate", rate), ("request_rate", request_rate)):
+        if value is not None:
+            properties[name] = None if value == NONE else value
+    if days is not None:
+        lasting = _number("--days", days, faults, most=36_500)
+        properties["expires"] = (
+            None if lasting is None else stamp(datetime.now(UTC) + timedelta(days=lasting))
+        )
+    if models is not None:
+        names = models.split(",")
+        if all_models or not all(map(MODEL_NAME.fullmatch, names)):
+            faults.append(f"--models: expected names with commas between, got {models}")
+        properties["models"] = frozenset(names)
+    elif all_models:
+        properties["models"] = None
+    if faults:
+        end(faults)
+    return KeyChange(properties, limits)
+
+
+def differences(before: "KeySettings", after: "KeySettings") -> list[tuple[str, str, str]]:
+    """List what differs: a name, and the texts before and after."""
+    pairs = [
+        (name, getattr(before.key, attribute), getattr(after.key, attribute))
+        for name, attribute in PROPERTIES.items()
+    ]
+    found = [(name, _text(old), _text(new)) for name, old, new in pairs if old != new]
+    if before.key.expires != after.key.expires:
+        found.append(("expires", _day(before.key.expires), _day(after.key.expires)))
+    if before.key.models != after.key.models:
+        found.append(("models", model_names(before.key.models), model_names(after.key.models)))
+    for model in sorted({*before.limits, *after.limits}):
+        old, new = _limits(before, model), _limits(after, model)
+        for option, attribute in LIMITS.items():
+            values = getattr(old, attribute), getattr(new, attribute)
+            if values[0] != values[1]:
+                name = option.replace("-", " ")
+                found.append((f"{model} {name}".strip(), _text(values[0]), _text(values[1])))
+    return found
+
+
+def model_names(models: frozenset[str] | None) -> str:
+    """Return the text for the models that a key may query."""
+    return "all" if models is None else ", ".join(sorted(models))
+
+
+def _limits(settings: "KeySettings", model: str) -> "Limits":
+    from stingy_server.store.keys import Limits
+
+    return settings.limits.get(model, Limits())
+
+
+def _number(option: str, value: str, faults: list[str], *, most: int = MAX_COUNT) -> int | None:
+    """Return the number of an option; None if it is "none" or a fault."""
+    if value == NONE:
+        return None
+    if value.isascii() and value.isdigit() and len(value) < 25 and 1 <= int(value) <= most:
+        return int(value)
+    faults.append(f"{option}: expected a number from 1 to {most} or {NONE}, got {value}")
+    return None
+
+
+def _text(value: object) -> str:
+    return "none" if value is None else str(value)
+
+
+def _day(expires: str | None) -> str:
+    return "never" if expires is None else expires[:16].replace("T", " ")

@@ -1,0 +1,286 @@
+"""`stingy keys`: create, list, change and end API keys."""
+
+import json
+import os
+import pwd
+import socket
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stingy_server.cli import key_options as options
+from stingy_server.cli.command import AsJson, Config, State, end, open_state, table
+
+if TYPE_CHECKING:
+    from stingy_server.store.keys import Key, Keys, KeySettings
+
+app = typer.Typer(no_args_is_help=True, help="Create, list, change and revoke API keys.")
+
+KeyId = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID|NAME",
+        help="The key's id, as `stingy keys list` shows it, or its name if no other key has it.",
+    ),
+]
+AllModels = Annotated[bool, typer.Option("--all-models", help="It may query all models.")]
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="The name of the key's owner.")],
+    budget: options.Budget = None,
+    per_day: options.PerDay = None,
+    per_month: options.PerMonth = None,
+    model_budget: options.ModelBudget = None,
+    model_per_day: options.ModelPerDay = None,
+    model_per_month: options.ModelPerMonth = None,
+    models: options.Models = None,
+    tier: options.Tier = None,
+    rate: options.Rate = None,
+    request_rate: options.RequestRate = None,
+    days: options.Days = None,
+    config: Config = None,
+    state: State = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create a key and print it. It is not shown again."""
+    from datetime import datetime
+
+    with open_state(config, state, create=True) as (settings, database):
+        from stingy_server.store.keys import Keys, Limits
+
+        change = options.read_change(
+            settings,
+            budget=budget,
+            per_day=per_day,
+            per_month=per_month,
+            model_budget=model_budget,
+            model_per_day=model_per_day,
+            model_per_month=model_per_month,
+            models=models,
+            all_models=False,
+            tier=tier,
+            rate=rate,
+            request_rate=request_rate,
+            days=days,
+        )
+        limits = {model: Limits(**own) for model, own in change.limits.items()}
+        own = limits.pop("", Limits())
+        given = dict(change.properties)
+        expires = given.pop("expires", None)
+        try:
+            key, text = Keys(database).create(
+                name,
+                budget=own.total,
+                per_day=own.per_day,
+                per_month=own.per_month,
+                expires=None if expires is None else datetime.fromisoformat(expires),
+                model_limits=limits,
+                detail={"by": operator()},
+                **given,
+            )
+        except ValueError as error:
+            end([str(error)])
+    _print_text(key.id, text, f"This is the key of {name}, id {key.id}.", as_json=as_json)
+
+
+@app.command("list")
+def list_keys(config: Config = None, state: State = None, as_json: AsJson = False) -> None:
+    """List the keys with their limits and what each has used of them."""
+    with open_state(config, state) as (_, database):
+        from stingy_server.cli.key_table import documents, lines, read_rows
+
+        rows = read_rows(database)
+    if as_json:
+        typer.echo(json.dumps(documents(rows)))
+        return
+    for line in lines(rows):
+        typer.echo(line)
+
+
+@app.command("set")
+def set_key(
+    key_id: KeyId,
+    budget: options.Budget = None,
+    per_day: options.PerDay = None,
+    per_month: options.PerMonth = None,
+    model_budget: options.ModelBudget = None,
+    model_per_day: options.ModelPerDay = None,
+    model_per_month: options.ModelPerMonth = None,
+    models: options.Models = None,
+    all_models: AllModels = False,
+    tier: options.Tier = None,
+    rate: options.Rate = None,
+    request_rate: options.RequestRate = None,
+    days: options.Days = None,
+    config: Config = None,
+    state: State = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change what a key may do, at once in every running server. Its text stays."""
+    with open_state(config, state) as (settings, database):
+        from stingy_server.store.keys import Keys
+
+        change = options.read_change(
+            settings,
+            budget=budget,
+            per_day=per_day,
+            per_month=per_month,
+            model_budget=model_budget,
+            model_per_day=model_per_day,
+            model_per_month=model_per_month,
+            models=models,
+            all_models=all_models,
+            tier=tier,
+            rate=rate,
+            request_rate=request_rate,
+            days=days,
+        )
+        if change == options.KeyChange():
+            end(["expected an option that changes the key, got none; see: stingy keys set --help"])
+        store = Keys(database)
+        found = _find(store, key_id)
+        try:
+            done = store.set(found.id, change.apply, describe=_describe)
+        except ValueError as error:
+            end([str(error)])
+        if done is None:
+            end([_revoked(found)])
+        used = store.budget(found).used
+    changed = options.differences(*done)
+    if as_json:
+        shown = {name: {"before": old, "after": new} for name, old, new in changed}
+        typer.echo(json.dumps({"id": found.id, "changes": shown}))
+        return
+    if not changed:
+        typer.echo(f"{found.id} ({found.name}) has these settings already.")
+        return
+    typer.echo(f"{found.id} ({found.name})")
+    width = max(len(name) for name, _, _ in changed)
+    for name, old, new in changed:
+        typer.echo(f"  {name:<{width}}  {old} → {new}")
+    total = done[1].limits[""].total
+    if total is not None and used >= total:
+        typer.echo(f"It has used {used} images, so it gets no more.", err=True)
+
+
+def _describe(before: "KeySettings", after: "KeySettings") -> dict[str, Any] | None:
+    """Return what the ledger says about a change; None if there is none."""
+    changed = options.differences(before, after)
+    if not changed:
+        return None
+    return {"by": operator(), "changes": {name: [old, new] for name, old, new in changed}}
+
+
+@app.command()
+def usage(
+    key_id: KeyId,
+    config: Config = None,
+    state: State = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the images that one key has used of its budgets, and when they reset."""
+    with open_state(config, state) as (_, database):
+        from stingy_server.edge.usage_view import usage_document
+        from stingy_server.store.keys import Keys
+
+        store = Keys(database)
+        key = _find(store, key_id)
+        document = usage_document(key, store.budget(key), store.model_budgets(key))
+    if as_json:
+        del document["key"]
+        typer.echo(json.dumps({"id": key.id, **document}))
+        return
+    rows = []
+    for model, fields in ({"all": document} | document["models"]).items():
+        periods = {"in all": fields, "day": fields["day"], "month": fields["month"]}
+        rows += [
+            (
+                model,
+                name,
+                f"{period['used']:,}",
+                "no limit" if period["budget"] is None else f"{period['budget']:,}",
+                period.get("resets", ""),
+            )
+            for name, period in periods.items()
+        ]
+    table(("models", "period", "used", "budget", "resets"), rows)
+
+
+@app.command()
+def revoke(key_id: KeyId, config: Config = None, state: State = None) -> None:
+    """Make a key invalid at once, in every running server."""
+    with open_state(config, state) as (_, database):
+        from stingy_server.store.keys import Keys
+
+        store = Keys(database)
+        found = _find(store, key_id)
+        revoked = store.revoke(found.id, detail={"by": operator()})
+    if not revoked:
+        end([_revoked(found)])
+    typer.echo(f"{found.id} is revoked.")
+
+
+@app.command()
+def rotate(
+    key_id: KeyId, config: Config = None, state: State = None, as_json: AsJson = False
+) -> None:
+    """Replace the text of a key. The old text is invalid at once; budgets and tier stay."""
+    with open_state(config, state) as (_, database):
+        from stingy_server.store.keys import Keys
+
+        store = Keys(database)
+        found = _find(store, key_id)
+        text = store.rotate(found.id, detail={"by": operator()})
+    if text is None:
+        end([_revoked(found)])
+    _print_text(found.id, text, f"This is the new key of id {found.id}.", as_json=as_json)
+
+
+@app.command()
+def release(key_id: KeyId, config: Config = None, state: State = None) -> None:
+    """Undo the action of an alarm on a key, within two seconds in every server."""
+    with open_state(config, state) as (_, database):
+        from stingy_server.detection.key_profiles import KeyProfileStore
+        from stingy_server.store.keys import Keys
+
+        found = Keys(database).named(key_id)
+        one = _find(Keys(database), key_id).id if found else key_id
+        released = KeyProfileStore(database).release(one, detail={"by": operator()})
+    if not released:
+        end([f"expected the id of a key in alarm, got {key_id}; see: stingy watch"])
+    typer.echo(f"{one} is released.")
+
+
+def operator() -> str:
+    """Return who runs the command, as user@host, for the ledger."""
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container may have no name for its user
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def _find(keys: "Keys", text: str) -> "Key":
+    """Return the key of an id, or the one key of a name. End if there is none, or another one."""
+    found = keys.named(text)
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        end([f"expected the id or the name of a key, got {text}; see: stingy keys list"])
+    ids = ", ".join(key.id for key in found)
+    end([f"expected the name of one key, got {text} of {len(found)}: give one of the ids {ids}"])
+
+
+def _revoked(key: "Key") -> str:
+    on = f", on {key.revoked[:10]}" if key.revoked else ""
+    return f"{key.id} was revoked already{on}"
+
+
+def _print_text(key_id: str, text: str, about: str, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"id": key_id, "key": text}))
+    else:
+        typer.echo(text)
+        typer.echo(f"{about} It is not shown again.", err=True)

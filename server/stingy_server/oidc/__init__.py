@@ -1,0 +1,1 @@
+"""Tokens of an identity provider as callers: their signatures, their claims, their principals."""

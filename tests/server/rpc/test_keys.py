@@ -1,0 +1,79 @@
+"""The key of a call is checked first: before its message is read, for every rpc."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from rpc_calls import (
+    RpcClient,
+    assert_rpcs_closed,
+    books,
+    end_of,
+    infer_message,
+    rpc_running,
+)
+from serving import make_bundle, make_key, make_settings, random_images
+from stingy_server import Keys, Settings
+from stingy_server.rpc.methods import RPCS
+
+pytestmark = pytest.mark.anyio
+IMAGES = random_images(2)
+
+
+def settings_of(tmp_path: Path) -> Settings:
+    return make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))
+
+
+async def test_G1_every_rpc_but_the_probes_needs_a_valid_key(tmp_path: Path) -> None:
+    async with rpc_running(settings_of(tmp_path)) as (rpc, _, app):
+        stranger = RpcClient(app.state.rpc.port, None)
+        valid = f"Bearer {rpc.key}"
+        tries = [
+            (),
+            (("authorization", "Bearer wrong"),),
+            (("authorization", str(rpc.key)),),
+            (("authorization", "Basic " + str(rpc.key)),),
+            (("authorization", "Bearer " + "x" * 5000),),
+            (("authorization", valid), ("authorization", valid)),
+        ]
+        await assert_rpcs_closed(stranger, tries)
+        assert (await books(app))[1] == []
+        await stranger.channel.close()
+
+
+async def test_G1_message_without_a_valid_key_is_not_read(tmp_path: Path) -> None:
+    async with rpc_running(settings_of(tmp_path)) as (_, _, app):
+        stranger = RpcClient(app.state.rpc.port, "wrong")
+        for path in RPCS:
+            name = path.rpartition("/")[2]
+            ended = await asyncio.wait_for(end_of(stranger.start_late(name)), 20)
+            probe = name in ("ServerLive", "ServerReady")
+            assert ended.status == ("OK" if probe else "UNAUTHENTICATED"), name
+        await stranger.channel.close()
+
+
+async def test_G1_unknown_rpc_is_refused_after_the_key(tmp_path: Path) -> None:
+    async with rpc_running(settings_of(tmp_path)) as (rpc, _, _):
+        for path in ("RepositoryModelLoad", "ModelStreamInfer", "/a/b"):
+            ended = await rpc.call(path)
+            assert (ended.status, ended.code) == ("UNIMPLEMENTED", "not_implemented")
+
+
+async def test_G1_key_revoked_while_the_message_comes_gets_nothing(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    async with rpc_running(settings) as (_, _, app):
+        service = app.state.service
+        rpc = RpcClient(app.state.rpc.port, make_key(settings.state, budget=100))
+        message = infer_message(IMAGES)
+        assert (await rpc.call("ModelInfer", message)).status == "OK"
+        call = rpc.start_late("ModelInfer")
+        await asyncio.sleep(0.2)
+        caller = service.known_caller(rpc.key)
+        Keys(service.database).revoke(caller.key.id)
+        await call.write(message)
+        await call.done_writing()
+        ended = await end_of(call)
+        assert (ended.status, ended.code) == ("UNAUTHENTICATED", "unauthenticated")
+        assert (await books(app))[0] == len(IMAGES)
+        await rpc.channel.close()
