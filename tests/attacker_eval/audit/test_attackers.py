@@ -215,6 +215,24 @@ def test_needs_of_the_settings_decide_what_an_attacker_cannot_do() -> None:
     assert buys_answers(control, NONE, 8)
 
 
+def test_querying_attack_is_shared_by_attackers_not_endpoints(tmp_path: Path, dataset: str) -> None:
+    votes = ('{ name = "label_votes", views = 2 }',)
+    protocol = tiny_protocol(dataset, endpoints=("open", "stingy"), attacks=votes)
+    changes = {"attackers": (OWNER, FEW), "budget": 144 + 2 * 96}
+    oracles = {"open": FakeOracle(support=3), "stingy": FakeOracle()}
+    report = audit(protocol.model_copy(update=changes), tmp_path / "out", **oracles)
+    found = [row for row in report["rows"] if row["endpoint"] != "none"]
+    assert [(row["attacker"], row["endpoint"], row["trained_on"]) for row in found] == [
+        ("owner", "open", None),
+        ("owner", "stingy", None),
+        ("few", "open", "open"),
+        ("few", "stingy", "stingy"),
+    ]
+    assert {row["queries"] for row in found} == {2 * 96}
+    (spent,) = {endpoint["queries_spent"] for endpoint in report["endpoints"]}
+    assert 144 < spent <= 144 + 96  # a copy may equal its image
+
+
 def test_attacks_on_labels_alone_read_no_list() -> None:
     for attack in (
         LabelOnly(),
