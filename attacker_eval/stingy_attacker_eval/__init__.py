@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from stingy_attacker_eval.attacks import Attack, AttackContext, AttackerData, Batch, Capability
     from stingy_attacker_eval.audit.protocol import Protocol, load_protocol
+    from stingy_attacker_eval.audit.run_folder import read_predictions
     from stingy_attacker_eval.audit.runner import run_audit
     from stingy_attacker_eval.datasets.datasets import Dataset, load_dataset
     from stingy_attacker_eval.errors import (
@@ -56,6 +57,7 @@ __all__ = [
     "in_process_client",
     "load_dataset",
     "load_protocol",
+    "read_predictions",
     "read_report",
     "run_audit",
     "write_report",
@@ -70,6 +72,7 @@ _HOME = {
     **dict.fromkeys(("Protocol", "load_protocol"), "audit.protocol"),
     "QuerySession": "oracle.query_session",
     "in_process_client": "oracle.in_process",
+    "read_predictions": "audit.run_folder",
     "run_audit": "audit.runner",
     "write_report": "report.html",
     **dict.fromkeys(("Report", "read_report"), "report_schema"),

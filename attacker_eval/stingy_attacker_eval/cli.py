@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -41,7 +41,7 @@ def run(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="Runs to do: ENDPOINT/ATTACK/STUDENT/SEED or any of them; * matches any text."
+            help="Runs to do: [ATTACKER/]ENDPOINT/ATTACK/STUDENT/SEED or any one; * is any text."
         ),
     ] = None,
     bundles: Annotated[
@@ -134,23 +134,30 @@ def report(
 def gate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where report.json is.")],
     max_uplift: Annotated[
-        float, typer.Option(help="Largest mean uplift of the best attack, in points, that passes.")
+        float, typer.Option(help="Largest 95 % upper bound of the best uplift, in points.")
     ],
     endpoint: Annotated[
         list[str] | None, typer.Option(help="Check only this endpoint; may be repeated.")
     ] = None,
+    attacker: Annotated[
+        list[str] | None, typer.Option(help="Check only this attacker; may be repeated.")
+    ] = None,
 ) -> None:
-    """Exit with 1 and the reasons if an uplift is too large or a run is missing or broken."""
+    """Exit with 1 and the reasons if an uplift may be too large or a run is missing or broken."""
     with _report_errors():
         from stingy_attacker_eval.errors import GateError
         from stingy_attacker_eval.report.analysis import read_audit
         from stingy_attacker_eval.report.ci_gate import gate_faults, gate_lines
 
-        audit, endpoints = read_audit(folder), tuple(endpoint or ())
-        faults = gate_faults(audit, max_uplift=max_uplift, endpoints=endpoints)
+        audit, endpoints, attackers = (
+            read_audit(folder),
+            tuple(endpoint or ()),
+            tuple(attacker or ()),
+        )
+        faults = gate_faults(audit, max_uplift=max_uplift, endpoints=endpoints, attackers=attackers)
         if faults:
             raise GateError(*faults)
-        for line in gate_lines(audit, endpoints=endpoints):
+        for line in gate_lines(audit, endpoints=endpoints, attackers=attackers):
             typer.echo(line)
 
 
@@ -167,9 +174,21 @@ def lab(
     network: Annotated[
         str | None, typer.Option(help="The teachers' network.  [default: cnn_large]")
     ] = None,
+    width: Annotated[
+        int | None, typer.Option(min=1, help="Width of the network's first block, for cnn_*.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="[default: 12]")] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate.  [default: 0.1]")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="[default: 0]")] = None,
+    nasty_from_normal: Annotated[
+        bool, typer.Option("--nasty-from-normal", help="Start the nasty teacher from the normal.")
+    ] = False,
+    nasty_epochs: Annotated[
+        int | None, typer.Option(min=1, help="[default: those of the normal teacher]")
+    ] = None,
+    nasty_lr: Annotated[
+        float | None, typer.Option(help="[default: that of the normal teacher]")
+    ] = None,
     omega: Annotated[float | None, typer.Option(min=0, help="Weight of the nasty loss.")] = None,
     tau: Annotated[float | None, typer.Option(help="Temperature of the nasty loss.")] = None,
 ) -> None:
@@ -190,7 +209,19 @@ def lab(
         )
 
         console = Console(stderr=True)
-        options = (dataset, network, epochs, lr, seed, omega, tau)
+        training: dict[str, Any] = {
+            "network": network,
+            "width": width,
+            "epochs": epochs,
+            "lr": lr,
+            "seed": seed,
+            "nasty_epochs": nasty_epochs,
+            "nasty_lr": nasty_lr,
+            "omega": omega,
+            "tau": tau,
+            "nasty_from_normal": nasty_from_normal or None,
+        }
+        options = (dataset, *training.values())
         if protocol is not None:
             if any(option is not None for option in options):
                 raise EvalError(
@@ -198,9 +229,7 @@ def lab(
                 )
             teachers = train_protocol_teachers(load_protocol(protocol), out=out, console=console)
         else:
-            settings = teacher_settings(
-                network=network, epochs=epochs, lr=lr, seed=seed, omega=omega, tau=tau
-            )
+            settings = teacher_settings(**training)
             data = load_dataset(dataset or "digits")
             teachers = train_teachers(data, out=out, settings=settings, console=console)
         for teacher in teachers:

@@ -30,7 +30,7 @@ from stingy_clients import Client, TransportError
 
 _STINGY = [sys.executable, "-m", "stingy_clients"]
 _MARKER = ".stingy-demo"
-_FOLDERS = ("answers", "bundles", "state")
+_FOLDERS = ("answers", "bundles", "predictions", "state")
 _FILES = (
     ".lock",
     "config.json",

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from stingy_attacker_eval.errors import AuditError
 from stingy_attacker_eval.files import write_json
-from stingy_attacker_eval.results import Row, Summary
+from stingy_attacker_eval.results import OWNER, Row, Summary
 from stingy_attacker_eval.training import TrainSettings
 from stingy_attacker_eval.utility import Utility
 
@@ -60,17 +60,67 @@ class Schedule(Document):
 class TeacherEntry(Schedule):
     """A teacher for the lab to train: bundle NAME-normal and, by default, bundle NAME-nasty.
 
+    width: of the network's first block; None for the network's own.
     omega, tau: of the nasty loss; None for the published values for that number of classes.
-    nasty_from_normal: True if the nasty teacher starts from the normal one's weights, as published.
+    nasty_from_normal: True if the nasty teacher starts from the normal one's weights.
+    nasty_epochs, nasty_lr: of the nasty teacher; None for the normal one's.
     """
 
     name: Name
     network: str
+    width: Annotated[int, Field(gt=0, le=4096)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     nasty: bool = True
     nasty_from_normal: bool = False
+    nasty_epochs: Annotated[int, Field(gt=0, le=1_000_000)] | None = None
+    nasty_lr: Annotated[float, Field(gt=0, le=1e6)] | None = None
     omega: Annotated[float, Field(ge=0, le=1e6)] | None = None
     tau: Annotated[float, Field(gt=0, le=1e6)] | None = None
+
+
+class Attacker(Document):
+    """The possessions of one attacker.
+
+    images: images of the task; None for all of the protocol's.
+    labelled: share of those images whose true labels it owns, 0 to 1, as many of each class.
+    pretrained: the data set on which its networks were trained before; None for new networks.
+    answers: answers that each of its accounts may use for each image; None for any number.
+    accounts: keys that it has; None for any number.
+    """
+
+    name: Name = OWNER
+    images: Annotated[int, Field(gt=0, le=2**40)] | None = None
+    labelled: Annotated[float, Field(ge=0, le=1)] = 1.0
+    pretrained: Annotated[str, Field(min_length=1)] | None = None
+    answers: Annotated[int, Field(gt=0, le=2**20)] | None = None
+    accounts: Annotated[int, Field(gt=0, le=2**20)] | None = None
+
+    def owned(self, images: int) -> int:
+        """Return how many images it owns, out of so many of the protocol."""
+        return images if self.images is None else min(images, self.images)
+
+    def labels(self, images: int) -> int:
+        """Return of how many of so many images it owns the true labels."""
+        return round(self.labelled * images)
+
+    @property
+    def text(self) -> str:
+        """Its possessions in words, to follow "An attacker with"."""
+        parts = [] if self.images is None else [f"{self.images:,} images"]
+        parts.append(_labels_text(self.labelled))
+        if self.pretrained is not None:
+            parts.append(f"a network trained on {self.pretrained}")
+        if self.answers is not None:
+            parts.append(f"{self.answers} answer{'' if self.answers == 1 else 's'} an image")
+        if self.accounts is not None and self.accounts > 1:
+            parts.append(f"{self.accounts} accounts")
+        return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _labels_text(share: float) -> str:
+    if share == 1:
+        return "the true labels of all its images"
+    return "no true label" if share == 0 else f"true labels for {100 * share:g} % of its images"
 
 
 class EndpointConfig(Document):
@@ -92,7 +142,11 @@ class AuditConfig(Schedule):
     """Everything that decides an audit's numbers, except the endpoints' answers.
 
     budget: the most images that each endpoint may be sent.
-    budgets: smaller numbers of images that are tried as well.
+    budgets: smaller numbers of images that the first attacker tries as well.
+    seeds: the seeds that are reported.
+    selection_seeds: the seeds that choose the best attack; empty if the reported ones choose.
+    margin: points below which a list counts as teaching no more than labels.
+    transfer_images: test images on which adversarial examples are made and tried; 0 for none.
     attacks: those on every endpoint, the baseline included.
     student_widths: width of the first block, for students whose name implies one.
     train_digest, test_digest: SHA-256 of the images.
@@ -104,6 +158,10 @@ class AuditConfig(Schedule):
     budget: int
     students: tuple[str, ...]
     seeds: tuple[int, ...]
+    selection_seeds: tuple[int, ...] = ()
+    margin: float = 1.0
+    transfer_images: int = 0
+    attackers: tuple[Attacker, ...] = (Attacker(),)
     teachers: tuple[TeacherEntry, ...] = ()
     budgets: tuple[int, ...] = ()
     attacks: AttackSettings
@@ -121,10 +179,10 @@ class EndpointResult(Document):
     scores, decimals, support: the policy's score form, grid and N.
     labels: SHA-256 of the top-1 of the transfer set, so that equal labels are known as such.
     queries_transfer, queries_evaluation: distinct images bought to train on, and to compare with.
-    queries_attacks: images that attacks queried as they ran.
+    queries_attacks: images that attacks queried as they ran, and adversarial examples.
     queries_spent: images sent in all; it must equal queries_charged, the server's own count.
     teacher_accuracy: percent of the test set.
-    best: the label of the best attack; None if no attack counts.
+    best: the label of the first attacker's best attack; None if no attack counts.
     """
 
     name: str
@@ -149,11 +207,16 @@ class EndpointResult(Document):
 
 
 class SkippedAttack(Document):
-    """An attack that could not run on an endpoint; `reason` continues "the attack ..."."""
+    """An attack that could not run on an endpoint; `reason` continues "the attack ...".
+
+    beyond: True if the attacker lacks what the attack needs, whatever the endpoint.
+    """
 
     endpoint: str
     attack: str
     reason: str
+    attacker: str = OWNER
+    beyond: bool = False
 
 
 class Report(Document):
@@ -161,7 +224,7 @@ class Report(Document):
 
     environment: versions, hardware, source commit and date of the last call.
     rows: one per trained student.
-    summary: one per endpoint, attack, student and budget, over the seeds.
+    summary: one per attacker, endpoint, attack, student and budget, over the reported seeds.
     """
 
     model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)

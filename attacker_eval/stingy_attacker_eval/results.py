@@ -1,7 +1,7 @@
 """Rows of an audit and their summaries. A broken attack never counts as protection."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
@@ -11,21 +11,35 @@ WHITE_BOX = "white-box"
 NO_ENDPOINT = "none"
 """The endpoint's name in rows of the no-API baseline."""
 
+OWNER = "owner"
+"""The attacker of a protocol that describes none. It owns the true labels of all its images."""
+
 
 class Row(BaseModel):
     """One student, trained once.
 
+    attacker: the attacker's name in the configuration.
     queries: the images whose answers the student was trained on.
     accuracy, agreement, teacher_accuracy: percent of the test set; the latter two are None for
         the baseline, which has no teacher.
-    uplift: points over the no-API baseline of the same student on as many images, mean over seeds.
+    class_agreement: the agreement on the test images of each true class; None for a class without
+        test images.
+    kl: mean KL divergence, in nats, of the student's probabilities from the teacher's on the test
+        set, at temperature 1; None if the audit did not have the teacher's probabilities.
+    transfer: percent of the adversarial examples made on the student that change the endpoint's
+        top-1; None if they were not tried.
+    uplift: points over the no-API baseline of the same attacker and student on as many images, mean
+        over the seeds of the same group: those that choose, or those that are reported.
     finite: False if the loss was not finite, which is a broken attack.
     seconds: of the whole attack.
     budget: the images the attacker was limited to; None for all.
-    trained_on: the endpoint whose student this is, None for its own. Both endpoints sold equal
-        labels and the attack reads labels only, so the student was trained once.
+    trained_on: the endpoint whose student this is, None for its own. The student would have been
+        trained on the same inputs, so it was trained once.
     commit: of the code that trained it; None outside a checkout, or if not recorded.
     threads: of the process that trained it; None if not recorded.
+    predictions: digest of the student's top-1 for the test images, and the name of their file;
+        None if they were not kept.
+    measures: other numbers that the attack reports, by name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -46,10 +60,19 @@ class Row(BaseModel):
     trained_on: str | None = None
     commit: str | None = None
     threads: int | None = None
+    attacker: str = OWNER
+    class_agreement: tuple[float | None, ...] | None = None
+    kl: float | None = None
+    transfer: float | None = None
+    predictions: str | None = None
+    measures: dict[str, float] = {}
 
 
 class Summary(BaseModel):
     """One attack on one endpoint with one student, over the seeds whose loss stayed finite.
+
+    Only the seeds that are reported count. Seeds that choose the best attack are in
+    `selection_mean` alone.
 
     n: the number of those seeds.
     accuracy_mean, agreement_mean: percent; uplift_mean: points; None if n is 0.
@@ -57,7 +80,9 @@ class Summary(BaseModel):
     queries: the most that a run used.
     runs: all seeds, those whose loss was not finite included.
     gains: runs that ended above the baseline.
-    budget, trained_on: as in the rows.
+    budget, trained_on, attacker: as in the rows.
+    selection_mean: mean uplift over the seeds that choose; None if there are none.
+    class_agreement, kl_mean, transfer_mean: means of the rows' measures; None if not measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -78,12 +103,18 @@ class Summary(BaseModel):
     runs: int
     gains: int
     trained_on: str | None
+    attacker: str = OWNER
+    selection_mean: float | None = None
+    class_agreement: tuple[float | None, ...] | None = None
+    kl_mean: float | None = None
+    transfer_mean: float | None = None
 
     @property
     def shown(self) -> str:
         """The attack's name in a table, with its budget, and its student's endpoint if another."""
         images = "" if self.budget is None else f", {self.budget:,} images"
-        origin = "" if self.trained_on is None else f" (as on {self.trained_on})"
+        is_copy = self.trained_on not in (None, self.endpoint)
+        origin = f" (as on {self.trained_on})" if is_copy else ""
         return f"{self.attack}{images}{origin}"
 
     @property
@@ -96,31 +127,60 @@ class Summary(BaseModel):
         """True if the attack reads the network itself, as its label says."""
         return WHITE_BOX in self.attack.partition("[")[2].rstrip("]").split(",")
 
+    @property
+    def least_agreement(self) -> float | None:
+        """The agreement on the class where it is lowest, in percent; None if not measured."""
+        known = [value for value in self.class_agreement or () if value is not None]
+        return min(known, default=None)
+
 
 def attack_name(label: str) -> str:
     """Return the name in an attack's label, without the settings."""
     return label.partition("[")[0]
 
 
-def summarise(rows: Sequence[Row]) -> list[Summary]:
-    """Return one summary per endpoint, attack, student and budget, in order of their first rows."""
-    groups: dict[tuple[str, str, str, int | None], list[Row]] = {}
+def summarise(rows: Sequence[Row], *, selection_seeds: Collection[int] = ()) -> list[Summary]:
+    """Return one summary per attacker, endpoint, attack, student and budget.
+
+    They are in the order of their first rows. A group without a reported seed has no summary.
+
+    selection_seeds: the seeds that choose the best attack and are not reported.
+    """
+    groups: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row.endpoint, row.attack, row.student, row.budget), []).append(row)
-    return [_summary(group) for group in groups.values()]
+        key = row.attacker, row.endpoint, row.attack, row.student, row.budget
+        groups.setdefault(key, []).append(row)
+    found = []
+    for group in groups.values():
+        choosing = [row for row in group if row.seed in selection_seeds]
+        reported = [row for row in group if row.seed not in selection_seeds]
+        if reported:
+            found.append(_summary(reported, choosing))
+    return found
 
 
-def baseline_accuracy(rows: Sequence[Row], student: str, budget: int | None = None) -> float | None:
-    """Return the no-API baseline's mean accuracy for this student on as many images.
+def baseline_accuracy(
+    rows: Sequence[Row],
+    student: str,
+    budget: int | None = None,
+    *,
+    attacker: str = OWNER,
+    seeds: Collection[int] | None = None,
+) -> float | None:
+    """Return the no-API baseline's mean accuracy for this attacker and student on as many images.
+
+    seeds: the seeds to take; None for all.
 
     None if no run of it stayed finite.
     """
+    wanted = NO_ENDPOINT, attacker, student, budget
     return _mean(
         [
             row.accuracy
             for row in rows
-            if (row.endpoint, row.student, row.budget) == (NO_ENDPOINT, student, budget)
+            if (row.endpoint, row.attacker, row.student, row.budget) == wanted
             and row.finite
+            and (seeds is None or row.seed in seeds)
         ]
     )
 
@@ -128,26 +188,50 @@ def baseline_accuracy(rows: Sequence[Row], student: str, budget: int | None = No
 def best_attacks(summaries: Sequence[Summary]) -> dict[str, Summary]:
     """Return per endpoint the attack (and student) with the highest mean uplift.
 
-    Among equals it is the first. Seeds whose loss was not finite do not count, nor do white-box
-    attacks. Smaller budgets do not count, because their uplift is counted from a weaker
-    baseline. An endpoint without such an attack has no entry.
+    If some seeds choose, the mean is over those seeds. Among equals it is the first. Seeds whose
+    loss was not finite do not count, nor do white-box attacks. Smaller budgets do not count,
+    because their uplift is counted from a weaker baseline. An endpoint without such an attack has
+    no entry.
+
+    summaries: those of one attacker.
     """
-    best: dict[str, tuple[float, Summary]] = {}
-    for summary in summaries:
-        if summary.endpoint == NO_ENDPOINT or summary.white_box or summary.budget is not None:
-            continue
-        if summary.uplift_mean is None:
+    best: dict[str, Summary] = {}
+    for summary in candidates(summaries):
+        if summary.endpoint == NO_ENDPOINT or summary.budget is not None:
             continue
         leader = best.get(summary.endpoint)
-        if leader is None or summary.uplift_mean > leader[0]:
-            best[summary.endpoint] = summary.uplift_mean, summary
-    return {endpoint: summary for endpoint, (_, summary) in best.items()}
+        if leader is None or choice(summary) > choice(leader):
+            best[summary.endpoint] = summary
+    return best
 
 
-def _summary(rows: Sequence[Row]) -> Summary:
+def candidates(summaries: Sequence[Summary]) -> list[Summary]:
+    """Return the summaries that a choice of the best may take.
+
+    They have a finite mean and are no white-box attack. If some seeds choose, they also have a
+    finite mean over those.
+    """
+    are_chosen = any(summary.selection_mean is not None for summary in summaries)
+    return [
+        summary
+        for summary in summaries
+        if summary.uplift_mean is not None
+        and not summary.white_box
+        and (summary.selection_mean is not None or not are_chosen)
+    ]
+
+
+def choice(summary: Summary) -> float:
+    """Return the uplift by which the best is chosen: over the choosing seeds, if there are any."""
+    found = summary.uplift_mean if summary.selection_mean is None else summary.selection_mean
+    return found or 0.0
+
+
+def _summary(rows: Sequence[Row], choosing: Sequence[Row]) -> Summary:
     first, finite = rows[0], [row for row in rows if row.finite]
     accuracies = [row.accuracy for row in finite]
     uplifts = [row.uplift for row in finite]
+    by_class = [row.class_agreement for row in finite if row.class_agreement is not None]
     return Summary(
         endpoint=first.endpoint,
         defence=first.defence,
@@ -165,7 +249,17 @@ def _summary(rows: Sequence[Row]) -> Summary:
         runs=len(rows),
         gains=sum(uplift > 0 for uplift in uplifts),
         trained_on=first.trained_on,
+        attacker=first.attacker,
+        selection_mean=_mean([row.uplift for row in choosing if row.finite]),
+        class_agreement=_means_by_class(by_class) if by_class else None,
+        kl_mean=_mean([row.kl for row in finite if row.kl is not None]),
+        transfer_mean=_mean([row.transfer for row in finite if row.transfer is not None]),
     )
+
+
+def _means_by_class(rows: Sequence[Sequence[float | None]]) -> tuple[float | None, ...]:
+    columns = zip(*rows, strict=True)
+    return tuple(_mean([value for value in column if value is not None]) for column in columns)
 
 
 def _mean(values: Sequence[float]) -> float | None:

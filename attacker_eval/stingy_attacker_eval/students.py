@@ -4,7 +4,7 @@ Protocols, bundles and run folders name a network, and the name is enough to bui
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 
 import torch
@@ -65,6 +65,17 @@ class StudentSpec:
         """The width of the first block, if it is an argument; it decides a small network's size."""
         width = self.arguments.get("width")
         return width if isinstance(width, int) else None
+
+    def with_width(self, width: int | None) -> "StudentSpec":
+        """Return the network with another width of its first block; None keeps it.
+
+        Raises EvalError if the width is no argument of the network.
+        """
+        if width is None:
+            return self
+        if self.width is None:
+            raise EvalError(f"expected a network with a width, got {self.name}")
+        return replace(self, arguments={**self.arguments, "width": width})
 
     def settings(self, num_classes: int) -> dict[str, int | str]:
         """Return the factory's arguments for this number of classes."""

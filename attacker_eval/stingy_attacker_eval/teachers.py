@@ -59,16 +59,19 @@ class TeacherSettings:
     """The settings of the training of a teacher and its nasty twin.
 
     name: prefix of the bundles' names.
+    width: of the network's first block; None for the network's own.
     images: number of training images, None for all.
     nasty: train the nasty twin, too.
     omega, tau: weight and temperature of the nasty loss. None takes the published values: 0.005
         and 20 for CIFAR-100, used from 100 classes up, and 0.04 and 4 for CIFAR-10.
-    nasty_from_normal: start the nasty twin from the normal teacher's weights, as published. Else
-        it starts from the normal teacher's initial weights.
+    nasty_from_normal: start the nasty twin from the normal teacher's weights. Else it starts from
+        the normal teacher's initial weights.
+    nasty_epochs, nasty_lr: of the nasty twin; None for those of the normal teacher.
     """
 
     name: str = ""
     network: str = "cnn_large"
+    width: int | None = None
     training: TrainSettings = _TRAINING
     images: int | None = None
     seed: int = 0
@@ -76,36 +79,27 @@ class TeacherSettings:
     omega: float | None = None
     tau: float | None = None
     nasty_from_normal: bool = False
+    nasty_epochs: int | None = None
+    nasty_lr: float | None = None
 
 
 def teacher_settings(
-    *,
-    network: str | None = None,
-    epochs: int | None = None,
-    lr: float | None = None,
-    seed: int | None = None,
-    omega: float | None = None,
-    tau: float | None = None,
+    *, epochs: int | None = None, lr: float | None = None, **others: Any
 ) -> TeacherSettings:
     """Return the default settings with the given values in place of the defaults.
 
-    Raises EvalError if the learning rate is not finite and above 0.
+    epochs, lr: of the normal teacher.
+    others: fields of TeacherSettings. None leaves a default as it is.
+
+    Raises EvalError if a learning rate is not finite and above 0.
     """
-    if lr is not None and not 0 < lr < float("inf"):
-        raise EvalError(f"expected a finite learning rate above 0, got {lr}")
-    defaults = TeacherSettings()
-    return replace(
-        defaults,
-        network=defaults.network if network is None else network,
-        training=replace(
-            defaults.training,
-            epochs=defaults.training.epochs if epochs is None else epochs,
-            lr=defaults.training.lr if lr is None else lr,
-        ),
-        seed=defaults.seed if seed is None else seed,
-        omega=omega,
-        tau=tau,
-    )
+    for rate in (lr, others.get("nasty_lr")):
+        if rate is not None and not 0 < rate < float("inf"):
+            raise EvalError(f"expected a finite learning rate above 0, got {rate}")
+    given = {"epochs": epochs, "lr": lr}
+    training: dict[str, Any] = {name: v for name, v in given.items() if v is not None}
+    fields = {name: value for name, value in others.items() if value is not None}
+    return replace(TeacherSettings(), training=replace(_TRAINING, **training), **fields)
 
 
 @dataclass(frozen=True)
@@ -141,7 +135,7 @@ def train_teachers(
     Raises EvalError if the network does not fit the data, or a loss is not finite.
     """
     settings = settings or TeacherSettings()
-    spec = student_spec(settings.network)
+    spec = student_spec(settings.network).with_width(settings.width)
     spec.check(data.num_classes, data.image_size)
     owned = data.subset(settings.images)
     device = default_device()
@@ -149,15 +143,25 @@ def train_teachers(
     labels = torch.from_numpy(owned.train_y).to(device)
     test_images = to_device(data.test_x, device)
     epochs = itertools.count(1)
-    total = (1 + settings.nasty) * settings.training.epochs
+    nasty_training = replace(
+        settings.training,
+        epochs=settings.nasty_epochs or settings.training.epochs,
+        lr=settings.nasty_lr or settings.training.lr,
+    )
+    total = settings.training.epochs + settings.nasty * nasty_training.epochs
     omega, tau = _choose_nasty_constants(settings, data.num_classes)
     facts = _describe_training(settings, spec, data, owned)
 
     def fit(
-        kind: str, loss_fn: LossFn, *, start: nn.Module | None = None, **more: object
+        kind: str,
+        loss_fn: LossFn,
+        training: TrainSettings,
+        *,
+        start: nn.Module | None = None,
+        **more: object,
     ) -> tuple[nn.Module, Teacher]:
         name = f"{settings.name}-{kind}" if settings.name else kind
-        digest = digest_json({**facts, **more})
+        digest = digest_json({**facts, "training": asdict(training), **more})
         found = _find_trained(out / name, name, digest)
         if found is not None:
             reporter.say(f"{name} is trained already and kept")
@@ -173,7 +177,7 @@ def train_teachers(
             model,
             images,
             loss_fn,
-            settings=settings.training,
+            settings=training,
             seed=settings.seed,
             on_epoch_end=lambda: reporter.step(next(epochs), total, f"training {name}, epochs"),
         )
@@ -193,7 +197,7 @@ def train_teachers(
         return functional.cross_entropy(logits, labels[rows])
 
     with report_progress(console or Console()) as reporter:
-        normal, first = fit("normal", cross_entropy)
+        normal, first = fit("normal", cross_entropy, settings.training)
         if not settings.nasty:
             return (first,)
 
@@ -206,7 +210,7 @@ def train_teachers(
         more: dict[str, Any] = {"omega": omega, "tau": tau, "normal": normal_weights}
         if settings.nasty_from_normal:
             more |= {"start": normal, "start_from": "normal"}
-        return first, fit("nasty", nasty, **more)[1]
+        return first, fit("nasty", nasty, nasty_training, **more)[1]
 
 
 def train_protocol_teachers(
@@ -229,6 +233,7 @@ def train_protocol_teachers(
         settings = TeacherSettings(
             name=entry.name,
             network=entry.network,
+            width=entry.width,
             training=entry.training,
             images=entry.images,
             seed=entry.seed,
@@ -236,6 +241,8 @@ def train_protocol_teachers(
             omega=entry.omega,
             tau=entry.tau,
             nasty_from_normal=entry.nasty_from_normal,
+            nasty_epochs=entry.nasty_epochs,
+            nasty_lr=entry.nasty_lr,
         )
         found += train_teachers(data, out=out, settings=settings, console=console)
     lists = {
@@ -256,13 +263,13 @@ def protocol_networks(protocol: Protocol, *, bundles: Path) -> dict[str, nn.Modu
 
     Raises EvalError, with every fault, if a bundle is absent or does not fit.
     """
-    networks = {f"{t.name}-{kind}": t.network for t in protocol.teachers for kind in _KINDS}
+    specs = {f"{t.name}-{kind}": _spec(t) for t in protocol.teachers for kind in _KINDS}
     data, faults = protocol.load(), []
     found: dict[str, nn.Module] = {}
     for endpoint in protocol.endpoints:
         if endpoint.bundle is None:
             continue
-        spec = student_spec(networks[endpoint.bundle])
+        spec = specs[endpoint.bundle]
         try:
             found[endpoint.name] = _load(bundles / endpoint.bundle, spec, data)
         except (BundleError, RuntimeError):  # load_state_dict raises RuntimeError
@@ -310,7 +317,6 @@ def _describe_training(
     return {
         "factory": spec.factory,
         "arguments": spec.settings(data.num_classes),
-        "training": asdict(settings.training),
         "seed": settings.seed,
         "classes": data.class_names,
         "images": [digest_images(owned.train_x), digest_images(data.test_x), labels],
@@ -328,6 +334,10 @@ def _find_trained(folder: Path, name: str, digest: str) -> Teacher | None:
         return Teacher(name, folder, float(record["accuracy"]), float(record["seconds"]), kept=True)
     except (OSError, ValueError, KeyError, TypeError, BundleError):
         return None
+
+
+def _spec(entry: TeacherEntry) -> StudentSpec:
+    return student_spec(entry.network).with_width(entry.width)
 
 
 def _load(folder: Path, spec: StudentSpec, data: Dataset) -> nn.Module:
@@ -358,7 +368,7 @@ def _write_lists(folder: Path, entry: TeacherEntry, data: Dataset) -> Path:
         raise EvalError(f"expected a path without commas and quotes for a policy, got {path}")
     if not path.exists():
         device = default_device()
-        model = _load(folder, student_spec(entry.network), data).to(device)
+        model = _load(folder, _spec(entry), data).to(device)
         logits = compute_logits(model, to_device(data.subset(entry.images).train_x, device))
         temporary = path.with_suffix(".tmp")
         write_prototypes(temporary, class_prototypes(logits, n=data.num_classes))

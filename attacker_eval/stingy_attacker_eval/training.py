@@ -1,8 +1,8 @@
 """The training loop of students and teachers. The same seed and settings give the same numbers."""
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
@@ -47,11 +47,13 @@ class TrainResult:
     finite: False if the loss was not finite: a broken attack, not a protected model.
     seconds: time of the training.
     last_loss: mean loss of the last epoch.
+    measures: other numbers that an attack reports, by name.
     """
 
     finite: bool
     seconds: float
     last_loss: float
+    measures: Mapping[str, float] = field(default_factory=dict)
 
 
 def to_device(images: NDArray[np.uint8], device: torch.device) -> Tensor:

@@ -45,15 +45,10 @@ AUDITS: dict[str, dict[str, Any]] = {
     "natural images": {"name": "soft_label"},
     "active, by entropy": {"name": "active", "queries": 400},
     "other images (knockoff)": {"name": "knockoff", "queries": 1500},
-    "views and mixtures": {"name": "augmentation_union"},
-    "mirrored views alone": {
-        "name": "augmentation_union",
-        "views": 0,
-        "flip": True,
-        "mixtures": False,
-    },
-    "data-free, scores": {"name": "data_free_soft", "queries": 4000},
-    "data-free, labels": {"name": "data_free_hard", "queries": 4000},
+    "views and mixtures": {"name": "augmentation_union", "views": 3},
+    "moved views alone": {"name": "augmentation_union", "views": 2, "mixtures": False},
+    "data-free, scores": {"name": "data_free_soft", "queries": 4000, "batch": 64},
+    "data-free, labels": {"name": "data_free_hard", "queries": 4000, "batch": 64},
 }
 
 

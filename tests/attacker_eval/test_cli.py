@@ -95,11 +95,14 @@ def test_gate_exits_with_0_or_with_1_and_the_reason(tmp_path: Path) -> None:
     failed = RUN.invoke(app, [*gate, "0.5"])
     assert failed.exit_code == 1
     assert failed.stderr == (
-        "open: label_only gained +1.0 ± 0.3 points with cnn_tiny, more than 0.5\n"
+        "open: label_only gained +1.0 ± 0.3 points with cnn_tiny, at most +1.30 (95 %), "
+        "more than 0.5\n"
     )
     both = RUN.invoke(app, [*gate, "-1"]).stderr.splitlines()
     assert [line.partition(":")[0] for line in both] == ["open", "shut"]
     assert RUN.invoke(app, [*gate, "0.5", "--endpoint", "shut"]).exit_code == 0
+    assert RUN.invoke(app, [*gate, "1.5", "--attacker", "owner"]).exit_code == 0
+    assert "got nobody" in RUN.invoke(app, [*gate, "1.5", "--attacker", "nobody"]).stderr
     assert RUN.invoke(app, ["audit", "gate", str(tmp_path / "no"), "--max-uplift", "1"]).exit_code
 
 

@@ -295,3 +295,50 @@ def test_invalid_nasty_constants_are_refused_before_training(
             load_dataset("digits"), out=tmp_path, settings=replace(SETTINGS, **constants)
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_width_and_the_nasty_twins_own_training_are_settings(tmp_path: Path) -> None:
+    data = load_dataset(save_striped(tmp_path))
+    settings = replace(
+        SETTINGS, width=5, nasty_from_normal=True, nasty_epochs=1, nasty_lr=0.01, omega=0.1
+    )
+    first = train_teachers(data, out=tmp_path, settings=settings)
+    for teacher in first:
+        assert read_manifest(teacher.bundle).arguments == {"num_classes": 3, "width": 5}
+    second = train_teachers(data, out=tmp_path, settings=replace(settings, nasty_lr=0.02))
+    assert [teacher.kept for teacher in second] == [True, False]
+    second = train_teachers(data, out=tmp_path, settings=replace(settings, nasty_epochs=2))
+    assert [teacher.kept for teacher in second] == [True, False]
+    with pytest.raises(EvalError, match="a network with a width, got resnet8"):
+        student_spec("resnet8").with_width(5)
+
+
+def test_protocols_teacher_takes_a_width(tmp_path: Path) -> None:
+    text = PROTOCOL.format(dataset=save_striped(tmp_path))
+    wide = text.replace('network = "cnn_tiny"', 'network = "cnn_tiny"\nwidth = 5')
+    protocol = parse_protocol(wide)
+    train_protocol_teachers(protocol, out=tmp_path / "bundles")
+    assert list(protocol_networks(protocol, bundles=tmp_path / "bundles")) == ["nasty", "stingy"]
+    with pytest.raises(EvalError, match="cnn_tiny for stingy"):
+        protocol_networks(parse_protocol(text), bundles=tmp_path / "bundles")
+    with pytest.raises(EvalError, match="a network with a width"):
+        parse_protocol(text.replace('network = "resnet8"', 'network = "resnet8"\nwidth = 4'))
+
+
+def test_nasty_teacher_leaves_the_normal_one_further_with_omega(tmp_path: Path) -> None:
+    data = load_dataset("digits")
+    images = to_device(data.test_x, torch.device("cpu"))
+
+    def gap(omega: float) -> float:
+        settings = replace(
+            SETTINGS, nasty_from_normal=True, nasty_epochs=4, nasty_lr=0.05, omega=omega, tau=4.0
+        )
+        logits = []
+        for teacher in train_teachers(data, out=tmp_path / str(omega), settings=settings):
+            model = student_spec("cnn_tiny").build(10)
+            model.load_state_dict(verified_weights(teacher.bundle, read_manifest(teacher.bundle)))
+            logits.append(compute_logits(model, images))
+        normal, nasty = ((each / 4).log_softmax(1) for each in logits)
+        return float((nasty.exp() * (nasty - normal)).sum(1).mean())
+
+    assert gap(0.1) > 2 * gap(1e-9)

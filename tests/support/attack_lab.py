@@ -23,7 +23,14 @@ from stingy_attacker_eval.training import (
     train,
 )
 from stingy_clients import ModelInfo
-from stingy_protection import Policy, build_policy, parse_policy, sanitize
+from stingy_protection import (
+    NoisyPolicy,
+    Policy,
+    build_policy,
+    keyed_noise,
+    parse_policy,
+    sanitize,
+)
 
 CPU = torch.device("cpu")
 QUICK = TrainSettings(epochs=3, batch=32, lr=0.05)
@@ -60,7 +67,11 @@ class TeacherOracle:
     @torch.inference_mode()
     def query(self, images: Images) -> Answers:
         self.requests.append(len(images))
-        answer = sanitize(self.policy, self.network(normalise(to_device(images, CPU))))
+        noise = None
+        if isinstance(self.policy, NoisyPolicy):
+            noise = keyed_noise(bytes(16), torch.from_numpy(images), self.policy.num_classes)
+        logits = self.network(normalise(to_device(images, CPU)))
+        answer = sanitize(self.policy, logits, noise=noise)
         scores = None if answer.scores is None else answer.scores.numpy()
         return Answers(answer.indices.numpy(), scores, self.policy.num_classes, str(answer.form))
 

@@ -29,6 +29,7 @@ class FakeOracle:
 
     model: str = "pets"
     fingerprint: str = "a" * 12
+    labels: tuple[str, ...] = ("0", "1", "2")
     form: str = "log_prob"
     support: int = 2
     max_batch: int = 256
@@ -42,7 +43,7 @@ class FakeOracle:
             name=self.model,
             version="1",
             num_classes=CLASSES,
-            labels=tuple("abc"),
+            labels=self.labels,
             policy="stingy",
             support=self.support,
             scores=self.form,
@@ -120,6 +121,7 @@ def tiny_protocol(
     endpoints: Sequence[str] = ("stingy",),
     seeds: Sequence[int] = (0,),
     lr: float = 0.05,
+    budget: int = 144,
 ) -> Protocol:
     """Two epochs of the smallest student."""
     tables = "".join(
@@ -127,7 +129,7 @@ def tiny_protocol(
         for name in endpoints
     )
     return parse_protocol(
-        f'title = "tiny"\ndataset = "{dataset}"\nbudget = 144\nstudents = ["cnn_tiny"]\n'
+        f'title = "tiny"\ndataset = "{dataset}"\nbudget = {budget}\nstudents = ["cnn_tiny"]\n'
         f"seeds = {list(seeds)}\nepochs = 2\nbatch = 32\nlr = {lr}\n"
         f"attacks = [{', '.join(attacks)}]\n{tables}"
     )

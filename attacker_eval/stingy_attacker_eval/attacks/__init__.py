@@ -3,29 +3,36 @@
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 
-from stingy_attacker_eval.attacks.active import Active
-from stingy_attacker_eval.attacks.augmentation_union import AugmentationUnion
 from stingy_attacker_eval.attacks.base import Attack, AttackContext, AttackerData, Batch, Capability
-from stingy_attacker_eval.attacks.collusion import Collusion
-from stingy_attacker_eval.attacks.completion import Completion
-from stingy_attacker_eval.attacks.consistent import Consistent
-from stingy_attacker_eval.attacks.dafl import Dafl
-from stingy_attacker_eval.attacks.data_free_hard import DataFreeHard
-from stingy_attacker_eval.attacks.data_free_soft import DataFreeSoft
-from stingy_attacker_eval.attacks.inversion import Inversion
-from stingy_attacker_eval.attacks.knockoff import Knockoff
+from stingy_attacker_eval.attacks.data_free.dafl import Dafl
+from stingy_attacker_eval.attacks.data_free.data_free_hard import DataFreeHard
+from stingy_attacker_eval.attacks.data_free.data_free_soft import DataFreeSoft
+from stingy_attacker_eval.attacks.guess import Guess
 from stingy_attacker_eval.attacks.label_only import LabelOnly
+from stingy_attacker_eval.attacks.lists.collusion import Collusion
+from stingy_attacker_eval.attacks.lists.rank_and_label import RankAndLabel
+from stingy_attacker_eval.attacks.lists.rank_distillation import RankDistillation
+from stingy_attacker_eval.attacks.nasty.htc import Htc
+from stingy_attacker_eval.attacks.nasty.scm import Scm
+from stingy_attacker_eval.attacks.nasty.skeptical import Skeptical
 from stingy_attacker_eval.attacks.no_api import NoApi
-from stingy_attacker_eval.attacks.paper_kd import PaperKd
-from stingy_attacker_eval.attacks.rank_and_label import RankAndLabel
-from stingy_attacker_eval.attacks.rank_distillation import RankDistillation
-from stingy_attacker_eval.attacks.semi_supervised import SemiSupervised
-from stingy_attacker_eval.attacks.skeptical import Skeptical
-from stingy_attacker_eval.attacks.soft_label import SoftLabel
-from stingy_attacker_eval.attacks.subset_kl import SubsetKl
-from stingy_attacker_eval.attacks.sweep import Sweep
-from stingy_attacker_eval.attacks.tail_fill import TailFill
+from stingy_attacker_eval.attacks.queries.active import Active
+from stingy_attacker_eval.attacks.queries.adaptive_knockoff import AdaptiveKnockoff
+from stingy_attacker_eval.attacks.queries.jbda import Jbda
+from stingy_attacker_eval.attacks.queries.knockoff import Knockoff
+from stingy_attacker_eval.attacks.queries.semi_supervised import SemiSupervised
+from stingy_attacker_eval.attacks.recovery.boundary_walk import BoundaryWalk
+from stingy_attacker_eval.attacks.recovery.inversion import Inversion
+from stingy_attacker_eval.attacks.scores.completion import Completion
+from stingy_attacker_eval.attacks.scores.paper_kd import PaperKd
+from stingy_attacker_eval.attacks.scores.soft_label import SoftLabel
+from stingy_attacker_eval.attacks.scores.subset_kl import SubsetKl
+from stingy_attacker_eval.attacks.scores.sweep import Sweep
+from stingy_attacker_eval.attacks.scores.tail_fill import TailFill
 from stingy_attacker_eval.attacks.two_labels import TwoLabels
+from stingy_attacker_eval.attacks.views.augmentation_union import AugmentationUnion
+from stingy_attacker_eval.attacks.views.consistent import Consistent
+from stingy_attacker_eval.attacks.views.label_votes import LabelVotes
 from stingy_attacker_eval.errors import AttackError
 
 __all__ = [
@@ -41,6 +48,7 @@ __all__ = [
 _GROUP = "stingy.attacks"
 _BUILT_IN: tuple[type[Attack], ...] = (
     NoApi,
+    Guess,
     LabelOnly,
     TwoLabels,
     PaperKd,
@@ -51,13 +59,19 @@ _BUILT_IN: tuple[type[Attack], ...] = (
     Completion,
     RankDistillation,
     RankAndLabel,
+    LabelVotes,
     AugmentationUnion,
     Consistent,
     Inversion,
+    BoundaryWalk,
     Skeptical,
+    Htc,
+    Scm,
     Collusion,
     Knockoff,
+    AdaptiveKnockoff,
     Active,
+    Jbda,
     SemiSupervised,
     DataFreeSoft,
     DataFreeHard,

@@ -25,7 +25,14 @@ __all__ = [
 ]
 
 
-_FINAL = ("label", "run", "settings", "skip_reason", "trains_on_fixed_answers")
+_FINAL = (
+    "label",
+    "run",
+    "settings",
+    "skip_reason",
+    "trains_on_fixed_answers",
+    "uses_true_labels",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +44,9 @@ class Attack(ABC):
     overridden.
 
     name, title, reference: for protocols, listings and reports.
-    requires: the capabilities that the attack may read.
+    requires: the capabilities that the attack may read, whatever its settings.
     per_run: each student and seed queries other images, so no other run can reuse the answers.
-    reads_top1_only: the attack reads only the top-1 of an answer, so endpoints that sold equal
-        labels make equal students.
+    partner_is_truth: the second tier's answers measure the attack, and are no part of its cost.
     """
 
     name: ClassVar[str]
@@ -48,7 +54,7 @@ class Attack(ABC):
     reference: ClassVar[str]
     requires: ClassVar[frozenset[Capability]]
     per_run: ClassVar[bool] = False
-    reads_top1_only: ClassVar[bool] = False
+    partner_is_truth: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
@@ -82,12 +88,19 @@ class Attack(ABC):
         """
         return 0
 
+    def new_images(self, images: int) -> int:
+        """Return how many of the queried images are not the attacker's own, at most.
+
+        images: how many images the attacker owns.
+        """
+        return 0 if Capability.IMAGES in self.requires else self.budget(images)
+
     @final
     @property
     def trains_on_fixed_answers(self) -> bool:
         """True if the attack trains on answers bought once, so an audit can try fewer of them."""
-        querying = self.requires & {Capability.QUERIES, Capability.WHITE_BOX}
-        return bool(self.requires & {Capability.ANSWERS, Capability.SCORES}) and not querying
+        querying = self.needs & {Capability.QUERIES, Capability.WHITE_BOX}
+        return bool(self.needs & {Capability.ANSWERS, Capability.SCORES}) and not querying
 
     def partner_name(self) -> str | None:
         """Return the endpoint, by its name in the protocol, that the second key is for.
@@ -97,9 +110,29 @@ class Attack(ABC):
         return None
 
     @property
+    def needs(self) -> frozenset[Capability]:
+        """The capabilities that the attack cannot run without; a part of `requires`."""
+        return self.requires
+
+    @final
+    @property
     def uses_true_labels(self) -> bool:
         """True if the student depends on the true labels of the attacker's images."""
-        return Capability.LABELS in self.requires
+        return Capability.LABELS in self.needs & self.requires
+
+    @property
+    def reads_top1_only(self) -> bool:
+        """True if the attack reads only the top-1 of an answer.
+
+        Endpoints that sold equal labels then make equal students.
+        """
+        return False
+
+    @property
+    def reads_list(self) -> bool:
+        """True if the student depends on more of an answer than its top-1."""
+        answers = {Capability.ANSWERS, Capability.SCORES, Capability.QUERIES, Capability.WHITE_BOX}
+        return bool(self.needs & answers) and not self.reads_top1_only
 
     def pool_name(self) -> str | None:
         """Return the image pool's name for `load_pool`; None without Capability.POOL."""
@@ -149,11 +182,11 @@ class Attack(ABC):
         Query sessions are not checked, because they come with the run.
         """
         form = data.info.scores if data.info is not None else ""
-        if Capability.SCORES in self.requires and scores_unsupported_reason(form) is not None:
+        if Capability.SCORES in self.needs and scores_unsupported_reason(form) is not None:
             return scores_unsupported_reason(form)
-        if Capability.WHITE_BOX in self.requires and data.network is None:
+        if Capability.WHITE_BOX in self.needs and data.network is None:
             return "needs the network itself, and the endpoint gives answers only"
-        if Capability.SECOND_TIER in self.requires and data.partner is None:
+        if Capability.SECOND_TIER in self.needs and data.partner is None:
             return f"needs a second tier, and the audit has no endpoint {self.partner_name()}"
         return self.unsupported_reason(data)
 
@@ -161,19 +194,21 @@ class Attack(ABC):
     def run(
         self, student: nn.Module, data: AttackerData, *, settings: TrainSettings, seed: int
     ) -> TrainResult:
-        """Train the student in place on the capabilities that the attack requires.
+        """Train the student in place on the capabilities that the attack may read.
 
+        The true labels are among them only if the attack needs them.
         Labels and answers are copies for this run. EvalError and OSError pass unchanged.
         Every other error of the attack becomes an AttackError.
 
-        Raises AnswersError if the data lack a required capability.
+        Raises AnswersError if the data lack a needed capability.
         Raises AttackError if the attack breaks its contract or fails.
         Raises BudgetExhausted if the attack queries more than its session allows.
         """
-        lacking = sorted(capability for capability in self.requires if data.lacks(capability))
+        lacking = sorted(capability for capability in self.needs if data.lacks(capability))
         if lacking:
             raise AnswersError(f"{self.label} needs {', '.join(lacking)}, and there are none")
-        context = AttackContext(data.clone(), self.requires, settings=settings, seed=seed)
+        readable = self.requires if self.uses_true_labels else self.requires - {Capability.LABELS}
+        context = AttackContext(data.clone(), readable, settings=settings, seed=seed)
         try:
             result = self.train_student(student, context)
         except AttackError as error:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stingy_attacker_eval.datasets.query_pools import load_pool
+from stingy_attacker_eval.datasets.query_pools import load_labelled_pool, load_pool
 from stingy_attacker_eval.errors import AnswersError, AttackError
 from stingy_attacker_eval.oracle.oracle import Answers, dense_logits, scores_unsupported_reason
 from stingy_attacker_eval.oracle.query_session import QuerySession
@@ -77,7 +77,7 @@ class AttackerData:
 
     @classmethod
     def from_answers(
-        cls, images: Tensor, labels: Tensor, answers: Answers, info: ModelInfo
+        cls, images: Tensor, labels: Tensor | None, answers: Answers, info: ModelInfo
     ) -> Self:
         """Return the data of an attacker that bought these answers, on the device of the images."""
         device = images.device
@@ -223,6 +223,11 @@ class AttackContext:
         return self._data.owned or len(self._data.images)
 
     @property
+    def epoch_steps(self) -> int:
+        """The training steps in an epoch of `train`, where no epoch size is given."""
+        return max(1, self.owned // min(self.settings.batch, self.owned))
+
+    @property
     def labels(self) -> Tensor:
         """True classes, int64 `[n]`; needs Capability.LABELS."""
         return _declared(self._data.labels, Capability.LABELS, self._requires)
@@ -278,6 +283,17 @@ class AttackContext:
             raise AttackError(f"expected an attack that requires {Capability.POOL}")
         size = (int(self._data.images.shape[2]), int(self._data.images.shape[3]))
         return to_device(load_pool(name, count=count, size=size), self.device)
+
+    def labelled_pool(self, name: str, count: int) -> tuple[Tensor, Tensor]:
+        """Return up to `count` images of another data set, and their classes there; needs POOL.
+
+        The images are uint8 `[m, 3, H, W]`, the classes int64 `[m]`.
+        """
+        if Capability.POOL not in self._requires:
+            raise AttackError(f"expected an attack that requires {Capability.POOL}")
+        size = (int(self._data.images.shape[2]), int(self._data.images.shape[3]))
+        images, labels = load_labelled_pool(name, count=count, size=size)
+        return to_device(images, self.device), torch.from_numpy(labels).to(self.device)
 
     def batch(self, rows: Tensor) -> Batch:
         """Return the rows of one training step."""

@@ -25,7 +25,10 @@ class LabelOnly(Attack):
     title: ClassVar[str] = "the bought top-1 as a label"
     reference: ClassVar[str] = "Correia-Silva et al. 2018, Copycat CNN, section III"
     requires: ClassVar[frozenset[Capability]] = frozenset({Capability.ANSWERS})
-    reads_top1_only: ClassVar[bool] = True
+
+    @property
+    def reads_top1_only(self) -> bool:
+        return True
 
     def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
         return functional.cross_entropy(student_logits, batch.top1)

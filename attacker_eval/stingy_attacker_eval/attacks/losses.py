@@ -77,7 +77,12 @@ def subset_kl(student: Tensor, teacher: Tensor, *, tau: float) -> Tensor:
 
 
 def plackett_luce(
-    student: Tensor, order: Tensor, places: Tensor | None = None, *, n: int | None = None
+    student: Tensor,
+    order: Tensor,
+    places: Tensor | None = None,
+    *,
+    n: int | None = None,
+    lengths: Tensor | None = None,
 ) -> Tensor:
     """Compute the negative log-likelihood of an order under Plackett-Luce, mean over the batch.
 
@@ -90,6 +95,7 @@ def plackett_luce(
         ranks, and its normaliser. None if no classes tie.
     n: places to read, None for all. A tie that reaches past place n is not read, because the
         order does not say which of its classes are among the first n.
+    lengths: int64 `[batch]`, the places to read of each row; None for all.
 
     ListMLE for partial lists: "Listwise Approach to Learning to Rank" (Xia et al., ICML 2008),
     section 4.3. Ties: "Covariance Analysis of Censored Survival Data" (Breslow, Biometrics 1974),
@@ -98,6 +104,8 @@ def plackett_luce(
     if places is None:
         places = torch.arange(order.shape[1], device=order.device).repeat(len(order), 1)
     read = torch.searchsorted(places, places, right=True)[:, :n] <= (n or order.shape[1])
+    if lengths is not None:
+        read &= torch.arange(read.shape[1], device=order.device) < lengths[:, None]
     order, places = order[:, :n], places[:, :n]
     chosen = student.gather(1, order)
     rest = student.scatter(1, order, _NEVER).logsumexp(dim=1, keepdim=True)
@@ -114,15 +122,14 @@ def fill_constant(teacher: Tensor, *, delta: float) -> Tensor:
 
 
 def centred_l1(student: Tensor, teacher: Tensor) -> Tensor:
-    """Compute sum |s - t| of each row, `[batch]`, after subtracting each row's mean from s and t.
+    """Compute mean |s - t| of each row, `[batch]`, after subtracting each row's mean from t.
 
     student, teacher: finite logits `[batch, classes]`; fill withheld scores first.
 
     "Data-Free Model Extraction" (Truong et al., CVPR 2021), sections 3.3 and 3.4: logits from
     probabilities, up to a constant.
     """
-    gap = (student - student.mean(1, keepdim=True)) - (teacher - teacher.mean(1, keepdim=True))
-    return gap.abs().sum(dim=1)
+    return (student - (teacher - teacher.mean(1, keepdim=True))).abs().mean(dim=1)
 
 
 def disagreement(first: Tensor, second: Tensor) -> Tensor:

@@ -28,7 +28,10 @@ class TwoLabels(Attack):
     title: ClassVar[str] = "the bought top-1, with the true label"
     reference: ClassVar[str] = "after Hinton et al. 2015, section 2"
     requires: ClassVar[frozenset[Capability]] = frozenset({Capability.ANSWERS, Capability.LABELS})
-    reads_top1_only: ClassVar[bool] = True
+
+    @property
+    def reads_top1_only(self) -> bool:
+        return True
 
     def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
         answer_loss = functional.cross_entropy(student_logits, batch.top1)

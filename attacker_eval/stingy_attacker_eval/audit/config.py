@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stingy_attacker_eval.attacks import Attack
-from stingy_attacker_eval.attacks.no_api import NoApi
+from stingy_attacker_eval.audit.attackers import baseline_attack
 from stingy_attacker_eval.audit.protocol import Protocol
 from stingy_attacker_eval.datasets.datasets import Dataset
 from stingy_attacker_eval.oracle.transfer_set import digest_images
@@ -19,7 +19,7 @@ def audit_config(protocol: Protocol, dataset: Dataset) -> AuditConfig:
     """Return the protocol with its grids expanded, and the digests of the data set."""
     return AuditConfig(
         **protocol.model_dump(exclude={"attacks", "endpoints"}),
-        attacks=_settings((NoApi(), *protocol.variants)),
+        attacks=_settings((*map(baseline_attack, protocol.attackers), *protocol.variants)),
         endpoints=tuple(
             EndpointConfig(
                 **endpoint.model_dump(exclude={"attacks"}), attacks=_settings(endpoint.variants)

@@ -1,19 +1,26 @@
 """The plan of an audit: the students to train, and the data of each of them."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stingy_attacker_eval.attacks import Attack, AttackerData, Capability
-from stingy_attacker_eval.attacks.no_api import NoApi
+from stingy_attacker_eval.audit.attackers import (
+    baseline_attack,
+    baseline_data,
+    buys_answers,
+    impossible_reason,
+    purchased_data,
+)
 from stingy_attacker_eval.audit.protocol import Protocol
 from stingy_attacker_eval.audit.purchase import PurchasedData
 from stingy_attacker_eval.audit.runs import Run
 from stingy_attacker_eval.datasets.datasets import Dataset
 from stingy_attacker_eval.oracle.oracle import digest_labels
-from stingy_attacker_eval.report_schema import SkippedAttack
+from stingy_attacker_eval.report_schema import Attacker, SkippedAttack
 from stingy_attacker_eval.results import NO_ENDPOINT
 from stingy_attacker_eval.training import to_device
 
@@ -24,11 +31,11 @@ class Job:
 
     purchase: what the endpoint sold; None for the baseline.
     partner: what the second tier sold, if the attack has one.
-    budget: the number of images the attacker may use; None for all.
-    duplicate_of: an earlier run that trains an identical student; its result is reused. A job has
-        one if its attack reads labels only, and both endpoints sold equal labels.
+    budget: the number of images the attacker may use; None for all that it owns.
+    duplicate_of: an earlier run that trains an identical student; its result is reused.
     """
 
+    attacker: Attacker
     purchase: PurchasedData | None
     partner: PurchasedData | None
     attack: Attack
@@ -41,7 +48,9 @@ class Job:
     @property
     def run(self) -> Run:
         endpoint = self.purchase.endpoint.name if self.purchase else NO_ENDPOINT
-        return Run(endpoint, self.attack.label, self.student, self.seed, self.budget)
+        return Run(
+            endpoint, self.attack.label, self.student, self.seed, self.budget, self.attacker.name
+        )
 
     @property
     def queries_endpoint(self) -> bool:
@@ -51,10 +60,11 @@ class Job:
     @property
     def transfer_queries(self) -> int:
         """The number of answers bought once that the attack trains on."""
-        if not self.attack.requires & {Capability.ANSWERS, Capability.SCORES}:
+        count = len(self.attacker_data.images)
+        if self.purchase is None or not buys_answers(self.attack, self.attacker, count):
             return 0
-        sources = [source for source in (self.purchase, self.partner) if source]
-        return sum(self.budget or len(source.transfer) for source in sources)
+        buys_twice = self.partner is not None and not self.attack.partner_is_truth
+        return count * (2 if buys_twice else 1)
 
 
 def plan_jobs(
@@ -64,71 +74,142 @@ def plan_jobs(
     device: torch.device,
     networks: Mapping[str, nn.Module],
 ) -> tuple[list[Job], list[SkippedAttack]]:
-    """Return the jobs, and separately the attacks that cannot run.
+    """Return the jobs of every attacker, and separately the attacks that cannot run.
 
-    The baseline comes first, because every uplift is counted from it.
+    The baselines come first, because every uplift is counted from them.
+    """
+    images = to_device(dataset.train_x, device)
+    labels = torch.from_numpy(dataset.train_y).to(device)
+    data = {
+        purchase.endpoint.name: _attacker_data(
+            purchase, images, labels, networks.get(purchase.endpoint.name)
+        )
+        for purchase in purchases
+    }
+    jobs: list[Job] = []
+    skipped: list[SkippedAttack] = []
+    for attacker in protocol.attackers:
+        jobs += _baseline_jobs(protocol, attacker, images, labels)
+    for attacker in protocol.attackers:
+        found, left = _attack_jobs(protocol, attacker, purchases, data, len(images))
+        jobs += found
+        skipped += left
+    return jobs, skipped
+
+
+def _baseline_jobs(
+    protocol: Protocol, attacker: Attacker, images: Tensor, labels: Tensor
+) -> list[Job]:
+    return [
+        Job(attacker, None, None, baseline_attack(attacker), data, student, seed, budget)
+        for budget in (None, *protocol.budgets_of(attacker))
+        for data in (
+            baseline_data(attacker, images, labels, budget or attacker.owned(len(images))),
+        )
+        for student in protocol.students_of(None)
+        for seed in protocol.all_seeds
+    ]
+
+
+def _attack_jobs(
+    protocol: Protocol,
+    attacker: Attacker,
+    purchases: Sequence[PurchasedData],
+    data: Mapping[str, AttackerData],
+    images: int,
+) -> tuple[list[Job], list[SkippedAttack]]:
+    """Return one attacker's jobs on all endpoints, and its attacks that cannot run.
+
+    data: by endpoint, of an attacker that owns everything.
+    images: of the protocol.
     """
     jobs: list[Job] = []
     skipped: list[SkippedAttack] = []
-    images = to_device(dataset.train_x, device)
-    labels = torch.from_numpy(dataset.train_y).to(device)
-
-    def add(
-        purchase: PurchasedData | None,
-        partner: PurchasedData | None,
-        attack: Attack,
-        attacker_data: AttackerData,
-    ) -> None:
-        has_budgets = attack.trains_on_fixed_answers or purchase is None
-        jobs.extend(
-            Job(purchase, partner, attack, data, student, seed, budget)
-            for budget in (None, *(protocol.budgets if has_budgets else ()))
-            for data in (attacker_data if budget is None else attacker_data.first(budget),)
-            for student in protocol.students_of(purchase.endpoint if purchase else None)
-            for seed in protocol.seeds
-        )
-
-    add(None, None, NoApi(), AttackerData(images, labels=labels))
     by_name = {purchase.endpoint.name: purchase for purchase in purchases}
-    data_by_name = {
-        name: _attacker_data(purchase, images, labels, networks.get(name))
-        for name, purchase in by_name.items()
-    }
+    owned = attacker.owned(images)
     for name, purchase in by_name.items():
         for attack in protocol.variants_of(purchase.endpoint):
             other = attack.partner_name()
             partner = by_name.get(other) if other is not None and other != name else None
-            data = data_by_name[name]
+            all_data = data[name]
             if partner is not None:
-                data = replace(data, partner=data_by_name[partner.endpoint.name])
-            reason = attack.skip_reason(data)
-            if reason is None:
-                add(purchase, partner, attack, data)
-            else:
-                skipped.append(SkippedAttack(endpoint=name, attack=attack.label, reason=reason))
+                all_data = replace(all_data, partner=data[partner.endpoint.name])
+            beyond = impossible_reason(attack, attacker, owned)
+            reason = beyond or attack.skip_reason(all_data)
+            if reason is not None:
+                skipped.append(
+                    SkippedAttack(
+                        endpoint=name,
+                        attack=attack.label,
+                        reason=reason,
+                        attacker=attacker.name,
+                        beyond=beyond is not None,
+                    )
+                )
+                continue
+            smaller = protocol.budgets_of(attacker) if attack.trains_on_fixed_answers else ()
+            jobs += [
+                Job(attacker, purchase, partner, attack, run_data, student, seed, budget)
+                for budget in (None, *smaller)
+                for run_data in (purchased_data(attacker, all_data, budget or owned),)
+                for student in protocol.students_of(purchase.endpoint)
+                for seed in protocol.all_seeds
+            ]
     return jobs, skipped
 
 
 def mark_duplicates(jobs: Sequence[Job]) -> list[Job]:
-    """Return the jobs; a job that would repeat an earlier job's student refers to that job."""
+    """Return the jobs; a job that would repeat an earlier job's student refers to that job.
+
+    Two students are identical if attack, network, seed and everything that the attack reads are:
+    the images, the labels if it uses any, and the answers. An attack that reads labels alone trains
+    the same student on two endpoints that sold equal labels, unless it queries them while it runs.
+    Any other attack does so only for two attackers of one endpoint.
+    """
     first: dict[tuple[object, ...], Run] = {}
+    digests: dict[int, str] = {}
     marked = []
     for job in jobs:
-        if job.purchase is None or not job.attack.reads_top1_only:
-            marked.append(job)
-            continue
-        answers = job.purchase.transfer, job.purchase.evaluation
-        labels = tuple(digest_labels(part) for part in answers)
-        same = job.attack.label, job.student, job.seed, job.budget, labels
+        same = (
+            job.attack.label,
+            job.student,
+            job.seed,
+            job.attacker.pretrained,
+            len(job.attacker_data.images),
+            _labels_digest(job, digests) if job.attack.uses_true_labels else "",
+            _answers_digest(job),
+        )
         original = first.setdefault(same, job.run)
         marked.append(job if original == job.run else replace(job, duplicate_of=original))
     return marked
 
 
+def _labels_digest(job: Job, digests: dict[int, str]) -> str:
+    """Return the SHA-256 of the labels that the job's attacker trains on.
+
+    digests: those computed so far, by the identity of the tensor.
+    """
+    labels = job.attacker_data.labels
+    if labels is None:
+        return ""
+    if id(labels) not in digests:
+        digests[id(labels)] = hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest()
+    return digests[id(labels)]
+
+
+def _answers_digest(job: Job) -> tuple[str, ...]:
+    """Return what two jobs share if their attacks read equal answers."""
+    if job.purchase is None:
+        return ()
+    if job.attack.reads_top1_only and not job.queries_endpoint:
+        return digest_labels(job.purchase.transfer), digest_labels(job.purchase.evaluation)
+    return (job.purchase.endpoint.name,)
+
+
 def _attacker_data(
-    purchase: PurchasedData, images: torch.Tensor, labels: torch.Tensor, network: nn.Module | None
+    purchase: PurchasedData, images: Tensor, labels: Tensor, network: nn.Module | None
 ) -> AttackerData:
-    """Return the data that an attacker of this endpoint has before a run begins."""
+    """Return the data of an attacker of this endpoint that owns every image and label."""
     data = AttackerData.from_answers(images, labels, purchase.transfer, purchase.info)
     teacher = network.to(images.device).eval() if network is not None else None
     return replace(data, network=teacher)

@@ -1,11 +1,10 @@
 """The protocol of an audit, read from TOML; a protocol that loads can be run to its end."""
 
 import tomllib
-from collections import Counter
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar, cast
+from typing import Annotated, Any, Self, cast
 
 from pydantic import (
     BeforeValidator,
@@ -18,15 +17,21 @@ from pydantic import (
 )
 
 from stingy_attacker_eval.attacks import Attack, build_attacks
-from stingy_attacker_eval.attacks.no_api import NoApi
+from stingy_attacker_eval.audit.attackers import BASELINES
+from stingy_attacker_eval.audit.protocol_faults import (
+    attacker_faults,
+    idle_faults,
+    network_faults,
+    repetition_faults,
+    require_no_faults,
+    unmet_needs,
+)
 from stingy_attacker_eval.datasets.datasets import Dataset, load_dataset
-from stingy_attacker_eval.datasets.query_pools import is_pool_of, load_pool
 from stingy_attacker_eval.errors import EvalError, ProtocolError
-from stingy_attacker_eval.report_schema import Document, Name, Schedule, TeacherEntry
+from stingy_attacker_eval.report_schema import Attacker, Document, Name, Schedule, TeacherEntry
 from stingy_attacker_eval.results import NO_ENDPOINT
 from stingy_attacker_eval.students import student_spec
 
-T = TypeVar("T")
 MAX_FILE_BYTES = 2**20
 
 
@@ -50,6 +55,7 @@ def _as_table(value: object) -> object:
 
 
 _Attacks = tuple[Annotated[AttackEntry, BeforeValidator(_as_table)], ...]
+_Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class EndpointEntry(Document):
@@ -79,8 +85,15 @@ class Protocol(Schedule):
 
     images, epochs, ...: those of the attacker; teachers have their own.
     budget: the most images that one endpoint may be sent.
-    budgets: smaller numbers of images to try as well, for attacks on answers bought once and for
-        the baseline. They cost no further queries.
+    budgets: smaller numbers of images that the first attacker tries as well, for attacks on answers
+        bought once and for the baseline. They cost no further queries.
+    seeds: the seeds that are reported.
+    selection_seeds: other seeds, which choose the best attack. Without them the reported seeds
+        choose, which leans upwards.
+    margin: points below which a list counts as teaching no more than labels.
+    transfer_images: test images on which adversarial examples are made and sent to the endpoint,
+        for each student; 0 for none.
+    attackers: by default one, who owns the true labels of all images.
     """
 
     title: Annotated[str, Field(min_length=1)]
@@ -89,7 +102,11 @@ class Protocol(Schedule):
     endpoints: Annotated[tuple[EndpointEntry, ...], Field(min_length=1)]
     attacks: Annotated[_Attacks, Field(min_length=1)]
     students: Annotated[tuple[str, ...], Field(min_length=1)]
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1)]
+    seeds: Annotated[tuple[_Seed, ...], Field(min_length=1)]
+    selection_seeds: tuple[_Seed, ...] = ()
+    margin: Annotated[float, Field(gt=0, le=100)] = 1.0
+    transfer_images: Annotated[int, Field(ge=0, le=2**20)] = 0
+    attackers: Annotated[tuple[Attacker, ...], Field(min_length=1)] = (Attacker(),)
     teachers: tuple[TeacherEntry, ...] = ()
     budgets: tuple[Annotated[int, Field(gt=0, le=2**62)], ...] = ()
 
@@ -108,16 +125,34 @@ class Protocol(Schedule):
         own = (name for item in endpoints for name in item.students)
         return tuple(dict.fromkeys((*self.students, *own)))
 
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """The seeds that choose and those that are reported."""
+        return self.selection_seeds + self.seeds
+
+    def group_of(self, seed: int) -> tuple[int, ...]:
+        """Return the seeds that choose or those that are reported: the group of this seed."""
+        return self.selection_seeds if seed in self.selection_seeds else self.seeds
+
+    def budgets_of(self, attacker: Attacker) -> tuple[int, ...]:
+        """Return the smaller numbers of images that this attacker tries as well."""
+        return self.budgets if attacker == self.attackers[0] else ()
+
     def load(self) -> Dataset:
         """Load the data set as the attacker has it.
 
-        If the protocol has budgets, the classes take turns. The first images are then spread
-        evenly over the classes.
+        If the protocol takes a part of the images or labels anywhere, the classes take turns. The
+        first images are then spread evenly over the classes.
 
         Raises DatasetError if the data set cannot be loaded.
         """
-        data = load_dataset(self.dataset)
-        return data.subset(len(data.train_x) if self.budgets and not self.images else self.images)
+        return self._arrange(load_dataset(self.dataset))
+
+    def _arrange(self, data: Dataset) -> Dataset:
+        is_partial = bool(self.budgets) or any(
+            attacker.images is not None or 0 < attacker.labelled < 1 for attacker in self.attackers
+        )
+        return data.subset(len(data.train_x) if is_partial and not self.images else self.images)
 
     @field_validator("dataset")
     @classmethod
@@ -132,42 +167,48 @@ class Protocol(Schedule):
     @classmethod
     def _check_endpoints(cls, endpoints: tuple[EndpointEntry, ...]) -> tuple[EndpointEntry, ...]:
         names = [endpoint.name for endpoint in endpoints]
-        faults = _repetition_faults("endpoint", names)
+        faults = repetition_faults("endpoint", names)
         if NO_ENDPOINT in names:
             faults.append(f'expected an endpoint name other than "{NO_ENDPOINT}", the baseline\'s')
-        faults += _network_faults(name for endpoint in endpoints for name in endpoint.students)
+        faults += network_faults(name for endpoint in endpoints for name in endpoint.students)
         for endpoint in endpoints:
             faults += [f"{endpoint.name}: {fault}" for fault in _attack_faults(endpoint.attacks)]
-        return _require_no_faults(endpoints, faults)
+        return require_no_faults(endpoints, faults)
 
     @field_validator("attacks")
     @classmethod
     def _check_attacks(cls, entries: tuple[AttackEntry, ...]) -> tuple[AttackEntry, ...]:
-        return _require_no_faults(entries, _attack_faults(entries))
+        return require_no_faults(entries, _attack_faults(entries))
 
     @field_validator("students")
     @classmethod
     def _check_students(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return _require_no_faults(
-            names, [*_repetition_faults("student", names), *_network_faults(names)]
+        return require_no_faults(
+            names, [*repetition_faults("student", names), *network_faults(names)]
         )
 
-    @field_validator("seeds")
+    @field_validator("seeds", "selection_seeds")
     @classmethod
     def _check_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        return _require_no_faults(seeds, _repetition_faults("seed", seeds))
+        return require_no_faults(seeds, repetition_faults("seed", seeds))
 
     @field_validator("budgets")
     @classmethod
     def _check_budgets(cls, budgets: tuple[int, ...]) -> tuple[int, ...]:
-        return _require_no_faults(budgets, _repetition_faults("budget", budgets))
+        return require_no_faults(budgets, repetition_faults("budget", budgets))
+
+    @field_validator("attackers")
+    @classmethod
+    def _check_attackers(cls, attackers: tuple[Attacker, ...]) -> tuple[Attacker, ...]:
+        names = [attacker.name for attacker in attackers]
+        return require_no_faults(attackers, repetition_faults("attacker", names))
 
     @field_validator("teachers")
     @classmethod
     def _check_teachers(cls, teachers: tuple[TeacherEntry, ...]) -> tuple[TeacherEntry, ...]:
-        faults = _repetition_faults("teacher", [teacher.name for teacher in teachers])
-        return _require_no_faults(
-            teachers, [*faults, *_network_faults(teacher.network for teacher in teachers)]
+        faults = repetition_faults("teacher", [teacher.name for teacher in teachers])
+        return require_no_faults(
+            teachers, [*faults, *network_faults(teacher.network for teacher in teachers)]
         )
 
     @model_validator(mode="after")
@@ -180,10 +221,12 @@ class Protocol(Schedule):
             for size in sizes
             if size is not None and size > len(data.train_x)
         ]
-        networks = (*self.students_of(None), *(teacher.network for teacher in self.teachers))
-        for name in dict.fromkeys(networks):
+        networks: list[tuple[str, int | None]] = [(name, None) for name in self.students_of(None)]
+        networks += [(teacher.network, teacher.width) for teacher in self.teachers]
+        for name, width in dict.fromkeys(networks):
             try:
-                student_spec(name).check(data.num_classes, data.image_size)
+                spec = student_spec(name).with_width(width)
+                spec.check(data.num_classes, data.image_size)
             except EvalError as error:
                 faults.append(str(error))
         known = {f"{t.name}-{kind}" for t in self.teachers for kind in ("normal", "nasty")}
@@ -201,12 +244,13 @@ class Protocol(Schedule):
             if attack.label in common
         ]
         attacks = [*self.variants, *(own for each in self.endpoints for own in each.variants)]
-        faults += _unmet_needs(attacks, [endpoint.name for endpoint in self.endpoints], data)
+        faults += unmet_needs(attacks, [endpoint.name for endpoint in self.endpoints], data)
         owned = self.images or len(data.train_x)
+        base = self.attackers[0].owned(owned)
         faults += [
-            f"expected budgets below the {owned} images that students train on, got {budget}"
+            f"expected budgets below the {base} images that students train on, got {budget}"
             for budget in self.budgets
-            if budget >= owned
+            if budget >= base
         ]
         needed = owned + len(data.test_x)
         if self.budget < needed:
@@ -214,7 +258,25 @@ class Protocol(Schedule):
                 f"expected a budget of at least {needed} images ({owned} to train on, "
                 f"{len(data.test_x)} to compare), got {self.budget}"
             )
-        return _require_no_faults(self, faults)
+        faults += [
+            f"expected seeds that do not choose, got {seed} among both"
+            for seed in self.seeds
+            if seed in self.selection_seeds
+        ]
+        if self.transfer_images > len(data.test_x):
+            faults.append(
+                f"expected at most {len(data.test_x)} transfer_images, as {self.dataset} has, got "
+                f"{self.transfer_images}"
+            )
+        if owned <= len(data.train_x):
+            arranged = self._arrange(data)
+            for attacker in self.attackers:
+                smaller = self.budgets_of(attacker)
+                faults += attacker_faults(
+                    attacker, arranged, data, self.budget, smaller, load_dataset
+                )
+            faults += idle_faults(self.attackers, attacks, owned)
+        return require_no_faults(self, faults)
 
 
 def parse_protocol(text: str) -> Protocol:
@@ -271,57 +333,11 @@ def _fault_text(item: dict[str, Any]) -> str:
 def _attack_faults(entries: Iterable[AttackEntry]) -> list[str]:
     faults, labels = [], []
     for entry in entries:
-        if entry.name == NoApi.name:
-            faults.append(f"{NoApi.name} is the baseline of every audit: take it off the list")
+        if entry.name in BASELINES:
+            faults.append(f"{entry.name} is the baseline of an audit: take it off the list")
             continue
         try:
             labels += [attack.label for attack in entry.build()]
         except EvalError as error:
             faults.append(str(error))
-    return faults + _repetition_faults("attack", labels)
-
-
-def _unmet_needs(attacks: Iterable[Attack], names: list[str], data: Dataset) -> list[str]:
-    """List what attacks name and the audit lacks: another endpoint, or a pool of images."""
-    faults = []
-    for attack in attacks:
-        partner, pool = attack.partner_name(), attack.pool_name()
-        if partner is not None and partner not in names:
-            faults.append(
-                f'expected a partner out of {", ".join(names)} for {attack.name}, got "{partner}"'
-            )
-        try:
-            if pool is not None:
-                load_pool(pool, count=1, size=data.image_size)
-                if is_pool_of(pool, data):
-                    faults.append(
-                        f"{attack.label}: expected a pool of other images than the audit's, got "
-                        f"its own {data.name}"
-                    )
-        except EvalError as error:
-            faults.append(f"{attack.label}: {error}")
-    return faults
-
-
-def _repetition_faults(kind: str, values: Iterable[object]) -> list[str]:
-    return [
-        f'expected the {kind} "{v}" once, got it {n} times'
-        for v, n in Counter(values).items()
-        if n > 1
-    ]
-
-
-def _network_faults(networks: Iterable[str]) -> list[str]:
-    faults = []
-    for name in dict.fromkeys(networks):
-        try:
-            student_spec(name)
-        except EvalError as error:
-            faults.append(str(error))
-    return faults
-
-
-def _require_no_faults(value: T, faults: list[str]) -> T:
-    if faults:
-        raise ValueError("; ".join(faults))
-    return value
+    return faults + repetition_faults("attack", labels)

@@ -1,4 +1,4 @@
-"""The purchase of an audit's answers; budget and key are checked before the first query."""
+"""The purchase of an audit's answers. Classes, budget and key are checked before any query."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from stingy_attacker_eval.attacks import Capability
+from stingy_attacker_eval.audit.attackers import impossible_reason
 from stingy_attacker_eval.audit.protocol import EndpointEntry, Protocol
 from stingy_attacker_eval.audit.run_folder import RunFolder
 from stingy_attacker_eval.datasets.datasets import Dataset
-from stingy_attacker_eval.errors import AuditError
+from stingy_attacker_eval.errors import AnswersError, AuditError
 from stingy_attacker_eval.oracle.cached_oracle import CachedOracle, image_digests
+from stingy_attacker_eval.oracle.class_order import OrderedOracle
 from stingy_attacker_eval.oracle.oracle import (
     Answers,
     Oracle,
@@ -83,51 +84,85 @@ class PurchasedData:
         )
 
 
-def check_budget(protocol: Protocol, data: Dataset) -> None:
-    """Check the protocol's budget against the most that its attacks may query.
+def match_classes(
+    protocol: Protocol, oracles: Mapping[str, Oracle], data: Dataset
+) -> tuple[dict[str, OrderedOracle], list[str]]:
+    """Return the endpoints' oracles, pinned, with the data's class indices. No query is spent.
 
-    Raises AuditError, before a query is spent, if the attacks may exceed the budget.
+    Also return a fault for each endpoint whose labels are not the data's class names.
     """
-    extra = max(_attack_queries(protocol, endpoint, data) for endpoint in protocol.endpoints)
+    found: dict[str, OrderedOracle] = {}
+    faults = []
+    for endpoint in protocol.endpoints:
+        try:
+            pinned = PinnedOracle(oracles[endpoint.name])
+            found[endpoint.name] = OrderedOracle(pinned, data.class_names)
+        except AnswersError as error:
+            faults.append(f"{endpoint.name}: {error}")
+    return found, faults
+
+
+def budget_faults(protocol: Protocol, data: Dataset) -> list[str]:
+    """Return a fault if the attacks may query more images than the protocol's budget."""
+    extra = max(_extra_queries(protocol, endpoint, data) for endpoint in protocol.endpoints)
     needed = len(data.train_x) + len(data.test_x) + extra
-    if protocol.budget < needed:
-        raise AuditError(
-            f"expected a budget of at least {needed} images ({len(data.train_x)} to train on, "
-            f"{len(data.test_x)} to compare, {extra} for attacks that query while they run), got "
-            f"{protocol.budget}"
-        )
+    if protocol.budget >= needed:
+        return []
+    return [
+        f"expected a budget of at least {needed} images ({len(data.train_x)} to train on, "
+        f"{len(data.test_x)} to compare, {extra} for {_extra_text(protocol)}), got "
+        f"{protocol.budget}"
+    ]
 
 
-def check_remaining(
-    remaining: int, protocol: Protocol, data: Dataset, *, whole: bool = True
-) -> None:
-    """Check that the key has enough images left for all endpoints.
+def remaining_faults(
+    remaining: int | None, protocol: Protocol, data: Dataset, *, whole: bool = True
+) -> list[str]:
+    """Return a fault if the key has too few images left for all endpoints.
 
-    remaining: images left to the key.
+    remaining: images left to the key; None if it has no limit.
     whole: True if all runs are done, so that all attacks may query their most. If False, only the
         answers bought once are counted, because they alone are certain.
-
-    Raises AuditError, before a query is spent, if the key has too few.
     """
     once = len(protocol.endpoints) * (len(data.train_x) + len(data.test_x))
-    extra = sum(_attack_queries(protocol, endpoint, data) for endpoint in protocol.endpoints)
+    extra = sum(_extra_queries(protocol, endpoint, data) for endpoint in protocol.endpoints)
     needed = once + (extra if whole else 0)
-    if remaining < needed:
-        raise AuditError(
-            f"expected a key with at least {needed} images left for {len(protocol.endpoints)} "
-            f"endpoints ({needed - once} for attacks that query while they run), got one with "
-            f"{remaining}: nothing was sent"
-        )
+    if remaining is None or remaining >= needed:
+        return []
+    return [
+        f"expected a key with at least {needed} images left for {len(protocol.endpoints)} "
+        f"endpoints ({needed - once} for {_extra_text(protocol)}), got one with "
+        f"{remaining}: nothing was sent"
+    ]
 
 
-def _attack_queries(protocol: Protocol, endpoint: EndpointEntry, data: Dataset) -> int:
-    """Return the most images that this endpoint's attacks query while they run."""
-    runs = len(protocol.students_of(endpoint)) * len(protocol.seeds)
-    return sum(
-        attack.budget(len(data.train_x)) * (runs if attack.per_run else 1)
-        for attack in protocol.variants_of(endpoint)
-        if Capability.IMAGES not in attack.requires  # those query images that the audit has bought
-    )
+def _extra_text(protocol: Protocol) -> str:
+    examples = ", and adversarial examples" if protocol.transfer_images else ""
+    return f"attacks that query while they run{examples}"
+
+
+def _extra_queries(protocol: Protocol, endpoint: EndpointEntry, data: Dataset) -> int:
+    """Return the most images that this endpoint is sent beside those that are bought once.
+
+    Attackers with equally many images query the same ones, so their answers are bought once.
+    """
+    runs = len(protocol.students_of(endpoint)) * len(protocol.all_seeds)
+    once: dict[tuple[str, int], int] = {}
+    for_each, students = 0, 0
+    for attacker in protocol.attackers:
+        images = attacker.owned(len(data.train_x))
+        for attack in protocol.variants_of(endpoint):
+            if impossible_reason(attack, attacker, images) is not None:
+                continue
+            students += runs * (1 + len(protocol.budgets_of(attacker)))
+            if attack.per_run:
+                for_each += attack.new_images(images) * runs
+            else:
+                once[attack.label, images] = attack.new_images(images)
+    if endpoint is protocol.endpoints[0]:  # the baselines' examples are sent to it
+        baselines = len(protocol.students_of(None)) * len(protocol.all_seeds)
+        students += baselines * sum(1 + len(protocol.budgets_of(a)) for a in protocol.attackers)
+    return sum(once.values()) + for_each + students * protocol.transfer_images
 
 
 def check_networks(
@@ -161,7 +196,7 @@ def check_networks(
 
 def buy_from(
     endpoint: EndpointEntry,
-    oracle: Oracle,
+    oracle: OrderedOracle,
     protocol: Protocol,
     dataset: Dataset,
     folder: RunFolder,
@@ -172,13 +207,7 @@ def buy_from(
     Raises AuditError if the rows in the folder were trained on other answers, before an image is
     sent if the endpoint's description shows it. Raises TransferError as `buy_answers` does.
     """
-    oracle = PinnedOracle(oracle)
     info = oracle.describe()
-    if info.num_classes != dataset.num_classes:
-        raise AuditError(
-            f"expected {dataset.num_classes} classes from {endpoint.name} as in {dataset.name}, "
-            f"got {info.num_classes}"
-        )
     folder.check_source(endpoint.name, endpoint_identity(info))
     answers_folder = folder.path / "answers" / endpoint.name
     cached = CachedOracle(oracle, folder=answers_folder, budget=protocol.budget)

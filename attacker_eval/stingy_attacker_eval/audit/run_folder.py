@@ -1,9 +1,14 @@
 """The rows of one audit on disk: each is written once, and bound to the answers behind it."""
 
+import hashlib
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from zipfile import BadZipFile
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from stingy_attacker_eval.audit.runs import Run
@@ -15,15 +20,16 @@ from stingy_attacker_eval.results import Row
 SCHEMA = "stingy.run/2"
 """The layout of a run folder. Layout 1 is that of version 0.1.0, which wrote no number."""
 
-_Key = tuple[str, str, str, int, int | None]
+_PREDICTIONS = "predictions"
 
-_NEUTRAL_SETTINGS = {"budget", "title"}
+_NEUTRAL_SETTINGS = {"budget", "title", "margin"}
 
 
 class RunFolder:
-    """OUT/config.json, OUT/rows.jsonl and OUT/sources.json; the caller holds the folder's lock.
+    """OUT/config.json, rows.jsonl, sources.json and predictions/; the caller has the folder's lock.
 
     sources.json identifies, by endpoint, the answers that its rows were trained on.
+    predictions/DIGEST.npz has the predictions of each row that names this digest.
     """
 
     def __init__(self, folder: Path, config: AuditConfig) -> None:
@@ -39,11 +45,25 @@ class RunFolder:
         self._sources = self._read_sources()
 
     def get(self, run: Run) -> Row | None:
-        return self._rows.get(run.key)
+        return self._rows.get(run)
 
     def row(self, run: Run) -> Row:
         """Return the row of a run that is finished."""
-        return self._rows[run.key]
+        return self._rows[run]
+
+    def save_predictions(self, predictions: NDArray[np.int64]) -> str:
+        """Write a student's top-1 `[n]`, compressed, and return the digest that names the file.
+
+        Equal predictions have one file.
+        """
+        folder, digest = self.path / _PREDICTIONS, digest_predictions(predictions)
+        path = folder / f"{digest}.npz"
+        if not path.exists():
+            folder.mkdir(exist_ok=True)
+            content = io.BytesIO()
+            np.savez_compressed(content, top1=_narrow(predictions))
+            write_atomic(path, content.getvalue())
+        return digest
 
     def add(self, row: Row) -> None:
         """Append the row; it is on disk when this returns."""
@@ -129,10 +149,36 @@ class RunFolder:
             ) from None
 
 
+def digest_predictions(predictions: NDArray[np.int64]) -> str:
+    """Return a digest of predictions, 32 hex digits."""
+    return hashlib.sha256(predictions.astype("<i8").tobytes()).hexdigest()[:32]
+
+
+def read_predictions(folder: Path, row: Row) -> NDArray[np.int64]:
+    """Return the top-1 `[n]` that the row's student gave for the test images, in their order.
+
+    Raises AuditError if they were not kept, or if the file is damaged.
+    """
+    path = folder / _PREDICTIONS / f"{row.predictions}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found: NDArray[np.int64] = file["top1"].astype(np.int64)
+    except (OSError, ValueError, KeyError, BadZipFile):
+        raise AuditError(f"expected the predictions of a row at {path}, got none") from None
+    if digest_predictions(found) != row.predictions:
+        raise AuditError(f"expected the predictions that a row names at {path}, got others")
+    return found
+
+
+def _narrow(predictions: NDArray[np.int64]) -> NDArray[np.unsignedinteger]:
+    """Convert class numbers to the smallest unsigned type that has them."""
+    return predictions.astype(np.min_scalar_type(int(predictions.max(initial=0))))
+
+
 def _decisive_settings(config: AuditConfig) -> dict[str, object]:
     """Return the settings that decide a number."""
     return config.model_dump(mode="json", exclude=_NEUTRAL_SETTINGS)
 
 
-def _key(row: Row) -> _Key:
-    return row.endpoint, row.attack, row.student, row.seed, row.budget
+def _key(row: Row) -> Run:
+    return Run(row.endpoint, row.attack, row.student, row.seed, row.budget, row.attacker)

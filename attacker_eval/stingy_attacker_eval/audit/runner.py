@@ -5,21 +5,25 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from stingy_attacker_eval.audit.config import audit_config
 from stingy_attacker_eval.audit.executors import Executor, in_turn
+from stingy_attacker_eval.audit.measures import teacher_log_probs
 from stingy_attacker_eval.audit.plan import mark_duplicates, plan_jobs
+from stingy_attacker_eval.audit.pretraining import pretrain
 from stingy_attacker_eval.audit.protocol import Protocol
 from stingy_attacker_eval.audit.purchase import (
+    PurchasedData,
+    budget_faults,
     buy_from,
-    check_budget,
     check_networks,
-    check_remaining,
+    match_classes,
+    remaining_faults,
 )
 from stingy_attacker_eval.audit.run_folder import RunFolder
 from stingy_attacker_eval.audit.runs import Shard, choose
-from stingy_attacker_eval.audit.train_jobs import train_jobs
+from stingy_attacker_eval.audit.train_jobs import TrainingPlace, train_jobs
 from stingy_attacker_eval.environment import default_device, describe_environment
 from stingy_attacker_eval.errors import AuditError
 from stingy_attacker_eval.files import lock_folder
@@ -27,6 +31,7 @@ from stingy_attacker_eval.oracle.oracle import Oracle
 from stingy_attacker_eval.progress import report_progress
 from stingy_attacker_eval.report_schema import Report
 from stingy_attacker_eval.results import Row, best_attacks, summarise
+from stingy_attacker_eval.training import to_device
 
 
 def run_audit(
@@ -60,14 +65,19 @@ def run_audit(
         raise AuditError(f"expected an oracle for every endpoint, got none for {', '.join(absent)}")
     dataset = protocol.load()
     device = default_device()
-    check_budget(protocol, dataset)
-    if remaining is not None and not (out / "config.json").exists():
-        check_remaining(remaining, protocol, dataset, whole=not only)
+    is_new = not (out / "config.json").exists()
+    faults = [
+        *budget_faults(protocol, dataset),
+        *remaining_faults(remaining if is_new else None, protocol, dataset, whole=not only),
+    ]
+    ordered, unmatched = match_classes(protocol, oracles, dataset)
+    if faults or unmatched:
+        raise AuditError("; ".join([*faults, *unmatched]))
     config = audit_config(protocol, dataset)
     with lock_folder(out), report_progress(console or Console()) as reporter:
         folder = RunFolder(out, config)
         purchases = [
-            buy_from(endpoint, oracles[endpoint.name], protocol, dataset, folder, reporter)
+            buy_from(endpoint, ordered[endpoint.name], protocol, dataset, folder, reporter)
             for endpoint in protocol.endpoints
         ]
         check_networks(purchases, networks or {}, dataset, device)
@@ -75,9 +85,18 @@ def run_audit(
         chosen = set(choose([job.run for job in jobs], only=only, shard=shard))
         jobs = [job for job in jobs if job.run in chosen or folder.get(job.run) is not None]
         jobs = mark_duplicates(jobs)
-        rows = train_jobs(jobs, folder, protocol, dataset, device, reporter, executor)
-        summary = summarise(rows)
-        best = {name: found.attack for name, found in best_attacks(summary).items()}
+        place = TrainingPlace(
+            protocol=protocol,
+            dataset=dataset,
+            purchases=purchases,
+            teachers=_teachers(purchases, networks or {}, to_device(dataset.test_x, device)),
+            starts=pretrain(protocol, dataset, out, device, reporter),
+            device=device,
+        )
+        rows = train_jobs(jobs, folder, place, reporter, executor)
+        summary = summarise(rows, selection_seeds=protocol.selection_seeds)
+        first = [s for s in summary if s.attacker == protocol.attackers[0].name]
+        best = {name: found.attack for name, found in best_attacks(first).items()}
         report = Report(
             config=config,
             environment=_environment(device, rows),
@@ -88,6 +107,18 @@ def run_audit(
         )
         report.write(out)
     return report
+
+
+def _teachers(
+    purchases: Sequence[PurchasedData], networks: Mapping[str, nn.Module], test_images: Tensor
+) -> dict[str, Tensor | None]:
+    """Return the teachers' log-probabilities for the test images, by endpoint, where known."""
+    return {
+        item.endpoint.name: teacher_log_probs(
+            item, purchases, networks.get(item.endpoint.name), test_images
+        )
+        for item in purchases
+    }
 
 
 def _environment(device: torch.device, rows: Sequence[Row]) -> dict[str, str | None]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from stingy_attacker_eval.errors import EvalError
-from stingy_attacker_eval.results import NO_ENDPOINT
+from stingy_attacker_eval.results import NO_ENDPOINT, OWNER
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class Run:
     """One student to train.
 
     endpoint: "none" for the baseline.
-    budget: images the attacker may use; None for all.
+    budget: images the attacker may use; None for all it owns.
     """
 
     endpoint: str
@@ -21,15 +21,12 @@ class Run:
     student: str
     seed: int
     budget: int | None = None
-
-    @property
-    def key(self) -> tuple[str, str, str, int, int | None]:
-        return self.endpoint, self.attack, self.student, self.seed, self.budget
+    attacker: str = OWNER
 
     @property
     def fields(self) -> tuple[str, ...]:
         """The fields that patterns match. A run is chosen with all its budgets."""
-        return self.endpoint, self.attack, self.student, str(self.seed)
+        return self.attacker, self.endpoint, self.attack, self.student, str(self.seed)
 
 
 @dataclass(frozen=True)
@@ -56,12 +53,13 @@ def choose(
 ) -> list[Run]:
     """Return the runs to do, in their order.
 
-    Every shard also does the baselines of its students, because uplifts are counted from them.
-    The same seed gives them the same numbers in every shard.
+    Every shard also does the baselines of its attackers and students, because uplifts are counted
+    from them. The same seed gives them the same numbers in every shard.
 
     only: patterns in which * is any text and ? one character. A pattern with slashes must match
-        ENDPOINT/ATTACK/STUDENT/SEED as a whole, one without any of the four. A run is chosen if a
-        pattern matches it; without patterns all runs are.
+        ENDPOINT/ATTACK/STUDENT/SEED as a whole, or the same after ATTACKER/. One without slashes
+        must match any of the five. A run is chosen if a pattern matches it; without patterns all
+        runs are.
     shard: the part of the runs to do; None for all.
 
     Raises EvalError, which names each pattern that matches no run.
@@ -78,8 +76,12 @@ def choose(
     ]
     work = [run for run in matching if not _is_baseline(run)] or matching
     own = set(work[shard.number - 1 :: shard.count])
-    students = {run.student for run in own}
-    return [run for run in runs if run in own or (_is_baseline(run) and run.student in students)]
+    students = {(run.attacker, run.student) for run in own}
+    return [
+        run
+        for run in runs
+        if run in own or (_is_baseline(run) and (run.attacker, run.student) in students)
+    ]
 
 
 def _is_baseline(run: Run) -> bool:
@@ -92,5 +94,5 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 
 def _matches(pattern: re.Pattern[str], text: str, run: Run) -> bool:
-    parts = ("/".join(run.fields),) if "/" in text else run.fields
-    return any(pattern.fullmatch(part) for part in parts)
+    texts = ("/".join(run.fields[1:]), "/".join(run.fields)) if "/" in text else run.fields
+    return any(pattern.fullmatch(each) for each in texts)

@@ -26,7 +26,19 @@ def load_pool(name: str, *, count: int, size: tuple[int, int]) -> Images:
         return _draw_dead_leaves(count, size)
     images = load_dataset(name).train_x
     order = np.random.default_rng(0).permutation(len(images))[:count]
-    return _resize(images[order], size)
+    return resize(images[order], size)
+
+
+def load_labelled_pool(
+    name: str, *, count: int, size: tuple[int, int]
+) -> tuple[Images, NDArray[np.int64]]:
+    """Return up to `count` images of a data set, as `load_pool` does, and their own classes.
+
+    Raises DatasetError if the data set cannot be used.
+    """
+    labels = load_dataset(name).train_y
+    order = np.random.default_rng(0).permutation(len(labels))[:count]
+    return load_pool(name, count=count, size=size), labels[order]
 
 
 def is_pool_of(name: str, data: Dataset) -> bool:
@@ -40,7 +52,8 @@ def is_pool_of(name: str, data: Dataset) -> bool:
     return any(np.array_equal(images, own) for own in (data.train_x, data.test_x))
 
 
-def _resize(images: Images, size: tuple[int, int]) -> Images:
+def resize(images: Images, size: tuple[int, int]) -> Images:
+    """Resize images uint8 `[n, H, W, 3]` to (H, W) in pixels, bilinearly and without aliasing."""
     if images.shape[1:3] == size:
         return images
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()

@@ -1,7 +1,7 @@
 """The conclusions of a finished audit, as numbers and sentences computed from its report."""
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,8 +15,21 @@ from stingy_attacker_eval.report.label_only_baseline import (
     label_only_sentence,
 )
 from stingy_attacker_eval.report.significance import Difference, difference
-from stingy_attacker_eval.report_schema import AuditConfig, EndpointResult, Report, read_report
-from stingy_attacker_eval.results import NO_ENDPOINT, Summary, attack_name, best_attacks
+from stingy_attacker_eval.report_schema import (
+    Attacker,
+    AuditConfig,
+    EndpointResult,
+    Report,
+    read_report,
+)
+from stingy_attacker_eval.results import (
+    NO_ENDPOINT,
+    Row,
+    Summary,
+    attack_name,
+    best_attacks,
+    candidates,
+)
 
 
 @dataclass(frozen=True)
@@ -44,17 +57,42 @@ class Health:
 
 @dataclass(frozen=True)
 class Audit:
-    """A finished audit, with the conclusions from its report."""
+    """A finished audit as one of its attackers makes it, with the conclusions from its report.
+
+    number: of the attacker in the configuration.
+    """
 
     report: Report
+    number: int = 0
+
+    @property
+    def attacker(self) -> Attacker:
+        return self.report.config.attackers[self.number]
+
+    @cached_property
+    def views(self) -> tuple["Audit", ...]:
+        """The same audit as each of its attackers makes it."""
+        count = len(self.report.config.attackers)
+        return tuple(replace(self, number=number) for number in range(count))
 
     @property
     def endpoints(self) -> tuple[EndpointResult, ...]:
         return self.report.endpoints
 
-    @property
+    @cached_property
     def summaries(self) -> tuple[Summary, ...]:
-        return self.report.summary
+        """Those of this attacker."""
+        return tuple(s for s in self.report.summary if s.attacker == self.attacker.name)
+
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows of this attacker with the seeds that are reported."""
+        choosing = self.report.config.selection_seeds
+        return tuple(
+            row
+            for row in self.report.rows
+            if row.attacker == self.attacker.name and row.seed not in choosing
+        )
 
     @property
     def students(self) -> tuple[str, ...]:
@@ -74,8 +112,15 @@ class Audit:
     @cached_property
     def label_baselines(self) -> tuple[LabelOnlyBaseline, ...]:
         """The comparisons with labels alone, for endpoints that give more than a label."""
-        attacks = _attacks(self.report.config)
-        return label_only_baselines(self.endpoints, self.summaries, self.report.rows, attacks)
+        config = self.report.config
+        return label_only_baselines(
+            self.endpoints,
+            self.summaries,
+            self.rows,
+            _attacks(config),
+            margin=config.margin,
+            skipped=[s for s in self.report.skipped if s.attacker == self.attacker.name],
+        )
 
     @property
     def list_endpoints(self) -> tuple[str, ...]:
@@ -87,36 +132,41 @@ class Audit:
         wanted = NO_ENDPOINT, student, None
         return next(s for s in self.summaries if (s.endpoint, s.student, s.budget) == wanted)
 
+    def uplift(self, best: Summary) -> Difference:
+        """Return the difference between an attack and its no-API baseline."""
+        return difference(best, self.baseline(best.student), self.rows)
+
 
 def read_audit(folder: Path) -> Audit:
-    """Read FOLDER/report.json.
+    """Read FOLDER/report.json, as its first attacker makes the audit.
 
     Raises AuditError if it is absent or no report of this schema.
     """
     return Audit(read_report(folder))
 
 
-def headline(audit: Audit) -> str:
-    """State the highest uplift of any attack on any endpoint.
+def headlines(audit: Audit) -> tuple[str, ...]:
+    """Return one sentence for each attacker: its highest uplift, and what lists are worth to it."""
+    return tuple(_headline(view) for view in audit.views)
 
-    Also state whether a list teaches more than labels alone.
-    """
+
+def _headline(audit: Audit) -> str:
+    who = f"An attacker with {audit.attacker.text}"
     if not audit.best:
-        return unanswered(audit)
+        return f"{who}: {unanswered(audit)}"
     best = max(audit.best.values(), key=lambda summary: summary.uplift_mean or 0.0)
     endpoint = next(item for item in audit.endpoints if item.name == best.endpoint)
     lists = label_only_sentence(audit.label_baselines, audit.list_endpoints)
-    sentence = (
-        f"The best attack of this audit, {best.attack} on "
-        f"{endpoint_title(best.endpoint, endpoint.defence)}, gained "
-        f"{signed(best.uplift_mean, best.uplift_spread)} points over training without the API, "
-        f"after {cost(best.queries)} queries. {lists}"
-    )
-    return sentence.rstrip()
+    return (
+        f"{who} gains {audit.uplift(best).text} points over training without the API by the best "
+        f"attack of this audit, {best.attack} on "
+        f"{endpoint_title(best.endpoint, endpoint.defence)}, after {cost(best.queries)} queries. "
+        f"{lists}"
+    ).rstrip()
 
 
 def verdict(audit: Audit, endpoint: EndpointResult) -> Verdict:
-    """State the best attack's uplift, its cost in queries, and its standard errors."""
+    """State the best attack's uplift, its cost in queries, and its confidence interval."""
     title = endpoint_title(endpoint.name, endpoint.defence)
     best = audit.best.get(endpoint.name)
     if best is None or best.uplift_mean is None:
@@ -138,7 +188,7 @@ def verdict(audit: Audit, endpoint: EndpointResult) -> Verdict:
         ),
         key=lambda s: s.uplift_mean or 0.0,
     )
-    remark = _remark(difference(best, base, audit.report.rows))
+    remark = f"{_remark(audit.uplift(best))} {_choice_remark(audit, endpoint.name)}".rstrip()
     if weakest != best:
         remark += (
             f" The weakest attack, {weakest.attack}, would have said {signed(weakest.uplift_mean)}."
@@ -155,7 +205,9 @@ def unanswered(audit: Audit, endpoint: str | None = None) -> str:
     ]
     if not own:
         skipped = [
-            item.attack for item in audit.report.skipped if endpoint in (None, item.endpoint)
+            item.attack
+            for item in audit.report.skipped
+            if item.attacker == audit.attacker.name and endpoint in (None, item.endpoint)
         ]
         return f"Not run; skipped: {', '.join(skipped)}." if skipped else "Not run."
     if all(s.white_box for s in own):
@@ -192,8 +244,22 @@ def _attacks(config: AuditConfig) -> dict[str, Attack]:
 def _remark(uplift: Difference) -> str:
     if uplift.error is None:
         return "One seed: nothing is known about the spread."
-    if not uplift.is_clear:
-        return f"Within two standard errors ({uplift.reliability}): no uplift could be measured."
+    if uplift.mean > 0 and uplift.is_clear:
+        return f"95 % interval {uplift.reliability}."
     if uplift.mean > 0:
-        return f"More than two standard errors ({uplift.reliability})."
-    return "No attack of this suite reached what training without the API gives."
+        return f"95 % interval {uplift.reliability}: no uplift could be measured."
+    return (
+        "No attack of this suite reached what training without the API gives "
+        f"(95 % interval {uplift.reliability})."
+    )
+
+
+def _choice_remark(audit: Audit, endpoint: str) -> str:
+    """State on which seeds the best attack was chosen, if it was chosen out of several."""
+    seeds = audit.report.config.selection_seeds
+    tried = [s for s in candidates(audit.summaries) if (s.endpoint, s.budget) == (endpoint, None)]
+    if len(tried) < 2:
+        return ""
+    if seeds:
+        return f"Chosen out of {len(tried)} on {len(seeds)} other seeds."
+    return f"Chosen out of {len(tried)} on the same seeds, which leans upwards."

@@ -3,61 +3,89 @@
 import math
 from collections.abc import Iterator, Sequence
 
+from stingy_attacker_eval.attacks.guess import Guess
+from stingy_attacker_eval.attacks.no_api import NoApi
 from stingy_attacker_eval.report.analysis import Audit, unanswered
-from stingy_attacker_eval.report.formatting import endpoint_title, signed
+from stingy_attacker_eval.report.formatting import endpoint_title, signed, signed_finely
 from stingy_attacker_eval.results import NO_ENDPOINT, Row
 
 _SHOWN = 3
+_FEWEST_SEEDS = 3
+_BASELINES = (NoApi.name, Guess.name)
 
 
 def gate_faults(
-    audit: Audit, *, max_uplift: float, endpoints: Sequence[str] = ()
+    audit: Audit,
+    *,
+    max_uplift: float,
+    endpoints: Sequence[str] = (),
+    attackers: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """Return the reasons why the audit does not pass; none if it passes.
 
-    It passes if every run of its configuration that was not skipped is there with a finite loss,
-    and no attack's mean uplift exceeds `max_uplift`.
+    It passes if every run of its configuration that was not skipped is there with a finite loss, if
+    at least three seeds are reported, and if no best attack's uplift can be above `max_uplift`:
+    its one-sided 95 % upper bound, mean + t * error, must not exceed it.
 
     max_uplift: points.
-    endpoints: the endpoints to judge; empty for all.
+    endpoints, attackers: those to judge; empty for all.
     """
     names = tuple(endpoint.name for endpoint in audit.endpoints)
-    unknown = [name for name in endpoints if name not in names]
+    owners = tuple(view.attacker.name for view in audit.views)
+    unknown = [
+        *_unknown("endpoints", endpoints, names),
+        *_unknown("attackers", attackers, owners),
+    ]
     if unknown:
-        known = ", ".join(names)
-        return (f"expected endpoints of the audit ({known}), got {', '.join(unknown)}",)
+        return tuple(unknown)
     if not math.isfinite(max_uplift):
         return (f"expected a finite number of points, got {max_uplift}",)
     judged = endpoints or names
-    return tuple(_soundness_faults(audit, judged)) or tuple(
-        _uplift_faults(audit, judged, max_uplift)
+    views = [view for view in audit.views if not attackers or view.attacker.name in attackers]
+    unsound = [fault for view in views for fault in _soundness_faults(view, judged)]
+    return tuple(unsound) or tuple(
+        fault for view in views for fault in _uplift_faults(view, judged, max_uplift)
     )
 
 
-def gate_lines(audit: Audit, *, endpoints: Sequence[str] = ()) -> tuple[str, ...]:
+def gate_lines(
+    audit: Audit, *, endpoints: Sequence[str] = (), attackers: Sequence[str] = ()
+) -> tuple[str, ...]:
     """Return one line for each endpoint compared, and one for each attack that was not run."""
+    views = [view for view in audit.views if not attackers or view.attacker.name in attackers]
     compared = [
-        f"{_title(audit, name)}: {signed(best.uplift_mean, best.uplift_spread)} points "
-        f"({best.attack}, {best.student}, {best.n} seed{'' if best.n == 1 else 's'})"
-        for name, best in audit.best.items()
+        f"{_title(view, name)}: {signed(best.uplift_mean, best.uplift_spread)} points, "
+        f"{_bound_text(view, name)} ({best.attack}, {best.student}, {best.n} seeds)"
+        for view in views
+        for name, best in view.best.items()
         if not endpoints or name in endpoints
     ]
     skipped = [
-        f"{_title(audit, item.endpoint)}: {item.attack} was not run: it {item.reason}"
-        for item in audit.report.skipped
-        if not endpoints or item.endpoint in endpoints
+        f"{_title(view, item.endpoint)}: {item.attack} was not run: it {item.reason}"
+        for view in views
+        for item in view.report.skipped
+        if item.attacker == view.attacker.name and (not endpoints or item.endpoint in endpoints)
     ]
     return (*compared, *skipped)
 
 
-def _soundness_faults(audit: Audit, judged: Sequence[str]) -> Iterator[str]:
+def _unknown(kind: str, chosen: Sequence[str], names: Sequence[str]) -> Iterator[str]:
+    unknown = [name for name in chosen if name not in names]
+    if unknown:
+        yield f"expected {kind} of the audit ({', '.join(names)}), got {', '.join(unknown)}"
+
+
+def _soundness_faults(view: Audit, judged: Sequence[str]) -> Iterator[str]:
     """Yield the faults that make the numbers incomparable."""
-    config = audit.report.config
+    config, attacker = view.report.config, view.attacker.name
     # Runs with smaller budgets are for the curve: they are neither required nor judged here.
-    rows = [row for row in audit.report.rows if row.budget is None]
-    if not config.seeds or not judged:
-        yield f"expected seeds and endpoints, got {len(config.seeds)} and {len(judged)}"
-    expected = set(_expected_runs(audit, judged))
+    rows = [row for row in view.report.rows if row.budget is None and row.attacker == attacker]
+    if not judged or len(config.seeds) < _FEWEST_SEEDS:
+        yield (
+            f"expected {_FEWEST_SEEDS} seeds or more and an endpoint, got {len(config.seeds)} "
+            f"and {len(judged)}"
+        )
+    expected = set(_expected_runs(view, judged))
     missing = expected - {_key(row) for row in rows}
     if missing:
         yield f"expected {len(expected)} runs, {len(missing)} are missing: {_list_first(missing)}"
@@ -66,29 +94,40 @@ def _soundness_faults(audit: Audit, judged: Sequence[str]) -> Iterator[str]:
         listed = _list_first(broken)
         yield f"expected finite losses, {len(broken)} of {len(expected)} runs broke: {listed}"
     for name in judged:
-        if name not in audit.best:
-            yield f"{_title(audit, name)}: {unanswered(audit, name)}"
+        if name not in view.best:
+            yield f"{_title(view, name)}: {unanswered(view, name)}"
 
 
-def _uplift_faults(audit: Audit, judged: Sequence[str], max_uplift: float) -> Iterator[str]:
+def _uplift_faults(view: Audit, judged: Sequence[str], max_uplift: float) -> Iterator[str]:
     for name in judged:
-        best = audit.best[name]
-        if best.uplift_mean is None or not best.uplift_mean <= max_uplift:
+        best = view.best[name]
+        upper = view.uplift(best).upper
+        if upper is None or not upper <= max_uplift:
             yield (
-                f"{_title(audit, name)}: {best.attack} gained "
+                f"{_title(view, name)}: {best.attack} gained "
                 f"{signed(best.uplift_mean, best.uplift_spread)} points with {best.student}, "
-                f"more than {max_uplift:g}"
+                f"{_bound_text(view, name)}, more than {max_uplift:g}"
             )
 
 
-def _expected_runs(audit: Audit, judged: Sequence[str]) -> Iterator[tuple[str, str, str, int]]:
+def _bound_text(view: Audit, name: str) -> str:
+    upper = view.uplift(view.best[name]).upper
+    return "without a bound" if upper is None else f"at most {signed_finely(upper)} (95 %)"
+
+
+def _expected_runs(view: Audit, judged: Sequence[str]) -> Iterator[tuple[str, str, str, int]]:
     """Yield every run of the configuration, without those that the audit skipped."""
-    config = audit.report.config
-    skipped = {(item.endpoint, item.attack) for item in audit.report.skipped}
+    config = view.report.config
+    skipped = {
+        (item.endpoint, item.attack)
+        for item in view.report.skipped
+        if item.attacker == view.attacker.name
+    }
     own = {item.name: item for item in config.endpoints}
-    common = tuple(attack for attack in config.attacks if attack != "no_api")
+    common = tuple(attack for attack in config.attacks if attack not in _BASELINES)
+    baseline = NoApi.name if view.attacker.labelled else Guess.name
     for name in (NO_ENDPOINT, *judged):
-        attacks: tuple[str, ...] = ("no_api",)
+        attacks: tuple[str, ...] = (baseline,)
         students = config.students
         if name != NO_ENDPOINT:
             attacks = (*common, *own[name].attacks)
@@ -97,7 +136,7 @@ def _expected_runs(audit: Audit, judged: Sequence[str]) -> Iterator[tuple[str, s
             if (name, attack) in skipped:
                 continue
             for student in students:
-                for seed in config.seeds:
+                for seed in (*config.selection_seeds, *config.seeds):
                     yield name, attack, student, seed
 
 
@@ -110,6 +149,8 @@ def _list_first(keys: set[tuple[str, str, str, int]]) -> str:
     return "; ".join(shown) + ("; ..." if len(keys) > _SHOWN else "")
 
 
-def _title(audit: Audit, name: str) -> str:
-    endpoint = next(item for item in audit.endpoints if item.name == name)
-    return endpoint_title(name, endpoint.defence)
+def _title(view: Audit, name: str) -> str:
+    """Return the endpoint's title, after the attacker's name if the audit has several."""
+    endpoint = next(item for item in view.endpoints if item.name == name)
+    attacker = f"{view.attacker.name}, " if len(view.views) > 1 else ""
+    return f"{attacker}{endpoint_title(name, endpoint.defence)}"

@@ -6,13 +6,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from stingy_attacker_eval.report.analysis import Audit, headline, health, verdict
+from stingy_attacker_eval.report.analysis import Audit, headlines, health, verdict
+from stingy_attacker_eval.report.attackers import HEAD, attacker_table, possessions
 from stingy_attacker_eval.report.formatting import cost, percent, signed
 from stingy_attacker_eval.report.frontier import Point
-from stingy_attacker_eval.report.label_only_baseline import Outcome
+from stingy_attacker_eval.report.label_only_baseline import LabelOnlyBaseline, Outcome
 from stingy_attacker_eval.results import NO_ENDPOINT, Summary
 
-SCHEMA = "stingy.audit.outcome/1"
+SCHEMA = "stingy.audit.outcome/2"
 _UTILITY_HEAD = (
     "endpoint",
     "top-1 %",
@@ -30,49 +31,39 @@ _ATTACK_HEAD = (
     "queries",
     "seeds",
     "accuracy %",
-    "agreement %",
     "uplift, points",
+    "agreement %",
+    "least class %",
+    "KL",
+    "transfer %",
 )
 
 
 def as_json(audit: Audit) -> str:
-    """Format verdicts with utility, comparisons with labels alone, and summaries as JSON.
+    """Format each attacker's verdicts and comparisons with labels alone, and all summaries.
 
     report.json has the single runs.
     """
     document = {
         "schema": SCHEMA,
         "title": audit.report.config.title,
-        "headline": headline(audit),
-        "verdicts": [
+        "endpoints": [
             {
                 "endpoint": item.name,
                 "defence": item.defence,
                 "policy": item.policy,
                 "fingerprint": item.fingerprint,
-                "best": audit.best[item.name].model_dump() if item.name in audit.best else None,
-                "sentence": verdict(audit, item).sentence,
-                "remark": verdict(audit, item).remark,
                 "utility": item.utility.model_dump(),
             }
             for item in audit.endpoints
         ],
-        "label_floors": [
-            {
-                "endpoint": item.endpoint,
-                "over": item.baseline.attack,
-                "on": item.baseline.endpoint,
-                "gap": item.gap.mean,
-                "standard_error": item.gap.error,
-                "seeds": item.gap.n,
-                "outcome": item.outcome,
-                "holds": item.outcome is Outcome.NO_MORE,
-            }
-            for item in audit.label_baselines
+        "attackers": [
+            _attacker_document(view, sentence)
+            for view, sentence in zip(audit.views, headlines(audit), strict=True)
         ],
         "health": [asdict(item) for item in health(audit)],
         "skipped": [item.model_dump() for item in audit.report.skipped],
-        "summary": [summary.model_dump() for summary in audit.summaries],
+        "summary": [summary.model_dump() for summary in audit.report.summary],
         "environment": audit.report.environment,
     }
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -84,19 +75,24 @@ def as_csv(audit: Audit) -> str:
     content = io.StringIO()
     table = csv.DictWriter(content, [*names, "white_box", "best"], lineterminator="\n")
     table.writeheader()
-    for summary in audit.summaries:
-        is_best = audit.best.get(summary.endpoint) == summary
-        table.writerow(summary.model_dump() | {"white_box": summary.white_box, "best": is_best})
+    for view in audit.views:
+        for summary in view.summaries:
+            is_best = view.best.get(summary.endpoint) == summary
+            more = {"white_box": summary.white_box, "best": is_best}
+            table.writerow(summary.model_dump() | more)
     return content.getvalue()
 
 
 def as_markdown(audit: Audit) -> str:
     """Format the audit as Markdown.
 
-    It has the headline, a sentence per endpoint, the utility for clients, and every attack, run or
-    skipped.
+    It has a sentence per attacker, a sentence per endpoint, the utility for clients, and every
+    attack, run or skipped.
     """
-    parts = [f"## {_escape(audit.report.config.title)}", headline(audit)]
+    parts = [f"## {_escape(audit.report.config.title)}", *map(_escape, headlines(audit))]
+    if len(audit.views) > 1:
+        parts.append("\n".join(f"- **{name}** has {text}." for name, text in possessions(audit)))
+        parts.append(_table(HEAD, attacker_table(audit)))
     found = [verdict(audit, item) for item in audit.endpoints]
     parts.append(
         "\n".join(
@@ -105,14 +101,54 @@ def as_markdown(audit: Audit) -> str:
     )
     if audit.points:
         parts.append(_table(_UTILITY_HEAD, [_utility_row(audit, point) for point in audit.points]))
-    parts.append(_table(_ATTACK_HEAD, [_attack_row(audit, summary) for summary in audit.summaries]))
+    several = len(audit.views) > 1
+    rows = [_attack_row(view, s, several) for view in audit.views for s in view.summaries]
+    parts.append(_table(("attacker", *_ATTACK_HEAD) if several else _ATTACK_HEAD, rows))
     parts += [
-        f"Not run: {item.attack} on {item.endpoint} {_escape(item.reason)}."
+        f"Not run: {f'{item.attacker}, ' if several else ''}{item.attack} on {item.endpoint} "
+        f"{_escape(item.reason)}."
         for item in audit.report.skipped
     ]
     environment = audit.report.environment
     parts.append(", ".join(f"{name}: {value}" for name, value in environment.items()))
     return "\n\n".join(parts) + "\n"
+
+
+def _attacker_document(view: Audit, sentence: str) -> dict[str, object]:
+    return {
+        **view.attacker.model_dump(),
+        "headline": sentence,
+        "verdicts": [
+            {
+                "endpoint": item.name,
+                "best": view.best[item.name].model_dump() if item.name in view.best else None,
+                "sentence": verdict(view, item).sentence,
+                "remark": verdict(view, item).remark,
+            }
+            for item in view.endpoints
+        ],
+        "lists": [_list_document(item) for item in view.label_baselines],
+    }
+
+
+def _list_document(item: LabelOnlyBaseline) -> dict[str, object]:
+    return {
+        "endpoint": item.endpoint,
+        "reader": item.reader.attack,
+        "over": item.baseline.attack,
+        "on": item.baseline.endpoint,
+        "gap": item.gap.mean,
+        "standard_error": item.gap.error,
+        "degrees_of_freedom": item.gap.freedom,
+        "interval": item.gap.interval,
+        "seeds": item.gap.n,
+        "margin": item.margin,
+        "power": item.power,
+        "p_more": item.p_more,
+        "p_no_more": item.p_no_more,
+        "outcome": item.outcome,
+        "no_more_than_labels": item.outcome is Outcome.NO_MORE,
+    }
 
 
 def _utility_row(audit: Audit, point: Point) -> tuple[str, ...]:
@@ -132,17 +168,21 @@ def _utility_row(audit: Audit, point: Point) -> tuple[str, ...]:
     )
 
 
-def _attack_row(audit: Audit, s: Summary) -> tuple[str, ...]:
+def _attack_row(view: Audit, s: Summary, several: bool) -> tuple[str, ...]:
     is_baseline = s.endpoint == NO_ENDPOINT
     return (
+        *((s.attacker,) if several else ()),
         "no API" if is_baseline else s.endpoint,
-        f"**{s.shown}**" if audit.best.get(s.endpoint) == s else s.shown,
+        f"**{s.shown}**" if view.best.get(s.endpoint) == s else s.shown,
         s.student,
         cost(s.queries),
         str(s.n),
         percent(s.accuracy_mean, s.accuracy_spread) if s.n else "broken attack",
-        "" if s.agreement_mean is None else percent(s.agreement_mean),
         "" if is_baseline or not s.n else signed(s.uplift_mean, s.uplift_spread),
+        "" if s.agreement_mean is None else percent(s.agreement_mean),
+        "" if s.least_agreement is None else percent(s.least_agreement),
+        "" if s.kl_mean is None else f"{s.kl_mean:.3f}",
+        "" if s.transfer_mean is None else percent(s.transfer_mean),
     )
 
 

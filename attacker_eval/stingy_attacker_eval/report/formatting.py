@@ -34,3 +34,8 @@ def printed(mean: float | None, difference: float | None = None) -> str:
     if difference is None:
         return f"{mean:.2f}"
     return f"{mean:.2f} ({difference:+.2f})".replace("-", "\N{MINUS SIGN}")
+
+
+def signed_finely(points: float) -> str:
+    """Format points as `+0.58`, for the bounds of an interval."""
+    return f"{round(points, 2) + 0.0:+.2f}".replace("-", "\N{MINUS SIGN}")

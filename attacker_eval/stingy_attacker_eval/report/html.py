@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stingy_attacker_eval.files import write_atomic
-from stingy_attacker_eval.report.analysis import Audit, headline, health, read_audit, verdict
+from stingy_attacker_eval.report.analysis import Audit, headlines, health, read_audit, verdict
+from stingy_attacker_eval.report.attackers import HEAD, attacker_table, possessions
 from stingy_attacker_eval.report.formatting import cost, percent, printed, signed
 from stingy_attacker_eval.report.published import paper_tables
 from stingy_attacker_eval.results import NO_ENDPOINT, Summary
@@ -50,8 +51,13 @@ def render(audit: Audit) -> str:
     tried = {s.attack for s in audit.summaries if s.endpoint != NO_ENDPOINT and not s.white_box}
     return environment.get_template("template.html.j2").render(
         report=report,
-        best=audit.best,
-        headline=headline(audit),
+        headlines=headlines(audit),
+        attacker_head=HEAD,
+        attacker_table=attacker_table(audit) if len(audit.views) > 1 else (),
+        possessions=possessions(audit),
+        attacker=audit.attacker,
+        all_summaries=report.summary,
+        bests=[summary for view in audit.views for summary in view.best.values()],
         verdicts=[verdict(audit, item) for item in audit.endpoints],
         summaries=audit.summaries,
         papers=paper_tables(report.config, audit.endpoints, audit.summaries),
@@ -62,6 +68,7 @@ def render(audit: Audit) -> str:
         health=health(audit),
         no_endpoint=NO_ENDPOINT,
         seeds=len(report.config.seeds),
+        selection_seeds=len(report.config.selection_seeds),
         tried=len(tried),
         white_box=any(s.white_box for s in audit.summaries),
         config=json.dumps(report.config.model_dump(mode="json"), indent=2, ensure_ascii=False),

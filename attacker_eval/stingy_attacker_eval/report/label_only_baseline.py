@@ -6,9 +6,22 @@ from enum import StrEnum
 
 from stingy_attacker_eval.attacks import Attack
 from stingy_attacker_eval.report.formatting import percent, signed
-from stingy_attacker_eval.report.significance import Difference, difference
-from stingy_attacker_eval.report_schema import EndpointResult
-from stingy_attacker_eval.results import NO_ENDPOINT, Row, Summary, best_attacks
+from stingy_attacker_eval.report.significance import (
+    LEVEL,
+    Difference,
+    difference,
+    holm,
+    identity,
+)
+from stingy_attacker_eval.report_schema import EndpointResult, SkippedAttack
+from stingy_attacker_eval.results import (
+    NO_ENDPOINT,
+    Row,
+    Summary,
+    best_attacks,
+    candidates,
+    choice,
+)
 from stingy_attacker_eval.utility import Utility
 
 _EVERYTHING = "open"
@@ -18,43 +31,60 @@ class Outcome(StrEnum):
     """The outcome of the comparison of a list with labels alone."""
 
     MORE = "more than labels alone"
-    """By over two standard errors."""
+    """The gap is above 0."""
     NO_MORE = "no more than labels alone"
-    """Within one standard error."""
+    """The gap is below the margin."""
     UNCLEAR = "cannot be told apart from labels alone"
-    """Between the two."""
+    """Neither could be shown."""
     UNTRIED = "labels alone were not tried in the same way"
-    """True labels on one side alone, or fewer answers than the best attack had."""
+    """True labels on one side alone, or fewer answers than the other side had."""
     ONE_SEED = "one seed"
 
 
 @dataclass(frozen=True)
 class LabelOnlyBaseline:
-    """The uplift from an endpoint's labels alone, and the gap to its best attack.
+    """The uplift from an endpoint's labels alone, and the gap to the best attack on its list.
 
-    best: the best attack on the endpoint.
+    reader: the best attack that reads more than the labels of this endpoint.
     baseline: the best attack with such labels alone.
-    gap: the accuracy of `best` less that of `baseline`.
+    gap: the accuracy of `reader` less that of `baseline`.
+    p_more: p-value of a gap of at most 0, after Holm over the lists of this attacker.
+    p_no_more: p-value of a gap of at least the margin, likewise.
+    margin: in points.
+    power: the chance to find a gap below the margin if it is 0, at the strictest of Holm's levels.
     is_open: True if the endpoint's policy withholds nothing.
     utility: that of the answers for its clients.
+    skipped: attacks that could not run on the endpoint although the attacker could make them.
     """
 
     endpoint: str
-    best: Summary
+    reader: Summary
     baseline: Summary
     gap: Difference
     outcome: Outcome
+    p_more: float
+    p_no_more: float
+    margin: float
+    power: float
     is_open: bool
     utility: Utility
+    skipped: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
-        """`+1.0 (error 0.21, n = 3) over label_only`, or why there is no comparison."""
+        """`+1.0 (+0.58 to +1.42, n = 5) by soft_label over label_only: more`, or why not."""
         if self.outcome is Outcome.UNTRIED:
             return self.outcome
         is_other = self.baseline.endpoint not in (NO_ENDPOINT, self.endpoint)
         where = f" on {self.baseline.endpoint}" if is_other else ""
-        return f"{self.gap.text} over {self.baseline.attack}{where}"
+        left = f"; {', '.join(self.skipped)} could not run" if self.skipped else ""
+        found = {
+            Outcome.MORE: ": more",
+            Outcome.NO_MORE: f": less than {self.margin:g} more, power {self.power:.2f}{left}",
+            Outcome.UNCLEAR: f": undecided, power {self.power:.2f}",
+        }.get(self.outcome, "")
+        attacks = f"{self.reader.attack} over {self.baseline.attack}{where}"
+        return f"{self.gap.text} by {attacks}{found}"
 
 
 def label_only_baselines(
@@ -62,77 +92,142 @@ def label_only_baselines(
     summaries: Sequence[Summary],
     rows: Sequence[Row],
     attacks: Mapping[str, Attack],
+    *,
+    margin: float,
+    skipped: Sequence[SkippedAttack] = (),
 ) -> tuple[LabelOnlyBaseline, ...]:
-    """Compare the best attack with labels alone, on every endpoint that gives more than a label.
+    """Compare the best attack on each list with the best attack on labels alone.
 
-    The baseline has the student and the images of the best attack. It is the best of three:
-    training without the API (`no_api`); attacks on this endpoint that read labels only; and all
-    attacks on endpoints that sold equal labels and nothing else. An endpoint without an attack to
-    compare with is left out.
+    Only endpoints that give more than a label have a list. The baseline has the student and the
+    images of the endpoint's best attack. It is the best of three: training without the API
+    (`no_api`); attacks on this endpoint that read labels only; and all attacks on endpoints that
+    sold equal labels and nothing else. An endpoint without an attack on either side is left out.
 
+    Two tests decide, both at 5 % over all lists together (Holm): is the gap above 0, and is it
+    below the margin? Comparisons of the same students count as one test.
+
+    summaries, rows: those of one attacker, of the reported seeds.
     attacks: by their labels in the report. Nothing is known of a missing attack.
+    margin: in points.
+    skipped: the attacks of this attacker that could not run.
     """
-    best = best_attacks(summaries)
-    found = []
-    for item in endpoints:
-        name = item.name
-        if name not in best or not gives_a_list(item):
-            continue
-        label_endpoints = _label_endpoints(item, endpoints)
-        no_api: list[Summary] = []
-        label_attacks: list[Summary] = []
-        list_attacks: list[Summary] = []
-        for s in summaries:
-            if not _is_comparable(s, best[name]):
-                continue
-            if s.endpoint == NO_ENDPOINT:
-                no_api.append(s)
-            elif s.endpoint in label_endpoints:
-                label_attacks.append(s)
-            elif s.endpoint == name:
-                (label_attacks if _reads_labels_only(s, attacks) else list_attacks).append(s)
-        if not label_attacks:
-            continue
-        # Among equals, prefer the endpoint's own, because equal labels share one student.
-        baseline = max(
-            label_attacks + no_api, key=lambda s: (s.uplift_mean or 0.0, s.endpoint == name)
+    pairs = [
+        pair
+        for item in endpoints
+        if gives_a_list(item)
+        and (pair := _pair(item, endpoints, summaries, rows, attacks)) is not None
+    ]
+    tested = [pair for pair in pairs if pair.is_tested]
+    keys = list(dict.fromkeys(pair.key for pair in tested))
+    gaps = [next(pair.gap for pair in tested if pair.key == key) for key in keys]
+    more = dict(zip(keys, holm([gap.p_above() for gap in gaps]), strict=True))
+    no_more = dict(zip(keys, holm([gap.p_below(margin) for gap in gaps]), strict=True))
+    return tuple(
+        LabelOnlyBaseline(
+            endpoint=pair.endpoint.name,
+            reader=pair.reader,
+            baseline=pair.baseline,
+            gap=pair.gap,
+            outcome=_outcome(pair, more.get(pair.key, 1.0), no_more.get(pair.key, 1.0)),
+            p_more=more.get(pair.key, 1.0),
+            p_no_more=no_more.get(pair.key, 1.0),
+            margin=margin,
+            power=pair.gap.power(margin, level=LEVEL / max(1, len(keys))),
+            is_open=pair.endpoint.policy == _EVERYTHING,
+            utility=pair.endpoint.utility,
+            skipped=tuple(
+                item.attack
+                for item in skipped
+                if item.endpoint == pair.endpoint.name and not item.beyond
+            ),
         )
-        gap = difference(best[name], baseline, rows)
-        outcome = _outcome(gap)
-        is_fair = _labels_had_as_much(best[name], label_attacks, attacks) and (
-            outcome is Outcome.MORE or _lists_had_as_much(baseline, list_attacks, attacks)
-        )
-        if outcome is not Outcome.ONE_SEED and not is_fair:
-            outcome = Outcome.UNTRIED
-        is_open = item.policy == _EVERYTHING
-        found.append(
-            LabelOnlyBaseline(name, best[name], baseline, gap, outcome, is_open, item.utility)
-        )
-    return tuple(found)
-
-
-def _labels_had_as_much(
-    best: Summary, label_attacks: Sequence[Summary], attacks: Mapping[str, Attack]
-) -> bool:
-    """Return whether an attack on labels had the inputs of the best attack.
-
-    Those are as many answers, and true labels if the best attack used them.
-    """
-    with_true = [s for s in label_attacks if _uses_true_labels(s, attacks)]
-    like = with_true if _uses_true_labels(best, attacks) else label_attacks
-    return any((s.queries or 0) >= (best.queries or 0) for s in like)
-
-
-def _lists_had_as_much(
-    baseline: Summary, list_attacks: Sequence[Summary], attacks: Mapping[str, Attack]
-) -> bool:
-    """Return whether an attack on the list had the inputs of the baseline.
-
-    There must be such an attack. It must use true labels if the baseline did.
-    """
-    return any(_uses_true_labels(s, attacks) for s in list_attacks) or (
-        bool(list_attacks) and not _uses_true_labels(baseline, attacks)
+        for pair in pairs
     )
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """The two sides of one comparison.
+
+    labels_had_as_much, lists_had_as_much: whether that side had the inputs of the other.
+    key: equal for pairs of the same students.
+    """
+
+    endpoint: EndpointResult
+    reader: Summary
+    baseline: Summary
+    gap: Difference
+    labels_had_as_much: bool
+    lists_had_as_much: bool
+    key: tuple[object, ...]
+
+    @property
+    def is_tested(self) -> bool:
+        return self.gap.error is not None and self.labels_had_as_much
+
+
+def _pair(
+    item: EndpointResult,
+    endpoints: Sequence[EndpointResult],
+    summaries: Sequence[Summary],
+    rows: Sequence[Row],
+    attacks: Mapping[str, Attack],
+) -> _Pair | None:
+    """Choose both sides of an endpoint's comparison; None if one of them has no attack."""
+    best = best_attacks(summaries).get(item.name)
+    if best is None:
+        return None
+    label_endpoints = _label_endpoints(item, endpoints)
+    no_api: list[Summary] = []
+    on_labels: list[Summary] = []
+    on_list: list[Summary] = []
+    for s in candidates(summaries):
+        if (s.student, s.budget) != (best.student, best.budget):
+            continue
+        if s.endpoint == NO_ENDPOINT:
+            no_api.append(s)
+        elif s.endpoint in label_endpoints:
+            on_labels.append(s)
+        elif s.endpoint == item.name:
+            (on_list if _reads_list(s, attacks) else on_labels).append(s)
+    if not on_labels or not on_list:
+        return None
+    reader = max(on_list, key=choice)
+    # Among equals, prefer the endpoint's own, because equal labels share one student.
+    baseline = max(on_labels + no_api, key=lambda s: (choice(s), s.endpoint == item.name))
+    return _Pair(
+        endpoint=item,
+        reader=reader,
+        baseline=baseline,
+        gap=difference(reader, baseline, rows),
+        labels_had_as_much=_had_as_much(on_labels, reader, attacks),
+        lists_had_as_much=_had_as_much(on_list, baseline, attacks),
+        key=(identity(reader, rows), identity(baseline, rows)),
+    )
+
+
+def _had_as_much(side: Sequence[Summary], other: Summary, attacks: Mapping[str, Attack]) -> bool:
+    """Return whether an attack of one side had the inputs of the other side's best attack.
+
+    Those are as many answers, and true labels if that attack used them.
+    """
+    needs_labels = _uses_true_labels(other, attacks)
+    return any(
+        s.queries >= other.queries and (_uses_true_labels(s, attacks) or not needs_labels)
+        for s in side
+    )
+
+
+def _outcome(pair: _Pair, p_more: float, p_no_more: float) -> Outcome:
+    if pair.gap.error is None:
+        return Outcome.ONE_SEED
+    if not pair.labels_had_as_much:
+        return Outcome.UNTRIED
+    if p_more <= LEVEL:
+        return Outcome.MORE
+    if not pair.lists_had_as_much:
+        return Outcome.UNTRIED
+    return Outcome.NO_MORE if p_no_more <= LEVEL else Outcome.UNCLEAR
 
 
 def label_only_sentence(
@@ -153,7 +248,7 @@ def label_only_sentence(
         parts.append(
             f"Not compared with labels alone: {', '.join(left)}, where the two were not tried in "
             "the same way: on more than one seed of both, with true labels beside both or "
-            "neither, and labels for as many answers."
+            "neither, and for as many answers."
         )
     return " ".join(parts)
 
@@ -169,41 +264,36 @@ def _comparison_sentence(baselines: Sequence[LabelOnlyBaseline], *, of: int) -> 
     if not any(item.outcome is Outcome.MORE for item in controls):
         where = "not even where everything leaves" if controls[0].is_open else "on no endpoint"
         return (
-            f"Whether a list teaches more than labels alone cannot be told here: {where} did the "
-            "best attack gain more than labels by over two standard errors."
+            f"Whether a list teaches more than labels alone cannot be told here: {where} could "
+            "the best attack be shown to gain more than labels."
         )
     whole = "this audit" if len(baselines) == of else "this audit that was compared"
     closed = [item for item in baselines if not item.is_open]
     equal = [item for item in closed if item.outcome is Outcome.NO_MORE]
     if equal:
-        unseen = 2 * max(item.gap.error or 0.0 for item in equal)
         return (
-            "More than a label leaves, and no attack of this suite gained more from it than from "
-            f"labels alone, within one standard error: {', '.join(map(_equal_text, equal))}; "
-            f"that is {len(equal)} of {len(closed)} such endpoints that were compared, and up to "
-            f"{percent(unseen)} points more (two standard errors) would have passed unseen."
+            "More than a label leaves, and the best attack of this suite that reads it gained less "
+            f"than {_points(equal[0].margin)} more than labels alone (one-sided, 5 % over all "
+            f"lists): {', '.join(map(_equal_text, equal))}; that is {len(equal)} of "
+            f"{len(closed)} such endpoints that were compared."
         )
     unclear = [item for item in closed if item.outcome is Outcome.UNCLEAR]
     if unclear:
         return (
-            f"No policy of {whole} was seen to give more than a label and to teach no more than "
-            "labels alone; between one and two standard errors, and so not to be told apart: "
-            f"{', '.join(map(_equal_text, unclear))}."
+            f"No policy of {whole} was shown to give more than a label and to teach less than "
+            f"{_points(unclear[0].margin)} more than labels alone; neither that nor more could be "
+            f"shown of: {', '.join(map(_equal_text, unclear))}."
         )
     least = min(closed or baselines, key=lambda item: item.gap.mean)
     return (
         f"No policy of {whole} gives more than a label without teaching more than labels "
         f"alone: the closest, {least.endpoint}, taught {signed(least.gap.mean)} points more "
-        f"({least.best.attack})."
+        f"({least.reader.attack})."
     )
 
 
-def _outcome(gap: Difference) -> Outcome:
-    if gap.error is None:
-        return Outcome.ONE_SEED
-    if gap.mean <= gap.error:
-        return Outcome.NO_MORE
-    return Outcome.MORE if gap.is_clear else Outcome.UNCLEAR
+def _points(number: float) -> str:
+    return f"{number:g} point" if number == 1 else f"{number:g} points"
 
 
 def _equal_text(item: LabelOnlyBaseline) -> str:
@@ -223,14 +313,10 @@ def _label_endpoints(endpoint: EndpointResult, endpoints: Sequence[EndpointResul
     ]
 
 
-def _is_comparable(summary: Summary, best: Summary) -> bool:
-    same = (summary.student, summary.budget) == (best.student, best.budget)
-    return same and summary.uplift_mean is not None and not summary.white_box
-
-
-def _reads_labels_only(summary: Summary, attacks: Mapping[str, Attack]) -> bool:
+def _reads_list(summary: Summary, attacks: Mapping[str, Attack]) -> bool:
+    """Return whether the attack reads more than labels; assume so if it is not installed here."""
     attack = attacks.get(summary.attack)
-    return attack is not None and attack.reads_top1_only
+    return attack is None or attack.reads_list
 
 
 def _uses_true_labels(summary: Summary, attacks: Mapping[str, Attack]) -> bool:

@@ -5,9 +5,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import special
 
-from stingy_attacker_eval.report.formatting import signed
+from stingy_attacker_eval.report.formatting import signed, signed_finely
 from stingy_attacker_eval.results import Row, Summary
+
+LEVEL = 0.05
+"""The level of every test. Intervals leave out as much on both sides together."""
 
 _ROUNDING = 1e-9
 
@@ -17,31 +21,90 @@ class Difference:
     """Points between two mean accuracies.
 
     error: one standard error of the difference; None if a side has one seed.
-    n: seeds of the side that has fewer. With few seeds the error is itself rough, so a text with
-        the error also has n.
+    n: seeds of the side that has fewer.
+    freedom: degrees of freedom of the error; None with it. With few, quantiles of Student's t are
+        far above those of the normal distribution.
     """
 
     mean: float
     error: float | None
     n: int
+    freedom: float | None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % confidence interval, both bounds in points; None without an error."""
+        if self.error is None or self.freedom is None:
+            return None
+        reach = float(special.stdtrit(self.freedom, 1 - LEVEL / 2)) * self.error
+        return self.mean - reach, self.mean + reach
+
+    @property
+    def upper(self) -> float | None:
+        """The one-sided 95 % upper bound, in points; None without an error."""
+        if self.error is None or self.freedom is None:
+            return None
+        return self.mean + float(special.stdtrit(self.freedom, 1 - LEVEL)) * self.error
 
     @property
     def is_clear(self) -> bool:
-        """True if the difference is over two standard errors."""
-        return self.error is not None and abs(self.mean) > 2 * self.error
+        """True if the 95 % interval does not contain 0."""
+        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
+
+    def p_above(self, bound: float = 0.0) -> float:
+        """Return the p-value of "at most `bound`" against "above it"; 1 without an error."""
+        return self._p_value(self.mean - bound)
+
+    def p_below(self, bound: float) -> float:
+        """Return the p-value of "at least `bound`" against "below it"; 1 without an error."""
+        return self._p_value(bound - self.mean)
+
+    def power(self, margin: float, *, level: float = LEVEL) -> float:
+        """Return the chance that a true difference of 0 is found to be below the margin.
+
+        It is as large as the chance that a true difference of `margin` is found to be above 0.
+
+        level: of the test.
+        """
+        if self.error is None or self.freedom is None:
+            return 0.0
+        if self.error == 0:
+            return 1.0
+        quantile = float(special.stdtrit(self.freedom, 1 - level))
+        return float(special.nctdtr(self.freedom, -margin / self.error, -quantile))
 
     @property
     def reliability(self) -> str:
-        """The text `error 0.21, n = 3`.
-
-        It has two decimals, because few seeds can be 0.0 apart by luck.
-        """
-        return "one seed" if self.error is None else f"error {self.error:.2f}, n = {self.n}"
+        """The text `+0.58 to +1.42, n = 5`: the interval, with two decimals."""
+        if self.interval is None:
+            return "one seed"
+        low, high = (signed_finely(bound) for bound in self.interval)
+        return f"{low} to {high}, n = {self.n}"
 
     @property
     def text(self) -> str:
-        """The text `+1.0 (error 0.21, n = 3)`, in points."""
+        """The text `+1.0 (+0.58 to +1.42, n = 5)`, in points."""
         return f"{signed(self.mean)} ({self.reliability})"
+
+    def _p_value(self, distance: float) -> float:
+        if self.error is None or self.freedom is None:
+            return 1.0
+        if self.error == 0:
+            return 0.0 if distance > 0 else 1.0
+        return float(special.stdtr(self.freedom, -distance / self.error))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values of several tests so that the chance of any false positive stays at the level.
+
+    Holm, "A simple sequentially rejective multiple test procedure" (1979).
+    """
+    order = sorted(range(len(p_values)), key=lambda number: p_values[number])
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, number in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[number]))
+        adjusted[number] = largest
+    return adjusted
 
 
 def difference(left: Summary, right: Summary, rows: Sequence[Row]) -> Difference:
@@ -53,57 +116,87 @@ def difference(left: Summary, right: Summary, rows: Sequence[Row]) -> Difference
 
     The remaining variance is the residual mean square of a two-way layout of attacks and seeds.
     For two attacks alone it is the variance of their gaps. It is pooled over all students of the
-    audit that are no worse than the worse of the two, because a few gaps estimate it badly.
+    audit that are no worse than the worse of the two, because a few gaps estimate it badly. Equal
+    students count once.
 
-    If the seeds differ, the error is that of two independent means.
+    If the seeds differ, the error is that of two independent means, with Welch's degrees of
+    freedom.
+
+    rows: the reported rows of one attacker.
     """
     accuracies = left.accuracy_mean or 0.0, right.accuracy_mean or 0.0
     mean, n = accuracies[0] - accuracies[1], min(left.n, right.n)
     if left.accuracy_spread is None or right.accuracy_spread is None:
-        return Difference(mean, None, n)
+        return Difference(mean, None, n, None)
     seeds = _by_seed(left, rows).keys()
     if len(seeds) == n and seeds == _by_seed(right, rows).keys():
+        if identity(left, rows) == identity(right, rows):
+            return Difference(0.0, 0.0, n, n - 1)
         noise = _noise(left, seeds, min(accuracies), rows)
         if noise is not None:
-            return Difference(mean, math.sqrt(2 * noise / n), n)
-    apart = math.hypot(
-        left.accuracy_spread / math.sqrt(left.n), right.accuracy_spread / math.sqrt(right.n)
+            return Difference(mean, math.sqrt(2 * noise[0] / n), n, noise[1])
+    return _independent(mean, left, right)
+
+
+def identity(summary: Summary, rows: Sequence[Row]) -> tuple[object, ...]:
+    """Return a value that two summaries share if their students are the same.
+
+    Students are the same if they predict the same for every test image. Where predictions were not
+    kept, equal accuracies with every seed stand for that.
+    """
+    found = _by_seed(summary, rows)
+    return tuple(_identity(found[seed]) for seed in sorted(found))
+
+
+def _independent(mean: float, left: Summary, right: Summary) -> Difference:
+    parts = [(s.accuracy_spread or 0.0) ** 2 / s.n for s in (left, right)]
+    total = sum(parts)
+    if total == 0:
+        return Difference(mean, 0.0, min(left.n, right.n), left.n + right.n - 2)
+    freedom = total**2 / sum(
+        part**2 / (s.n - 1) for part, s in zip(parts, (left, right), strict=True)
     )
-    return Difference(mean, apart, n)
+    return Difference(mean, math.sqrt(total), min(left.n, right.n), freedom)
 
 
 def _noise(
     like: Summary, seeds: Collection[int], least: float, rows: Sequence[Row]
-) -> float | None:
-    """Return the variance of an accuracy that neither attack nor seed explains.
+) -> tuple[float, int] | None:
+    """Return the variance of an accuracy that neither attack nor seed explains, and its freedom.
 
-    Returns None if there are fewer than two attacks.
+    Returns None if there are fewer than two different students.
 
     like: a summary with the student and the budget to look for.
     seeds: the seeds that each attack must have.
     least: the lowest mean accuracy of the students to pool. Students below it, which bad answers
         spoiled, vary more than those compared.
     """
-    trained: dict[tuple[str, str], dict[int, float]] = {}
+    trained: dict[tuple[str, str], dict[int, Row]] = {}
     for row in rows:
-        is_like = (row.student, row.budget) == (like.student, like.budget)
-        if is_like and row.finite and row.trained_on is None:
-            run = trained.setdefault((row.endpoint, row.attack), {})
-            run[row.seed] = row.accuracy
-    table = np.array(
-        [[run[seed] for seed in seeds] for run in trained.values() if run.keys() == seeds]
-    )
+        if (row.student, row.budget) == (like.student, like.budget) and row.finite:
+            trained.setdefault((row.endpoint, row.attack), {})[row.seed] = row
+    different = {
+        tuple(_identity(run[seed]) for seed in seeds): [run[seed].accuracy for seed in seeds]
+        for run in trained.values()
+        if run.keys() == seeds
+    }
+    table = np.array(list(different.values()))
     table = table[table.mean(axis=1) >= least - _ROUNDING] if len(table) else table
     if len(table) < 2:
         return None
     rest = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
-    return float((rest**2).sum() / ((len(table) - 1) * (len(seeds) - 1)))
+    freedom = (len(table) - 1) * (len(seeds) - 1)
+    return float((rest**2).sum() / freedom), freedom
 
 
-def _by_seed(summary: Summary, rows: Sequence[Row]) -> dict[int, float]:
+def _identity(row: Row) -> object:
+    return row.predictions if row.predictions is not None else (row.accuracy, row.agreement)
+
+
+def _by_seed(summary: Summary, rows: Sequence[Row]) -> dict[int, Row]:
     wanted = summary.endpoint, summary.attack, summary.student, summary.budget
     return {
-        row.seed: row.accuracy
+        row.seed: row
         for row in rows
         if (row.endpoint, row.attack, row.student, row.budget) == wanted and row.finite
     }

@@ -4,25 +4,27 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from stingy_attacker_eval.report.analysis import Audit, headline, verdict
+from stingy_attacker_eval.report.analysis import Audit, headlines, verdict
 from stingy_attacker_eval.report.formatting import percent, signed
 from stingy_attacker_eval.results import NO_ENDPOINT
 
 
 def print_table(audit: Audit, console: Console) -> None:
     """Print a table per student, with each endpoint's best attack in bold, then the verdicts."""
-    for student in audit.students:
-        console.print(_table(audit, student))
+    for view in audit.views:
+        for student in view.students:
+            console.print(_table(view, student))
     for endpoint in audit.endpoints:
         found = verdict(audit, endpoint)
         text = f"{found.title}: {found.sentence} {found.remark}\n"
         console.print(text, highlight=False, markup=False)
-    if len(audit.endpoints) > 1:
-        console.print(f"{headline(audit)}\n", highlight=False, markup=False)
+    for sentence in headlines(audit):
+        console.print(f"{sentence}\n", highlight=False, markup=False)
 
 
 def _table(audit: Audit, student: str) -> Table:
-    table = Table("endpoint", title=f"student {student}", box=SIMPLE_HEAD)
+    owner = f"attacker {audit.attacker.name}, " if len(audit.views) > 1 else ""
+    table = Table("endpoint", title=f"{owner}student {student}", box=SIMPLE_HEAD)
     table.add_column("attack", no_wrap=True)
     for title in ("accuracy %", "agreement %", "uplift"):
         table.add_column(title, justify="right", no_wrap=True)

@@ -1,4 +1,4 @@
-"""Noise that near-copies of an image share. Invariant: equal secret and pixels give equal noise."""
+"""Noise that most near-copies of an image share. Equal secret and pixels give equal noise."""
 
 import hashlib
 import hmac

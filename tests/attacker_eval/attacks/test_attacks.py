@@ -24,8 +24,8 @@ from stingy_attacker_eval.attacks import (
     build_attacks,
 )
 from stingy_attacker_eval.attacks.label_only import LabelOnly
-from stingy_attacker_eval.attacks.paper_kd import PaperKd
-from stingy_attacker_eval.attacks.soft_label import SoftLabel
+from stingy_attacker_eval.attacks.scores.paper_kd import PaperKd
+from stingy_attacker_eval.attacks.scores.soft_label import SoftLabel
 from stingy_attacker_eval.errors import AnswersError, AttackError, BudgetExhausted
 from stingy_attacker_eval.students import cnn
 from stingy_attacker_eval.training import TrainResult, TrainSettings, to_device
@@ -33,6 +33,7 @@ from stingy_attacker_eval.training import TrainResult, TrainSettings, to_device
 PIXELS, CLASS_OF = striped(32)
 LABELS = torch.from_numpy(CLASS_OF)
 REQUIRED: dict[str, dict[str, object]] = {
+    "adaptive_knockoff": {"pool": "digits"},
     "collusion": {"partner": "other"},
     "sweep": {"tau": [1.0], "alpha": [1.0]},
 }
@@ -124,25 +125,47 @@ def test_non_finite_loss_is_flagged() -> None:
 def test_attacks_on_scores_skip_answers_without_scores(policy: str, refused: bool) -> None:
     found = attacker_data(striped_oracle(policy))
     for kind in attack_types().values():
-        if Capability.SCORES in kind.requires:
-            (attack,) = build_attacks(kind.name, REQUIRED.get(kind.name, {}))
+        (attack,) = build_attacks(kind.name, REQUIRED.get(kind.name, {}))
+        if Capability.SCORES in attack.needs:
             reason = attack.skip_reason(found) or ""
             assert ("has none to learn from" in reason) == refused
     assert LabelOnly().skip_reason(found) is None
 
 
 def test_every_attack_declares_title_reference_and_capabilities() -> None:
-    assert len(attack_types()) >= 17
+    assert len(attack_types()) >= 28
     for kind in attack_types().values():
         assert kind.title
         assert kind.reference
         assert kind.requires
+        (attack, *_) = build_attacks(kind.name, REQUIRED.get(kind.name, {}))
+        assert attack.needs <= kind.requires
         assert "References:" in (kind.__doc__ or "")
         assert (Capability.QUERIES in kind.requires) == (kind.budget is not Attack.budget)
         assert (Capability.SECOND_TIER in kind.requires) == (
             kind.partner_name is not Attack.partner_name
         )
         assert (Capability.POOL in kind.requires) == (kind.pool_name is not Attack.pool_name)
+
+
+def test_labels_that_an_attack_does_not_need_are_kept_from_it() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Peeks(Plugin):
+        requires: ClassVar[frozenset[Capability]] = frozenset(
+            {Capability.ANSWERS, Capability.LABELS}
+        )
+
+        @property
+        def needs(self) -> frozenset[Capability]:
+            return frozenset({Capability.ANSWERS})
+
+        def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
+            _ = context.labels
+            raise AssertionError
+
+    assert not Peeks().uses_true_labels
+    with pytest.raises(AttackError, match="requires labels"):
+        run(Peeks())
 
 
 def test_plugin_without_loss_or_train_student_is_refused() -> None:
@@ -318,10 +341,19 @@ def test_label_names_settings_other_than_the_default() -> None:
         ("active", {"strategy": "magic"}, 'entropy, k_center, random, got "magic"'),
         ("active", {"queries": 2, "rounds": 3}, "at most 2 rounds"),
         ("semi_supervised", {"threshold": 1.5}, "threshold in 0..1"),
-        ("augmentation_union", {"views": 9}, "views in 0..8"),
-        ("augmentation_union", {"views": 0, "mixtures": False}, "got none of them"),
-        ("data_free_soft", {"queries": 100}, "at least 448 queries"),
-        ("data_free_hard", {"queries": 10}, "at least 64 queries"),
+        ("augmentation_union", {"views": 0}, "1 view or more"),
+        ("augmentation_union", {"views": 1, "mixtures": False}, "got neither"),
+        ("label_votes", {"views": 1}, "2 views or more"),
+        ("consistent", {"attack": "no_api", "tau": 4}, "tau"),
+        ("inversion", {"steps": 0}, "a finite steps above 0"),
+        ("boundary_walk", {"rounds": -1}, "0 rounds or more"),
+        ("scm", {"omega": 0}, "a finite omega above 0"),
+        ("htc", {"weight": 2}, "alpha in 0..1"),
+        ("jbda", {"reservoir": 0}, "a finite reservoir above 0"),
+        ("adaptive_knockoff", {"pool": "synthetic"}, "a data set with classes"),
+        ("adaptive_knockoff", {}, "pool"),
+        ("data_free_soft", {"queries": 100}, "at least 1792 queries"),
+        ("data_free_hard", {"queries": 10}, "at least 256 queries"),
         ("skeptical", {"weight": 2.0}, "weight in 0..1"),
         ("paper_kd", {"tua": 4}, "tua"),
         ("paper_kd", {"tau": 0}, "a finite tau above 0"),

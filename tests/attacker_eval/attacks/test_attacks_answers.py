@@ -19,26 +19,26 @@ from attack_lab import (
     striped_oracle,
 )
 from stingy_attacker_eval.attacks import Attack, AttackerData, Batch
-from stingy_attacker_eval.attacks.collusion import Collusion, append_ranks, merge_scores
-from stingy_attacker_eval.attacks.completion import Completion
-from stingy_attacker_eval.attacks.imputation import fill_class_mean, fill_low_rank
-from stingy_attacker_eval.attacks.inversion import Inversion
 from stingy_attacker_eval.attacks.label_only import LabelOnly
+from stingy_attacker_eval.attacks.lists.collusion import Collusion, append_ranks, merge_scores
+from stingy_attacker_eval.attacks.lists.rank_and_label import RankAndLabel
+from stingy_attacker_eval.attacks.lists.rank_distillation import RankDistillation
 from stingy_attacker_eval.attacks.losses import fill_constant, kd_loss
+from stingy_attacker_eval.attacks.nasty.skeptical import Skeptical
 from stingy_attacker_eval.attacks.no_api import NoApi
-from stingy_attacker_eval.attacks.paper_kd import PaperKd
-from stingy_attacker_eval.attacks.policy_simulation import (
+from stingy_attacker_eval.attacks.recovery.inversion import Inversion
+from stingy_attacker_eval.attacks.recovery.policy_simulation import (
     PolicyOptions,
     find_class_lists,
     simulate_policy,
 )
-from stingy_attacker_eval.attacks.rank_and_label import RankAndLabel
-from stingy_attacker_eval.attacks.rank_distillation import RankDistillation
-from stingy_attacker_eval.attacks.skeptical import Skeptical
-from stingy_attacker_eval.attacks.soft_label import SoftLabel
-from stingy_attacker_eval.attacks.subset_kl import SubsetKl
-from stingy_attacker_eval.attacks.sweep import Sweep
-from stingy_attacker_eval.attacks.tail_fill import TailFill
+from stingy_attacker_eval.attacks.scores.completion import Completion
+from stingy_attacker_eval.attacks.scores.imputation import fill_class_mean, fill_low_rank
+from stingy_attacker_eval.attacks.scores.paper_kd import PaperKd
+from stingy_attacker_eval.attacks.scores.soft_label import SoftLabel
+from stingy_attacker_eval.attacks.scores.subset_kl import SubsetKl
+from stingy_attacker_eval.attacks.scores.sweep import Sweep
+from stingy_attacker_eval.attacks.scores.tail_fill import TailFill
 from stingy_attacker_eval.attacks.two_labels import TwoLabels
 from stingy_attacker_eval.oracle.oracle import dense_logits
 from stingy_attacker_eval.students import cnn
@@ -71,7 +71,7 @@ def test_E3_other_readings_of_stingy_answers_beat_the_paper(
     assert digits_accuracy(attack, digits_oracle(), settings=SHORT) > collapsed + 2
 
 
-@pytest.mark.parametrize("attack", [Inversion(), Skeptical()])
+@pytest.mark.parametrize("attack", [Inversion(steps=500), Skeptical()])
 def test_E3_attacks_with_true_labels_beat_the_paper(attack: Attack, collapsed: float) -> None:
     assert digits_accuracy(attack, digits_oracle(), settings=SHORT) > collapsed + 2
 
@@ -239,6 +239,7 @@ def test_rank_distillation_runs_on_ranks_and_on_scores() -> None:
         "stingy_smooth:n=2",
         "reverse_sigmoid",
         "ranked_buckets:n=4",
+        "modelguard_w",
     ],
 )
 def test_E3_simulated_policy_answers_as_the_gate_does(policy: str) -> None:

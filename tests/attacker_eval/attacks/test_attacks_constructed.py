@@ -19,17 +19,17 @@ from attack_lab import (
 )
 from audit_fakes import striped
 from stingy_attacker_eval.attacks import Attack, AttackerData
-from stingy_attacker_eval.attacks.active import Active
-from stingy_attacker_eval.attacks.collusion import Collusion
-from stingy_attacker_eval.attacks.completion import Completion
 from stingy_attacker_eval.attacks.label_only import LabelOnly
+from stingy_attacker_eval.attacks.lists.collusion import Collusion
+from stingy_attacker_eval.attacks.lists.rank_and_label import RankAndLabel
+from stingy_attacker_eval.attacks.lists.rank_distillation import RankDistillation
 from stingy_attacker_eval.attacks.no_api import NoApi
-from stingy_attacker_eval.attacks.paper_kd import PaperKd
-from stingy_attacker_eval.attacks.rank_and_label import RankAndLabel
-from stingy_attacker_eval.attacks.rank_distillation import RankDistillation
-from stingy_attacker_eval.attacks.soft_label import SoftLabel
-from stingy_attacker_eval.attacks.sweep import Sweep
-from stingy_attacker_eval.attacks.tail_fill import TailFill
+from stingy_attacker_eval.attacks.queries.active import Active
+from stingy_attacker_eval.attacks.scores.completion import Completion
+from stingy_attacker_eval.attacks.scores.paper_kd import PaperKd
+from stingy_attacker_eval.attacks.scores.soft_label import SoftLabel
+from stingy_attacker_eval.attacks.scores.sweep import Sweep
+from stingy_attacker_eval.attacks.scores.tail_fill import TailFill
 from stingy_attacker_eval.datasets.datasets import Images
 from stingy_attacker_eval.students import cnn
 from stingy_attacker_eval.training import TrainSettings, percent_equal, predict, to_device

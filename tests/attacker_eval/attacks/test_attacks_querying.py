@@ -22,17 +22,21 @@ from attack_lab import (
     striped_oracle,
 )
 from stingy_attacker_eval.attacks import Attack, AttackContext, Capability
-from stingy_attacker_eval.attacks.active import Active, select_farthest
-from stingy_attacker_eval.attacks.augmentation_union import AugmentationUnion, merge_views, shift
-from stingy_attacker_eval.attacks.consistent import Consistent
-from stingy_attacker_eval.attacks.dafl import Dafl
-from stingy_attacker_eval.attacks.data_free import Generator, sample_noise, to_pixels
-from stingy_attacker_eval.attacks.data_free_hard import DataFreeHard
-from stingy_attacker_eval.attacks.data_free_soft import DataFreeSoft
-from stingy_attacker_eval.attacks.knockoff import Knockoff
+from stingy_attacker_eval.attacks.data_free.dafl import Dafl
+from stingy_attacker_eval.attacks.data_free.data_free_hard import DataFreeHard
+from stingy_attacker_eval.attacks.data_free.data_free_soft import DataFreeSoft
+from stingy_attacker_eval.attacks.data_free.generation import Generator, sample_noise, to_pixels
 from stingy_attacker_eval.attacks.label_only import LabelOnly
 from stingy_attacker_eval.attacks.networks import compute_logits
-from stingy_attacker_eval.attacks.semi_supervised import SemiSupervised, make_strong_view
+from stingy_attacker_eval.attacks.queries.active import Active, select_farthest
+from stingy_attacker_eval.attacks.queries.adaptive_knockoff import AdaptiveKnockoff
+from stingy_attacker_eval.attacks.queries.jbda import Jbda
+from stingy_attacker_eval.attacks.queries.knockoff import Knockoff
+from stingy_attacker_eval.attacks.queries.semi_supervised import SemiSupervised, make_strong_view
+from stingy_attacker_eval.attacks.recovery.boundary_walk import BoundaryWalk
+from stingy_attacker_eval.attacks.views.augmentation_union import AugmentationUnion
+from stingy_attacker_eval.attacks.views.consistent import Consistent
+from stingy_attacker_eval.attacks.views.label_votes import LabelVotes
 from stingy_attacker_eval.datasets.query_pools import load_pool
 from stingy_attacker_eval.errors import AnswersError, BudgetExhausted, DatasetError
 from stingy_attacker_eval.oracle.query_session import QuerySession
@@ -52,13 +56,17 @@ CPU = torch.device("cpu")
 SHORT = TrainSettings(epochs=4, batch=32, lr=0.05)
 FEW = 5
 QUERYING_ATTACKS: tuple[Attack, ...] = (
-    AugmentationUnion(),
+    AugmentationUnion(views=3),
     Consistent(views=2),
+    LabelVotes(views=3),
+    BoundaryWalk(queries=200),
     Knockoff(queries=64),
+    AdaptiveKnockoff(queries=40, pool="digits", size=100),
     Active(queries=40, rounds=2),
+    Jbda(seeds=10, rounds=2),
     SemiSupervised(queries=20),
-    DataFreeSoft(queries=448),
-    DataFreeHard(queries=128),
+    DataFreeSoft(queries=448, batch=64),
+    DataFreeHard(queries=128, batch=64),
 )
 
 
@@ -122,23 +130,6 @@ def test_plugin_that_queries_beyond_its_budget_is_stopped() -> None:
     assert oracle.requests == []
 
 
-def test_answers_to_views_name_more_classes_than_one_answer() -> None:
-    found = digits_data(digits_oracle())
-    requires = AugmentationUnion().requires
-    context = AttackContext(found, requires, settings=QUICK, seed=0)
-    merged = merge_views(context, 4, flip=False)
-    assert found.logits is not None
-    assert (merged.isfinite().sum(1) >= 2).all()
-    assert merged.isfinite().sum() > 1.2 * found.logits.isfinite().sum()
-    torch.testing.assert_close(merged.exp().sum(1), torch.ones(len(merged)), atol=2e-3, rtol=0)
-
-
-def test_shift_matches_a_hand_computation() -> None:
-    image = torch.arange(1, 10, dtype=torch.uint8).view(1, 1, 3, 3)
-    assert shift(image, 1, 0)[0, 0].tolist() == [[0, 0, 0], [1, 2, 3], [4, 5, 6]]
-    assert shift(image, 0, -1)[0, 0].tolist() == [[2, 3, 0], [5, 6, 0], [8, 9, 0]]
-
-
 def test_answers_per_view_beat_one_answer_for_all_views() -> None:
     """Use bars of light at the border: a shift removes a part; the label depends on the rest."""
 
@@ -189,7 +180,8 @@ class Counting(nn.Module):
     [
         LabelOnly(),
         Consistent(),
-        AugmentationUnion(),
+        LabelVotes(views=2),
+        AugmentationUnion(views=2),
         Knockoff(queries=40),
         Active(queries=40, rounds=1),
     ],
@@ -209,7 +201,7 @@ def test_consistent_skips_endpoints_its_inner_attack_skips() -> None:
     labels = attacker_data(striped_oracle("label"))
     assert "score" in (Consistent().skip_reason(labels) or "")
     assert Consistent(attack="label_only").skip_reason(labels) is None
-    with pytest.raises(ValueError, match=r'out of label_only, .*, got "dafl"'):
+    with pytest.raises(ValueError, match=r'out of no_api, .*, got "dafl"'):
         Consistent(attack="dafl")
     with pytest.raises(ValueError, match="views above 0, got 0"):
         Consistent(views=0)
@@ -319,19 +311,19 @@ def test_strong_view_cuts_a_square_out_of_every_image() -> None:
 
 
 def test_E3_noise_and_scores_beat_chance() -> None:
-    attack, settings = DataFreeSoft(queries=8960), replace(SHORT, epochs=8)
+    attack, settings = DataFreeSoft(queries=8960, batch=64), replace(SHORT, epochs=8)
     assert digits_accuracy(attack, digits_oracle(), settings=settings) > 16
 
 
 def test_E3_noise_and_labels_beat_chance() -> None:
-    attack, settings = DataFreeHard(queries=4480), replace(SHORT, epochs=8)
+    attack, settings = DataFreeHard(queries=4480, batch=64), replace(SHORT, epochs=8)
     assert digits_accuracy(attack, digits_oracle("label"), settings=settings) > 16
 
 
 def test_data_free_attacks_use_no_image_of_the_task() -> None:
     found = attacker_data(striped_oracle())
     black = replace(found, images=torch.zeros_like(found.images))
-    for attack in (DataFreeSoft(queries=448), DataFreeHard(queries=128)):
+    for attack in (DataFreeSoft(queries=448, batch=64), DataFreeHard(queries=128, batch=64)):
         assert run(attack, black).last_loss == run(attack, found).last_loss
 
 

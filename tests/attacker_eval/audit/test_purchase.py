@@ -31,7 +31,7 @@ def test_E1_attack_queries_are_spent_charged_and_in_rows(tmp_path: Path, dataset
         '"label_only"',
         '{ name = "knockoff", queries = 40 }',
         '{ name = "semi_supervised", queries = 20 }',
-        '{ name = "data_free_hard", queries = 64 }',
+        '{ name = "data_free_hard", queries = 64, batch = 64 }',
     )
     protocol = tiny_protocol(dataset, attacks=attacks, seeds=(0, 1))
     protocol = protocol.model_copy(update={"budget": 144 + 40 + 2 * 64})
@@ -52,7 +52,10 @@ def test_E1_attack_queries_are_spent_charged_and_in_rows(tmp_path: Path, dataset
 
 
 def test_E1_endpoints_sharing_a_key_are_charged_for_their_own(tmp_path: Path, dataset: str) -> None:
-    attacks = ('{ name = "knockoff", queries = 40 }', '{ name = "data_free_hard", queries = 64 }')
+    attacks = (
+        '{ name = "knockoff", queries = 40 }',
+        '{ name = "data_free_hard", queries = 64, batch = 64 }',
+    )
     protocol = tiny_protocol(dataset, endpoints=("open", "stingy"), attacks=attacks, seeds=(0, 1))
     protocol = protocol.model_copy(update={"budget": 144 + 40 + 2 * 64})
     key: list[int] = []
@@ -73,7 +76,8 @@ def test_E3_attacks_beyond_the_budget_are_refused_before_a_query(
 
 
 def test_attack_killed_while_querying_buys_nothing_twice(tmp_path: Path, dataset: str) -> None:
-    protocol = tiny_protocol(dataset, attacks=('{ name = "data_free_hard", queries = 128 }',))
+    attacks = ('{ name = "data_free_hard", queries = 128, batch = 64 }',)
+    protocol = tiny_protocol(dataset, attacks=attacks)
     protocol = protocol.model_copy(update={"budget": 144 + 128})
     oracle = FakeOracle(fails_after=4)
     with pytest.raises(TransferError, match="64 of 128 images were answered"):
@@ -151,7 +155,10 @@ def test_key_that_cannot_pay_is_refused_before_a_query(tmp_path: Path, dataset: 
 
 
 def test_key_must_pay_for_attack_queries_too(tmp_path: Path, dataset: str) -> None:
-    attacks = ('{ name = "knockoff", queries = 40 }', '{ name = "data_free_hard", queries = 64 }')
+    attacks = (
+        '{ name = "knockoff", queries = 40 }',
+        '{ name = "data_free_hard", queries = 64, batch = 64 }',
+    )
     protocol = tiny_protocol(dataset, endpoints=("open", "stingy"), attacks=attacks, seeds=(0, 1))
     protocol = protocol.model_copy(update={"budget": 144 + 40 + 2 * 64})
     key: list[int] = []
@@ -177,3 +184,15 @@ def test_key_with_exactly_enough_images_is_accepted(tmp_path: Path, dataset: str
     oracle = FakeOracle()
     run_audit(protocol, oracles={"stingy": oracle}, out=tmp_path / "o", remaining=184)
     assert sum(oracle.requests) == 184
+
+
+def test_measures_of_an_attack_are_in_its_row(tmp_path: Path, dataset: str) -> None:
+    walk = '{ name = "boundary_walk", queries = 60, truth = "open" }'
+    protocol = tiny_protocol(dataset, endpoints=("open", "stingy"), attacks=(walk,))
+    protocol = protocol.model_copy(update={"budget": 144 + 60})
+    oracles = {"open": FakeOracle(support=3), "stingy": FakeOracle()}
+    report = audit(protocol, tmp_path / "out", **oracles)
+    (row,) = [row for row in report["rows"] if row["endpoint"] == "stingy"]
+    assert row["measures"]["questions"] == 3 * 5  # starts and steps, one withheld class
+    assert row["queries"] == 96 + 60  # the truth is no part of the cost
+    assert [item["endpoint"] for item in report["skipped"]] == ["open"]

@@ -15,13 +15,42 @@ SKIPPED = {
 ROWS = rows_of({"open": {"label_only": 0.1, "soft_label": 3.0}, "stingy": {"label_only": 0.2}})
 
 
-def test_best_attack_passes_at_the_threshold_and_fails_above(tmp_path: Path) -> None:
+def test_best_attack_is_judged_by_its_upper_bound(tmp_path: Path) -> None:
     audit = audit_of(tmp_path, rows_of({"open": {"paper_kd": -9.0, "soft_label": 3.0}}))
-    mean = audit.best["open"].uplift_mean
-    assert mean is not None
-    assert gate_faults(audit, max_uplift=mean) == ()
-    (fault,) = gate_faults(audit, max_uplift=2.5)
-    assert fault == "open: soft_label gained +3.0 ± 0.3 points with cnn_tiny, more than 2.5"
+    upper = audit.uplift(audit.best["open"]).upper
+    assert upper is not None
+    assert upper > 3.2
+    assert gate_faults(audit, max_uplift=upper) == ()
+    (fault,) = gate_faults(audit, max_uplift=3.2)
+    assert fault == (
+        f"open: soft_label gained +3.0 ± 0.3 points with cnn_tiny, at most +{upper:.2f} (95 %), "
+        "more than 3.2"
+    )
+
+
+@pytest.mark.parametrize("seeds", [0, 1, 2])
+def test_fewer_than_three_seeds_fail(tmp_path: Path, seeds: int) -> None:
+    rows = [r for r in rows_of({"open": {"label_only": 0.1}}) if r.seed < seeds]
+    audit = audit_of(tmp_path, rows, [endpoint_of("open")], config={"seeds": [*range(seeds)]})
+    fault = gate_faults(audit, max_uplift=9.0)[0]
+    assert fault == f"expected 3 seeds or more and an endpoint, got {seeds} and 1"
+
+
+def test_every_attacker_is_judged_unless_some_are_named(tmp_path: Path) -> None:
+    rows = rows_of({"open": {"label_only": 0.1}})
+    rows += [
+        r.model_copy(update={"attacker": "few", "uplift": 9.0 * (r.endpoint == "open")})
+        for r in rows_of({"open": {"label_only": 9.0}})
+    ]
+    audit = audit_of(
+        tmp_path, rows, config={"attackers": [{"name": "owner"}, {"name": "few", "labelled": 0.1}]}
+    )
+    (fault,) = gate_faults(audit, max_uplift=2.0)
+    assert fault.startswith("few, open: label_only gained +9.0")
+    assert gate_faults(audit, max_uplift=2.0, attackers=("owner",)) == ()
+    assert [line.partition(":")[0] for line in gate_lines(audit)] == ["owner, open", "few, open"]
+    (fault,) = gate_faults(audit, max_uplift=2.0, attackers=("fewer",))
+    assert fault == "expected attackers of the audit (owner, few), got fewer"
 
 
 def test_only_the_named_endpoints_are_watched(tmp_path: Path) -> None:
@@ -30,7 +59,7 @@ def test_only_the_named_endpoints_are_watched(tmp_path: Path) -> None:
     assert gate_faults(audit, max_uplift=1.0, endpoints=("stingy",)) == ()
     assert [line.partition(":")[0] for line in gate_lines(audit)] == ["open", "stingy", "stingy"]
     assert gate_lines(audit, endpoints=("open",)) == (
-        "open: +3.0 ± 0.3 points (soft_label, cnn_tiny, 3 seeds)",
+        "open: +3.0 ± 0.3 points, at most +3.41 (95 %) (soft_label, cnn_tiny, 3 seeds)",
     )
 
 
@@ -38,7 +67,7 @@ def test_gate_lists_skipped_attacks_beside_the_compared(tmp_path: Path) -> None:
     audit = audit_of(tmp_path, ROWS, skipped=[SKIPPED])
     assert gate_faults(audit, max_uplift=9.0) == ()
     assert gate_lines(audit, endpoints=("stingy",)) == (
-        "stingy: +0.2 ± 0.3 points (label_only, cnn_tiny, 3 seeds)",
+        "stingy: +0.2 ± 0.3 points, at most +0.61 (95 %) (label_only, cnn_tiny, 3 seeds)",
         "stingy: soft_label was not run: it needs scores, and there are none",
     )
 
@@ -80,11 +109,6 @@ def test_endpoint_without_runs_is_not_called_broken(tmp_path: Path) -> None:
     endpoints = [endpoint_of("open"), endpoint_of("shut")]
     audit = audit_of(tmp_path, rows_of({"open": {"label_only": 0.1}}), endpoints)
     assert gate_faults(audit, max_uplift=9.0)[-1] == "shut: Not run."
-
-
-def test_no_seeds_fail(tmp_path: Path) -> None:
-    audit = audit_of(tmp_path, rows_of({"open": {"label_only": 0.1}}), config={"seeds": []})
-    assert "expected seeds" in gate_faults(audit, max_uplift=9.0)[0]
 
 
 def test_endpoints_own_students_are_expected_by_the_gate(tmp_path: Path) -> None:

@@ -19,12 +19,14 @@ def made(tmp_path: Path, **other: Any) -> Audit:
 
 def test_json_has_verdicts_baselines_health_and_summaries(tmp_path: Path) -> None:
     found = json.loads(as_json(made(tmp_path)))
-    assert found["schema"] == "stingy.audit.outcome/1"
-    (verdict,) = found["verdicts"]
+    assert found["schema"] == "stingy.audit.outcome/2"
+    (attacker,), (endpoint,) = found["attackers"], found["endpoints"]
+    (verdict,) = attacker["verdicts"]
     assert verdict["best"]["attack"] == "sweep[tau=1,alpha=0.5]"
-    assert verdict["utility"]["top5"] == 95.0
-    (floor,) = found["label_floors"]
-    assert (floor["holds"], floor["over"], floor["on"]) == (False, "label_only", "open")
+    assert endpoint["utility"]["top5"] == 95.0
+    (floor,) = attacker["lists"]
+    assert (floor["over"], floor["on"], floor["margin"]) == ("label_only", "open", 1.0)
+    assert floor["no_more_than_labels"] is False
     assert floor["outcome"] == "labels alone were not tried in the same way"
     assert {item["attack"]: item["gains"] for item in found["health"]} == {
         "no_api": 0,
@@ -52,7 +54,7 @@ def test_markdown_says_it_in_tables_that_a_bar_cannot_break(tmp_path: Path) -> N
     )
     assert "| open | **sweep[tau=1,alpha=0.5]** | cnn_tiny | 1,000 | 3 |" in text
     widths = [line.replace(r"\|", "").count("|") for line in text.splitlines() if line[:1] == "|"]
-    assert set(widths) == {9}
+    assert set(widths) == {9, 12}
 
 
 def test_skipped_attack_is_exported_with_its_reason(tmp_path: Path) -> None:
@@ -64,4 +66,6 @@ def test_skipped_attack_is_exported_with_its_reason(tmp_path: Path) -> None:
     audit = made(tmp_path, skipped=[skipped])
     line = "\n\nNot run: inversion on open needs a policy it can simulate.\n\n"
     assert line in as_markdown(audit)
-    assert json.loads(as_json(audit))["skipped"] == [skipped]
+    assert json.loads(as_json(audit))["skipped"] == [
+        skipped | {"attacker": "owner", "beyond": False}
+    ]

@@ -1,45 +1,104 @@
-"""One point a policy, and the answer to whether a list teaches more than labels alone."""
+"""The answer to whether a list teaches more than labels, by the attack that reads the list."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from audit_results import audit_of, endpoint_of, row, rows_of, utility_of
-from stingy_attacker_eval.report.analysis import headline
+from stingy_attacker_eval.report.analysis import Audit, headlines
 from stingy_attacker_eval.report.label_only_baseline import Outcome
 from stingy_attacker_eval.results import NO_ENDPOINT
 
 CONTROL = {"label_only": 0.1, "soft_label": 3.0}
 
 
+def headline(audit: Audit) -> str:
+    (sentence,) = headlines(audit)
+    return sentence
+
+
 def test_a_white_box_attack_is_never_the_best(tmp_path: Path) -> None:
     audit = audit_of(tmp_path, rows_of({"stingy": {"label_only": 0.1, "dafl[white-box]": 8.0}}))
     assert audit.best["stingy"].attack == "label_only"
     assert "dafl" not in headline(audit)
-    assert not any(floor.gap.mean for floor in audit.label_baselines)
+    assert not audit.label_baselines
 
 
 def test_a_list_that_teaches_no_more_than_labels_is_named(tmp_path: Path) -> None:
     audit = audit_of(
         tmp_path,
-        rows_of({"open": CONTROL, "ranks": {"label_only": 0.1, "rank_distillation": 0.2}}),
+        rows_of({"open": CONTROL, "ranks": {"label_only": 0.1, "rank_distillation": 0.0}}),
     )
     outcomes = {floor.endpoint: floor.outcome for floor in audit.label_baselines}
     assert outcomes == {"open": Outcome.MORE, "ranks": Outcome.NO_MORE}
     ranks = audit.label_baselines[1]
-    assert ranks.gap.mean == pytest.approx(0.1)
-    # Of the students no worse than the worse of the two, what neither attack nor seed explains.
-    assert ranks.gap.error == pytest.approx((2 * 0.09 / 3) ** 0.5)
+    assert ranks.gap.mean == pytest.approx(-0.1)
+    assert (ranks.margin, ranks.reader.attack) == (1.0, "rank_distillation")
+    assert ranks.p_no_more <= 0.05 < ranks.p_more
     said = headline(audit)
-    assert "within one standard error: ranks (top-1 80.0 %, first five 95.0 %; +0.1 (err" in said
-    assert "that is 1 of 1 such endpoints that were compared, and up to 0.5 points" in said
+    assert "gained less than 1 point more than labels alone (one-sided, 5 % over all lists)" in said
+    assert "ranks (top-1 80.0 %, first five 95.0 %; " in said
+    assert (
+        f"by rank_distillation over label_only: less than 1 more, power {ranks.power:.2f})" in said
+    )
+    assert "that is 1 of 1 such endpoints that were compared" in said
 
 
-def test_list_without_leak_is_named_with_its_utility(tmp_path: Path) -> None:
-    rows = rows_of({"open": CONTROL, "ranks": {"label_only": 0.1, "soft_label": 0.0}})
-    endpoints = [endpoint_of(name, utility=utility_of()) for name in ("open", "ranks")]
-    said = headline(audit_of(tmp_path, rows, endpoints))
-    assert "ranks (top-1 80.0 %, first five 95.0 %; +0.0 (error 0.24, n = 3) over label" in said
+def test_attack_that_could_not_run_is_named_beside_the_verdict(tmp_path: Path) -> None:
+    skipped = [
+        {"endpoint": "ranks", "attack": "inversion", "reason": "needs scores"},
+        {"endpoint": "ranks", "attack": "consistent", "reason": "needs answers", "beyond": True},
+    ]
+    rows = rows_of({"open": CONTROL, "ranks": {"label_only": 0.1, "rank_distillation": 0.0}})
+    said = headline(audit_of(tmp_path, rows, skipped=skipped))
+    assert "; inversion could not run)" in said
+    assert "consistent" not in said
+
+
+def test_best_attack_on_labels_does_not_stand_for_the_list(tmp_path: Path) -> None:
+    uplifts = {"open": CONTROL, "ranks": {"two_labels": 2.0, "label_only": 0.1, "paper_kd": 1.9}}
+    ranks = audit_of(tmp_path, rows_of(uplifts)).label_baselines[1]
+    assert (ranks.reader.attack, ranks.baseline.attack) == ("paper_kd", "two_labels")
+    assert ranks.gap.mean == pytest.approx(-0.1)
+
+
+def test_wider_margin_and_its_power_are_stated(tmp_path: Path) -> None:
+    rows = rows_of({"open": CONTROL, "ranks": {"label_only": 0.1, "soft_label": 0.3}})
+    narrow, wide = (
+        audit_of(tmp_path, rows, config={"margin": margin}).label_baselines[1]
+        for margin in (0.3, 2.0)
+    )
+    assert (narrow.outcome, wide.outcome) == (Outcome.UNCLEAR, Outcome.NO_MORE)
+    assert narrow.power < 0.5 < wide.power
+    assert narrow.text.endswith(f": undecided, power {narrow.power:.2f}")
+    assert "less than 2 more, power 1.00" in wide.text
+
+
+def test_many_lists_need_a_clearer_gap_than_one(tmp_path: Path) -> None:
+    def outcome(lists: int) -> Outcome:
+        # Each list has students of its own, and only the first a gap.
+        rows = rows_of({"open": CONTROL, "list0": {"label_only": 0.1, "soft_label": 0.8}})
+        random = np.random.default_rng(0)
+        rows += [
+            row(f"list{number}", attack, seed, 70.1 + 0.3 * float(random.standard_normal()))
+            for number in range(1, lists)
+            for attack in ("label_only", "soft_label")
+            for seed in range(3)
+        ]
+        found = {each.endpoint: each for each in audit_of(tmp_path, rows).label_baselines}
+        return found["list0"].outcome
+
+    assert outcome(1) is Outcome.MORE
+    assert outcome(40) is not Outcome.MORE
+
+
+def test_equal_comparisons_count_as_one_test(tmp_path: Path) -> None:
+    ranks = {"label_only": 0.1, "soft_label": 0.8}
+    few = audit_of(tmp_path, rows_of({"open": CONTROL, "a": ranks}))
+    many = audit_of(tmp_path, rows_of({"open": CONTROL, **{name: ranks for name in "abcdef"}}))
+    assert many.label_baselines[1].p_more == pytest.approx(few.label_baselines[1].p_more)
+    assert many.label_baselines[1].power == pytest.approx(few.label_baselines[1].power)
 
 
 def test_baseline_may_be_from_endpoints_with_equal_labels(tmp_path: Path) -> None:
@@ -57,31 +116,31 @@ def test_baseline_may_be_from_endpoints_with_equal_labels(tmp_path: Path) -> Non
         (floor,) = audit_of(tmp_path, rows, endpoints).label_baselines
         return floor.text
 
-    assert text(labels="a") == "+0.1 (error 0.00, n = 3) over sweep[tau=1,alpha=0.5] on one"
+    assert "by sweep[tau=1,alpha=0.5] over sweep[tau=1,alpha=0.5] on one" in text(labels="a")
     assert text(labels="b") == "labels alone were not tried in the same way"  # of another teacher
     assert text() == "labels alone were not tried in the same way"
 
 
-def test_a_shared_student_is_compared_with_itself_at_home(tmp_path: Path) -> None:
+def test_shared_student_is_the_endpoints_own_baseline(tmp_path: Path) -> None:
     uplifts = {"one": {"two_labels": 0.5}, "list": {"two_labels": 0.5, "paper_kd": 0.0}}
     rows = rows_of(uplifts)
     endpoints = [endpoint_of("one", support=1, labels="a"), endpoint_of("list", labels="a")]
     (floor,) = audit_of(tmp_path, rows, endpoints).label_baselines
-    assert (floor.baseline.endpoint, floor.gap.mean) == ("list", 0.0)
-    assert floor.text.endswith("over two_labels")
+    assert (floor.baseline.endpoint, floor.reader.attack) == ("list", "paper_kd")
+    assert "by paper_kd over two_labels" in floor.text
 
 
 def test_where_nothing_wins_the_report_says_so(tmp_path: Path) -> None:
     audit = audit_of(
-        tmp_path, rows_of({"open": CONTROL, "ranks": {"label_only": 0.1, "soft_label": 0.9}})
+        tmp_path, rows_of({"open": CONTROL, "ranks": {"label_only": 0.1, "soft_label": 2.0}})
     )
     said = headline(audit)
     assert "No policy of this audit gives more than a label without teaching more" in said
-    assert "the closest, ranks, taught +0.8 points more (soft_label)" in said
+    assert "the closest, ranks, taught +1.9 points more (soft_label)" in said
 
 
 def test_audit_without_a_measured_leak_decides_nothing(tmp_path: Path) -> None:
-    audit = audit_of(tmp_path, rows_of({"ranks": {"label_only": 0.1, "soft_label": 0.2}}))
+    audit = audit_of(tmp_path, rows_of({"ranks": {"label_only": 0.1, "soft_label": 0.0}}))
     assert all(floor.outcome is Outcome.NO_MORE for floor in audit.label_baselines)
     assert "cannot be told here" in headline(audit)
 
@@ -96,7 +155,7 @@ def test_list_without_leak_proves_nothing_if_open_has_none(tmp_path: Path) -> No
 def test_one_seed_decides_nothing(tmp_path: Path) -> None:
     rows = [r for r in rows_of({"open": CONTROL}) if r.seed == 0]
     audit = audit_of(tmp_path, rows, config={"seeds": [0]})
-    assert audit.label_baselines[0].text == "+3.3 (one seed) over no_api"
+    assert audit.label_baselines[0].text == "+3.3 (one seed) by soft_label over no_api"
     assert "One seed" in headline(audit)
 
 
@@ -147,12 +206,12 @@ def test_true_labels_are_compared_with_two_labels(tmp_path: Path) -> None:
     assert floor.gap.mean == pytest.approx(2.4)
 
 
-def test_between_one_and_two_standard_errors_nothing_is_claimed(tmp_path: Path) -> None:
+def test_neither_more_nor_less_is_undecided(tmp_path: Path) -> None:
     uplifts = {"open": CONTROL, "ranks": {"label_only": 0.1, "soft_label": 0.55}}
     audit = audit_of(tmp_path, rows_of(uplifts))
     assert audit.label_baselines[1].outcome is Outcome.UNCLEAR
     said = headline(audit)
-    assert "so not to be told apart: ranks (top-1 80.0 %, first five 95.0 %; +0.5 (err" in said
+    assert "neither that nor more could be shown of: ranks (top-1 80.0 %, first five" in said
     assert "without teaching more" not in said
 
 
@@ -181,12 +240,13 @@ def test_true_labels_beside_labels_need_them_beside_the_list(tmp_path: Path) -> 
         )
 
     assert outcome() is Outcome.UNTRIED
-    assert outcome(paper_kd=0.4) is Outcome.NO_MORE
+    assert outcome(paper_kd=0.3) is not Outcome.UNTRIED
 
 
 def test_a_list_that_no_attack_read_is_not_compared(tmp_path: Path) -> None:
-    rows = rows_of({"open": CONTROL, "ranks": {"label_only": 0.1}})
-    assert audit_of(tmp_path, rows).label_baselines[1].outcome is Outcome.UNTRIED
+    audit = audit_of(tmp_path, rows_of({"open": CONTROL, "ranks": {"label_only": 0.1}}))
+    assert [floor.endpoint for floor in audit.label_baselines] == ["open"]
+    assert "Not compared with labels alone: ranks, where" in headline(audit)
 
 
 def test_more_answers_are_never_compared_with_fewer_labels(tmp_path: Path) -> None:
@@ -195,13 +255,21 @@ def test_more_answers_are_never_compared_with_fewer_labels(tmp_path: Path) -> No
     assert audit_of(tmp_path, rows).label_baselines[1].outcome is Outcome.UNTRIED
 
 
+def test_more_labels_are_never_compared_with_fewer_lists(tmp_path: Path) -> None:
+    label = "consistent[attack=label_only]"
+    rows = rows_of({"open": CONTROL, "ranks": {"soft_label": 0.1}})
+    rows += [row("ranks", label, s, 72.0 + s / 9, queries=4000) for s in range(3)]
+    attacks = {"no_api": {}, "label_only": {}, "soft_label": {}, label: {"attack": "label_only"}}
+    ranks = audit_of(tmp_path, rows, config={"attacks": attacks}).label_baselines[1]
+    assert (ranks.outcome, ranks.baseline.attack) == (Outcome.UNTRIED, label)
+
+
 @pytest.mark.parametrize(
     ("attack", "settings", "uses"),
     [
         ("sweep[tau=1,alpha=1]", {"tau": 1.0, "alpha": 1.0}, False),
         ("sweep[tau=1,alpha=0.5]", {"tau": 1.0, "alpha": 0.5}, True),
         ("consistent", {"attack": "soft_label"}, False),
-        ("consistent[attack=two_labels]", {"attack": "two_labels"}, True),
     ],
 )
 def test_settings_decide_whether_true_labels_are_used(
@@ -214,7 +282,7 @@ def test_settings_decide_whether_true_labels_are_used(
 
 
 def test_no_endpoint_with_a_list_is_passed_over_in_silence(tmp_path: Path) -> None:
-    rows = rows_of({"open": CONTROL, "ranks": {"label_only": 0.1, "soft_label": 0.9}})
+    rows = rows_of({"open": CONTROL, "ranks": {"label_only": 0.1, "soft_label": 2.0}})
     rows += [row("broken", "soft_label", s, 10.0, finite=False) for s in range(3)]
     rows += [row("bare", "soft_label", s, 79.0) for s in range(3)]
     rows += [row("alone", "label_only", 0, 70.0), row("alone", "soft_label", 0, 79.9)]

@@ -1,0 +1,1 @@
+"""Attacks of attackers without images: a generator makes them."""

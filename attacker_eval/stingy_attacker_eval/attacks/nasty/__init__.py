@@ -1,0 +1,1 @@
+"""Attacks that were published against nasty teachers."""

@@ -1,0 +1,1 @@
+"""Attacks that choose which images to query."""

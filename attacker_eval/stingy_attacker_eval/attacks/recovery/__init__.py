@@ -1,0 +1,1 @@
+"""Attacks that recover what a policy changed or withheld."""

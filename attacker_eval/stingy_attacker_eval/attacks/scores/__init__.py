@@ -1,0 +1,1 @@
+"""Attacks on the scores of answers bought once."""

@@ -1,0 +1,1 @@
+"""Attacks that query several views of each image."""
