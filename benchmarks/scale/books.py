@@ -79,7 +79,7 @@ class Books:
         """Append a ledger entry for every request, in one transaction."""
         with self._database.transaction():
             for _ in range(requests):
-                self._ledger.append(ENTRY)
+                self._ledger.append_all([ENTRY])
 
     def used(self) -> int:
         """Return the images charged to the key."""

@@ -42,6 +42,7 @@ from stingy_server.models.endpoints import EngineFactory, close_endpoints, start
 from stingy_server.models.fleet import Fleet, looser_faults, overlaps, version_faults
 from stingy_server.models.loading import LoadedModel, load_bundles, missing_models
 from stingy_server.observability.budget_notices import BudgetNotices
+from stingy_server.observability.head_log import HeadLog
 from stingy_server.observability.metrics import Metrics
 from stingy_server.observability.tracing import NoTracing, OpenTelemetry, Tracing
 from stingy_server.observability.webhook import Webhook, read_secret
@@ -241,15 +242,19 @@ def _application(service: Service, rollout: Rollout | None) -> FastAPI:
             service.last_writes.append(rollout.close)
         try:
             service.start()
+            heads = HeadLog(service.ledger)
             app.state.rpc = rpc = await _start_rpc(service)
         except (StoreUnavailable, ConfigurationError) as error:
             log.error("this process does not serve: %s", error)
             service.close()
             raise
-        rolling = None if rollout is None else asyncio.create_task(rollout.run())
+        service.last_writes.append(heads.write)
+        tasks = [asyncio.create_task(heads.run(service.executor))]
+        if rollout is not None:
+            tasks.append(asyncio.create_task(rollout.run()))
         yield
-        if rolling is not None:
-            rolling.cancel()
+        for task in tasks:
+            task.cancel()
         if rpc is not None:
             service.begin_drain()
             await rpc.stop()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from docker_files import DOCKER, ROOT
+from serving import STINGY
 from stingy_server import Database, Keys
 
 DEPLOY = (ROOT / "docs" / "deploy.md").read_text()
@@ -24,16 +25,17 @@ def test_every_named_file_exists() -> None:
         assert (ROOT / name).exists(), name
 
 
-def test_documented_backup_keeps_the_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documented_backup_is_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "copy").mkdir()
-    (commands,) = re.findall(r"^(python -c .*\.backup.*)\n(cp .*)$", DEPLOY, re.MULTILINE)
+    (tmp_path / "backups").mkdir()
+    commands = re.findall(r"^(stingy state \w+[^#\n]*)", DEPLOY, re.MULTILINE)
+    assert len(commands) == 2
     with closing(Database(Path("state"))) as database:  # open while it is copied
         _, text = Keys(database).create("alice", budget=1)
         for command in commands:
-            words = shlex.split(command)
-            words[0] = sys.executable if words[0] == "python" else words[0]
-            subprocess.run(words, check=True)
+            subprocess.run([*STINGY, *shlex.split(command)[1:]], check=True)
+    restored = ["state", "restore", "backups/monday", "--state", "copy"]
+    subprocess.run([*STINGY, *restored], check=True)
     with closing(Database(Path("copy"))) as database:
         assert Keys(database).authenticate(text) is not None
 

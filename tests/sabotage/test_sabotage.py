@@ -19,6 +19,7 @@ from broken import (
     FirstComePool,
     FirstComeSample,
     FirstComeShares,
+    MemoryHeads,
     NoiseBeforeChoice,
     OpenRoute,
     SegmentParser,
@@ -56,6 +57,7 @@ from checks import (
 from decoding import decode_alone
 from file_lock import Locker, longest_stall
 from image_bytes import END_OF_IMAGE, cut_jpeg, jpeg
+from ledgers import assert_verified_after_failures
 from packing import assert_failed_pack_writes_nothing
 from rpc_calls import assert_rpcs_closed, rpc_running, without_key
 from sample_networks import canaries
@@ -88,6 +90,7 @@ from stingy_server.rpc.methods import RPCS
 from stingy_server.service import Service
 from stingy_server.shares import Shares
 from stingy_server.store.group_commit import GroupCommit
+from stingy_server.store.ledger import Ledger
 from timing import differ_by, interleaved, shows_in_a_sort
 
 IMAGE = random_images(1)[0]
@@ -342,6 +345,12 @@ def test_N_choice_after_the_noise_is_caught() -> None:
     assert_support_of_clean_logits(KeyedNoise(num_classes=10, n=3))
     with pytest.raises(AssertionError):
         assert_support_of_clean_logits(NoiseBeforeChoice(num_classes=10, n=3))
+
+
+def test_K_chain_that_advances_without_its_commit_is_caught(tmp_path: Path) -> None:
+    assert_verified_after_failures(Ledger, tmp_path / "state", None)
+    with pytest.raises(AssertionError):
+        assert_verified_after_failures(MemoryHeads, tmp_path / "other", None)
 
 
 @pytest.mark.anyio

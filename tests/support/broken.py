@@ -33,6 +33,7 @@ from stingy_server.process.request_parser import RequestParser
 from stingy_server.rpc.methods import Rpc
 from stingy_server.shares import Shares
 from stingy_server.store.budgets import key_owner
+from stingy_server.store.ledger import Head, Ledger
 
 
 def spend_unlocked(
@@ -201,6 +202,21 @@ class SegmentParser(RequestParser):
             self.unparsed += data
             return
         super().feed(data)
+
+
+class MemoryHeads(Ledger):
+    """A ledger whose chain goes on in memory, whatever became of the transaction."""
+
+    def _replace_head(self, last: tuple[str, int, bytes]) -> bool:
+        writer, number, hashed = last
+        if not writer:
+            return False
+        self._database.execute(
+            "UPDATE ledger_heads SET number = ?, hash = ? WHERE writer = ?",
+            (number, hashed, writer),
+        )
+        self._head = Head(writer, number, hashed)
+        return True
 
 
 def with_open_rpc(rpcs: Mapping[str, Rpc], name: str) -> dict[str, Rpc]:

@@ -51,8 +51,11 @@ class NoBudgets:
 class NoLedger:
     """A ledger that writes no entry and digests no pixels."""
 
-    def append(self, entry: object) -> None:
-        """Drop the entry."""
+    def append(self, *entries: object) -> None:
+        """Drop the entries."""
+
+    def heads(self) -> list[object]:
+        return []
 
     def append_all(self, entries: Sequence[object]) -> list[None]:
         """Drop the entries."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 if TYPE_CHECKING:
+    from stingy_server.maintenance.reader import Reader
     from stingy_server.settings import Settings
     from stingy_server.store.database import Database
 
@@ -40,23 +41,44 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     Console().print(table)
 
 
+def read_settings(config: Path | None, state: Path | None) -> "Settings":
+    """Read the settings. A fault of theirs ends the command."""
+    from stingy_server.settings_sources import load_settings
+
+    settings, faults = load_settings(config, state=state)
+    if faults:
+        end(faults)
+    return settings
+
+
 @contextlib.contextmanager
 def open_state(
     config: Path | None, state: Path | None, *, create: bool = False
 ) -> Iterator[tuple["Settings", "Database"]]:
     """Open the state that the settings name. A fault of either ends the command."""
-    from stingy_server.settings_sources import load_settings
+    settings = read_settings(config, state)
     from stingy_server.store.base import StoreUnavailable
     from stingy_server.store.database import Database
 
-    settings, faults = load_settings(config, state=state)
-    if faults:
-        end(faults)
     try:
         with contextlib.closing(
             Database(settings.state, store=settings.store, create=create)
         ) as database:
             yield settings, database
+    except StoreUnavailable as error:
+        end([str(error)])
+
+
+@contextlib.contextmanager
+def open_present(config: Path | None, state: Path | None) -> Iterator["Reader"]:
+    """Open the state that the settings name to read it as it is. A fault ends the command."""
+    settings = read_settings(config, state)
+    from stingy_server.maintenance.reader import open_reader
+    from stingy_server.store.base import StoreUnavailable
+
+    try:
+        with contextlib.closing(open_reader(settings.state, settings.store)) as reader:
+            yield reader
     except StoreUnavailable as error:
         end([str(error)])
 

@@ -3,27 +3,21 @@
 Each command imports heavy packages when it runs, so that `stingy --help` stays fast.
 """
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from stingy_server.cli import keys, models
+from stingy_server.cli import keys, ledger, models
+from stingy_server.cli import state as state_commands
 from stingy_server.cli.bundles import bundle
-from stingy_server.cli.command import MAX_COUNT, AsJson, Config, State, end, open_state
-
-if TYPE_CHECKING:
-    from stingy_server.store.ledger import Ledger
+from stingy_server.cli.command import AsJson, Config, State, end, open_state
 
 app = typer.Typer()
 app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
-ledger = typer.Typer(
-    no_args_is_help=True, help="Read the ledger, the record of all prediction requests."
-)
-app.add_typer(ledger, name="ledger")
+app.add_typer(ledger.app, name="ledger")
+app.add_typer(state_commands.app, name="state")
 app.add_typer(bundle, name="bundle")
 
 
@@ -86,53 +80,6 @@ def serve(
         end([str(error)])
 
 
-@ledger.command()
-def tail(
-    count: Annotated[
-        int, typer.Option("--lines", "-n", min=1, max=MAX_COUNT, help="Number of entries.")
-    ] = 10,
-    config: Config = None,
-    state: State = None,
-) -> None:
-    """Print the latest entries, one JSON object a line."""
-    with open_state(config, state) as (_, database):
-        from stingy_server.store.ledger import Ledger
-
-        ledger_store = Ledger(database)
-        for line in _json_lines(ledger_store, after=ledger_store.last(count)):
-            typer.echo(line)
-
-
-@ledger.command()
-def export(
-    form: Annotated[
-        str, typer.Option("--format", help="Format of the output, jsonl or csv.")
-    ] = "jsonl",
-    after: Annotated[
-        int, typer.Option(min=0, max=MAX_COUNT, help="Print only entries after this number.")
-    ] = 0,
-    config: Config = None,
-    state: State = None,
-) -> None:
-    """Print all entries, as JSON lines or CSV."""
-    import csv
-    import sys
-
-    if form not in ("jsonl", "csv"):
-        end([f"expected the format jsonl or csv, got {form}"])
-    with open_state(config, state) as (_, database):
-        from stingy_server.store.ledger import Entry, Ledger
-
-        ledger_store = Ledger(database)
-        if form == "jsonl":
-            for line in _json_lines(ledger_store, after=after):
-                typer.echo(line)
-            return
-        rows = csv.writer(sys.stdout)
-        rows.writerow(["seq", *Entry._fields])
-        rows.writerows([seq, *entry] for seq, entry in ledger_store.entries(after=after))
-
-
 @app.command()
 def watch(
     once: Annotated[bool, typer.Option("--once", help="Print once and exit.")] = False,
@@ -145,9 +92,3 @@ def watch(
         from stingy_server.cli.watch_table import run
 
         run(database, once=once, as_json=as_json)
-
-
-def _json_lines(ledger_store: "Ledger", *, after: int) -> Iterator[str]:
-
-    for seq, entry in ledger_store.entries(after=after):
-        yield json.dumps({"seq": seq, **entry._asdict()})

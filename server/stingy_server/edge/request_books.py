@@ -62,7 +62,8 @@ class RequestBooks:
         self._service.refund(self.record)
         self.record.event = CANCELLED
         if self._in_ledger and not self._service.refusals.add(entry := self.record.entry(0)):
-            appended = self._service.writes.submit(lambda: self._service.ledger.append(entry))
+            ledger = self._service.ledger
+            appended = self._service.writes.submit(lambda: ledger.append_all([entry]))
             appended.add_done_callback(_log_if_failed)
         self._close(0)
 
@@ -92,6 +93,6 @@ def _follow() -> None:
     """Do nothing, behind the writes that were queued before."""
 
 
-def _log_if_failed(appended: asyncio.Future[None]) -> None:
+def _log_if_failed(appended: asyncio.Future[list[None]]) -> None:
     if (error := appended.exception()) is not None:
         log.error("cannot write the ledger entry: %s", error)

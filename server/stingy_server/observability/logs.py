@@ -57,6 +57,7 @@ def log_config(form: LogFormat) -> dict[str, Any]:
             }
         },
         "root": {"handlers": ["stderr"], "level": "WARNING"},
+        "loggers": {"stingy.ledger": {"level": "INFO"}},  # the heads of the ledger
     }
 
 

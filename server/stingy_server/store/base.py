@@ -44,6 +44,8 @@ class Store(Protocol):
     """
 
     append_only: str  # the script that makes the ledger append-only
+    deletable: str  # the script that permits deletions until `append_only_anew`
+    append_only_anew: str  # the script that ends `deletable`
 
     def begin(self, locks: Iterable[str], wait_s: float) -> str:
         """Return the statement that opens a transaction and locks names until it ends.

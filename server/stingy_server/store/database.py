@@ -148,6 +148,17 @@ class Database:
             self._store.rollback()
             raise OutcomeUnknown(str(error), down=error.down) from None
 
+    @contextlib.contextmanager
+    def deletable_ledger(self) -> Iterator[None]:
+        """Permit deletions from the ledger inside the open transaction, until the block ends.
+
+        Raises:
+            StoreUnavailable: the user of a PostgreSQL does not own the ledger.
+        """
+        self._store.run(self._store.deletable)
+        yield
+        self._store.run(self._store.append_only_anew)
+
     def _probe(self) -> None:
         with self.transaction():
             pass

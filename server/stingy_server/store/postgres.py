@@ -21,7 +21,12 @@ from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.errors import DeadlockDetected, LockNotAvailable, SerializationFailure
+from psycopg.errors import (
+    DeadlockDetected,
+    InsufficientPrivilege,
+    LockNotAvailable,
+    SerializationFailure,
+)
 from psycopg.pq import TransactionStatus
 
 from stingy_server.store.base import Cursor, StoreBusy, StoreUnavailable
@@ -75,6 +80,9 @@ $$ BEGIN RAISE 'the ledger is append-only'; END $$;
 CREATE TRIGGER ledger_keeps BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger
 FOR EACH STATEMENT EXECUTE FUNCTION ledger_only_grows();
 """
+    # Both lock the table against other writers until the transaction ends.
+    deletable = "ALTER TABLE ledger DISABLE TRIGGER ledger_keeps"
+    append_only_anew = "ALTER TABLE ledger ENABLE TRIGGER ledger_keeps"
 
     def __init__(self, address: str, *, lock_timeout_s: float, deadline_s: float) -> None:
         self._address = address
@@ -97,7 +105,7 @@ FOR EACH STATEMENT EXECUTE FUNCTION ledger_only_grows();
             f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_TIMEOUT_S}s'"
         )
         # Sorted, because two transactions with different orders would wait for each other.
-        if numbers := sorted({_number(name) for name in locks}):
+        if numbers := sorted({lock_number(name) for name in locks}):
             names = ",".join(map(str, numbers))
             statement += (  # the names are numbers here
                 f";SELECT pg_advisory_xact_lock(n) FROM unnest(ARRAY[{names}]::BIGINT[]) AS n"  # noqa: S608
@@ -121,9 +129,7 @@ FOR EACH STATEMENT EXECUTE FUNCTION ledger_only_grows();
         return done
 
     def run(self, script: str) -> None:
-        for name, other in TYPES:
-            script = script.replace(name, other)
-        self.execute(script)
+        self.execute(to_postgres(script))
 
     def version(self, pepper: bytes) -> int:
         if self.execute("SELECT to_regclass('stingy')").fetchone() == (None,):
@@ -194,6 +200,10 @@ def _execute(connection: _Connection, statement: str, values: Any) -> psycopg.Cu
 def _failure(error: psycopg.Error, connection: _Connection | None) -> StoreUnavailable:
     if isinstance(error, LOCK_FAILURES):
         return StoreBusy("the store is locked by another server")
+    if isinstance(error, InsufficientPrivilege):
+        return StoreUnavailable(
+            "expected the owner of the tables as the user of PostgreSQL, got another user"
+        )
     # An error of the client's side may leave an answer unread.
     unanswered = isinstance(error, psycopg.OperationalError) and error.sqlstate is None
     if unanswered and connection is not None:
@@ -211,6 +221,13 @@ def _closed_by_server(connection: _Connection) -> bool:
     return bool(poll.poll(0))
 
 
+def to_postgres(script: str) -> str:
+    """Replace the names of SQLite's types in a script."""
+    for name, other in TYPES:
+        script = script.replace(name, other)
+    return script
+
+
 @lru_cache(maxsize=256)
 def translate(statement: str) -> bytes:
     """Convert the placeholders of a statement to psycopg's, and uncomment FOR UPDATE."""
@@ -218,6 +235,7 @@ def translate(statement: str) -> bytes:
     return re.sub(r":(\w+)", r"%(\1)s", statement).replace("?", "%s").encode()
 
 
-def _number(name: str) -> int:
+def lock_number(name: str) -> int:
+    """Return the number of the advisory lock with a name."""
     digest = hashlib.blake2b(name.encode(), digest_size=8, person=b"stingy").digest()
     return int.from_bytes(digest, signed=True)

@@ -49,7 +49,7 @@ class RefusalTally:
         """
         if self._timer is not None:
             self._timer.cancel()
-        self._ledger.append_all(self._take())
+        self._ledger.append(*self._take())
 
     def _merge(self, kind: Kind, entry: Entry) -> None:
         counted = self._entries.get(kind)

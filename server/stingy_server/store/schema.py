@@ -112,10 +112,19 @@ ALTER TABLE budgets ADD COLUMN month_stop INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE keys ADD COLUMN models TEXT;
 -- The names of the models for which a key has a budget of its own, with spaces between.
 ALTER TABLE keys ADD COLUMN model_budgets TEXT NOT NULL DEFAULT '';
--- A text about an event of a budget or of an operator.
-ALTER TABLE ledger ADD COLUMN detail TEXT;
 -- The policy of a report, as it was written.
 ALTER TABLE serving ADD COLUMN written TEXT NOT NULL DEFAULT '';
+-- More about an event of a budget or of an operator, as JSON.
+ALTER TABLE ledger ADD COLUMN detail TEXT;
+-- The chains of the ledger, and the head of each; see ledger.py. Older entries are in no chain.
+ALTER TABLE ledger ADD COLUMN writer TEXT NOT NULL DEFAULT '';
+ALTER TABLE ledger ADD COLUMN number INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE ledger ADD COLUMN hash BLOB;
+CREATE TABLE ledger_heads (
+    writer TEXT PRIMARY KEY,
+    number INTEGER NOT NULL,
+    hash   BLOB NOT NULL
+) STRICT;
 """,
 )
 VERSION = FIRST_VERSION + len(MIGRATIONS)

@@ -12,6 +12,15 @@ from stingy_server.store.pepper import check_pepper, pepper_digest
 
 FIRST_WITH_PEPPER = 4  # the first version whose table `stingy` has the digest of the pepper
 
+NO_UPDATES = """
+CREATE TRIGGER ledger_keeps BEFORE UPDATE ON ledger
+BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+"""
+NO_DELETES = """
+CREATE TRIGGER ledger_holds BEFORE DELETE ON ledger
+BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+"""
+
 
 class Sqlite:
     """A file with one connection for each thread, and a second one for a thread that never waits.
@@ -21,12 +30,9 @@ class Sqlite:
         StoreUnavailable: the file system cannot share the file between processes.
     """
 
-    append_only = """
-CREATE TRIGGER ledger_keeps BEFORE UPDATE ON ledger
-BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
-CREATE TRIGGER ledger_holds BEFORE DELETE ON ledger
-BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
-"""
+    append_only = NO_UPDATES + NO_DELETES
+    deletable = "DROP TRIGGER ledger_holds;"
+    append_only_anew = NO_DELETES
 
     def __init__(self, path: Path, *, lock_timeout_s: float, read_only: bool = False) -> None:
         if not read_only:
