@@ -102,6 +102,8 @@ async def test_L3_logs_and_ledger_of_twins_are_equal(
             variant=variant,
         )
         ours = [r for r in caplog.records if r.name.startswith(("stingy", "uvicorn"))]
+        # The head of the ledger's chain depends on the times of the entries.
+        ours = [r for r in ours if r.name != "stingy.ledger"]
         logs.append([(r.name, r.levelname, r.getMessage()) for r in ours])
     assert ledger_rows(tmp_path / "1") == ledger_rows(tmp_path / "2")
     assert logs[0] == logs[1]

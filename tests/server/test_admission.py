@@ -14,7 +14,7 @@ from checks import assert_refused_unread
 from infer_requests import tensor
 from serving import make_bundle, make_key, make_settings, png, random_images, running
 from stingy_server import ConfigurationError, create_app
-from stingy_server.edge import oip_routes, routes, torchserve_routes
+from stingy_server.edge import inference, routes, torchserve_routes
 
 pytestmark = pytest.mark.anyio
 PREDICT, INFER = "/v1/predict/digits", "/v2/models/digits/infer"
@@ -74,7 +74,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         monkeypatch.setattr(module, name, recording)
 
-    record(oip_routes, "read_pixels")
+    record(inference, "read_pixels")
     record(routes, "decode")
     record(torchserve_routes, "_decode_file")
     return calls

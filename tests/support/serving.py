@@ -195,3 +195,9 @@ def spend(
         budgets = Budgets(database)
         owners = [key_owner(key_id)]
         granted.put(sum(budgets.reserve(owners, 1) is not None for _ in range(tries)))
+
+
+def log_of(process: "subprocess.Popen[str]") -> list[str]:
+    """Return the rest of a server's log, without the head of the ledger that it ends with."""
+    assert process.stderr is not None
+    return [line for line in process.stderr if "stingy.ledger: head of the ledger" not in line]
