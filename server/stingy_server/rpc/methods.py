@@ -18,7 +18,12 @@ from stingy_server.models.endpoints import Endpoint
 from stingy_server.observability.request_record import RequestRecord
 from stingy_server.rpc.infer_codec import encode_infer, parse_infer
 from stingy_server.rpc.messages import MESSAGES, SERVICE
-from stingy_server.rpc.wire import INLINE_HEAD_BYTES, count_large_head, split_request
+from stingy_server.rpc.wire import (
+    INLINE_HEAD_BYTES,
+    InferMessage,
+    count_large_head,
+    split_request,
+)
 from stingy_server.service import Service
 
 
@@ -129,17 +134,17 @@ async def repository_index(query: Query) -> bytes:
 
 async def model_infer(query: Query) -> bytes:
     """Classify a batch of images, in raw bytes or as typed contents."""
+    message = split_request(query.message)
+    endpoint = query.service.endpoint(query.record, message.model, message.version)
     try:
-        return await _infer(query)
+        return await _infer(query, message, endpoint)
     except KeyChanged:
         query.service.refresh_key(query.record)
-        return await _infer(query)
+        return await _infer(query, message, endpoint)
 
 
-async def _infer(query: Query) -> bytes:
+async def _infer(query: Query, message: InferMessage, endpoint: Endpoint) -> bytes:
     service, record = query.service, query.record
-    message = split_request(query.message)
-    endpoint = service.endpoint(record, message.model, message.version)
     tier = service.tier(record)
     most = service.settings.max_request_images
     head, answer = await infer_images(
