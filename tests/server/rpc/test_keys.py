@@ -1,6 +1,7 @@
 """The key of a call is checked first: before its message is read, for every rpc."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from rpc_calls import (
 from serving import make_bundle, make_key, make_settings, random_images
 from stingy_server import Keys, Settings
 from stingy_server.rpc.methods import RPCS
+from stingy_server.shares import Shares
 
 pytestmark = pytest.mark.anyio
 IMAGES = random_images(2)
@@ -77,3 +79,33 @@ async def test_G1_key_revoked_while_the_message_comes_gets_nothing(tmp_path: Pat
         assert (ended.status, ended.code) == ("UNAUTHENTICATED", "unauthenticated")
         assert (await books(app))[0] == len(IMAGES)
         await rpc.channel.close()
+
+
+async def test_Q12_changed_key_is_answered_and_takes_its_room_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = (make_bundle(tmp_path / "b"), make_bundle(tmp_path / "c", name="other"))
+    settings = make_settings(tmp_path / "s", *models)
+    async with rpc_running(settings) as (rpc, _, app):
+        service = app.state.service
+        message = infer_message(IMAGES)
+        assert (await rpc.call("ModelInfer", message)).status == "OK"
+        taken = []
+        take = Shares.take
+
+        def count(shares: Shares, owner: str, amount: int = 1) -> bool:
+            taken.append(owner)
+            return take(shares, owner, amount)
+
+        monkeypatch.setattr(Shares, "take", count)
+        assert (await rpc.call("ModelInfer", message)).status == "OK"
+        usual = taken.count("digits")
+        taken.clear()
+        caller = service.known_caller(rpc.key)
+        Keys(service.database).set(
+            caller.key.id,
+            lambda old: replace(old, key=replace(old.key, rate="900/second")),
+            describe=lambda *_: {"by": "operator"},
+        )
+        assert (await rpc.call("ModelInfer", message)).status == "OK"
+        assert taken.count("digits") == usual
