@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-integration test-smoke test-interop test-real demo-imagenet check lint types contracts fix lock \
+.PHONY: help demo test test-integration test-smoke test-interop test-real test-browser demo-imagenet check lint types contracts fix lock \
 	bench-serving bench-training gpu-rehearsal clean
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make test-smoke        run the part of those that CI runs: TorchServe"
 	@echo "make test-interop      run the tests of unmodified clients: KServe, Triton"
 	@echo "make test-real         run the tests of trained networks: timm, transformers, ImageNet, ONNX"
+	@echo "make test-browser      run the tests that look at pages in Chromium"
 	@echo "make demo-imagenet     pack a trained network of ImageNet-1k, serve it, show it photographs"
 	@echo "make check             check lint, types and import contracts"
 	@echo "make fix               format, and fix what the linter can fix"
@@ -62,6 +63,10 @@ demo-imagenet: .integration/real/installed
 
 test-real: .integration/real/installed
 	.integration/real/bin/python -m pytest -m "real or not real" tests/server/importers tests/real
+
+# A process of its own, because Playwright keeps an event loop running in it.
+test-browser: .venv/installed
+	$(BIN)/pytest -m browser
 
 # Two processes, because none takes the generated code of both clients of gRPC.
 test-interop: .venv-interop/installed

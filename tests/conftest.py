@@ -7,6 +7,8 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from postgres import Running
     from redis_server import RunningRedis
 
@@ -26,6 +28,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def browser() -> "Iterator[Browser]":
+    """Start Chromium at the first use."""
+    from browser import chromium, program
+
+    if (found := program()) is None:
+        pytest.skip("needs chromium (apt-get install chromium)")
+    with chromium(found) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
