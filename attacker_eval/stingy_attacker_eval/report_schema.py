@@ -12,7 +12,7 @@ from stingy_attacker_eval.errors import AuditError
 from stingy_attacker_eval.files import write_json
 from stingy_attacker_eval.results import OWNER, Row, Summary
 from stingy_attacker_eval.training import TrainSettings
-from stingy_attacker_eval.utility import Utility
+from stingy_clients.utility import Utility
 
 SCHEMA = "stingy.audit/1"
 

@@ -8,7 +8,7 @@ from typing import Any
 from stingy_attacker_eval.report.analysis import Audit, read_audit
 from stingy_attacker_eval.report_schema import AuditConfig, EndpointResult, Report
 from stingy_attacker_eval.results import NO_ENDPOINT, Row, summarise
-from stingy_attacker_eval.utility import Utility
+from stingy_clients.utility import Utility
 
 BASE = 70.0
 STUDENT = "cnn_tiny"

@@ -25,8 +25,8 @@ from stingy_attacker_eval.oracle.transfer_set import buy_answers
 from stingy_attacker_eval.progress import Counter, Reporter
 from stingy_attacker_eval.report_schema import EndpointResult
 from stingy_attacker_eval.training import percent_equal, predict, to_device
-from stingy_attacker_eval.utility import Utility, utility
 from stingy_clients import ModelInfo
+from stingy_clients.utility import Utility, utility
 
 _LEAST_AGREEMENT = 99.0  # percent
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from stingy_attacker_eval.report_schema import EndpointResult
 from stingy_attacker_eval.results import Summary, best_attacks
-from stingy_attacker_eval.utility import Utility
+from stingy_clients.utility import Utility
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from stingy_attacker_eval.results import (
     candidates,
     choice,
 )
-from stingy_attacker_eval.utility import Utility
+from stingy_clients.utility import Utility
 
 _EVERYTHING = "open"
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stingy_attacker_eval.utility import calibration_error, top1_probability, utility
+from stingy_clients.utility import calibration_error, top1_probability, utility
 
 INDICES = np.array([[1, 0, 2], [0, 1, 2], [2, 1, 0], [0, 2, 1]])
 LABELS = np.array([1, 1, 2, 0])
