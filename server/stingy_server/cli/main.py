@@ -12,6 +12,7 @@ from stingy_server.cli import keys, ledger, models
 from stingy_server.cli import state as state_commands
 from stingy_server.cli.bundles import bundle
 from stingy_server.cli.command import AsJson, Config, State, end, open_state
+from stingy_server.cli.tryout import try_bundle
 
 app = typer.Typer()
 app.add_typer(models.app, name="models")
@@ -19,6 +20,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(state_commands.app, name="state")
 app.add_typer(bundle, name="bundle")
+app.command("try")(try_bundle)
 
 
 @app.command()

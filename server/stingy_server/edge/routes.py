@@ -11,7 +11,8 @@ from starlette.responses import Response
 from stingy_clients import ModelList, PredictResponse, Usage
 from stingy_protection import SparseLogits
 from stingy_server.codec.images import decode
-from stingy_server.codec.oip_answers import Encoded, json_numbers
+from stingy_server.codec.json_answers import answer_rows
+from stingy_server.codec.oip_answers import Encoded
 from stingy_server.edge.hot_path import Handler, Query, add_to_document
 from stingy_server.edge.model_list import list_models
 from stingy_server.edge.openapi import ERROR_RESPONSES, IMAGE_TYPES
@@ -63,24 +64,9 @@ add_to_document(router, HOT_ROUTES, *IMAGE_TYPES, responses={200: {"model": Pred
 
 
 def _document(endpoint: Endpoint, answer: SparseLogits) -> dict[str, Any]:
-    labels = endpoint.manifest.classes
-    indices = answer.indices.tolist()
-    if answer.scores is None:
-        rows = [{"classes": [{"index": i, "label": labels[i]} for i in row]} for row in indices]
-    else:
-        scores = json_numbers(answer.scores.numpy(), answer.decimals).tolist()
-        rows = [
-            {
-                "classes": [
-                    {"index": i, "label": labels[i], "score": score}
-                    for i, score in zip(row, values, strict=True)
-                ]
-            }
-            for row, values in zip(indices, scores, strict=True)
-        ]
     return {
         "model": endpoint.name,
         "version": endpoint.manifest.version,
         "scores": answer.form,
-        "answers": rows,
+        "answers": answer_rows(answer, endpoint.manifest.classes),
     }
