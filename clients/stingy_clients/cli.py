@@ -16,6 +16,7 @@ import typer
 from stingy_clients.answers import Answer, BudgetUsage, Usage
 from stingy_clients.client import Client
 from stingy_clients.errors import BadImage, ClientError
+from stingy_clients.text_table import make_printable
 
 _GROUP = "stingy.commands"
 _DISTRIBUTION = "stingy"
@@ -121,10 +122,10 @@ def predict(
                 try:
                     answer = client.predict(image, model=model, version=version)
                 except BadImage as error:
-                    _exit_with(_make_printable(f"{image}: {error}"), code=1)
+                    _exit_with(make_printable(f"{image}: {error}"), code=1)
                 _print_answer(image, answer, as_json=as_json, raw=raw)
     except ClientError as error:
-        _exit_with(_make_printable(str(error)), code=1)
+        _exit_with(make_printable(str(error)), code=1)
 
 
 def usage(
@@ -139,7 +140,7 @@ def usage(
         with Client(url, key, ca=ca) as client:
             found = client.usage()
     except ClientError as error:
-        _exit_with(_make_printable(str(error)), code=1)
+        _exit_with(make_printable(str(error)), code=1)
     if as_json:
         typer.echo(found.model_dump_json())
     else:
@@ -183,12 +184,12 @@ def _print_answer(image: Path, answer: Answer, *, as_json: bool, raw: bool) -> N
     from rich.table import Table
     from rich.text import Text
 
-    typer.echo(_make_printable(f"{image}: {_describe(answer, raw=raw)}"))
+    typer.echo(make_printable(f"{image}: {_describe(answer, raw=raw)}"))
     table = Table("label")
-    rows = [[Text(_make_printable(entry.label))] for entry in answer.classes]
+    rows = [[Text(make_printable(entry.label))] for entry in answer.classes]
     if (column := _score_column(answer, raw=raw)) is not None:
         head, scores = column
-        table.add_column(Text(_make_printable(head)), justify="right")
+        table.add_column(Text(make_printable(head)), justify="right")
         for row, score in zip(rows, scores, strict=True):
             row.append(Text(score))
     for row in rows:
@@ -205,14 +206,14 @@ def _print_usage(found: Usage) -> None:
     table = Table("models", "period", "resets (UTC)")
     for column in ("used", "budget"):
         table.add_column(column, justify="right")
-    budgets = {"all": found, **{_make_printable(name): own for name, own in found.models.items()}}
+    budgets = {"all": found, **{make_printable(name): own for name, own in found.models.items()}}
     for name, budget in budgets.items():
         for period, resets, used, limit in _usage_rows(budget):
             shown = "no limit" if limit is None else f"{limit:,}"
             table.add_row(Text(name), period, resets, f"{used:,}", shown)
     Console().print(table)
     left = "no limit" if found.remaining is None else f"{found.remaining:,} images"
-    typer.echo(f"key {_make_printable(found.key)}: {left} left now")
+    typer.echo(f"key {make_printable(found.key)}: {left} left now")
 
 
 def _usage_rows(budget: BudgetUsage) -> Iterator[tuple[str, str, int, int | None]]:
@@ -245,11 +246,6 @@ def _score_column(answer: Answer, *, raw: bool) -> tuple[str, list[str]] | None:
         return answer.form, [f"{score:.10g}" for score in scores]
     values = [f"{value:.3f}" for value in answer.probabilities]
     return f"probability (sent as {answer.form})", values
-
-
-def _make_printable(text: str) -> str:
-    """Replace control characters, because a server must not control the terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _is_third_party(module: str | None) -> bool:

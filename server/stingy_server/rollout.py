@@ -188,6 +188,7 @@ class Rollout:
                 now,
                 "\n".join(self._warnings(endpoint)),
                 endpoint.settings.policy or endpoint.manifest.policy,
+                endpoint.policy.fingerprint,
             )
             for endpoint in self._service.fleet
         ]

@@ -1,7 +1,7 @@
-"""The shared parts of the server's commands: options, access to the state, tables, faults."""
+"""The shared parts of the server's commands: options, access to the state, faults."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -27,18 +27,6 @@ def require_number(value: float | None) -> float | None:
     if value is not None and value != value:
         raise typer.BadParameter("expected a number, got NaN")
     return value
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table. Cells are text, not markup."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console().print(table)
 
 
 def read_settings(config: Path | None, state: Path | None) -> "Settings":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stingy_server.cli import key_options as options
-from stingy_server.cli.command import AsJson, Config, State, end, open_state, table
+from stingy_server.cli.command import AsJson, Config, State, end, open_state
 
 if TYPE_CHECKING:
     from stingy_server.store.keys import Key, Keys, KeySettings
@@ -89,7 +89,7 @@ def create(
 def list_keys(config: Config = None, state: State = None, as_json: AsJson = False) -> None:
     """List the keys with their limits and what each has used of them."""
     with open_state(config, state) as (_, database):
-        from stingy_server.cli.key_table import documents, lines, read_rows
+        from stingy_server.cli.tables.keys import documents, lines, read_rows
 
         rows = read_rows(database)
     if as_json:
@@ -140,7 +140,7 @@ def set_key(
         if change == options.KeyChange():
             end(["expected an option that changes the key, got none; see: stingy keys set --help"])
         store = Keys(database)
-        found = _find(store, key_id)
+        found = find_key(store, key_id)
         try:
             done = store.set(found.id, change.apply, describe=_describe)
         except ValueError as error:
@@ -186,26 +186,16 @@ def usage(
         from stingy_server.store.keys import Keys
 
         store = Keys(database)
-        key = _find(store, key_id)
+        key = find_key(store, key_id)
         document = usage_document(key, store.budget(key), store.model_budgets(key))
     if as_json:
         del document["key"]
-        typer.echo(json.dumps({"id": key.id, **document}))
+        typer.echo(json.dumps({"id": key.id, "name": key.name, **document}))
         return
-    rows = []
-    for model, fields in ({"all": document} | document["models"]).items():
-        periods = {"in all": fields, "day": fields["day"], "month": fields["month"]}
-        rows += [
-            (
-                model,
-                name,
-                f"{period['used']:,}",
-                "no limit" if period["budget"] is None else f"{period['budget']:,}",
-                period.get("resets", ""),
-            )
-            for name, period in periods.items()
-        ]
-    table(("models", "period", "used", "budget", "resets"), rows)
+    from stingy_server.cli.tables.usage import usage_lines
+
+    for line in usage_lines(key, document):
+        typer.echo(line)
 
 
 @app.command()
@@ -215,7 +205,7 @@ def revoke(key_id: KeyId, config: Config = None, state: State = None) -> None:
         from stingy_server.store.keys import Keys
 
         store = Keys(database)
-        found = _find(store, key_id)
+        found = find_key(store, key_id)
         revoked = store.revoke(found.id, detail={"by": operator()})
     if not revoked:
         end([_revoked(found)])
@@ -231,7 +221,7 @@ def rotate(
         from stingy_server.store.keys import Keys
 
         store = Keys(database)
-        found = _find(store, key_id)
+        found = find_key(store, key_id)
         text = store.rotate(found.id, detail={"by": operator()})
     if text is None:
         end([_revoked(found)])
@@ -246,7 +236,7 @@ def release(key_id: KeyId, config: Config = None, state: State = None) -> None:
         from stingy_server.store.keys import Keys
 
         found = Keys(database).named(key_id)
-        one = _find(Keys(database), key_id).id if found else key_id
+        one = find_key(Keys(database), key_id).id if found else key_id
         released = KeyProfileStore(database).release(one, detail={"by": operator()})
     if not released:
         end([f"expected the id of a key in alarm, got {key_id}; see: stingy watch"])
@@ -262,8 +252,8 @@ def operator() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def _find(keys: "Keys", text: str) -> "Key":
-    """Return the key of an id, or the one key of a name. End if there is none, or another one."""
+def find_key(keys: "Keys", text: str) -> "Key":
+    """Find the key of an id, or the one key of a name. End if there is none, or another one."""
     found = keys.named(text)
     if len(found) == 1:
         return found[0]

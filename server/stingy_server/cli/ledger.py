@@ -1,16 +1,30 @@
 """`stingy ledger`: read the ledger, verify its chains, and prune it."""
 
+import contextlib
 import json
+import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stingy_server.cli.command import MAX_COUNT, Config, State, end, open_present, open_state
+from stingy_server.cli.command import (
+    MAX_COUNT,
+    AsJson,
+    Config,
+    State,
+    end,
+    open_present,
+    open_state,
+)
+from stingy_server.cli.keys import find_key
 
 if TYPE_CHECKING:
-    from stingy_server.store.ledger import Ledger
+    from stingy_server.store.ledger import Entry, Ledger
+
+EVERY_S = 1.0  # between two looks for new entries
 
 app = typer.Typer(
     no_args_is_help=True, help="Read the ledger, the record of all prediction requests."
@@ -22,16 +36,43 @@ def tail(
     count: Annotated[
         int, typer.Option("--lines", "-n", min=1, max=MAX_COUNT, help="Number of entries.")
     ] = 10,
+    key: Annotated[
+        str | None, typer.Option(metavar="ID|NAME", help="Only the entries of this key.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Print new entries until interrupted.")
+    ] = False,
     config: Config = None,
     state: State = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Print the latest entries, one JSON object a line."""
-    with open_state(config, state) as (_, database):
-        from stingy_server.store.ledger import Ledger
+    """Show the latest entries, and with --follow each new one."""
+    with open_state(config, state) as (_, database), contextlib.suppress(KeyboardInterrupt):
+        from stingy_server.cli.tables.ledger import ledger_lines
+        from stingy_server.store.keys import Keys
+        from stingy_server.store.ledger import PAGE, Ledger
 
-        ledger_store = Ledger(database)
-        for line in _json_lines(ledger_store, after=ledger_store.last(count)):
-            typer.echo(line)
+        keys, ledger_store = Keys(database), Ledger(database)
+        key_id = None if key is None else find_key(keys, key).id
+        after = ledger_store.last(count, key=key_id)
+        heads = True
+        while True:
+            entries = ledger_store.entries(after=after, key=key_id)
+            while page := [*islice(entries, PAGE)]:
+                after = page[-1][0]
+                if as_json:
+                    lines = [_json_line(*entry) for entry in page]
+                else:
+                    names = {each.id: each.name for each, _ in keys.all()}
+                    lines = ledger_lines(page, names, heads=heads)
+                heads = False
+                for line in lines:
+                    typer.echo(line)
+            if not follow:
+                break
+            time.sleep(EVERY_S)
+        if heads and not as_json:
+            typer.echo("the ledger has no such entry")
 
 
 @app.command()
@@ -129,4 +170,8 @@ def prune(
 
 def _json_lines(ledger_store: "Ledger", *, after: int) -> Iterator[str]:
     for seq, entry in ledger_store.entries(after=after):
-        yield json.dumps({"seq": seq, **entry._asdict()})
+        yield _json_line(seq, entry)
+
+
+def _json_line(seq: int, entry: "Entry") -> str:
+    return json.dumps({"seq": seq, **entry._asdict()})

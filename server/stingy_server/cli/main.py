@@ -91,6 +91,6 @@ def watch(
 ) -> None:
     """Show the keys that look like they copy the model, the highest score first."""
     with open_state(config, state) as (_, database):
-        from stingy_server.cli.watch_table import run
+        from stingy_server.cli.tables.watch import run
 
         run(database, once=once, as_json=as_json)

@@ -16,12 +16,12 @@ from stingy_server.cli.command import (
     end,
     open_state,
     require_number,
-    table,
 )
 
 if TYPE_CHECKING:
     from stingy_server.models.loading import LoadedModel
     from stingy_server.settings import ModelSettings, Settings
+    from stingy_server.store.database import Database
     from stingy_server.store.deployments import Deployment, Deployments, Report
 
 app = typer.Typer(
@@ -29,6 +29,8 @@ app = typer.Typer(
 )
 
 WAIT_S = 90.0  # longer than a killed process still counts as alive
+TRAFFIC_S = 3600.0
+MOST_ENTRIES = 20_000  # of the ledger, whose times have no index
 
 Name = Annotated[str, typer.Argument(help="Name of the model, as `stingy models list` shows it.")]
 Version = Annotated[str, typer.Argument(help="Version of the model.")]
@@ -45,17 +47,30 @@ def list_models(config: Config = None, state: State = None, as_json: AsJson = Fa
         from stingy_server.store.deployments import Deployments
 
         reports = Deployments(database).reports()
-    if as_json:
-        typer.echo(json.dumps([asdict(report) for report in reports]))
-        return
-    if not reports:
-        typer.echo("no server runs on this state folder")
-        return
-    versions = sorted({(report.name, report.version) for report in reports})
-    table(
-        ("model", "version", "share", "processes", "policy"),
-        [_row([r for r in reports if (r.name, r.version) == version]) for version in versions],
-    )
+        if as_json:
+            typer.echo(json.dumps([asdict(report) for report in reports]))
+            return
+        if not reports:
+            typer.echo("no server runs on this state folder")
+            return
+        from stingy_server.cli.tables.models import model_lines
+
+        for line in model_lines(reports, _traffic(database)):
+            typer.echo(line)
+
+
+def _traffic(database: "Database") -> dict[tuple[str, str], str]:
+    """Return the images that each version has answered in the last hour, as text."""
+    from datetime import UTC, datetime, timedelta
+
+    from stingy_server.cli.tables.models import hourly_images
+    from stingy_server.store.keys import stamp
+    from stingy_server.store.ledger import Ledger
+
+    ledger = Ledger(database)
+    first = ledger.last(MOST_ENTRIES)
+    since = stamp(datetime.now(UTC) - timedelta(seconds=TRAFFIC_S))
+    return hourly_images(ledger.entries(after=first), since=since, is_cut=first > 0)
 
 
 @app.command()
@@ -265,12 +280,3 @@ def _outcome(change: str, reports: Sequence["Report"]) -> str:
     if not processes:
         return f"{change} from the next start; no server runs on this state folder now."
     return f"{change} in {processes} process{'es' if processes > 1 else ''}."
-
-
-def _row(reports: Sequence["Report"]) -> tuple[str, ...]:
-    """Return the table row of a version. Processes may differ until all have followed."""
-    first = reports[0]
-    shares = {"the rest" if r.share is None else f"{r.share:g}" for r in reports if r.fault is None}
-    states = sorted({r.policy if r.fault is None else f"not served: {r.fault}" for r in reports})
-    policy = states[0] if len(states) == 1 else f"processes differ: {'; '.join(states)}"
-    return first.name, first.version, " or ".join(sorted(shares)), str(len(reports)), policy

@@ -42,6 +42,7 @@ class Report:
         reported_at: in seconds since 1970.
         warnings: a line for each set of endpoints that together let out more than each of them.
         written: the policy as the settings or the bundle have it, such as "stingy:n=3".
+        fingerprint: of the policy; empty with a fault.
     """
 
     process: str
@@ -53,6 +54,7 @@ class Report:
     reported_at: float
     warnings: str = ""
     written: str = ""
+    fingerprint: str = ""
 
 
 class Deployments:
@@ -109,16 +111,16 @@ class Deployments:
             for report in reports:
                 self._database.execute(
                     "INSERT INTO serving "
-                    "(process, name, version, policy, share, fault, seen, warnings, written) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    "(process, name, version, policy, share, fault, seen, warnings, written, "
+                    "fingerprint) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     astuple(report),
                 )
 
     def reports(self) -> list[Report]:
         """Return the last reports of the living processes."""
         rows = self._database.execute(
-            "SELECT process, name, version, policy, share, fault, seen, warnings, written "
-            "FROM serving WHERE seen >= ? ORDER BY name, version, process",
+            "SELECT process, name, version, policy, share, fault, seen, warnings, written, "
+            "fingerprint FROM serving WHERE seen >= ? ORDER BY name, version, process",
             (time.time() - ALIVE_S,),
         )
         return [Report(*row) for row in rows]

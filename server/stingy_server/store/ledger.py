@@ -206,16 +206,21 @@ class Ledger:
         )
         return [Head(*row) for row in rows]
 
-    def entries(self, *, after: int = 0) -> Iterator[tuple[int, Entry]]:
+    def entries(self, *, after: int = 0, key: str | None = None) -> Iterator[tuple[int, Entry]]:
         """Yield the entries whose numbers are above `after`, with their numbers, oldest first.
 
         In PostgreSQL an entry that is still being written may get a lower number than an entry that
         was already read.
+
+        Args:
+            after: the number before the first entry.
+            key: the id of the only key whose entries are wanted; None for all.
         """
+        own, values = ("", ()) if key is None else (" AND key = ?", (key,))
         while True:
             rows = self._database.execute(
-                f"SELECT seq, {COLUMNS} FROM ledger WHERE seq > ? ORDER BY seq LIMIT ?",  # noqa: S608
-                (after, PAGE),
+                f"SELECT seq, {COLUMNS} FROM ledger WHERE seq > ?{own} ORDER BY seq LIMIT ?",  # noqa: S608
+                (after, *values, PAGE),
             ).fetchall()
             for seq, *values in rows:
                 yield seq, Entry(*values)
@@ -223,10 +228,17 @@ class Ledger:
                 return
             after = rows[-1][0]
 
-    def last(self, count: int) -> int:
-        """Return the number that precedes the last `count` entries."""
+    def last(self, count: int, *, key: str | None = None) -> int:
+        """Return the number that precedes the last `count` entries, of one key or of all."""
         (latest,) = self._database.execute("SELECT MAX(seq) FROM ledger").fetchone()
-        return max(0, (latest or 0) - count)
+        if key is None:
+            return max(0, (latest or 0) - count)
+        (first,) = self._database.execute(
+            "SELECT MIN(seq) FROM "
+            "(SELECT seq FROM ledger WHERE key = ? ORDER BY seq DESC LIMIT ?) AS latest",
+            (key, count),
+        ).fetchone()
+        return int(first) - 1 if first is not None else latest or 0
 
     def digest(self, images: "Pixels") -> str:
         """Return the keyed digest of pixels: it shows equal requests, but not their images."""

@@ -114,6 +114,8 @@ ALTER TABLE keys ADD COLUMN models TEXT;
 ALTER TABLE keys ADD COLUMN model_budgets TEXT NOT NULL DEFAULT '';
 -- The policy of a report, as it was written.
 ALTER TABLE serving ADD COLUMN written TEXT NOT NULL DEFAULT '';
+-- The fingerprint of the policy of a report.
+ALTER TABLE serving ADD COLUMN fingerprint TEXT NOT NULL DEFAULT '';
 -- More about an event of a budget or of an operator, as JSON.
 ALTER TABLE ledger ADD COLUMN detail TEXT;
 -- The chains of the ledger, and the head of each; see ledger.py. Older entries are in no chain.

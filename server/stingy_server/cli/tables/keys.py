@@ -1,6 +1,5 @@
-"""`stingy keys list`: every key with its limits, what it has used, its alarm, its last answer."""
+"""`stingy keys list`: every key with its limits, what it has used, its state, its last answer."""
 
-import shutil
 import textwrap
 import time
 from collections.abc import Iterator, Sequence
@@ -8,18 +7,27 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from stingy_server.cli.command import to_line
+from stingy_clients.text_table import Column, format_table, make_printable, terminal_width
 from stingy_server.cli.key_options import model_names
-from stingy_server.detection.key_profiles import KeyProfile, KeyProfileStore
+from stingy_server.cli.tables.short import short_number, short_time
+from stingy_server.detection.key_profiles import Action, KeyProfile, KeyProfileStore
 from stingy_server.edge.usage_view import usage_document
 from stingy_server.store.budgets import Budget, today
 from stingy_server.store.database import Database
 from stingy_server.store.keys import Key, Keys
 
-COLUMNS = ("id", "name", "tier", "total", "day", "month", "alarm", "last")
-LEFT = ("id", "name", "tier", "alarm")
-UNITS = " kMGTPE"
-MOST_TIER, LEAST_NAME = 8, 8  # characters that are shown
+COLUMNS = (
+    Column("id"),
+    Column("name", least=8),
+    Column("tier", least=6),
+    Column("total", right=True),
+    Column("day", right=True),
+    Column("month", right=True),
+    Column("bits", right=True),
+    Column("state"),
+    Column("last", right=True),
+)
+STATES = {Action.ALARM: "alarm", Action.LABELS: "labels", Action.REFUSE: "suspended"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,9 @@ def documents(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "models": None if row.key.models is None else sorted(row.key.models),
             "model_budgets": usage["models"],
             **{name: usage[name] for name in ("budget", "used", "remaining", "day", "month")},
+            "state": find_state(row),
             "alarm": "none" if row.profile is None else row.profile.action,
+            "bits": _mean_bits(row),
             "last_used": _last_used(row),
         }
         for row in rows
@@ -59,51 +69,47 @@ def documents(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def lines(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield the lines of the table, for people. They fit the terminal, unless it is very narrow.
+    """Yield the lines of the table, for people. They fit 80 columns, with keys of the server's own.
 
     A second line of a key says what most keys do not have.
     """
-    cells = [COLUMNS, *(_cells(row) for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(COLUMNS))]
-    tier, name = COLUMNS.index("tier"), COLUMNS.index("name")
-    widths[tier] = min(widths[tier], MOST_TIER)
-    columns = shutil.get_terminal_size().columns
-    room = columns - sum(widths) + widths[name]
-    gap = 2 if room - 2 * (len(COLUMNS) - 1) >= LEAST_NAME else 1
-    widths[name] = min(widths[name], max(LEAST_NAME, room - gap * (len(COLUMNS) - 1)))
-    yield _join(COLUMNS, widths, gap)
-    for row, texts in zip(rows, cells[1:], strict=True):
-        yield _join(texts, widths, gap)
+    head, *table = format_table(COLUMNS, [_cells(row) for row in rows])
+    indent = " " * 10
+    yield head
+    for row, line in zip(rows, table, strict=True):
+        yield line
         if more := _more(row):
-            indent = " " * (widths[0] + gap)
             yield textwrap.fill(
-                "; ".join(more), max(columns, 40), initial_indent=indent, subsequent_indent=indent
+                make_printable("; ".join(more)),
+                max(terminal_width(), 40),
+                initial_indent=indent,
+                subsequent_indent=indent,
             )
 
 
-def _join(texts: Sequence[str], widths: Sequence[int], gap: int) -> str:
-    cut = [
-        text if len(text) <= width else f"{text[: width - 1]}…"
-        for text, width in zip(texts, widths, strict=True)
-    ]
-    aligned = [
-        f"{text:<{width}}" if column in LEFT else f"{text:>{width}}"
-        for column, text, width in zip(COLUMNS, cut, widths, strict=True)
-    ]
-    return (" " * gap).join(aligned).rstrip()
+def find_state(row: Row) -> str:
+    """Return whether a key is valid: "valid", or what is in the way, or the action of an alarm."""
+    if row.key.revoked is not None:
+        return "revoked"
+    if row.key.expires is not None and row.key.expires <= datetime.now(UTC).isoformat():
+        return "expired"
+    action = Action.NONE if row.profile is None else Action(row.profile.action)
+    return STATES.get(action, "valid")
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     key, budget, day = row.key, row.budget, today()
+    bits = _mean_bits(row)
     return (
         key.id,
-        to_line(key.name),
-        to_line(key.tier),
+        key.name,
+        key.tier,
         _used(budget.used, budget.total),
         _used(budget.used_in_day(day), budget.day_total),
         _used(budget.used_in_month(day), budget.month_total),
-        "-" if row.profile is None or row.profile.action == "none" else row.profile.action,
-        "never" if row.profile is None else _short_time(time.time() - row.profile.updated),
+        "-" if bits is None else f"{bits:.1f}",
+        find_state(row),
+        "never" if row.profile is None else short_time(time.time() - row.profile.updated),
     )
 
 
@@ -135,24 +141,14 @@ def _more(row: Row) -> list[str]:
 
 
 def _used(used: int, limit: int | None) -> str:
-    return f"{_short(used)}/{'-' if limit is None else _short(limit)}"
+    return f"{short_number(used)}/{'-' if limit is None else short_number(limit)}"
 
 
-def _short(number: int) -> str:
-    """Return a number in five characters at most, such as 12.3k. It is rounded down."""
-    if number < 10_000:
-        return str(number)
-    power = (len(str(number)) - 1) // 3
-    unit = 1000**power
-    decimals = 3 - len(str(number // unit))
-    return f"{number * 10**decimals // unit / 10**decimals:g}{UNITS[power]}"
-
-
-def _short_time(seconds: float) -> str:
-    for unit, name in ((86_400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= unit:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{max(0.0, seconds):.0f} s"
+def _mean_bits(row: Row) -> float | None:
+    """Return the mean leak bits of an answered image; None without an answer."""
+    if row.profile is None or not row.profile.images:
+        return None
+    return round(row.profile.bits / row.profile.images, 2)
 
 
 def _last_used(row: Row) -> str | None:
