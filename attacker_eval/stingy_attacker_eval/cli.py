@@ -25,6 +25,8 @@ class ReportFormat(StrEnum):
     MD = "md"
 
 
+_WIDE = 120  # characters of a terminal that has room for references
+
 app = typer.Typer(no_args_is_help=True)
 audit = typer.Typer(
     no_args_is_help=True, help="Attack an endpoint and report how much the attacks gain."
@@ -243,14 +245,12 @@ def lab(
 def attacks(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the attacks with their needs and references."""
+    """List the attacks with their needs and references, one line each. JSON has the whole texts."""
     with _report_errors():
         import json
 
-        from rich.console import Console
-        from rich.table import Table
-
         from stingy_attacker_eval.attacks import attack_types
+        from stingy_clients.text_table import Column, format_table, terminal_width
 
         found = [
             {
@@ -264,10 +264,16 @@ def attacks(
         if as_json:
             typer.echo(json.dumps(found, indent=2))
             return
-        table = Table("attack", "what it does", "needs", "reference")
-        for item in found:
-            table.add_row(*item.values())
-        Console().print(table)
+        columns = [
+            Column("attack"),
+            Column("what it does", least=24),
+            Column("needs", least=12),
+            Column("reference", least=12),
+        ]
+        shown = len(columns) if terminal_width() >= _WIDE else len(columns) - 1
+        rows = [[*item.values()][:shown] for item in found]
+        for line in format_table(columns[:shown], rows):
+            typer.echo(line)
 
 
 @app.command()

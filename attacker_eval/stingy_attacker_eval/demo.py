@@ -5,6 +5,7 @@ The server is a real process behind a real socket. The demo stops it in every ca
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -23,7 +24,9 @@ from stingy_attacker_eval.audit.runner import run_audit
 from stingy_attacker_eval.datasets.datasets import Dataset, load_dataset
 from stingy_attacker_eval.errors import DemoError
 from stingy_attacker_eval.oracle.oracle import HttpOracle
-from stingy_attacker_eval.report.html import read_audit, write_report
+from stingy_attacker_eval.report.analysis import Audit, read_audit
+from stingy_attacker_eval.report.formatting import cost, signed
+from stingy_attacker_eval.report.html import write_report
 from stingy_attacker_eval.report.terminal import print_table
 from stingy_attacker_eval.teachers import train_teachers
 from stingy_clients import Client, TransportError
@@ -102,10 +105,39 @@ def run_demo(out: Path, *, console: Console) -> Path:
         protocol = load_protocol("digits")
         oracles = {e.name: HttpOracle(client, model=e.model) for e in protocol.endpoints}
         run_audit(protocol, oracles=oracles, out=out, console=console)
-    print_table(read_audit(out), console)
+    audit = read_audit(out)
+    print_table(audit, console)
     page = write_report(out)
     say(f"the report is {page}")
+    for line in closing_lines(audit, out):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     return page
+
+
+def closing_lines(audit: Audit, out: Path) -> tuple[str, str, str]:
+    """Return three lines for people: what leaked, to whom, and the next command.
+
+    out: the demo's folder.
+    """
+    queries = max((best.queries for best in audit.best.values()), default=0)
+    leaked = "; ".join(f"{item.name}: {_leak(audit, item.name)}" for item in audit.endpoints)
+    bundle = shlex.quote(str(out / "bundles" / "normal"))
+    return (
+        f"what leaked   {leaked}",
+        f"to whom       an attacker with {audit.attacker.text}, for {cost(queries)} images of each",
+        f"next          stingy try {bundle} --audit {shlex.quote(str(out))}",
+    )
+
+
+def _leak(audit: Audit, endpoint: str) -> str:
+    """Return what the best attack gained from an endpoint, in words."""
+    best = audit.best.get(endpoint)
+    if best is None:
+        return "unknown, because no attack could be run"
+    uplift = audit.uplift(best)
+    if uplift.mean > 0 and uplift.is_clear:
+        return f"{signed(uplift.mean)} points of accuracy"
+    return "nothing measurable"
 
 
 def _prepare_folder(out: Path) -> None:
