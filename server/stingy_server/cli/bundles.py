@@ -8,6 +8,7 @@ import typer
 
 from stingy_server.cli.command import AsJson, Config, end, to_line
 from stingy_server.cli.pack import pack, tried
+from stingy_server.cli.progress import working
 
 bundle = typer.Typer(no_args_is_help=True, help="Pack, check, show and export bundles.")
 bundle.command()(pack)
@@ -40,7 +41,6 @@ def export(
         end(["expected --fuse, got none; without it the program would return every logit"])
     if layout == "triton" and form != "onnx":
         end(["expected --format onnx for --layout triton, got pt2"])
-    from rich.console import Console
     from torch import nn
 
     from stingy_protection import PolicyConfigError
@@ -60,7 +60,7 @@ def export(
         end(["expected a bundle, got an artefact; export its bundle instead"])
     folder = triton_folder(out, manifest) if layout == "triton" else out
     try:
-        with Console(stderr=True).status("exporting"):
+        with working("exporting"):
             artefact = write_artefact(folder, network, manifest=manifest, policy=fused, format=form)
     except PolicyConfigError as error:
         end(error.faults)
@@ -77,7 +77,6 @@ def check(
     config: Config = None,
 ) -> None:
     """Try a bundle or an artefact as a start of the server does, and serve nothing."""
-    from rich.console import Console
 
     from stingy_server.importers.found import NotImportable
     from stingy_server.importers.pack import try_bundle
@@ -88,7 +87,7 @@ def check(
     if faults:
         end(faults)
     try:
-        with Console(stderr=True).status("trying"):
+        with working("trying"):
             model = try_bundle(folder, settings)
     except NotImportable as error:
         end(error.faults)

@@ -2,8 +2,9 @@
 
 import contextlib
 import json
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,11 +21,13 @@ from stingy_server.cli.command import (
     open_state,
 )
 from stingy_server.cli.keys import find_key
+from stingy_server.cli.progress import counting
 
 if TYPE_CHECKING:
-    from stingy_server.store.ledger import Entry, Ledger
+    from stingy_server.store.ledger import Entry
 
 EVERY_S = 1.0  # between two looks for new entries
+COUNTED = 1000  # entries between two reports of progress
 
 app = typer.Typer(
     no_args_is_help=True, help="Read the ledger, the record of all prediction requests."
@@ -88,21 +91,20 @@ def export(
 ) -> None:
     """Print all entries, as JSON lines or CSV."""
     import csv
-    import sys
 
     if form not in ("jsonl", "csv"):
         end([f"expected the format jsonl or csv, got {form}"])
-    with open_state(config, state) as (_, database):
+    with open_state(config, state) as (_, database), counting("exporting") as count:
         from stingy_server.store.ledger import Entry, Ledger
 
-        ledger_store = Ledger(database)
+        entries = _counted(Ledger(database).entries(after=after), count)
         if form == "jsonl":
-            for line in _json_lines(ledger_store, after=after):
-                typer.echo(line)
+            for seq, entry in entries:
+                typer.echo(_json_line(seq, entry))
             return
         rows = csv.writer(sys.stdout)
         rows.writerow(["seq", *Entry._fields])
-        rows.writerows([seq, *entry] for seq, entry in ledger_store.entries(after=after))
+        rows.writerows([seq, *entry] for seq, entry in entries)
 
 
 @app.command()
@@ -130,7 +132,8 @@ def verify(
         from stingy_server.maintenance.verify import verify as verify_chains
 
         kept = [] if against is None else read_kept_heads(against)
-        found = verify_chains(reader, against=kept)
+        with counting("verifying") as count:
+            found = verify_chains(reader, against=kept, on_entries=count)
     for note in found.notes:
         typer.echo(note)
     if found.faults:
@@ -159,18 +162,26 @@ def prune(
         moment = parse_moment(before)
     except ValueError as error:
         end([f"--before: {error}"])
-    deleted = 0
+    deleted, began = 0, time.monotonic()
     with open_state(config, state) as (_, database):
         for pruned in prune_ledger(database, before=moment):
             deleted += pruned.entries
-            typer.echo(f"{deleted} entries are deleted, up to number {pruned.last}")
+            rate = deleted / max(time.monotonic() - began, 1e-3)
+            typer.echo(
+                f"{deleted} entries are deleted, up to number {pruned.last}, {rate:,.0f} a second"
+            )
     if not deleted:
         typer.echo("no entry is older, so none is deleted")
 
 
-def _json_lines(ledger_store: "Ledger", *, after: int) -> Iterator[str]:
-    for seq, entry in ledger_store.entries(after=after):
-        yield _json_line(seq, entry)
+def _counted(
+    entries: "Iterator[tuple[int, Entry]]", count: Callable[[int], None]
+) -> "Iterator[tuple[int, Entry]]":
+    """Yield entries, and count them where the output is not on the terminal too."""
+    for place, entry in enumerate(entries, 1):
+        yield entry
+        if place % COUNTED == 0 and not sys.stdout.isatty():
+            count(COUNTED)
 
 
 def _json_line(seq: int, entry: "Entry") -> str:

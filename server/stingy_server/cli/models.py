@@ -17,6 +17,7 @@ from stingy_server.cli.command import (
     open_state,
     require_number,
 )
+from stingy_server.cli.progress import working
 
 if TYPE_CHECKING:
     from stingy_server.models.loading import LoadedModel
@@ -256,6 +257,13 @@ def _wait(deployments: "Deployments", name: str, version: str, *, present: bool)
     Args:
         present: whether to wait until the version is served, or until it is not.
     """
+    with working("waiting for every process"):
+        return _wait_until(deployments, name, version, present=present)
+
+
+def _wait_until(
+    deployments: "Deployments", name: str, version: str, *, present: bool
+) -> list["Report"]:
     until = time.monotonic() + WAIT_S
     while True:
         reports = deployments.reports()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from stingy_server.cli.command import Config, end, to_line
+from stingy_server.cli.progress import working
 
 if TYPE_CHECKING:
     from stingy_protection import Policy
@@ -75,7 +76,6 @@ def pack(
     config: Config = None,
 ) -> None:
     """Pack a classifier as a bundle: from weights, a named architecture, ONNX or own code."""
-    from rich.console import Console
 
     from stingy_server.importers.found import NotImportable
     from stingy_server.importers.pack import model_name
@@ -100,7 +100,7 @@ def pack(
             outputs=outputs,
             exif_rotation=exif_rotation,
         )
-        with Console(stderr=True).status("packing"):
+        with working("packing"):
             found = import_source(source, options)
             target = out or Path("bundles", name or model_name(found.name))
             chosen = write(

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from stingy_server.cli.command import Config, State, end, read_settings, to_line
+from stingy_server.cli.progress import counting, working
 
 app = typer.Typer(no_args_is_help=True, help="Back up, restore and check the state.")
 
@@ -22,7 +23,8 @@ def backup(
     from stingy_server.store.base import StoreUnavailable
 
     try:
-        made = back_up(settings.state, settings.store, folder)
+        with working("copying the state"):
+            made = back_up(settings.state, settings.store, folder)
     except StoreUnavailable as error:
         end([str(error)])
     typer.echo(f"{folder} has the state of {made.created}, with {made.entries} ledger entries.")
@@ -44,7 +46,8 @@ def restore(
     from stingy_server.store.base import StoreUnavailable
 
     try:
-        restored = restore_state(folder, settings.state, settings.store, replace=replace)
+        with working("restoring"):
+            restored = restore_state(folder, settings.state, settings.store, replace=replace)
     except StoreUnavailable as error:
         end([str(error)])
     typer.echo(f"restored the state of {restored.manifest.created}.")
@@ -67,7 +70,8 @@ def check(config: Config = None, state: State = None) -> None:
     from stingy_server.store.base import StoreUnavailable
 
     try:
-        found = check_state(settings.state, settings.store)
+        with counting("checking") as count:
+            found = check_state(settings.state, settings.store, on_entries=count)
     except StoreUnavailable as error:
         end([str(error)])
     for note in found.notes:

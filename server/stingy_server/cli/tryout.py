@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stingy_server.cli.command import Config, end
+from stingy_server.cli.progress import working
 
 if TYPE_CHECKING:
     from stingy_clients.audit_report import AuditReport
@@ -24,10 +25,7 @@ def try_bundle(
     config: Config = None,
 ) -> None:
     """Show on a page what a bundle knows of an image, and what leaves under a policy."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    with console.status("loading"):
+    with working("loading"):
         from stingy_server.loopback.access import TOKEN_LIFE_S, Access
         from stingy_server.loopback.runner import bind, page_address, run_page
         from stingy_server.models.artefact import is_artefact
@@ -43,7 +41,7 @@ def try_bundle(
     if faults:
         end(faults)
     found = None if audit is None else _read_audit(audit)
-    with console.status("trying"):
+    with working("trying the bundle"):
         workbench = _open(settings)
     manifest = workbench.manifest
     chooser = Chooser(manifest.policy, num_classes=len(manifest.classes), tiers=settings.tiers)

@@ -1,5 +1,6 @@
 """A check of the state: its pages, pepper, tables, triggers, chains and budgets."""
 
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,15 @@ class Check:
     notes: list[str]
 
 
-def check_state(state: Path, store: str | None) -> Check:
+def check_state(
+    state: Path, store: str | None, *, on_entries: Callable[[int], None] = lambda count: None
+) -> Check:
     """Check a state. Nothing in it is changed, and servers may run.
+
+    Args:
+        state: the folder.
+        store: the address of a PostgreSQL; None for the file in the folder.
+        on_entries: called with a number of further entries of the ledger, as `verify` does.
 
     Raises:
         StoreUnavailable: the state cannot be read.
@@ -40,7 +48,7 @@ def check_state(state: Path, store: str | None) -> Check:
             notes.append("pages: not checked; see pg_amcheck")
         faults += _pepper(reader, state) + _tables(reader)
         faults += [f"triggers: {fault}" for fault in reader.trigger_faults()]
-        verified = verify(reader)
+        verified = verify(reader, on_entries=on_entries)
         faults += [f"ledger: {fault}" for fault in verified.faults]
         notes += [f"ledger: {note}" for note in verified.notes]
         notes.append(

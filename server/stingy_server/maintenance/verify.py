@@ -3,7 +3,7 @@
 Whoever may write the store can rebuild a chain. A head that was kept elsewhere shows that.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from stingy_server.maintenance.reader import CHAINED_FROM, Reader
 from stingy_server.store.ledger import NO_HASH, PRUNED, Entry, Head, link
 
 COLUMNS = ", ".join(Entry._fields)
+REPORTED = 1000  # entries between two reports of progress
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,17 @@ class _Ledger:
     notes: list[str] = field(default_factory=list)
 
 
-def verify(reader: Reader, *, against: Sequence[Head] = ()) -> Verification:
+def verify(
+    reader: Reader,
+    *,
+    against: Sequence[Head] = (),
+    on_entries: Callable[[int], None] = lambda count: None,
+) -> Verification:
     """Verify every chain of a ledger from its start, or from where it was pruned, to its head.
 
     Args:
         against: heads that were kept elsewhere, each of which must be in its chain.
+        on_entries: called with a number of further entries, so that progress can be shown.
 
     Raises:
         StoreUnavailable: the state cannot be read.
@@ -79,6 +86,8 @@ def verify(reader: Reader, *, against: Sequence[Head] = ()) -> Verification:
             _follow(ledger, seq, Head(writer, number, hashed), values)
         else:
             _pass_unchained(ledger, seq)
+        if (ledger.chained + ledger.unchained) % REPORTED == 0:
+            on_entries(REPORTED)
     heads = read_heads(reader)
     ledger.faults += [chain.fault for chain in ledger.chains.values() if chain.fault is not None]
     ledger.faults += _head_faults(ledger, heads)
