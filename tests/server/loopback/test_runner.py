@@ -35,12 +35,10 @@ def terminal_and_page() -> Iterator[tuple[int, "subprocess.Popen[bytes]"]]:
     """Run a page in a terminal of its own. Give the terminal's other end, and the process."""
     keyboard, terminal = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", f"import os\nos.tcsetpgrp(0, os.getpgrp())\n{PROGRAM}"],
+        ["setsid", "--ctty", sys.executable, "-c", PROGRAM],
         stdin=terminal,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        start_new_session=True,
-        preexec_fn=_take_terminal,  # noqa: PLW1509  no threads here
     )
     os.close(terminal)
     try:
@@ -49,15 +47,6 @@ def terminal_and_page() -> Iterator[tuple[int, "subprocess.Popen[bytes]"]]:
         process.terminate()
         process.communicate(timeout=10)
         os.close(keyboard)
-
-
-def _take_terminal() -> None:
-    import fcntl
-    import signal
-    import termios
-
-    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def read_address(process: "subprocess.Popen[bytes]") -> str:
