@@ -37,7 +37,16 @@ def test_attacks_are_listed_with_their_capabilities() -> None:
     by_name = {attack["name"]: attack for attack in found}
     assert by_name["label_only"]["needs"] == "answers"
     assert by_name["paper_kd"]["needs"] == "answers, labels, scores"
-    assert "soft_label" in RUN.invoke(app, ["audit", "attacks"]).stdout
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+def test_list_of_attacks_has_one_line_each(columns: int) -> None:
+    found = json.loads(RUN.invoke(app, ["audit", "attacks", "--json"]).stdout)
+    shown = RUN.invoke(app, ["audit", "attacks"], env={"COLUMNS": str(columns)}).stdout
+    head, *lines = shown.splitlines()
+    assert ("reference" in head) == (columns == 140)
+    assert [line.split()[0] for line in lines] == [attack["name"] for attack in found]
+    assert max(map(len, lines)) <= columns
 
 
 def test_errors_are_printed_one_a_line_with_status_1(tmp_path: Path) -> None:

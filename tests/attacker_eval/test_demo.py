@@ -1,11 +1,13 @@
 """The demo leaves other folders untouched; its server is real, counts right, and stops."""
 
+import shlex
 from io import StringIO
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from audit_results import audit_of, rows_of
 from stingy_attacker_eval import demo
 from stingy_attacker_eval.audit.protocol import load_protocol
 from stingy_attacker_eval.audit.runner import run_audit
@@ -63,6 +65,31 @@ def test_server_that_fails_to_start_is_reported_with_its_log(tmp_path: Path) -> 
         demo._serve(tmp_path, client),
     ):
         pass
+
+
+def test_demo_ends_with_what_leaked_to_whom_and_next(tmp_path: Path) -> None:
+    uplifts = {"normal": {"soft_label": 6.0}, "stingy": {"soft_label": 0.1}}
+    out = tmp_path / "my demo"
+    out.mkdir()
+    audit = audit_of(out, rows_of(uplifts))
+    leaked, whom, command = demo.closing_lines(audit, out)
+    assert leaked == ("what leaked   normal: +6.0 points of accuracy; stingy: nothing measurable")
+    assert whom == (
+        "to whom       an attacker with the true labels of all its images, for 1,000 images of each"
+    )
+    assert command.startswith("next          stingy try '")
+    assert shlex.split(command)[1:] == [
+        "stingy", "try", str(out / "bundles" / "normal"), "--audit", str(out)
+    ]  # fmt: skip
+
+
+def test_endpoint_whose_attacks_broke_is_not_called_safe(tmp_path: Path) -> None:
+    rows = [
+        each.model_copy(update={"finite": False}) if each.endpoint == "stingy" else each
+        for each in rows_of({"stingy": {"soft_label": 0.1}})
+    ]
+    leaked, _, _ = demo.closing_lines(audit_of(tmp_path, rows), tmp_path)
+    assert leaked == "what leaked   stingy: unknown, because no attack could be run"
 
 
 def test_E1_audit_over_http_spends_what_the_server_counts(tmp_path: Path) -> None:

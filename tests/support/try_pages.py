@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -112,9 +111,12 @@ async def opened(
 
 @contextmanager
 def trying(*arguments: str | Path, cwd: Path) -> Iterator[str]:
-    """Run a real `stingy try` on a free port, and give the address that it prints."""
+    """Run a real `stingy try` on a free port, and give the address that it prints.
+
+    The process cannot write to any file, so nothing of an image reaches a disk while it works.
+    """
     process = subprocess.Popen(
-        [*STINGY, "try", *arguments],
+        ["prlimit", "--fsize=0", *STINGY, "try", *arguments],
         cwd=cwd,
         env=server_environment(),
         stdin=subprocess.DEVNULL,
@@ -164,11 +166,6 @@ def files_below(*folders: Path) -> dict[Path, bytes]:
         for path in folder.rglob("*")
         if path.is_file() and not path.is_symlink()
     }
-
-
-def temporary_folder() -> Path:
-    """Return the folder of this process's temporary files."""
-    return Path(tempfile.gettempdir())
 
 
 def make_report(

@@ -1,6 +1,7 @@
 """`stingy state` and `stingy ledger` as an operator types them, on a file and on a PostgreSQL."""
 
 import json
+import re
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -66,7 +67,8 @@ def test_ledger_is_verified_against_kept_heads_and_pruned(
     assert "no head that was kept elsewhere" in run("ledger", "verify").stdout
 
     pruned = run("ledger", "prune", "--before", "2026-02-01")
-    assert (pruned.exit_code, pruned.stdout) == (0, "3 entries are deleted, up to number 3\n")
+    assert pruned.exit_code == 0
+    assert re.fullmatch(r"3 entries are deleted, up to number 3, [\d,]+ a second\n", pruned.stdout)
     assert "no entry is older" in run("ledger", "prune", "--before", "2026-02-01").stdout
     assert run("ledger", "prune", "--before", "2999-01-01").exit_code == 2
     lines = [json.loads(line) for line in run("ledger", "export").stdout.splitlines()]
