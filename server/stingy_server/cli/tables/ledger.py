@@ -6,19 +6,20 @@ from stingy_clients.text_table import Column, format_table, terminal_width
 from stingy_server.store.ledger import Entry
 
 COLUMNS = (
-    Column("seq", right=True, fill=7),
+    Column("seq", right=True, fill=5),
     Column("time (UTC)", fill=14),
     Column("key", fill=8),
-    Column("event", fill=14, least=12),
-    Column("model", fill=10, least=6),
+    Column("event", fill=16, least=16),
+    Column("model", fill=10, least=4),
     Column("images", right=True, fill=6),
-    Column("bits", right=True, fill=7),
-    Column("ms", right=True, fill=6),
+    Column("bits", right=True, fill=6),
+    Column("ms", right=True, fill=5),
     Column("code", right=True, fill=4),
 )
 # What else a wide terminal has room for.
 WIDE = 120
 NAME = Column("name", fill=12, least=8)
+EVENT = Column("event", fill=20, least=20)
 DETAIL = Column("detail", least=12)
 
 
@@ -39,7 +40,7 @@ def ledger_lines(
         if is_wide:
             cells = (*cells[:3], names.get(entry.key, ""), *cells[3:], entry.detail or "")
         rows.append(cells)
-    columns = (*COLUMNS[:3], NAME, *COLUMNS[3:], DETAIL) if is_wide else COLUMNS
+    columns = (*COLUMNS[:3], NAME, EVENT, *COLUMNS[4:], DETAIL) if is_wide else COLUMNS
     return format_table(columns, rows, heads=heads)
 
 

@@ -242,23 +242,45 @@ function auditedParts(title, fingerprint, found, audit) {
     line.append(`${title} [${fingerprint}], as the endpoint ${endpoint.name}, model ${endpoint.model}, in “${audit}”.`);
     if (!endpoint.leaks.length) return [line, element("p", { text: "Every attack broke, so nothing was measured." })];
     return [line, strip(endpoint.leaks), element("p", { class: "small",
-      text: "Points of accuracy that the best attack gained over training without the API. Lines are 95 % intervals; report.html has the narrower ones of paired runs. The right edge is your model." })];
+      text: "Points of accuracy that the best attack of each attacker gained over training without the API, with 95 % intervals. The audit's report.html has narrower ones, of paired runs." })];
   });
 }
 
+// Place a share of the gap between an attacker without the API (0) and the model (1).
+function place(share) {
+  return `${(100 * (Math.min(1.1, Math.max(-0.2, share)) + 0.2)) / 1.3}%`;
+}
+
+function axes() {
+  const drawn = shape("svg", { "aria-hidden": "true" });
+  for (const share of [0, 1]) {
+    drawn.append(shape("line", { class: "axis", x1: place(share), x2: place(share), y1: 0, y2: "100%" }));
+  }
+  return drawn;
+}
+
+function stripHead() {
+  const drawn = shape("svg", { "aria-hidden": "true" });
+  for (const [share, words, anchor] of [[0, "no API", "start"], [1, "your model", "end"]]) {
+    const text = shape("text", { x: place(share), y: "75%", "text-anchor": anchor });
+    text.textContent = words;
+    drawn.append(text);
+  }
+  return [element("div"), drawn, element("div")];
+}
+
 function strip(leaks) {
-  const least = Math.min(0, ...leaks.map((leak) => leak.low ?? leak.uplift));
-  const most = Math.max(1, ...leaks.map((leak) => Math.max(leak.gap, leak.high ?? leak.uplift)));
-  const place = (value) => `${(100 * (value - least)) / (most - least)}%`;
-  const made = element("div", { class: "strip" });
+  const made = element("div", { class: "strip" }, ...stripHead());
   for (const leak of leaks) {
     const mark = leak.clear ? "clear " : "";
-    const drawn = shape("svg", { "aria-hidden": "true" });
-    drawn.append(shape("line", { class: "axis", x1: place(0), x2: place(0), y1: 0, y2: "100%" }));
-    if (leak.low !== null) {
-      drawn.append(shape("line", { class: `${mark}reach`, x1: place(leak.low), x2: place(leak.high), y1: "50%", y2: "50%" }));
+    const drawn = axes();
+    if (leak.share !== null) {
+      if (leak.low !== null) {
+        const ends = { x1: place(leak.low / leak.gap), x2: place(leak.high / leak.gap) };
+        drawn.append(shape("line", { class: `${mark}reach`, ...ends, y1: "50%", y2: "50%" }));
+      }
+      drawn.append(shape("circle", { class: `${mark}dot`, cx: place(leak.share), cy: "50%", r: 5 }));
     }
-    drawn.append(shape("circle", { class: `${mark}dot`, cx: place(leak.uplift), cy: "50%", r: 5 }));
     const part = leak.share === null ? "" : `, ${Math.round(100 * leak.share)} % of the gap`;
     const range = leak.low === null ? "one seed" : `${signed(leak.low)} to ${signed(leak.high)}`;
     const text = leak.clear ? `${signed(leak.uplift)}${part}` : `${signed(leak.uplift)}, nothing measurable`;
@@ -388,6 +410,9 @@ function listen() {
   for (const id of ["scores", "tier"]) find(id).addEventListener("change", refresh);
   for (const id of ["n", "decimals"]) find(id).addEventListener("input", refresh);
   find("controls").addEventListener("submit", (event) => event.preventDefault());
+  for (const id of ["file", "directory"]) {
+    find(`choose-${id}`).addEventListener("click", () => find(id).click());
+  }
   find("file").addEventListener("change", (event) => {
     const [file] = event.target.files;
     event.target.value = "";
