@@ -95,19 +95,18 @@ def image_fields(choice: Choice, known: Known, manifest: BundleManifest) -> dict
     left = answers(choice, known)
     texts = {name: _texts(answer, manifest) for name, answer in left.items()}
     logits = known.logits[0].double()
-    shares = logits.softmax(dim=0).tolist()
     values: npt.NDArray[np.float64] = logits.numpy()
     # Of equal logits the lower index first, as the gate lists them.
     order = np.argsort(-values, kind="stable").tolist()
-    kept = [index for index in order if any(index in text for text in texts.values())]
-    withheld = [index for index in order if index not in set(kept)]
+    out: set[int] = set().union(*texts.values())
+    kept = [index for index in order if index in out]
+    withheld = [index for index in order if index not in out]
     shown = {*kept[:SHOWN_KEPT], *withheld[:SHOWN_WITHHELD]}
     lowest, spread = values.min(), max(float(values.max() - values.min()), 1e-9)
     rows = [
         {
             "label": manifest.classes[index],
             "logit": f"{values[index]:.3f}",
-            "share": shares[index],
             "bar": float(values[index] - lowest) / spread,
             "leaves": {name: text.get(index) for name, text in texts.items()},
         }
