@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from stingy_server.cli.command import Config, end
+from stingy_server.cli.progress import working
 
 app = typer.Typer()
 torchserve = typer.Typer(
@@ -40,7 +41,8 @@ def archive(
     settings, faults = load_settings(config, models=[model], allow_open=allow_open)
     if is_artefact(bundle):
         end([*faults, f"{bundle}: expected a bundle, got an artefact; pack its bundle instead"])
-    loaded, model_faults = load_bundles(settings)
+    with working("loading"):
+        loaded, model_faults = load_bundles(settings)
     if faults or model_faults:
         end([*faults, *model_faults])
     (checked,) = loaded
