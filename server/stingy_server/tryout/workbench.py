@@ -34,7 +34,7 @@ class FolderFull(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """What the model knows of some images.
+    """The logits of some images, of all classes.
 
     Attributes:
         logits: float32 `[images, classes]`, on the CPU.
