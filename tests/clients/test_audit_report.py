@@ -1,4 +1,4 @@
-"""A finished audit as pages show it: its best attack with bounds, of the same policy and version."""
+"""A finished audit as pages show it: its best attack, of the same policy and version."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The document of the page for a choice: each class of an image, the use of a folder, and the audit.
+"""The document of the page for a choice: an image by classes, the use of a folder, the audit.
 
 Invariant: every answer comes from the gate and is made smaller as the server does it. All numbers
 of leaks come from the leak meter, or from an audit of the same policy and version.
