@@ -106,7 +106,8 @@ def leaves(page: "Page", column: int = 3) -> dict[str, str]:
     """Return the texts of the classes that leave in a column, by their labels."""
     rows = page.locator("#rows tr").all()
     cells = [
-        (row.locator("th").inner_text(), row.locator(f"> :nth-child({column})")) for row in rows
+        (row.locator("th").inner_text(), row.locator(f":scope > :nth-child({column})"))
+        for row in rows
     ]
     return {
         label: cell.inner_text()
