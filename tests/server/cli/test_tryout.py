@@ -47,7 +47,6 @@ def test_model_that_fails_its_trial_is_not_tried(tmp_path: Path) -> None:
 def test_taken_port_ends_with_a_sentence(tmp_path: Path) -> None:
     make_bundle(tmp_path / "bundle")
     with bind() as listener:
-        listener.listen()
         port = listener.getsockname()[1]
         status, shown = run("bundle", "--port", str(port))
     assert status == 2

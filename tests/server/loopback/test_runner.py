@@ -82,7 +82,6 @@ def test_enter_prints_another_address_that_opens_the_page(
 
 def test_V2_page_listens_on_loopback_alone() -> None:
     with bind() as listener:
-        listener.listen()
         host, port = listener.getsockname()
         assert host == "127.0.0.1"
         assert page_address(listener, Access()).startswith(f"http://127.0.0.1:{port}/?token=")
@@ -92,7 +91,6 @@ def test_V2_page_listens_on_loopback_alone() -> None:
 
 def test_taken_port_is_an_error() -> None:
     with bind() as listener:
-        listener.listen()
         with pytest.raises(OSError, match="in use"):
             bind(listener.getsockname()[1])
 
