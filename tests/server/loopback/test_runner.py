@@ -90,9 +90,8 @@ def test_V2_page_listens_on_loopback_alone() -> None:
 
 
 def test_taken_port_is_an_error() -> None:
-    with bind() as listener:
-        with pytest.raises(OSError, match="in use"):
-            bind(listener.getsockname()[1])
+    with bind() as listener, pytest.raises(OSError, match="in use"):
+        bind(listener.getsockname()[1])
 
 
 def test_page_logs_no_token(tmp_path: Path) -> None:
