@@ -32,7 +32,7 @@ def test_watch_shows_the_whole_id_beside_a_long_name(tmp_path: Path, columns: in
     assert lines[0].split() == expected.split()
     cells = lines[1].split()
     assert (cells[0], cells[-2:]) == (key.id, [cells[-2], "s"])
-    assert {"1.00", "refuse", "67%", "1.5M", "300"} <= set(cells)
+    assert {"1.00", "refuse", "100%", "1.5M", "300"} <= set(cells)
     assert (NAME in lines[1]) == (columns == 140)
 
 
