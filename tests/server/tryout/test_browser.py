@@ -87,8 +87,8 @@ def page(session: Opened) -> "Iterator[Page]":
 
 
 def drop(page: "Page", path: Path) -> None:
-    page.set_input_files("#file", path)
-    page.wait_for_selector(f"#hint:has-text('{path.name}'), #error:not([hidden])")
+    with page.expect_response(lambda response: "/view" in response.url):
+        page.set_input_files("#file", path)
     page.wait_for_selector("body:not([aria-busy])")
 
 

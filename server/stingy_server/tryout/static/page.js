@@ -312,6 +312,7 @@ async function drawPreview(file) {
 }
 
 async function openImage(file) {
+  showError("");
   try {
     const answer = await post("/images", file);
     state.image = answer.image;
@@ -328,6 +329,7 @@ async function openImage(file) {
 }
 
 async function openFolder(files) {
+  showError("");
   const known = new Set(state.setup.classes);
   const images = files.filter(({ path }) => IMAGE.test(path));
   const labelled = images
