@@ -139,9 +139,8 @@ def add_entries(state: Path, entries: Iterable[Entry], *, store: str | None = No
 def entry(key: str, *, ago_s: float = 5.0, **fields: Any) -> Entry:
     """Make an entry of so many seconds ago, an answer if no field says otherwise."""
     time_text = stamp(datetime.fromtimestamp(time.time() - ago_s, UTC))
-    return ANSWER._replace(
-        **{"time": time_text, "key": key, "request": secrets.token_hex(4)}
-    )._replace(**fields)
+    made = ANSWER._replace(time=time_text, key=key, request=secrets.token_hex(4))
+    return made._replace(**fields)
 
 
 def make_report(*, fingerprint: str, model: str = "digits", version: str = "1") -> AuditReport:

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from stingy_server.store.database import Database
 
@@ -85,6 +85,13 @@ class Bucket:
     requests: int = 0
     refused: int = 0
     latencies_us: list[int] = field(default_factory=list)
+
+
+class Series(TypedDict):
+    """A measure of the traffic: its value, and that of each second."""
+
+    value: float | None
+    seconds: list[float | None]
 
 
 COLUMNS = ", ".join(Shown._fields)
@@ -245,7 +252,7 @@ class Traffic:
         self._minutes = {at: each for at, each in self._minutes.items() if at[1] >= minute}
 
 
-def summary(seconds: Sequence[Bucket]) -> dict[str, object]:
+def summary(seconds: Sequence[Bucket]) -> dict[str, Series]:
     """Return four series of the seconds, and the value of each.
 
     Images a second are those of the last `RATE_SECONDS`. The other values are over all seconds.
@@ -272,7 +279,7 @@ def summary(seconds: Sequence[Bucket]) -> dict[str, object]:
     }
 
 
-def _series(value: float | None, each: Iterable[float | None]) -> dict[str, object]:
+def _series(value: float | None, each: Iterable[float | None]) -> Series:
     return {"value": _rounded(value), "seconds": [_rounded(value) for value in each]}
 
 

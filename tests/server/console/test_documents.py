@@ -30,8 +30,8 @@ async def test_row_of_a_key_has_budget_bits_and_last_request(tmp_path: Path) -> 
     ((key, _),) = make_state(tmp_path, "alice", per_day=100, tier="partner")
     with closing(Database(tmp_path)) as database:
         Budgets(database).reserve([key_owner(key.id)], 20)
-        seen = Observation(images=20, bits=100.0, classes={"digits": (10, {3: 15, 4: 5})})
-        KeyProfileStore(database).add(key.id, seen, alarm=0.9, ladder=[])
+        observed = Observation(images=20, bits=100.0, classes={"digits": (10, {3: 15, 4: 5})})
+        KeyProfileStore(database).add(key.id, observed, alarm=0.9, ladder=[])
     add_entries(tmp_path, [entry(key.id, answered=20, images=20)])
     async with opened(tmp_path) as page:
         row = await page.key(key.id)
@@ -67,8 +67,8 @@ async def test_key_with_many_classes_has_at_most_a_hundred_bars(tmp_path: Path) 
     ((key, _),) = make_state(tmp_path, "alice")
     with closing(Database(tmp_path)) as database:
         counts = {label: 1 for label in (0, 1, 999)}
-        seen = Observation(images=3, bits=1.0, classes={"m": (1000, counts)})
-        KeyProfileStore(database).add(key.id, seen, alarm=0.9, ladder=[])
+        observed = Observation(images=3, bits=1.0, classes={"m": (1000, counts)})
+        KeyProfileStore(database).add(key.id, observed, alarm=0.9, ladder=[])
     async with opened(tmp_path) as page:
         ((found,),) = [(await page.document(key=key.id))["detail"]["classes"]]
     assert (found["size"], len(found["counts"])) == (1000, 100)

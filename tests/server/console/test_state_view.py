@@ -53,7 +53,7 @@ async def test_state_that_breaks_is_a_fault_without_its_path(tmp_path: Path) -> 
 
 
 def test_folder_without_a_state_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StateGone, match="expected a state folder at .*, got none"):
+    with pytest.raises(StateGone, match=r"expected a state folder at .*, got none"):
         StateView(tmp_path, None).database()
 
 
