@@ -95,7 +95,7 @@ class Audits:
 
 @dataclass(frozen=True)
 class _Point:
-    """What was measured with a number of answers: bounds of the share of the gap."""
+    """A measurement with a number of answers: bounds of the share of the gap."""
 
     queries: int
     low: float

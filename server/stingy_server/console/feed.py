@@ -22,8 +22,9 @@ from stingy_server.console.documents import (
     server_document,
 )
 from stingy_server.console.estimates import Audits
+from stingy_server.console.series import summary
 from stingy_server.console.state_view import StateGone, StateView
-from stingy_server.console.traffic import Traffic, summary
+from stingy_server.console.traffic import Traffic
 from stingy_server.detection.key_profiles import KeyProfileStore
 from stingy_server.settings import Settings
 from stingy_server.store.base import OutcomeUnknown, StoreBusy, StoreUnavailable

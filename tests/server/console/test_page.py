@@ -101,7 +101,6 @@ def test_near_duplicates_give_a_red_row_that_a_release_ends(page: "Page", tmp_pa
             "released",
         ]
         assert all(found.pixels not in content for found in entries if found.pixels)
-        assert query(url, honest, customer()[:1]).headers["x-request-id"]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -176,9 +175,7 @@ def test_500_keys_and_100_000_entries_draw_within_a_second(page: "Page", tmp_pat
         assert min(drawn_ms) < 1000, drawn_ms
 
 
-def test_state_that_vanishes_leaves_the_numbers_and_a_sentence(
-    page: "Page", tmp_path: Path
-) -> None:
+def test_state_that_vanishes_leaves_the_last_numbers(page: "Page", tmp_path: Path) -> None:
     make_state(tmp_path / "state", "alice")
     with console_process(tmp_path / "state", "--write") as console:
         open_page(page, console)

@@ -13,7 +13,7 @@ from stingy_server.store.database import FILE
 
 
 @pytest.mark.anyio
-async def test_state_that_vanishes_leaves_the_last_numbers_and_a_sentence(tmp_path: Path) -> None:
+async def test_state_that_vanishes_leaves_the_last_numbers(tmp_path: Path) -> None:
     state = tmp_path / "state"
     ((key, _),) = make_state(state, "alice")
     async with opened(state) as page:

@@ -10,7 +10,8 @@ import pytest
 from console_pages import add_entries, entry
 from stingy_server import Database
 from stingy_server.console import traffic as counts
-from stingy_server.console.traffic import Endpoint, Traffic, summary
+from stingy_server.console.series import summary
+from stingy_server.console.traffic import Endpoint, Traffic
 from stingy_server.store.keys import stamp
 from stingy_server.store.ledger import event_entry
 
@@ -44,9 +45,8 @@ def test_each_entry_is_counted_once(database: Database, tmp_path: Path, store: s
 def test_entry_that_comes_late_is_counted(
     database: Database, tmp_path: Path, store: str | None
 ) -> None:
-    """In PostgreSQL the number of an entry may be lower than one that was read before."""
     if store is None:
-        pytest.skip("SQLite has one writer at a time, so no entry comes late")
+        pytest.skip("one writer at a time, so no entry has a lower number than one before it")
     import psycopg
 
     add_entries(tmp_path, [entry("a")], store=store)
@@ -71,7 +71,7 @@ def test_summary_has_rates_refusals_times_and_bits(database: Database, tmp_path:
     written = [entry("a", ago_s=4, latency_us=1000 * number) for number in range(1, 101)]
     written += [entry("a", ago_s=4, requests=25, latency_us=10**9, **refusal)]
     written += [entry("b", ago_s=1, answered=1000)]  # not settled yet
-    add_entries(tmp_path, written, store=str(database._opened[1] or "") or None)
+    add_entries(tmp_path, written, store=database._opened[1])
     now = time.time()
     found = summary(read(database).seconds(now))
     assert found["images"]["value"] == 20.0
