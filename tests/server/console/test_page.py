@@ -145,7 +145,7 @@ def test_V4_page_that_reads_has_no_buttons(page: "Page", odd_state: Path) -> Non
 
 def test_filter_and_sort_order_the_rows(page: "Page", odd_console: ConsoleProcess) -> None:
     open_page(page, odd_console)
-    page.get_by_role("button", name="Name").click()
+    page.get_by_role("button", name="Name", exact=True).click()
     names = page.locator(".opener .name").all_inner_texts()
     assert names == sorted(names, key=str.lower)
     assert page.locator("th[data-column=name]").get_attribute("aria-sort") == "ascending"

@@ -5,7 +5,7 @@ import { clock, whole } from "./format.js";
 
 const EMPTY = "No entries.";
 
-/** Make a list inside an element, with `update(entries, { names })`. */
+/** Make a list inside an element, with `update(entries, { names })` and `clear()`. */
 export function makeEntries(root, { withKey = true } = {}) {
   const lines = new Map();
   let drawn = null;
@@ -21,7 +21,13 @@ export function makeEntries(root, { withKey = true } = {}) {
     else replace(root, el("p", { class: "quiet", text: EMPTY }));
   }
 
-  return { update };
+  function clear() {
+    drawn = null;
+    lines.clear();
+    replace(root);
+  }
+
+  return { update, clear };
 }
 
 function line(entry, withKey, names) {

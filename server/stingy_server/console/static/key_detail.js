@@ -29,7 +29,7 @@ export function makeDetail(columns) {
     replace(evidence, el("p", { class: "quiet", text: "reading" }));
     replace(classes);
     replace(answered);
-    entries.update([], {});
+    entries.clear();
   }
 
   function update(detail, key, context) {

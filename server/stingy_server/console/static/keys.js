@@ -34,7 +34,7 @@ export class KeysTable {
         el("button", { type: "button", class: "sorter", text: column.title, on: { click: () => this.sortBy(column) } }),
       ),
     );
-    const last = el("th", { role: "columnheader", scope: "col", class: "do" }, el("span", { class: "hidden", text: "Do" }));
+    const last = el("th", { role: "columnheader", scope: "col", class: "do", "aria-label": "Actions" });
     byId("heads").replaceChildren(...heads, last);
     const choice = byId("sort");
     choice.replaceChildren(
