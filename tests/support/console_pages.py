@@ -119,9 +119,11 @@ async def assert_closed_to_strangers(client: httpx.AsyncClient) -> None:
     assert len(bodies) == 1
 
 
-def make_state(state: Path, *names: str, **options: Any) -> list[tuple[Key, str]]:
+def make_state(
+    state: Path, *names: str, store: str | None = None, **options: Any
+) -> list[tuple[Key, str]]:
     """Make a state with keys of these names. Return each key with its text."""
-    with closing(Database(state)) as database:
+    with closing(Database(state, store=store)) as database:
         keys = Keys(database)
         return [keys.create(name, budget=500, **options) for name in names]
 

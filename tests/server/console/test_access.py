@@ -49,23 +49,24 @@ def test_V1_token_is_late_after_a_minute() -> None:
     assert access.redeem(late) is None
 
 
-@pytest.mark.parametrize(
-    "token",
-    [
-        make_token(bytes([1]) * 32, PORT),
-        make_token(PEPPER, PORT + 1),
-        make_token(PEPPER, PORT, now=time.time() - 30),  # before the start
-        make_token(PEPPER, PORT, now=time.time() + 3600),
-        make_token(PEPPER, PORT)[:-1],
-        make_token(PEPPER, PORT).upper(),
-        "",
-        "0..",
-        "é" * 100,
-    ],
-    ids=lambda token: token[-4:],
-)
-def test_V1_other_token_opens_nothing(token: str) -> None:
-    assert ConsoleAccess(PEPPER, PORT, clock=lambda: time.time() - 10).redeem(token) is None
+def test_V1_other_token_opens_nothing() -> None:
+    access = ConsoleAccess(PEPPER, PORT, clock=lambda: time.time() - 10)
+    now = time.time() - 10
+    good = make_token(PEPPER, PORT, now=now)
+    others = {
+        "of another state": make_token(bytes([1]) * 32, PORT, now=now),
+        "of another port": make_token(PEPPER, PORT + 1, now=now),
+        "from before the start": make_token(PEPPER, PORT, now=now - 30),
+        "of the future": make_token(PEPPER, PORT, now=now + 3600),
+        "cut": good[:-1],
+        "in other letters": good.upper(),
+        "of another time": f"{int(good[:13]) - 1}{good[13:]}",
+        "none": "",
+        "no token": "é" * 100,
+    }
+    for reason, token in others.items():
+        assert access.redeem(token) is None, reason
+    assert access.redeem(make_token(PEPPER, PORT, now=time.time() - 10)) is not None
 
 
 def test_V1_token_of_a_command_opens_a_running_console() -> None:

@@ -26,14 +26,16 @@ MARKUP = '<img src=x onerror="fetch(1)"><script>alert(1)</script>'
 
 
 @pytest.mark.anyio
-async def test_row_of_a_key_has_budget_bits_and_last_request(tmp_path: Path) -> None:
-    ((key, _),) = make_state(tmp_path, "alice", per_day=100, tier="partner")
-    with closing(Database(tmp_path)) as database:
+async def test_row_of_a_key_has_budget_bits_and_last_request(
+    tmp_path: Path, store: str | None
+) -> None:
+    ((key, _),) = make_state(tmp_path, "alice", store=store, per_day=100, tier="partner")
+    with closing(Database(tmp_path, store=store)) as database:
         Budgets(database).reserve([key_owner(key.id)], 20)
         observed = Observation(images=20, bits=100.0, classes={"digits": (10, {3: 15, 4: 5})})
         KeyProfileStore(database).add(key.id, observed, alarm=0.9, ladder=[])
-    add_entries(tmp_path, [entry(key.id, answered=20, images=20)])
-    async with opened(tmp_path) as page:
+    add_entries(tmp_path, [entry(key.id, answered=20, images=20)], store=store)
+    async with opened(tmp_path, store=store) as page:
         row = await page.key(key.id)
         detail = (await page.document(key=key.id))["detail"]
     assert (row["name"], row["tier"], row["state"]) == ("alice", "partner", "valid")
