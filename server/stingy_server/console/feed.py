@@ -36,8 +36,9 @@ log = logging.getLogger("stingy")
 
 EVERY_S = 0.9  # a read that is younger serves another request
 GONE = "The state is gone. The numbers are those of the last read."
+LOCKED = "The state is locked by another process. The numbers are those of the last read."
 BUSY = "The state is locked by another process. Nothing was changed; try once more."
-UNREADABLE = "The state cannot be read; the terminal says why. The numbers are of the last read."
+UNREADABLE = "The state cannot be read; the terminal says why. The numbers are old."
 UNWRITABLE = "The state cannot be written; the terminal says why. Nothing was changed."
 UNKNOWN = "The state did not confirm the change; the ledger shows whether it was made."
 NOT_IN_ALARM = "Expected a key in alarm, got another; it may have been released already."
@@ -167,10 +168,10 @@ class Feed:
         """Read the state. Return None, and keep the fault, if that fails."""
         try:
             found = read()
-        except StoreUnavailable as error:
+        except (StoreUnavailable, ValueError) as error:  # a ValueError is a row that is not ours
             if self._fault is None:
                 log.error("%s", error)
-            self._fault = GONE if isinstance(error, StateGone) else UNREADABLE
+            self._fault = _read_fault(error)
             return None
         if self._fault is not None:
             log.warning("the state can be read")
@@ -223,3 +224,10 @@ class Feed:
             traffic=self._traffic,
             audits=self._audits,
         )
+
+
+def _read_fault(error: Exception) -> str:
+    """Return the sentence for a read that failed."""
+    if isinstance(error, StateGone):
+        return GONE
+    return LOCKED if isinstance(error, StoreBusy) else UNREADABLE

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from console_pages import make_state, opened
+from console_pages import add_entries, entry, make_state, opened
 from stingy_server.console import feed
 from stingy_server.console.state_view import StateGone, StateView
 from stingy_server.store.base import StoreUnavailable
@@ -50,6 +50,17 @@ async def test_state_that_breaks_is_a_fault_without_its_path(tmp_path: Path) -> 
         found = await page.document()
         assert found["fault"] == feed.UNREADABLE
         assert str(tmp_path) not in str(found)
+
+
+@pytest.mark.anyio
+async def test_row_that_no_release_wrote_is_a_fault(tmp_path: Path) -> None:
+    ((key, _),) = make_state(tmp_path, "alice")
+    async with opened(tmp_path) as page:
+        await page.document()
+        add_entries(tmp_path, [entry(key.id)._replace(time="yesterday")])
+        found = await page.document()
+    assert found["fault"] == feed.UNREADABLE
+    assert [row["name"] for row in found["keys"]] == ["alice"]
 
 
 def test_folder_without_a_state_is_refused(tmp_path: Path) -> None:
