@@ -5,7 +5,7 @@ import { el, svg } from "./dom.js";
 const WIDTH = 120;
 const HEIGHT = 32;
 
-/** Make a line over time, and a function that draws other values into it. Null is a gap. */
+/** Make a line over time, and a function that draws other values into it. Null is skipped. */
 export function sparkline(className = "spark") {
   const area = svg("path", { class: "area" });
   const line = svg("path", { class: "line" });
@@ -30,23 +30,15 @@ export function sparkline(className = "spark") {
 function paths(values, most) {
   const top = Math.max(most ?? 0, ...values.filter((value) => value !== null), 1e-9);
   const step = WIDTH / Math.max(1, values.length - 1);
-  let line = "";
-  let area = "";
-  let run = [];
-  const close = () => {
-    if (run.length === 0) return;
-    if (run.length === 1) run.push([run[0][0] + step * 0.6, run[0][1]]);
-    const points = run.map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`);
-    line += `M${points.join("L")}`;
-    area += `M${run[0][0].toFixed(1)} ${HEIGHT}L${points.join("L")}L${run.at(-1)[0].toFixed(1)} ${HEIGHT}Z`;
-    run = [];
-  };
-  values.forEach((value, index) => {
-    if (value === null) close();
-    else run.push([index * step, HEIGHT - 1.5 - (HEIGHT - 4) * (value / top)]);
-  });
-  close();
-  return [line, area];
+  const points = values
+    .map((value, index) => [index * step, value])
+    .filter(([, value]) => value !== null)
+    .map(([x, value]) => [x, HEIGHT - 1.5 - (HEIGHT - 4) * (value / top)]);
+  if (points.length === 0) return ["", ""];
+  if (points.length === 1) points.push([points[0][0] + step, points[0][1]]);
+  const line = points.map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`).join("L");
+  const [first, last] = [points[0][0].toFixed(1), points.at(-1)[0].toFixed(1)];
+  return [`M${line}`, `M${first} ${HEIGHT}L${line}L${last} ${HEIGHT}Z`];
 }
 
 /** Make a bar that is filled by a share, and a function that fills it anew. */

@@ -56,8 +56,14 @@ function what(entry) {
 function eventText({ model, version, detail }) {
   const parts = [];
   if (model !== "-") parts.push(version === "-" ? model : `${model} ${version}`);
-  for (const [field, value] of Object.entries(detail ?? {})) {
-    parts.push(`${field} ${typeof value === "object" ? JSON.stringify(value) : value}`);
-  }
+  for (const [field, value] of Object.entries(detail ?? {})) parts.push(...facts(field, value));
   return parts.length > 0 ? [name(parts.join(" · "))] : [];
+}
+
+/** Write a field of an event's detail; a change has the text before and after it. */
+function facts(field, value) {
+  if (field !== "changes" || value === null || typeof value !== "object") {
+    return [`${field} ${typeof value === "object" ? JSON.stringify(value) : value}`];
+  }
+  return Object.entries(value).map(([what, pair]) => `${what} ${Array.isArray(pair) ? pair.join(" → ") : pair}`);
 }

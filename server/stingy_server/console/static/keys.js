@@ -34,7 +34,7 @@ export class KeysTable {
         el("button", { type: "button", class: "sorter", text: column.title, on: { click: () => this.sortBy(column) } }),
       ),
     );
-    const last = el("th", { role: "columnheader", scope: "col", class: "do", "aria-label": "Actions" });
+    const last = el("th", { role: "columnheader", scope: "col", class: "do", text: "Change" });
     byId("heads").replaceChildren(...heads, last);
     const choice = byId("sort");
     choice.replaceChildren(
@@ -68,6 +68,7 @@ export class KeysTable {
   update(keys, context) {
     this.keys = keys;
     this.context = context;
+    this.table.classList.toggle("reads", !context.writes);
     this.updateTiers();
     const present = new Set();
     for (const key of keys) {
