@@ -1,5 +1,6 @@
 """A real `stingy console`, states that are large, and queries that look like extraction."""
 
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -33,6 +34,12 @@ class ConsoleProcess:
     def address(self) -> str:
         """Return an address that opens the page once."""
         return f"http://127.0.0.1:{self.port}/?token={make_token(self._pepper, self.port)}"
+
+    def processor_s(self) -> float:
+        """Return the seconds of processors that the process has used."""
+        stat = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii")
+        user, system = stat.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

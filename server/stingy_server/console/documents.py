@@ -1,12 +1,13 @@
 """The JSON documents of the page. No document has a key's text, a pixel's digest or an output."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from stingy_server.console.estimates import Audits, LeakRange
-from stingy_server.console.traffic import Shown, Traffic
+from stingy_server.console.traffic import Endpoint, Shown, Traffic
 from stingy_server.detection.key_profiles import Action, KeyProfile
 from stingy_server.store.budgets import Budget, today
 from stingy_server.store.deployments import Report
@@ -70,7 +71,7 @@ def detail_document(
     """Return more about one key: the evidence of the watch, the classes, its entries."""
     known = profile or KeyProfile(key.id)
     counts: dict[str, tuple[int, dict[str, float]]] = json.loads(known.classes)
-    endpoints = traffic.answered.get(key.id, {})
+    endpoints = traffic.answered.get(key.id, Counter[Endpoint]())
     return {
         "id": key.id,
         "created": key.created,

@@ -156,23 +156,18 @@ def test_filter_and_sort_order_the_rows(page: "Page", odd_console: ConsoleProces
     assert page.locator("#no-keys").inner_text() == "No key passes the filter."
 
 
-def test_500_keys_and_100_000_entries_draw_within_a_second(page: "Page", tmp_path: Path) -> None:
+def test_500_keys_and_100_000_entries_draw_in_a_second(page: "Page", tmp_path: Path) -> None:
+    """Measure the time of processors, because the time of a clock depends on other programs."""
     make_large_state(tmp_path / "state", keys=500, entries=100_000)
+    metrics = page.context.new_cdp_session(page)
+    metrics.send("Performance.enable", {"timeDomain": "threadTicks"})
     with console_process(tmp_path / "state") as console:
-        drawn_ms = []
-        for _ in range(3):  # the fastest, because other programs run beside it
-            page.goto(console.address())
-            page.wait_for_url(re.compile(r"/$"))
-            drawn_ms.append(
-                page.evaluate(
-                    """async () => {
-                        while (document.querySelectorAll('#rows > tr').length < 500)
-                            await new Promise(requestAnimationFrame);
-                        return performance.now();
-                    }"""
-                )
-            )
-        assert min(drawn_ms) < 1000, drawn_ms
+        started_s = console.processor_s()
+        page.goto(console.address())
+        page.wait_for_selector("#rows > tr:nth-child(500)", state="attached")
+        found = metrics.send("Performance.getMetrics")["metrics"]
+        (page_s,) = (each["value"] for each in found if each["name"] == "TaskDuration")
+        assert page_s + console.processor_s() - started_s < 1.0
 
 
 def test_state_that_vanishes_leaves_the_last_numbers(page: "Page", tmp_path: Path) -> None:
