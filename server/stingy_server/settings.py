@@ -1,5 +1,6 @@
 """The settings of a server. They do not change after start-up."""
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -173,6 +174,16 @@ class Tier(BaseModel):
     classes: Count | None = None
     decimals: Annotated[int, Field(ge=0, le=6)] | None = None
     scores: Literal["keep", "rank", "none"] = "keep"
+
+    def fingerprint(self, policy: str) -> str:
+        """Return the fingerprint of a policy under this tier.
+
+        Args:
+            policy: the fingerprint of the policy alone.
+        """
+        if self == Tier():
+            return policy
+        return hashlib.sha256(f"{policy} {self.model_dump_json()}".encode()).hexdigest()[:12]
 
 
 Ladder = Annotated[tuple[Literal["labels", "refuse"], ...], Field(max_length=16)]

@@ -17,7 +17,7 @@ def next_classes(answer: SparseLogits, tier: Tier) -> SparseLogits:
     return sanitize(wider, LOGITS)
 
 
-def test_Y_tier_that_is_wider_than_its_policy_is_caught() -> None:
+def test_F_tier_that_is_wider_than_its_policy_is_caught() -> None:
     answer = sanitize(build_policy("stingy", num_classes=10, n=2), LOGITS)
     tier = Tier(classes=5)
     assert_tier_shows_no_more(tighten_to_tier, answer, tier)

@@ -11,9 +11,12 @@ import pytest
 from starlette.types import Scope
 
 from checks import all_requests
+from console_pages import assert_closed_to_strangers, make_state, opened
 from issuer import Issuer, forge, make_private, public_pem
 from serving import make_bundle, make_settings, running
 from stingy_server.edge.cors import Cors
+from stingy_server.loopback.access import Session
+from stingy_server.loopback.guard import LoopbackGuard
 from stingy_server.oidc.signing_keys import SigningKey
 from stingy_server.oidc.tokens import check_token, read_head
 from stingy_server.process.certificate import Certificate
@@ -111,3 +114,20 @@ def test_J_check_that_trusts_a_token_about_itself_is_caught() -> None:
     for broken in (unsigned, timeless):
         with pytest.raises(AssertionError):
             assert_forgeries_are_refused(broken, forged.values(), good=good)
+
+
+class OpenGuard(LoopbackGuard):
+    """A guard that takes every request for one of a session."""
+
+    def _session(self, headers: Any) -> Session | None:
+        return Session("cookie", "csrf")
+
+
+@pytest.mark.anyio
+async def test_V_guard_that_takes_anybody_in_is_caught(tmp_path: Path) -> None:
+    make_state(tmp_path)
+    async with opened(tmp_path, signed_in=False) as page:
+        await assert_closed_to_strangers(page.client)
+    async with opened(tmp_path, signed_in=False, guard=OpenGuard) as page:
+        with pytest.raises(AssertionError):
+            await assert_closed_to_strangers(page.client)

@@ -1,6 +1,5 @@
 """The policy as a tier presents it. A tier makes answers smaller and never larger."""
 
-import hashlib
 from dataclasses import dataclass
 from typing import Self
 
@@ -21,15 +20,11 @@ class TierView:
     @classmethod
     def of(cls, policy: Policy, tier: Tier) -> Self:
         decimals = policy.decimals
-        fingerprint = policy.fingerprint
-        if tier != Tier():
-            named = f"{fingerprint} {tier.model_dump_json()}"
-            fingerprint = hashlib.sha256(named.encode()).hexdigest()[:12]
         return cls(
             support=min(tier.classes or policy.support, policy.support),
             form=visible_form(policy, tier),
             decimals=decimals if tier.decimals is None else min(tier.decimals, decimals),
-            fingerprint=fingerprint,
+            fingerprint=tier.fingerprint(policy.fingerprint),
         )
 
     def describe(self, num_classes: int) -> str:

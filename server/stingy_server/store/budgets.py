@@ -25,6 +25,7 @@ NO_STOP = 2**63 - 1
 DAY_S = 86_400
 MAX_OWNERS = 5
 REPORTED = (80, 95)  # percent of a limit
+BUDGET_COLUMNS = "total, used, day_total, day, day_used, month_total, month, month_used"
 
 
 @dataclass(frozen=True)
@@ -187,8 +188,7 @@ class Budgets:
 
     def get(self, owner: str) -> Budget | None:
         row = self._database.execute(
-            "SELECT total, used, day_total, day, day_used, month_total, month, month_used "
-            "FROM budgets WHERE owner = ?",
+            f"SELECT {BUDGET_COLUMNS} FROM budgets WHERE owner = ?",  # noqa: S608
             (owner,),
         ).fetchone()
         return None if row is None else Budget(*row)

@@ -40,6 +40,7 @@ class Database:
         remote: whether the store is reached over a network.
         deadline_s: seconds after which a call that was not answered has failed.
         health: whether the store answers.
+        version: the version of the schema, as it is now.
 
     Raises:
         StoreUnavailable: from every method, if the store is missing, locked, full or broken.
@@ -88,10 +89,7 @@ class Database:
         self.execute = self._store.execute
         self.health = StoreHealth(self._probe)
         try:
-            if read_only:
-                self._check_version(state)
-            else:
-                self._prepare(state)
+            self.version = self._check_version(state) if read_only else self._prepare(state)
         except StoreUnavailable:
             self.close()
             raise
@@ -172,7 +170,7 @@ class Database:
             )
         return version
 
-    def _prepare(self, state: Path) -> None:
+    def _prepare(self, state: Path) -> int:
         with self.transaction(locks=("schema",)):
             version = self._check_version(state)
             if version == 0:
@@ -182,3 +180,4 @@ class Database:
                 self._store.run(migration)
             if version < VERSION:
                 self._store.set_version(VERSION, self.pepper)
+        return VERSION

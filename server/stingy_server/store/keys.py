@@ -7,13 +7,14 @@ import hmac
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, NamedTuple
 
 from stingy_server.rates.rate_limits import parse_rate
 from stingy_server.store.budgets import (
+    BUDGET_COLUMNS,
     COVERED,
     Budget,
     Budgets,
@@ -29,8 +30,14 @@ PREFIX = "stingy"
 PRINCIPAL = "oidc-"  # begins the id of a principal, which has tokens and no key
 TOKEN = re.compile(r"[^.]*\.[^.]*\.[^.]*")
 MAX_NAME_LENGTH = 64
+# A key without a budget was not created completely, so it gets no images.
+NO_BUDGET = Budget(total=0, used=0, day_total=None, day=0, day_used=0)
 COLUMNS = "id, name, tier, rate, request_rate, created, expires, revoked, models, model_budgets"
 SELECT = f"SELECT {COLUMNS} FROM keys"  # noqa: S608
+WITH_BUDGETS = (
+    f"SELECT {COLUMNS}, {BUDGET_COLUMNS} FROM keys "  # noqa: S608
+    "LEFT JOIN budgets ON owner = 'key:' || id ORDER BY created, id"
+)
 # After the key: 1 if its budget covers one more image, and the count of the changes of keys.
 VALID = f"""
 SELECT {COLUMNS}, (SELECT 1 FROM budgets WHERE owner = 'key:' || id AND {COVERED}),
@@ -322,8 +329,9 @@ class Keys:
 
     def all(self) -> list[tuple[Key, Budget]]:
         """Return every key with its budget, oldest first, revoked keys included."""
-        rows = self._database.execute(f"{SELECT} ORDER BY created, id").fetchall()
-        return [(key, self.budget(key)) for key in map(_key, rows)]
+        size = len(fields(Budget))
+        rows = self._database.execute(WITH_BUDGETS).fetchall()
+        return [(_key(row[:-size]), _budget(row[-size:])) for row in rows]
 
     def named(self, text: str) -> list[Key]:
         """Return the key of this id or, if there is none, the keys of this name.
@@ -339,9 +347,7 @@ class Keys:
         return [key for key in found if key.revoked is None] or found
 
     def budget(self, key: Key) -> Budget:
-        budget = self._budgets.get(key_owner(key.id))
-        # A key without a budget was not created completely, so it gets no images.
-        return budget or Budget(total=0, used=0, day_total=None, day=0, day_used=0)
+        return self._budgets.get(key_owner(key.id)) or NO_BUDGET
 
     def model_budgets(self, key: Key) -> dict[str, Budget]:
         """Return the budgets that a key has for single models, by the models' names."""
@@ -410,6 +416,11 @@ def _key(columns: Sequence[Any]) -> Key:
     models, model_budgets = columns[-2:]
     allowed = None if models is None else frozenset(models.split())
     return Key(*[*columns[:-2], allowed, tuple(model_budgets.split())])
+
+
+def _budget(columns: Sequence[Any]) -> Budget:
+    """Return the budget of `BUDGET_COLUMNS`, which are all NULL if there is none."""
+    return NO_BUDGET if columns[1] is None else Budget(*columns)
 
 
 def _joined(models: frozenset[str] | None) -> str | None:

@@ -130,7 +130,7 @@ def predict(folder: Path, url: str, key: str, *words: str) -> dict[str, Any]:
     return answer
 
 
-def test_Y1_leaves_column_equals_stingy_predict(
+def test_F1_leaves_column_equals_stingy_predict(
     page: "Page", session: Opened, tmp_path: Path
 ) -> None:
     drop(page, session.folder / "digit.png")
@@ -141,7 +141,7 @@ def test_Y1_leaves_column_equals_stingy_predict(
     assert leaves(page) == expected
 
 
-def test_Y1_three_classes_are_exactly_three_numbers(page: "Page", session: Opened) -> None:
+def test_F1_three_classes_are_exactly_three_numbers(page: "Page", session: Opened) -> None:
     drop(page, session.folder / "digit.png")
     choose(page, n="3")
     assert page.locator(OUT).count() == 3
@@ -153,7 +153,7 @@ def test_Y1_three_classes_are_exactly_three_numbers(page: "Page", session: Opene
 
 
 @pytest.mark.parametrize("tier", ["partner", "order"])
-def test_Y1_tier_shows_no_more_than_the_policy(page: "Page", session: Opened, tier: str) -> None:
+def test_F1_tier_shows_no_more_than_the_policy(page: "Page", session: Opened, tier: str) -> None:
     drop(page, session.folder / "digit.png")
     choose(page, n="4", tier=tier)
     policy, under = leaves(page), leaves(page, 4)
@@ -163,7 +163,7 @@ def test_Y1_tier_shows_no_more_than_the_policy(page: "Page", session: Opened, ti
     assert not page.locator("#rows td.tier").first.is_visible()
 
 
-def test_Y3_gain_is_shown_for_the_audited_setting_alone(page: "Page") -> None:
+def test_F3_gain_is_shown_for_the_audited_setting_alone(page: "Page") -> None:
     assert page.inner_text("#audited .uplift") == "+10.0, 25 % of the gap"
     choose(page, n="3")
     assert page.locator("#audited .uplift").count() == 0
@@ -198,7 +198,7 @@ def test_folder_shows_the_use_of_the_answers(page: "Page", session: Opened) -> N
     assert rows["stingy"].locator("td").nth(3).inner_text() == "24"
 
 
-def test_Y2_page_works_in_a_process_that_writes_no_file(page: "Page", session: Opened) -> None:
+def test_F2_page_works_in_a_process_that_writes_no_file(page: "Page", session: Opened) -> None:
     # The command runs with a limit of 0 bytes a file: see `trying`.
     page.set_input_files("#directory", session.folder / "images")
     page.wait_for_selector("#many-scroll:not([hidden])")

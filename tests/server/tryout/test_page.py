@@ -24,7 +24,7 @@ FAULTY = {
 
 
 @pytest.mark.parametrize("kind", FAULTY)
-async def test_Y1_refused_image_gets_the_sentence_of_the_api(tmp_path: Path, kind: str) -> None:
+async def test_F1_refused_image_gets_the_sentence_of_the_api(tmp_path: Path, kind: str) -> None:
     bundle = make_bundle(tmp_path / "bundle")
     async with running(make_settings(tmp_path / "state", bundle)) as (client, _):
         sent = await client.post(
@@ -36,7 +36,7 @@ async def test_Y1_refused_image_gets_the_sentence_of_the_api(tmp_path: Path, kin
     assert refused.json() == {"error": sent.json()["error"]["message"]}
 
 
-async def test_Y2_image_is_in_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_F2_image_is_in_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     bundle = make_bundle(tmp_path / "bundle")

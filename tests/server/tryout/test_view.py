@@ -1,4 +1,4 @@
-"""Rows Y1 and Y3: what the page shows is what leaves, and a gain is one that was measured."""
+"""Rows F1 and F3: what the page shows is what leaves, and a gain is one that was measured."""
 
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def known_of(logits: torch.Tensor) -> Known:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("policy", POLICIES)
-async def test_Y1_column_is_what_the_server_answers(tmp_path: Path, policy: str) -> None:
+async def test_F1_column_is_what_the_server_answers(tmp_path: Path, policy: str) -> None:
     bundle = make_bundle(tmp_path / "bundle", policy=policy)
     settings = make_settings(tmp_path / "state", bundle, allow_open=True)
     async with running(settings) as (client, _):
@@ -60,7 +60,7 @@ async def test_Y1_column_is_what_the_server_answers(tmp_path: Path, policy: str)
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("n", [1, 2, 3, 9])
-async def test_Y1_n_classes_leave_and_no_other_number(tmp_path: Path, n: int) -> None:
+async def test_F1_n_classes_leave_and_no_other_number(tmp_path: Path, n: int) -> None:
     async with opened(make_bundle(tmp_path / "bundle")) as page:
         view = await page.view_of(IMAGE, n=n, tier="partner")
     assert len(numbers(view, "policy")) == n
@@ -73,7 +73,7 @@ async def test_Y1_n_classes_leave_and_no_other_number(tmp_path: Path, n: int) ->
 @pytest.mark.anyio
 @pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("policy", POLICIES)
-async def test_Y1_tier_shows_no_more_than_the_policy(
+async def test_F1_tier_shows_no_more_than_the_policy(
     tmp_path: Path, policy: str, tier: str
 ) -> None:
     async with opened(make_bundle(tmp_path / "bundle", policy=policy)) as page:
@@ -91,7 +91,7 @@ async def test_Y1_tier_shows_no_more_than_the_policy(
     scores=st.sampled_from(["keep", "rank", "none"]),
     seed=st.integers(0, 2**16),
 )
-def test_Y1_no_tier_shows_more_than_its_policy(
+def test_F1_no_tier_shows_more_than_its_policy(
     n: int, decimals: int, classes: int | None, most: int | None, scores: Any, seed: int
 ) -> None:
     rows = torch.randn(3, 10, generator=torch.Generator().manual_seed(seed)) * 5
@@ -100,7 +100,7 @@ def test_Y1_no_tier_shows_more_than_its_policy(
     assert_tier_shows_no_more(tighten_to_tier, sanitize(policy, rows), tier)
 
 
-def test_Y1_gate_refuses_logits_that_are_not_finite(tmp_path: Path) -> None:
+def test_F1_gate_refuses_logits_that_are_not_finite(tmp_path: Path) -> None:
     choice = Chooser("stingy", num_classes=10, tiers={}).choose({})
     broken = known_of(torch.full((1, 10), torch.nan))
     with pytest.raises(LogitsRejected):
@@ -168,7 +168,7 @@ def test_open_policy_and_noise_are_pointed_out() -> None:
     ],
     ids=str,
 )
-async def test_Y3_setting_without_an_audit_has_no_gain(
+async def test_F3_setting_without_an_audit_has_no_gain(
     tmp_path: Path, query: dict[str, str], options: dict[str, Any]
 ) -> None:
     fingerprint = build_policy("stingy", num_classes=10).fingerprint
@@ -179,7 +179,7 @@ async def test_Y3_setting_without_an_audit_has_no_gain(
 
 
 @pytest.mark.anyio
-async def test_Y3_audited_setting_has_its_gain_and_bounds(tmp_path: Path) -> None:
+async def test_F3_audited_setting_has_its_gain_and_bounds(tmp_path: Path) -> None:
     fingerprint = build_policy("stingy", num_classes=10).fingerprint
     audit = make_report(fingerprint=fingerprint)
     async with opened(make_bundle(tmp_path / "bundle"), audit=audit) as page:
