@@ -6,11 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from stingy_attacker_eval.report.analysis import Audit, headlines, health, verdict
+from stingy_attacker_eval.report.analysis import Audit, health, verdict
 from stingy_attacker_eval.report.attackers import HEAD, attacker_table, possessions
-from stingy_attacker_eval.report.formatting import cost, percent, signed
+from stingy_attacker_eval.report.formatting import cost, percent, readable, signed
 from stingy_attacker_eval.report.frontier import Point
 from stingy_attacker_eval.report.label_only_baseline import LabelOnlyBaseline, Outcome
+from stingy_attacker_eval.report.verdicts import headlines
 from stingy_attacker_eval.results import NO_ENDPOINT, Summary
 
 SCHEMA = "stingy.audit.outcome/2"
@@ -192,4 +193,4 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def _escape(text: str) -> str:
-    return text.replace("|", r"\|").replace("<", "&lt;").replace("\n", " ")
+    return readable(text.replace("\n", " ")).replace("|", r"\|").replace("<", "&lt;")
