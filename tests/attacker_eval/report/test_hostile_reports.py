@@ -119,7 +119,7 @@ def test_page_of_an_odd_audit_has_its_verdict_and_rows(
     assert is_gain == has_gain
 
 
-def test_no_name_runs_as_markup_or_reorders_the_page(tmp_path: Path) -> None:
+def test_E7_no_name_runs_as_markup_or_reorders_the_page(tmp_path: Path) -> None:
     audit = hostile(tmp_path)
     pages = (render(audit), render_comparison(compare_audits(audit, audit)))
     for page in pages:

@@ -196,7 +196,7 @@ def test_a_folder_without_a_finished_audit_is_refused(tmp_path: Path) -> None:
         read_audit(tmp_path)
 
 
-def test_the_page_needs_no_network_and_runs_one_hashed_script(tmp_path: Path) -> None:
+def test_E7_page_requests_nothing_and_runs_one_hashed_script(tmp_path: Path) -> None:
     sentences(tmp_path, summary("soft_label", 92.0), summary("sweep[tau=1,alpha=1]", 91.0))
     page = write_report(tmp_path).read_text()
     assert not re.search(r"https?:|@import|<link|<iframe|src=|srcset|\sstyle=|\son\w+=", page)

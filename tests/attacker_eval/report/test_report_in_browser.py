@@ -153,7 +153,9 @@ def test_print_has_every_uplift(opened: Opener, pages: dict[str, Path], name: st
 
 
 @pytest.mark.parametrize("name", [*COMMITTED, *MADE])
-def test_page_requests_nothing(browser: "Browser", pages: dict[str, Path], name: str) -> None:
+def test_E7_page_requests_nothing_in_a_browser(
+    browser: "Browser", pages: dict[str, Path], name: str
+) -> None:
     page = browser.new_page()
     requests = record_requests(page)
     page.goto(pages[name].as_uri(), wait_until="networkidle")
@@ -219,7 +221,7 @@ def test_numbers_of_the_figure_equal_the_report(
         assert row[place][0].startswith(f"{round(value, 1) + 0.0:+.1f}".replace("-", MINUS))
 
 
-def test_headline_claims_no_gain_where_it_is_unclear(
+def test_E7_headline_claims_no_gain_where_it_is_unclear(
     opened: Opener, pages: dict[str, Path]
 ) -> None:
     page = opened(pages["quiet"])
@@ -236,7 +238,7 @@ def test_page_works_without_its_script(opened: Opener, pages: dict[str, Path]) -
     assert page.locator("thead button, .tools input").count() == 0
 
 
-def test_policy_of_the_page_runs_no_other_script(opened: Opener, pages: dict[str, Path]) -> None:
+def test_E7_policy_of_the_page_runs_no_other_script(opened: Opener, pages: dict[str, Path]) -> None:
     page = opened(pages["hostile"])
     assert page.title().startswith("Stingy audit")
     page.evaluate(

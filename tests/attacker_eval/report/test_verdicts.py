@@ -68,7 +68,7 @@ def test_leak_is_a_share_of_the_gap_to_the_teacher(tmp_path: Path) -> None:
     assert (price.lead, price.text) == ("1,000 queries", "1 times your price for 1,000 queries")
 
 
-def test_uplift_within_its_error_is_a_grey_tile(tmp_path: Path) -> None:
+def test_E7_uplift_within_its_error_is_a_grey_tile(tmp_path: Path) -> None:
     audit = audit_of(tmp_path, rows_of({"open": {"label_only": 0.1, "soft_label": 0.3}}))
     leaks, _, price = shown(audit)
     error = 2 * (only(audit).leaks[0].uplift.error or 0)
@@ -88,7 +88,7 @@ def test_the_headline_takes_a_measured_uplift_before_a_larger(tmp_path: Path) ->
     assert (worst.endpoint.name, worst.is_measured) == ("clear", True)
 
 
-def test_many_endpoints_need_a_clearer_uplift_than_one(tmp_path: Path) -> None:
+def test_E7_many_endpoints_need_a_clearer_uplift_than_one(tmp_path: Path) -> None:
     def is_measured(count: int) -> bool:
         rows = rows_of({"first": {"soft_label": 1.0}})
         rows += [
