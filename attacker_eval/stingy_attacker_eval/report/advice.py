@@ -57,19 +57,14 @@ def advice(audit: Audit, found: Sequence[AttackerVerdict]) -> Advice:
     found: one verdict for each attacker.
     """
     marks = _marks(audit, found)
+    is_decided = any(leak.mark is Mark.MORE for item in found for leak in item.leaks)
     closed = [item for item in audit.endpoints if item.policy != _EVERYTHING]
     allowed = undominated([item for item in closed if marks.get(item.name) in _GOOD])
     undecided = undominated([item for item in closed if marks.get(item.name) in _UNSHOWN])
     tried = {row.attack.partition("[")[0] for row in audit.report.rows}
     return Advice(
-        choices=(
-            _top1_choice(allowed),
-            _list_choice(allowed, undecided),
-            _probability_choice(allowed, undecided),
-        )
-        if marks
-        else (),
-        remarks=tuple(_remarks(found, marks, undecided, allowed)),
+        choices=_choices(allowed, undecided, is_decided) if marks else (),
+        remarks=tuple(_remarks(found, marks, undecided if is_decided else (), allowed)),
         unable=tuple(
             dict.fromkeys(
                 f"{readable(item.attack)} on {readable(item.endpoint)}"
@@ -96,6 +91,26 @@ def _marks(audit: Audit, found: Sequence[AttackerVerdict]) -> dict[str, Mark]:
     return marks
 
 
+def _choices(
+    allowed: Sequence[EndpointResult], undecided: Sequence[EndpointResult], is_decided: bool
+) -> tuple[Choice, ...]:
+    if not is_decided:
+        return (
+            _top1_choice(allowed),
+            Choice(
+                "a list",
+                None,
+                "undecided: this audit showed no list to teach more than labels, so it proves "
+                "none harmless; more seeds or a harder task may decide",
+            ),
+        )
+    return (
+        _top1_choice(allowed),
+        _list_choice(allowed, undecided),
+        _probability_choice(allowed, undecided),
+    )
+
+
 def _top1_choice(allowed: Sequence[EndpointResult]) -> Choice:
     need = "top-1"
     if not allowed:
@@ -112,8 +127,16 @@ def _list_choice(allowed: Sequence[EndpointResult], undecided: Sequence[Endpoint
     if not lists and not unshown:
         return Choice(need, None, "no list of this audit: each taught more than labels alone")
     best = max(lists or unshown, key=lambda item: item.utility.top5)
-    text = f"with the true class for {percent(best.utility.top5)} %"
+    short = min(lists or unshown, key=lambda item: item.utility.answer_bytes)
+    text = _list_text(best)
+    if short.utility.answer_bytes < best.utility.answer_bytes:
+        text += f"; or {readable(short.name)}: {_list_text(short)}"
     return Choice(need, best.name, text if lists else f"{text}, undecided")
+
+
+def _list_text(item: EndpointResult) -> str:
+    kept = item.utility
+    return f"true class in {percent(kept.top5)} %, {cost(kept.answer_bytes)} bytes"
 
 
 def _probability_choice(
@@ -138,11 +161,6 @@ def _remarks(
     remarks = []
     if not marks:
         return ["No policy can be chosen: on every endpoint an attacker's attacks all broke."]
-    if all(leak.mark is not Mark.MORE for item in found for leak in item.leaks):
-        remarks.append(
-            "This audit showed no list to teach more than labels, so it does not choose between "
-            "lists. More seeds or a harder task may decide."
-        )
     most = max((item.utility.top5 for item in allowed), default=0.0)
     more = [item.name for item in undecided if item.utility.top5 > most]
     if more and most:

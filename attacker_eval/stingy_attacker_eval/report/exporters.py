@@ -112,7 +112,7 @@ def as_markdown(audit: Audit) -> str:
     ]
     environment = audit.report.environment
     parts.append(", ".join(f"{name}: {value}" for name, value in environment.items()))
-    return "\n\n".join(parts) + "\n"
+    return "\n".join(map(readable, "\n\n".join(parts).split("\n"))) + "\n"
 
 
 def _attacker_document(view: Audit, sentence: str) -> dict[str, object]:
@@ -193,4 +193,4 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def _escape(text: str) -> str:
-    return readable(text.replace("\n", " ")).replace("|", r"\|").replace("<", "&lt;")
+    return text.replace("|", r"\|").replace("<", "&lt;").replace("\n", " ")

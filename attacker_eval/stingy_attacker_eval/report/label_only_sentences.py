@@ -51,7 +51,7 @@ def _comparison_sentence(baselines: Sequence[LabelOnlyBaseline], *, of: int) -> 
         where = "not even on the open endpoint" if _controls(baselines)[0].is_open else "nowhere"
         return (
             "This audit does not decide whether a list teaches more than labels alone: "
-            f"{where} did the best attack gain more than labels for certain."
+            f"{where} was the best attack shown to gain more than labels."
         )
     whole = "this audit" if len(baselines) == of else "this audit that was compared"
     closed = [item for item in baselines if not item.is_open]

@@ -47,9 +47,8 @@ def print_verdicts(audit: Audit, console: Console) -> None:
     found = attacker_verdicts(audit)
     console.print(Text(readable(audit.report.config.title), style="bold"), highlight=False)
     console.print(_verdict_grid(audit, found))
-    for item in found:
-        if item.leaks:
-            console.print(_policy_table(item, len(found) > 1, console.width >= _WIDE))
+    if any(item.leaks for item in found):
+        console.print(_policy_table(found, is_wide=console.width >= _WIDE))
 
 
 def print_verdict_lines(audit: Audit, console: Console, *, attackers: Sequence[str] = ()) -> None:
@@ -134,34 +133,35 @@ def _add_tiles(grid: Table, found: tuple[AttackerVerdict, ...]) -> None:
             grid.add_row(tile.title.upper(), lead + _text(tile.text))
 
 
-def _policy_table(found: AttackerVerdict, several: bool, is_wide: bool) -> Table:
-    """Return one attacker's endpoints, those that keep most of the first five first."""
-    title = _text(f"attacker {found.view.attacker.name}") if several else None
-    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("endpoint", overflow="fold")
-    table.add_column("teaches", overflow="fold")
-    for name in ("uplift", "of gap"):
+def _policy_table(found: Sequence[AttackerVerdict], *, is_wide: bool) -> Table:
+    """Return the endpoints of each attacker, those that keep most of the first five first."""
+    several = len(found) > 1
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    for name in (*(("attacker",) if several else ()), "endpoint", "teaches"):
+        table.add_column(name, overflow="fold")
+    for name in ("uplift", "of gap", *(("first 5 %", "ECE", "bytes", "queries") if is_wide else ())):
         table.add_column(name, justify="right", no_wrap=True)
-    if is_wide:
-        for name in ("first 5 %", "ECE", "bytes", "queries"):
-            table.add_column(name, justify="right", no_wrap=True)
     table.add_column("best attack", overflow="fold")
-    for leak in sorted(found.leaks, key=lambda leak: -leak.endpoint.utility.top5):
-        kept = leak.endpoint.utility
-        wide = (
-            percent(kept.top5),
-            "" if kept.ece is None else percent(kept.ece),
-            cost(kept.answer_bytes),
-            cost(leak.best.queries),
-        )
-        table.add_row(
-            _text(leak.endpoint.name),
-            f"{_SYMBOLS[leak.mark.shape]} {leak.mark}",
-            with_errors(leak.uplift.mean, leak.uplift.error),
-            share_text(leak.share),
-            *(wide if is_wide else ()),
-            _text(leak.best.attack),
-        )
+    for item in found:
+        for leak in sorted(item.leaks, key=lambda leak: -leak.endpoint.utility.top5):
+            kept = leak.endpoint.utility
+            wide = (
+                percent(kept.top5),
+                "" if kept.ece is None else percent(kept.ece),
+                cost(kept.answer_bytes),
+                cost(leak.best.queries),
+            )
+            mark = str(leak.mark) if is_wide else leak.mark.removesuffix(" than labels")
+            table.add_row(
+                *((_text(item.view.attacker.name),) if several else ()),
+                _text(leak.endpoint.name),
+                f"{_SYMBOLS[leak.mark.shape]} {mark}",
+                with_errors(leak.uplift.mean, leak.uplift.error),
+                share_text(leak.share),
+                *(wide if is_wide else ()),
+                _text(leak.best.attack),
+            )
+        table.add_section()
     return table
 
 

@@ -283,7 +283,7 @@ def _attacker_tile(found: AttackerVerdict, leak: Leak) -> Tile:
 def _price_tile(leak: Leak) -> Tile:
     queries = leak.best.queries
     lead = "no query" if queries == 0 else f"{cost(queries)} queries"
-    text = f"{queries / 1000:,.3g} times your price for 1,000 queries"
+    text = f"{queries / 1000:,g} times your price for 1,000 queries"
     if not leak.is_measured:
         text += ", for nothing measurable"
     return Tile("Price", lead, text, is_quiet=not leak.is_measured)

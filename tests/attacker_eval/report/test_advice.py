@@ -11,6 +11,7 @@ from stingy_attacker_eval.results import NO_ENDPOINT
 
 MORE = {"label_only": 0.1, "soft_label": 3.0}
 LESS = {"label_only": 0.1, "soft_label": 0.0}
+SHORT = utility_of(top5=80.0, ece=None).model_copy(update={"answer_bytes": 8})
 NEAR = {"label_only": 0.1, "soft_label": 0.55}
 
 
@@ -26,7 +27,7 @@ def made(tmp_path: Path, uplifts: dict[str, dict[str, float]], **other: Any) -> 
     """Write an audit of an open endpoint, a label and the given lists."""
     endpoints = [
         endpoint_of("open", policy="open"),
-        endpoint_of("label", support=1, utility=utility_of(top5=80.0, ece=None)),
+        endpoint_of("label", support=1, utility=SHORT),
         *(
             endpoint_of(name, utility=utility_of(top5=90.0 - n, ece=9.0 - n))
             for n, name in enumerate(uplifts)
@@ -60,8 +61,8 @@ def test_no_list_is_chosen_where_each_teaches_more(tmp_path: Path) -> None:
 def test_open_endpoint_is_never_advised(tmp_path: Path) -> None:
     endpoints = [endpoint_of("open", policy="open")]
     found = advised(audit_of(tmp_path, rows_of({"open": LESS}), endpoints))
-    assert set(chosen(found).values()) == {None}
-    assert any("does not choose between" in remark for remark in found.remarks)
+    assert chosen(found) == {"top-1": None, "a list": None}
+    assert "proves none harmless" in found.choices[1].text
 
 
 def test_list_that_one_attacker_reads_more_from_is_not_advised(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def _readable_text(value: object) -> object:
 
 def _breakable(text: str) -> Markup:
     """Allow a long name to break after its punctuation."""
-    parts = re.split(r"(?<=[\[\],=_.-])", readable(text))
+    parts = re.split(r"(?<=[\[\],=_])", readable(text))
     return Markup("<wbr>").join(escape(part) for part in parts if part)
 
 
