@@ -139,8 +139,12 @@ class Audit:
         return next(s for s in self.summaries if (s.endpoint, s.student, s.budget) == wanted)
 
     def uplift(self, best: Summary) -> Difference:
-        """Return the difference between an attack and its no-API baseline on as many images."""
-        return difference(best, self.baseline(best.student, best.budget), self.rows)
+        """Return the difference between an attack and its no-API baseline on as many images.
+
+        Its mean is the one in the report, so that both round alike.
+        """
+        found = difference(best, self.baseline(best.student, best.budget), self.rows)
+        return found if best.uplift_mean is None else replace(found, mean=best.uplift_mean)
 
     def has_baseline(self, student: str, budget: int | None = None) -> bool:
         """Return whether this student has a no-API baseline with a finite loss."""

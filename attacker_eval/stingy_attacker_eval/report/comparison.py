@@ -95,12 +95,13 @@ def compare_audits(before: Audit, after: Audit) -> Comparison:
             f"the same attacker, got {_listed(old) or 'none'} and {_listed(new) or 'none'}"
         )
     order = list(Change)
+    several = len({attacker for attacker, _ in (*old, *new)}) > 1
     return Comparison(
         before,
         after,
         tuple(sorted(pairs, key=lambda pair: order.index(pair.change))),
-        tuple(_title(name) for name in old if name not in new),
-        tuple(_title(name) for name in new if name not in old),
+        tuple(_title(name, several) for name in old if name not in new),
+        tuple(_title(name, several) for name in new if name not in old),
     )
 
 
@@ -142,9 +143,11 @@ def _change(delta: float, error: float | None) -> Change:
     return Change.MORE if delta > 0 else Change.LESS
 
 
-def _title(name: tuple[str, str]) -> str:
-    return f"{readable(name[1])} ({readable(name[0])})"
+def _title(name: tuple[str, str], several: bool) -> str:
+    """Return an endpoint's name, and the attacker's possessions if there are several attackers."""
+    owner = f" ({readable(name[0])})" if several else ""
+    return f"{readable(name[1])}{owner}"
 
 
 def _listed(names: dict[tuple[str, str], Leak]) -> str:
-    return ", ".join(_title(name) for name in names)
+    return ", ".join(_title(name, several=True) for name in names)

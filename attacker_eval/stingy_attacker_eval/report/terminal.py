@@ -139,7 +139,11 @@ def _policy_table(found: Sequence[AttackerVerdict], *, is_wide: bool) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     for name in (*(("attacker",) if several else ()), "endpoint", "teaches"):
         table.add_column(name, overflow="fold")
-    for name in ("uplift", "of gap", *(("first 5 %", "ECE", "bytes", "queries") if is_wide else ())):
+    for name in (
+        "uplift",
+        "of gap",
+        *(("first 5 %", "ECE", "bytes", "queries") if is_wide else ()),
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("best attack", overflow="fold")
     for item in found:
