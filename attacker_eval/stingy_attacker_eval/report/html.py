@@ -8,23 +8,21 @@ from stingy_attacker_eval.report.advice import Advice, advice
 from stingy_attacker_eval.report.analysis import Audit, read_audit
 from stingy_attacker_eval.report.ci_gate import count_missing
 from stingy_attacker_eval.report.comparison import Change, Comparison
+from stingy_attacker_eval.report.page.attack_tables import attacks_table, seeds_table
 from stingy_attacker_eval.report.page.cost_curve import cost_curve
 from stingy_attacker_eval.report.page.forest import MOST_GAUGES, main_figures, pairs_figure
 from stingy_attacker_eval.report.page.render import render_page
 from stingy_attacker_eval.report.page.tables import (
     attackers_table,
-    attacks_table,
     clients_table,
     endpoints_table,
     health_table,
-    seeds_table,
 )
 from stingy_attacker_eval.report.published import paper_tables
+from stingy_attacker_eval.report.tiles import Tile, tiles
 from stingy_attacker_eval.report.verdicts import (
-    Tile,
     attacker_verdicts,
     headline,
-    tiles,
     worst_by_kind,
 )
 

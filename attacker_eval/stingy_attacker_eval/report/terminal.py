@@ -18,10 +18,10 @@ from stingy_attacker_eval.report.formatting import (
     signed,
     with_errors,
 )
+from stingy_attacker_eval.report.tiles import tiles
 from stingy_attacker_eval.report.verdicts import (
     AttackerVerdict,
     attacker_verdicts,
-    tiles,
     worst_by_kind,
 )
 from stingy_attacker_eval.results import NO_ENDPOINT

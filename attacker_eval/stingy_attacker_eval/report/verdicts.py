@@ -4,16 +4,13 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from stingy_attacker_eval.attacks import attack_types
-from stingy_attacker_eval.report.analysis import Audit, choice_remark, unanswered
+from stingy_attacker_eval.report.analysis import Audit, unanswered
 from stingy_attacker_eval.report.formatting import (
     cost,
     endpoint_title,
     readable,
     share_text,
     signed,
-    two_errors,
-    with_errors,
 )
 from stingy_attacker_eval.report.label_only_baseline import Outcome, gives_a_list
 from stingy_attacker_eval.report.label_only_sentences import is_decisive, label_only_sentence
@@ -111,19 +108,6 @@ class AttackerVerdict:
         return min(self.leaks, key=lambda leak: leak.uplift.mean, default=None)
 
 
-@dataclass(frozen=True)
-class Tile:
-    """One part of the verdict: a title, a few large words, and a sentence.
-
-    is_quiet: True if nothing was measured.
-    """
-
-    title: str
-    lead: str
-    text: str
-    is_quiet: bool = False
-
-
 def attacker_kind(attacker: Attacker) -> Kind:
     """Return the kind of an attacker."""
     if attacker.labelled == 1:
@@ -144,19 +128,6 @@ def worst_by_kind(found: tuple[AttackerVerdict, ...]) -> tuple[AttackerVerdict, 
         if own:
             chosen.append(max(own, key=lambda item: _size(item.worst)))
     return tuple(chosen)
-
-
-def tiles(found: AttackerVerdict) -> tuple[Tile, Tile, Tile]:
-    """Return the tiles LEAKS, WORST ATTACKER and PRICE of one attacker."""
-    leak = found.worst
-    if leak is None:
-        reason = unanswered(found.view)
-        return (
-            Tile("Leaks", "nothing to report", reason, is_quiet=True),
-            Tile("Worst attacker", _owner(found.view.attacker), "no attack counts", is_quiet=True),
-            Tile("Price", "unknown", "no attack counts", is_quiet=True),
-        )
-    return _leak_tile(found, leak), _attacker_tile(found, leak), _price_tile(leak)
 
 
 def headlines(audit: Audit) -> tuple[str, ...]:
@@ -249,54 +220,3 @@ def _size(leak: Leak | None) -> tuple[float, ...]:
     if leak is None:
         return (-1.0, 0.0)
     return float(leak.is_measured), leak.uplift.mean
-
-
-def _leak_tile(found: AttackerVerdict, leak: Leak) -> Tile:
-    points, where = signed(leak.uplift.mean), leak.title
-    if leak.uplift.error is None:
-        text = f"{points} points from {where}; one seed gives no error"
-        return Tile("Leaks", "not measurable: one seed", text, is_quiet=True)
-    if not leak.is_measured:
-        text = f"the best attack gained {points} points from {where}, not shown to be above 0"
-        lead = f"nothing measurable ({two_errors(leak.uplift.error)})"
-        return Tile("Leaks", lead, text, is_quiet=True)
-    points = with_errors(leak.uplift.mean, leak.uplift.error)
-    least = found.least
-    more = ""
-    if least is not None and least is not leak:
-        more = f"; least from {least.title}, {signed(least.uplift.mean)}"
-    if leak.share is None:
-        text = f"from {where}, although your model is no better than the attacker's own{more}"
-        return Tile("Leaks", f"{points} points", text)
-    lead = f"{share_text(leak.share)} of the gap to your model"
-    return Tile("Leaks", lead, f"{points} points from {where}{more}")
-
-
-def _attacker_tile(found: AttackerVerdict, leak: Leak) -> Tile:
-    known = attack_types().get(leak.best.attack_name)
-    recipe = readable(leak.best.attack) + (f" ({known.title})" if known is not None else "")
-    remark = choice_remark(found.view, leak.endpoint.name)
-    text = f"by {recipe}, student {readable(leak.best.student)}. {remark}".rstrip()
-    return Tile("Worst attacker", _owner(found.view.attacker), text, is_quiet=not leak.is_measured)
-
-
-def _price_tile(leak: Leak) -> Tile:
-    queries = leak.best.queries
-    lead = "no query" if queries == 0 else f"{cost(queries)} queries"
-    text = f"{queries / 1000:,g} times your price for 1,000 queries"
-    if not leak.is_measured:
-        text += ", for nothing measurable"
-    return Tile("Price", lead, text, is_quiet=not leak.is_measured)
-
-
-def _owner(attacker: Attacker) -> str:
-    """Return the attacker's possessions in a few words."""
-    parts = {
-        1.0: ["owns all true labels"],
-        0.0: ["owns no true label"],
-    }.get(attacker.labelled, [f"owns {100 * attacker.labelled:g} % of the labels"])
-    if attacker.pretrained is not None:
-        parts.append("a pretrained network")
-    if attacker.answers is not None and attacker.answers > 1:
-        parts.append(f"{attacker.answers} answers an image")
-    return ", ".join(parts)

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from audit_results import BASE, audit_of, row, rows_of
 from stingy_attacker_eval.report.analysis import Audit, verdict
-from stingy_attacker_eval.report.attackers import attacker_table
-from stingy_attacker_eval.report.exporters import as_csv, as_json, as_markdown
+from stingy_attacker_eval.report.exporters import as_csv, as_json, as_markdown, attacker_table
 from stingy_attacker_eval.report.html import render
 from stingy_attacker_eval.report.verdicts import headlines
 from stingy_attacker_eval.results import NO_ENDPOINT, Row, best_attacks, summarise

@@ -12,7 +12,8 @@ from stingy_attacker_eval.cli import app
 from stingy_attacker_eval.report.analysis import Audit
 from stingy_attacker_eval.report.html import render
 from stingy_attacker_eval.report.terminal import print_table, print_verdicts
-from stingy_attacker_eval.report.verdicts import attacker_verdicts, tiles
+from stingy_attacker_eval.report.tiles import tiles
+from stingy_attacker_eval.report.verdicts import attacker_verdicts
 
 LONG = "a-policy-whose-name-has-sixty-four-characters-which-is-the-most-"
 UPLIFTS = {

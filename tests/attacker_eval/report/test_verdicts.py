@@ -9,14 +9,13 @@ from audit_results import audit_of, endpoint_of, row, rows_of
 from stingy_attacker_eval.report.analysis import Audit
 from stingy_attacker_eval.report.formatting import readable
 from stingy_attacker_eval.report.html import render
+from stingy_attacker_eval.report.tiles import Tile, tiles
 from stingy_attacker_eval.report.verdicts import (
     AttackerVerdict,
     Kind,
     Mark,
-    Tile,
     attacker_verdicts,
     headlines,
-    tiles,
     worst_by_kind,
 )
 from stingy_attacker_eval.results import NO_ENDPOINT, Row
