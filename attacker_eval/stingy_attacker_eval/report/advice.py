@@ -21,7 +21,7 @@ _EVERYTHING = "open"
 
 @dataclass(frozen=True)
 class Choice:
-    """The policy to run for one need of the clients.
+    """The policy to run for one need of the clients, or the budget to give to a key.
 
     endpoint: None if the audit has no policy for the need.
     """
@@ -35,8 +35,8 @@ class Choice:
 class Advice:
     """What to do after an audit.
 
-    choices: one for each need.
-    remarks: sentences on budgets, and on what the audit does not decide.
+    choices: one for each need, and one for the budget.
+    remarks: sentences on labels alone, and on what the audit does not decide.
     unable: attacks that could not run, with their endpoints.
     untried: attacks of the suite that no run tried.
     """
@@ -63,7 +63,10 @@ def advice(audit: Audit, found: Sequence[AttackerVerdict]) -> Advice:
     undecided = undominated([item for item in closed if marks.get(item.name) in _UNSHOWN])
     tried = {row.attack.partition("[")[0] for row in audit.report.rows}
     return Advice(
-        choices=_choices(allowed, undecided, is_decided) if marks else (),
+        choices=(
+            *(_choices(allowed, undecided, is_decided) if marks else ()),
+            _budget_choice(found),
+        ),
         remarks=tuple(_remarks(found, marks, undecided if is_decided else (), allowed)),
         unable=tuple(
             dict.fromkeys(
@@ -98,7 +101,7 @@ def _choices(
         return (
             _top1_choice(allowed),
             Choice(
-                "a list",
+                "need a list",
                 None,
                 "undecided: this audit showed no list to teach more than labels, so it proves "
                 "none harmless; more seeds or a harder task may decide",
@@ -112,7 +115,7 @@ def _choices(
 
 
 def _top1_choice(allowed: Sequence[EndpointResult]) -> Choice:
-    need = "top-1"
+    need = "need top-1"
     if not allowed:
         return Choice(need, None, "the policy label, which this audit did not try")
     best = max(allowed, key=lambda item: (item.utility.top1, -item.utility.answer_bytes))
@@ -121,7 +124,7 @@ def _top1_choice(allowed: Sequence[EndpointResult]) -> Choice:
 
 
 def _list_choice(allowed: Sequence[EndpointResult], undecided: Sequence[EndpointResult]) -> Choice:
-    need = "first five"
+    need = "need first five"
     lists = [item for item in allowed if gives_a_list(item)]
     unshown = [item for item in undecided if gives_a_list(item)]
     if not lists and not unshown:
@@ -142,7 +145,7 @@ def _list_text(item: EndpointResult) -> str:
 def _probability_choice(
     allowed: Sequence[EndpointResult], undecided: Sequence[EndpointResult]
 ) -> Choice:
-    need = "probability"
+    need = "need probability"
     with_ece = [(item.utility.ece, item) for item in allowed if item.utility.ece is not None]
     unshown = [(item.utility.ece, item) for item in undecided if item.utility.ece is not None]
     if not with_ece and not unshown:
@@ -160,7 +163,7 @@ def _remarks(
 ) -> list[str]:
     remarks = []
     if not marks:
-        return ["No policy can be chosen: on every endpoint an attacker's attacks all broke."]
+        return ["No policy can be chosen: on every endpoint an attacker has no attack that counts."]
     most = max((item.utility.top5 for item in allowed), default=0.0)
     more = [item.name for item in undecided if item.utility.top5 > most]
     if more and most:
@@ -168,7 +171,6 @@ def _remarks(
     floor = _labels_share(found)
     if floor is not None:
         remarks.append(floor)
-    remarks.append(_budget_remark(found))
     return remarks
 
 
@@ -191,8 +193,9 @@ def _labels_share(found: Sequence[AttackerVerdict]) -> str | None:
     )
 
 
-def _budget_remark(found: Sequence[AttackerVerdict]) -> str:
-    """State up to which query budget nothing was measured, for the attacker that tried several."""
+def _budget_choice(found: Sequence[AttackerVerdict]) -> Choice:
+    """Choose the largest query budget up to which nothing was measured."""
+    need = "budget"
     measured: dict[int, bool] = {}
     for item in found:
         view = item.view
@@ -205,12 +208,12 @@ def _budget_remark(found: Sequence[AttackerVerdict]) -> str:
             is_gain = uplift is not None and uplift[0] > 0
             measured[s.budget] = measured.get(s.budget, False) or is_gain
     if not measured:
-        return "The worth of a query budget is unknown: set budgets in the protocol for the curve."
+        return Choice(need, None, "not measured: set budgets in the protocol for the curve")
     quiet = [budget for budget in sorted(measured) if not measured[budget]]
     below = [budget for budget in quiet if all(budget < b for b in measured if measured[b])]
     if not below:
-        return f"Even {min(measured):,} queries gave a measurable gain."
-    return f"Up to {max(below):,} queries no gain was measured: give no key a larger budget."
+        return Choice(need, None, f"even {min(measured):,} queries gave a measurable gain")
+    return Choice(need, None, f"{max(below):,} images a key: up to there no gain was measured")
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -196,7 +196,8 @@ def _needs(advised: Advice) -> dict[str, tuple[str, ...]]:
     needs: dict[str, tuple[str, ...]] = {}
     for choice in advised.choices:
         if choice.endpoint is not None:
-            needs[choice.endpoint] = (*needs.get(choice.endpoint, ()), choice.need)
+            name = choice.need.removeprefix("need ")
+            needs[choice.endpoint] = (*needs.get(choice.endpoint, ()), name)
     return needs
 
 

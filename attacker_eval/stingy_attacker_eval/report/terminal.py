@@ -111,7 +111,7 @@ def _verdict_grid(audit: Audit, found: tuple[AttackerVerdict, ...]) -> Table:
     title = "DO"
     for choice in advised.choices:
         named = "" if choice.endpoint is None else f"{readable(choice.endpoint)}, "
-        grid.add_row(title, _text(f"need {choice.need}: {named}{choice.text}"))
+        grid.add_row(title, _text(f"{choice.need}: {named}{choice.text}"))
         title = ""
     for remark in advised.remarks:
         grid.add_row(title, _text(remark))
