@@ -33,7 +33,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Advice:
-    """What to do after an audit.
+    """The advice after an audit.
 
     choices: one for each need, and one for the budget.
     remarks: sentences on labels alone, and on what the audit does not decide.

@@ -85,7 +85,7 @@ class Leak:
 
 @dataclass(frozen=True)
 class AttackerVerdict:
-    """What one attacker gained.
+    """The verdict on one attacker.
 
     leaks: one for each endpoint with a best attack.
     """

@@ -44,7 +44,7 @@ def test_needs_are_met_by_lists_that_add_nothing_to_labels(tmp_path: Path) -> No
     assert "undecided" not in " ".join(choice.text for choice in found.choices)
 
 
-def test_undecided_list_is_chosen_only_without_another_and_says_so(tmp_path: Path) -> None:
+def test_undecided_list_is_chosen_only_without_another(tmp_path: Path) -> None:
     found = advised(made(tmp_path, {"leaky": MORE, "near": NEAR}))
     assert chosen(found) == {"top-1": "label", "first five": "near", "probability": "near"}
     assert all(c.text.endswith(", undecided") for c in found.choices if c.endpoint == "near")

@@ -242,7 +242,7 @@ def test_each_student_has_a_line_with_its_seed_and_accuracy(tmp_path: Path) -> N
         assert f">{each.accuracy:.2f}</td>" in table
 
 
-def test_an_audit_that_was_cut_off_says_how_many_runs_are_missing(tmp_path: Path) -> None:
+def test_audit_that_was_cut_off_says_how_many_runs_are_missing(tmp_path: Path) -> None:
     rows = rows_of({"open": {"label_only": 0.1, "soft_label": 3.0}, "shut": {"label_only": 0.2}})
     page = render(audit_of(tmp_path, rows))
     assert "This audit is not complete." in page
