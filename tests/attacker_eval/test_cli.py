@@ -111,7 +111,7 @@ def test_gate_exits_with_0_or_with_1_and_the_reason(tmp_path: Path) -> None:
 
 def test_gate_writes_junit_whether_it_passes_or_not(tmp_path: Path) -> None:
     audit_of(tmp_path, rows_of({"open": {"label_only": 1.0}}))
-    for uplift, failures in (("1.5", 0), ("0.5", 1)):
+    for uplift, failures in (("2.5", 0), ("0.5", 1)):
         junit = tmp_path / f"{uplift}.xml"
         options = ["--max-uplift", uplift, "--junit", str(junit)]
         result = RUN.invoke(app, ["audit", "gate", str(tmp_path), *options])

@@ -65,6 +65,7 @@ def render(audit: Audit) -> str:
             ],
             "advice": advised,
             "figures": figures,
+            "margin": f"{report.config.margin:g} point{'' if report.config.margin == 1 else 's'}",
             "has_forest": any(len(item.leaks) > MOST_GAUGES for item in found),
             "has_tags": bool(needs),
             "gap": gaps.pop() if len(gaps) == 1 else None,
@@ -84,9 +85,10 @@ def render(audit: Audit) -> str:
             "seeds": len(report.config.seeds),
             "selection_seeds": len(report.config.selection_seeds),
             "white_box": any(s.white_box for s in report.summary),
-            "config": json.dumps(
-                report.config.model_dump(mode="json"), indent=2, ensure_ascii=False
-            ).split("\n"),
+            "config": [
+                f"{name} = {json.dumps(value, ensure_ascii=False)}"
+                for name, value in report.config.model_dump(mode="json").items()
+            ],
         },
     )
 

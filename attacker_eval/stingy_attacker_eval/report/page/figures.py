@@ -28,6 +28,14 @@ def mark(shape: str, *, is_hollow: bool = False) -> Markup:
     ).format(shape, hollow, _PATHS[shape])
 
 
+def line_mark() -> Markup:
+    """Draw the upright line of labels alone, for a legend."""
+    return Markup(
+        '<svg class="mark" width="14" height="14" viewBox="-7 -7 14 14" aria-hidden="true">'
+        '<line class="labels" x1="0" x2="0" y1="-7" y2="7"/></svg>'
+    )
+
+
 def forest_row(
     scale: Scale, *, mean: float, error: float | None, labels: float | None, shape: str
 ) -> Markup:
@@ -42,11 +50,20 @@ def forest_row(
 
 
 def gauge_row(
-    scale: Scale, *, share: float, error: float | None, labels: float | None, shape: str
+    scale: Scale,
+    *,
+    share: float,
+    error: float | None,
+    labels: float | None,
+    shape: str,
+    is_measured: bool,
 ) -> Markup:
-    """Draw the share of the gap that was closed, out of the track from no API to the teacher."""
-    track = _bar(scale, 0.0, 100.0, "track")
-    parts = [track, _bar(scale, 0.0, share, f"fill {shape}")]
+    """Draw the share of the gap that was closed, out of the track from no API to the teacher.
+
+    The bar has the colour of a leak only if the uplift was measured.
+    """
+    fill = "fill more" if is_measured else "fill unclear"
+    parts = [_bar(scale, 0.0, 100.0, "track"), _bar(scale, 0.0, share, fill)]
     parts += [_line(scale, 0.0, "zero"), _line(scale, 100.0, "teacher")]
     if labels is not None:
         parts.append(_line(scale, labels, "labels"))

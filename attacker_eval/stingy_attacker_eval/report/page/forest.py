@@ -71,7 +71,7 @@ def pairs_figure(found: Comparison) -> Table:
         Column("A", "number"),
         Column("B", "number"),
         Column("\N{GREEK CAPITAL LETTER DELTA}", "number"),
-        Column("change"),
+        Column("change", "mark"),
         Column("best attack", is_minor=True),
         Column("top-1, \N{GREEK CAPITAL LETTER DELTA}", "number", is_minor=True),
         Column("first five, \N{GREEK CAPITAL LETTER DELTA}", "number", is_minor=True),
@@ -99,7 +99,7 @@ def _forest(
     scale = scale_of(value for leak in leaks for value in (0.0, *_reach(leak)))
     lines = tuple(
         (
-            Cell(leak.title, tags=needs.get(leak.endpoint.name, ())),
+            Cell(leak.endpoint.name, tags=needs.get(leak.endpoint.name, ())),
             Cell(
                 figure=forest_row(
                     scale,
@@ -122,7 +122,7 @@ def _forest(
     head = (
         Column("endpoint"),
         Column("uplift of the best attack, points", "figure"),
-        Column("teaches"),
+        Column("teaches", "mark"),
         Column("uplift", "number"),
         Column("of gap", "number"),
         Column("first five %", "number", is_minor=True),
@@ -152,7 +152,7 @@ def _gauges(found: Sequence[AttackerVerdict], needs: dict[str, tuple[str, ...]])
     lines = tuple(
         (
             *((Cell(item.view.attacker.name),) if len(found) > 1 else ()),
-            Cell(leak.title, tags=needs.get(leak.endpoint.name, ())),
+            Cell(leak.endpoint.name, tags=needs.get(leak.endpoint.name, ())),
             Cell(
                 figure=gauge_row(
                     scale,
@@ -160,6 +160,7 @@ def _gauges(found: Sequence[AttackerVerdict], needs: dict[str, tuple[str, ...]])
                     error=_share_of(leak, leak.uplift.error),
                     labels=_share_of(leak, leak.labels),
                     shape=leak.mark.shape,
+                    is_measured=leak.is_measured,
                 )
             ),
             Cell(leak.mark, shape=leak.mark.shape),
@@ -174,7 +175,7 @@ def _gauges(found: Sequence[AttackerVerdict], needs: dict[str, tuple[str, ...]])
         *((Column("attacker"),) if len(found) > 1 else ()),
         Column("endpoint"),
         Column("share of the gap to your model", "figure"),
-        Column("teaches"),
+        Column("teaches", "mark"),
         Column("uplift", "number"),
         Column("of gap", "number"),
         Column("queries", "number", is_minor=True),

@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from stingy_attacker_eval.report.formatting import percent, printed, readable, signed
-from stingy_attacker_eval.report.page.figures import mark
+from stingy_attacker_eval.report.page.figures import line_mark, mark
 
 _PACKAGE = "stingy_attacker_eval.report.page"
 
@@ -37,7 +37,7 @@ def render_page(template: str, values: Mapping[str, Any]) -> str:
         "printed": printed,
         "breakable": _breakable,
     }
-    environment.globals["mark"] = mark
+    environment.globals |= {"mark": mark, "line_mark": line_mark}
     style, script = _read("style.css"), _read("tables.js")
     return environment.get_template(template).render(
         style=Markup(style),  # noqa: S704 - our own file

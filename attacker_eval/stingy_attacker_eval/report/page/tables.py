@@ -16,7 +16,7 @@ _DIGEST = 12
 class Column:
     """A column.
 
-    kind: "text", "number" or "figure". The script sorts by all but figures.
+    kind: "text", "number", "mark" or "figure". The script sorts by all but figures.
     is_minor: True for a column that a narrow screen leaves to another table.
     """
 

@@ -1,6 +1,7 @@
 """The figures in cells: values at their places, ticks that are few, and no name inside."""
 
 import re
+from typing import Any
 
 import pytest
 
@@ -30,9 +31,12 @@ def test_row_without_an_error_has_no_whisker() -> None:
 
 
 def test_gauge_fills_the_share_of_the_track() -> None:
-    figure = gauge_row(Scale(0.0, 200.0), share=50.0, error=10.0, labels=20.0, shape="same")
+    options: dict[str, Any] = {"share": 50.0, "error": 10.0, "labels": 20.0, "shape": "same"}
+    figure = gauge_row(Scale(0.0, 200.0), **options, is_measured=True)
     assert '<rect class="track" x="0.00%" width="50.00%"' in figure
-    assert '<rect class="fill same" x="0.00%" width="25.00%"' in figure
+    assert '<rect class="fill more" x="0.00%" width="25.00%"' in figure
+    quiet = gauge_row(Scale(0.0, 200.0), **options, is_measured=False)
+    assert '<rect class="fill unclear"' in quiet
 
 
 def test_shapes_differ_without_their_colours() -> None:
