@@ -3,6 +3,8 @@
 import io
 from typing import TYPE_CHECKING
 
+from browser import find_overflowing
+
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
@@ -38,6 +40,16 @@ def find_overlapping_texts(page: "Page") -> list[str]:
     """Return one line for each pair of texts of a figure that overlap, or text outside of it."""
     lines: list[str] = page.evaluate(_OVERLAPPING)
     return lines
+
+
+def find_wide(page: "Page") -> list[str]:
+    """Return one line for each element whose content is wider than it, but for hidden text.
+
+    Text that only screen readers get is one pixel wide on purpose. A text of a figure has no box
+    of its own: `find_overlapping_texts` looks at those.
+    """
+    skipped = (".hidden ", "SVGAnimatedString")
+    return [line for line in find_overflowing(page) if not any(text in line for text in skipped)]
 
 
 def find_cut_tables(page: "Page") -> list[str]:

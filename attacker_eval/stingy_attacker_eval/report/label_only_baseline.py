@@ -74,16 +74,25 @@ class LabelOnlyBaseline:
         """`+1.0 (+0.58 to +1.42, n = 5) by soft_label over label_only: more`, or why not."""
         if self.outcome is Outcome.UNTRIED:
             return self.outcome
+        found = "" if self.outcome is Outcome.ONE_SEED else f": {self.outcome_text}"
+        return f"{self.gap.text} by {self.attacks_text}{found}"
+
+    @property
+    def attacks_text(self) -> str:
+        """The two attacks, as `soft_label over label_only`."""
         is_other = self.baseline.endpoint not in (NO_ENDPOINT, self.endpoint)
         where = f" on {self.baseline.endpoint}" if is_other else ""
+        return f"{self.reader.attack} over {self.baseline.attack}{where}"
+
+    @property
+    def outcome_text(self) -> str:
+        """The outcome with its power, as `less than 1 more, power 0.94`."""
         left = f"; {', '.join(self.skipped)} could not run" if self.skipped else ""
-        found = {
-            Outcome.MORE: ": more",
-            Outcome.NO_MORE: f": less than {self.margin:g} more, power {self.power:.2f}{left}",
-            Outcome.UNCLEAR: f": undecided, power {self.power:.2f}",
-        }.get(self.outcome, "")
-        attacks = f"{self.reader.attack} over {self.baseline.attack}{where}"
-        return f"{self.gap.text} by {attacks}{found}"
+        return {
+            Outcome.MORE: "more",
+            Outcome.NO_MORE: f"less than {self.margin:g} more, power {self.power:.2f}{left}",
+            Outcome.UNCLEAR: f"undecided, power {self.power:.2f}",
+        }.get(self.outcome, self.outcome)
 
 
 def label_only_baselines(

@@ -12,11 +12,10 @@ from audit_results import audit_of, rows_of
 from browser import (
     SCHEMES,
     WIDTHS,
-    find_overflowing,
     find_violations,
     record_requests,
 )
-from page_checks import A4_WIDTH, find_cut_tables, find_overlapping_texts, pdf_texts
+from page_checks import A4_WIDTH, find_cut_tables, find_overlapping_texts, find_wide, pdf_texts
 from stingy_attacker_eval.report.comparison import compare_audits
 from stingy_attacker_eval.report.html import read_audit, write_comparison, write_report
 
@@ -121,7 +120,7 @@ def test_nothing_is_wider_than_its_box(
     opened: Opener, pages: dict[str, Path], name: str, width: int
 ) -> None:
     page = opened(pages[name], width=width)
-    assert find_overflowing(page) == []
+    assert find_wide(page) == []
     assert find_overlapping_texts(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     if width == 1440:
@@ -132,7 +131,7 @@ def test_nothing_is_wider_than_its_box(
 def test_nothing_is_cut_in_print(opened: Opener, pages: dict[str, Path], name: str) -> None:
     page = opened(pages[name], width=A4_WIDTH, scheme="dark")
     page.emulate_media(media="print")
-    assert find_overflowing(page) == []
+    assert find_wide(page) == []
     assert find_overlapping_texts(page) == []
     assert find_cut_tables(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= A4_WIDTH

@@ -7,6 +7,7 @@ from markupsafe import Markup
 
 from stingy_attacker_eval.report.analysis import Audit, health
 from stingy_attacker_eval.report.formatting import cost, percent, signed, with_errors
+from stingy_attacker_eval.report.label_only_baseline import LabelOnlyBaseline, Outcome
 from stingy_attacker_eval.report.verdicts import AttackerVerdict
 
 _DIGEST = 12
@@ -77,9 +78,7 @@ def clients_table(audit: Audit) -> Table:
             number(item.utility.top5, percent(item.utility.top5)),
             number(item.utility.ece, percent(item.utility.ece)),
             number(item.utility.answer_bytes, cost(item.utility.answer_bytes)),
-            _gap_cell(compared[item.name].gap.mean, compared[item.name].text)
-            if item.name in compared
-            else Cell(),
+            *_comparison_cells(compared.get(item.name)),
         )
         for item in audit.endpoints
     ]
@@ -90,7 +89,9 @@ def clients_table(audit: Audit) -> Table:
         Column("first five %", "number"),
         Column("ECE, points", "number"),
         Column("bytes", "number"),
-        Column("list over labels alone (95 % interval)", "number"),
+        Column("list over labels (95 % interval)", "number"),
+        Column("attacks"),
+        Column("outcome"),
     )
     return Table("clients", "What clients keep, and what lists add to labels", head, tuple(lines))
 
@@ -179,8 +180,19 @@ def health_table(audit: Audit) -> Table:
     return Table("health", "Attack health", head, tuple(lines))
 
 
-def _gap_cell(gap: float, text: str) -> Cell:
-    return Cell(text, gap)
+def _comparison_cells(compared: LabelOnlyBaseline | None) -> tuple[Cell, ...]:
+    """Return the gap of the list over labels alone, the two attacks, and the outcome."""
+    if compared is None:
+        return (Cell(), Cell(), Cell())
+    if compared.outcome is Outcome.UNTRIED:
+        return (Cell(), Cell(), Cell(compared.outcome_text))
+    gap = compared.gap
+    numbers = f"{signed(gap.mean)} ({gap.reliability.partition(',')[0]})"
+    return (
+        Cell(numbers, gap.mean),
+        Cell(compared.attacks_text),
+        Cell(compared.outcome_text),
+    )
 
 
 def _scores_text(scores: str, decimals: int) -> str:
