@@ -81,5 +81,5 @@ def _points(number: float) -> str:
 
 
 def _equal_text(item: LabelOnlyBaseline) -> str:
-    top1, top5 = percent(item.utility.top1), percent(item.utility.top5)
-    return f"{readable(item.endpoint)} (top-1 {top1} %, first five {top5} %; {item.text})"
+    left = f"; {', '.join(map(readable, item.skipped))} could not run" if item.skipped else ""
+    return f"{readable(item.endpoint)} (first five {percent(item.utility.top5)} %{left})"

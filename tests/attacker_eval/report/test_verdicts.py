@@ -153,7 +153,7 @@ def test_verdict_is_by_the_kind_of_attacker_and_its_worst(tmp_path: Path) -> Non
     ]
     page = render(audit)
     for kind in Kind:
-        assert f'<p class="kind">{kind} ' in page
+        assert f'<p class="kind">{kind}<br>' in page
 
 
 def test_marks_follow_the_comparison_with_labels(tmp_path: Path) -> None:

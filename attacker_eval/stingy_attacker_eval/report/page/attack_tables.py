@@ -6,7 +6,14 @@ from stingy_attacker_eval.report.analysis import Audit
 from stingy_attacker_eval.report.formatting import cost, percent, signed
 from stingy_attacker_eval.report.page.figures import bar_row
 from stingy_attacker_eval.report.page.scale import Scale, scale_of
-from stingy_attacker_eval.report.page.tables import Cell, Column, Table, number, points
+from stingy_attacker_eval.report.page.tables import (
+    Cell,
+    Column,
+    Table,
+    number,
+    points,
+    without_empty_columns,
+)
 from stingy_attacker_eval.results import NO_ENDPOINT, Row, Summary
 
 _DIGEST = 12
@@ -40,7 +47,8 @@ def attacks_table(audit: Audit, *, with_bars: bool) -> Table:
         Column("KL", "number"),
         Column("transfer %", "number"),
     )
-    return Table("attacks", "Every attack", head, tuple(lines), frozenset(best))
+    table = Table("attacks", "Every attack", head, tuple(lines), frozenset(best))
+    return without_empty_columns(table)
 
 
 def seeds_table(audit: Audit) -> Table:

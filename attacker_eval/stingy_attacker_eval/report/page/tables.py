@@ -1,7 +1,7 @@
 """The tables of a page: cells with the numbers by which the page's script sorts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
@@ -57,6 +57,20 @@ class Table:
     figure_head: Markup | None = None
 
 
+def without_empty_columns(table: Table) -> Table:
+    """Leave out the columns in which no line has anything."""
+    filled = [
+        place
+        for place in range(len(table.head))
+        if not table.lines or any(line[place] != Cell() for line in table.lines)
+    ]
+    return replace(
+        table,
+        head=tuple(table.head[place] for place in filled),
+        lines=tuple(tuple(line[place] for place in filled) for line in table.lines),
+    )
+
+
 def number(value: float | None, text: str) -> Cell:
     """Make a cell of a number; empty without a value."""
     return Cell() if value is None else Cell(text, float(value))
@@ -93,7 +107,8 @@ def clients_table(audit: Audit) -> Table:
         Column("attacks"),
         Column("outcome"),
     )
-    return Table("clients", "What clients keep, and what lists add to labels", head, tuple(lines))
+    table = Table("clients", "What clients keep, and what lists add to labels", head, tuple(lines))
+    return without_empty_columns(table)
 
 
 def attackers_table(found: Sequence[AttackerVerdict]) -> Table:
