@@ -109,11 +109,14 @@ def head_row(scale: Scale, lines: Sequence[tuple[float, str, str]]) -> Markup:
     return _cell(parts)
 
 
-def axis_row(scale: Scale, *, unit: str = "") -> Markup:
-    """Draw the numbers of the axis, with a sign unless they have a unit."""
+def axis_row(scale: Scale, *, ticks: Sequence[float] = (), unit: str = "") -> Markup:
+    """Draw the numbers of the axis, with a sign unless they have a unit.
+
+    ticks: the values to write; empty for those of the scale.
+    """
     texts = [
         _text(scale, tick, 14, _tick_text(tick, scale.decimals, unit), "tick")
-        for tick in scale.ticks()
+        for tick in ticks or scale.ticks()
     ]
     return _cell(texts)
 

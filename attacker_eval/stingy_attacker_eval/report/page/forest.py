@@ -68,13 +68,13 @@ def pairs_figure(found: Comparison) -> Table:
         Column("endpoint"),
         *((Column("attacker"),) if several else ()),
         Column("uplift of the best attack, points", "figure"),
-        Column("A", "number"),
-        Column("B", "number"),
+        Column("A", "number", hides="minor"),
+        Column("B", "number", hides="minor"),
         Column("\N{GREEK CAPITAL LETTER DELTA}", "number"),
         Column("change", "mark"),
-        Column("best attack", is_minor=True),
-        Column("top-1, \N{GREEK CAPITAL LETTER DELTA}", "number", is_minor=True),
-        Column("first five, \N{GREEK CAPITAL LETTER DELTA}", "number", is_minor=True),
+        Column("best attack", hides="minor"),
+        Column("top-1, \N{GREEK CAPITAL LETTER DELTA}", "number", hides="minor"),
+        Column("first five, \N{GREEK CAPITAL LETTER DELTA}", "number", hides="minor"),
     )
     return Table(
         name="policies",
@@ -122,13 +122,13 @@ def _forest(
     head = (
         Column("endpoint"),
         Column("uplift of the best attack, points", "figure"),
-        Column("teaches", "mark"),
+        Column("teaches", "mark", hides="tiny"),
         Column("uplift", "number"),
         Column("of gap", "number"),
-        Column("first five %", "number", is_minor=True),
-        Column("ECE", "number", is_minor=True),
-        Column("bytes", "number", is_minor=True),
-        Column("best attack", is_minor=True),
+        Column("first five %", "number", hides="minor"),
+        Column("ECE", "number", hides="minor"),
+        Column("bytes", "number", hides="minor"),
+        Column("best attack", hides="minor"),
     )
     owner = f": an attacker with {found.view.attacker.text}" if several else ""
     return Table(
@@ -175,18 +175,18 @@ def _gauges(found: Sequence[AttackerVerdict], needs: dict[str, tuple[str, ...]])
         *((Column("attacker"),) if len(found) > 1 else ()),
         Column("endpoint"),
         Column("share of the gap to your model", "figure"),
-        Column("teaches", "mark"),
+        Column("teaches", "mark", hides="tiny"),
         Column("uplift", "number"),
         Column("of gap", "number"),
-        Column("queries", "number", is_minor=True),
-        Column("best attack", is_minor=True),
+        Column("queries", "number", hides="minor"),
+        Column("best attack", hides="minor"),
     )
     return Table(
         name="policies",
         caption="How much of the gap to your model the best attack closes",
         head=head,
         lines=lines,
-        foot=_foot(head, scale, unit=" %"),
+        foot=_foot(head, scale, (0.0, 100.0), unit=" %"),
         is_filtered=False,
         figure_head=head_row(scale, ((0.0, "zero", "no API"), (100.0, "teacher", "your model"))),
     )
@@ -218,8 +218,10 @@ def _upright_lines(leaks: Sequence[Leak]) -> tuple[tuple[float, str, str], ...]:
     return tuple(lines)
 
 
-def _foot(head: Sequence[Column], scale: Scale, unit: str = "") -> tuple[Cell, ...]:
+def _foot(
+    head: Sequence[Column], scale: Scale, ticks: Sequence[float] = (), unit: str = ""
+) -> tuple[Cell, ...]:
     return tuple(
-        Cell(figure=axis_row(scale, unit=unit)) if column.kind == "figure" else Cell()
+        Cell(figure=axis_row(scale, ticks=ticks, unit=unit)) if column.kind == "figure" else Cell()
         for column in head
     )

@@ -18,12 +18,13 @@ class Column:
     """A column.
 
     kind: "text", "number", "mark" or "figure". The script sorts by all but figures.
-    is_minor: True for a column that a narrow screen leaves to another table.
+    hides: "minor" or "tiny" for a column that a narrow or a very narrow screen leaves to another
+        table; empty for one that is always there.
     """
 
     title: str
     kind: str = "text"
-    is_minor: bool = False
+    hides: str = ""
 
 
 @dataclass(frozen=True)
