@@ -2,7 +2,7 @@
 
     python benchmarks/audit/draw_picture.py
 
-It opens the page in Chromium, 1,440 pixels wide, and keeps the upper part. The file bears the
+It opens the page in Chromium, 1,440 pixels wide, and keeps it down to the end of its figure. The file bears the
 SHA-256 of the page, so that a test finds a picture of an older one. It needs `chromium` and the
 package playwright.
 """
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "attacker_eval" / "results" / "frontier_tin100" / "report.html"
 PICTURE = ROOT / "docs" / "report.png"
 KEY = "report"
-_WIDTH, _HEIGHT = 1440, 1180
+_WIDTH, _MARGIN = 1440, 24
 _COLOURS = 64
 
 
@@ -42,9 +42,11 @@ def _photograph(page: Path) -> bytes:
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        opened = browser.new_page(viewport={"width": _WIDTH, "height": _HEIGHT})
+        opened = browser.new_page(viewport={"width": _WIDTH, "height": 900})
         opened.goto(page.as_uri())
-        content = opened.screenshot()
+        end = opened.locator("#policies-table").evaluate("t => t.getBoundingClientRect().bottom")
+        clip = {"x": 0, "y": 0, "width": _WIDTH, "height": end + _MARGIN}
+        content = opened.screenshot(clip=clip, full_page=True)
         browser.close()
     return content
 

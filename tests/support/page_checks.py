@@ -19,7 +19,7 @@ _OVERLAPPING = """() => {
       .filter(([, box]) => box.width > 0);
     const around = svg.getBoundingClientRect();
     boxes.forEach(([text, box], i) => {
-      if (box.left < around.left - 12 || box.right > around.right + 12)
+      if (box.left < around.left - 16 || box.right > around.right + 16)
         found.push(`${text} leaves its figure`);
       for (const [other, next] of boxes.slice(i + 1)) {
         const apart = box.right <= next.left || next.right <= box.left

@@ -115,15 +115,19 @@ def axis_row(scale: Scale, *, ticks: Sequence[float] = (), unit: str = "") -> Ma
     ticks: the values to write; empty for those of the scale.
     """
     texts = [
-        _text(scale, tick, 14, _tick_text(tick, scale.decimals, unit), "tick")
+        Markup('<text class="tick" x="{}" y="14" text-anchor="middle">{}</text>').format(
+            scale.at(tick), _tick_text(tick, scale.decimals, unit)
+        )
         for tick in ticks or scale.ticks()
     ]
     return _cell(texts)
 
 
 def _tick_text(value: float, decimals: int, unit: str) -> str:
-    sign = "" if unit or round(value, decimals) == 0 else "+"
-    text = f"{round(value, decimals) + 0.0:{sign}.{decimals}f}{unit}"
+    if round(value, decimals) == 0:
+        return f"0{unit}"
+    sign = "" if unit else "+"
+    text = f"{value:{sign}.{decimals}f}{unit}"
     return text.replace("-", "\N{MINUS SIGN}")
 
 
