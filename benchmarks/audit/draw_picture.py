@@ -2,9 +2,9 @@
 
     python benchmarks/audit/draw_picture.py
 
-It opens the page in Chromium, 1,440 pixels wide, and keeps it down to the end of its figure. The file bears the
-SHA-256 of the page, so that a test finds a picture of an older one. It needs `chromium` and the
-package playwright.
+It opens the page in Chromium, 1,440 pixels wide, and keeps it down to the end of its figure. The
+file bears the SHA-256 of the page, so that a test finds a picture of an older one. It needs
+`chromium` and the package playwright.
 """
 
 import hashlib
