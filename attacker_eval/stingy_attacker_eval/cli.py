@@ -23,6 +23,7 @@ class ReportFormat(StrEnum):
     JSON = "json"
     CSV = "csv"
     MD = "md"
+    TEXT = "text"
 
 
 _WIDE = 120  # characters of a terminal that has room for references
@@ -122,6 +123,13 @@ def report(
         if form is ReportFormat.HTML:
             typer.echo(write_report(folder))
             return
+        if form is ReportFormat.TEXT:
+            from rich.console import Console
+
+            from stingy_attacker_eval.report.terminal import print_verdicts
+
+            print_verdicts(read_audit(folder), Console())
+            return
         from stingy_attacker_eval.report.exporters import as_csv, as_json, as_markdown
 
         export = {
@@ -130,6 +138,29 @@ def report(
             ReportFormat.MD: as_markdown,
         }[form]
         typer.echo(export(read_audit(folder)), nl=False)
+
+
+@audit.command()
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="A", help="The folder of the first audit.")],
+    after: Annotated[Path, typer.Argument(metavar="B", help="The folder of the second audit.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The page to write.", show_default="B/compare.html")
+    ] = None,
+) -> None:
+    """Compare two audits of the same data, students and training, and flag what leaks more."""
+    with _report_errors():
+        from rich.console import Console
+
+        from stingy_attacker_eval.report.comparison import compare_audits
+        from stingy_attacker_eval.report.html import read_audit, write_comparison
+        from stingy_attacker_eval.report.terminal import print_comparison
+
+        found = compare_audits(read_audit(before), read_audit(after))
+        page = out or after / "compare.html"
+        print_comparison(found, Console())
+        write_comparison(found, page)
+        typer.echo(page)
 
 
 @audit.command()
@@ -144,19 +175,31 @@ def gate(
     attacker: Annotated[
         list[str] | None, typer.Option(help="Check only this attacker; may be repeated.")
     ] = None,
+    junit: Annotated[
+        Path | None, typer.Option(help="Write the result as JUnit XML to this file.")
+    ] = None,
 ) -> None:
-    """Exit with 1 and the reasons if an uplift may be too large or a run is missing or broken."""
-    with _report_errors():
-        from stingy_attacker_eval.errors import GateError
-        from stingy_attacker_eval.report.analysis import read_audit
-        from stingy_attacker_eval.report.ci_gate import gate_faults, gate_lines
+    """Print PASS, or FAIL with the reasons and exit with 1.
 
-        audit, endpoints, attackers = (
-            read_audit(folder),
-            tuple(endpoint or ()),
-            tuple(attacker or ()),
-        )
-        faults = gate_faults(audit, max_uplift=max_uplift, endpoints=endpoints, attackers=attackers)
+    It fails if an uplift may be too large, or if a run is missing or broken.
+    """
+    with _report_errors():
+        from rich.console import Console
+
+        from stingy_attacker_eval.errors import GateError
+        from stingy_attacker_eval.files import write_atomic
+        from stingy_attacker_eval.report.analysis import read_audit
+        from stingy_attacker_eval.report.ci_gate import gate_cases, gate_lines, junit_xml
+        from stingy_attacker_eval.report.terminal import print_verdict_lines
+
+        audit = read_audit(folder)
+        endpoints, attackers = tuple(endpoint or ()), tuple(attacker or ())
+        cases = gate_cases(audit, max_uplift=max_uplift, endpoints=endpoints, attackers=attackers)
+        if junit is not None:
+            write_atomic(junit, junit_xml(cases, title=audit.report.config.title))
+        faults = tuple(fault for case in cases for fault in case.faults)
+        typer.echo("FAIL" if faults else "PASS")
+        print_verdict_lines(audit, Console(), attackers=attackers)
         if faults:
             raise GateError(*faults)
         for line in gate_lines(audit, endpoints=endpoints, attackers=attackers):

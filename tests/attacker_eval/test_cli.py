@@ -100,9 +100,12 @@ def test_gate_exits_with_0_or_with_1_and_the_reason(tmp_path: Path) -> None:
     audit_of(tmp_path, rows_of({"open": {"label_only": 1.0}, "shut": {"label_only": 0.0}}))
     gate = ["audit", "gate", str(tmp_path), "--max-uplift"]
     passed = RUN.invoke(app, [*gate, "1.5"])
-    assert (passed.exit_code, len(passed.stdout.splitlines())) == (0, 2)
+    assert passed.exit_code == 0
+    assert passed.stdout.startswith("PASS\nLEAKS")
+    assert [line.partition(":")[0] for line in passed.stdout.splitlines()[-2:]] == ["open", "shut"]
     failed = RUN.invoke(app, [*gate, "0.5"])
     assert failed.exit_code == 1
+    assert failed.stdout.startswith("FAIL\nLEAKS")
     assert failed.stderr == (
         "open: label_only gained +1.0 ± 0.3 points with cnn_tiny, at most +1.30 (95 %), "
         "more than 0.5\n"
@@ -113,6 +116,16 @@ def test_gate_exits_with_0_or_with_1_and_the_reason(tmp_path: Path) -> None:
     assert RUN.invoke(app, [*gate, "1.5", "--attacker", "owner"]).exit_code == 0
     assert "got nobody" in RUN.invoke(app, [*gate, "1.5", "--attacker", "nobody"]).stderr
     assert RUN.invoke(app, ["audit", "gate", str(tmp_path / "no"), "--max-uplift", "1"]).exit_code
+
+
+def test_gate_writes_junit_whether_it_passes_or_not(tmp_path: Path) -> None:
+    audit_of(tmp_path, rows_of({"open": {"label_only": 1.0}}))
+    for uplift, failures in (("2.5", 0), ("0.5", 1)):
+        junit = tmp_path / f"{uplift}.xml"
+        options = ["--max-uplift", uplift, "--junit", str(junit)]
+        result = RUN.invoke(app, ["audit", "gate", str(tmp_path), *options])
+        assert result.exit_code == failures
+        assert f'failures="{failures}"' in junit.read_text()
 
 
 def test_lab_takes_a_protocol_or_a_data_set_not_both(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from stingy_attacker_eval.report.label_only_baseline import (
     LabelOnlyBaseline,
     gives_a_list,
     label_only_baselines,
-    label_only_sentence,
 )
 from stingy_attacker_eval.report.significance import Difference, difference
 from stingy_attacker_eval.report_schema import (
@@ -101,13 +100,17 @@ class Audit:
 
     @cached_property
     def best(self) -> dict[str, Summary]:
-        """The best attack by endpoint; white-box attacks never count."""
-        return best_attacks(self.summaries)
+        """The best attack by endpoint; white-box attacks never count.
+
+        An attack whose student has no baseline with a finite loss does not count either.
+        """
+        found = best_attacks(self.summaries)
+        return {name: best for name, best in found.items() if self.has_baseline(best.student)}
 
     @cached_property
     def points(self) -> tuple[Point, ...]:
         """The frontier's points, of endpoints with a best attack."""
-        return frontier(self.endpoints, self.summaries)
+        return frontier(self.endpoints, self.best)
 
     @cached_property
     def label_baselines(self) -> tuple[LabelOnlyBaseline, ...]:
@@ -127,14 +130,26 @@ class Audit:
         """The endpoints that give more than a label."""
         return tuple(item.name for item in self.endpoints if gives_a_list(item))
 
-    def baseline(self, student: str) -> Summary:
-        """Return the no-API baseline of this student."""
-        wanted = NO_ENDPOINT, student, None
+    def baseline(self, student: str, budget: int | None = None) -> Summary:
+        """Return the no-API baseline of this student, on as many images as the budget has.
+
+        Raises StopIteration if there is none.
+        """
+        wanted = NO_ENDPOINT, student, budget
         return next(s for s in self.summaries if (s.endpoint, s.student, s.budget) == wanted)
 
     def uplift(self, best: Summary) -> Difference:
-        """Return the difference between an attack and its no-API baseline."""
-        return difference(best, self.baseline(best.student), self.rows)
+        """Return the difference between an attack and its no-API baseline on as many images.
+
+        Its mean is the one in the report, so that both round alike.
+        """
+        found = difference(best, self.baseline(best.student, best.budget), self.rows)
+        return found if best.uplift_mean is None else replace(found, mean=best.uplift_mean)
+
+    def has_baseline(self, student: str, budget: int | None = None) -> bool:
+        """Return whether this student has a no-API baseline with a finite loss."""
+        wanted = NO_ENDPOINT, student, budget
+        return any(s.n and (s.endpoint, s.student, s.budget) == wanted for s in self.summaries)
 
 
 def read_audit(folder: Path) -> Audit:
@@ -143,26 +158,6 @@ def read_audit(folder: Path) -> Audit:
     Raises AuditError if it is absent or no report of this schema.
     """
     return Audit(read_report(folder))
-
-
-def headlines(audit: Audit) -> tuple[str, ...]:
-    """Return one sentence for each attacker: its highest uplift, and what lists are worth to it."""
-    return tuple(_headline(view) for view in audit.views)
-
-
-def _headline(audit: Audit) -> str:
-    who = f"An attacker with {audit.attacker.text}"
-    if not audit.best:
-        return f"{who}: {unanswered(audit)}"
-    best = max(audit.best.values(), key=lambda summary: summary.uplift_mean or 0.0)
-    endpoint = next(item for item in audit.endpoints if item.name == best.endpoint)
-    lists = label_only_sentence(audit.label_baselines, audit.list_endpoints)
-    return (
-        f"{who} gains {audit.uplift(best).text} points over training without the API by the best "
-        f"attack of this audit, {best.attack} on "
-        f"{endpoint_title(best.endpoint, endpoint.defence)}, after {cost(best.queries)} queries. "
-        f"{lists}"
-    ).rstrip()
 
 
 def verdict(audit: Audit, endpoint: EndpointResult) -> Verdict:
@@ -188,7 +183,7 @@ def verdict(audit: Audit, endpoint: EndpointResult) -> Verdict:
         ),
         key=lambda s: s.uplift_mean or 0.0,
     )
-    remark = f"{_remark(audit.uplift(best))} {_choice_remark(audit, endpoint.name)}".rstrip()
+    remark = f"{_remark(audit.uplift(best))} {choice_remark(audit, endpoint.name)}".rstrip()
     if weakest != best:
         remark += (
             f" The weakest attack, {weakest.attack}, would have said {signed(weakest.uplift_mean)}."
@@ -210,6 +205,8 @@ def unanswered(audit: Audit, endpoint: str | None = None) -> str:
             if item.attacker == audit.attacker.name and endpoint in (None, item.endpoint)
         ]
         return f"Not run; skipped: {', '.join(skipped)}." if skipped else "Not run."
+    if not any(s.endpoint == NO_ENDPOINT and s.n for s in audit.summaries):
+        return "Broken: no baseline without the API has a finite loss."
     if all(s.white_box for s in own):
         return "White-box only: no attack that a customer can make was run."
     return "Broken: no attack of this suite could be run to a finite loss."
@@ -254,7 +251,7 @@ def _remark(uplift: Difference) -> str:
     )
 
 
-def _choice_remark(audit: Audit, endpoint: str) -> str:
+def choice_remark(audit: Audit, endpoint: str) -> str:
     """State on which seeds the best attack was chosen, if it was chosen out of several."""
     seeds = audit.report.config.selection_seeds
     tried = [s for s in candidates(audit.summaries) if (s.endpoint, s.budget) == (endpoint, None)]

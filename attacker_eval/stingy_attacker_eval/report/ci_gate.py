@@ -1,12 +1,19 @@
 """The CI gate: an audit must be complete and finite, and its best attack below a threshold."""
 
 import math
+import xml.etree.ElementTree as ET  # written, never parsed
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from stingy_attacker_eval.attacks.guess import Guess
 from stingy_attacker_eval.attacks.no_api import NoApi
 from stingy_attacker_eval.report.analysis import Audit, unanswered
-from stingy_attacker_eval.report.formatting import endpoint_title, signed, signed_finely
+from stingy_attacker_eval.report.formatting import (
+    endpoint_title,
+    readable,
+    signed,
+    signed_finely,
+)
 from stingy_attacker_eval.results import NO_ENDPOINT, Row
 
 _SHOWN = 3
@@ -14,18 +21,27 @@ _FEWEST_SEEDS = 3
 _BASELINES = (NoApi.name, Guess.name)
 
 
-def gate_faults(
+@dataclass(frozen=True)
+class GateCase:
+    """One thing that the gate judges, with the reasons why it does not pass."""
+
+    subject: str
+    faults: tuple[str, ...]
+
+
+def gate_cases(
     audit: Audit,
     *,
     max_uplift: float,
     endpoints: Sequence[str] = (),
     attackers: Sequence[str] = (),
-) -> tuple[str, ...]:
-    """Return the reasons why the audit does not pass; none if it passes.
+) -> tuple[GateCase, ...]:
+    """Judge an audit: first the call, then whether it is sound, then each uplift.
 
     It passes if every run of its configuration that was not skipped is there with a finite loss, if
     at least three seeds are reported, and if no best attack's uplift can be above `max_uplift`:
-    its one-sided 95 % upper bound, mean + t * error, must not exceed it.
+    its one-sided 95 % upper bound, mean + t * error, must not exceed it. Where one step has a
+    fault, the later ones are left out, because they would prove nothing.
 
     max_uplift: points.
     endpoints, attackers: those to judge; empty for all.
@@ -36,16 +52,61 @@ def gate_faults(
         *_unknown("endpoints", endpoints, names),
         *_unknown("attackers", attackers, owners),
     ]
-    if unknown:
-        return tuple(unknown)
     if not math.isfinite(max_uplift):
-        return (f"expected a finite number of points, got {max_uplift}",)
+        unknown.append(f"expected a finite number of points, got {max_uplift}")
+    if unknown:
+        return (GateCase("the call", tuple(unknown)),)
     judged = endpoints or names
     views = [view for view in audit.views if not attackers or view.attacker.name in attackers]
     unsound = [fault for view in views for fault in _soundness_faults(view, judged)]
-    return tuple(unsound) or tuple(
-        fault for view in views for fault in _uplift_faults(view, judged, max_uplift)
+    complete = GateCase("every run is there and finite", tuple(unsound))
+    if unsound:
+        return (complete,)
+    return (
+        complete,
+        *(
+            GateCase(_title(view, name), tuple(_uplift_faults(view, name, max_uplift)))
+            for view in views
+            for name in judged
+        ),
     )
+
+
+def gate_faults(
+    audit: Audit,
+    *,
+    max_uplift: float,
+    endpoints: Sequence[str] = (),
+    attackers: Sequence[str] = (),
+) -> tuple[str, ...]:
+    """Return the reasons why the audit does not pass `gate_cases`; none if it passes."""
+    cases = gate_cases(audit, max_uplift=max_uplift, endpoints=endpoints, attackers=attackers)
+    return tuple(fault for case in cases for fault in case.faults)
+
+
+def junit_xml(cases: Sequence[GateCase], *, title: str) -> bytes:
+    """Format the cases as a JUnit report: one test case each, failed with its reasons."""
+    failed = sum(bool(case.faults) for case in cases)
+    counts = {"tests": str(len(cases)), "failures": str(failed), "errors": "0"}
+    root = ET.Element("testsuites", counts)
+    suite = ET.SubElement(root, "testsuite", {"name": readable(title), **counts})
+    for case in cases:
+        names = {"classname": "stingy.audit.gate", "name": readable(case.subject)}
+        element = ET.SubElement(suite, "testcase", names)
+        if case.faults:
+            text = "\n".join(map(readable, case.faults))
+            failure = ET.SubElement(element, "failure", {"message": readable(case.faults[0])})
+            failure.text = text
+    ET.indent(root)
+    content: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return content + b"\n"
+
+
+def count_missing(view: Audit) -> tuple[int, int]:
+    """Return how many runs of one attacker are missing, and how many there should be."""
+    names = [endpoint.name for endpoint in view.endpoints]
+    expected = set(_expected_runs(view, names))
+    return len(expected - {_key(row) for row in _whole_rows(view)}), len(expected)
 
 
 def gate_lines(
@@ -77,9 +138,7 @@ def _unknown(kind: str, chosen: Sequence[str], names: Sequence[str]) -> Iterator
 
 def _soundness_faults(view: Audit, judged: Sequence[str]) -> Iterator[str]:
     """Yield the faults that make the numbers incomparable."""
-    config, attacker = view.report.config, view.attacker.name
-    # Runs with smaller budgets are for the curve: they are neither required nor judged here.
-    rows = [row for row in view.report.rows if row.budget is None and row.attacker == attacker]
+    config, rows = view.report.config, _whole_rows(view)
     if not judged or len(config.seeds) < _FEWEST_SEEDS:
         yield (
             f"expected {_FEWEST_SEEDS} seeds or more and an endpoint, got {len(config.seeds)} "
@@ -98,16 +157,24 @@ def _soundness_faults(view: Audit, judged: Sequence[str]) -> Iterator[str]:
             yield f"{_title(view, name)}: {unanswered(view, name)}"
 
 
-def _uplift_faults(view: Audit, judged: Sequence[str], max_uplift: float) -> Iterator[str]:
-    for name in judged:
-        best = view.best[name]
-        upper = view.uplift(best).upper
-        if upper is None or not upper <= max_uplift:
-            yield (
-                f"{_title(view, name)}: {best.attack} gained "
-                f"{signed(best.uplift_mean, best.uplift_spread)} points with {best.student}, "
-                f"{_bound_text(view, name)}, more than {max_uplift:g}"
-            )
+def _uplift_faults(view: Audit, name: str, max_uplift: float) -> Iterator[str]:
+    best = view.best[name]
+    upper = view.uplift(best).upper
+    if upper is None or not upper <= max_uplift:
+        yield (
+            f"{_title(view, name)}: {best.attack} gained "
+            f"{signed(best.uplift_mean, best.uplift_spread)} points with {best.student}, "
+            f"{_bound_text(view, name)}, more than {max_uplift:g}"
+        )
+
+
+def _whole_rows(view: Audit) -> list[Row]:
+    """Return the attacker's rows on all images.
+
+    Runs with smaller budgets are for the curve: they are neither required nor judged.
+    """
+    attacker = view.attacker.name
+    return [row for row in view.report.rows if row.budget is None and row.attacker == attacker]
 
 
 def _bound_text(view: Audit, name: str) -> str:

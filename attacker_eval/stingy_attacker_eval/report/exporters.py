@@ -6,14 +6,23 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from stingy_attacker_eval.report.analysis import Audit, headlines, health, verdict
-from stingy_attacker_eval.report.attackers import HEAD, attacker_table, possessions
-from stingy_attacker_eval.report.formatting import cost, percent, signed
+from stingy_attacker_eval.report.analysis import Audit, health, verdict
+from stingy_attacker_eval.report.formatting import cost, percent, readable, signed
 from stingy_attacker_eval.report.frontier import Point
 from stingy_attacker_eval.report.label_only_baseline import LabelOnlyBaseline, Outcome
+from stingy_attacker_eval.report.verdicts import headlines
 from stingy_attacker_eval.results import NO_ENDPOINT, Summary
 
 SCHEMA = "stingy.audit.outcome/2"
+ATTACKER_HEAD = (
+    "attacker",
+    "endpoint",
+    "no API, %",
+    "best on labels",
+    "best attack",
+    "queries",
+    "uplift (95 % interval)",
+)
 _UTILITY_HEAD = (
     "endpoint",
     "top-1 %",
@@ -92,7 +101,7 @@ def as_markdown(audit: Audit) -> str:
     parts = [f"## {_escape(audit.report.config.title)}", *map(_escape, headlines(audit))]
     if len(audit.views) > 1:
         parts.append("\n".join(f"- **{name}** has {text}." for name, text in possessions(audit)))
-        parts.append(_table(HEAD, attacker_table(audit)))
+        parts.append(_table(ATTACKER_HEAD, attacker_table(audit)))
     found = [verdict(audit, item) for item in audit.endpoints]
     parts.append(
         "\n".join(
@@ -111,7 +120,47 @@ def as_markdown(audit: Audit) -> str:
     ]
     environment = audit.report.environment
     parts.append(", ".join(f"{name}: {value}" for name, value in environment.items()))
-    return "\n\n".join(parts) + "\n"
+    return "\n".join(map(readable, "\n\n".join(parts).split("\n"))) + "\n"
+
+
+def attacker_table(audit: Audit) -> tuple[tuple[str, ...], ...]:
+    """Return a line of cells for each attacker and endpoint with a best attack.
+
+    The cells are those of ATTACKER_HEAD.
+
+    "Best on labels" is the uplift of the best attack that reads labels alone on this endpoint.
+    """
+    lines = []
+    for view in audit.views:
+        labels = {item.endpoint: item.baseline for item in view.label_baselines}
+        for endpoint in view.endpoints:
+            best = view.best.get(endpoint.name)
+            if best is None:
+                continue
+            base = view.baseline(best.student)
+            lines.append(
+                (
+                    view.attacker.name,
+                    endpoint.name,
+                    percent(base.accuracy_mean, base.accuracy_spread),
+                    _labels_cell(labels.get(endpoint.name)),
+                    best.shown,
+                    cost(best.queries),
+                    view.uplift(best).text,
+                )
+            )
+    return tuple(lines)
+
+
+def possessions(audit: Audit) -> tuple[tuple[str, str], ...]:
+    """Return each attacker's name and its possessions in words."""
+    return tuple((view.attacker.name, view.attacker.text) for view in audit.views)
+
+
+def _labels_cell(baseline: Summary | None) -> str:
+    if baseline is None:
+        return ""
+    return f"{signed(baseline.uplift_mean, baseline.uplift_spread)} ({baseline.attack})"
 
 
 def _attacker_document(view: Audit, sentence: str) -> dict[str, object]:

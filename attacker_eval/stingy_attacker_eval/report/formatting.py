@@ -1,4 +1,21 @@
-"""The formats of numbers and endpoints, the same in the table, the chart and the page."""
+"""The formats of numbers and names, the same in tables, figures, pages and terminals."""
+
+import unicodedata
+
+_INVISIBLE = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")
+
+
+def readable(text: str) -> str:
+    """Replace control characters, direction marks and their like by code points: `<U+202E>`.
+
+    A name with such characters could reorder, hide or break the text around it.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        f"<U+{ord(character):04X}>" if unicodedata.category(character) in _INVISIBLE else character
+        for character in text
+    )
 
 
 def percent(mean: float | None, spread: float | None = None) -> str:
@@ -19,7 +36,7 @@ def signed(mean: float | None, spread: float | None = None) -> str:
 
 def endpoint_title(name: str, defence: str) -> str:
     """Return the name, and the defence after it if that is another word."""
-    return name if name == defence else f"{name} ({defence})"
+    return readable(name if name == defence else f"{name} ({defence})")
 
 
 def cost(queries: int | None) -> str:
@@ -39,3 +56,18 @@ def printed(mean: float | None, difference: float | None = None) -> str:
 def signed_finely(points: float) -> str:
     """Format points as `+0.58`, for the bounds of an interval."""
     return f"{round(points, 2) + 0.0:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def share_text(share: float | None) -> str:
+    """Format a share of the gap as `41 %`; empty where there is no gap."""
+    return "" if share is None else f"{round(share) + 0:d} %".replace("-", "\N{MINUS SIGN}")
+
+
+def two_errors(error: float | None) -> str:
+    """Format two standard errors as `±0.6`; empty with one seed."""
+    return "" if error is None else f"±{2 * error:.1f}"
+
+
+def with_errors(points: float | None, error: float | None) -> str:
+    """Format points and two standard errors as `+2.9 ±0.6`."""
+    return f"{signed(points)} {two_errors(error)}".rstrip()

@@ -1,23 +1,34 @@
 """The HTML page of a report.json; it opens without a network."""
 
 import json
-import math
-from collections.abc import Sequence
 from pathlib import Path
 
 from stingy_attacker_eval.files import write_atomic
-from stingy_attacker_eval.report.analysis import Audit, headlines, health, read_audit, verdict
-from stingy_attacker_eval.report.attackers import HEAD, attacker_table, possessions
-from stingy_attacker_eval.report.formatting import cost, percent, printed, signed
+from stingy_attacker_eval.report.advice import Advice, advice
+from stingy_attacker_eval.report.analysis import Audit, read_audit
+from stingy_attacker_eval.report.ci_gate import count_missing
+from stingy_attacker_eval.report.comparison import Change, Comparison
+from stingy_attacker_eval.report.page.attack_tables import attacks_table, seeds_table
+from stingy_attacker_eval.report.page.cost_curve import cost_curve
+from stingy_attacker_eval.report.page.forest import MOST_GAUGES, main_figures, pairs_figure
+from stingy_attacker_eval.report.page.render import render_page
+from stingy_attacker_eval.report.page.tables import (
+    attackers_table,
+    clients_table,
+    endpoints_table,
+    health_table,
+)
 from stingy_attacker_eval.report.published import paper_tables
-from stingy_attacker_eval.results import NO_ENDPOINT, Summary
+from stingy_attacker_eval.report.tiles import Tile, tiles
+from stingy_attacker_eval.report.verdicts import (
+    attacker_verdicts,
+    headline,
+    worst_by_kind,
+)
 
-__all__ = ["chart_summaries", "read_audit", "render", "write_report"]
+__all__ = ["read_audit", "render", "render_comparison", "write_comparison", "write_report"]
 
-# If a chart would have more bars than this, it shows only the best attacks and the controls.
-_MOST_BARS = 30
-_BEST_SHOWN = 3
-_CONTROLS = ("no_api", "label_only", "paper_kd")
+_COMMIT = 7
 
 
 def write_report(folder: Path) -> Path:
@@ -30,114 +41,173 @@ def write_report(folder: Path) -> Path:
 
 def render(audit: Audit) -> str:
     """Render the whole page."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    from stingy_attacker_eval.report.curves import letters
-
     report = audit.report
-    environment = Environment(
-        loader=PackageLoader("stingy_attacker_eval.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    found = attacker_verdicts(audit)
+    advised = advice(audit, found)
+    needs = _needs(advised)
+    figures = main_figures(found, needs)
+    curves = [cost_curve(audit.summaries, student=student) for student in audit.students]
+    shown_curves = [curve for curve in curves if curve is not None]
+    several = len(audit.views) > 1
+    papers = paper_tables(report.config, audit.endpoints, audit.summaries)
+    gaps = {round(leak.gap, 6) for item in found for leak in item.leaks}
+    environment = report.environment
+    return render_page(
+        "report.html.j2",
+        {
+            "report": report,
+            "date": (environment.get("date") or "")[:10],
+            "commit": (environment.get("commit") or "")[:_COMMIT],
+            "parts": _parts(bool(figures), bool(shown_curves), several, bool(papers)),
+            "warnings": _warnings(audit),
+            "verdicts": [
+                (item.kind, item.view.attacker.name, tiles(item)) for item in worst_by_kind(found)
+            ],
+            "advice": advised,
+            "figures": figures,
+            "margin": f"{report.config.margin:g} point{'' if report.config.margin == 1 else 's'}",
+            "has_forest": any(len(item.leaks) > MOST_GAUGES for item in found),
+            "has_tags": bool(needs),
+            "gap": gaps.pop() if len(gaps) == 1 else None,
+            "headlines": [headline(item) for item in found],
+            "curves": shown_curves,
+            "clients": clients_table(audit),
+            "attackers": attackers_table(found) if several else None,
+            "attacks": attacks_table(audit, with_bars=len(audit.endpoints) <= MOST_GAUGES),
+            "seeds_table": seeds_table(audit),
+            "endpoints": endpoints_table(audit),
+            "health": health_table(audit),
+            "papers": papers,
+            "skipped": _skipped(audit),
+            "has_attack_queries": any(item.queries_attacks for item in audit.endpoints),
+            "has_copies": any(s.trained_on is not None for s in report.summary),
+            "broken": sum(not row.finite for row in report.rows),
+            "seeds": len(report.config.seeds),
+            "selection_seeds": len(report.config.selection_seeds),
+            "white_box": any(s.white_box for s in report.summary),
+            "config": [
+                f"{name} = {json.dumps(value, ensure_ascii=False)}"
+                for name, value in report.config.model_dump(mode="json").items()
+            ],
+        },
     )
-    environment.filters |= {
-        "percent": percent,
-        "signed": signed,
-        "cost": cost,
-        "printed": printed,
-    }
-    tried = {s.attack for s in audit.summaries if s.endpoint != NO_ENDPOINT and not s.white_box}
-    return environment.get_template("template.html.j2").render(
-        report=report,
-        headlines=headlines(audit),
-        attacker_head=HEAD,
-        attacker_table=attacker_table(audit) if len(audit.views) > 1 else (),
-        possessions=possessions(audit),
-        attacker=audit.attacker,
-        all_summaries=report.summary,
-        bests=[summary for view in audit.views for summary in view.best.values()],
-        verdicts=[verdict(audit, item) for item in audit.endpoints],
-        summaries=audit.summaries,
-        papers=paper_tables(report.config, audit.endpoints, audit.summaries),
-        lettered=list(zip(letters(len(audit.points)), audit.points, strict=True)),
-        has_attack_queries=any(item.queries_attacks for item in audit.endpoints),
-        label_baselines={item.endpoint: item for item in audit.label_baselines},
-        broken=[row for row in report.rows if not row.finite],
-        health=health(audit),
-        no_endpoint=NO_ENDPOINT,
-        seeds=len(report.config.seeds),
-        selection_seeds=len(report.config.selection_seeds),
-        tried=len(tried),
-        white_box=any(s.white_box for s in audit.summaries),
-        config=json.dumps(report.config.model_dump(mode="json"), indent=2, ensure_ascii=False),
-        **_charts(audit),
-    )
 
 
-def _charts(audit: Audit) -> dict[str, object]:
-    """Draw the page's charts as SVG."""
-    from stingy_attacker_eval.report.bar_chart import draw_chart
-    from stingy_attacker_eval.report.curves import draw_budgets, draw_frontier
-
-    teachers = {item.name: item.teacher_accuracy for item in audit.endpoints}
-    whole = [s for s in audit.summaries if s.budget is None]
-    charts, shortened = [], False
-    for student in audit.students:
-        own = chart_summaries([s for s in whole if s.student == student])
-        shown = shorten(own)
-        shortened |= len(shown) < len(own)
-        endpoints = {s.endpoint for s in shown}
-        places = {name: accuracy for name, accuracy in teachers.items() if name in endpoints}
-        if places:
-            title = _chart_text(shown, student)
-            charts.append(draw_chart(shown, places, student=student, title=title))
-    curves = [draw_budgets(audit.summaries, student=student) for student in audit.students]
-    return {
-        "charts": charts,
-        "shortened": shortened,
-        "curves": [curve for curve in curves if curve is not None],
-        "frontier": draw_frontier(audit.points) if audit.points else None,
-    }
+def write_comparison(found: Comparison, page: Path) -> None:
+    """Write the page of two audits."""
+    write_atomic(page, render_comparison(found).encode())
 
 
-def chart_summaries(summaries: Sequence[Summary]) -> list[Summary]:
-    """Return the summaries to draw.
-
-    Of an attack with several settings, they have only the best per endpoint and student.
-    """
-    best: dict[tuple[str, str, str], Summary] = {}
-    for summary in summaries:
-        key = summary.endpoint, summary.student, summary.attack_name
-        kept = best.get(key)
-        if kept is None or _rank(summary) > _rank(kept):
-            best[key] = summary
-    return list(best.values())
-
-
-def shorten(summaries: Sequence[Summary]) -> list[Summary]:
-    """Return the summaries if they fit a readable chart.
-
-    If not, return only the controls and each endpoint's best attacks.
-    """
-    if len(summaries) <= _MOST_BARS:
-        return list(summaries)
-    ranked: dict[str, list[Summary]] = {}
-    for summary in sorted(summaries, key=_rank, reverse=True):
-        ranked.setdefault(summary.endpoint, []).append(summary)
-    return [s for s in summaries if s.attack in _CONTROLS or s in ranked[s.endpoint][:_BEST_SHOWN]]
-
-
-def _rank(summary: Summary) -> float:
-    return -math.inf if summary.uplift_mean is None else summary.uplift_mean
-
-
-def _chart_text(summaries: Sequence[Summary], student: str) -> str:
-    """Describe the chart for readers who cannot view it; the table has every number."""
-    parts = [
-        f"{s.endpoint}, {s.attack}: {percent(s.accuracy_mean)} %"
-        for s in summaries
-        if s.student == student
+def render_comparison(found: Comparison) -> str:
+    """Render the page of two audits."""
+    sides = [
+        {
+            "name": name,
+            "title": audit.report.config.title,
+            "date": (audit.report.environment.get("date") or "")[:10],
+            "commit": (audit.report.environment.get("commit") or "")[:_COMMIT],
+            "seeds": len(audit.report.config.seeds),
+        }
+        for name, audit in (("A", found.before), ("B", found.after))
     ]
-    return f"Accuracy of the student {student} by endpoint and attack. " + "; ".join(parts) + "."
+    return render_page(
+        "comparison.html.j2",
+        {
+            "sides": sides,
+            "tiles": _comparison_tiles(found),
+            "figure": pairs_figure(found),
+            "only": [
+                (name, names)
+                for name, names in (("A", found.only_before), ("B", found.only_after))
+                if names
+            ],
+        },
+    )
+
+
+def _comparison_tiles(found: Comparison) -> tuple[Tile, ...]:
+    """Return the tiles REGRESSIONS, IMPROVEMENTS and UNCHANGED."""
+    names = {
+        change: [pair.after.title for pair in found.pairs if pair.change is change]
+        for change in Change
+    }
+    worse, better = names[Change.MORE], names[Change.LESS]
+    rest = names[Change.NONE] + names[Change.UNKNOWN]
+    return (
+        Tile("Regressions", _count(worse), _listed(worse), is_quiet=not worse),
+        Tile("Improvements", _count(better), _listed(better), is_quiet=True),
+        Tile("Unchanged", _count(rest), "within two errors, or of one seed", is_quiet=True),
+    )
+
+
+def _count(names: list[str]) -> str:
+    return "none" if not names else f"{len(names)} endpoint{'' if len(names) == 1 else 's'}"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(dict.fromkeys(names)) if names else "over two errors"
+
+
+def _parts(
+    has_figures: bool, has_curves: bool, several: bool, has_papers: bool
+) -> tuple[tuple[str, str], ...]:
+    """Return the page's anchors and their names, in order."""
+    parts = {
+        "policies": ("Policies", has_figures),
+        "cost": ("Cost curve", has_curves),
+        "clients": ("What clients keep", True),
+        "attackers": ("Attackers", several),
+        "attacks": ("Every attack", True),
+        "seeds": ("By seed", True),
+        "published-1": ("Published", has_papers),
+        "endpoints": ("Endpoints", True),
+        "health": ("Health", True),
+        "words": ("Words", True),
+        "again": ("Run again", True),
+    }
+    return tuple((anchor, name) for anchor, (name, is_shown) in parts.items() if is_shown)
+
+
+def _warnings(audit: Audit) -> list[tuple[str, str]]:
+    """Return what makes the page's numbers partial, each as its first words and the rest."""
+    found = []
+    missing, expected = (sum(n) for n in zip(*map(count_missing, audit.views), strict=True))
+    if missing:
+        found.append(
+            (
+                "This audit is not complete.",
+                f"{missing:,} of {expected:,} runs are missing. Continue it with the same command; "
+                "until then every number is of the runs that are there.",
+            )
+        )
+    if len(audit.report.config.seeds) < 2:
+        found.append(("One seed.", "Nothing is known about the error of any number here."))
+    unequal = [e.name for e in audit.endpoints if e.queries_spent != e.queries_charged]
+    if unequal:
+        found.append(
+            (
+                "Charged and spent differ.",
+                f"The server charged other numbers of images than were sent: {', '.join(unequal)}.",
+            )
+        )
+    return found
+
+
+def _needs(advised: Advice) -> dict[str, tuple[str, ...]]:
+    """Return, for each endpoint that the advice names, the needs."""
+    needs: dict[str, tuple[str, ...]] = {}
+    for choice in advised.choices:
+        if choice.endpoint is not None:
+            name = choice.need.removeprefix("need ")
+            needs[choice.endpoint] = (*needs.get(choice.endpoint, ()), name)
+    return needs
+
+
+def _skipped(audit: Audit) -> list[str]:
+    """Return a sentence for each attack that could not run."""
+    several = len(audit.views) > 1
+    return [
+        f"Not run: {f'{item.attacker}, ' if several else ''}{item.attack} on {item.endpoint} "
+        f"{item.reason}."
+        for item in audit.report.skipped
+    ]

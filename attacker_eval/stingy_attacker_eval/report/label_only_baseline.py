@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from stingy_attacker_eval.attacks import Attack
-from stingy_attacker_eval.report.formatting import percent, signed
 from stingy_attacker_eval.report.significance import (
     LEVEL,
     Difference,
@@ -34,10 +33,10 @@ class Outcome(StrEnum):
     """The gap is above 0."""
     NO_MORE = "no more than labels alone"
     """The gap is below the margin."""
-    UNCLEAR = "cannot be told apart from labels alone"
-    """Neither could be shown."""
+    UNCLEAR = "undecided beside labels alone"
+    """Neither was shown."""
     UNTRIED = "labels alone were not tried in the same way"
-    """True labels on one side alone, or fewer answers than the other side had."""
+    """One side alone had true labels, or one side had fewer answers."""
     ONE_SEED = "one seed"
 
 
@@ -75,16 +74,25 @@ class LabelOnlyBaseline:
         """`+1.0 (+0.58 to +1.42, n = 5) by soft_label over label_only: more`, or why not."""
         if self.outcome is Outcome.UNTRIED:
             return self.outcome
+        found = "" if self.outcome is Outcome.ONE_SEED else f": {self.outcome_text}"
+        return f"{self.gap.text} by {self.attacks_text}{found}"
+
+    @property
+    def attacks_text(self) -> str:
+        """The two attacks, as `soft_label over label_only`."""
         is_other = self.baseline.endpoint not in (NO_ENDPOINT, self.endpoint)
         where = f" on {self.baseline.endpoint}" if is_other else ""
+        return f"{self.reader.attack} over {self.baseline.attack}{where}"
+
+    @property
+    def outcome_text(self) -> str:
+        """The outcome with its power, as `less than 1 more, power 0.94`."""
         left = f"; {', '.join(self.skipped)} could not run" if self.skipped else ""
-        found = {
-            Outcome.MORE: ": more",
-            Outcome.NO_MORE: f": less than {self.margin:g} more, power {self.power:.2f}{left}",
-            Outcome.UNCLEAR: f": undecided, power {self.power:.2f}",
-        }.get(self.outcome, "")
-        attacks = f"{self.reader.attack} over {self.baseline.attack}{where}"
-        return f"{self.gap.text} by {attacks}{found}"
+        return {
+            Outcome.MORE: "more",
+            Outcome.NO_MORE: f"less than {self.margin:g} more, power {self.power:.2f}{left}",
+            Outcome.UNCLEAR: f"undecided, power {self.power:.2f}",
+        }.get(self.outcome, self.outcome)
 
 
 def label_only_baselines(
@@ -228,77 +236,6 @@ def _outcome(pair: _Pair, p_more: float, p_no_more: float) -> Outcome:
     if not pair.lists_had_as_much:
         return Outcome.UNTRIED
     return Outcome.NO_MORE if p_no_more <= LEVEL else Outcome.UNCLEAR
-
-
-def label_only_sentence(
-    baselines: Sequence[LabelOnlyBaseline], list_endpoints: Sequence[str]
-) -> str:
-    """State whether any policy gives a ranked list and teaches no more than labels alone.
-
-    list_endpoints: the endpoints that give a list, compared or not.
-    """
-    if baselines and all(item.outcome is Outcome.ONE_SEED for item in baselines):
-        return "One seed: whether a list teaches more than labels alone cannot be told."
-    compared = [
-        item for item in baselines if item.outcome not in (Outcome.UNTRIED, Outcome.ONE_SEED)
-    ]
-    left = [name for name in list_endpoints if name not in {item.endpoint for item in compared}]
-    parts = [_comparison_sentence(compared, of=len(list_endpoints))] if compared else []
-    if left:
-        parts.append(
-            f"Not compared with labels alone: {', '.join(left)}, where the two were not tried in "
-            "the same way: on more than one seed of both, with true labels beside both or "
-            "neither, and for as many answers."
-        )
-    return " ".join(parts)
-
-
-def _comparison_sentence(baselines: Sequence[LabelOnlyBaseline], *, of: int) -> str:
-    """State the result of the comparisons with labels alone.
-
-    of: the number of endpoints that give a list, compared or not.
-    """
-    # An open endpoint is known to teach more. If the audit cannot show that, its other outcomes
-    # prove nothing.
-    controls = [item for item in baselines if item.is_open] or baselines
-    if not any(item.outcome is Outcome.MORE for item in controls):
-        where = "not even where everything leaves" if controls[0].is_open else "on no endpoint"
-        return (
-            f"Whether a list teaches more than labels alone cannot be told here: {where} could "
-            "the best attack be shown to gain more than labels."
-        )
-    whole = "this audit" if len(baselines) == of else "this audit that was compared"
-    closed = [item for item in baselines if not item.is_open]
-    equal = [item for item in closed if item.outcome is Outcome.NO_MORE]
-    if equal:
-        return (
-            "More than a label leaves, and the best attack of this suite that reads it gained less "
-            f"than {_points(equal[0].margin)} more than labels alone (one-sided, 5 % over all "
-            f"lists): {', '.join(map(_equal_text, equal))}; that is {len(equal)} of "
-            f"{len(closed)} such endpoints that were compared."
-        )
-    unclear = [item for item in closed if item.outcome is Outcome.UNCLEAR]
-    if unclear:
-        return (
-            f"No policy of {whole} was shown to give more than a label and to teach less than "
-            f"{_points(unclear[0].margin)} more than labels alone; neither that nor more could be "
-            f"shown of: {', '.join(map(_equal_text, unclear))}."
-        )
-    least = min(closed or baselines, key=lambda item: item.gap.mean)
-    return (
-        f"No policy of {whole} gives more than a label without teaching more than labels "
-        f"alone: the closest, {least.endpoint}, taught {signed(least.gap.mean)} points more "
-        f"({least.reader.attack})."
-    )
-
-
-def _points(number: float) -> str:
-    return f"{number:g} point" if number == 1 else f"{number:g} points"
-
-
-def _equal_text(item: LabelOnlyBaseline) -> str:
-    top1, top5 = percent(item.utility.top1), percent(item.utility.top5)
-    return f"{item.endpoint} (top-1 {top1} %, first five {top5} %; {item.text})"
 
 
 def gives_a_list(endpoint: EndpointResult) -> bool:

@@ -210,7 +210,7 @@ def test_the_same_labels_from_two_endpoints_make_one_student(
     expected = separate_row | {"trained_on": "open"}
     assert {k: v for k, v in shared.items() if k != "seconds"} == expected
     assert "label_only (as on open)" in as_markdown(read_audit(tmp_path / "out"))
-    page = write_report(tmp_path / "out").read_text()
+    page = write_report(tmp_path / "out").read_text().replace("<wbr>", "")
     assert "label_only (as on open)" in page
     assert "it was trained once" in page
 
@@ -261,7 +261,7 @@ def test_smaller_budgets_use_the_first_images_and_buy_nothing(tmp_path: Path, da
     ]
     # What runs on everything is as it was.
     assert [row for row in numbers(report) if row["budget"] is None] == numbers(whole)
-    page = write_report(tmp_path / "out").read_text()
+    page = write_report(tmp_path / "out").read_text().replace("<wbr>", "")
     assert "soft_label, 32 images" in page
     assert "no API on 32 images" in page
 

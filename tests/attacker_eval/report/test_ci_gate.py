@@ -1,11 +1,13 @@
 """The gate: what passes, and every way of not passing."""
 
+import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from audit_results import audit_of, endpoint_config, endpoint_of, rows_of
-from stingy_attacker_eval.report.ci_gate import gate_faults, gate_lines
+from stingy_attacker_eval.report.ci_gate import gate_cases, gate_faults, gate_lines, junit_xml
 
 SKIPPED = {
     "endpoint": "stingy",
@@ -134,3 +136,42 @@ def test_a_title_names_the_defence(tmp_path: Path) -> None:
     rows = rows_of({"open": {"label_only": 5.0}})
     audit = audit_of(tmp_path, rows, [endpoint_of("open", defence="normal")])
     assert gate_faults(audit, max_uplift=1.0)[0].startswith("open (normal): ")
+
+
+def test_cases_are_the_soundness_and_each_endpoint(tmp_path: Path) -> None:
+    audit = audit_of(tmp_path, rows_of({"open": {"label_only": 3.0}, "shut": {"label_only": 0.1}}))
+    cases = gate_cases(audit, max_uplift=1.5)
+    assert [(case.subject, len(case.faults)) for case in cases] == [
+        ("every run is there and finite", 0),
+        ("open", 1),
+        ("shut", 0),
+    ]
+    assert gate_faults(audit, max_uplift=1.5) == cases[1].faults
+
+
+def test_junit_has_a_failed_case_for_each_fault(tmp_path: Path) -> None:
+    audit = audit_of(tmp_path, rows_of({"open": {"label_only": 3.0}, "shut": {"label_only": 0.1}}))
+    cases = gate_cases(audit, max_uplift=1.5)
+    root = ET.fromstring(junit_xml(cases, title="a & b"))  # noqa: S314 - our own document
+    (suite,) = root.findall("testsuite")
+    assert (suite.get("name"), suite.get("tests"), suite.get("failures")) == ("a & b", "3", "1")
+    failed = [case for case in suite.findall("testcase") if case.find("failure") is not None]
+    assert [case.get("name") for case in failed] == ["open"]
+    failure = failed[0].find("failure")
+    assert failure is not None
+    assert failure.get("message") == cases[1].faults[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "subject"),
+    [
+        ({"max_uplift": float("nan")}, "the call"),
+        ({"max_uplift": 1.0, "endpoints": ("no",)}, "the call"),
+    ],
+)
+def test_junit_of_a_wrong_call_has_a_failure(
+    tmp_path: Path, options: dict[str, Any], subject: str
+) -> None:
+    (case,) = gate_cases(audit_of(tmp_path, ROWS), **options)
+    assert (case.subject, len(case.faults)) == (subject, 1)
+    assert b'failures="1"' in junit_xml([case], title="t")

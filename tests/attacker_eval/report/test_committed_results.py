@@ -1,14 +1,17 @@
 """Numbers in README.md and docs/results.md equal the committed rows; pages are drawn from them."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from stingy_attacker_eval.report.analysis import read_audit
 from stingy_attacker_eval.report.exporters import as_markdown
 from stingy_attacker_eval.report.formatting import signed
+from stingy_attacker_eval.report.html import render
 from stingy_attacker_eval.results import Row, best_attacks, summarise
 
 ROOT = Path(__file__).parents[3]
@@ -110,3 +113,25 @@ def test_the_page_of_policies_has_the_frontier_as_it_is_printed(folder: str) -> 
     printed = as_markdown(read_audit(RESULTS / folder))
     table = printed[printed.index("| endpoint |") :].partition("\n\n")[0]
     assert table in (ROOT / "docs" / "policies.md").read_text()
+
+
+def whole_page(text: str) -> str:
+    """Drop the sentence on attacks that were not tried, because it follows what is installed."""
+    return re.sub(r'<li id="not-tried">.*?</li>', "", text, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_committed_page_is_drawn_by_this_code(folder: str) -> None:
+    drawn = render(read_audit(RESULTS / folder))
+    assert whole_page((RESULTS / folder / "report.html").read_text()) == whole_page(drawn), (
+        f"draw it again: stingy audit report attacker_eval/results/{folder}"
+    )
+
+
+def test_picture_of_readme_is_of_the_committed_page() -> None:
+    with Image.open(ROOT / "docs" / "report.png") as picture:
+        about = picture.info.get("report")
+    page = RESULTS / "frontier_tin100" / "report.html"
+    assert about == hashlib.sha256(page.read_bytes()).hexdigest(), (
+        "draw it again: python benchmarks/audit/draw_picture.py"
+    )

@@ -1,30 +1,19 @@
-"""The page: one file that needs no network, and sentences that say what the rows say."""
+"""The page: one file that needs no network, and text that says what the rows say."""
 
+import base64
+import hashlib
 import re
-import shutil
-import subprocess
-from io import StringIO
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from audit_results import audit_of, endpoint_of, report_of, row, rows_of
 from stingy_attacker_eval.errors import AuditError
 from stingy_attacker_eval.files import write_json
-from stingy_attacker_eval.report.analysis import headlines, health, verdict
-from stingy_attacker_eval.report.html import (
-    chart_summaries,
-    read_audit,
-    render,
-    shorten,
-    write_report,
-)
-from stingy_attacker_eval.report.terminal import print_table
+from stingy_attacker_eval.report.analysis import health, verdict
+from stingy_attacker_eval.report.html import read_audit, render, write_report
 from stingy_attacker_eval.report_schema import Report
 from stingy_attacker_eval.results import NO_ENDPOINT, Row, Summary
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 def summary(
@@ -120,19 +109,6 @@ def test_price_is_that_of_the_best_attack(tmp_path: Path) -> None:
     assert "after 400 queries" in sentences(tmp_path, summary("soft_label", 92.0), queried)
 
 
-def test_the_page_begins_with_the_most_that_any_attack_got(tmp_path: Path) -> None:
-    sentences(tmp_path, summary("soft_label", 92.5))
-    audit = read_audit(tmp_path)
-    (said,) = headlines(audit)
-    assert said.startswith(
-        "An attacker with the true labels of all its images gains +2.5 (+1.37 to +3.63, n = 3) "
-        "points over training without the API by the best attack of this audit, soft_label on "
-        "stingy, after 1,297 queries."
-    )
-    page = render(audit)
-    assert page.index(said) < page.index('class="verdict"')
-
-
 def test_a_white_box_attack_is_marked_and_never_the_headline(tmp_path: Path) -> None:
     best = summary("dafl[white-box]", 99.0)
     worst = summary("other[white-box]", 10.0)
@@ -140,9 +116,10 @@ def test_a_white_box_attack_is_marked_and_never_the_headline(tmp_path: Path) -> 
     assert "the best attack, soft_label," in text
     assert "The weakest" not in text
     page = render(read_audit(tmp_path))
-    assert "Attacks marked white-box saw the network itself" in page
-    assert "dafl[white-box] (best)" not in page
-    assert "the best of 1 attacks" in page
+    assert "Attacks marked white-box read the network itself" in page
+    marked = re.findall(r'<tr class="best">.*?</tr>', page.replace("<wbr>", ""), re.DOTALL)
+    assert len(marked) == 1
+    assert "soft_label" in marked[0]
 
 
 def test_health_counts_finite_runs_and_gains(
@@ -153,43 +130,16 @@ def test_health_counts_finite_runs_and_gains(
     audit = audit_of(tmp_path, rows)
     found = [(item.attack, item.runs, item.finite, item.gains) for item in health(audit)]
     assert found == [("no_api", 3, 3, 0), ("label_only", 3, 3, 1), ("soft_label", 3, 2, 2)]
-    assert '<td class="n">3</td><td class="n">2</td>\n<td class="n">2</td>' in render(audit)
-
-
-def test_large_chart_keeps_the_controls_and_the_best(tmp_path: Path) -> None:
-    attacks = {f"attack{number}": float(number) for number in range(40)}
-    audit = audit_of(tmp_path, rows_of({"open": {"label_only": -9.0, "paper_kd": -20.0} | attacks}))
-    shown = [s.attack for s in shorten(audit.summaries)]
-    assert shown == ["no_api", "label_only", "paper_kd", "attack37", "attack38", "attack39"]
-    assert shorten(audit.summaries[:10]) == list(audit.summaries[:10])
-    page = render(audit)
-    assert "the controls; the table has them all" in re.sub(r"\s+", " ", page)
-    assert "<td>attack5</td>" in page
-
-
-def test_a_long_label_is_cut_in_the_chart_and_whole_in_the_table(tmp_path: Path) -> None:
-    label = "sweep[" + ",".join(f"option{number}=1" for number in range(9)) + "]"
-    page = render(audit_of(tmp_path, rows_of({"open": {label: 1.0}})))
-    assert f"{label[:31]}\N{HORIZONTAL ELLIPSIS}" in page
-    assert f"<td>{label} (best)</td>" in page
-
-
-def test_an_endpoints_own_student_has_a_chart_without_the_others(tmp_path: Path) -> None:
-    rows = rows_of({"open": {"label_only": 0.5}, "stingy": {"label_only": 0.2}})
-    rows += [
-        r.model_copy(update={"student": "resnet8"}) for r in rows if r.endpoint in ("none", "open")
-    ]
-    page = render(audit_of(tmp_path, rows))
-    labels = re.findall(r'aria-label="(Accuracy of the student resnet8[^"]+)"', page)
-    assert len(labels) == 1
-    assert "stingy" not in labels[0]
+    cells = [f'<td class="number" data-value="{n}.0">{n}</td>' for n in (3, 2, 2)]
+    assert "".join(cells) in render(audit)
 
 
 def test_a_broken_attack_is_called_broken_and_never_a_protection(tmp_path: Path) -> None:
     assert "could be run to a finite loss" in sentences(tmp_path, summary("paper_kd", None))
     page = render(read_audit(tmp_path))
-    assert "broken attack" in page
-    assert "a broken attack, not a protected model" in page
+    assert '<td class="number">broken</td>' in page
+    assert "broken attack, not a protected model" in re.sub(r"\s+", " ", page)
+    assert "nothing to report" in page
 
 
 def test_an_endpoint_without_a_best_attack_says_why(tmp_path: Path) -> None:
@@ -217,22 +167,6 @@ def test_a_report_without_a_part_is_none(tmp_path: Path, part: str) -> None:
         read_audit(tmp_path)
 
 
-def test_the_page_needs_no_network_and_runs_nothing(tmp_path: Path) -> None:
-    sentences(tmp_path, summary("soft_label", 92.0), summary("sweep[tau=1,alpha=1]", 91.0))
-    page = write_report(tmp_path).read_text()
-    assert not re.search(r"https?:|//|@import|<script|<link|src=", page)
-    assert not re.search(r"url\((?!#)", page)
-
-
-def test_page_describes_its_charts_for_screen_readers(tmp_path: Path) -> None:
-    sentences(tmp_path, summary("soft_label", 92.0))
-    page = render(read_audit(tmp_path))
-    label = re.search(r'<svg role="img" aria-label="(Accuracy of[^"]+)"', page)
-    assert label is not None
-    assert "stingy, soft_label: 92.0 %" in label[1]
-    assert '<html lang="en">' in page
-
-
 def test_the_page_never_promises_too_much(tmp_path: Path) -> None:
     sentences(tmp_path, summary("soft_label", 80.0))
     assert "undistillable" not in render(read_audit(tmp_path)).lower()
@@ -250,24 +184,6 @@ def test_the_same_report_draws_the_same_page(tmp_path: Path) -> None:
     assert render(read_audit(tmp_path)) == render(read_audit(tmp_path))
 
 
-def test_the_chart_shows_a_sweep_by_its_best_point(tmp_path: Path) -> None:
-    points = [("sweep[tau=1,alpha=1]", 91.0), ("sweep[tau=4,alpha=1]", 92.0), ("paper_kd", None)]
-    sentences(tmp_path, *(summary(name, accuracy) for name, accuracy in points))
-    shown = [s.attack for s in chart_summaries(read_audit(tmp_path).summaries)]
-    assert shown == ["no_api", "sweep[tau=4,alpha=1]", "paper_kd"]
-
-
-def test_the_terminal_table_names_every_attack_and_the_verdict(tmp_path: Path) -> None:
-    sentences(tmp_path, summary("sweep[tau=1,alpha=0.9]", 91.0), summary("paper_kd", None))
-    console = Console(file=StringIO(), width=80)
-    print_table(read_audit(tmp_path), console)
-    assert isinstance(console.file, StringIO)
-    printed = console.file.getvalue()
-    assert "sweep[tau=1,alpha=0.9]" in printed
-    assert "broken attack" in printed
-    assert "stingy: +1.0 ± 0.5 points of uplift" in printed
-
-
 @pytest.mark.parametrize("content", ["{}", "not json", '{"schema": "other/1"}', "[]"])
 def test_a_file_that_is_no_report_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "report.json").write_text(content)
@@ -280,36 +196,62 @@ def test_a_folder_without_a_finished_audit_is_refused(tmp_path: Path) -> None:
         read_audit(tmp_path)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-@pytest.mark.parametrize("scheme", ["0", "1"], ids=["dark", "light"])
-def test_the_page_opens_in_a_browser(tmp_path: Path, scheme: str) -> None:
-    sentences(tmp_path, summary("soft_label", 92.0))
-    page, picture = write_report(tmp_path), tmp_path / "page.png"
-    done = subprocess.run(
-        [
-            str(CHROMIUM),
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            f"--user-data-dir={tmp_path / 'profile'}",
-            f"--blink-settings=preferredColorScheme={scheme}",
-            f"--screenshot={picture}",
-            "--dump-dom",
-            page.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
+def test_E7_page_requests_nothing_and_runs_one_hashed_script(tmp_path: Path) -> None:
+    sentences(tmp_path, summary("soft_label", 92.0), summary("sweep[tau=1,alpha=1]", 91.0))
+    page = write_report(tmp_path).read_text()
+    assert not re.search(r"https?:|@import|<link|<iframe|src=|srcset|\sstyle=|\son\w+=", page)
+    assert not re.search(r"url\((?!#)", page)
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)
+    assert policy is not None
+    assert policy[1].startswith("default-src &#39;none&#39;") or policy[1].startswith(
+        "default-src 'none'"
     )
-    assert "+2.0 ± 0.5 points of uplift over training without the API" in done.stdout
-    assert "</svg>" in done.stdout
-    from PIL import Image
+    for tag in ("script", "style"):
+        (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy[1]
 
-    corner = Image.open(picture).convert("L").getpixel((2, 2))
-    assert isinstance(corner, int)
-    assert corner < 60 if scheme == "0" else corner > 200
+
+def test_every_anchor_of_the_navigation_is_on_the_page(tmp_path: Path) -> None:
+    sentences(tmp_path, summary("soft_label", 92.0))
+    page = render(read_audit(tmp_path))
+    anchors = re.findall(r'href="#([\w-]+)"', page)
+    assert len(anchors) > 6
+    names = re.findall(r'id="([\w-]+)"', page)
+    assert len(names) == len(set(names))
+    assert set(anchors) <= set(names)
+    assert 'href="report.json"' in page
+    assert 'href="rows.jsonl"' in page
+
+
+def test_every_table_has_a_caption_and_scoped_heads(tmp_path: Path) -> None:
+    page = render(audit_of(tmp_path, rows_of({"open": {"label_only": 0.1, "soft_label": 3.0}})))
+    tables = re.findall(r"<table.*?</table>", page, re.DOTALL)
+    assert len(tables) >= 6
+    for table in tables:
+        assert "<caption" in table
+        assert 'scope="col"' in table
+        assert not re.search(r"<th[^>]*></th>", table)
+
+
+def test_each_student_has_a_line_with_its_seed_and_accuracy(tmp_path: Path) -> None:
+    audit = audit_of(tmp_path, rows_of({"open": {"soft_label": 3.0}}))
+    page = render(audit)
+    table = page[page.index('id="seeds-table"') :]
+    for each in audit.report.rows:
+        assert f">{each.accuracy:.2f}</td>" in table
+
+
+def test_audit_that_was_cut_off_says_how_many_runs_are_missing(tmp_path: Path) -> None:
+    rows = rows_of({"open": {"label_only": 0.1, "soft_label": 3.0}, "shut": {"label_only": 0.2}})
+    page = render(audit_of(tmp_path, rows))
+    assert "This audit is not complete." in page
+    assert "3 of 15 runs are missing" in page
+    whole = [*rows, *(row("shut", "soft_label", seed, 71.0) for seed in range(3))]
+    assert "not complete" not in render(audit_of(tmp_path, whole))
+
+
+def test_charges_that_differ_from_queries_are_a_warning(tmp_path: Path) -> None:
+    endpoints = [endpoint_of("open", queries_charged=1501)]
+    page = render(audit_of(tmp_path, rows_of({"open": {"label_only": 0.1}}), endpoints))
+    assert "Charged and spent differ." in page

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from audit_results import audit_of, endpoint_of, row, rows_of, utility_of
-from stingy_attacker_eval.report.analysis import Audit, headlines
+from stingy_attacker_eval.report.analysis import Audit
 from stingy_attacker_eval.report.label_only_baseline import Outcome
+from stingy_attacker_eval.report.verdicts import headlines
 from stingy_attacker_eval.results import NO_ENDPOINT
 
 CONTROL = {"label_only": 0.1, "soft_label": 3.0}
@@ -38,11 +39,11 @@ def test_a_list_that_teaches_no_more_than_labels_is_named(tmp_path: Path) -> Non
     assert ranks.p_no_more <= 0.05 < ranks.p_more
     said = headline(audit)
     assert "gained less than 1 point more than labels alone (one-sided, 5 % over all lists)" in said
-    assert "ranks (top-1 80.0 %, first five 95.0 %; " in said
-    assert (
-        f"by rank_distillation over label_only: less than 1 more, power {ranks.power:.2f})" in said
+    assert said.endswith(": ranks (first five 95.0 %).")
+    assert ranks.text.endswith(
+        f"by rank_distillation over label_only: less than 1 more, power {ranks.power:.2f}"
     )
-    assert "that is 1 of 1 such endpoints that were compared" in said
+    assert "On 1 of 1 compared endpoints that give a list, the best attack on the list" in said
 
 
 def test_attack_that_could_not_run_is_named_beside_the_verdict(tmp_path: Path) -> None:
@@ -135,28 +136,30 @@ def test_where_nothing_wins_the_report_says_so(tmp_path: Path) -> None:
         tmp_path, rows_of({"open": CONTROL, "ranks": {"label_only": 0.1, "soft_label": 2.0}})
     )
     said = headline(audit)
-    assert "No policy of this audit gives more than a label without teaching more" in said
-    assert "the closest, ranks, taught +1.9 points more (soft_label)" in said
+    assert "Every list of this audit taught more than labels alone." in said
+    assert "The closest, ranks, taught +1.9 points more (soft_label)" in said
 
 
 def test_audit_without_a_measured_leak_decides_nothing(tmp_path: Path) -> None:
     audit = audit_of(tmp_path, rows_of({"ranks": {"label_only": 0.1, "soft_label": 0.0}}))
     assert all(floor.outcome is Outcome.NO_MORE for floor in audit.label_baselines)
-    assert "cannot be told here" in headline(audit)
+    assert "does not decide whether a list teaches more than labels alone: nowhere" in headline(
+        audit
+    )
 
 
 def test_list_without_leak_proves_nothing_if_open_has_none(tmp_path: Path) -> None:
     no_leak = {"label_only": 0.1, "soft_label": 0.0}
     uplifts = {"open": no_leak, "ranks": CONTROL, "label_like": no_leak}
     said = headline(audit_of(tmp_path, rows_of(uplifts)))
-    assert "cannot be told here: not even where everything leaves" in said
+    assert "does not decide whether a list teaches more than labels alone: not even on" in said
 
 
 def test_one_seed_decides_nothing(tmp_path: Path) -> None:
     rows = [r for r in rows_of({"open": CONTROL}) if r.seed == 0]
     audit = audit_of(tmp_path, rows, config={"seeds": [0]})
     assert audit.label_baselines[0].text == "+3.3 (one seed) by soft_label over no_api"
-    assert "One seed" in headline(audit)
+    assert "because one seed gives no error" in headline(audit)
 
 
 def test_endpoints_without_a_useful_list_are_not_compared(tmp_path: Path) -> None:
@@ -173,7 +176,7 @@ def test_endpoints_without_a_useful_list_are_not_compared(tmp_path: Path) -> Non
 def test_list_without_attack_on_labels_is_not_compared(tmp_path: Path) -> None:
     audit = audit_of(tmp_path, rows_of({"open": {"soft_label": 3.0}}))
     assert not audit.label_baselines
-    assert "Not compared with labels alone: open, where" in headline(audit)
+    assert "Not compared with labels alone: open. Both sides" in headline(audit)
 
 
 def test_labels_are_compared_at_the_budget_of_the_best_attack(tmp_path: Path) -> None:
@@ -194,9 +197,9 @@ def test_true_labels_are_never_compared_with_labels_without(tmp_path: Path, atta
     audit = audit_of(tmp_path, rows_of(uplifts))
     assert [floor.outcome for floor in audit.label_baselines] == [Outcome.MORE, Outcome.UNTRIED]
     said = headline(audit)
-    assert "No policy of this audit that was compared gives more than a label without" in said
-    assert "the closest, open" in said
-    assert "Not compared with labels alone: ranks, where" in said
+    assert "Every list of this audit that was compared taught more than labels alone" in said
+    assert "The closest, open" in said
+    assert "Not compared with labels alone: ranks. Both sides" in said
 
 
 def test_true_labels_are_compared_with_two_labels(tmp_path: Path) -> None:
@@ -211,8 +214,8 @@ def test_neither_more_nor_less_is_undecided(tmp_path: Path) -> None:
     audit = audit_of(tmp_path, rows_of(uplifts))
     assert audit.label_baselines[1].outcome is Outcome.UNCLEAR
     said = headline(audit)
-    assert "neither that nor more could be shown of: ranks (top-1 80.0 %, first five" in said
-    assert "without teaching more" not in said
+    assert "Undecided: ranks (first five 95.0 %)." in said
+    assert "Every list" not in said
 
 
 def test_common_effect_of_a_seed_is_no_error_of_a_difference(tmp_path: Path) -> None:
@@ -246,7 +249,7 @@ def test_true_labels_beside_labels_need_them_beside_the_list(tmp_path: Path) -> 
 def test_a_list_that_no_attack_read_is_not_compared(tmp_path: Path) -> None:
     audit = audit_of(tmp_path, rows_of({"open": CONTROL, "ranks": {"label_only": 0.1}}))
     assert [floor.endpoint for floor in audit.label_baselines] == ["open"]
-    assert "Not compared with labels alone: ranks, where" in headline(audit)
+    assert "Not compared with labels alone: ranks. Both sides" in headline(audit)
 
 
 def test_more_answers_are_never_compared_with_fewer_labels(tmp_path: Path) -> None:
@@ -287,5 +290,5 @@ def test_no_endpoint_with_a_list_is_passed_over_in_silence(tmp_path: Path) -> No
     rows += [row("bare", "soft_label", s, 79.0) for s in range(3)]
     rows += [row("alone", "label_only", 0, 70.0), row("alone", "soft_label", 0, 79.9)]
     said = headline(audit_of(tmp_path, rows))
-    assert "No policy of this audit that was compared gives more than a label" in said
-    assert "Not compared with labels alone: broken, bare, alone, where" in said
+    assert "Every list of this audit that was compared taught more than labels alone" in said
+    assert "Not compared with labels alone: broken, bare, alone. Both sides" in said

@@ -1,12 +1,12 @@
-"""Pictures of budgets and of the frontier: what is drawn, and what is left out."""
+"""The cost curve: which attacks are drawn at which number of queries, and which are left out."""
 
 from pathlib import Path
 
-from audit_results import STUDENT, audit_of, endpoint_of, row, rows_of, utility_of
+from audit_results import STUDENT, audit_of, row, rows_of
 from stingy_attacker_eval.report.analysis import Audit
 from stingy_attacker_eval.report.ci_gate import gate_faults
-from stingy_attacker_eval.report.curves import best_by_budget, draw_budgets, draw_frontier, letters
 from stingy_attacker_eval.report.html import render
+from stingy_attacker_eval.report.page.cost_curve import best_by_budget, cost_curve
 
 UPLIFTS = {"open": {"label_only": 0.1, "soft_label": 3.0}}
 
@@ -28,54 +28,42 @@ def test_best_attack_per_budget_is_drawn_by_queries(tmp_path: Path) -> None:
 
 
 def test_the_curve_leaves_out_attacks_with_a_budget_of_their_own(tmp_path: Path) -> None:
-    curve = draw_budgets(several_budgets(tmp_path).summaries, student=STUDENT)
+    curve = cost_curve(several_budgets(tmp_path).summaries, student=STUDENT)
     assert curve is not None
-    assert "open at 500 queries: 68.0 % by soft_label" in curve
-    assert "data_free" not in curve
+    assert "open at 500 queries: 68.0 % by soft_label" in curve.text
+    assert "data_free" not in curve.text
+    assert [line.name for line in curve.lines] == ["open", "no API, as many images"]
+    assert all(panel.count("<polyline") for panel in curve.panels)
 
 
 def test_only_the_whole_transfer_set_draws_no_curve(tmp_path: Path) -> None:
-    assert draw_budgets(audit_of(tmp_path, rows_of(UPLIFTS)).summaries, student=STUDENT) is None
+    assert cost_curve(audit_of(tmp_path, rows_of(UPLIFTS)).summaries, student=STUDENT) is None
 
 
-def test_smaller_budgets_are_in_the_table_but_not_in_the_bars(
-    tmp_path: Path,
-) -> None:
-    page = render(several_budgets(tmp_path))
-    assert "Over the query budget" in page
-    bars = page[page.index("Students by defence and attack") :]
-    assert "open, soft_label: 73.0 %" in bars
-    assert "53.0" not in bars[: bars.index("</svg>")]
+def test_cost_curve_is_on_the_page_and_budgets_in_the_table(tmp_path: Path) -> None:
+    page = render(several_budgets(tmp_path)).replace("<wbr>", "")
+    assert '<h2 id="cost">' in page
+    assert '<a href="#cost">' in page
+    assert "soft_label, 500 images" in page
+    assert '<h2 id="cost">' not in render(audit_of(tmp_path, rows_of(UPLIFTS)))
 
 
-def test_point_without_calibration_is_missing_in_that_panel_only(tmp_path: Path) -> None:
-    endpoints = [endpoint_of("open", utility=utility_of(ece=None))]
-    audit = audit_of(tmp_path, rows_of(UPLIFTS), endpoints)
-    picture = draw_frontier(audit.points)
-    assert "A open: best uplift +3.0 points" in picture
-    assert "calibration" not in picture
-    assert "bytes an answer" in picture
-    page = render(audit)
-    assert "What clients keep against what attackers get" in page
-    assert '<td class="n">24</td>' in page
-
-
-def test_endpoints_without_a_best_attack_have_no_frontier(tmp_path: Path) -> None:
-    broken = [r.model_copy(update={"finite": r.endpoint == "none"}) for r in rows_of(UPLIFTS)]
-    assert "What clients keep" not in render(audit_of(tmp_path, broken))
-
-
-def test_points_have_letters_of_their_own() -> None:
-    assert letters(3) == ("A", "B", "C")
-    assert len(set(letters(60))) == 60
+def test_line_has_a_colour_and_a_mark_of_its_own(tmp_path: Path) -> None:
+    names = [f"list{number}" for number in range(8)]
+    rows = rows_of({name: {"soft_label": 3.0} for name in names})
+    rows += [row(name, "soft_label", s, 60.0, budget=100) for name in names for s in range(3)]
+    curve = cost_curve(audit_of(tmp_path, rows).summaries, student=STUDENT)
+    assert curve is not None
+    swatches = [line.figure for line in curve.lines[:6]]
+    assert len(set(swatches)) == 6
 
 
 def test_training_without_the_api_is_drawn_on_as_many_images(tmp_path: Path) -> None:
     found = list(several_budgets(tmp_path).report.rows)
     found += [row("none", "no_api", seed, 40.0, budget=100) for seed in range(3)]
-    curve = draw_budgets(audit_of(tmp_path, found).summaries, student=STUDENT)
+    curve = cost_curve(audit_of(tmp_path, found).summaries, student=STUDENT)
     assert curve is not None
-    assert "no API on 100 images: 40.0 %; no API on 1000 images: 70.0 %" in curve
+    assert "no API on 100 images: 40.0 %; no API on 1,000 images: 70.0 %" in curve.text
 
 
 def test_two_accounts_are_drawn_at_the_sum_of_their_queries(tmp_path: Path) -> None:
@@ -95,10 +83,10 @@ def test_two_accounts_are_drawn_at_the_sum_of_their_queries(tmp_path: Path) -> N
         2000: "collusion",
         2_000_000: "data_free",
     }
-    curve = draw_budgets(summaries, student=STUDENT)
+    curve = cost_curve(summaries, student=STUDENT)
     assert curve is not None
-    assert "open at 1000 queries: 74.0 % by collusion[partner=x]" in curve
-    assert "no API on 1000 images: 70.0 %" in curve  # all there are, however often each is asked
+    assert "open at 1,000 queries: 74.0 % by collusion[partner=x]" in curve.text
+    assert "no API on 1,000 images: 70.0 %" in curve.text
 
 
 def test_a_smaller_budget_is_never_the_headline(tmp_path: Path) -> None:

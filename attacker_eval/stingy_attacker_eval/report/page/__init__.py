@@ -1,0 +1,1 @@
+"""The parts of an HTML page: figures as inline SVG, and tables that a script sorts."""
