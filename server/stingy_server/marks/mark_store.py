@@ -4,6 +4,7 @@ The key and the input of a row are keyed digests, the rest is encrypted. So a co
 not show whose answers were marked, or which.
 """
 
+import hmac
 import secrets
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
@@ -69,7 +70,7 @@ class MarkStore:
         found = self._database.execute("SELECT commitment FROM marks_secret").fetchone()
         if found is None:
             return False
-        if bytes(found[0]) != self._secret.commitment:
+        if not hmac.compare_digest(bytes(found[0]), self._secret.commitment):
             raise StoreUnavailable(
                 "marks.secret_file: expected the secret that the state was first used with, got "
                 "another: name the file with the first one, or delete all marks with: "
