@@ -37,7 +37,7 @@ def policy_of(text: str) -> Policy:
 POLICIES = [
     *(f"stingy:n=3,scores={form}" for form in ScoreForm),
     "stingy_smooth:n=3",
-    "reversed:n=3",
+    "reversed",
     "label",
     "ranked_labels:n=3",
     "ranked_buckets:n=3",
