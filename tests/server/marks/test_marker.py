@@ -36,7 +36,7 @@ from stingy_server.store.ledger import Entry, Ledger
 
 pytestmark = pytest.mark.anyio
 MARKED = marked_rows(IMAGES)
-CONTROLS = [row for row, each in enumerate(choices(IMAGES)) if each is not None and not each.marked]
+CONTROLS = [row for row, each in enumerate(choices(IMAGES)) if each.control]
 
 
 async def answers(client: httpx.AsyncClient, key: str, images: Any = IMAGES) -> list[Any]:
@@ -153,6 +153,8 @@ async def test_marks_and_controls_are_kept_once(tmp_path: Path) -> None:
         plain = await answers(client, make_key(settings.state))
         for _ in range(2):
             marked = await answers(client, key)
+        app.state.service.marker.write_waiting()
+        await app.state.service.writes.flush()
         metrics = generate_latest(app.state.service.metrics.registry).decode()
     found = kept(settings)
     assert len(found) == len(MARKED) + len(CONTROLS)
@@ -232,16 +234,36 @@ async def test_counts_reach_the_ledger_by_the_clock(
 ) -> None:
     settings = marked_settings(tmp_path)
     key = marked_key(settings.state)
-    async with running(settings) as (client, _):
+    async with running(settings) as (client, app):
         await answers(client, key)
+        app.state.service.marker.write_waiting()
         assert "marked" not in [entry.event for entry in ledger(settings)]
         monkeypatch.setattr(marker, "COUNT_EVERY_S", -1.0)
-    async with running(settings) as (client, _):
+    async with running(settings) as (client, app):
         await answers(client, key, IMAGES[MARKED[:1]])
+        app.state.service.marker.write_waiting()
         await answers(client, key, IMAGES[:1])  # the next query finds that an hour has passed
         await asyncio.sleep(0)
         counted = [entry for entry in ledger(settings) if entry.event == "marked"]
     assert [orjson.loads(entry.detail or "")["answers"] for entry in counted] == [len(MARKED), 1]
+
+
+async def test_what_is_kept_is_written_a_moment_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = marked_settings(tmp_path)
+    key = marked_key(settings.state)
+    async with running(settings) as (client, _):
+        await answers(client, key)
+        await answers(client, key, IMAGES[:1])
+        assert kept(settings) == []
+        monkeypatch.setattr(marker, "LATER_S", (0.0, 0.0))
+    assert len(kept(settings)) == len(MARKED) + len(CONTROLS)  # the drain has written it
+    other = marked_key(settings.state)
+    async with running(settings) as (client, _):
+        for _ in range(2):
+            await answers(client, other)
+        assert len({each.key for each in kept(settings)}) == 2
 
 
 async def test_mark_that_cannot_be_kept_is_in_the_log(
