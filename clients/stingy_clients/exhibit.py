@@ -8,13 +8,13 @@ Invariant: no item is returned of a folder in which a byte has changed.
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stingy_clients.errors import ClientError
 
-FORMAT = "stingy exhibit 1"
+FORMAT: Final = "stingy exhibit 1"
 DOCUMENT = "exhibit.json"  # of the folder
 IMAGES = "images"  # the folder of the PNG files in it
 MOST_BYTES = 2**30  # of the document, and of an image
