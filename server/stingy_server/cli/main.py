@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from stingy_server.cli import console as console_commands
-from stingy_server.cli import keys, ledger, models
+from stingy_server.cli import keys, ledger, marks, models
 from stingy_server.cli import state as state_commands
 from stingy_server.cli.bundles import bundle
 from stingy_server.cli.command import AsJson, Config, State, end, open_state
@@ -20,6 +20,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(console_commands.app, name="console")
+app.add_typer(marks.app, name="marks")
 app.add_typer(state_commands.app, name="state")
 app.add_typer(bundle, name="bundle")
 app.command("try")(try_bundle)

@@ -28,7 +28,13 @@ COLUMNS = (
     *(Column(head, right=True) for head in ("near", "cover", "norm", "bits", "images", "today")),
     Column("ago", right=True),
 )
-COLOURS = {Action.NONE: "", Action.ALARM: "yellow", Action.LABELS: "yellow", Action.REFUSE: "red"}
+COLOURS = {
+    Action.NONE: "",
+    Action.ALARM: "yellow",
+    Action.MARK: "yellow",
+    Action.LABELS: "yellow",
+    Action.REFUSE: "red",
+}
 
 
 def document(profile: KeyProfile) -> dict[str, Any]:
