@@ -13,7 +13,9 @@ def prove(
     suspect: Annotated[
         str, typer.Argument(help="The suspect's URL, or its predictions: .csv, .json or .npz.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the answers and the proof.")] = Path("proof"),
+    out: Annotated[Path, typer.Option(help="Folder for the answers and the proof.")] = Path(
+        "proof"
+    ),
     template: Annotated[
         Path | None, typer.Option(help="TOML file: how to query a suspect behind plain HTTP.")
     ] = None,

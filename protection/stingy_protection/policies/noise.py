@@ -5,21 +5,17 @@ import hmac
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from stingy_protection.errors import PolicyConfigError
 from stingy_protection.policies.base import NoisyPolicy, Proposal, best_first
-from stingy_protection.thumbnails import SIDE, thumbnails
+from stingy_protection.thumbnails import coarse_codes
 
 SECRET_BYTES = 16
 SIGNS = 16  # of projections of a thumbnail; they key the noise
-CHUNK_BYTES = 2**22  # images whose thumbnails are made at once
 # Labels that separate these uses of the secret from each other and from any other use.
 _PURPOSE = b"stingy keyed noise 2"
 _PLANES_PURPOSE = b"stingy keyed noise planes"
@@ -67,10 +63,8 @@ class KeyedNoise(NoisyPolicy):
 def keyed_noise(secret: bytes, images: Tensor, num_classes: int) -> Tensor:
     """Compute standard normal noise that depends on each image's coarse thumbnail and the secret.
 
-    The thumbnail is projected on 16 secret planes, after "Similarity estimation techniques from
-    rounding algorithms" (Charikar, STOC 2002). The signs key the noise. A change that is small
-    beside the image's contrast rarely moves a sign, and brightness moves none. SHAKE-256 stretches
-    the HMAC-SHA256 of the signs to one uniform number per class. The inverse of the normal
+    The noise is keyed by the image's code of 16 signs; see `coarse_codes`. SHAKE-256 stretches the
+    HMAC-SHA256 of the signs to one uniform number per class. The inverse of the normal
     distribution turns these into noise. No random generator is used, because its stream may change
     with a library's version.
 
@@ -95,33 +89,12 @@ def keyed_noise(secret: bytes, images: Tensor, num_classes: int) -> Tensor:
     height, width = images.shape[1:3]
     header = _PURPOSE + height.to_bytes(4) + width.to_bytes(4)
     stretched = bytearray()
-    for key in _coarse_keys(secret, images.cpu().numpy()):
-        digest = hmac.digest(secret, header + key.tobytes(), "sha256")
+    codes = coarse_codes(secret, images.cpu().numpy(), purpose=_PLANES_PURPOSE, signs=SIGNS)
+    for code in codes:
+        digest = hmac.digest(secret, header + code.tobytes(), "sha256")
         stretched += hashlib.shake_256(digest).digest(8 * num_classes)
     # 52 bits and a half step exclude 0 and 1, because their normal quantiles are infinite.
     bits = torch.frombuffer(stretched, dtype=torch.int64) & ((1 << 52) - 1)
     uniform = (bits.double() + 0.5) / (1 << 52)
     noise: Tensor = torch.special.ndtri(uniform)
     return noise.float().view(len(images), num_classes)
-
-
-def _coarse_keys(secret: bytes, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Return the packed signs, [batch, SIGNS / 8], of each image's projections."""
-    planes = _secret_planes(secret)
-    step = max(1, CHUNK_BYTES // max(1, images[0].nbytes))
-    parts = []
-    for start in range(0, len(images), step):
-        cells = thumbnails(images[start : start + step]).reshape(-1, len(planes))
-        # Sums of integers below 2^53 are exact in float64, in any order and batch.
-        parts.append(np.packbits(cells.astype(np.float64) @ planes > 0, axis=1))
-    return np.concatenate(parts)
-
-
-@lru_cache(maxsize=4)
-def _secret_planes(secret: bytes) -> npt.NDArray[np.float64]:
-    """Make the planes, [cells, SIGNS]: for each channel, one half is 1, the other -1."""
-    cells = SIDE * SIDE
-    stream = hashlib.shake_256(hmac.digest(secret, _PLANES_PURPOSE, "sha256"))
-    draws = np.frombuffer(stream.digest(8 * cells * 3 * SIGNS), np.uint64)
-    ranks = draws.reshape(cells, 3 * SIGNS).argsort(axis=0, kind="stable").argsort(axis=0)
-    return np.where(ranks < cells // 2, 1.0, -1.0).reshape(cells * 3, SIGNS)
