@@ -37,7 +37,7 @@ def prove(
         from stingy_attacker_eval.errors import SuspectError
         from stingy_attacker_eval.ownership.interview import ClassNames, interview_suspect
         from stingy_attacker_eval.ownership.page import write_proof
-        from stingy_attacker_eval.ownership.proof import check_provable, prove
+        from stingy_attacker_eval.ownership.proof import check_provable, judge_suspect
         from stingy_attacker_eval.ownership.suspects import (
             HttpSuspect,
             OipSuspect,
@@ -73,7 +73,7 @@ def prove(
                 out=out,
                 progress=lambda done, total: reporter.step(done, total, "questions"),
             )
-        proof = prove(document, interview, suspect=found.name)
+        proof = judge_suspect(document, interview, suspect=found.name)
         page = write_proof(out, proof)
         if as_json:
             typer.echo(proof.model_dump_json(indent=2))

@@ -11,8 +11,8 @@ from stingy_attacker_eval.mark_study.rows import (
     EndpointRow,
     InnocentRow,
     ThiefRow,
-    test_letters,
-    test_preferred,
+    judge_letters,
+    judge_preferred,
 )
 from stingy_attacker_eval.mark_study.settings import Study
 from stingy_attacker_eval.ownership.statistics import LEVEL, MatchTest
@@ -23,7 +23,7 @@ _ENOUGH = 0.9
 _MOST_QUESTIONS = 100_000
 
 
-class Test(Document):
+class Judgement(Document):
     """The marked inputs of all seeds under one test.
 
     Attributes:
@@ -63,9 +63,9 @@ class ThiefResult(Document):
     agreement: float
     queries: int
     found: int
-    answers: Test
-    preferred: Test
-    placebo: Test
+    answers: Judgement
+    preferred: Judgement
+    placebo: Judgement
 
 
 class InnocentResult(Document):
@@ -177,22 +177,22 @@ def _summarise_thief(rows: Sequence[ThiefRow]) -> ThiefResult:
         queries=round(np.mean([row.queries for row in rows])),
         found=sum(p is not None and p <= LEVEL for p in answers.p_values),
         answers=answers,
-        preferred=_test([test_preferred(row.preferred, most) for row in rows], most),
-        placebo=_test([test_letters(row.placebo, most) for row in rows], most),
+        preferred=_test([judge_preferred(row.preferred, most) for row in rows], most),
+        placebo=_test([judge_letters(row.placebo, most) for row in rows], most),
     )
 
 
-def _test(tests: Sequence[MatchTest], runners_up: int) -> Test:
+def _test(tests: Sequence[MatchTest], runners_up: int) -> Judgement:
     questions = sum(test.questions for test in tests)
     informative = sum(test.informative for test in tests)
     matches = sum(test.matches for test in tests)
     # The same letters in one test; a choice is as independent over seeds as within one.
-    pooled = test_letters(
+    pooled = judge_letters(
         "m" * matches + "r" * (informative - matches) + "t" * (questions - informative), runners_up
     )
     found = pooled.p_value is not None and pooled.p_value <= 0.01
     rates = (informative / max(1, questions), matches / max(1, informative))
-    return Test(
+    return Judgement(
         questions=questions,
         informative=informative,
         matches=matches,

@@ -55,7 +55,7 @@ def accuse(
 
 
 def marked_rows(choices: Choices) -> Int64:
-    """Return the marked rows, int64 `[q]`; of rows with equal codes the first, as an exhibit has."""
+    """Return the marked rows, int64 `[q]`; the first of those with equal codes, as an exhibit."""
     first: dict[bytes, int] = {}
     for row in np.flatnonzero(choices.marked):
         first.setdefault(choices.codes[row], row)

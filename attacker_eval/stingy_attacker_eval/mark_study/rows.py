@@ -48,7 +48,7 @@ class ThiefRow(Document):
 
     def test(self) -> MatchTest:
         """Return the test of the marked inputs."""
-        return test_letters(self.answers, self.runners_up)
+        return judge_letters(self.answers, self.runners_up)
 
 
 class Accusations(Document):
@@ -128,7 +128,7 @@ def letters_of(items: Items, classes: Int64, marked: bool) -> str:
     return "".join(letters[items.marked == marked])
 
 
-def test_letters(letters: str, runners_up: int) -> MatchTest:
+def judge_letters(letters: str, runners_up: int) -> MatchTest:
     """Return the test of letters as in `ThiefRow`."""
     array = np.array(list(letters), "U1")
     matched = array == _MARK
@@ -136,7 +136,7 @@ def test_letters(letters: str, runners_up: int) -> MatchTest:
     return count_matches(matched, matched | (array == _OTHER), places)
 
 
-def test_preferred(digits: str, runners_up: int) -> MatchTest:
+def judge_preferred(digits: str, runners_up: int) -> MatchTest:
     """Return the test in which every input counts: the student's best runner-up is the mark."""
     matched = np.array(list(digits), "U1") == "1"
     places = np.full(len(matched), runners_up, np.int64)

@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from pathlib import Path
-from typing import Annotated
+from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from stingy_attacker_eval.errors import ProofError
 from stingy_attacker_eval.ownership.interview import UNKNOWN, Interview
@@ -24,7 +23,6 @@ from stingy_attacker_eval.ownership.statistics import (
 )
 from stingy_clients.exhibit import Exhibit, Item
 
-FORMAT = "stingy proof 1"
 _FEWEST_CONTROLS = 20  # that can show other classes
 _UNRELATED = 0.01  # a p-value of the controls above this is a suspect of other classes
 
@@ -111,7 +109,7 @@ class Proof(_Part):
         first, last: the times of the first and the last marked answer, in UTC.
     """
 
-    format: Annotated[str, Field(pattern=f"^{FORMAT}$")] = FORMAT
+    format: Literal["stingy proof 1"] = "stingy proof 1"
     created: str
     verdict: Verdict
     sentence: str
@@ -139,7 +137,7 @@ class Proof(_Part):
     questions: tuple[Question, ...]
 
 
-def prove(exhibit: Exhibit, interview: Interview, *, suspect: str) -> Proof:
+def judge_suspect(exhibit: Exhibit, interview: Interview, *, suspect: str) -> Proof:
     """Compare a suspect's answers with the marks of an exhibit.
 
     Raises ProofError if the exhibit has no marked input.
@@ -173,7 +171,7 @@ def prove(exhibit: Exhibit, interview: Interview, *, suspect: str) -> Proof:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         verdict=verdict,
         sentence=_write_sentence(verdict, test, agreements, interview),
-        remarks=tuple(_remarks(test, agreements, interview)),
+        remarks=tuple(_remarks(verdict, test, agreements, interview)),
         suspect=suspect,
         answered=len(interview.answers),
         unanswered=interview.unanswered,
@@ -203,14 +201,6 @@ def check_provable(exhibit: Exhibit) -> None:
             "expected an exhibit with marked inputs, got one without: no answer was marked yet, so "
             "there is nothing to question a suspect about"
         )
-
-
-def read_proof(path: Path) -> Proof:
-    """Read the document of a proof. Raises ProofError if it is none."""
-    try:
-        return Proof.model_validate_json(path.read_bytes())
-    except ValidationError:
-        raise ProofError(f"expected a proof, got another document at {path}") from None
 
 
 def _count(items: Sequence[Item], interview: Interview) -> MatchTest:
@@ -276,7 +266,9 @@ def _write_sentence(
     )
 
 
-def _remarks(test: MatchTest, controls: Controls, interview: Interview) -> list[str]:
+def _remarks(
+    verdict: Verdict, test: MatchTest, controls: Controls, interview: Interview
+) -> list[str]:
     remarks = []
     if interview.failure is not None:
         remarks.append(
@@ -285,7 +277,7 @@ def _remarks(test: MatchTest, controls: Controls, interview: Interview) -> list[
         )
     elif interview.unanswered:
         remarks.append(f"{interview.unanswered} questions have no answer.")
-    if interview.unknown and 2 * len(interview.unknown) <= len(interview.answers):
+    if interview.unknown and verdict is not Verdict.OTHER_CLASSES:
         names = ", ".join(f'"{name}"' for name in interview.unknown)
         remarks.append(f"Some answers are no class of the exhibit and match nothing: {names}.")
     if controls.questions < _FEWEST_CONTROLS:

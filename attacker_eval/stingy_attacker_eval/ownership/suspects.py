@@ -186,7 +186,7 @@ class _Client:
                     content += part
                     if len(content) > MOST_REPLY_BYTES:
                         raise SuspectError(
-                            f"expected a reply of at most {MOST_REPLY_BYTES} bytes, got a longer one"
+                            f"expected a reply of at most {MOST_REPLY_BYTES} bytes, got more"
                         )
                     if time.monotonic() > end:
                         raise httpx.ReadTimeout("deadline")

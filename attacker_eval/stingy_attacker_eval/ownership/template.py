@@ -26,7 +26,7 @@ class Template(BaseModel):
         field: with "form", the name of the field.
         headers: more headers. $KEY in a value stands for the key of the command line.
         label: the path to the class in the reply, such as `predictions[0].label`. It leads to a
-            class's name or index, to a list of scores by class, or to a list of classes, best first.
+            class's name or index, to a list of scores by class, or to class names, best first.
         classes: the exhibit's class for each name of the suspect that differs.
     """
 
