@@ -32,7 +32,7 @@ def in_json(document: object, status: int = 200, **headers: str) -> Reply:
     return lambda path, content: (status, headers, body)
 
 
-def ask_http(url: str, item: Item, *, key: str | None = None, **fields: object) -> object:
+def query_http(url: str, item: Item, *, key: str | None = None, **fields: object) -> object:
     template = Template.model_validate({"label": "label", **fields})
     return HttpSuspect(url, template, key=key, timeout=1.0).answer(item, PNG)
 
@@ -41,7 +41,7 @@ def ask_http(url: str, item: Item, *, key: str | None = None, **fields: object) 
 def test_image_is_sent_as_the_template_says(item: Item, send: str) -> None:
     body = '{"instances": [{"b64": "$IMAGE"}]}'
     with suspect_server(in_json({"label": "class 3"})) as server:
-        found = ask_http(server.url, item, send=send, body=body, field="picture")
+        found = query_http(server.url, item, send=send, body=body, field="picture")
     assert found == "class 3"
     ((_, headers, content),) = server.requests
     if send == "raw":
@@ -58,10 +58,10 @@ def test_image_is_sent_as_the_template_says(item: Item, send: str) -> None:
 def test_label_is_found_by_its_path(item: Item) -> None:
     document = {"predictions": [{"scores": [0.1, 0.9]}]}
     with suspect_server(in_json(document)) as server:
-        assert ask_http(server.url, item, label="predictions[0].scores") == [0.1, 0.9]
+        assert query_http(server.url, item, label="predictions[0].scores") == [0.1, 0.9]
         for path in ("predictions[1].scores", "predictions.scores", "predictions[0].label"):
             with pytest.raises(SuspectError, match="got none there"):
-                ask_http(server.url, item, label=path)
+                query_http(server.url, item, label=path)
 
 
 def test_V4_key_is_in_the_header_and_in_no_name(item: Item) -> None:
@@ -83,7 +83,7 @@ def test_V4_redirect_is_not_followed(item: Item) -> None:
         suspect_server(in_json({}, 307, Location=elsewhere.url)) as server,
         pytest.raises(SuspectError, match="got 307"),
     ):
-        ask_http(server.url, item)
+        query_http(server.url, item)
     assert elsewhere.requests == []
 
 
@@ -99,15 +99,15 @@ def test_V4_redirect_is_not_followed(item: Item) -> None:
 )
 def test_failing_suspect_is_named_in_a_sentence(item: Item, reply: Reply, text: str) -> None:
     with suspect_server(reply) as server, pytest.raises(SuspectError, match=text):
-        ask_http(server.url, item)
+        query_http(server.url, item)
 
 
 def test_absent_suspect_is_named_in_a_sentence(item: Item) -> None:
     with pytest.raises(SuspectError, match="got ConnectError"):
-        ask_http("http://127.0.0.1:9/x", item)
+        query_http("http://127.0.0.1:9/x", item)
     for url in ("ftp://x/y", "http://", "http://[x"):
         with pytest.raises(SuspectError, match="expected a URL"):
-            ask_http(url, item)
+            query_http(url, item)
 
 
 def test_busy_suspect_is_tried_three_times(item: Item, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,9 +119,9 @@ def test_busy_suspect_is_tried_three_times(item: Item, monkeypatch: pytest.Monke
         return statuses.pop(0), {"Retry-After": "9999"}, b'{"label": 1}'
 
     with suspect_server(reply) as server:
-        assert ask_http(server.url, item) == 1
+        assert query_http(server.url, item) == 1
         with pytest.raises(SuspectError, match="got 429"):
-            ask_http(server.url, item)
+            query_http(server.url, item)
     assert waits == [30.0] * 4
 
 
