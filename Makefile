@@ -130,7 +130,7 @@ COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile -q --gene
 	--universal --no-annotate --python-version 3.11 -c constraints.txt
 
 lock: .venv/installed
-	$(COMPILE) pyproject.toml --extra server --extra redis --extra postgres --extra oidc -o requirements.lock
+	$(COMPILE) pyproject.toml --extra server --extra redis --extra postgres --extra oidc --extra marks -o requirements.lock
 	echo hatchling | $(COMPILE) - -o docker/build.lock
 	for extra in torchserve ray; do \
 		$(COMPILE) pyproject.toml --extra $$extra -c requirements.lock \

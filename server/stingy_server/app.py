@@ -37,6 +37,8 @@ from stingy_server.errors import (
     ServiceError,
 )
 from stingy_server.identity import bundle_digest
+from stingy_server.marks.secret import MarkSecret
+from stingy_server.marks.start import open_secret
 from stingy_server.models.advice import policy_notes
 from stingy_server.models.endpoints import EngineFactory, close_endpoints, start_endpoints
 from stingy_server.models.fleet import Fleet, looser_faults, overlaps, version_faults
@@ -97,6 +99,8 @@ def create_app(
     tracing, more = _tracing(settings)
     metrics = Metrics()
     webhook, wrong = _webhook(settings, metrics)
+    mark_secret, of_marks = open_secret(settings)
+    faults += of_marks
     faults += rate_store_faults(settings) + room_faults(settings) + rpc_faults(settings)
     faults += found + more + wrong + _token_faults(settings)
     try:
@@ -113,6 +117,7 @@ def create_app(
         deployed = Deployments(database).desired() if engine_factory is None else []
         _fill_fleet(service, models, deployed, engine_factory=engine_factory)
         service.watch.restore()
+        _start_marks(service, mark_secret)
     except BaseException:
         close_endpoints(service.fleet)
         service.close()
@@ -203,6 +208,31 @@ def _accept_tokens(service: Service) -> None:
     service.charges = replace(service.charges, recheck_token=service.tokens.recheck)
 
 
+def _start_marks(service: Service, secret: MarkSecret | None) -> None:
+    """Mark answers under a secret, if the settings mark any.
+
+    Raises ConfigurationError if the state was first used with another secret.
+    """
+    settings = service.settings
+    if secret is None or settings.marks is None or not settings.may_mark:
+        return
+    # Imported here because cryptography is an optional dependency.
+    from stingy_server.marks.marker import Marker
+
+    service.marker = Marker(
+        service.database,
+        secret,
+        settings=settings.marks,
+        writes=service.writes,
+        ledger=service.ledger,
+        metrics=service.metrics,
+    )
+    try:
+        service.marker.start()
+    except StoreUnavailable as error:
+        raise ConfigurationError([str(error)]) from None
+
+
 def _fill_fleet(
     service: Service,
     models: list[LoadedModel],
@@ -238,6 +268,8 @@ def _application(service: Service, rollout: Rollout | None) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.last_writes.append(service.refusals.write)
+        if service.marker is not None:
+            service.last_writes.append(service.marker.write_counts)
         if rollout is not None:
             service.last_writes.append(rollout.close)
         try:

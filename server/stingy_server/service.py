@@ -52,6 +52,7 @@ from stingy_server.store.ledger import Ledger
 from stingy_server.store.refusal_tally import RefusalTally
 
 if TYPE_CHECKING:
+    from stingy_server.marks.marker import Marker
     from stingy_server.oidc.token_callers import TokenCallers
 
 log = logging.getLogger("stingy")
@@ -59,6 +60,9 @@ log = logging.getLogger("stingy")
 INLINE_BYTES = 2**20  # pixels up to this size are hashed on the event loop, in about 1 ms
 FULL = Tier()
 LABELS = Tier(classes=1, scores="none")  # the smallest tier
+MARKED = Tier(mark=True)
+# A key whose answers are marked keeps its marks. Otherwise a second query would show them.
+MARKED_LABELS = Tier(classes=1, scores="none", mark=True)
 
 
 @dataclass
@@ -70,6 +74,7 @@ class Service:
         drain_until: the time at which requests in flight end, in seconds of `time.monotonic`.
         tokens: the callers of tokens; None if there are keys alone.
         last_writes: calls that write to the state while the service closes, in order.
+        marker: the marks in answers; None if the settings mark none.
     """
 
     settings: Settings
@@ -97,6 +102,7 @@ class Service:
     tokens: "TokenCallers | None" = None
     drain_until: float = math.inf
     last_writes: list[Callable[[], None]] = field(default_factory=list)
+    marker: "Marker | None" = None
 
     def start(self) -> None:
         """Record the start in the ledger, and start the watch.
@@ -259,7 +265,7 @@ class Service:
         self.ledger.append(record.entry(0))
 
     def tier(self, record: RequestRecord) -> Tier:
-        """Return the tier of the caller's key, or a smaller one after an alarm.
+        """Return the tier of the caller's key, or after an alarm a smaller one or one with marks.
 
         Raises:
             ServiceError: refused, if the settings do not have the key's tier; suspended, after an
@@ -271,14 +277,18 @@ class Service:
         if action is Action.REFUSE:
             raise ServiceError(SUSPENDED)
         if action is Action.LABELS:
-            return LABELS
+            marks = "mark" in self.settings.watch.ladder or self._marks(record.key.tier)
+            return MARKED_LABELS if marks else LABELS
         if record.key.tier == FULL_TIER:
-            return FULL
+            return FULL if action is not Action.MARK else MARKED
         tier = self.settings.tiers.get(record.key.tier)
         if tier is None:
             log.error("a key has a tier that the settings do not have")
             raise ServiceError(REFUSED)
-        return tier
+        return tier if action is not Action.MARK else tier.model_copy(update={"mark": True})
+
+    def _marks(self, tier: str) -> bool:
+        return tier in self.settings.tiers and self.settings.tiers[tier].mark
 
     async def answer(
         self,
@@ -324,11 +334,14 @@ class Service:
             record.pixels = await asyncio.to_thread(self.ledger.digest, images)
         try:
             record.engine_started = time.perf_counter()
-            whole, bits = await endpoint.engine.predict(images, caller=record.caller)
-            record.engine_finished = time.perf_counter()
-            answer = tighten_to_tier(whole, tier)
-            if answer is not whole:
-                bits = leak_bits(answer)
+            if tier.mark:
+                answer, bits = await self._answer_marked(record, endpoint, images, tier)
+            else:
+                whole, bits = await endpoint.engine.predict(images, caller=record.caller)
+                record.engine_finished = time.perf_counter()
+                answer = tighten_to_tier(whole, tier)
+                if answer is not whole:
+                    bits = leak_bits(answer)
             if record.key is not None:
                 self.watch.observe(record.key.id, endpoint.name, images, answer, bits)
                 record.unwatched = 0
@@ -338,6 +351,29 @@ class Service:
         record.bits = bits
         record.event = "answer"
         return answer
+
+    async def _answer_marked(
+        self, record: RequestRecord, endpoint: Endpoint, images: Pixels, tier: Tier
+    ) -> tuple[SparseLogits, float]:
+        """Answer a batch of a key whose answers are marked. Return the answers and their bits.
+
+        Raises:
+            ServiceError: refused, if the settings have no marks.
+        """
+        if self.marker is None:
+            raise ServiceError(REFUSED)
+        classes = endpoint.policy.num_classes
+        plan = await self.marker.plan(endpoint.name, images, num_classes=classes)
+        flags = None if plan is None else plan.flags
+        whole, bits = await endpoint.engine.predict(images, caller=record.caller, flags=flags)
+        record.engine_finished = time.perf_counter()
+        answer = tighten_to_tier(whole, tier)
+        if answer is not whole:
+            bits = leak_bits(answer)
+        if plan is not None:
+            version = endpoint.manifest.version
+            self.marker.keep(plan, record, images, answer, version=version)
+        return answer, bits
 
     def _reserve_watch(self, record: RequestRecord, images: int) -> None:
         """Reserve room with the watch, so that a key is not answered faster than it is watched."""

@@ -166,6 +166,7 @@ class Tier(BaseModel):
         classes: the most classes of an answer; None for the policy's number.
         decimals: the finest grid of the scores; None for the policy's grid.
         scores: "keep" them, replace them by their "rank", or send "none".
+        mark: whether answers are marked, as after an alarm whose step is "mark".
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -173,9 +174,11 @@ class Tier(BaseModel):
     classes: Count | None = None
     decimals: Annotated[int, Field(ge=0, le=6)] | None = None
     scores: Literal["keep", "rank", "none"] = "keep"
+    mark: bool = False
 
 
-Ladder = Annotated[tuple[Literal["labels", "refuse"], ...], Field(max_length=16)]
+Step = Literal["mark", "labels", "refuse"]
+Ladder = Annotated[tuple[Step, ...], Field(max_length=16)]
 
 
 class WatchSettings(BaseModel):
@@ -183,9 +186,9 @@ class WatchSettings(BaseModel):
 
     Attributes:
         alarm: the score from which a key is in alarm, 0..1.
-        then: the effect of an alarm. "nothing" records it in the ledger and the metrics.
-            "labels" returns the top-1 alone, without scores. "refuse" rejects. A list escalates
-            one step per alarm.
+        then: the effect of an alarm. "nothing" records it in the ledger and the metrics. "mark"
+            marks answers, so that a model trained from them is recognised. "labels" returns the
+            top-1 alone, without scores. "refuse" rejects. A list escalates one step per alarm.
         images_per_s: images that are compared, in each process and for all keys together. The
             keys share them equally. The other images are only counted.
         max_unwatched: images of a key, in each process, that may be answered before the watch has
@@ -195,7 +198,7 @@ class WatchSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     alarm: float = Field(default=0.9, gt=0.0, le=1.0, allow_inf_nan=False)
-    then: Literal["nothing", "labels", "refuse"] | Ladder = "nothing"
+    then: Literal["nothing"] | Step | Ladder = "nothing"
     images_per_s: Count = 512
     max_unwatched: Count | None = None
 
@@ -205,6 +208,24 @@ class WatchSettings(BaseModel):
         if isinstance(self.then, tuple):
             return self.then
         return () if self.then == "nothing" else (self.then,)
+
+
+class MarkSettings(BaseModel):
+    """The marks in the answers of keys in alarm, or of a tier with `mark`.
+
+    Attributes:
+        secret_file: the file with the secret of the marks, outside of the state folder.
+        share: the share of a key's inputs that is marked. As many others are controls.
+        runners_up: m, the number of classes after the best among which a mark is chosen.
+        kept: marked inputs and controls that are kept as evidence, of all keys together.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    secret_file: FilePath
+    share: float = Field(default=0.005, gt=0.0, le=0.1, allow_inf_nan=False)
+    runners_up: Annotated[int, Field(ge=1, le=100)] = 3
+    kept: Count = 10_000
 
 
 FULL_TIER = "full"
@@ -251,6 +272,7 @@ class Settings(BaseSettings):
         body_timeout_s: seconds allowed to receive the body, and to read the response.
         deadline_s: seconds from a request's body to its answer.
         watch: the alarm for keys that look like they copy the model, and its effect.
+        marks: the marks in answers; None if no answer is ever marked.
         workers: processes that serve. They share the state folder.
         rate_store: the store that counts rates: memory:// for one process, redis://... for several.
         log_format: text or json, one line a record.
@@ -303,6 +325,7 @@ class Settings(BaseSettings):
     drain_s: Seconds = 30.0
     first_key_budget: Images = 10_000
     watch: WatchSettings = WatchSettings()
+    marks: MarkSettings | None = None
     workers: Annotated[int, Field(ge=1, le=1024)] = 1
     ray: RaySettings = RaySettings()
     rate_store: Text = "memory://"
@@ -316,6 +339,11 @@ class Settings(BaseSettings):
     )
     webhook_secret_file: FilePath | None = None
     trusted_factories: tuple[str, ...] = OWN_FACTORIES
+
+    @property
+    def may_mark(self) -> bool:
+        """Whether an alarm or a tier marks answers."""
+        return "mark" in self.watch.ladder or any(tier.mark for tier in self.tiers.values())
 
     @field_validator("tiers")
     @classmethod

@@ -73,6 +73,9 @@ def _resolve_paths(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
     for name in ("state", "tls_cert", "tls_key", "webhook_secret_file"):
         if isinstance(found.get(name), str):
             found[name] = folder / found[name]
+    marks = found.get("marks")
+    if isinstance(marks, dict) and isinstance(marks.get("secret_file"), str):
+        marks["secret_file"] = folder / marks["secret_file"]
     models = found.get("models")
     for model in models if isinstance(models, list) else []:
         for name in ("bundle", "key_file"):

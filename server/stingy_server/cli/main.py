@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from stingy_server.cli import keys, ledger, models
+from stingy_server.cli import keys, ledger, marks, models
 from stingy_server.cli import state as state_commands
 from stingy_server.cli.bundles import bundle
 from stingy_server.cli.command import AsJson, Config, State, end, open_state
@@ -17,6 +17,7 @@ app = typer.Typer()
 app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(marks.app, name="marks")
 app.add_typer(state_commands.app, name="state")
 app.add_typer(bundle, name="bundle")
 

@@ -21,7 +21,13 @@ EVERY_S = 1.0
 
 # The columns fit a terminal of 80 characters. Only names may be cut.
 COLUMNS = ("id", "name", "score", "step", "near", "cover", "norm", "bits", "images", "today", "ago")
-COLOURS = {Action.NONE: "", Action.ALARM: "yellow", Action.LABELS: "yellow", Action.REFUSE: "red"}
+COLOURS = {
+    Action.NONE: "",
+    Action.ALARM: "yellow",
+    Action.MARK: "yellow",
+    Action.LABELS: "yellow",
+    Action.REFUSE: "red",
+}
 
 
 def document(profile: KeyProfile) -> dict[str, Any]:

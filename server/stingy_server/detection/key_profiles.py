@@ -36,6 +36,7 @@ class Action(StrEnum):
 
     NONE = "none"
     ALARM = "alarm"
+    MARK = "mark"
     LABELS = "labels"
     REFUSE = "refuse"
 

@@ -22,8 +22,9 @@ class TierView:
     def of(cls, policy: Policy, tier: Tier) -> Self:
         decimals = policy.decimals
         fingerprint = policy.fingerprint
-        if tier != Tier():
-            named = f"{fingerprint} {tier.model_dump_json()}"
+        # Marks are no part of the view, so that a key cannot read whether its answers are marked.
+        if tier.model_copy(update={"mark": False}) != Tier():
+            named = f"{fingerprint} {tier.model_dump_json(exclude={'mark'})}"
             fingerprint = hashlib.sha256(named.encode()).hexdigest()[:12]
         return cls(
             support=min(tier.classes or policy.support, policy.support),

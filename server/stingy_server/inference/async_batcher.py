@@ -12,16 +12,28 @@ from functools import partial
 from stingy_protection import SparseLogits
 from stingy_server.codec.images import Pixels
 from stingy_server.errors import UPSTREAM_TIMEOUT, ServiceError
-from stingy_server.inference.batch_queue import Answered, BatchQueue, Job, images_of, parts, resolve
+from stingy_server.inference.batch_queue import (
+    Answered,
+    BatchQueue,
+    Job,
+    flags_of,
+    images_of,
+    make_job,
+    parts,
+    resolve,
+)
+from stingy_server.inference.flags import Flags
 
-PassFunction = Callable[[Pixels], Awaitable[SparseLogits]]
+# Of pixels, and of their flags if there are any.
+PassFunction = Callable[..., Awaitable[SparseLogits]]
 
 
 class AsyncBatcher:
     """The passes to an upstream, and the requests that wait for a pass.
 
     Args:
-        run_pass: the function of a pass, for any number of images.
+        run_pass: the function of a pass, for any number of images. It gets their flags as a second
+            argument if an image has one.
         batch_size: the most images of one pass, unless one request has more.
         passes: the most concurrent passes. While one is free, no request waits for others.
         queue_images, queue_bytes, share: see `BatchQueue`.
@@ -43,8 +55,11 @@ class AsyncBatcher:
         self._queue = BatchQueue(images=queue_images, nbytes=queue_bytes, share=share)
         self._running: set[asyncio.Task[None]] = set()
 
-    async def submit(self, images: Pixels, *, caller: str) -> Answered:
+    async def submit(self, images: Pixels, *, caller: str, flags: Flags | None = None) -> Answered:
         """Answer images [batch, height, width, 3] of a caller, in their order.
+
+        Args:
+            flags: one for each image, or None for no flags at all.
 
         Raises:
             ServiceError: if the queue is full.
@@ -53,7 +68,7 @@ class AsyncBatcher:
         loop = asyncio.get_running_loop()
         if not self._queue:
             loop.call_soon(self._start_passes)  # with all requests of this turn
-        job = Job(images, loop.create_future(), caller)
+        job = make_job(images, loop.create_future(), caller, flags)
         self._queue.put(job)
         try:
             return await job.future
@@ -99,7 +114,9 @@ class AsyncBatcher:
         The error becomes the outcome of a job only if the job ran alone.
         """
         try:
-            resolve(jobs, parts(await self._run_pass(images_of(jobs)), jobs))
+            flags = flags_of(jobs)
+            arguments = (images_of(jobs),) if flags is None else (images_of(jobs), flags)
+            resolve(jobs, parts(await self._run_pass(*arguments), jobs))
         except Exception as error:  # noqa: BLE001  after any error, no request may wait for ever
             if len(jobs) == 1:
                 resolve(jobs, [error])

@@ -15,6 +15,7 @@ import numpy as np
 from stingy_protection import SparseLogits, leak_bits, row_bits
 from stingy_server.codec.images import Pixels
 from stingy_server.errors import OVERLOADED, ServiceError
+from stingy_server.inference.flags import Flag, Flags
 from stingy_server.shares import Shares
 
 
@@ -29,6 +30,13 @@ class Job:
     images: Pixels
     future: "asyncio.Future[Answered]"
     caller: str
+
+
+@dataclass(frozen=True, eq=False)
+class FlaggedJob(Job):
+    """A job with flags on some of its images."""
+
+    flags: Flags
 
 
 class Answered(NamedTuple):
@@ -119,6 +127,28 @@ class BatchQueue:
 def images_of(jobs: Sequence[Job]) -> Pixels:
     """Join the images of jobs into one batch."""
     return jobs[0].images if len(jobs) == 1 else np.concatenate([job.images for job in jobs])
+
+
+def make_job(
+    images: Pixels, future: "asyncio.Future[Answered]", caller: str, flags: Flags | None
+) -> Job:
+    """Make a job, with flags if there are any."""
+    if flags is None:
+        return Job(images, future, caller)
+    return FlaggedJob(images, future, caller, flags)
+
+
+def flags_of(jobs: Sequence[Job]) -> Flags | None:
+    """Join the flags of jobs, as `images_of` joins their images. Return None if no job has any."""
+    for job in jobs:
+        if isinstance(job, FlaggedJob):
+            break
+    else:
+        return None
+    joined: list[Flag | None] = []
+    for job in jobs:
+        joined += job.flags if isinstance(job, FlaggedJob) else [None] * len(job.images)
+    return joined
 
 
 def parts(answer: SparseLogits, jobs: Sequence[Job]) -> list[Answered]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from stingy_protection import (
+    LogitsRejected,
     NoisyPolicy,
     Policy,
     ProtectionError,
@@ -20,6 +21,7 @@ from stingy_protection import (
 from stingy_server.codec.images import Pixels
 from stingy_server.errors import INTERNAL, REFUSED, Refusal, ServiceError
 from stingy_server.inference.batch_queue import Answered
+from stingy_server.inference.flags import Flags, mark
 from stingy_server.inference.forward import Forward
 from stingy_server.inference.thread_batcher import AnswerFunction, ThreadBatcher
 from stingy_server.settings import Settings
@@ -30,11 +32,13 @@ CUDA_THREADS = 2  # one pass copies its pixels while the other computes
 class Engine(Protocol):
     """The interface of a model worker to the edge."""
 
-    async def predict(self, images: Pixels, *, caller: str) -> Answered:
+    async def predict(self, images: Pixels, *, caller: str, flags: Flags | None = None) -> Answered:
         """Answer RGB images [batch, height, width, 3] of the model's input size.
 
         Args:
             caller: the id of the key, which has its share of the queue.
+            flags: one for each image, or None for no flags at all. An engine that gets no logits
+                refuses flags.
         """
 
     async def ready(self) -> bool:
@@ -45,7 +49,12 @@ class Engine(Protocol):
 
 
 def apply_gate(
-    policy: Policy, logits: torch.Tensor, *, pixels: torch.Tensor, secret: bytes
+    policy: Policy,
+    logits: torch.Tensor,
+    *,
+    pixels: torch.Tensor,
+    secret: bytes,
+    flags: Flags | None = None,
 ) -> SparseLogits:
     """Pass logits through the gate.
 
@@ -55,11 +64,15 @@ def apply_gate(
         logits: [batch, classes].
         pixels: uint8 [batch, height, width, 3], the images of these logits.
         secret: the key of the noise.
+        flags: the flags of these images, if any has one.
     """
     noise = None
     if isinstance(policy, NoisyPolicy):
         noise = keyed_noise(secret, pixels, policy.num_classes)
-    return sanitize(policy, logits, noise=noise)
+    answer = sanitize(policy, logits, noise=noise)
+    if flags is None:
+        return answer
+    return mark(answer, flags, policy=policy, logits=logits, noise=noise)
 
 
 def refusal_of(error: Exception) -> Refusal:
@@ -85,8 +98,8 @@ class _InProcess(ABC):
             threads=threads,
         )
 
-    async def predict(self, images: Pixels, *, caller: str) -> Answered:
-        return await self._batcher.submit(images, caller=caller)
+    async def predict(self, images: Pixels, *, caller: str, flags: Flags | None = None) -> Answered:
+        return await self._batcher.submit(images, caller=caller, flags=flags)
 
     async def ready(self) -> bool:
         return True  # it has answered its trial, and no other process is involved
@@ -94,22 +107,23 @@ class _InProcess(ABC):
     async def close(self) -> None:
         await self._batcher.close()
 
-    def answer(self, images: Pixels) -> SparseLogits:
+    def answer(self, images: Pixels, flags: Flags | None = None) -> SparseLogits:
         """Run model and policy in passes of `batch_size`; model threads call this."""
+        size = self._batch_size
         passes = [
-            self._answer_within_memory(images[start : start + self._batch_size])
-            for start in range(0, len(images), self._batch_size)
+            self._answer_within_memory(images[start : start + size], _part(flags, start, size))
+            for start in range(0, len(images), size)
         ]
         return passes[0] if len(passes) == 1 else SparseLogits.concatenate(passes)
 
-    def _answer_within_memory(self, images: Pixels) -> SparseLogits:
+    def _answer_within_memory(self, images: Pixels, flags: Flags | None) -> SparseLogits:
         """Answer in one pass, or in two halves if the device has too little memory.
 
         Raises torch.OutOfMemoryError for a single image. Also raises it with `strict`, because
         a padded pass of fewer images needs as much memory.
         """
         try:
-            return self._answer_pass(images)
+            return self._answer_pass(images, flags)
         except torch.OutOfMemoryError:
             if self._strict or len(images) == 1:
                 raise
@@ -117,11 +131,15 @@ class _InProcess(ABC):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         middle = len(images) // 2
-        halves = images[:middle], images[middle:]
-        return SparseLogits.concatenate([self._answer_within_memory(half) for half in halves])
+        return SparseLogits.concatenate(
+            [
+                self._answer_within_memory(images[:middle], _part(flags, 0, middle)),
+                self._answer_within_memory(images[middle:], _part(flags, middle, len(images))),
+            ]
+        )
 
     @abstractmethod
-    def _answer_pass(self, images: Pixels) -> SparseLogits:
+    def _answer_pass(self, images: Pixels, flags: Flags | None) -> SparseLogits:
         """Answer at most `batch_size` images."""
 
     def _pad(self, images: Pixels) -> Pixels:
@@ -131,6 +149,10 @@ class _InProcess(ABC):
         padded = np.zeros((self._batch_size, *images.shape[1:]), np.uint8)
         padded[: len(images)] = images
         return padded
+
+
+def _part(flags: Flags | None, start: int, size: int) -> Flags | None:
+    return None if flags is None else flags[start : start + size]
 
 
 class _Streams(threading.local):
@@ -173,15 +195,21 @@ class EmbeddedEngine(_InProcess):
         super().__init__(settings, threads=CUDA_THREADS if on_cuda else 1)
 
     @torch.inference_mode()
-    def _answer_pass(self, images: Pixels) -> SparseLogits:
+    def _answer_pass(self, images: Pixels, flags: Flags | None) -> SparseLogits:
         with self._streams.use():
-            return self._answer_on_stream(images)
+            return self._answer_on_stream(images, flags)
 
-    def _answer_on_stream(self, images: Pixels) -> SparseLogits:
+    def _answer_on_stream(self, images: Pixels, flags: Flags | None) -> SparseLogits:
         pixels = self._copy_to_device(self._pad(images))
         logits = self._forward(pixels)
         count = len(images)
-        return apply_gate(self._policy, logits[:count], pixels=pixels[:count], secret=self._secret)
+        return apply_gate(
+            self._policy,
+            logits[:count],
+            pixels=pixels[:count],
+            secret=self._secret,
+            flags=flags,
+        )
 
     def _copy_to_device(self, images: Pixels) -> Tensor:
         """Copy pixels to the device. On CUDA, copy from pinned memory and do not wait."""
@@ -204,6 +232,8 @@ class FusedEngine(_InProcess):
         self._program = program
         super().__init__(settings)
 
-    def _answer_pass(self, images: Pixels) -> SparseLogits:
+    def _answer_pass(self, images: Pixels, flags: Flags | None) -> SparseLogits:
+        if flags is not None:
+            raise LogitsRejected("expected no flags for an artefact, which returns no logits")
         answer = self._program(self._pad(images))
         return answer if len(answer) == len(images) else answer.rows(0, len(images))

@@ -12,19 +12,30 @@ from collections.abc import Callable, Sequence
 from stingy_protection import SparseLogits
 from stingy_server.codec.images import Pixels
 from stingy_server.errors import DRAINING, ServiceError
-from stingy_server.inference.batch_queue import Answered, BatchQueue, Job, images_of, parts, resolve
+from stingy_server.inference.batch_queue import (
+    Answered,
+    BatchQueue,
+    Job,
+    flags_of,
+    images_of,
+    make_job,
+    parts,
+    resolve,
+)
+from stingy_server.inference.flags import Flags
 
 # Clients that were answered together send their next requests together, a moment later. Without a
 # wait for them, a pass for the first of them alone would delay all others.
 WAIT_SHARE = 0.1  # of the last pass's time, before a pass of less than half as many requests
-AnswerFunction = Callable[[Pixels], SparseLogits]
+AnswerFunction = Callable[..., SparseLogits]  # of pixels, and of their flags if there are any
 
 
 class ThreadBatcher:
     """Threads that answer images [batch, height, width, 3], and the bounded queue before them.
 
     Args:
-        answer: the function of a pass, for any number of images.
+        answer: the function of a pass, for any number of images. It gets their flags as a second
+            argument if an image has one.
         batch_size: the most images of one call of `answer`.
         max_delay_s: the most seconds that a call waits for more requests.
         queue_images, queue_bytes, share: see `BatchQueue`.
@@ -57,8 +68,11 @@ class ThreadBatcher:
         for thread in self._threads:
             thread.start()
 
-    async def submit(self, images: Pixels, *, caller: str) -> Answered:
+    async def submit(self, images: Pixels, *, caller: str, flags: Flags | None = None) -> Answered:
         """Answer images [batch, height, width, 3] of a caller, in their order.
+
+        Args:
+            flags: one for each image, or None for no flags at all.
 
         Raises:
             ServiceError: if the queue is full or closing.
@@ -67,7 +81,12 @@ class ThreadBatcher:
         loop, size = asyncio.get_running_loop(), self._batch_size
         # A large request waits in parts of a batch each, so that other callers come between them.
         jobs = [
-            Job(images[start : start + size], loop.create_future(), caller)
+            make_job(
+                images[start : start + size],
+                loop.create_future(),
+                caller,
+                None if flags is None else flags[start : start + size],
+            )
             for start in range(0, len(images), size)
         ]
         with self._changed:
@@ -118,7 +137,9 @@ class ThreadBatcher:
 
     def _run(self, jobs: list[Job]) -> None:
         try:
-            answers = parts(self._answer(images_of(jobs)), jobs)
+            flags = flags_of(jobs)
+            arguments = (images_of(jobs),) if flags is None else (images_of(jobs), flags)
+            answers = parts(self._answer(*arguments), jobs)
         # The thread must survive every error that a network or a policy may raise.
         except Exception as error:  # noqa: BLE001
             if len(jobs) == 1:

@@ -93,6 +93,7 @@ def start_endpoints(
     faults: list[str] = []
     try:
         for model in models:
+            faults += unmarkable(model, settings, elsewhere=engine_factory is not None)
             if engine_factory is not None and model.settings.engine == "embedded":
                 engine = engine_factory(model)
             else:
@@ -116,6 +117,31 @@ def start_endpoints(
         return endpoints, []
     close_endpoints(endpoints)
     return [], faults
+
+
+def unmarkable(model: LoadedModel, settings: Settings, *, elsewhere: bool) -> list[str]:
+    """Return why the answers of a model cannot be marked, if the settings mark any.
+
+    Args:
+        elsewhere: whether other processes run embedded models.
+    """
+    if not settings.may_mark:
+        return []
+    reasons = []
+    engine, tensors = model.settings.engine, model.settings.tensors
+    if engine == "embedded" and elsewhere:
+        reasons.append("an engine in this process, got replicas on Ray")
+    elif engine == "torchserve" or (engine == "oip" and (tensors is None or not tensors.logits)):
+        reasons.append(f"an engine that gets logits, got {engine}, which returns answers")
+    elif model.network is not None and not isinstance(model.network, nn.Module | OnnxProgram):
+        reasons.append("a bundle, got an artefact, whose program returns answers")
+    if not model.policy.keeps_top1:
+        reasons.append(f"a policy with the top-1 first, got {model.policy.name}")
+    return [
+        f"{model.name}: expected {reason}: no answer of it can be marked, so remove mark from "
+        "watch.then and tiers, or serve it apart"
+        for reason in reasons
+    ]
 
 
 def close_endpoints(endpoints: Iterable[Endpoint]) -> None:

@@ -19,7 +19,7 @@ from stingy_server.observability.key_statistics import KeyStatistics
 from stingy_server.observability.request_record import RequestRecord
 
 LATENCY_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
-WATCH_STEPS = ("alarm", "labels", "refuse")
+WATCH_STEPS = ("alarm", "mark", "labels", "refuse")
 SCORE_BOUNDS = (0.25, 0.5, 0.9, 1.0)
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 START = "start-"  # of the name of the folder in which one start counts
@@ -76,6 +76,18 @@ class Metrics:
             "stingy_webhooks_total",
             "POSTs to the webhook, by outcome.",
             ("outcome",),
+            registry=self.registry,
+        )
+        self._marked = Counter(
+            "stingy_marked_answers_total",
+            "Images whose answer was marked.",
+            ("model",),
+            registry=self.registry,
+        )
+        self._evidence = Counter(
+            "stingy_marks_kept_total",
+            "Marked inputs and controls that were kept as evidence.",
+            ("model",),
             registry=self.registry,
         )
         self._seconds = Histogram(
@@ -161,6 +173,14 @@ class Metrics:
     def count_webhook(self, outcome: str) -> None:
         """Count a POST to the webhook: delivered, failed or dropped."""
         self._webhooks.labels(outcome).inc()
+
+    def count_marked(self, model: str) -> None:
+        """Count an image whose answer was marked."""
+        self._marked.labels(model).inc()
+
+    def count_evidence(self, model: str) -> None:
+        """Count a marked input or a control that was kept."""
+        self._evidence.labels(model).inc()
 
     def _find_answer_counters(self, model: str) -> tuple[Counter, Counter, Histogram]:
         return self._images.labels(model), self._bits.labels(model), self._seconds.labels(model)

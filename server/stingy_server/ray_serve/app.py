@@ -18,6 +18,7 @@ from ray.serve.handle import DeploymentHandle
 
 from stingy_server.app import create_app, rate_store_faults
 from stingy_server.errors import ConfigurationError
+from stingy_server.models.endpoints import unmarkable
 from stingy_server.models.fleet import version_faults
 from stingy_server.models.loading import LoadedModel, load_bundles, missing_models
 from stingy_server.process.core_dumps import forbid_core_dumps
@@ -62,6 +63,7 @@ def app(arguments: Arguments) -> serve.Application:
     faults += bundle_faults
     faults += version_faults(models)
     faults += rate_store_faults(settings)
+    faults += [fault for model in models for fault in unmarkable(model, settings, elsewhere=True)]
     if settings.tls_cert is not None or settings.tls_key is not None:
         faults.append("tls_cert: expected none on Ray, whose proxy takes the connections, got one")
     if settings.metrics_port is not None:

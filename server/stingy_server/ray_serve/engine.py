@@ -35,6 +35,7 @@ from stingy_server.errors import (
 from stingy_server.identity import model_fingerprint
 from stingy_server.inference.batch_queue import Answered
 from stingy_server.inference.engine import refusal_of
+from stingy_server.inference.flags import Flags
 from stingy_server.models.endpoints import close_endpoints, start_endpoints
 from stingy_server.models.loading import load_bundles
 from stingy_server.process.core_dumps import forbid_core_dumps
@@ -131,12 +132,15 @@ class RayEngine:
         self._fingerprint = model_fingerprint(manifest, policy)
         self._readiness = Readiness(self._probe_replica)
 
-    async def predict(self, images: Pixels, *, caller: str) -> Answered:
+    async def predict(self, images: Pixels, *, caller: str, flags: Flags | None = None) -> Answered:
         """Return the answer of a live replica that has this bundle and policy.
 
         Raises:
-            ServiceError: overloaded, upstream_failed, or the replica's own refusal.
+            ServiceError: overloaded, upstream_failed, or the replica's own refusal; refused, if
+                there are flags, which do not cross the boundary.
         """
+        if flags is not None:
+            raise ServiceError(REFUSED)
         refusal: Refusal = UPSTREAM_FAILED
         for _ in range(TRIES):
             try:

@@ -37,8 +37,9 @@ class Entry(NamedTuple):
         answered: images answered.
         bits: leak bits of the answered images, summed. A float, because the chain has its text.
         event: "answer", the code of a refusal, "cancelled", or an event of the server: "start",
-            "stop", "load", "unload", "share", "alarm", "alarm_labels", "alarm_refuse", "budget_80",
-            "budget_95"; or of an operator: "pruned", "released", "key_created", "key_set",
+            "stop", "load", "unload", "share", "alarm", "alarm_mark", "alarm_labels",
+            "alarm_refuse", "marks_secret", "marked", "budget_80", "budget_95"; or of an operator:
+            "pruned", "released", "marks_exported", "marks_forgotten", "key_created", "key_set",
             "key_rotated", "key_revoked".
         requests: the requests of this entry. Their images and microseconds are summed.
         detail: JSON with more about an event, or None.

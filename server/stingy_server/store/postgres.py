@@ -49,6 +49,7 @@ TYPES = (
     ("INTEGER", "BIGINT"),
     ("REAL", "DOUBLE PRECISION"),
     ("BLOB", "BYTEA"),
+    (") STRICT, WITHOUT ROWID", ")"),
     (") STRICT", ")"),
 )
 

@@ -125,6 +125,18 @@ CREATE TABLE ledger_heads (
     number INTEGER NOT NULL,
     hash   BLOB NOT NULL
 ) STRICT;
+-- Marked inputs and controls, encrypted; see mark_store.py. They are in the order of random ids,
+-- because the order of their arrival would show which entry of the ledger is whose.
+CREATE TABLE marks (
+    id    BLOB PRIMARY KEY,
+    day   INTEGER NOT NULL,
+    owner BLOB NOT NULL,
+    input BLOB NOT NULL UNIQUE,
+    body  BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX marks_owner ON marks (owner);
+-- One row: the digest that commits to the secret of the marks.
+CREATE TABLE marks_secret (commitment BLOB NOT NULL) STRICT;
 """,
 )
 VERSION = FIRST_VERSION + len(MIGRATIONS)

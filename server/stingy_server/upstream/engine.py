@@ -25,10 +25,11 @@ from stingy_protection import (
 from stingy_protection.bundles.outputs import log_of_probabilities
 from stingy_protection.gate.promises import verify_answer
 from stingy_server.codec.images import Pixels
-from stingy_server.errors import ServiceError
+from stingy_server.errors import REFUSED, ServiceError
 from stingy_server.inference.async_batcher import AsyncBatcher
 from stingy_server.inference.batch_queue import Answered
 from stingy_server.inference.engine import apply_gate
+from stingy_server.inference.flags import Flags
 from stingy_server.settings import Settings, TensorSettings
 from stingy_server.upstream.http_client import Reply, Upstream, UpstreamError
 from stingy_server.upstream.oip_client import Array, Request, decode_reply, encode_request
@@ -95,27 +96,34 @@ class UpstreamEngine:
             share=settings.share,
         )
 
-    async def predict(self, images: Pixels, *, caller: str) -> Answered:
+    async def predict(self, images: Pixels, *, caller: str, flags: Flags | None = None) -> Answered:
         """Answer images in passes of `batch_size`, in a batch with other requests.
 
         Raises:
-            ServiceError: overloaded, upstream_failed or upstream_timeout.
+            ServiceError: overloaded, upstream_failed or upstream_timeout; refused, if there are
+                flags and the upstream applies the policy.
         """
-        return await self._batcher.submit(images, caller=caller)
+        if flags is not None and self._gated:
+            raise ServiceError(REFUSED)
+        return await self._batcher.submit(images, caller=caller, flags=flags)
 
     async def ready(self) -> bool:
         """Return whether the upstream says that it is ready."""
         return await self._readiness.check()
 
-    async def answer(self, images: Pixels) -> SparseLogits:
+    async def answer(self, images: Pixels, flags: Flags | None = None) -> SparseLogits:
         """Answer images in passes of `batch_size`, without batching them with other requests.
 
         Raises:
             UpstreamError: if there is no valid answer; the error names the cause.
         """
+        size = self._batch_size
         passes = [
-            await self._run_pass(images[start : start + self._batch_size])
-            for start in range(0, len(images), self._batch_size)
+            await self._run_pass(
+                images[start : start + size],
+                None if flags is None else flags[start : start + size],
+            )
+            for start in range(0, len(images), size)
         ]
         return passes[0] if len(passes) == 1 else SparseLogits.concatenate(passes)
 
@@ -123,14 +131,14 @@ class UpstreamEngine:
         await self._batcher.close()
         await self._upstream.close()
 
-    async def _answer_or_refuse(self, images: Pixels) -> SparseLogits:
+    async def _answer_or_refuse(self, images: Pixels, flags: Flags | None = None) -> SparseLogits:
         try:
-            return await self.answer(images)
+            return await self.answer(images, flags)
         except UpstreamError as error:
             log.error("%s: upstream: %s", self._name, error)
             raise ServiceError(error.refusal) from None
 
-    async def _run_pass(self, images: Pixels) -> SparseLogits:
+    async def _run_pass(self, images: Pixels, flags: Flags | None) -> SparseLogits:
         run = _run_inline if images.nbytes <= INLINE_BYTES else asyncio.to_thread
         request = await run(self._request, images)
         numbers = self._policy.support * 2 if self._gated else self._policy.num_classes
@@ -139,7 +147,7 @@ class UpstreamEngine:
             request.headers,
             max_bytes=FRAME_BYTES + len(images) * numbers * NUMBER_BYTES,
         )
-        return await run(self._answer, reply, images)
+        return await run(self._answer, reply, images, flags)
 
     @property
     def _gated(self) -> bool:
@@ -181,7 +189,7 @@ class UpstreamEngine:
         std = np.asarray(image.std, np.float32).reshape(1, -1, 1, 1)
         return (channels / np.float32(255) - mean) / std
 
-    def _answer(self, reply: Reply, images: Pixels) -> SparseLogits:
+    def _answer(self, reply: Reply, images: Pixels, flags: Flags | None) -> SparseLogits:
         if self._format.required_header is not None:
             header, value = self._format.required_header
             found = reply.headers.get(header, "")
@@ -200,7 +208,7 @@ class UpstreamEngine:
             logits = log_of_probabilities(logits)
         pixels = torch.from_numpy(np.require(images, requirements="W"))
         try:
-            return apply_gate(self._policy, logits, pixels=pixels, secret=self._secret)
+            return apply_gate(self._policy, logits, pixels=pixels, secret=self._secret, flags=flags)
         except LogitsRejected as error:
             raise UpstreamError(str(error)) from None
 

@@ -1,0 +1,1 @@
+"""Marks: answers by which a model that was trained from them is recognised."""

@@ -1,0 +1,80 @@
+"""The choice of marked inputs. Invariant: it depends on the secret, the model and the input alone.
+
+So all keys whose answers are marked get the same answer for the same input, from every process and
+after every restart. Near-copies of an image mostly share its choice, so that their answers do not
+show which of them is marked.
+"""
+
+from dataclasses import dataclass
+
+from stingy_protection.thumbnails import coarse_codes
+from stingy_server.codec.images import Pixels
+from stingy_server.marks.secret import MarkSecret
+
+# More signs than those of `keyed_noise`: with 16, one code stands for so many different images that
+# the share of marked answers is far from the share of marked codes.
+SIGNS = 48
+_PLANES = b"stingy marks planes"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The choice for one input.
+
+    Attributes:
+        marked: whether its answer is marked; otherwise it is a control.
+        place: k, 1..m: the k-th class after the best is the mark, or would be that of a control.
+    """
+
+    marked: bool
+    place: int
+
+
+class Chooser:
+    """The choice for each input of the models.
+
+    Args:
+        secret: the secret of the marks.
+        share: the share of codes that is marked, 0..0.5. As many others are controls.
+        runners_up: m, the number of classes after the best among which a mark is chosen.
+    """
+
+    def __init__(self, secret: MarkSecret, *, share: float, runners_up: int) -> None:
+        self._secret = secret
+        self._limit = round(share * 2**64)
+        self._control_limit = round(share / (1 - share) * 2**64)
+        self._runners_up = runners_up
+
+    def codes(self, images: Pixels) -> list[bytes]:
+        """Return the code of each image's coarse pixels and of its size.
+
+        Args:
+            images: [batch, height, width, 3], at least one.
+        """
+        height, width = images.shape[1:3]
+        size = height.to_bytes(4) + width.to_bytes(4)
+        found = coarse_codes(self._secret.value, images, purpose=_PLANES, signs=SIGNS)
+        return [size + code.tobytes() for code in found]
+
+    def choose(self, model: str, code: bytes, *, num_classes: int) -> Choice | None:
+        """Return the choice for an input, or None if it is neither marked nor a control.
+
+        Args:
+            model: the name of the model, whose versions share their choices.
+            code: as `codes` returns it.
+            num_classes: K, the number of the model's classes, at least 2.
+        """
+        name = model.encode()
+        marked = self._number("mark", name, code) < self._limit
+        if not marked and self._number("control", name, code) >= self._control_limit:
+            return None
+        place = 1 + self._number("place", name, code) % self.most(num_classes)
+        return Choice(marked, place)
+
+    def most(self, num_classes: int) -> int:
+        """Return m for a model with K classes, of which the best is none."""
+        return min(self._runners_up, num_classes - 1)
+
+    def _number(self, label: str, model: bytes, code: bytes) -> int:
+        """Return a number that is uniform in 0..2^64 - 1 over secrets."""
+        return int.from_bytes(self._secret.derive(label, model, code)[:8])
