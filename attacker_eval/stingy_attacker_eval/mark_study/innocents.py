@@ -7,11 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stingy_attacker_eval.datasets.datasets import Images
-from stingy_attacker_eval.mark_study.marking import Choices, Int64, choose
+from stingy_attacker_eval.mark_study.marking import Int64, draw_marks
 from stingy_attacker_eval.mark_study.rows import LEVELS, Accusations
 from stingy_attacker_eval.ownership.statistics import MatchTest, count_matches
-
-_SECRET_BYTES = 32
 
 
 def accuse(
@@ -34,11 +32,9 @@ def accuse(
     most = runners_up.shape[1]
     tests: dict[tuple[int, float], list[tuple[MatchTest, MatchTest]]] = {}
     for number in range(secrets):
-        secret = hashlib.sha256(f"another secret {number}".encode()).digest()[:_SECRET_BYTES]
-        for share in shares:
-            choices = choose(secret, images, share=share, runners_up=most, num_classes=num_classes)
-            rows = marked_rows(choices)
-            places = choices.places[rows]
+        secret = hashlib.sha256(f"another secret {number}".encode()).digest()
+        drawn = draw_marks(secret, images, shares=shares, runners_up=most, num_classes=num_classes)
+        for share, rows, places in drawn:
             marks = runners_up[rows, places]
             sizes = np.full(len(rows), most, np.int64)
             for student, (own, best) in enumerate(zip(classes, preferred, strict=True)):
@@ -52,14 +48,6 @@ def accuse(
         tuple(_summarise(share, tests[student, share]) for share in shares)
         for student in range(len(classes))
     ]
-
-
-def marked_rows(choices: Choices) -> Int64:
-    """Return the marked rows, int64 `[q]`; the first of those with equal codes, as an exhibit."""
-    first: dict[bytes, int] = {}
-    for row in np.flatnonzero(choices.marked):
-        first.setdefault(choices.codes[row], row)
-    return np.array(list(first.values()), np.int64)
 
 
 def _summarise(share: float, tests: Sequence[tuple[MatchTest, MatchTest]]) -> Accusations:

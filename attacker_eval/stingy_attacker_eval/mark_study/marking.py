@@ -3,6 +3,7 @@
 This is the study's only module that imports the protection.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -138,12 +139,13 @@ class MarkingOracle:
         )
 
     def _keep(self, images: Tensor, best: Int64, choices: Choices) -> None:
-        rows = []
+        found = []
         for row in np.flatnonzero(choices.marked | choices.control):
             code = choices.codes[row]
             if code not in self._codes:
                 self._codes.add(code)
-                rows.append(row)
+                found.append(row)
+        rows = np.array(found, np.int64)
         self._parts.append(
             Items(
                 images[rows],
@@ -172,7 +174,11 @@ def choose(
 ) -> Choices:
     """Choose marked inputs and controls as a server does, for images `[n, H, W, 3]`."""
     chooser = MarkChooser(secret, share=share, runners_up=runners_up)
-    codes = chooser.codes(images)
+    return choose_codes(chooser, chooser.codes(images), num_classes=num_classes)
+
+
+def choose_codes(chooser: MarkChooser, codes: list[bytes], *, num_classes: int) -> Choices:
+    """Choose marked inputs and controls by the codes of their coarse pixels."""
     found = [chooser.choose(_MODEL, code, num_classes=num_classes) for code in codes]
     return Choices(
         codes,
@@ -180,6 +186,26 @@ def choose(
         np.array([choice is not None and not choice.marked for choice in found], bool),
         np.array([0 if choice is None else choice.place - 1 for choice in found], np.int64),
     )
+
+
+def draw_marks(
+    secret: bytes, images: Images, *, shares: Sequence[float], runners_up: int, num_classes: int
+) -> Iterator[tuple[float, Int64, Int64]]:
+    """Yield each share with the rows that it marks, and the places of their marks, int64 `[q]`.
+
+    Of rows with equal codes only the first is there, as in an exhibit. What a share marks, every
+    larger share marks alike, so the largest comes first and the others look among its rows.
+    """
+    rows = np.arange(len(images))
+    codes: list[bytes] | None = None
+    for share in sorted(shares, reverse=True):
+        chooser = MarkChooser(secret, share=share, runners_up=runners_up)
+        codes = chooser.codes(images) if codes is None else codes
+        choices = choose_codes(chooser, codes, num_classes=num_classes)
+        first = {codes[row]: row for row in reversed(np.flatnonzero(choices.marked))}
+        kept = np.array(sorted(first.values()), np.int64)
+        rows, codes = rows[kept], [codes[row] for row in kept]
+        yield share, rows, choices.places[kept]
 
 
 def exchange(logits: Tensor, best: Int64, choices: Choices) -> Tensor:

@@ -6,14 +6,20 @@ import torch
 from torch import Tensor, nn
 
 from serving import random_images
+from stingy_attacker_eval.attacks.networks import compute_logits
 from stingy_attacker_eval.mark_study.marking import (
     MarkingOracle,
     choose,
+    draw_marks,
     exchange,
     make_policy,
     rank,
 )
+from stingy_attacker_eval.training import to_device
 from stingy_protection import Policy, sanitize
+from stingy_server.inference.flags import Flag, mark
+from stingy_server.marks.choice import Chooser
+from stingy_server.marks.secret import MarkSecret
 
 SECRET = bytes(range(32))
 IMAGES = random_images(400, seed=3)
@@ -86,3 +92,36 @@ def test_exchange_moves_two_logits_of_marked_rows_alone() -> None:
     assert changed.tolist() == (2 * choices.marked).tolist()
     policy: Policy = make_policy("label", CLASSES)
     assert len(sanitize(policy, found)) == 400
+
+
+def test_every_share_marks_a_part_of_what_a_larger_one_does() -> None:
+    images = np.concatenate([IMAGES, IMAGES[:50]])  # some coarse pixels come twice
+    shares = (0.0001, 0.05, 0.3)
+    drawn = {
+        share: (rows, places)
+        for share, rows, places in draw_marks(
+            SECRET, images, shares=shares, runners_up=3, num_classes=CLASSES
+        )
+    }
+    assert list(drawn) == [0.3, 0.05, 0.0001]
+    for share, (rows, places) in drawn.items():
+        alone = choose(SECRET, IMAGES, share=share, runners_up=3, num_classes=CLASSES)
+        assert rows.tolist() == np.flatnonzero(alone.marked).tolist()
+        assert places.tolist() == alone.places[alone.marked].tolist()
+
+
+@pytest.mark.parametrize("policy", ["label", "stingy:n=3", "open"])
+def test_answers_equal_those_of_the_servers_worker(policy: str) -> None:
+    chooser = Chooser(MarkSecret(SECRET), share=0.1, runners_up=3)
+    flags: list[Flag | None] = []
+    for code in chooser.codes(IMAGES):
+        choice = chooser.choose("teacher", code, num_classes=CLASSES)
+        flags.append(None if choice is None else Flag(choice.place, 3, choice.marked))
+    logits = compute_logits(Sums(), to_device(IMAGES, torch.device("cpu")))
+    gated = make_policy(policy, CLASSES)
+    expected = mark(sanitize(gated, logits), flags, policy=gated, logits=logits, noise=None)
+    answers = oracle(0.1, policy).query(IMAGES)
+    assert answers.indices.tolist() == expected.indices.tolist()
+    if expected.scores is not None:
+        assert answers.scores is not None
+        assert answers.scores.tolist() == expected.scores.tolist()
