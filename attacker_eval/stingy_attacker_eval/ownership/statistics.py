@@ -110,14 +110,14 @@ def compare_with_controls(matched: NDArray[np.bool_], controls: NDArray[np.bool_
     count, matches = len(matched), int(matched.sum())
     total, successes = count + len(controls), matches + int(controls.sum())
     null = hypergeom(total, successes, count)
-    smallest = float(null.pmf(min(successes, count)))
+    smallest = float(null.pmf(min(successes, count))) if total else 1.0
     missing, is_bound = 0, False
     if smallest > LEVEL:
         # If all successes were on marked inputs: about (count / total) to their number.
         share = min(max(count / max(total, 1), 1 / max(total, 2)), 0.9)
         needed = max(math.ceil(math.log(LEVEL) / math.log(share)), successes + 1)
         missing, is_bound = _scale_missing(needed - successes, successes, count)
-    tail = float(null.pmf(np.arange(matches, min(successes, count) + 1)).sum())
+    tail = float(null.pmf(np.arange(matches, min(successes, count) + 1)).sum()) if total else 1.0
     return MatchTest(
         questions=count,
         informative=successes,
