@@ -20,7 +20,7 @@ _PLANES = b"stingy marks planes"
 
 
 @dataclass(frozen=True)
-class MarkChoice:
+class Choice:
     """The choice for one input.
 
     Attributes:
@@ -32,7 +32,7 @@ class MarkChoice:
     place: int
 
 
-class MarkChooser:
+class Chooser:
     """The choice for each input of the models.
 
     Args:
@@ -58,7 +58,7 @@ class MarkChooser:
         found = coarse_codes(self._secret, images, purpose=_PLANES, signs=SIGNS)
         return [size + code.tobytes() for code in found]
 
-    def choose(self, model: str, code: bytes, *, num_classes: int) -> MarkChoice | None:
+    def choose(self, model: str, code: bytes, *, num_classes: int) -> Choice | None:
         """Return the choice for an input, or None if it is neither marked nor a control.
 
         Args:
@@ -71,7 +71,7 @@ class MarkChooser:
         if not marked and self._number("control", name, code) >= self._control_limit:
             return None
         place = 1 + self._number("place", name, code) % self.most(num_classes)
-        return MarkChoice(marked, place)
+        return Choice(marked, place)
 
     def most(self, num_classes: int) -> int:
         """Return m for a model with K classes, of which the best is none."""

@@ -17,7 +17,7 @@ from stingy_attacker_eval.oracle.oracle import Answers
 from stingy_attacker_eval.training import to_device
 from stingy_clients import ModelInfo
 from stingy_protection import Policy, best_first, build_policy, parse_policy, sanitize
-from stingy_protection.marks import MarkChooser
+from stingy_protection.marks import Chooser
 
 Int64 = NDArray[np.int64]
 _MOST_BATCH = 1024
@@ -173,11 +173,11 @@ def choose(
     secret: bytes, images: Images, *, share: float, runners_up: int, num_classes: int
 ) -> Choices:
     """Choose marked inputs and controls as a server does, for images `[n, H, W, 3]`."""
-    chooser = MarkChooser(secret, share=share, runners_up=runners_up)
+    chooser = Chooser(secret, share=share, runners_up=runners_up)
     return choose_codes(chooser, chooser.codes(images), num_classes=num_classes)
 
 
-def choose_codes(chooser: MarkChooser, codes: list[bytes], *, num_classes: int) -> Choices:
+def choose_codes(chooser: Chooser, codes: list[bytes], *, num_classes: int) -> Choices:
     """Choose marked inputs and controls by the codes of their coarse pixels."""
     found = [chooser.choose(_MODEL, code, num_classes=num_classes) for code in codes]
     return Choices(
@@ -199,7 +199,7 @@ def draw_marks(
     rows = np.arange(len(images))
     codes: list[bytes] | None = None
     for share in sorted(shares, reverse=True):
-        chooser = MarkChooser(secret, share=share, runners_up=runners_up)
+        chooser = Chooser(secret, share=share, runners_up=runners_up)
         codes = chooser.codes(images) if codes is None else codes
         choices = choose_codes(chooser, codes, num_classes=num_classes)
         first = {codes[row]: row for row in reversed(np.flatnonzero(choices.marked))}

@@ -17,9 +17,8 @@ from stingy_attacker_eval.mark_study.marking import (
 )
 from stingy_attacker_eval.training import to_device
 from stingy_protection import Policy, sanitize
+from stingy_protection.marks import Chooser
 from stingy_server.inference.flags import Flag, mark
-from stingy_server.marks.choice import Chooser
-from stingy_server.marks.secret import MarkSecret
 
 SECRET = bytes(range(32))
 IMAGES = random_images(400, seed=3)
@@ -112,7 +111,7 @@ def test_every_share_marks_a_part_of_what_a_larger_one_does() -> None:
 
 @pytest.mark.parametrize("policy", ["label", "stingy:n=3", "open"])
 def test_answers_equal_those_of_the_servers_worker(policy: str) -> None:
-    chooser = Chooser(MarkSecret(SECRET), share=0.1, runners_up=3)
+    chooser = Chooser(SECRET, share=0.1, runners_up=3)
     flags: list[Flag | None] = []
     for code in chooser.codes(IMAGES):
         choice = chooser.choose("teacher", code, num_classes=CLASSES)
