@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 from stingy_attacker_eval.mark_study.rows import (
     LEVELS,
     Accusations,
+    AnyRow,
     EndpointRow,
     InnocentRow,
+    OrderRow,
     ThiefRow,
     judge_letters,
     judge_preferred,
@@ -100,13 +102,14 @@ class Results(Document):
     endpoints: tuple[EndpointRow, ...]
     thieves: tuple[ThiefResult, ...]
     innocents: tuple[InnocentResult, ...]
+    orders: tuple[OrderRow, ...]
     students: int
     seconds: float
 
 
 def summarise(
     study: Study,
-    rows: Sequence[ThiefRow | InnocentRow | EndpointRow],
+    rows: Sequence[AnyRow],
     *,
     environment: Mapping[str, str | None],
     study_digest: str,
@@ -114,6 +117,7 @@ def summarise(
     """Summarise the rows that there are. Students whose loss was not finite are left out."""
     thieves = [row for row in rows if isinstance(row, ThiefRow) and row.finite]
     innocents = [row for row in rows if isinstance(row, InnocentRow) and row.finite]
+    orders = [row for row in rows if isinstance(row, OrderRow) and row.finite]
     groups: dict[tuple[str, float], list[ThiefRow]] = {}
     for row in thieves:
         groups.setdefault((row.student, row.share), []).append(row)
@@ -128,7 +132,8 @@ def summarise(
             for _, group in sorted(groups.items(), key=lambda g: (order.index(g[0][0]), g[0][1]))
         ),
         innocents=tuple(_summarise_innocents(innocents)),
-        students=len(thieves) + len(innocents),
+        orders=tuple(orders),
+        students=len(thieves) + len(innocents) + sum(row.data == "thief" for row in orders),
         seconds=round(sum(row.seconds for row in rows), 1),
     )
 

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stingy_attacker_eval.datasets.datasets import Images
-from stingy_attacker_eval.mark_study.marking import Int64, draw_marks
+from stingy_attacker_eval.mark_study.marking import draw_marks
+from stingy_attacker_eval.mark_study.orders import Int64
 from stingy_attacker_eval.mark_study.rows import LEVELS, Accusations
 from stingy_attacker_eval.ownership.statistics import MatchTest, count_matches
 

@@ -4,6 +4,7 @@ import hashlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,14 +16,26 @@ from stingy_attacker_eval.datasets.datasets import Images, load_dataset
 from stingy_attacker_eval.errors import StudyError
 from stingy_attacker_eval.mark_study.marking import (
     Choices,
-    Int64,
     MarkingOracle,
     choose,
     exchange,
     make_policy,
     rank,
 )
-from stingy_attacker_eval.mark_study.rows import EndpointRow, ThiefRow, letters_of
+from stingy_attacker_eval.mark_study.orders import (
+    Float64,
+    Int64,
+    match_orders,
+    secret_orders,
+    weigh_pairs,
+)
+from stingy_attacker_eval.mark_study.rows import (
+    EndpointRow,
+    OrderNumbers,
+    OrderRow,
+    ThiefRow,
+    letters_of,
+)
 from stingy_attacker_eval.mark_study.settings import Study
 from stingy_attacker_eval.mark_study.thieves import THIEVES, Loot, train_on_labels
 from stingy_attacker_eval.students import student_spec
@@ -86,8 +99,11 @@ class Lab:
         self.teacher = self._load_teacher(folder / "teacher.pt")
         self._test_classes = predict(self.teacher, parts.test[0]).numpy()
 
-    def oracle(self, share: float) -> MarkingOracle:
-        """Return the endpoint with a fresh key, whose marks have this share; 0 for none."""
+    def oracle(self, share: float, *, ranks: Int64 | None = None) -> MarkingOracle:
+        """Return the endpoint with a fresh key, whose marks have this share; 0 for none.
+
+        ranks: see `MarkingOracle`.
+        """
         return MarkingOracle(
             self.teacher,
             self._policy,
@@ -96,6 +112,7 @@ class Lab:
             secret=self._secret,
             share=share,
             runners_up=self._study.runners_up,
+            ranks=ranks,
         )
 
     def build(self) -> nn.Module:
@@ -106,17 +123,9 @@ class Lab:
     def rob(self, name: str, share: float) -> ThiefRow:
         """Train a thief's student on marked answers and question it about them."""
         started = time.perf_counter()
-        loot = Loot(
-            *self.parts.owned,
-            *self.parts.clean,
-            build=self.build,
-            oracle=self.oracle(share),
-            honest=self.oracle(0.0),
-            settings=self._study.training.training,
-            seed=self.seed,
-        )
-        stolen = THIEVES[name](loot)
-        items = stolen.items
+        oracle = self.oracle(share)
+        stolen = THIEVES[name](self._loot(oracle))
+        items = oracle.items()
         logits = compute_logits(stolen.student, items.images)
         best = preferred_places(logits, items.runners_up)
         classes = logits.argmax(dim=1).numpy()
@@ -134,6 +143,78 @@ class Lab:
             runners_up=items.runners_up.shape[1],
             seconds=round(time.perf_counter() - started, 1),
             finite=stolen.finite,
+        )
+
+    def rob_lists(self, name: str, references: Float64) -> OrderRow:
+        """Train a thief's student on lists in a secret order, and judge it by that order.
+
+        references: mean log-probabilities of innocents on the test images, float64 `[n, K]`.
+        """
+        started = time.perf_counter()
+        oracle = self.oracle(0.0, ranks=secret_orders(self._secret, len(self.parts.labels)))
+        stolen = THIEVES[name](self._loot(oracle))
+        accuracy, _ = self.measure(stolen.student)
+        found = self.log_probabilities(stolen.student)
+        return self.judge_order(
+            name,
+            found,
+            references,
+            data="thief",
+            accuracy=accuracy,
+            seconds=time.perf_counter() - started,
+            finite=stolen.finite,
+        )
+
+    def judge_order(
+        self,
+        name: str,
+        found: Float64,
+        references: Float64,
+        *,
+        data: Literal["thief", "innocent"],
+        accuracy: float,
+        seconds: float,
+        finite: bool,
+    ) -> OrderRow:
+        """Judge log-probabilities of the test images, `[n, K]`, by the seed's secret order."""
+        logits = compute_logits(self.teacher, self.parts.test[0])
+        lists = rank(logits, self._policy.support - 1)
+        teacher = functional.log_softmax(logits, dim=1).double().numpy()
+        tests = [
+            match_orders(
+                weigh_pairs(lists, found, reference),
+                self._secret,
+                num_classes=len(self.parts.labels),
+                others=self._study.secrets,
+            )
+            for reference in (teacher, references)
+        ]
+        return OrderRow(
+            seed=self.seed,
+            student=name,
+            data=data,
+            accuracy=accuracy,
+            teacher=OrderNumbers(z=tests[0].z, p_value=tests[0].p_value),
+            references=OrderNumbers(z=tests[1].z, p_value=tests[1].p_value),
+            seconds=round(seconds, 1),
+            finite=finite,
+        )
+
+    def log_probabilities(self, student: nn.Module) -> Float64:
+        """Return a student's log-probabilities of the test images, float64 `[n, K]`."""
+        logits = compute_logits(student, self.parts.test[0])
+        found: Float64 = functional.log_softmax(logits, dim=1).double().numpy()
+        return found
+
+    def _loot(self, oracle: MarkingOracle) -> Loot:
+        return Loot(
+            *self.parts.owned,
+            *self.parts.clean,
+            build=self.build,
+            oracle=oracle,
+            honest=self.oracle(0.0),
+            settings=self._study.training.training,
+            seed=self.seed,
         )
 
     def train_innocent(self, number: int, data: str) -> tuple[nn.Module, bool]:

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from stingy_attacker_eval.attacks.networks import compute_logits
 from stingy_attacker_eval.datasets.datasets import Images
+from stingy_attacker_eval.mark_study.orders import Int64, order_answers
 from stingy_attacker_eval.oracle.oracle import Answers
 from stingy_attacker_eval.training import to_device
 from stingy_clients import ModelInfo
 from stingy_protection import Policy, best_first, build_policy, parse_policy, sanitize
 from stingy_protection.marks import Chooser
 
-Int64 = NDArray[np.int64]
 _MOST_BATCH = 1024
 _MODEL = "teacher"
 
@@ -65,6 +65,7 @@ class MarkingOracle:
     """An endpoint whose key gets marked answers, for the attacks of an audit.
 
     share: of the inputs that are marked; 0 for an honest key.
+    ranks: a secret order of the runners-up for each class, in place of marks; None for none.
 
     `items` has the marked inputs and the controls of all queries. Of inputs with equal coarse
     pixels it has the first, as an exhibit has.
@@ -80,7 +81,9 @@ class MarkingOracle:
         secret: bytes,
         share: float,
         runners_up: int,
+        ranks: Int64 | None = None,
     ) -> None:
+        self._ranks = ranks
         self._network = network
         self._policy = policy
         self._secret = secret
@@ -126,7 +129,8 @@ class MarkingOracle:
             logits = exchange(logits, best, choices)
         answer = sanitize(self._policy, logits)
         scores = None if answer.scores is None else answer.scores.numpy()
-        return Answers(answer.indices.numpy(), scores, answer.num_classes, str(answer.form))
+        found = Answers(answer.indices.numpy(), scores, answer.num_classes, str(answer.form))
+        return found if self._ranks is None else order_answers(found, self._ranks)
 
     def items(self) -> Items:
         """Return the marked inputs and the controls of all queries so far."""

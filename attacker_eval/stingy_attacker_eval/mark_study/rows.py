@@ -1,7 +1,7 @@
 """The rows of a study: one for each student, complete enough to count everything again."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,10 +106,40 @@ class EndpointRow(Document):
     seconds: float
 
 
+class OrderNumbers(Document):
+    """The numbers of an `OrderTest`."""
+
+    z: float
+    p_value: float
+
+
+class OrderRow(Document):
+    """A student judged by a secret order of the runners-up.
+
+    Attributes:
+        data: "thief" if it was trained on lists in that order, else "innocent".
+        teacher: the test of its margins over the teacher's.
+        references: the test of its margins over those of innocents, itself not among them.
+    """
+
+    kind: Literal["order"] = "order"
+    seed: int
+    student: str
+    data: Literal["thief", "innocent"]
+    accuracy: float
+    teacher: OrderNumbers
+    references: OrderNumbers
+    seconds: float
+    finite: bool
+
+
+AnyRow: TypeAlias = ThiefRow | InnocentRow | EndpointRow | OrderRow
+
+
 class Row(Document):
     """A line of `rows.jsonl`."""
 
-    row: ThiefRow | InnocentRow | EndpointRow = Field(discriminator="kind")
+    row: AnyRow = Field(discriminator="kind")
 
 
 LEVELS = (0.1, 0.05, 0.01, 0.001)
@@ -143,7 +173,7 @@ def judge_preferred(digits: str, runners_up: int) -> MatchTest:
     return count_matches(matched, np.ones(len(matched), bool), places)
 
 
-def read_rows(path: Path) -> list[ThiefRow | InnocentRow | EndpointRow]:
+def read_rows(path: Path) -> list[AnyRow]:
     """Read the rows of a file; none if there is no file. A last line cut off by a kill is left out.
 
     Raises StudyError if a line is no row.

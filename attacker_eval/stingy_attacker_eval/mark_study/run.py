@@ -18,14 +18,18 @@ from stingy_attacker_eval.files import digest_json, lock_folder, write_json
 from stingy_attacker_eval.mark_study.analysis import summarise
 from stingy_attacker_eval.mark_study.innocents import accuse
 from stingy_attacker_eval.mark_study.lab import Lab, Parts, load_parts, preferred_places
+from stingy_attacker_eval.mark_study.orders import Float64
 from stingy_attacker_eval.mark_study.page import write_page
 from stingy_attacker_eval.mark_study.rows import (
+    AnyRow,
     EndpointRow,
     InnocentRow,
+    OrderRow,
     ThiefRow,
     read_rows,
 )
 from stingy_attacker_eval.mark_study.settings import Study
+from stingy_attacker_eval.training import percent_equal
 
 ROWS = "rows.jsonl"
 STUDY = "study.json"
@@ -34,9 +38,10 @@ RESULTS = "results.json"
 
 @dataclass(frozen=True)
 class Job:
-    """One piece of work of a seed: its endpoint, a thief at a share, or an innocent.
+    """One piece of work of a seed: its endpoint, a thief, or an innocent.
 
     name: as in `--only`, without the seed.
+    share: of the marks; 0 for a secret order of lists in place of marks.
     """
 
     seed: int
@@ -85,6 +90,8 @@ def _plan(study: Study, seed: int) -> Iterator[Job]:
     if seed == study.seeds[0]:
         for number, data in enumerate(study.innocents):
             yield Job(seed, f"innocent-{number}-{data}", innocent=number)
+    for name in study.order_thieves:
+        yield Job(seed, f"order-{name}", thief=name)
 
 
 def _wanted(job: Job, only: Sequence[str]) -> bool:
@@ -104,8 +111,14 @@ def _run_seed(
             continue
         lab = lab or Lab(study, parts, seed=seed, folder=folder)
         started = time.perf_counter()
-        if job.thief is not None:
+        if job.thief is not None and job.share:
             _append(rows, lab.rob(job.thief, job.share))
+        elif job.thief is not None:
+            references = _read_references(study, folder.parent)
+            if not references:
+                console.print(f"{job.name}: left out until all innocents are trained", markup=False)
+                continue
+            _append(rows, lab.rob_lists(job.thief, np.mean(references, axis=0)))
         elif job.innocent is not None:
             _train_innocent(lab, job.innocent, study.innocents[job.innocent], kept)
         else:
@@ -116,8 +129,8 @@ def _run_seed(
     files = [folder / f"{name}.npz" for name in names]
     if names and names[0] not in done and seed == study.seeds[0] and all(map(Path.exists, files)):
         lab = lab or Lab(study, parts, seed=seed, folder=folder)
-        for row in _accuse(study, lab, names, files):
-            _append(rows, row)
+        judged = _judge_innocents(lab, names, _read_references(study, folder.parent))
+        _append(rows, *_accuse(study, lab, names, files), *judged)
 
 
 def _train_innocent(lab: Lab, number: int, data: str, path: Path) -> None:
@@ -130,6 +143,7 @@ def _train_innocent(lab: Lab, number: int, data: str, path: Path) -> None:
         temporary,
         classes=logits.argmax(dim=1).numpy(),
         preferred=preferred_places(logits, lab.owned_runners_up()),
+        log_probabilities=lab.log_probabilities(student).astype(np.float16),
         numbers=np.array([accuracy, agreement, time.perf_counter() - started, finite]),
     )
     temporary.replace(path)
@@ -167,12 +181,45 @@ def _accuse(
         )
 
 
-def _name_of(row: ThiefRow | InnocentRow | EndpointRow) -> str:
+def _judge_innocents(
+    lab: Lab, names: Sequence[str], references: Sequence[Float64]
+) -> Iterator[OrderRow]:
+    """Judge each innocent by the seed's secret order, with the others as references."""
+    for number, name in enumerate(names):
+        others = [each for place, each in enumerate(references) if place != number]
+        yield lab.judge_order(
+            name,
+            references[number],
+            np.mean(others, axis=0),
+            data="innocent",
+            accuracy=percent_equal(references[number].argmax(axis=1), lab.parts.test[1].numpy()),
+            seconds=0.0,
+            finite=True,
+        )
+
+
+def _read_references(study: Study, out: Path) -> list[Float64]:
+    """Read the innocents' log-probabilities of the test images; none until all are trained."""
+    folder = out / f"seed{study.seeds[0]}"
+    found: list[Float64] = []
+    for number, data in enumerate(study.innocents):
+        path = folder / f"innocent-{number}-{data}.npz"
+        if not path.exists():
+            return []
+        with np.load(path, allow_pickle=False) as file:
+            found.append(file["log_probabilities"].astype(np.float64))
+    return found
+
+
+def _name_of(row: AnyRow) -> str:
     if isinstance(row, EndpointRow):
         return "endpoint"
+    if isinstance(row, OrderRow):
+        return f"order-{row.student}"
     return f"{row.student}@{row.share:g}" if isinstance(row, ThiefRow) else row.student
 
 
-def _append(path: Path, row: ThiefRow | InnocentRow | EndpointRow) -> None:
+def _append(path: Path, *rows: AnyRow) -> None:
+    """Append rows in one write, so that a kill leaves no part of them but a line cut off."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(row.model_dump_json() + "\n")
+        file.write("".join(row.model_dump_json() + "\n" for row in rows))

@@ -41,6 +41,7 @@ class Study(Document):
         independents: students trained on true labels, all under the first seed; half of them on
             the thief's images, half on others.
         honest: students trained on the answers of an honest key, under the first seed.
+        order_thieves: thieves on lists whose runners-up have a secret order in place of marks.
         secrets: other secrets that each innocent is tried against.
     """
 
@@ -59,6 +60,7 @@ class Study(Document):
     thieves: tuple[str, ...]
     independents: Annotated[int, Field(ge=0)]
     honest: Annotated[int, Field(ge=0)]
+    order_thieves: tuple[str, ...] = ()
     secrets: Annotated[int, Field(ge=1)]
 
     @property
@@ -71,7 +73,7 @@ class Study(Document):
     def _consistent(self) -> Self:
         from stingy_attacker_eval.mark_study.thieves import THIEVES
 
-        unknown = [name for name in self.thieves if name not in THIEVES]
+        unknown = [name for name in (*self.thieves, *self.order_thieves) if name not in THIEVES]
         if unknown:
             raise ValueError(f"expected thieves out of {', '.join(THIEVES)}, got {unknown}")
         if self.teacher.images is None or self.training.images is None:

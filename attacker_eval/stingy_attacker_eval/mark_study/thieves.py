@@ -11,7 +11,7 @@ from torch.nn import functional
 from stingy_attacker_eval.attacks import AttackerData, build_attacks
 from stingy_attacker_eval.attacks.networks import compute_logits
 from stingy_attacker_eval.errors import StudyError
-from stingy_attacker_eval.mark_study.marking import Items, MarkingOracle
+from stingy_attacker_eval.mark_study.marking import MarkingOracle
 from stingy_attacker_eval.oracle.query_session import QuerySession
 from stingy_attacker_eval.training import TrainSettings, predict, train
 
@@ -44,10 +44,9 @@ class Loot:
 
 @dataclass(frozen=True)
 class Stolen:
-    """A thief's student, and the marked inputs and controls of its key."""
+    """A thief's student, and the images that were queried for it."""
 
     student: nn.Module
-    items: Items
     queries: int
     finite: bool
 
@@ -188,7 +187,7 @@ def train_on_labels(
 
 
 def _stolen(loot: Loot, student: nn.Module, *, finite: bool, more_queries: int = 0) -> Stolen:
-    return Stolen(student, loot.oracle.items(), loot.oracle.charged() + more_queries, finite)
+    return Stolen(student, loot.oracle.charged() + more_queries, finite)
 
 
 THIEVES: Mapping[str, Thief] = {
@@ -196,6 +195,7 @@ THIEVES: Mapping[str, Thief] = {
     "label_only_plain": _attack("label_only", plain=True),
     "soft_label": _attack("soft_label"),
     "rank_and_label": _attack("rank_and_label"),
+    "rank_distillation": _attack("rank_distillation"),
     "consistent": _attack("consistent"),
     "semi_supervised": _semi_supervised,
     "label_votes": _attack("label_votes"),

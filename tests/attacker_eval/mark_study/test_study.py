@@ -45,6 +45,7 @@ thieves = {json.dumps(thieves)}
 independents = 2
 honest = 1
 secrets = 4
+order_thieves = ["rank_distillation"]
 [teacher]
 network = "cnn_tiny"
 images = 32
@@ -89,7 +90,8 @@ def test_study_goes_on_where_it_stopped(tmp_path: Path) -> None:
     rows.write_text(line + '{"kind": "thi')  # as a kill leaves it
     whole = run_study(tmp_path)
     assert rows.read_text().startswith(line)
-    assert whole.students == 2 * 2 + 3
+    assert whole.students == 2 * 2 + 3 + 2
+    assert [row.data for row in whole.orders] == ["innocent"] * 3 + ["thief"] * 2
     assert [each.seeds for each in whole.thieves] == [2, 2]
     assert len(whole.endpoints) == 2
     assert run_study(tmp_path).model_copy(update={"environment": {}}) == whole.model_copy(

@@ -1,4 +1,4 @@
-"""The exhibit of a real server proves that a model which repeats its answers was trained on them."""
+"""The exhibit of a real server convicts a suspect that repeats its answers, and no other."""
 
 from contextlib import closing
 from pathlib import Path
