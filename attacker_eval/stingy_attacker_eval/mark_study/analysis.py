@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stingy_attacker_eval.mark_study.rows import (
     LEVELS,
@@ -146,11 +145,12 @@ def find_chance(questions: int, informative: float, matching: float, runners_up:
     """
     from scipy.stats import binom
 
-    counts = np.arange(questions + 1)
+    mean = questions * informative
+    spread = 8 * (mean * (1 - informative)) ** 0.5 + 10  # numbers beyond it have no weight
+    counts = np.arange(max(1, int(mean - spread)), min(questions, int(mean + spread)) + 1)
     weights = binom.pmf(counts, questions, informative)
-    most = binom.isf(LEVEL, counts, 1 / runners_up)  # fewer matches than these are not enough
-    chances: NDArray[np.float64] = np.where(counts > 0, binom.sf(most, counts, matching), 0.0)
-    return float((weights * chances).sum())
+    most = binom.isf(LEVEL, counts, 1 / runners_up)  # so many matches are not enough yet
+    return float((weights * binom.sf(most, counts, matching)).sum())
 
 
 def questions_needed(informative: float, matching: float, runners_up: int) -> int | None:

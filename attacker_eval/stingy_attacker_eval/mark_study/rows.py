@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from stingy_attacker_eval.errors import StudyError
+from stingy_attacker_eval.files import write_atomic
 from stingy_attacker_eval.mark_study.marking import Items
 from stingy_attacker_eval.ownership.statistics import MatchTest, count_matches
 from stingy_attacker_eval.report_schema import Document
@@ -173,8 +174,17 @@ def judge_preferred(digits: str, runners_up: int) -> MatchTest:
     return count_matches(matched, np.ones(len(matched), bool), places)
 
 
+def drop_cut_line(path: Path) -> None:
+    """Drop a last line that a kill cut off, so that the next row begins a line."""
+    if path.exists():
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            write_atomic(path, whole)
+
+
 def read_rows(path: Path) -> list[AnyRow]:
-    """Read the rows of a file; none if there is no file. A last line cut off by a kill is left out.
+    """Read the rows of a file; none if there is no file. A last line that is cut off is left out.
 
     Raises StudyError if a line is no row.
     """

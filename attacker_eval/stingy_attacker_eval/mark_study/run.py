@@ -26,6 +26,7 @@ from stingy_attacker_eval.mark_study.rows import (
     InnocentRow,
     OrderRow,
     ThiefRow,
+    drop_cut_line,
     read_rows,
 )
 from stingy_attacker_eval.mark_study.settings import Study
@@ -103,6 +104,7 @@ def _run_seed(
     study: Study, parts: Parts, jobs: Sequence[Job], *, seed: int, folder: Path, console: Console
 ) -> None:
     rows = folder / ROWS
+    drop_cut_line(rows)
     done = {_name_of(row) for row in read_rows(rows)}
     lab: Lab | None = None
     for number, job in enumerate(jobs, 1):
