@@ -21,15 +21,22 @@ _PLANES = b"stingy marks planes"
 
 @dataclass(frozen=True)
 class Choice:
-    """The choice for one input.
+    """The choice for one input. Most inputs are neither marked nor controls.
 
     Attributes:
-        marked: whether its answer is marked; otherwise it is a control.
-        place: k, 1..m: the k-th class after the best is the mark, or would be that of a control.
+        marked: whether its answer is marked.
+        control: whether it is a control.
+        place: k, 1..m: the k-th class after the best is the mark, or would be.
     """
 
     marked: bool
+    control: bool
     place: int
+
+    @property
+    def kept(self) -> bool:
+        """Whether the input is kept as evidence."""
+        return self.marked or self.control
 
 
 class Chooser:
@@ -58,8 +65,8 @@ class Chooser:
         found = coarse_codes(self._secret, images, purpose=_PLANES, signs=SIGNS)
         return [size + code.tobytes() for code in found]
 
-    def choose(self, model: str, code: bytes, *, num_classes: int) -> Choice | None:
-        """Return the choice for an input, or None if it is neither marked nor a control.
+    def choose(self, model: str, code: bytes, *, num_classes: int) -> Choice:
+        """Return the choice for an input. It takes as long for every input.
 
         Args:
             model: the name of the model, whose versions share their choices.
@@ -67,11 +74,10 @@ class Chooser:
             num_classes: K, the number of the model's classes, at least 2.
         """
         name = model.encode()
-        marked = self._number("mark", name, code) < self._limit
-        if not marked and self._number("control", name, code) >= self._control_limit:
-            return None
-        place = 1 + self._number("place", name, code) % self.most(num_classes)
-        return Choice(marked, place)
+        numbers = [self._number(label, name, code) for label in ("mark", "control", "place")]
+        marked = numbers[0] < self._limit
+        control = not marked and numbers[1] < self._control_limit
+        return Choice(marked, control, 1 + numbers[2] % self.most(num_classes))
 
     def most(self, num_classes: int) -> int:
         """Return m for a model with K classes, of which the best is none."""

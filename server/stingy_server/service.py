@@ -131,6 +131,8 @@ class Service:
         self.begin_drain()
         for endpoint in self.fleet:
             await endpoint.engine.close()
+        if self.marker is not None:
+            self.marker.write_waiting()
         await self.writes.flush()
         await self.rates.close()
         if self.tokens is not None:
@@ -364,15 +366,13 @@ class Service:
             raise ServiceError(REFUSED)
         classes = endpoint.policy.num_classes
         plan = await self.marker.plan(endpoint.name, images, num_classes=classes)
-        flags = None if plan is None else plan.flags
-        whole, bits = await endpoint.engine.predict(images, caller=record.caller, flags=flags)
+        whole, bits = await endpoint.engine.predict(images, caller=record.caller, flags=plan.flags)
         record.engine_finished = time.perf_counter()
         answer = tighten_to_tier(whole, tier)
         if answer is not whole:
             bits = leak_bits(answer)
-        if plan is not None:
-            version = endpoint.manifest.version
-            self.marker.keep(plan, record, images, answer, version=version)
+        version = endpoint.manifest.version
+        self.marker.keep(plan, record, images, answer, version=version)
         return answer, bits
 
     def _reserve_watch(self, record: RequestRecord, images: int) -> None:

@@ -1,6 +1,7 @@
 """One broken part for each promise about marks that a check must catch."""
 
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -12,9 +13,9 @@ from stingy_server.marks.evidence import Evidence, Sealer
 class FirstRunnerUp(Chooser):
     """A choice that always puts the same runner-up first, as a list without a secret would."""
 
-    def choose(self, model: str, code: bytes, *, num_classes: int) -> Choice | None:
+    def choose(self, model: str, code: bytes, *, num_classes: int) -> Choice:
         choice = super().choose(model, code, num_classes=num_classes)
-        return choice and Choice(choice.marked, 1)
+        return replace(choice, place=1)
 
 
 class SharedNumber(Chooser):
@@ -29,7 +30,7 @@ def test_Y_choice_that_is_not_uniform_is_caught(broken: type[Chooser]) -> None:
     for chooser in (Chooser, broken):
         made = chooser(SECRET.value, share=0.05, runners_up=3)
 
-        def choose(code: bytes, made: Chooser = made) -> Choice | None:
+        def choose(code: bytes, made: Chooser = made) -> Choice:
             return made.choose("digits", code, num_classes=10)
 
         if chooser is Chooser:

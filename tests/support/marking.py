@@ -61,14 +61,14 @@ def alarmed_key(state: Path, *, action: Action = Action.MARK, store: str | None 
     return text
 
 
-def choices(images: Pixels, *, model: str = "digits", classes: int = 10) -> list[Choice | None]:
+def choices(images: Pixels, *, model: str = "digits", classes: int = 10) -> list[Choice]:
     """Return the choice for each image under `marked_settings`."""
     chooser = Chooser(SECRET.value.hex().encode(), share=SHARE, runners_up=3)
     return [chooser.choose(model, code, num_classes=classes) for code in chooser.codes(images)]
 
 
 def marked_rows(images: Pixels) -> list[int]:
-    return [row for row, each in enumerate(choices(images)) if each is not None and each.marked]
+    return [row for row, each in enumerate(choices(images)) if each.marked]
 
 
 def evidence(number: int = 0, *, key: str = "k", marked: bool = True, **fields: Any) -> Evidence:
@@ -94,12 +94,13 @@ def evidence(number: int = 0, *, key: str = "k", marked: bool = True, **fields: 
 
 
 def assert_rate_is_exact(
-    choose: Callable[[bytes], Choice | None], *, share: float, digests: int = 100_000
+    choose: Callable[[bytes], Choice], *, share: float, digests: int = 100_000
 ) -> None:
     """Check for a promise of Y that inputs are marked at a rate, and places are uniform."""
     found = [choose(number.to_bytes(8)) for number in range(digests)]
-    marked = [each for each in found if each is not None and each.marked]
-    controls = [each for each in found if each is not None and not each.marked]
+    marked = [each for each in found if each.marked]
+    controls = [each for each in found if each.control]
+    assert not [each for each in found if each.marked and each.control]
     most = 4 * (digests * share) ** 0.5  # standard deviations of a binomial number
     for group in (marked, controls):
         assert abs(len(group) - digests * share) < most

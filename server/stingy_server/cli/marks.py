@@ -52,7 +52,8 @@ def list_marks(config: Config = None, state: State = None, as_json: AsJson = Fal
     if as_json:
         typer.echo(json.dumps(rows))
     elif rows:
-        table(COLUMNS, [[str(row[column])[:19] for column in COLUMNS] for row in rows])
+        minutes = [{**row, "first": row["first"][:16], "last": row["last"][:16]} for row in rows]
+        table(COLUMNS, [[str(row[column]) for column in COLUMNS] for row in minutes])
     else:
         typer.echo("the state has no marks")
 

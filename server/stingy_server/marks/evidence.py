@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import orjson
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from stingy_server.codec.images import Pixels
 from stingy_server.marks.secret import MarkSecret
@@ -90,6 +88,9 @@ class Sealer:
     """
 
     def __init__(self, secret: MarkSecret, *, random: Callable[[int], bytes]) -> None:
+        # Imported here because cryptography is an optional dependency, and `forget` needs none.
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
         self._cipher = AESGCM(secret.derive("evidence"))
         self._random = random
 
@@ -108,6 +109,8 @@ class Sealer:
         Raises:
             EvidenceUnreadable: it was changed, or sealed for another row or under another secret.
         """
+        from cryptography.exceptions import InvalidTag
+
         try:
             plain = self._cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], row)
         except (InvalidTag, ValueError):  # ValueError: too short for a nonce

@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import random
 import time
 from collections import Counter
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,20 +26,36 @@ from stingy_server.store.keys import stamp
 from stingy_server.store.ledger import Entry, Ledger, event_entry
 
 log = logging.getLogger("stingy")
+_random = random.Random()  # noqa: S311  of its own, so that nobody else's seed decides
 
 # An entry of the ledger counts the marked answers of so long, so that it shows none of them.
 COUNT_EVERY_S = 3600.0
+LATER_S = (0.5, 1.5)  # after an answer, what is kept of it is written
 INLINE_BYTES = 2**20  # pixels up to this size are reduced on the event loop, in about 1 ms
 
 
-class Plan:
-    """The flags of a batch, one for each image, and the codes of the flagged images by row."""
+class Plan(NamedTuple):
+    """The plan for a batch.
 
-    __slots__ = ("codes", "flags")
+    Attributes:
+        flags: one for each image.
+        kept: the rows that are kept, each with the code of its coarse pixels.
+    """
 
-    def __init__(self, flags: list[Flag | None], codes: dict[int, bytes]) -> None:
-        self.flags = flags
-        self.codes = codes
+    flags: list[Flag]
+    kept: dict[int, bytes]
+
+
+class _Waiting(NamedTuple):
+    """An answered input that is not written yet."""
+
+    flag: Flag
+    code: bytes
+    record: RequestRecord
+    version: str
+    time: str
+    answer: SparseLogits  # of one row
+    pixels: Pixels
 
 
 class Marker:
@@ -67,6 +85,7 @@ class Marker:
         self._metrics = metrics
         self._uncounted: Counter[tuple[str, str]] = Counter()  # by key and model
         self._count_at = 0.0  # on the clock of `time.monotonic`
+        self._waiting: list[_Waiting] = []
 
     def start(self) -> None:
         """Make the secret that of the state at the first use.
@@ -76,8 +95,8 @@ class Marker:
         """
         self._store.adopt()
 
-    async def plan(self, model: str, images: Pixels, *, num_classes: int) -> Plan | None:
-        """Choose the images of a batch to flag, marked ones and controls. None for none at all.
+    async def plan(self, model: str, images: Pixels, *, num_classes: int) -> Plan:
+        """Flag the images of a batch, and choose which of them are kept.
 
         Args:
             model: the name of the model.
@@ -92,18 +111,15 @@ class Marker:
             return self._plan(model, images, num_classes)
         return await asyncio.to_thread(self._plan, model, images, num_classes)
 
-    def _plan(self, model: str, images: Pixels, num_classes: int) -> Plan | None:
-        flags: list[Flag | None] = []
-        codes: dict[int, bytes] = {}
+    def _plan(self, model: str, images: Pixels, num_classes: int) -> Plan:
+        plan = Plan([], {})
         most = self._chooser.most(num_classes)
         for row, code in enumerate(self._chooser.codes(images)):
             choice = self._chooser.choose(model, code, num_classes=num_classes)
-            if choice is None:
-                flags.append(None)
-                continue
-            flags.append(Flag(choice.place, most, choice.marked))
-            codes[row] = code
-        return Plan(flags, codes) if codes else None
+            plan.flags.append(Flag(choice.place, most, choice.marked))
+            if choice.kept:
+                plan.kept[row] = code
+        return plan
 
     def keep(
         self,
@@ -114,30 +130,39 @@ class Marker:
         *,
         version: str,
     ) -> None:
-        """Queue what is kept of an answered batch, and count its marked answers.
+        """Keep what was chosen of an answered batch, about a second later.
 
-        Nothing waits for the writes, so that the time of an answer does not show whether an image
-        was flagged. What cannot be written is lost, and the log says so.
+        The time of an answer would show whether an image was chosen, if the answer waited for the
+        write or shared its turn. What cannot be written is lost, and the log says so.
 
         Args:
             record: the request, with its key and its model.
             answer: the answers that leave.
             version: the version of the model.
         """
-        for row, code in plan.codes.items():
-            flag = plan.flags[row]
-            if flag is None or not flag.best:
-                continue
-            answered = self._answered(flag, code, record, answer, row, version)
-            if answered.answer[0] != (answered.mark if flag.marked else answered.top1):
-                continue  # two equal logits, whose exchange changes nothing
-            if flag.marked:
-                self._count(record)
-            evidence = Evidence(answered, np.array(images[row]))
-            kept = self._writes.submit(
-                partial(self._store.add, evidence, kept=self._settings.kept), locks=LOCKS
+        if plan.kept and not self._waiting:
+            asyncio.get_running_loop().call_later(_random.uniform(*LATER_S), self.write_waiting)
+        for row, code in plan.kept.items():
+            pixels = np.array(images[row])  # a copy, because the batch is freed
+            one = answer.rows(row, row + 1)
+            self._waiting.append(
+                _Waiting(plan.flags[row], code, record, version, stamp(), one, pixels)
             )
-            kept.add_done_callback(partial(self._count_kept, record.model))
+
+    def write_waiting(self) -> None:
+        """Queue the writes of what waits. A timer and the drain call it."""
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            answered = self._answered(each)
+            if answered.answer[0] != (answered.mark if each.flag.marked else answered.top1):
+                continue  # two equal logits, whose exchange changes nothing
+            if each.flag.marked:
+                self._count(answered)
+            kept = self._writes.submit(
+                partial(self._store.add, Evidence(answered, each.pixels), kept=self._settings.kept),
+                locks=LOCKS,
+            )
+            kept.add_done_callback(partial(self._count_kept, answered.model))
 
     def write_counts(self) -> None:
         """Write the counts that the ledger does not have yet. A stop calls it.
@@ -148,36 +173,28 @@ class Marker:
         if self._uncounted:
             self._ledger.append(*self._take_counts())
 
-    def _answered(
-        self,
-        flag: Flag,
-        code: bytes,
-        record: RequestRecord,
-        answer: SparseLogits,
-        row: int,
-        version: str,
-    ) -> Answered:
-        scores = None if answer.scores is None else tuple(answer.scores[row].tolist())
+    def _answered(self, waiting: _Waiting) -> Answered:
+        flag, record, answer = waiting.flag, waiting.record, waiting.answer
         return Answered(
             marked=flag.marked,
             key=record.caller,
             model=record.model,
-            version=version,
+            version=waiting.version,
             request=record.request_id,
-            time=stamp(),
-            coarse=self._secret.derive("coarse", record.model.encode(), code).hex(),
+            time=waiting.time,
+            coarse=self._secret.derive("coarse", record.model.encode(), waiting.code).hex(),
             top1=flag.best[0],
             runners_up=flag.best[1:],
             mark=flag.best[flag.place],
-            answer=tuple(answer.indices[row].tolist()),
-            scores=scores,
+            answer=tuple(answer.indices[0].tolist()),
+            scores=None if answer.scores is None else tuple(answer.scores[0].tolist()),
         )
 
-    def _count(self, record: RequestRecord) -> None:
-        self._metrics.count_marked(record.model)
+    def _count(self, answered: Answered) -> None:
+        self._metrics.count_marked(answered.model)
         if not self._uncounted:
             self._count_at = time.monotonic() + COUNT_EVERY_S
-        self._uncounted[record.caller, record.model] += 1
+        self._uncounted[answered.key, answered.model] += 1
 
     def _take_counts(self) -> list[Entry]:
         counted, self._uncounted = self._uncounted, Counter()

@@ -124,7 +124,7 @@ def test_ladder_escalates_one_step_at_a_time() -> None:
 
 @given(
     st.sampled_from(Action),
-    st.lists(st.sampled_from([Action.LABELS, Action.REFUSE]), max_size=3),
+    st.lists(st.sampled_from([Action.MARK, Action.LABELS, Action.REFUSE]), max_size=3),
     st.integers(0, 1000),
 )
 def test_alarm_never_loosens_the_action(action: Action, ladder: list[Action], images: int) -> None:
@@ -184,7 +184,9 @@ def test_cli_shows_a_suspended_key_and_releases_it_once(
         ("nothing", ()),
         ("labels", ("labels",)),
         ("refuse", ("refuse",)),
+        ("mark", ("mark",)),
         (["labels", "refuse"], ("labels", "refuse")),
+        (["mark", "labels"], ("mark", "labels")),
     ],
 )
 def test_then_setting_is_one_step_or_a_ladder(then: Any, ladder: tuple[str, ...]) -> None:

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numbered import numbered
-from stingy_server.inference.batch_queue import BatchQueue, Job
+from stingy_server.inference.batch_queue import BatchQueue, Job, flags_of, make_job
+from stingy_server.inference.flags import Flag
 
 SIZES = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 9)), min_size=1, max_size=40)
 
@@ -47,3 +48,21 @@ def test_S5_callers_are_served_in_turn(count: int, size: int) -> None:
         queue.put(job)
     first, second = queue.take(8), queue.take(8)
     assert any(job.caller == "honest" for job in first + second)
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.booleans()), min_size=1, max_size=9))
+def test_flags_of_jobs_are_beside_their_images(jobs: list[tuple[int, bool]]) -> None:
+    loop = asyncio.new_event_loop()
+    made: list[Job] = []
+    expected: list[Flag | None] = []
+    for size, flagged in jobs:
+        flags = [Flag(1, 1, True) for _ in range(size)] if flagged else None
+        expected += flags or [None] * size
+        made.append(make_job(numbered(*range(size)), loop.create_future(), "a", flags))
+    loop.close()
+    found = flags_of(made)
+    if found is None:
+        assert not any(flagged for _, flagged in jobs)
+    else:
+        assert any(flagged for _, flagged in jobs)
+        assert [id(flag) for flag in found] == [id(flag) for flag in expected]

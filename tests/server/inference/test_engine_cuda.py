@@ -11,6 +11,7 @@ from serving import make_bundle, make_settings, random_images, start_one
 from stingy_protection import SparseLogits
 from stingy_server.codec.images import Pixels
 from stingy_server.inference.engine import EmbeddedEngine
+from stingy_server.inference.flags import Flag, Flags
 from stingy_server.models.endpoints import Endpoint
 
 pytestmark = [pytest.mark.anyio, pytest.mark.cuda]
@@ -65,6 +66,20 @@ async def test_P5_cuda_strict_has_one_answer_over_batch_shapes(
     await endpoint.engine.close()
 
 
+async def test_Y1_cuda_engine_marks_flagged_images_alone(tmp_path: Path) -> None:
+    endpoint = start(tmp_path, strict=True, batch_size=64)
+    images = random_images(100)
+    plain = (await endpoint.engine.predict(images, caller="a")).answer
+    flags = [Flag(2, 3, row % 10 == 7) for row in range(100)]
+    marked = (await endpoint.engine.predict(images, caller="a", flags=flags)).answer
+    await endpoint.engine.close()
+    for row, flag in enumerate(flags):
+        first = flag.best[2] if flag.marked else flag.best[0]
+        assert marked.indices[row, 0] == first
+        assert plain.indices[row, 0] == flag.best[0]
+        assert same(marked.rows(row, row + 1), plain.rows(row, row + 1)) != flag.marked
+
+
 async def test_cuda_concurrent_requests_keep_their_own_pixels(tmp_path: Path) -> None:
     """Check that no request gets another's pixels, though buffers and streams are reused."""
     endpoint = start(tmp_path, strict=True, batch_size=32)
@@ -96,9 +111,9 @@ async def test_U5_cuda_out_of_memory_halves_only_its_own_batch(
     passes: list[int] = []
     answer_pass = engine._answer_pass
 
-    def record_pass(part: Pixels) -> SparseLogits:
+    def record_pass(part: Pixels, flags: Flags | None) -> SparseLogits:
         passes.append(len(part))
-        return answer_pass(part)
+        return answer_pass(part, flags)
 
     monkeypatch.setattr(engine, "_answer_pass", record_pass)
     torch.cuda.empty_cache()

@@ -37,7 +37,7 @@ def policy_of(text: str) -> Policy:
 POLICIES = [
     *(f"stingy:n=3,scores={form}" for form in ScoreForm),
     "stingy_smooth:n=3",
-    "reversed:n=3",
+    "reversed",
     "label",
     "ranked_labels:n=3",
     "ranked_buckets:n=3",
@@ -128,6 +128,21 @@ def test_Y3_policy_that_bends_exchanged_logits_is_refused() -> None:
     gate(policy, None)
     with pytest.raises(PolicyViolation, match="top-1"):
         gate(policy, [flag(), None, None, None, None, None])
+
+
+def test_Y5_worker_does_the_same_for_all_flagged_images(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    passed: list[tuple[int, ...]] = []
+
+    def record(policy: Policy, logits: Tensor, *, noise: Tensor | None = None) -> SparseLogits:
+        passed.append(tuple(logits.shape))
+        return sanitize(policy, logits, noise=noise)
+
+    monkeypatch.setattr("stingy_server.inference.flags.sanitize", record)
+    for marked in (True, False):
+        gate(policy_of("stingy:n=2"), [flag(marked=marked)] * 6)
+    assert passed == [(6, 10)] * 2
 
 
 def test_two_equal_logits_leave_the_answer_as_it_is() -> None:

@@ -85,7 +85,7 @@ async def test_exhibit_has_the_marks_and_controls_of_all_keys(
     made = exported(settings, tmp_path / "exhibit").exhibit
     assert read_exhibit(tmp_path / "exhibit") == made
     expected = {
-        IMAGES[row].tobytes(): choice for row, choice in enumerate(choices(IMAGES)) if choice
+        IMAGES[row].tobytes(): choice for row, choice in enumerate(choices(IMAGES)) if choice.kept
     }
     assert set(pixels(tmp_path / "exhibit", made)) == set(expected)
     assert len(made.items) == len(expected)  # an input of two keys is there once
