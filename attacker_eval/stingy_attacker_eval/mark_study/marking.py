@@ -186,9 +186,9 @@ def choose_codes(chooser: Chooser, codes: list[bytes], *, num_classes: int) -> C
     found = [chooser.choose(_MODEL, code, num_classes=num_classes) for code in codes]
     return Choices(
         codes,
-        np.array([choice is not None and choice.marked for choice in found], bool),
-        np.array([choice is not None and not choice.marked for choice in found], bool),
-        np.array([0 if choice is None else choice.place - 1 for choice in found], np.int64),
+        np.array([choice.marked for choice in found], bool),
+        np.array([choice.control for choice in found], bool),
+        np.array([choice.place - 1 for choice in found], np.int64),
     )
 
 

@@ -115,7 +115,7 @@ def test_answers_equal_those_of_the_servers_worker(policy: str) -> None:
     flags: list[Flag | None] = []
     for code in chooser.codes(IMAGES):
         choice = chooser.choose("teacher", code, num_classes=CLASSES)
-        flags.append(None if choice is None else Flag(choice.place, 3, choice.marked))
+        flags.append(Flag(choice.place, 3, choice.marked))
     logits = compute_logits(Sums(), to_device(IMAGES, torch.device("cpu")))
     gated = make_policy(policy, CLASSES)
     expected = mark(sanitize(gated, logits), flags, policy=gated, logits=logits, noise=None)
