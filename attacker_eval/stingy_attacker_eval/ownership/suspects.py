@@ -142,7 +142,7 @@ class PredictionFile:
             self._labels = reader(path)
         except FileNotFoundError:
             raise SuspectError(f"expected a file of predictions, got none at {path}") from None
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise SuspectError(f"expected predictions by id in {path}: {error}") from None
 
     def answer(self, item: Item, png: bytes) -> object:
@@ -172,7 +172,7 @@ class _Client:
             raise SuspectError(f"expected the status 200 from the suspect, got {status}")
         try:
             return json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise SuspectError("expected JSON from the suspect, got another reply") from None
 
     def _try_once(self, request: httpx.Request) -> tuple[int, float, bytes]:
@@ -266,9 +266,7 @@ def _read_npz(path: Path) -> dict[str, object]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (BadZipFile, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
+    except (BadZipFile, OSError, ValueError):
         raise ValueError("expected an npz file without pickles, got another") from None
     ids, labels = arrays.get("ids"), arrays.get("labels", arrays.get("scores"))
     if ids is None or labels is None or len(ids) != len(labels):

@@ -1,6 +1,7 @@
 """`stingy prove`: the sentence, the document and the page, and every bad input in a sentence."""
 
 import json
+from html import unescape
 from pathlib import Path
 
 import httpx
@@ -64,7 +65,7 @@ def test_sentence_has_matches_chance_and_p_value(tmp_path: Path) -> None:
 def test_page_has_the_verdict_limits_and_inputs_offline(tmp_path: Path) -> None:
     exhibit = make_exhibit(tmp_path / "e", marked=40, controls=40)
     proof = proof_of(tmp_path, thief_answers(exhibit))
-    page = (tmp_path / "out" / "proof.html").read_text()
+    page = unescape((tmp_path / "out" / "proof.html").read_text())
     assert proof.sentence in page
     assert "://" not in page
     assert "<script" not in page

@@ -105,7 +105,7 @@ def test_failing_suspect_is_named_in_a_sentence(item: Item, reply: Reply, text: 
 def test_absent_suspect_is_named_in_a_sentence(item: Item) -> None:
     with pytest.raises(SuspectError, match="got ConnectError"):
         query_http("http://127.0.0.1:9/x", item)
-    for url in ("ftp://x/y", "http://", "http://[x"):
+    for url in ("ftp://x/y", "http://", "http://x:y"):
         with pytest.raises(SuspectError, match="expected a URL"):
             query_http(url, item)
 
@@ -196,7 +196,7 @@ def test_other_open_inference_models_are_refused(item: Item, reply: Reply, text:
 @pytest.mark.parametrize("form", ["csv", "json", "labels", "scores"])
 def test_predictions_are_read_from_files(tmp_path: Path, item: Item, form: str) -> None:
     path = tmp_path / f"p.{form if form in ('csv', 'json') else 'npz'}"
-    ids = np.array([item.id, "0" * 32])
+    ids = np.array([item.id, "e" * 32])
     if form == "csv":
         path.write_text(f"label,id\ncat,{item.id}\n")
     elif form == "json":
@@ -220,6 +220,7 @@ def test_predictions_are_read_from_files(tmp_path: Path, item: Item, form: str) 
         ("p.json", "[1]", "one object"),
         ("p.json", '{"a": 1, "a": 2}', "each id once"),
         ("p.json", "{", "expected predictions"),
+        ("p.json", "[" * 100_000, "expected predictions"),
         ("p.npz", "no zip", "npz file without pickles"),
     ],
 )
