@@ -101,7 +101,7 @@ class MarkingOracle:
             support=policy.support,
             scores=policy.scores,
             decimals=policy.decimals,
-            fingerprint=policy.fingerprint(),
+            fingerprint=policy.fingerprint,
             image_size=(side, side),
             max_batch=_MOST_BATCH,
         )

@@ -91,7 +91,7 @@ def test_study_goes_on_where_it_stopped(tmp_path: Path) -> None:
     whole = run_study(tmp_path)
     assert rows.read_text().startswith(line)
     assert whole.students == 2 * 2 + 3 + 2
-    assert [row.data for row in whole.orders] == ["innocent"] * 3 + ["thief"] * 2
+    assert sorted(row.data for row in whole.orders) == ["innocent"] * 3 + ["thief"] * 2
     assert [each.seeds for each in whole.thieves] == [2, 2]
     assert len(whole.endpoints) == 2
     assert run_study(tmp_path).model_copy(update={"environment": {}}) == whole.model_copy(
