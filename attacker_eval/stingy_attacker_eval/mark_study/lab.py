@@ -84,7 +84,8 @@ def shrink(images: Images, side: int) -> Images:
         raise StudyError(f"expected a multiple of {side} pixels a side, got {height}x{width}")
     step = height // side
     cells = images.reshape(count, side, step, side, step, channels).mean(axis=(2, 4))
-    return np.rint(cells).astype(np.uint8)
+    shrunk: Images = np.rint(cells).astype(np.uint8)
+    return shrunk
 
 
 class Lab:

@@ -29,7 +29,7 @@ def follower(strength: float, *, seed: int) -> Float64:
 
 
 def test_first_class_set_and_scores_of_the_places_stay() -> None:
-    scores = np.tile(np.float32([-0.5, -1, -2, -3]), (IMAGES, 1))
+    scores = np.tile(np.array([-0.5, -1, -2, -3], np.float32), (IMAGES, 1))
     answers = Answers(LISTS, scores, CLASSES, "log_prob")
     ranks = secret_orders(SECRET, CLASSES)
     found = order_answers(answers, ranks)

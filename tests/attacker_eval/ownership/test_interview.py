@@ -1,6 +1,7 @@
 """Questions are put once, in an order that shows nothing, and every form of class is read."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ LABELS = ("cat", "dog", "7")
 class ListedSuspect:
     """A suspect that answers from a table, and fails where it has an error."""
 
-    def __init__(self, answers: dict[str, object], name: str = "listed") -> None:
+    def __init__(self, answers: Mapping[str, object], name: str = "listed") -> None:
         self.name = name
         self.answers = answers
         self.questions: list[str] = []
@@ -89,8 +90,8 @@ def test_V4_order_does_not_show_the_marked_questions(tmp_path: Path) -> None:
 
 def test_interview_goes_on_where_it_stopped(tmp_path: Path) -> None:
     exhibit = make_exhibit(tmp_path / "e", marked=4, controls=4)
-    answers = dict(thief_answers(exhibit))
-    lost = {item.id: SuspectError("gone") for item in exhibit.items[3:]}
+    answers: dict[str, object] = dict(thief_answers(exhibit))
+    lost: dict[str, object] = {item.id: SuspectError("gone") for item in exhibit.items[3:]}
     first = question(exhibit, tmp_path / "e", ListedSuspect(answers | lost), tmp_path / "o")
     assert first.failure == "gone"
     assert first.unanswered == 8 - len(first.answers)

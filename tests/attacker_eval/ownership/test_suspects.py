@@ -12,7 +12,6 @@ import pytest
 from exhibits import make_exhibit, suspect_server
 from serving import png, random_images
 from stingy_attacker_eval.errors import SuspectError
-from stingy_attacker_eval.ownership import suspects
 from stingy_attacker_eval.ownership.suspects import HttpSuspect, OipSuspect, PredictionFile
 from stingy_attacker_eval.ownership.template import Template, read_template
 from stingy_clients.exhibit import Item
@@ -112,7 +111,7 @@ def test_absent_suspect_is_named_in_a_sentence(item: Item) -> None:
 
 def test_busy_suspect_is_tried_three_times(item: Item, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(suspects.time, "sleep", waits.append)
+    monkeypatch.setattr(time, "sleep", waits.append)
     statuses = [503, 429, 200, 429, 429, 429]
 
     def reply(path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
