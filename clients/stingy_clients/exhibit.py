@@ -8,13 +8,13 @@ Invariant: no item is returned of a folder in which a byte has changed.
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stingy_clients.errors import ClientError
 
-FORMAT = "stingy exhibit 1"
+FORMAT: Final = "stingy exhibit 1"
 DOCUMENT = "exhibit.json"  # of the folder
 IMAGES = "images"  # the folder of the PNG files in it
 MOST_BYTES = 2**30  # of the document, and of an image
@@ -113,8 +113,9 @@ class Exhibit(_Part):
             else of it.
         created: the time of the export, in UTC.
         items: the marked inputs and the controls, in the order of their ids.
-        digest: SHA-256 of all fields above, in hex, and through `Item.sha256` of every image.
-        seal: HMAC-SHA256 of the digest under the secret, in hex. The secret's owner can check it.
+        seal: HMAC-SHA256 under the secret, in hex, of the SHA-256 of all fields above. The secret's
+            owner can check it.
+        digest: SHA-256 of all other fields, in hex, and through `Item.sha256` of every image.
     """
 
     format: Literal["stingy exhibit 1"] = FORMAT
@@ -126,8 +127,8 @@ class Exhibit(_Part):
     commitment: Hex
     created: str
     items: tuple[Item, ...]
-    digest: Hex
     seal: Hex
+    digest: Hex
 
     @property
     def marked(self) -> tuple[Item, ...]:
@@ -156,13 +157,17 @@ class Exhibit(_Part):
         return self
 
 
+def content_of(exhibit: Exhibit) -> str:
+    """Compute the SHA-256 of an exhibit's fields but `seal` and `digest`, in hex."""
+    return _sha256(exhibit, exclude={"seal", "digest"})
+
+
 def digest_of(exhibit: Exhibit) -> str:
-    """Compute the SHA-256 of an exhibit's fields but `digest` and `seal`, in hex.
+    """Compute the SHA-256 of an exhibit's fields but `digest`, in hex.
 
     It is that of their JSON in UTF-8, without spaces, in the order of the fields.
     """
-    fields = exhibit.model_dump_json(exclude={"digest", "seal"})
-    return hashlib.sha256(fields.encode()).hexdigest()
+    return _sha256(exhibit, exclude={"digest"})
 
 
 def document_of(exhibit: Exhibit) -> bytes:
@@ -206,6 +211,10 @@ def read_image(folder: Path, item: Item) -> bytes:
             f"expected the image that was exported, got a changed {item.file}: export it anew"
         )
     return png
+
+
+def _sha256(exhibit: Exhibit, *, exclude: set[str]) -> str:
+    return hashlib.sha256(exhibit.model_dump_json(exclude=exclude).encode()).hexdigest()
 
 
 def _read_file(folder: Path, name: str) -> bytes:

@@ -35,7 +35,7 @@ class Choice:
 
     @property
     def kept(self) -> bool:
-        """Whether the input is kept as evidence."""
+        """True if the input is kept as evidence."""
         return self.marked or self.control
 
 

@@ -343,7 +343,7 @@ class Settings(BaseSettings):
 
     @property
     def may_mark(self) -> bool:
-        """Whether an alarm or a tier marks answers."""
+        """True if an alarm or a tier marks answers."""
         return "mark" in self.watch.ladder or any(tier.mark for tier in self.tiers.values())
 
     @field_validator("tiers")

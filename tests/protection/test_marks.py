@@ -29,7 +29,7 @@ def test_Y4_choice_follows_from_secret_model_and_input() -> None:
 
 
 def test_larger_share_marks_the_same_inputs_and_more() -> None:
-    digests = [number.to_bytes(8) for number in range(20_000)]
+    digests = [number.to_bytes(8) for number in range(4_000)]
     few, many = (
         {digest for digest in digests if each.choose("m", digest, num_classes=10).marked}
         for each in (CHOOSER, OFTEN)
@@ -52,7 +52,7 @@ def test_Y4_near_copies_mostly_share_their_choice() -> None:
     low_bit[:, 3, 5, 2] ^= 1
     brighter = np.clip(PICTURES, 0, 245) + np.uint8(4)
     assert len(set(codes)) == len(codes)
-    assert len(differing(CHOOSER.codes(low_bit), codes)) <= 2
+    assert len(differing(CHOOSER.codes(low_bit), codes)) < len(codes) / 50
     assert len(differing(CHOOSER.codes(brighter), CHOOSER.codes(np.clip(PICTURES, 0, 245)))) == 0
     assert len(differing(CHOOSER.codes(noisy(PICTURES)), codes)) < len(codes) / 2
 

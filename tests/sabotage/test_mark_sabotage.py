@@ -34,10 +34,10 @@ def test_Y_choice_that_is_not_uniform_is_caught(broken: type[Chooser]) -> None:
             return made.choose("digits", code, num_classes=10)
 
         if chooser is Chooser:
-            assert_rate_is_exact(choose, share=0.05, digests=20_000)
+            assert_rate_is_exact(choose, share=0.05, digests=6_000)
         else:
             with pytest.raises(AssertionError):
-                assert_rate_is_exact(choose, share=0.05, digests=20_000)
+                assert_rate_is_exact(choose, share=0.05, digests=6_000)
 
 
 class RowlessSealer(Sealer):

@@ -330,7 +330,7 @@ async def test_O_label_that_clients_invent_is_caught(tmp_path: Path) -> None:
         async with client_of(httpx.ASGITransport(CountingPaths(app, registry))) as client:
             for number in range(50):
                 await client.get(f"/{number}")
-        assert before < 10
+        assert before < 12
         assert len(metric_labels(registry)) >= 50
 
 

@@ -20,6 +20,7 @@ from stingy_clients.exhibit import (
     Exhibit,
     Item,
     LedgerReference,
+    content_of,
     digest_of,
     document_of,
 )
@@ -201,19 +202,15 @@ def _document(
         commitment=secret.commitment.hex(),
         created=stamp(),
         items=tuple(items),
-        digest=UNSIGNED,
         seal=UNSIGNED,
+        digest=UNSIGNED,
     )
 
 
 def _sign(exhibit: Exhibit, secret: MarkSecret) -> Exhibit:
-    digest = digest_of(exhibit)
-    return exhibit.model_copy(update={"digest": digest, "seal": seal_of(digest, secret)})
-
-
-def seal_of(digest: str, secret: MarkSecret) -> str:
-    """Return the seal of an exhibit: the HMAC of its digest under the secret, in hex."""
-    return secret.derive("exhibit", digest.encode()).hex()
+    seal = secret.derive("exhibit", content_of(exhibit).encode()).hex()
+    sealed = exhibit.model_copy(update={"seal": seal})
+    return sealed.model_copy(update={"digest": digest_of(sealed)})
 
 
 def _png(pixels: Pixels) -> bytes:

@@ -25,7 +25,7 @@ from marking import (
 )
 from serving import running
 from stingy_clients.errors import ClientError
-from stingy_clients.exhibit import Exhibit, digest_of, read_exhibit, read_image
+from stingy_clients.exhibit import Exhibit, content_of, read_exhibit, read_image
 from stingy_server import Database, Settings
 from stingy_server.maintenance.prune import prune
 from stingy_server.marks.evidence import EvidenceUnreadable
@@ -134,7 +134,7 @@ async def test_export_of_one_key(settings: Settings, tmp_path: Path) -> None:
 
 async def test_Y6_seal_belongs_to_the_secret(settings: Settings, tmp_path: Path) -> None:
     made = exported(settings, tmp_path / "exhibit").exhibit
-    message = b"stingy marks exhibit\0" + (64).to_bytes(4) + digest_of(made).encode()
+    message = b"stingy marks exhibit\0" + (64).to_bytes(4) + content_of(made).encode()
     assert made.seal == hmac.digest(FILE_SECRET.value, message, "sha256").hex()
 
 

@@ -53,10 +53,9 @@ async def answers(client: httpx.AsyncClient, key: str, images: Any = IMAGES) -> 
     ]
 
 
-def kept(settings: Settings) -> list[Answered]:
-    secret = MarkSecret(SECRET.value.hex().encode())
+def kept(settings: Settings, secret: bytes = SECRET.value.hex().encode()) -> list[Answered]:
     with closing(Database(settings.state, create=False)) as database:
-        return [each.answered for _, each in MarkStore(database, secret).all()]
+        return [each.answered for _, each in MarkStore(database, MarkSecret(secret)).all()]
 
 
 def ledger(settings: Settings) -> list[Entry]:
@@ -202,7 +201,7 @@ async def test_Y5_marks_leak_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFi
         entries, lines = ledger(settings), [record.getMessage() for record in caplog.records]
         everything = b"".join([*shown, metrics, repr(entries).encode(), repr(lines).encode()])
         assert value not in everything
-        for evidence in kept(settings):
+        for evidence in kept(settings, value):
             assert evidence.coarse.encode() not in everything
         forms.append([(entry.event, entry.images, entry.answered) for entry in entries])
     assert forms[0] == forms[1]

@@ -16,7 +16,9 @@ from marking import (
     marked_rows,
     write_secret,
 )
-from serving import make_bundle, make_key, served
+from serving import make_bundle, make_key, make_settings, running, served
+
+BATCH = 8  # images of a request
 
 
 @pytest.fixture(scope="module")
@@ -42,35 +44,38 @@ def twins(folder: Path) -> Iterator[tuple[httpx.Client, httpx.Client]]:
 
 
 def contents(client: httpx.Client) -> list[bytes]:
-    """Query each image alone, and return the bodies."""
+    """Query the images in batches, and return the bodies."""
     return [
-        client.post("/v2/models/digits/infer", json=tensor(IMAGES[row : row + 1])).content
-        for row in range(len(IMAGES))
+        client.post("/v2/models/digits/infer", json=tensor(IMAGES[row : row + BATCH])).content
+        for row in range(0, len(IMAGES), BATCH)
     ]
 
 
-def test_Y1_twins_differ_in_marked_inputs_alone(
+@pytest.mark.anyio
+async def test_Y1_twins_differ_in_marked_inputs_alone(
     folder: Path, twins: tuple[httpx.Client, httpx.Client]
 ) -> None:
     honest, suspect = twins
     plain = contents(honest)
     marked = contents(suspect)
-    assert differing(plain, marked) == marked_rows(IMAGES)
     assert contents(honest) == plain
+    assert differing(firsts(plain), firsts(marked)) == marked_rows(IMAGES)
+    batches = {row // BATCH for row in marked_rows(IMAGES)}
+    assert differing(plain, marked) == sorted(batches)
     # A server without marks gives the honest key the same bytes.
-    with served(folder / "b", "--strict", state=folder / "plain") as (url, _):
-        headers = {"Authorization": f"Bearer {make_key(folder / 'plain')}"}
-        with httpx.Client(base_url=url, headers=headers) as client:
-            assert contents(client) == plain
+    settings = make_settings(folder / "plain", folder / "b", strict=True)
+    async with running(settings) as (client, _):
+        for number, body in enumerate(plain):
+            images = IMAGES[number * BATCH : (number + 1) * BATCH]
+            response = await client.post("/v2/models/digits/infer", json=tensor(images))
+            assert response.content == body
 
 
-def test_Y1_honest_key_shares_batches_with_marked_images(
-    twins: tuple[httpx.Client, httpx.Client],
-) -> None:
-    honest, suspect = twins
-    whole = [
-        client.post("/v2/models/digits/infer", json=tensor(IMAGES)).json()["outputs"]
-        for client in (honest, suspect, honest)
-    ]
-    assert whole[0] == whole[2]
-    assert whole[0] != whole[1]
+def firsts(bodies: list[bytes]) -> list[int]:
+    """Return the first class of each image."""
+    found = []
+    for body in bodies:
+        outputs = {each["name"]: each for each in json.loads(body)["outputs"]}
+        width = outputs["indices"]["shape"][1]
+        found += outputs["indices"]["data"][::width]
+    return found
