@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -114,8 +115,13 @@ class Replies:
 @contextmanager
 def suspect_server(
     reply: Callable[[str, bytes], tuple[int, dict[str, str], bytes]],
+    *,
+    pause: float = 0.0,
 ) -> Iterator[Replies]:
-    """Run a suspect on a free port."""
+    """Run a suspect on a free port.
+
+    pause: seconds between two bytes of a reply; 0 sends it at once.
+    """
     replies = Replies(reply)
 
     class Handler(BaseHTTPRequestHandler):
@@ -127,7 +133,11 @@ def suspect_server(
             for name, value in {"Content-Length": str(len(content)), **headers}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(content)
+            step = 1 if pause else max(1, len(content))
+            for start in range(0, len(content), step):
+                with suppress(OSError):  # the client may have left
+                    self.wfile.write(content[start : start + step])
+                time.sleep(pause)
 
         def do_GET(self) -> None:
             self.do_POST()

@@ -22,7 +22,7 @@ _TUNING_LR = 0.02
 
 @dataclass(frozen=True)
 class Loot:
-    """What a thief owns, and the student that it trains.
+    """The data of a thief, and the settings of its student.
 
     images: uint8 `[n, 3, H, W]`; labels: their true classes, int64 `[n]`.
     clean, clean_labels: other images that the thief labelled himself.

@@ -121,7 +121,8 @@ def interview_suspect(
         answers = dict(kept)
         failure, failures, unanswered = None, 0, 0
         with (out / ANSWERS).open("a", encoding="utf-8") as file:
-            if not file.tell():
+            if not kept:
+                file.truncate(0)
                 _append(file.write, {"exhibit": exhibit.digest, "suspect": suspect.name})
             for number, item in enumerate(_shuffle(exhibit), 1):
                 if item.id in answers:
