@@ -1,12 +1,13 @@
 """The audit's part of the `stingy` command. A command imports torch and the rest when it runs."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from stingy_attacker_eval import prove_commands
+from stingy_attacker_eval.command_errors import report_errors
 
 
 class ExecutorKind(StrEnum):
@@ -33,6 +34,8 @@ audit = typer.Typer(
     no_args_is_help=True, help="Attack an endpoint and report how much the attacks gain."
 )
 app.add_typer(audit, name="audit")
+app.command()(prove_commands.prove)
+audit.command("mark-study")(prove_commands.study)
 
 
 @audit.command()
@@ -66,7 +69,7 @@ def run(
     ] = "1/1",
 ) -> None:
     """Buy answers over HTTP, train students on them, and write report.json and report.html."""
-    with _report_errors():
+    with report_errors():
         from rich.console import Console
 
         from stingy_attacker_eval.audit.executors import in_processes, in_turn, on_ray
@@ -117,7 +120,7 @@ def report(
     ] = ReportFormat.HTML,
 ) -> None:
     """Draw or print the report of a finished audit from its report.json."""
-    with _report_errors():
+    with report_errors():
         from stingy_attacker_eval.report.html import read_audit, write_report
 
         if form is ReportFormat.HTML:
@@ -149,7 +152,7 @@ def compare(
     ] = None,
 ) -> None:
     """Compare two audits of the same data, students and training, and flag what leaks more."""
-    with _report_errors():
+    with report_errors():
         from rich.console import Console
 
         from stingy_attacker_eval.report.comparison import compare_audits
@@ -183,7 +186,7 @@ def gate(
 
     It fails if an uplift may be too large, or if a run is missing or broken.
     """
-    with _report_errors():
+    with report_errors():
         from rich.console import Console
 
         from stingy_attacker_eval.errors import GateError
@@ -241,7 +244,7 @@ def lab(
 
     A teacher that is there already, trained in the same way, is kept.
     """
-    with _report_errors():
+    with report_errors():
         from rich.console import Console
 
         from stingy_attacker_eval.audit.protocol import load_protocol
@@ -289,7 +292,7 @@ def attacks(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the attacks with their needs and references, one line each. JSON has the whole texts."""
-    with _report_errors():
+    with report_errors():
         import json
 
         from stingy_attacker_eval.attacks import attack_types
@@ -324,33 +327,9 @@ def demo(
     out: Annotated[Path, typer.Option(help="The demo's own folder.")] = Path("demo"),
 ) -> None:
     """Train, serve, attack and report on one small data set, in about a minute."""
-    with _report_errors():
+    with report_errors():
         from rich.console import Console
 
         from stingy_attacker_eval.demo import run_demo
 
         run_demo(out, console=Console())
-
-
-@contextmanager
-def _report_errors() -> Iterator[None]:
-    """Print an error in red, one line for each fault, and exit with 1; with 130 on Ctrl-C.
-
-    Only EvalError, ClientError and OSError are handled.
-    """
-    from stingy_attacker_eval.errors import EvalError
-    from stingy_clients import ClientError
-
-    try:
-        yield
-    except (EvalError, ClientError) as error:
-        for line in getattr(error, "faults", (str(error),)):
-            typer.secho(line, fg="red", err=True)
-        raise typer.Exit(1) from None
-    except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        typer.secho(f"{error.strerror or type(error).__name__}{where}", fg="red", err=True)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt as stop:
-        typer.secho(str(stop) or "stopped; finished work is kept", fg="red", err=True)
-        raise typer.Exit(130) from None

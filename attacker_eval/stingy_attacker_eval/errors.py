@@ -9,6 +9,9 @@ EvalError
   * BudgetExhausted   the attack queried more images than its budget
   * AuditError        the run folder or the report cannot be used
   * GateError         the audit does not pass; names every reason
+  * SuspectError      a suspect gave no answers, or cannot be questioned; names every fault
+  * ProofError        the exhibit has nothing to prove, or a document is no proof
+  * StudyError        a study of marks cannot be run
   * DemoError         the demo could not be set up, or its server failed
 """
 
@@ -58,6 +61,18 @@ class AuditError(EvalError):
 
 class GateError(_FaultsError):
     """The audit does not pass."""
+
+
+class SuspectError(_FaultsError):
+    """The suspect gave no answers, or cannot be questioned."""
+
+
+class ProofError(EvalError):
+    """The exhibit has nothing to prove, or a document is no proof."""
+
+
+class StudyError(EvalError):
+    """A study of marks cannot be run."""
 
 
 class DemoError(EvalError):

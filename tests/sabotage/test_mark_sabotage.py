@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from marking import SECRET, assert_rate_is_exact, assert_swapped_rows_fail
-from stingy_server.marks.choice import Choice, Chooser
+from stingy_protection.marks import Choice, Chooser
 from stingy_server.marks.evidence import Evidence, Sealer
 
 
@@ -28,7 +28,7 @@ class SharedNumber(Chooser):
 @pytest.mark.parametrize("broken", [FirstRunnerUp, SharedNumber])
 def test_Y_choice_that_is_not_uniform_is_caught(broken: type[Chooser]) -> None:
     for chooser in (Chooser, broken):
-        made = chooser(SECRET, share=0.05, runners_up=3)
+        made = chooser(SECRET.value, share=0.05, runners_up=3)
 
         def choose(code: bytes, made: Chooser = made) -> Choice:
             return made.choose("digits", code, num_classes=10)

@@ -10,10 +10,10 @@ import numpy as np
 
 from serving import make_bundle, make_key, make_settings, random_images
 from stingy_clients.exhibit import Exhibit
+from stingy_protection.marks import Choice, Chooser
 from stingy_server import Database, Keys, Settings
 from stingy_server.codec.images import Pixels
 from stingy_server.detection.key_profiles import Action, KeyProfileStore, Observation
-from stingy_server.marks.choice import Choice, Chooser
 from stingy_server.marks.evidence import Answered, Evidence, EvidenceUnreadable
 from stingy_server.marks.secret import MarkSecret
 from stingy_server.settings import MarkSettings, Tier, WatchSettings
@@ -63,8 +63,7 @@ def alarmed_key(state: Path, *, action: Action = Action.MARK, store: str | None 
 
 def choices(images: Pixels, *, model: str = "digits", classes: int = 10) -> list[Choice]:
     """Return the choice for each image under `marked_settings`."""
-    secret = MarkSecret(SECRET.value.hex().encode())
-    chooser = Chooser(secret, share=SHARE, runners_up=3)
+    chooser = Chooser(SECRET.value.hex().encode(), share=SHARE, runners_up=3)
     return [chooser.choose(model, code, num_classes=classes) for code in chooser.codes(images)]
 
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from stingy_protection import SparseLogits
+from stingy_protection.marks import Chooser
 from stingy_server.codec.images import Pixels
 from stingy_server.inference.flags import Flag
-from stingy_server.marks.choice import Chooser
 from stingy_server.marks.evidence import Answered, Evidence
 from stingy_server.marks.mark_store import LOCKS, MarkStore
 from stingy_server.marks.secret import MarkSecret
@@ -78,7 +78,7 @@ class Marker:
     ) -> None:
         self._secret = secret
         self._settings = settings
-        self._chooser = Chooser(secret, share=settings.share, runners_up=settings.runners_up)
+        self._chooser = Chooser(secret.value, share=settings.share, runners_up=settings.runners_up)
         self._store = MarkStore(database, secret)
         self._writes = writes
         self._ledger = ledger

@@ -4,13 +4,13 @@ It is a file of its own, outside of the state folder, so that a copy of the stat
 """
 
 import hashlib
-import hmac
 import stat
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from stingy_protection.files import read_regular_file
+from stingy_protection.marks import mark_digest
 from stingy_server.errors import ConfigurationError
 
 LEAST_BYTES, MOST_BYTES = 32, 4096
@@ -40,10 +40,7 @@ class MarkSecret:
             label: separates this use of the secret from any other.
             parts: their lengths are part of the message, so that no two lists give one message.
         """
-        message = b"stingy marks " + label.encode() + b"\0"
-        for part in parts:
-            message += len(part).to_bytes(4) + part
-        return hmac.digest(self.value, message, "sha256")
+        return mark_digest(self.value, label, *parts)
 
 
 def read_mark_secret(path: Path, *, state: Path) -> MarkSecret:

@@ -5,11 +5,11 @@ import pytest
 
 from marking import OTHER_SECRET, SECRET, assert_rate_is_exact, differing
 from serving import random_images
-from stingy_server.marks.choice import Chooser
+from stingy_protection.marks import Chooser
 from watched_images import PICTURES, noisy
 
-CHOOSER = Chooser(SECRET, share=0.005, runners_up=3)
-OFTEN = Chooser(SECRET, share=0.1, runners_up=3)
+CHOOSER = Chooser(SECRET.value, share=0.005, runners_up=3)
+OFTEN = Chooser(SECRET.value, share=0.1, runners_up=3)
 
 
 def test_Y4_rate_of_marks_is_exact() -> None:
@@ -21,10 +21,10 @@ def test_Y4_rate_of_marks_is_exact() -> None:
 def test_Y4_choice_follows_from_secret_model_and_input() -> None:
     codes = OFTEN.codes(random_images(300))
     chosen = [OFTEN.choose("digits", code, num_classes=10) for code in codes]
-    same = Chooser(SECRET, share=0.1, runners_up=3)
+    same = Chooser(SECRET.value, share=0.1, runners_up=3)
     assert [same.choose("digits", code, num_classes=10) for code in codes] == chosen
     for model, secret in (("cats", SECRET), ("digits", OTHER_SECRET)):
-        other = Chooser(secret, share=0.1, runners_up=3)
+        other = Chooser(secret.value, share=0.1, runners_up=3)
         assert differing([other.choose(model, code, num_classes=10) for code in codes], chosen)
 
 

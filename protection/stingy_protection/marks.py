@@ -5,11 +5,13 @@ after every restart. Near-copies of an image mostly share its choice, so that th
 show which of them is marked.
 """
 
+import hmac
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from stingy_protection.thumbnails import coarse_codes
-from stingy_server.codec.images import Pixels
-from stingy_server.marks.secret import MarkSecret
 
 # More signs than those of `keyed_noise`: with 16, one code stands for so many different images that
 # the share of marked answers is far from the share of marked codes.
@@ -46,13 +48,13 @@ class Chooser:
         runners_up: m, the number of classes after the best among which a mark is chosen.
     """
 
-    def __init__(self, secret: MarkSecret, *, share: float, runners_up: int) -> None:
+    def __init__(self, secret: bytes, *, share: float, runners_up: int) -> None:
         self._secret = secret
         self._limit = round(share * 2**64)
         self._control_limit = round(share / (1 - share) * 2**64)
         self._runners_up = runners_up
 
-    def codes(self, images: Pixels) -> list[bytes]:
+    def codes(self, images: npt.NDArray[np.uint8]) -> list[bytes]:
         """Return the code of each image's coarse pixels and of its size.
 
         Args:
@@ -60,7 +62,7 @@ class Chooser:
         """
         height, width = images.shape[1:3]
         size = height.to_bytes(4) + width.to_bytes(4)
-        found = coarse_codes(self._secret.value, images, purpose=_PLANES, signs=SIGNS)
+        found = coarse_codes(self._secret, images, purpose=_PLANES, signs=SIGNS)
         return [size + code.tobytes() for code in found]
 
     def choose(self, model: str, code: bytes, *, num_classes: int) -> Choice:
@@ -83,4 +85,17 @@ class Chooser:
 
     def _number(self, label: str, model: bytes, code: bytes) -> int:
         """Return a number that is uniform in 0..2^64 - 1 over secrets."""
-        return int.from_bytes(self._secret.derive(label, model, code)[:8])
+        return int.from_bytes(mark_digest(self._secret, label, model, code)[:8])
+
+
+def mark_digest(secret: bytes, label: str, *parts: bytes) -> bytes:
+    """Return the HMAC-SHA256 of a label and parts under the secret of the marks, 32 bytes.
+
+    Args:
+        label: separates this use of the secret from any other.
+        parts: their lengths are part of the message, so that no two lists give one message.
+    """
+    message = b"stingy marks " + label.encode() + b"\0"
+    for part in parts:
+        message += len(part).to_bytes(4) + part
+    return hmac.digest(secret, message, "sha256")

@@ -1,0 +1,30 @@
+"""The end of a command that fails: one red line for each fault."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+
+@contextmanager
+def report_errors() -> Iterator[None]:
+    """Print an error in red, one line for each fault, and exit with 1; with 130 on Ctrl-C.
+
+    Only EvalError, ClientError and OSError are handled.
+    """
+    from stingy_attacker_eval.errors import EvalError
+    from stingy_clients import ClientError
+
+    try:
+        yield
+    except (EvalError, ClientError) as error:
+        for line in getattr(error, "faults", (str(error),)):
+            typer.secho(line, fg="red", err=True)
+        raise typer.Exit(1) from None
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        typer.secho(f"{error.strerror or type(error).__name__}{where}", fg="red", err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt as stop:
+        typer.secho(str(stop) or "stopped; finished work is kept", fg="red", err=True)
+        raise typer.Exit(130) from None

@@ -1,0 +1,1 @@
+"""The study of marks: which thieves they find, and how many innocents they accuse."""

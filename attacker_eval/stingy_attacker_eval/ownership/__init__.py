@@ -1,0 +1,1 @@
+"""The proof that a suspect model was trained on an endpoint's marked answers."""

@@ -1,0 +1,35 @@
+"""The HTML page of a proof; it opens without a network."""
+
+from pathlib import Path
+
+from stingy_attacker_eval.files import write_atomic, write_json
+from stingy_attacker_eval.ownership.proof import Matches, Proof, format_p
+
+DOCUMENT = "proof.json"
+PAGE = "proof.html"
+
+
+def write_proof(folder: Path, proof: Proof) -> Path:
+    """Write `proof.json` and `proof.html` to a folder, and return the path of the page."""
+    write_json(folder / DOCUMENT, proof.model_dump(mode="json"))
+    page = folder / PAGE
+    write_atomic(page, render_proof(proof).encode())
+    return page
+
+
+def render_proof(proof: Proof) -> str:
+    """Render the whole page."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("stingy_attacker_eval.ownership", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["p"] = format_p
+    rows: list[tuple[str, Matches]] = [("marked inputs", proof.marked)]
+    if proof.controls.placebo is not None:
+        rows.append(("placebo: controls", proof.controls.placebo))
+    return environment.get_template("proof.html.j2").render(proof=proof, rows=rows)
