@@ -1,5 +1,6 @@
 """The OpenAPI document: every route, with the form of its answers, its refusals and its key."""
 
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -174,12 +175,11 @@ async def test_requests_that_are_answered_match_their_schema(tmp_path: Path) -> 
     async with documented(tmp_path) as (client, document):
         schema = {"$ref": "#/components/schemas/InferRequest", "components": document["components"]}
         validator = Draft202012Validator(schema)
-        good = [tensor(IMAGES, **BINARY), tensor(IMAGES, **CLASSES), tensor(IMAGES, id=None)]
-        for request in good:
-            validator.validate(request)
+        for request in (tensor(IMAGES, **BINARY), tensor(IMAGES, **CLASSES), tensor(IMAGES)):
+            validator.validate(json.loads(json.dumps(request)))
             response = await client.post("/v2/models/digits/infer", json=request)
             assert response.status_code == 200, response.text
         for request in ({}, tensor(IMAGES, inputs=[]), tensor(IMAGES, id=[1])):
             assert (await client.post("/v2/models/digits/infer", json=request)).is_client_error
             with pytest.raises(ValidationError):
-                validator.validate(request)
+                validator.validate(json.loads(json.dumps(request)))
