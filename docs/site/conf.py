@@ -1,0 +1,57 @@
+"""Sphinx's settings of the docs site. The build is strict: each warning is an error."""
+
+import re
+import sys
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+project = "Stingy"
+copyright = "the authors of Stingy, Apache-2.0"
+release = installed_version("stingy")
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+source_suffix = {".md": "markdown"}
+html_theme = "furo"
+html_title = f"Stingy {release}"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_js_files = [("explorer.js", {"defer": "defer"})]
+html_extra_path = [str(Path(__file__).parents[2] / ".docs" / "extra")]
+html_logo = str(Path(__file__).parents[1] / "logo.svg")
+html_favicon = html_logo
+html_copy_source = False
+html_show_sphinx = False
+html_theme_options = {"navigation_with_keys": False}
+# Both have at least 4.5:1 on their backgrounds.
+pygments_style = "a11y-high-contrast-light"
+pygments_dark_style = "a11y-high-contrast-dark"
+suppress_warnings = ["misc.highlighting_failure"]
+
+myst_heading_anchors = 4
+myst_enable_extensions = ["attrs_inline"]
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+python_use_unqualified_type_names = True
+autodoc_default_options = {"exclude-members": "model_config, model_post_init"}
+default_role = "code"
+
+_CODE = re.compile(r"(``[^`]+``|`[^`]+`)")
+
+
+def escape_docstring(
+    app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    """Make a docstring reStructuredText: Markdown's code stays code, and stars are stars."""
+    for number, line in enumerate(lines):
+        parts = _CODE.split(line)
+        parts[::2] = [re.sub(r"([*|])|(?<=\w)_(?=\W|$)", r"\\\g<0>", part) for part in parts[::2]]
+        parts[1::2] = [part if part.startswith("``") else f"`{part}`" for part in parts[1::2]]
+        lines[number] = "".join(parts)
+
+
+def setup(app: Any) -> None:
+    """Register the change of docstrings, before napoleon reads their sections."""
+    app.connect("autodoc-process-docstring", escape_docstring, priority=100)

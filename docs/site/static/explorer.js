@@ -1,0 +1,31 @@
+"use strict";
+// Filters the rows of the policy explorer. The page is complete without it.
+for (const explorer of document.querySelectorAll(".explorer")) {
+  const form = explorer.querySelector("form");
+  const rows = [...explorer.querySelectorAll("tbody tr")];
+  const answer = explorer.querySelector(".explorer-answer");
+  const anyEce = Number(form.ece.max);
+
+  const show = () => {
+    const first5 = Number(form.first5.value);
+    const ece = Number(form.ece.value);
+    form.first5.nextElementSibling.value = first5;
+    form.ece.nextElementSibling.value = ece === anyEce ? "any" : `${ece} points`;
+    const fitting = rows.filter((row) => {
+      const exact = ece === anyEce || (row.dataset.ece !== "" && Number(row.dataset.ece) <= ece);
+      const safe = !form.safe.checked || row.matches(".less, .floor");
+      row.hidden = !(Number(row.dataset.first5) >= first5 && exact && safe);
+      return !row.hidden;
+    });
+    const safe = fitting.filter((row) => row.matches(".less, .floor"));
+    const names = safe.map((row) => row.querySelector("code").textContent);
+    answer.textContent = `${fitting.length} of ${rows.length} policies fit. ` + (names.length
+      ? `Not shown to teach a point more than labels: ${names.join(", ")}.`
+      : "Each of them may teach more than labels: sell fewer answers, or fewer classes.");
+  };
+
+  form.hidden = false;
+  form.addEventListener("input", show);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  show();
+}
