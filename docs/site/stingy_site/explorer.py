@@ -142,7 +142,7 @@ def _row(choice: Choice, low: float, high: float) -> str:
         f'<th scope="row"><code>{escape(choice.policy)}</code></th>'
         f"<td>{_figure(choice, low, high)}</td><td>{words}</td>"
         f"<td>{choice.top1:.1f}</td><td>{choice.first5:.1f}</td><td>{ece or NONE}</td>"
-        f"<td>{choice.answer_bytes:,}</td><td>{_signed(choice.uplift)}</td>"
+        f"<td>{choice.answer_bytes:,}</td><td>{signed(choice.uplift)}</td>"
         f"<td><code>{escape(choice.attack)}</code></td></tr>"
     )
 
@@ -154,7 +154,7 @@ def _figure(choice: Choice, low: float, high: float) -> str:
     said, mark = "zero, by definition", _mark(kind, zero, middle)
     if choice.gap is not None:
         mean, least, most = choice.gap
-        said = f"{_signed(mean)}, from {_signed(least)} to {_signed(most)}"
+        said = f"{signed(mean)}, from {signed(least)} to {signed(most)}"
         left, right = _place(least, low, high), _place(most, low, high)
         bar = f'<path class="bar" d="M{left:.1f},{middle}H{right:.1f}"/>'
         mark = bar + _mark(kind, _place(mean, low, high), middle)
@@ -176,7 +176,7 @@ def _axis(low: float, high: float) -> str:
     step = 1 if high - low <= 6 else 2
     ticks = [tick for tick in range(-20, 21, step) if low <= tick <= high]
     texts = "".join(
-        f'<text x="{_place(tick, low, high):.1f}" y="14" text-anchor="middle">{_signed(tick, 0)}'
+        f'<text x="{_place(tick, low, high):.1f}" y="14" text-anchor="middle">{signed(tick, 0)}'
         "</text>"
         for tick in ticks
     )
@@ -190,7 +190,8 @@ def _place(value: float, low: float, high: float) -> float:
     return EDGE + (value - low) / ((high - low) or 1.0) * (WIDTH - 2 * EDGE)
 
 
-def _signed(value: float, decimals: int = 1) -> str:
+def signed(value: float, decimals: int = 1) -> str:
+    """Write a number with its sign. A number that rounds to 0 has none."""
     rounded = round(value, decimals) + 0.0
     text = f"{abs(rounded):.{decimals}f}"
     return text if rounded == 0 else f"{'+' if rounded > 0 else MINUS}{text}"

@@ -79,7 +79,9 @@ def navigation(root: Path = ROOT) -> list[Section]:
     return [section for section in sections if section.pages]
 
 
-def stage(out: Path, *, root: Path = ROOT, sections: list[Section] | None = None) -> list[PurePosixPath]:
+def stage(
+    out: Path, *, root: Path = ROOT, sections: list[Section] | None = None
+) -> list[PurePosixPath]:
     """Write the sources of all pages to a folder.
 
     Args:
