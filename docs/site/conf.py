@@ -17,7 +17,7 @@ html_theme = "furo"
 html_title = f"Stingy {release}"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
-html_js_files = [("explorer.js", {"defer": "defer"})]
+html_js_files = [("site.js", {"defer": "defer"})]
 html_extra_path = [str(Path(__file__).parents[2] / ".docs" / "extra")]
 html_logo = str(Path(__file__).parents[1] / "logo.svg")
 html_favicon = html_logo
@@ -30,7 +30,6 @@ pygments_dark_style = "a11y-high-contrast-dark"
 suppress_warnings = ["misc.highlighting_failure"]
 
 myst_heading_anchors = 4
-myst_enable_extensions = ["attrs_inline"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"

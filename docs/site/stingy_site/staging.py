@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).parents[3]
@@ -98,12 +99,8 @@ def stage(
     for path in pages(root):
         target = out / staged_name(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        text = _with_links(
-            (root / path).read_text(encoding="utf-8"),
-            lambda image, label, link, anchor, path=path: _site_link(  # type: ignore[misc]
-                path, image, label, link, anchor, known=known, files=files
-            ),
-        )
+        change = partial(_site_link, path, root=root, known=known, files=files)
+        text = _with_links((root / path).read_text(encoding="utf-8"), change)
         if path == INDEX:
             text += "".join(toctree(section) for section in sections)
         elif staged_name(path).with_suffix("").as_posix() not in listed:
@@ -163,6 +160,7 @@ def _site_link(
     link: str,
     anchor: str,
     *,
+    root: Path,
     known: set[PurePosixPath],
     files: dict[str, None],
 ) -> str:
@@ -170,7 +168,7 @@ def _site_link(
     target = os.path.relpath(staged_name(path), staged_name(page).parent)
     if path in known:
         return f"[{label}]({target}{anchor})"
-    if (ROOT / path).is_dir():
+    if (root / path).is_dir():
         return f"[{label}]({target}.md{anchor})"
     files[path.as_posix()] = None
     if image:

@@ -1,4 +1,9 @@
 "use strict";
+// What scrolls can be scrolled from the keyboard, too.
+for (const box of document.querySelectorAll(".table-wrapper, .highlight pre, .sidebar-scroll, .toc-scroll")) {
+  box.tabIndex = 0;
+}
+
 // Filters the rows of the policy explorer. The page is complete without it.
 for (const explorer of document.querySelectorAll(".explorer")) {
   const form = explorer.querySelector("form");
