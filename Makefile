@@ -80,8 +80,8 @@ test-browser: .venv/installed
 	@touch $@
 
 # Swagger UI is a package of npm, checked by its hash. The site contacts no other host.
-SWAGGER := swagger-ui-dist-5.34.1
-SWAGGER_SHA256 := unknown
+SWAGGER := swagger-ui-dist-5.35.0
+SWAGGER_SHA256 := 1b8e891893404ea4c3558b6a87e2a3e494e7eedba41168c2ece5800a391a6ea6
 
 .docs/swagger-ui/installed: Makefile
 	rm -rf .docs/swagger-ui && mkdir -p .docs/swagger-ui

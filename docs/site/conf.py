@@ -38,19 +38,40 @@ autodoc_default_options = {"exclude-members": "model_config, model_post_init"}
 default_role = "code"
 
 _CODE = re.compile(r"(``[^`]+``|`[^`]+`)")
+_FIELD = re.compile(r'^([a-z_]\w*(?:, [a-z_]\w*)*|"[^"]+"): (.+)$')
 
 
-def escape_docstring(
+def change_docstring(
     app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]
 ) -> None:
-    """Make a docstring reStructuredText: Markdown's code stays code, and stars are stars."""
-    for number, line in enumerate(lines):
-        parts = _CODE.split(line)
-        parts[::2] = [re.sub(r"([*|])|(?<=\w)_(?=\W|$)", r"\\\g<0>", part) for part in parts[::2]]
-        parts[1::2] = [part if part.startswith("``") else f"`{part}`" for part in parts[1::2]]
-        lines[number] = "".join(parts)
+    """Make a docstring reStructuredText: its code stays code, and its fields become a list."""
+    lines[:] = list_fields([escape_line(line) for line in lines])
+
+
+def escape_line(line: str) -> str:
+    """Keep Markdown's code, and escape what reStructuredText reads as markup outside of it."""
+    parts = _CODE.split(line)
+    parts[::2] = [re.sub(r"([*|])|(?<=\w)_(?=\W|$)", r"\\\g<0>", part) for part in parts[::2]]
+    return "".join(parts)
+
+
+def list_fields(lines: list[str]) -> list[str]:
+    """Write the lines "name: text" of a docstring, with what continues them, as a list."""
+    changed: list[str] = []
+    inside = False
+    for line in lines:
+        if (field := _FIELD.match(line)) and (inside or not changed or not changed[-1]):
+            changed += [] if inside else [""]
+            changed.append(f"- `{field[1]}`: {field[2]}")
+            inside = True
+        elif inside and line.startswith(" "):
+            changed.append(f"  {line.strip()}")
+        else:
+            changed += ["", line] if inside and line else [line]
+            inside = False
+    return changed
 
 
 def setup(app: Any) -> None:
     """Register the change of docstrings, before napoleon reads their sections."""
-    app.connect("autodoc-process-docstring", escape_docstring, priority=100)
+    app.connect("autodoc-process-docstring", change_docstring, priority=100)

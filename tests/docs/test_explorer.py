@@ -20,7 +20,7 @@ def test_every_policy_of_the_audit_has_a_row_with_its_numbers(name: str) -> None
     for choice in found:
         (point,) = [each for each in audit.points if each.endpoint == choice.endpoint]
         assert (choice.top1, choice.first5) == (point.utility.top1, point.utility.top5)
-        (row,) = re.findall(rf"<tr [^>]*><th scope=\"row\"><code>{choice.policy}<.*</tr>", drawn)
+        (row,) = re.findall(rf'<tr [^>]*data-endpoint="{choice.endpoint}".*</tr>', drawn)
         assert f"<td>{choice.first5:.1f}</td>" in row
         assert f"<td>{choice.answer_bytes:,}</td>" in row
         if choice.gap is not None:
@@ -28,6 +28,7 @@ def test_every_policy_of_the_audit_has_a_row_with_its_numbers(name: str) -> None
             assert choice.gap == (item.gap.mean, *(item.gap.interval or ()))
             said = f"{signed(choice.gap[0])}, from {signed(choice.gap[1])} to"
             assert f'aria-label="{said} ' in row
+    assert len({choice.policy for choice in found}) == 15
     assert [choice.gap is None for choice in found].count(True) == 1  # labels themselves
 
 
@@ -38,6 +39,8 @@ def test_outcome_decides_the_colour_and_the_words(outcome: str) -> None:
     drawn = table("name", "title", [choice])
     assert f'<tr class="{kind}"' in drawn
     assert f"<td>{words}</td>" in drawn
+    untried = table("name", "title", [Choice(**{**vars(choice), "untried": ("inversion",)})])
+    assert f"<td>{words}; inversion could not run</td>" in untried
 
 
 def test_names_are_text_and_never_markup() -> None:

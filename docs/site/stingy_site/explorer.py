@@ -17,6 +17,8 @@ OUTCOMES = {
     "more than labels alone": ("more", "more than labels"),
     "no more than labels alone": ("less", "less than a point more than labels"),
     "cannot be told apart from labels alone": ("open", "undecided"),
+    "labels alone were not tried in the same way": ("open", "not tried"),
+    "one seed": ("open", "one seed"),
     "": ("floor", "labels alone"),
 }
 INTRO = """\
@@ -39,7 +41,8 @@ class Choice:
     """A policy of an audit.
 
     Attributes:
-        policy: its name with options; `endpoint` is its name in the audit.
+        endpoint: its name in the audit.
+        policy: its name with options.
         top1, first5: percent of the test images whose true class is first, or among the first five.
         ece: the error of the confidence in points; None if no probability leaves.
         answer_bytes: of one answer.
@@ -47,6 +50,7 @@ class Choice:
         attack: the best attack.
         gap: points beyond labels alone, with its 95 % interval; None for labels themselves.
         outcome: one of `OUTCOMES`.
+        untried: attacks on such a list that could not run.
     """
 
     endpoint: str
@@ -59,12 +63,14 @@ class Choice:
     attack: str
     gap: tuple[float, float, float] | None
     outcome: str
+    untried: tuple[str, ...] = ()
 
 
 def choices(folder: Path) -> list[Choice]:
     """Read the policies of a finished audit, those that teach least first."""
     audit = read_audit(folder)
     lists = {item.endpoint: item for item in audit.label_baselines}
+    policies = {item.name: item.policy for item in audit.report.config.endpoints}
     found = []
     for point in audit.points:
         item, kept = lists.get(point.endpoint), point.utility
@@ -74,7 +80,7 @@ def choices(folder: Path) -> list[Choice]:
         found.append(
             Choice(
                 endpoint=point.endpoint,
-                policy=point.policy,
+                policy=policies[point.endpoint] or point.policy,
                 top1=kept.top1,
                 first5=kept.top5,
                 ece=kept.ece,
@@ -83,6 +89,7 @@ def choices(folder: Path) -> list[Choice]:
                 attack=point.best.attack,
                 gap=gap,
                 outcome="" if item is None else str(item.outcome),
+                untried=() if item is None else item.skipped,
             )
         )
     return sorted(found, key=lambda choice: (choice.gap or (0.0,))[0])
@@ -135,12 +142,15 @@ def table(name: str, title: str, found: list[Choice]) -> str:
 
 def _row(choice: Choice, low: float, high: float) -> str:
     kind, words = OUTCOMES[choice.outcome]
+    if choice.untried:
+        words += f"; {', '.join(choice.untried)} could not run"
     ece = "" if choice.ece is None else f"{choice.ece:.1f}"
     gap = "" if choice.gap is None else f"{choice.gap[0]:.2f}"
     return (
-        f'<tr class="{kind}" data-first5="{choice.first5:.1f}" data-ece="{ece}" data-gap="{gap}">'
+        f'<tr class="{kind}" data-endpoint="{escape(choice.endpoint)}" '
+        f'data-first5="{choice.first5:.1f}" data-ece="{ece}" data-gap="{gap}">'
         f'<th scope="row"><code>{escape(choice.policy)}</code></th>'
-        f"<td>{_figure(choice, low, high)}</td><td>{words}</td>"
+        f"<td>{_figure(choice, low, high)}</td><td>{escape(words)}</td>"
         f"<td>{choice.top1:.1f}</td><td>{choice.first5:.1f}</td><td>{ece or NONE}</td>"
         f"<td>{choice.answer_bytes:,}</td><td>{signed(choice.uplift)}</td>"
         f"<td><code>{escape(choice.attack)}</code></td></tr>"
