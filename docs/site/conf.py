@@ -38,7 +38,8 @@ autodoc_default_options = {"exclude-members": "model_config, model_post_init"}
 default_role = "code"
 
 _CODE = re.compile(r"(``[^`]+``|`[^`]+`)")
-_FIELD = re.compile(r'^([a-z_]\w*(?:, [a-z_]\w*)*|"[^"]+"): (.+)$')
+_WORD = r'(?:"[^"]+"|[a-z_]\w*|\.\.\.)'
+_FIELD = re.compile(rf"^({_WORD}(?:, {_WORD})*): (.+)$")
 
 
 def change_docstring(

@@ -1,4 +1,10 @@
 "use strict";
+// The theme leaves these without a level and without names.
+for (const caption of document.querySelectorAll("[role=heading]:not([aria-level])")) {
+  caption.ariaLevel = 2;
+}
+document.querySelector(".sidebar-drawer")?.setAttribute("aria-label", "Pages");
+document.querySelector(".toc-drawer")?.setAttribute("aria-label", "On this page");
 // What scrolls can be scrolled from the keyboard, too.
 for (const box of document.querySelectorAll(".table-wrapper, .highlight pre, .sidebar-scroll, .toc-scroll")) {
   box.tabIndex = 0;

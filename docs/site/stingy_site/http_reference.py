@@ -124,7 +124,7 @@ def _schema(name: str, schema: Document) -> list[str]:
     ]
     described = _as_markdown(schema.get("description", ""))
     parts = [f"(schema-{name.lower()})=", f"### `{name}`", described]
-    return [*parts, _table(("field", "type", "required", ""), rows)] if rows else parts
+    return [*parts, _table(("field", "type", "required", "meaning"), rows)] if rows else parts
 
 
 def _as_markdown(docstring: str) -> str:
