@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from stingy_attacker_eval.report.analysis import read_audit
-from stingy_site.explorer import AUDITS, OUTCOMES, Choice, choices, explorer_page, signed, table
+from stingy_site.explorer import (
+    AUDITS,
+    OUTCOMES,
+    WIDTH,
+    Choice,
+    choices,
+    explorer_page,
+    signed,
+    table,
+)
 
 RESULTS = Path(__file__).parents[2] / "attacker_eval" / "results"
 LIST = Choice("a", "stingy:n=2", 77.9, 90.6, 6.5, 24, 1.1, "rank", (0.8, 0.3, 1.3), "")
@@ -55,7 +64,7 @@ def test_marks_are_inside_the_figure_and_in_their_order() -> None:
     low = Choice(**{**vars(LIST), "policy": "low", "gap": (-5.0, -6.0, -4.0)})
     drawn = table("name", "title", [low, LIST])
     places = [float(x) for x in re.findall(r'<rect class="mark" x="([\d.-]+)"', drawn)]
-    assert 0 <= places[0] < places[1] <= 260
+    assert 0 <= places[0] < places[1] <= WIDTH
 
 
 def test_page_names_the_command_and_the_report_of_each_audit() -> None:

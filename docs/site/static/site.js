@@ -31,8 +31,8 @@ for (const explorer of document.querySelectorAll(".explorer")) {
     const safe = fitting.filter((row) => row.matches(".less, .floor"));
     const names = safe.map((row) => row.querySelector("code").textContent);
     answer.textContent = `${fitting.length} of ${rows.length} policies fit. ` + (names.length
-      ? `Not shown to teach a point more than labels: ${names.join(", ")}.`
-      : "Each of them may teach more than labels: sell fewer answers, or fewer classes.");
+      ? `The attacks tried got less than a point beyond labels from: ${names.join(", ")}.`
+      : "None of them is shown to teach less than a point more than labels.");
   };
 
   form.hidden = false;

@@ -11,23 +11,27 @@ from pathlib import Path
 from stingy_attacker_eval.report.analysis import read_audit
 
 AUDITS = {"frontier_cifar10": "CIFAR-10", "frontier_tin100": "100 classes of Tiny-ImageNet"}
-WIDTH, HEIGHT, EDGE = 260, 26, 8  # of a row's figure, in units of its own
+WIDTH, HEIGHT, EDGE = 240, 26, 8  # of a row's figure, in units of its own
 NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 OUTCOMES = {
-    "more than labels alone": ("more", "more than labels"),
-    "no more than labels alone": ("less", "less than a point more than labels"),
+    "more than labels alone": ("more", "more"),
+    "no more than labels alone": ("less", "less than 1 more"),
     "cannot be told apart from labels alone": ("open", "undecided"),
     "labels alone were not tried in the same way": ("open", "not tried"),
     "one seed": ("open", "one seed"),
-    "": ("floor", "labels alone"),
+    "": ("floor", "labels"),
 }
 INTRO = """\
+---
+hide-toc: true
+---
 # Policy explorer
 
 Which policy leaves your clients enough, and teaches an attacker no more than labels do? Each row is
 a policy that was audited on one of two data sets. The figure has the points of accuracy that the
 best attack on the list gained **beyond labels alone**, with the 95 % interval. Its zero is an
-endpoint that sells labels and nothing else.
+endpoint that sells labels and nothing else. *More*: the gap is above 0. *Less than 1 more*: it is
+below one point.
 
 These are the audits that [Policies](policies.md#is-there-a-list-that-teaches-no-more-than-labels)
 discusses. Read the reserves there: one network, one schedule, three seeds, and an attacker who owns

@@ -72,11 +72,11 @@ def swagger_page() -> str:
 <link rel="icon" href="data:,">
 </head>
 <body>
-<main>
+<nav>
 <p style="margin:1rem 1.5rem;font-family:sans-serif"><a href="../reference/http.html">Back to the
 documentation</a></p>
+</nav>
 <div id="swagger"></div>
-</main>
 <script src="swagger-ui-bundle.js"></script>
 <script src="openapi.js"></script>
 <script>
@@ -97,8 +97,8 @@ def swagger_script(document: Document) -> str:
 
 def _operations(document: Document) -> Iterator[tuple[str, str, Document]]:
     for path, methods in document["paths"].items():
-        for method, operation in methods.items():
-            yield method.upper(), path, operation
+        for method in sorted(methods):
+            yield method.upper(), path, methods[method]
 
 
 def _operation(method: str, path: str, operation: Document) -> list[str]:
