@@ -31,6 +31,7 @@ suppress_warnings = ["misc.highlighting_failure"]
 
 myst_heading_anchors = 4
 
+toc_object_entries = False  # each name has a heading
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True

@@ -70,6 +70,7 @@ def swagger_page() -> str:
 <title>Stingy: HTTP API</title>
 <link rel="stylesheet" href="swagger-ui.css">
 <link rel="icon" href="data:,">
+<style>.swagger-ui .scheme-container { display: none; }</style>
 </head>
 <body>
 <nav>
