@@ -15,14 +15,12 @@ def run_notebook(source: Path, target: Path) -> None:
 
     import nbformat
     from nbclient import NotebookClient
-    from traitlets.config import Config
 
     notebook: Any = nbformat.read(source, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
         resources = {"metadata": {"path": folder}}
-        config = Config({"KernelManager": {"transport": "ipc"}})  # no port is opened
         NotebookClient(
-            notebook, timeout=SECONDS, kernel_name="python3", resources=resources, config=config
+            notebook, timeout=SECONDS, kernel_name="python3", resources=resources
         ).execute()
     target.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, target)
