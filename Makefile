@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-integration test-smoke test-interop test-real test-browser demo-imagenet check lint types contracts fix lock \
+.PHONY: help demo test test-integration test-smoke test-interop test-real test-browser test-docs docs notebooks demo-imagenet check lint types contracts fix lock \
 	bench-serving bench-training gpu-rehearsal clean
 
 help:
@@ -15,6 +15,9 @@ help:
 	@echo "make test-interop      run the tests of unmodified clients: KServe, Triton"
 	@echo "make test-real         run the tests of trained networks: timm, transformers, ImageNet, ONNX"
 	@echo "make test-browser      run the tests that look at pages in Chromium"
+	@echo "make docs              build the docs site in .docs/site: guides, references, notebooks"
+	@echo "make notebooks         run the notebooks of docs/notebooks"
+	@echo "make test-docs         build the site, and test its links and pages"
 	@echo "make demo-imagenet     pack a trained network of ImageNet-1k, serve it, show it photographs"
 	@echo "make check             check lint, types and import contracts"
 	@echo "make fix               format, and fix what the linter can fix"
@@ -67,6 +70,34 @@ test-real: .integration/real/installed
 # A process of its own, because Playwright keeps an event loop running in it.
 test-browser: .venv/installed
 	$(BIN)/pytest -m browser
+
+# The tools of the docs site have an environment of their own, which takes packages from .venv.
+.venv-docs/installed: .venv/installed
+	$(PYTHON) -m venv .venv-docs
+	$(BIN)/python -c 'import site; print(f"import site; site.addsitedir({site.getsitepackages()[0]!r})")' \
+		> "$$(.venv-docs/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/outer.pth"
+	.venv-docs/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[docs]'
+	@touch $@
+
+# Swagger UI is a package of npm, checked by its hash. The site contacts no other host.
+SWAGGER := swagger-ui-dist-5.35.0
+SWAGGER_SHA256 := 1b8e891893404ea4c3558b6a87e2a3e494e7eedba41168c2ece5800a391a6ea6
+
+.docs/swagger-ui/installed: Makefile
+	rm -rf .docs/swagger-ui && mkdir -p .docs/swagger-ui
+	cd .docs/swagger-ui && npm pack --silent $$(echo $(SWAGGER) | sed 's/-\([0-9]\)/@\1/') >/dev/null
+	echo "$(SWAGGER_SHA256)  .docs/swagger-ui/$(SWAGGER).tgz" | sha256sum --check --quiet
+	tar -xzf .docs/swagger-ui/$(SWAGGER).tgz -C .docs/swagger-ui --strip-components=1
+	@touch $@
+
+docs: .venv-docs/installed .docs/swagger-ui/installed
+	.venv-docs/bin/python docs/site/build.py site
+
+notebooks: .venv-docs/installed
+	.venv-docs/bin/python docs/site/build.py notebooks
+
+test-docs: docs
+	.venv-docs/bin/python -m pytest -m "browser or not browser" tests/docs
 
 # Two processes, because none takes the generated code of both clients of gRPC.
 test-interop: .venv-interop/installed
@@ -143,4 +174,4 @@ fix: .venv/installed
 	$(BIN)/ruff format
 
 clean:
-	rm -rf .venv .venv-interop .integration demo
+	rm -rf .venv .venv-interop .venv-docs .integration .docs demo

@@ -11,8 +11,9 @@ import logging
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import version as installed_version
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -27,8 +28,9 @@ from stingy_server.deadlines import Deadlines
 from stingy_server.detection.monitor import Watch
 from stingy_server.edge import oip_routes, routes, torchserve_routes
 from stingy_server.edge.cors import Cors
-from stingy_server.edge.guard import Guard
+from stingy_server.edge.guard import PROBES, Guard
 from stingy_server.edge.hot_path import HotPath
+from stingy_server.edge.openapi import DESCRIPTION, complete
 from stingy_server.errors import (
     BAD_REQUEST,
     METHOD_NOT_ALLOWED,
@@ -295,6 +297,8 @@ def _application(service: Service, rollout: Rollout | None) -> FastAPI:
 
     app = _Guarded(
         title="Stingy",
+        version=installed_version("stingy"),
+        description=DESCRIPTION,
         lifespan=lifespan,
         openapi_url=None,
         docs_url=None,
@@ -368,6 +372,12 @@ def _deployed_models(
 
 class _Guarded(FastAPI):
     """A FastAPI application with the guard around all routes and all other middleware."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document. No route serves it."""
+        if self.openapi_schema is None:
+            complete(super().openapi(), without_key=PROBES)
+        return super().openapi()
 
     def build_middleware_stack(self) -> ASGIApp:
         service: Service = self.state.service

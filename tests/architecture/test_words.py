@@ -13,7 +13,7 @@ from style_checks import (
 )
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("attacker_eval", "benchmarks", "clients", "protection", "server", "tests")
+FOLDERS = ("attacker_eval", "benchmarks", "clients", "docs", "protection", "server", "tests")
 Check = Callable[[str], list[str]]
 
 

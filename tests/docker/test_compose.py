@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -110,6 +111,9 @@ def test_prometheus_scrapes_the_edges_metrics_port() -> None:
     assert host in SERVICES
     assert port == environment(DOCKER / "server.Dockerfile")["STINGY_METRICS_PORT"]
     assert {"watch"} <= set(SERVICES[host]["networks"]) & set(SERVICES["prometheus"]["networks"])
+    targets = {Path(each["target"]) for each in SERVICES["prometheus"]["configs"]}
+    (settings,) = {each for each in targets if each.name == "prometheus.yml"}
+    assert {settings.parent / name for name in prometheus["rule_files"]} <= targets
 
 
 def test_grafana_finds_prometheus_and_the_dashboard() -> None:
@@ -123,8 +127,8 @@ def test_grafana_finds_prometheus_and_the_dashboard() -> None:
     dashboard = targets["grafana_dashboard"]
     assert dashboard == f"{provider['options']['path']}/stingy.json"
     shown = json.loads((DOCKER / "grafana" / "stingy.json").read_text())
-    (variable,) = shown["templating"]["list"]
-    assert variable["query"] == datasource["type"]
+    variable = shown["templating"]["list"][0]
+    assert (variable["type"], variable["query"]) == ("datasource", datasource["type"])
 
 
 def test_health_check_queries_the_served_port() -> None:

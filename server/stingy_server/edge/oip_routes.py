@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -15,26 +15,39 @@ from stingy_server.codec.image_files import is_image
 from stingy_server.codec.oip_answers import Encoded, encode_answer
 from stingy_server.codec.wrong_forms import explain_request
 from stingy_server.edge import descriptions
+from stingy_server.edge.documents.open_inference import (
+    IndexRequest,
+    ModelConfig,
+    ModelIndexEntry,
+    ModelMetadata,
+    ModelReady,
+    ModelStatistics,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
+)
 from stingy_server.edge.hot_path import Handler, Query, add_to_document
 from stingy_server.edge.inference import infer_images
-from stingy_server.edge.openapi import OIP_ERROR_RESPONSES
+from stingy_server.edge.openapi import (
+    INFERENCE,
+    OpenInferenceRefused,
+    answers,
+    optional_body,
+    refusals,
+)
 from stingy_server.edge.tier_view import visible_form
 from stingy_server.errors import BAD_REQUEST, JSON, TOO_LARGE, ServiceError
 from stingy_server.models.endpoints import Endpoint
 from stingy_server.service import Service
 
-router = APIRouter(prefix="/v2", responses=OIP_ERROR_RESPONSES)
+router = APIRouter(
+    prefix="/v2", responses=refusals(OpenInferenceRefused), tags=["Open Inference Protocol"]
+)
 
 MODEL = "/models/{model}"
 VERSION = "/models/{model}/versions/{version}"
 REPOSITORY_INDEX = "/v2/repository/index"
 MAX_INDEX_BYTES = 4096  # of the request for it
-
-
-class _IndexRequest(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-    ready: bool | None = None
 
 
 def _json(document: Any) -> Response:
@@ -50,70 +63,117 @@ def _endpoint(request: Request, model: str, version: str | None) -> Endpoint:
     return _service(request).endpoint(request.state.record, model, version)
 
 
-@router.get("")
-@router.get("/")
+@router.get("", responses=answers(ServerMetadata))
+@router.get("/", responses=answers(ServerMetadata))
 async def server_metadata() -> Response:
+    """Return the name, the version and the extensions of the server."""
     return _json(descriptions.server_metadata())
 
 
-@router.get("/health/live")
-@router.head("/health/live")
+@router.get("/health/live", responses=answers(ServerLive))
+@router.head("/health/live", response_class=Response)
 async def live() -> Response:
+    """Say that the server runs. Needs no key."""
     return _json({"live": True})
 
 
-@router.get("/health/ready")
-@router.head("/health/ready")
+@router.get("/health/ready", responses=answers(ServerReady))
+@router.head("/health/ready", response_class=Response)
 async def ready(request: Request) -> Response:
+    """Say whether the server answers queries. Needs no key."""
     if refusal := descriptions.server_unready(_service(request)):
         raise ServiceError(refusal)
     return _json({"ready": True})
 
 
-@router.get(f"{MODEL}/ready")
-@router.get(f"{VERSION}/ready")
-@router.head(f"{MODEL}/ready")
-@router.head(f"{VERSION}/ready")
-async def model_ready(request: Request, model: str, version: str | None = None) -> Response:
+@router.get(f"{MODEL}/ready", responses=answers(ModelReady))
+@router.head(f"{MODEL}/ready", response_class=Response)
+async def model_ready(request: Request, model: str) -> Response:
+    """Say whether a model answers queries."""
+    return await _readiness(request, model, None)
+
+
+@router.get(f"{VERSION}/ready", responses=answers(ModelReady))
+@router.head(f"{VERSION}/ready", response_class=Response)
+async def version_ready(request: Request, model: str, version: str) -> Response:
+    """Say whether a version of a model answers queries."""
+    return await _readiness(request, model, version)
+
+
+async def _readiness(request: Request, model: str, version: str | None) -> Response:
     endpoint = _endpoint(request, model, version)
     if refusal := await descriptions.model_unready(_service(request), endpoint):
         raise ServiceError(refusal)
     return _json({"name": endpoint.name, "ready": True})
 
 
-@router.get(f"{MODEL}/stats")
-@router.get(f"{VERSION}/stats")
-async def model_statistics(request: Request, model: str, version: str | None = None) -> Response:
+@router.get(f"{MODEL}/stats", responses=answers(ModelStatistics))
+async def model_statistics(request: Request, model: str) -> Response:
+    """Return the statistics of the key's own requests to a model."""
+    return _statistics(request, model, None)
+
+
+@router.get(f"{VERSION}/stats", responses=answers(ModelStatistics))
+async def version_statistics(request: Request, model: str, version: str) -> Response:
+    """Return the statistics of the key's own requests to a version of a model."""
+    return _statistics(request, model, version)
+
+
+def _statistics(request: Request, model: str | None, version: str | None) -> Response:
     record = request.state.record
     return _json(descriptions.model_statistics(_service(request), record, model, version))
 
 
-@router.get(f"{MODEL}/config")
-@router.get(f"{VERSION}/config")
-async def model_config(request: Request, model: str, version: str | None = None) -> Response:
+@router.get(f"{MODEL}/config", responses=answers(ModelConfig))
+async def model_config(request: Request, model: str) -> Response:
+    """Return the configuration of a model, in Triton's form."""
+    return _configuration(request, model, None)
+
+
+@router.get(f"{VERSION}/config", responses=answers(ModelConfig))
+async def version_config(request: Request, model: str, version: str) -> Response:
+    """Return the configuration of a version of a model, in Triton's form."""
+    return _configuration(request, model, version)
+
+
+def _configuration(request: Request, model: str, version: str | None) -> Response:
     endpoint = _endpoint(request, model, version)
     return _json(descriptions.model_config(_service(request), request.state.record, endpoint))
 
 
-@router.get(MODEL)
-@router.get(VERSION)
-async def model_metadata(request: Request, model: str, version: str | None = None) -> Response:
-    service, record = _service(request), request.state.record
-    served = {endpoint.name for endpoint in service.endpoints(record)}
-    if model == "stats" and version is None and model not in served:
-        return _json(descriptions.model_statistics(service, record, None))
-    endpoint = service.endpoint(record, model, version)
-    return _json(descriptions.model_metadata(service, record, endpoint))
+@router.get(MODEL, responses=answers(ModelMetadata | ModelStatistics))
+async def model_metadata(request: Request, model: str) -> Response:
+    """Return the metadata of a model, or the statistics of all, if the model is `stats`."""
+    service = _service(request)
+    served = {endpoint.name for endpoint in service.endpoints(request.state.record)}
+    if model == "stats" and model not in served:
+        return _statistics(request, None, None)
+    return _metadata(request, model, None)
 
 
-@router.post(REPOSITORY_INDEX.removeprefix("/v2"))
+@router.get(VERSION, responses=answers(ModelMetadata))
+async def version_metadata(request: Request, model: str, version: str) -> Response:
+    """Return the metadata of a version of a model."""
+    return _metadata(request, model, version)
+
+
+def _metadata(request: Request, model: str, version: str | None) -> Response:
+    endpoint = _endpoint(request, model, version)
+    return _json(descriptions.model_metadata(_service(request), request.state.record, endpoint))
+
+
+@router.post(
+    REPOSITORY_INDEX.removeprefix("/v2"),
+    responses=answers(list[ModelIndexEntry]),
+    openapi_extra=optional_body(IndexRequest),
+)
 async def repository_index(request: Request) -> Response:
     """List the models; those that are ready alone, if the body says {"ready": true}."""
     body = await request.body()
     if len(body) > MAX_INDEX_BYTES:
         raise ServiceError(TOO_LARGE, limit=MAX_INDEX_BYTES)
     try:
-        wanted = _IndexRequest.model_validate_json(body or b"{}")
+        wanted = IndexRequest.model_validate_json(body or b"{}", strict=True)
     except ValidationError:
         raise ServiceError(BAD_REQUEST) from None
     ready_only = bool(wanted.ready)
@@ -159,4 +219,4 @@ HOT_ROUTES: dict[tuple[str, str], Handler] = {
     ("POST", f"/v2{MODEL}/infer"): infer,
     ("POST", f"/v2{VERSION}/infer"): infer,
 }
-add_to_document(router, HOT_ROUTES, JSON, oip.BINARY)
+add_to_document(router, HOT_ROUTES, JSON, oip.BINARY, responses=INFERENCE)

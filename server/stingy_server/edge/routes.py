@@ -15,18 +15,18 @@ from stingy_server.codec.json_answers import answer_rows
 from stingy_server.codec.oip_answers import Encoded
 from stingy_server.edge.hot_path import Handler, Query, add_to_document
 from stingy_server.edge.model_list import list_models
-from stingy_server.edge.openapi import ERROR_RESPONSES, IMAGE_TYPES
+from stingy_server.edge.openapi import IMAGE_TYPES, Refused, answers, refusals
 from stingy_server.edge.usage_view import usage_document
 from stingy_server.errors import JSON
 from stingy_server.models.endpoints import Endpoint
 from stingy_server.service import Service
 from stingy_server.store.keys import Key
 
-router = APIRouter(responses=ERROR_RESPONSES)
+router = APIRouter(responses=refusals(Refused), tags=["Stingy"])
 
 
 async def predict(query: Query) -> Encoded:
-    """Classify one JPEG or PNG, sent as the body."""
+    """Classify one JPEG, PNG or WebP, sent as the body."""
     service, record, endpoint = query.service, query.record, query.endpoint
     decode_body = partial(
         decode,
@@ -40,7 +40,7 @@ async def predict(query: Query) -> Encoded:
     return Encoded(orjson.dumps(_document(endpoint, answer)), None)
 
 
-@router.get("/v1/models", responses={200: {"model": ModelList}})
+@router.get("/v1/models", responses=answers(ModelList))
 async def models(request: Request) -> Response:
     """List the models that are served, as the caller's key gets them."""
     service: Service = request.app.state.service
@@ -48,7 +48,7 @@ async def models(request: Request) -> Response:
     return Response(orjson.dumps(document), media_type=JSON)
 
 
-@router.get("/v1/usage", responses={200: {"model": Usage}})
+@router.get("/v1/usage", responses=answers(Usage))
 async def usage(request: Request) -> Response:
     """Return the budgets of the caller's key, and the images charged to them."""
     service: Service = request.app.state.service
@@ -60,7 +60,7 @@ async def usage(request: Request) -> Response:
 
 
 HOT_ROUTES: dict[tuple[str, str], Handler] = {("POST", "/v1/predict/{model}"): predict}
-add_to_document(router, HOT_ROUTES, *IMAGE_TYPES, responses={200: {"model": PredictResponse}})
+add_to_document(router, HOT_ROUTES, *IMAGE_TYPES, responses=answers(PredictResponse))
 
 
 def _document(endpoint: Endpoint, answer: SparseLogits) -> dict[str, Any]:

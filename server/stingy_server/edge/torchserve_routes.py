@@ -19,14 +19,20 @@ from stingy_server.codec.images import Pixels, decode
 from stingy_server.codec.oip_answers import Encoded
 from stingy_server.edge.descriptions import server_unready
 from stingy_server.edge.hot_path import Handler, Query, add_to_document
-from stingy_server.edge.openapi import IMAGE_TYPES, TORCHSERVE_ERROR_RESPONSES
+from stingy_server.edge.openapi import (
+    IMAGE_TYPES,
+    PING,
+    PROBABILITIES,
+    TorchServeRefused,
+    refusals,
+)
 from stingy_server.errors import JSON
 
-router = APIRouter(responses=TORCHSERVE_ERROR_RESPONSES)
+router = APIRouter(responses=refusals(TorchServeRefused), tags=["TorchServe"])
 
 
-@router.get("/ping")
-@router.head("/ping")
+@router.get("/ping", responses=PING)
+@router.head("/ping", response_class=Response, responses=PING)
 async def ping(request: Request) -> Response:
     """Say whether the server is ready, as TorchServe's probe does."""
     refusal = server_unready(request.app.state.service)
@@ -90,4 +96,4 @@ HOT_ROUTES: dict[tuple[str, str], Handler] = {
     ("PUT", MODEL): predictions,  # as curl -T, the first example of TorchServe's documentation
     ("PUT", VERSION): predictions,
 }
-add_to_document(router, HOT_ROUTES, *IMAGE_TYPES, FORM)
+add_to_document(router, HOT_ROUTES, *IMAGE_TYPES, FORM, responses=PROBABILITIES)

@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -21,6 +22,9 @@ from stingy_server.observability.request_record import RequestRecord
 LATENCY_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 WATCH_STEPS = ("alarm", "mark", "labels", "refuse")
 SCORE_BOUNDS = (0.25, 0.5, 0.9, 1.0)
+DROP_REASONS = ("headless", "stranger", "customer", "handshake", "busy", "slow", "pipelined")
+NOTICES = tuple(product(("key", "model", "key_model"), ("total", "day", "month"), ("80", "95")))
+WEBHOOK_OUTCOMES = ("delivered", "failed", "dropped")
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 START = "start-"  # of the name of the folder in which one start counts
 
@@ -120,10 +124,23 @@ class Metrics:
             registry=self.registry,
         )
         self.set_watch_gauges({}, [0] * len(SCORE_BOUNDS))
+        self._start_at_zero()
         # The look-up of a labelled counter costs more than counting. The cache stays small, because
         # labels come from the settings.
         self._request_counter = functools.cache(self._requests.labels)
         self._answer_counters = functools.cache(self._find_answer_counters)
+
+    def _start_at_zero(self) -> None:
+        """Start the counters of rare events at 0, so that a query finds the first event.
+
+        Prometheus cannot compute the increase of a series that begins at 1.
+        """
+        for reason in DROP_REASONS:
+            self._dropped.labels(reason)
+        for notice in NOTICES:
+            self._notices.labels(*notice)
+        for outcome in WEBHOOK_OUTCOMES:
+            self._webhooks.labels(outcome)
 
     def set_watch_gauges(self, steps: Mapping[str, int], scores: Sequence[int]) -> None:
         """Set the gauges of the watch, which hold for all processes together.

@@ -48,8 +48,10 @@ async def test_openapi_document_has_the_form_of_sent_refusals(tmp_path: Path) ->
     async with running(settings) as (client, app):
         document = app.openapi()
         for path, operations in document["paths"].items():
-            for operation in operations.values():
+            for method, operation in operations.items():
                 assert "422" not in operation["responses"]
+                if method == "head":
+                    continue
                 content = operation["responses"]["default"]["content"]["application/json"]
                 assert content["schema"]["$ref"].endswith(f"/{SCHEMAS[error_form(path)]}")
         for path in ("/v1/predict/digits", "/v2/models/digits/infer", "/predictions/digits"):

@@ -1,0 +1,1 @@
+"""The documents that routes exchange, as OpenAPI describes them."""
