@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
 
@@ -30,6 +31,7 @@ from serving import (
 )
 from stingy_clients import Client, TransportError
 from stingy_server.process.tls_handshake import CLOSE_S
+from stingy_server.rpc.messages import SERVICE
 
 IMAGE = png(random_images(1)[0])
 HEADERS = {"STINGY_HEADER_TIMEOUT_S": "1", "STINGY_BODY_TIMEOUT_S": "5"}
@@ -84,8 +86,14 @@ def secured(tmp_path: Path) -> Secured:
 
 
 def test_T1_clients_query_over_tls(bundle: Path, secured: Secured) -> None:
-    with served(bundle, state=secured.state, **secured.environment) as (url, _):
+    port = free_port()
+    options = ("--grpc-port", str(port))
+    with served(bundle, *options, state=secured.state, **secured.environment) as (url, _):
         assert url.startswith("https://")
+        credentials = grpc.ssl_channel_credentials(secured.authority.pem)
+        with grpc.secure_channel(f"127.0.0.1:{port}", credentials) as channel:
+            live = channel.unary_unary(f"/{SERVICE}/ServerLive")
+            assert live(b"", timeout=60, wait_for_ready=True) == b"\x08\x01"
         with Client(url, secured.secret, ca=secured.ca) as client:
             answers = client.predict_batch([IMAGE] * 20, model="digits")
             assert len(answers) == 20
