@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-integration test-smoke test-interop test-real test-browser demo-imagenet check lint types contracts fix lock \
+.PHONY: help demo test test-integration test-smoke test-interop test-real test-browser test-containers test-release demo-imagenet check lint types contracts fix lock \
 	bench-serving bench-training gpu-rehearsal clean
 
 help:
@@ -15,6 +15,8 @@ help:
 	@echo "make test-interop      run the tests of unmodified clients: KServe, Triton"
 	@echo "make test-real         run the tests of trained networks: timm, transformers, ImageNet, ONNX"
 	@echo "make test-browser      run the tests that look at pages in Chromium"
+	@echo "make test-containers   build the images, run them and all of compose; needs root and 30 GB"
+	@echo "make test-release      build the release, and install it in an environment for each extra"
 	@echo "make demo-imagenet     pack a trained network of ImageNet-1k, serve it, show it photographs"
 	@echo "make check             check lint, types and import contracts"
 	@echo "make fix               format, and fix what the linter can fix"
@@ -67,6 +69,14 @@ test-real: .integration/real/installed
 # A process of its own, because Playwright keeps an event loop running in it.
 test-browser: .venv/installed
 	$(BIN)/pytest -m browser
+
+# An hour, mostly the download of PyTorch for each image.
+test-containers: .venv/installed
+	$(BIN)/python tests/docker/try_containers.py
+
+# In a folder of its own, which is removed. uv's cache keeps the downloads for the next time.
+test-release: .venv/installed
+	$(BIN)/python tests/release/try_release.py
 
 # Two processes, because none takes the generated code of both clients of gRPC.
 test-interop: .venv-interop/installed
