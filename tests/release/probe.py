@@ -99,7 +99,7 @@ def onnx() -> None:
     """A policy is exported with its network, and ONNX Runtime serves it."""
     with tempfile.TemporaryDirectory() as name:
         bundle = write_bundle(Path(name) / "bundle")
-        run("bundle", "export", bundle, Path(name) / "fused", "--fuse")
+        run("bundle", "export", bundle, "--out", Path(name) / "fused", "--fuse")
         run("bundle", "check", bundle)
 
 
