@@ -117,10 +117,9 @@ def test_T1_clients_query_over_tls(bundle: Path, secured: Secured) -> None:
 def test_T1_old_versions_and_plain_http_get_no_answer(
     bundle: Path, secured: Secured, version: ssl.TLSVersion
 ) -> None:
-    port = free_port()
-    with served(
-        bundle, "--metrics-port", str(port), state=secured.state, **secured.environment
-    ) as (url, process):
+    port, rpc = free_port(), free_port()
+    options = ("--metrics-port", str(port), "--grpc-port", str(rpc))
+    with served(bundle, *options, state=secured.state, **secured.environment) as (url, process):
         context = secured.context()
         context.minimum_version = context.maximum_version = version
         with secured.shaken(url, context) as connection:
@@ -135,6 +134,10 @@ def test_T1_old_versions_and_plain_http_get_no_answer(
             plain.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
             assert b"HTTP" not in until_closed(plain)
         assert counted(port)["handshake"] >= 1
+        for sent in (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01\x00\x01\xff"):
+            with connected(f"http://127.0.0.1:{rpc}") as plain:
+                plain.sendall(sent + bytes(100))
+                assert b"HTTP" not in until_closed(plain)
         process.terminate()
         assert process.wait(60) == 0
         assert log_of(process) == []

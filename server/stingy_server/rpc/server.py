@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import time
 from typing import Any
 
@@ -81,8 +80,7 @@ class RpcServer:
     def __init__(self, service: Service, certificate: Certificate | None) -> None:
         self._service = service
         self._calls = Calls(service, RPCS)
-        # Kept here, because gRPC keeps no reference to what its handshakes call.
-        self._credentials = None if certificate is None else make_credentials(certificate)
+        self._certificate = certificate
         self.port = 0
 
     async def start(self) -> None:
@@ -91,22 +89,23 @@ class RpcServer:
         Raises:
             ConfigurationError: the port cannot be listened on, or gRPC refuses the certificate.
         """
-        # Its own log would have the text of clients. It reads this when it starts.
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         logging.getLogger("grpc").setLevel(logging.CRITICAL)
         settings = self._service.settings
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"{host}:{settings.grpc_port}"
         self._server = grpc.aio.server(handlers=(self._calls,), options=server_options(settings))
+        certificate = self._certificate
         try:
-            if self._credentials is None:
+            if certificate is None:
                 self.port = self._server.add_insecure_port(address)
             else:
+                # Kept here, because gRPC keeps no reference to what its handshakes call.
+                self._credentials = make_credentials(certificate)
                 self.port = self._server.add_secure_port(address, self._credentials)
         except RuntimeError:
             self.port = 0
         if not self.port:
-            reason = "" if self._credentials is None else ", or gRPC refuses the certificate"
+            reason = "" if certificate is None else ", or gRPC refuses the certificate"
             raise ConfigurationError([f"grpc_port: cannot listen on {address}{reason}"])
         await self._server.start()
 
