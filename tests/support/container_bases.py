@@ -6,13 +6,10 @@ They have the names that the Dockerfiles and compose.yaml use, and work alike wh
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
-import yaml
-
-from container_engine import Engine
-from docker_files import DOCKER, instructions
+from container_engine import Command, Engine
+from docker_files import DOCKER, compose, instructions
 
 # What Python was linked with, and what the official images have beside it.
 DEBIAN_PACKAGES = (
@@ -72,13 +69,8 @@ def make_debian(engine: Engine) -> None:
     """Make the image of Debian 12 under all others, with this machine's authorities."""
     folder = engine.folder / "debian"
     folder.mkdir()
-    subprocess.run(
-        [
-            *("mmdebstrap", "--variant=minbase", f"--include={DEBIAN_PACKAGES}"),
-            *("bookworm", folder / "debian.tar"),
-        ],
-        check=True,
-    )
+    bootstrap: Command = ["mmdebstrap", "--variant=minbase", f"--include={DEBIAN_PACKAGES}"]
+    subprocess.run([*bootstrap, "bookworm", folder / "debian.tar"], check=True)
     lines = ["FROM scratch", "ADD debian.tar /"]
     if (own := os.environ.get("PIP_CERT")) is not None:  # of a proxy, for pip
         shutil.copy(own, folder / "own.crt")
@@ -114,14 +106,18 @@ def find_python(version: str) -> Path:
     """Return the folder of an installed Python of a version, such as 3.12.
 
     Raises:
-        AssertionError: there is none.
+        AssertionError: there is none, in the path or of pyenv.
     """
-    uv = Path(sys.executable).with_name("uv")
-    asked = [uv, "python", "find", "--no-python-downloads", "--system", version]
-    found = subprocess.run(asked, capture_output=True, text=True)
-    assert found.returncode == 0, f"expected an installed Python {version}, got none"
+    name = f"python{version}"
+    pyenv = Path.home() / ".pyenv/versions"
     code = "import sys; print(sys.base_prefix)"
-    return Path(subprocess.check_output([found.stdout.strip(), "-c", code], text=True).strip())
+    for candidate in (*pyenv.glob(f"{version}.*/bin/{name}"), shutil.which(name)):
+        if candidate is None:
+            continue
+        found = subprocess.run([candidate, "-c", code], capture_output=True, text=True)
+        if not found.returncode:
+            return Path(found.stdout.strip())
+    raise AssertionError(f"expected an installed Python {version}, got none")
 
 
 def make_stores(engine: Engine, images: dict[str, str]) -> None:
@@ -144,5 +140,5 @@ def base_of(name: str) -> str:
 
 def foreign_images() -> dict[str, str]:
     """Return the images of compose.yaml that it does not build, by their services."""
-    services = yaml.safe_load((DOCKER / "compose.yaml").read_text("utf-8"))["services"]
+    services = compose()["services"]
     return {name: each["image"] for name, each in services.items() if "build" not in each}

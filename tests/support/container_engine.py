@@ -25,6 +25,7 @@ Components: main
 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 """
 START_S = 60
+Command = list[str | Path]
 NEW_NETWORK = 0x40000000
 
 
@@ -84,7 +85,7 @@ class Engine:
 
     @contextlib.contextmanager
     def _daemon(self, *options: str) -> Iterator[None]:
-        command = [
+        command: Command = [
             *(
                 "dockerd",
                 "--data-root",
@@ -119,7 +120,8 @@ class Engine:
         Args:
             shown: whether its output goes to the terminal instead.
         """
-        return self._run([DOCKER, *arguments], {}, shown=shown)
+        command: Command = [DOCKER, *arguments]
+        return self._run(command, {}, shown=shown)
 
     def build(self, file: Path, tag: str, *, context: Path) -> None:
         """Build an image, and drop what the build leaves behind."""
@@ -130,12 +132,10 @@ class Engine:
         self, file: Path, *arguments: str, environment: Mapping[str, str], shown: bool = False
     ) -> str:
         """Run a command of Compose, and return what it prints on stdout."""
-        command = [self._compose, "--file", file, *arguments]
+        command: Command = [self._compose, "--file", file, *arguments]
         return self._run(command, environment, shown=shown)
 
-    def _run(
-        self, command: list[str | Path], environment: Mapping[str, str], *, shown: bool
-    ) -> str:
+    def _run(self, command: Command, environment: Mapping[str, str], *, shown: bool) -> str:
         own = {"DOCKER_HOST": self._socket, "DOCKER_BUILDKIT": "1", "BUILDKIT_PROGRESS": "plain"}
         done = subprocess.run(
             command,
