@@ -4,7 +4,7 @@ import json
 import shutil
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +109,11 @@ def try_restarts(compose: Compose, keys: Mapping[str, str], images: Pixels) -> N
     A restart loses nothing, so that what customers received is what they are charged for. A service
     that is killed, and a store that ends a transaction, may leave a charge without its answer.
     """
-    restart = ("restart", "--timeout", "40")
+    restart: Sequence[str] = ("restart", "--timeout", "40")
+    kill: Sequence[str] = ("kill",)
     rounds = (
-        [("redis", restart), ("torchserve", restart), ("edge", restart)],
-        [("postgres", restart), ("torchserve", ("kill",)), ("edge", ("kill",))],
+        (("redis", restart), ("torchserve", restart), ("edge", restart)),
+        (("postgres", restart), ("torchserve", kill), ("edge", kill)),
     )
     before = compose.books()
     for exact, disturbances in zip((True, False), rounds, strict=True):

@@ -87,8 +87,10 @@ def secured(tmp_path: Path) -> Secured:
 
 def test_T1_clients_query_over_tls(bundle: Path, secured: Secured) -> None:
     port = free_port()
-    options = ("--grpc-port", str(port))
-    with served(bundle, *options, state=secured.state, **secured.environment) as (url, _):
+    with served(bundle, "--grpc-port", str(port), state=secured.state, **secured.environment) as (
+        url,
+        _,
+    ):
         assert url.startswith("https://")
         credentials = grpc.ssl_channel_credentials(secured.authority.pem)
         with grpc.secure_channel(f"127.0.0.1:{port}", credentials) as channel:
