@@ -85,17 +85,10 @@ class Engine:
 
     @contextlib.contextmanager
     def _daemon(self, *options: str) -> Iterator[None]:
-        command: Command = [
-            *(
-                "dockerd",
-                "--data-root",
-                self.folder / "docker",
-                "--exec-root",
-                self.folder / "exec",
-            ),
-            *("--pidfile", self.folder / "pid", "--host", self._socket, *options),
-            *("--storage-driver", "overlay2", "--exec-opt", "native.cgroupdriver=cgroupfs"),
-        ]
+        command: Command = ["dockerd", "--host", self._socket, *options]
+        command += ["--storage-driver", "overlay2", "--exec-opt", "native.cgroupdriver=cgroupfs"]
+        command += ["--data-root", self.folder / "docker", "--exec-root", self.folder / "exec"]
+        command += ["--pidfile", self.folder / "pid"]
         with (self.folder / "dockerd.log").open("ab") as log:
             daemon = subprocess.Popen(command, stdout=log, stderr=log)
         try:
