@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-integration test-smoke test-interop test-real test-browser test-docs docs notebooks demo-imagenet check lint types contracts fix lock \
+.PHONY: help demo test test-integration test-smoke test-interop test-real test-browser test-containers test-release test-docs docs notebooks demo-imagenet check lint types contracts fix lock \
 	bench-serving bench-training gpu-rehearsal clean
 
 help:
@@ -18,6 +18,8 @@ help:
 	@echo "make docs              build the docs site in .docs/site: guides, references, notebooks"
 	@echo "make notebooks         run the notebooks of docs/notebooks"
 	@echo "make test-docs         build the site, and test its links and pages"
+	@echo "make test-containers   build the images, run them and all of compose; needs root and 30 GB"
+	@echo "make test-release      build the release, and install it in an environment for each extra"
 	@echo "make demo-imagenet     pack a trained network of ImageNet-1k, serve it, show it photographs"
 	@echo "make check             check lint, types and import contracts"
 	@echo "make fix               format, and fix what the linter can fix"
@@ -98,6 +100,14 @@ notebooks: .venv-docs/installed
 
 test-docs: docs
 	.venv-docs/bin/python -m pytest -m "browser or not browser" tests/docs
+
+# An hour, mostly the download of PyTorch for each image.
+test-containers: .venv/installed
+	$(BIN)/python tests/docker/try_containers.py
+
+# In a folder of its own, which is removed. uv's cache keeps the downloads for the next time.
+test-release: .venv/installed
+	$(BIN)/python tests/release/try_release.py
 
 # Two processes, because none takes the generated code of both clients of gRPC.
 test-interop: .venv-interop/installed

@@ -1,8 +1,9 @@
 # The server. Build from the root of the repository:
 #   docker build -f docker/server.Dockerfile -t stingy .
 # Every installed file is checked by its hash. PyTorch comes from the package index, built for CUDA.
-# For the CPU only, which saves several GB, add --build-arg TORCH_INDEX=ADDRESS with the address on
-# PyTorch's install page. torch and torchvision then have the same versions, but no hash.
+# For the CPU only, which should save several GB, add --build-arg TORCH_INDEX=ADDRESS with the address
+# on PyTorch's install page. torch and torchvision then have the same versions, but no hash. This
+# argument is untried.
 FROM python:3.12-slim-bookworm AS build
 ARG TORCH_INDEX=""
 COPY requirements.lock /source/requirements.lock
@@ -16,8 +17,9 @@ FROM python:3.12-slim-bookworm AS root
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin stingy \
     && install -d -o stingy -g stingy -m 700 /state
 COPY --from=build /opt/stingy /opt/stingy
-# Remove shells, package managers and set-uid programs. Python is the only program left.
-RUN ["/usr/local/bin/python", "-c", "import shutil; [shutil.rmtree(f'/usr/{name}') for name in ('bin', 'sbin')]"]
+COPY docker/strip.py /strip.py
+# Remove shells, package managers, set-uid programs and pip. Python and `stingy` are left.
+RUN ["/usr/local/bin/python", "/strip.py", "/usr/local/bin/python", "/opt/stingy/bin/stingy"]
 
 FROM scratch
 # One layer with the whole root, so that no layer contains the removed files.
@@ -35,6 +37,6 @@ WORKDIR /state
 EXPOSE 8080 9100
 VOLUME /state
 STOPSIGNAL SIGTERM
-HEALTHCHECK --start-period=60s CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/v2/health/ready', timeout=5)"]
+HEALTHCHECK --interval=5s --start-period=60s CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/v2/health/ready', timeout=5)"]
 ENTRYPOINT ["stingy"]
 CMD ["serve"]

@@ -22,8 +22,9 @@ RUN apt-get update \
     && ln -s /usr/lib/jvm/java-17-openjdk-* /opt/java
 COPY --from=build /opt/stingy /opt/stingy
 COPY docker/torchserve_start.py /opt/stingy/torchserve_start.py
-# As in server.Dockerfile. This does not remove Java, because /usr/bin has only a link to it.
-RUN ["/usr/local/bin/python", "-c", "import shutil; [shutil.rmtree(f'/usr/{name}') for name in ('bin', 'sbin')]"]
+COPY docker/strip.py /strip.py
+# As in server.Dockerfile. Java starts the workers by its jspawnhelper.
+RUN ["/usr/local/bin/python", "/strip.py", "/usr/local/bin/python", "/opt/stingy/bin/stingy", "/opt/stingy/bin/torchserve", "/opt/java/bin/java", "/opt/java/lib/jspawnhelper"]
 
 FROM scratch
 # One layer with the whole root, so that no layer contains the removed files.
@@ -41,5 +42,5 @@ WORKDIR /key
 EXPOSE 9080
 VOLUME /key
 STOPSIGNAL SIGTERM
-HEALTHCHECK --start-period=120s CMD ["python", "-c", "import socket; socket.create_connection(('127.0.0.1', 9080), 5)"]
+HEALTHCHECK --interval=5s --start-period=120s CMD ["python", "-c", "import socket; socket.create_connection(('127.0.0.1', 9080), 5)"]
 ENTRYPOINT ["python", "/opt/stingy/torchserve_start.py"]

@@ -50,6 +50,7 @@ from stingy_server.observability.head_log import HeadLog
 from stingy_server.observability.metrics import Metrics
 from stingy_server.observability.tracing import NoTracing, OpenTelemetry, Tracing
 from stingy_server.observability.webhook import Webhook, read_secret
+from stingy_server.process.certificate import Certificate, load_certificate
 from stingy_server.rates.rate_limits import MemoryRates, Rates, parse_rate
 from stingy_server.rollout import Rollout, bundle_faults
 from stingy_server.service import Service
@@ -104,7 +105,8 @@ def create_app(
     mark_secret, of_marks = open_secret(settings)
     faults += of_marks
     faults += rate_store_faults(settings) + room_faults(settings) + rpc_faults(settings)
-    faults += found + more + wrong + _token_faults(settings)
+    certificate, bad = load_certificate(settings)
+    faults += found + more + wrong + bad + _token_faults(settings)
     try:
         database = _database(settings, faults)
     except BaseException:
@@ -126,7 +128,7 @@ def create_app(
         raise
     # Models that other processes run change there, not by the desired versions of the state.
     rollout = Rollout(service, deployed) if engine_factory is None else None
-    return _application(service, rollout)
+    return _application(service, rollout, certificate)
 
 
 def _checked_models(
@@ -266,7 +268,9 @@ def _fill_fleet(
             )
 
 
-def _application(service: Service, rollout: Rollout | None) -> FastAPI:
+def _application(
+    service: Service, rollout: Rollout | None, certificate: Certificate | None
+) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.last_writes.append(service.refusals.write)
@@ -277,7 +281,7 @@ def _application(service: Service, rollout: Rollout | None) -> FastAPI:
         try:
             service.start()
             heads = HeadLog(service.ledger)
-            app.state.rpc = rpc = await _start_rpc(service)
+            app.state.rpc = rpc = await _start_rpc(service, certificate)
         except (StoreUnavailable, ConfigurationError) as error:
             log.error("this process does not serve: %s", error)
             service.close()
@@ -286,6 +290,8 @@ def _application(service: Service, rollout: Rollout | None) -> FastAPI:
         tasks = [asyncio.create_task(heads.run(service.executor))]
         if rollout is not None:
             tasks.append(asyncio.create_task(rollout.run()))
+        if certificate is not None:
+            tasks.append(asyncio.create_task(certificate.watch()))
         yield
         for task in tasks:
             task.cancel()
@@ -307,6 +313,7 @@ def _application(service: Service, rollout: Rollout | None) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.service = service
+    app.state.certificate = certificate
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(Exception, _on_exception)
     app.include_router(routes.router)
@@ -315,17 +322,17 @@ def _application(service: Service, rollout: Rollout | None) -> FastAPI:
     return app
 
 
-async def _start_rpc(service: Service) -> "RpcServer | None":
+async def _start_rpc(service: Service, certificate: Certificate | None) -> "RpcServer | None":
     """Start the gRPC server, if the settings name its port.
 
     Raises:
-        ConfigurationError: the port cannot be listened on.
+        ConfigurationError: as from `RpcServer.start`.
     """
     if service.settings.grpc_port is None:
         return None
     from stingy_server.rpc.server import RpcServer
 
-    server = RpcServer(service)
+    server = RpcServer(service, certificate)
     await server.start()
     return server
 
@@ -409,11 +416,6 @@ def rpc_faults(settings: Settings) -> list[str]:
         faults.append("grpc_port: expected the extra grpc, got none; pip install 'stingy[grpc]'")
     if port and port in (settings.port, settings.metrics_port):
         faults.append(f"grpc_port: expected a port of its own, got {port}, which has another use")
-    if settings.tls_cert is not None:
-        faults.append(
-            "grpc_port: expected no tls_cert beside it, because gRPC would be sent without TLS; "
-            "put a proxy with TLS in front of both"
-        )
     return faults
 
 

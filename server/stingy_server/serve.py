@@ -11,7 +11,6 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 from fastapi import FastAPI
 from rich.console import Console
@@ -23,7 +22,6 @@ from stingy_server.models.endpoints import close_endpoints
 from stingy_server.observability import metrics
 from stingy_server.observability.logs import log_config
 from stingy_server.observability.metrics_server import MetricsServer
-from stingy_server.process.certificate import Certificate
 from stingy_server.process.core_dumps import forbid_core_dumps
 from stingy_server.process.descriptors import raise_descriptor_limit
 from stingy_server.process.gc_tuning import freeze_gc
@@ -49,7 +47,7 @@ def serve(settings: Settings, faults: Sequence[str], *, console: Console) -> Non
     with contextlib.ExitStack() as stack:
         listener, found = _bind(settings.host, settings.port, stack)
         metrics_port, more = _bind_metrics(settings)
-        faults = [*faults, *found, *more, *_tls_faults(settings)]
+        faults = [*faults, *found, *more]
         if settings.grpc_port is not None:
             reserved, found = _bind(settings.host, settings.grpc_port, stack)
             faults += found
@@ -89,7 +87,7 @@ def serve(settings: Settings, faults: Sequence[str], *, console: Console) -> Non
 def _worker_app(settings: Settings, expected: Mapping[tuple[str, str], str]) -> FastAPI:
     """Build the application of a worker. End the process if its bundles differ from `expected`."""
     try:
-        app = create_app(settings, faults=_tls_faults(settings), expected=expected)
+        app = create_app(settings, expected=expected)
     except ConfigurationError as error:
         faults = error.faults
     except StoreUnavailable as error:
@@ -109,7 +107,6 @@ def _config(app: "FastAPI | functools.partial[FastAPI]", settings: Settings) -> 
         workers=settings.workers,
         header_timeout_s=settings.header_timeout_s,
         body_timeout_s=settings.body_timeout_s,
-        tls_files=_tls_files(settings),
         ws="none",
         access_log=False,
         log_config=log_config(settings.log_format),
@@ -117,26 +114,6 @@ def _config(app: "FastAPI | functools.partial[FastAPI]", settings: Settings) -> 
         proxy_headers=False,
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
     )
-
-
-def _tls_files(settings: Settings) -> tuple[Path, Path] | None:
-    if settings.tls_cert is None or settings.tls_key is None:
-        return None
-    return settings.tls_cert, settings.tls_key
-
-
-def _tls_faults(settings: Settings) -> list[str]:
-    """Return the faults of the certificate, if the settings have one."""
-    if (settings.tls_cert is None) != (settings.tls_key is None):
-        given, missing = ("tls_cert", "tls_key") if settings.tls_cert else ("tls_key", "tls_cert")
-        return [f"{missing}: expected a file beside {given}, got none"]
-    if (files := _tls_files(settings)) is None:
-        return []
-    try:
-        Certificate(*files)
-    except ConfigurationError as error:
-        return [*error.faults]
-    return []
 
 
 def _bind(host: str, port: int, stack: contextlib.ExitStack) -> tuple[socket.socket, list[str]]:
@@ -211,9 +188,11 @@ def _announce(
     host, port = listener.getsockname()[:2]
     address = f"[{host}]" if ":" in host else host
     console.print(f"started in {seconds:.1f} s", highlight=False, soft_wrap=True)
+    secure = service.settings.tls_cert is not None
     if (grpc_port := service.settings.grpc_port) is not None:
-        console.print(f"gRPC on {address}:{grpc_port}", highlight=False, soft_wrap=True)
-    scheme = "http" if service.settings.tls_cert is None else "https"
+        name = "gRPC over TLS" if secure else "gRPC"
+        console.print(f"{name} on {address}:{grpc_port}", highlight=False, soft_wrap=True)
+    scheme = "https" if secure else "http"
     console.print(f"listening on {scheme}://{address}:{port}", highlight=False, soft_wrap=True)
 
 

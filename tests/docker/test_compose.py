@@ -58,7 +58,7 @@ def test_U4_service_has_no_rights(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
-    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["security_opt"] == ["no-new-privileges=true"]
     user, _, _ = service["user"].partition(":")
     assert int(user) > 0
     assert service["pids_limit"] > 0
@@ -103,14 +103,22 @@ def test_every_secret_is_made_and_every_file_is_there(tmp_path: Any) -> None:
         assert {name for name in used if not name.startswith("$")} == set(document[kind]), kind
 
 
-def test_prometheus_scrapes_the_edges_metrics_port() -> None:
+def test_U4_metrics_listen_on_prometheus_network_alone() -> None:
     (prometheus,) = documents(DOCKER / "prometheus.yaml")
     (job,) = prometheus["scrape_configs"]
     ((target,),) = [config["targets"] for config in job["static_configs"]]
     host, port = target.split(":")
-    assert host in SERVICES
+    edge = SERVICES["edge"]
+    assert edge["environment"]["STINGY_METRICS_HOST"] == host
     assert port == environment(DOCKER / "server.Dockerfile")["STINGY_METRICS_PORT"]
-    assert {"watch"} <= set(SERVICES[host]["networks"]) & set(SERVICES["prometheus"]["networks"])
+    named = {
+        name
+        for name, options in edge["networks"].items()
+        if host in (options or {}).get("aliases", [])
+    }
+    assert named == {"watch"}
+    assert "watch" in SERVICES["prometheus"]["networks"]
+    assert host not in SERVICES  # such a name would lead to every network
     targets = {Path(each["target"]) for each in SERVICES["prometheus"]["configs"]}
     (settings,) = {each for each in targets if each.name == "prometheus.yml"}
     assert {settings.parent / name for name in prometheus["rule_files"]} <= targets
@@ -134,7 +142,7 @@ def test_grafana_finds_prometheus_and_the_dashboard() -> None:
 def test_health_check_queries_the_served_port() -> None:
     for name, port in (("server", 8080), ("torchserve", 9080)):
         text = (DOCKER / f"{name}.Dockerfile").read_text()
-        (check,) = re.findall(r"^HEALTHCHECK .*CMD (\[.*\])$", text, re.MULTILINE)
+        (check,) = re.findall(r"^HEALTHCHECK --interval=5s .*CMD (\[.*\])$", text, re.MULTILINE)
         program, flag, script = json.loads(check)
         assert (program, flag) == ("python", "-c")
         ast.parse(script)

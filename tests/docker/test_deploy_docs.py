@@ -27,7 +27,6 @@ def test_every_named_file_exists() -> None:
 
 def test_documented_backup_is_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "backups").mkdir()
     commands = re.findall(r"^(stingy state \w+[^#\n]*)", DEPLOY, re.MULTILINE)
     assert len(commands) == 2
     with closing(Database(Path("state"))) as database:  # open while it is copied

@@ -1,5 +1,6 @@
-"""The Dockerfiles: linted, without root, with no program but Python."""
+"""The Dockerfiles: linted, without root, with no program but those that serve."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -32,8 +33,14 @@ def test_U4_user_is_not_root(path: Path) -> None:
     assert users[-1] == f"{EDGE_UID}:{EDGE_UID}"
 
 
-@pytest.mark.parametrize("name", ["server", "torchserve"])
-def test_U4_no_program_is_left_but_python(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("server", {"python", "stingy"}),
+        ("torchserve", {"python", "stingy", "torchserve", "java", "jspawnhelper"}),
+    ],
+)
+def test_U4_no_program_is_left_but_those_that_serve(name: str, left: set[str]) -> None:
     path = DOCKER / f"{name}.Dockerfile"
     stages = [value for kind, value in instructions(path) if kind == "FROM"]
     assert stages[-1] == "scratch"
@@ -42,7 +49,9 @@ def test_U4_no_program_is_left_but_python(name: str) -> None:
     before = instructions(path)[: -len(last_stage(path))]
     kind, value = before[-1]
     assert kind == "RUN"
-    assert "rmtree(f'/usr/{name}') for name in ('bin', 'sbin')" in value
+    python, script, *kept = json.loads(value)
+    assert (python, script) == ("/usr/local/bin/python", "/strip.py")
+    assert {Path(path).name for path in kept} == left
 
 
 def test_U4_metrics_have_a_port_of_their_own() -> None:

@@ -27,6 +27,8 @@ IMAGES = random_images(4)
 N = 3
 BINARY = "application/octet-stream"
 HEADER_LENGTH = "Inference-Header-Content-Length"
+# The settings of a worker in this process. Those of a real one come from its environment.
+TRUSTING = {"model_yaml_config": {"stingy": {"trusted_factories": ["sample_networks"]}}}
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +231,7 @@ def test_requests_of_one_torchserve_batch_fail_separately(
 
     good, bad = IMAGES[:2].copy()
     bad[0, 0] = POISON
-    context = Context("fragile", str(bundles["fragile"]), {}, 3, None, "0.12.0")
+    context = Context("fragile", str(bundles["fragile"]), {}, 3, None, "0.12.0", **TRUSTING)
     handler = Handler()
     handler.initialize(context)
     context.request_processor = [RequestProcessor({"explain": "False"}) for _ in range(3)]
@@ -246,7 +248,7 @@ def test_worker_with_a_policy_that_needs_a_secret_fails(tmp_path: Path) -> None:
 
     bundle = make_bundle(tmp_path / "b", policy="keyed_noise")
     with pytest.raises(ConfigurationError, match="without keyed noise"):
-        Handler().initialize(Context("digits", str(bundle), {}, 1, None, "0.12.0"))
+        Handler().initialize(Context("digits", str(bundle), {}, 1, None, "0.12.0", **TRUSTING))
 
 
 @pytest.mark.smoke

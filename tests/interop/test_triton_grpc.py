@@ -76,6 +76,33 @@ async def test_tritons_asyncio_client_gets_the_same_answers(expected: Expected) 
             await client.infer("other", [image_input()], headers=expected.headers)
 
 
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Expected]:
+    with grpc_answers(tmp_path_factory.mktemp("secure"), tls=True) as server:
+        yield server
+
+
+def test_T1_tritons_client_gets_the_same_answers_over_tls(secure: Expected) -> None:
+    trusted = {"ssl": True, "root_certificates": str(secure.ca)}
+    with triton.InferenceServerClient(secure.address, **trusted) as client:
+        assert client.is_server_ready()
+        result = client.infer("digits", [image_input()], headers=secure.headers)
+        assert result.as_numpy("indices").tolist() == secure.indices
+    with triton.InferenceServerClient(secure.address) as plain:
+        with pytest.raises(triton.InferenceServerException) as error:
+            plain.is_server_live()
+        assert error.value.status() == "StatusCode.UNAVAILABLE"
+
+
+async def test_T1_tritons_asyncio_client_works_over_tls(secure: Expected) -> None:
+    from tritonclient.grpc import aio
+
+    trusted = {"ssl": True, "root_certificates": str(secure.ca)}
+    async with aio.InferenceServerClient(secure.address, **trusted) as client:
+        result = await client.infer("digits", [image_input()], headers=secure.headers)
+        assert result.as_numpy("indices").tolist() == secure.indices
+
+
 def test_documented_example_runs(expected: Expected) -> None:
     page = (Path(__file__).parents[2] / "docs" / "query.md").read_text(encoding="utf-8")
     (example,) = [

@@ -3,7 +3,6 @@
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 from starlette.types import Message
@@ -129,16 +128,7 @@ async def test_lifespan_with_a_locked_state_fails_with_one_sentence(
     assert all(record.exc_info is None for record in caplog.records)
 
 
-@pytest.mark.parametrize(
-    ("options", "fault"),
-    [
-        ({"grpc_port": 8080, "port": 8080}, "a port of its own"),
-        ({"grpc_port": 8081, "tls_cert": "cert.pem", "tls_key": "key.pem"}, "no tls_cert"),
-    ],
-)
-def test_grpc_port_that_cannot_be_served_is_a_fault(
-    tmp_path: Path, options: dict[str, Any], fault: str
-) -> None:
-    (found,) = rpc_faults(make_settings(tmp_path, **options))
-    assert fault in found
+def test_grpc_port_that_has_another_use_is_a_fault(tmp_path: Path) -> None:
+    (found,) = rpc_faults(make_settings(tmp_path, grpc_port=8080, port=8080))
+    assert "a port of its own" in found
     assert rpc_faults(make_settings(tmp_path, grpc_port=8081)) == []

@@ -35,11 +35,22 @@ class Ended(NamedTuple):
 
 
 class RpcClient:
-    """A client of one gRPC server, on one connection of its own."""
+    """A client of one gRPC server, on one connection of its own.
 
-    def __init__(self, port: int, key: str | None, *options: tuple[str, int]) -> None:
+    Args:
+        authority: the certificate that it trusts, in PEM; None for gRPC without TLS.
+    """
+
+    def __init__(
+        self, port: int, key: str | None, *options: tuple[str, int], authority: bytes | None = None
+    ) -> None:
         fixed = [("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
-        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[*fixed, *options])
+        address, options_sent = f"127.0.0.1:{port}", [*fixed, *options]
+        if authority is None:
+            self.channel = grpc.aio.insecure_channel(address, options=options_sent)
+        else:
+            credentials = grpc.ssl_channel_credentials(authority)
+            self.channel = grpc.aio.secure_channel(address, credentials, options=options_sent)
         self.key = key
 
     def start(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
 
@@ -30,6 +31,7 @@ from serving import (
 )
 from stingy_clients import Client, TransportError
 from stingy_server.process.tls_handshake import CLOSE_S
+from stingy_server.rpc.messages import SERVICE
 
 IMAGE = png(random_images(1)[0])
 HEADERS = {"STINGY_HEADER_TIMEOUT_S": "1", "STINGY_BODY_TIMEOUT_S": "5"}
@@ -84,8 +86,16 @@ def secured(tmp_path: Path) -> Secured:
 
 
 def test_T1_clients_query_over_tls(bundle: Path, secured: Secured) -> None:
-    with served(bundle, state=secured.state, **secured.environment) as (url, _):
+    port = free_port()
+    with served(bundle, "--grpc-port", str(port), state=secured.state, **secured.environment) as (
+        url,
+        _,
+    ):
         assert url.startswith("https://")
+        credentials = grpc.ssl_channel_credentials(secured.authority.pem)
+        with grpc.secure_channel(f"127.0.0.1:{port}", credentials) as channel:
+            live = channel.unary_unary(f"/{SERVICE}/ServerLive")
+            assert live(b"", timeout=60, wait_for_ready=True) == b"\x08\x01"
         with Client(url, secured.secret, ca=secured.ca) as client:
             answers = client.predict_batch([IMAGE] * 20, model="digits")
             assert len(answers) == 20
@@ -109,10 +119,9 @@ def test_T1_clients_query_over_tls(bundle: Path, secured: Secured) -> None:
 def test_T1_old_versions_and_plain_http_get_no_answer(
     bundle: Path, secured: Secured, version: ssl.TLSVersion
 ) -> None:
-    port = free_port()
-    with served(
-        bundle, "--metrics-port", str(port), state=secured.state, **secured.environment
-    ) as (url, process):
+    port, rpc = free_port(), free_port()
+    options = ("--metrics-port", str(port), "--grpc-port", str(rpc))
+    with served(bundle, *options, state=secured.state, **secured.environment) as (url, process):
         context = secured.context()
         context.minimum_version = context.maximum_version = version
         with secured.shaken(url, context) as connection:
@@ -127,6 +136,10 @@ def test_T1_old_versions_and_plain_http_get_no_answer(
             plain.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
             assert b"HTTP" not in until_closed(plain)
         assert counted(port)["handshake"] >= 1
+        for sent in (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01\x00\x01\xff"):
+            with connected(f"http://127.0.0.1:{rpc}") as plain:
+                plain.sendall(sent + bytes(100))
+                assert b"HTTP" not in until_closed(plain)
         process.terminate()
         assert process.wait(60) == 0
         assert log_of(process) == []

@@ -88,6 +88,7 @@ def back_up(state: Path, store: str | None, target: Path) -> Manifest:
     try:
         with closing(open_reader(state, store)) as reader:
             _check_pepper(pepper, reader)
+            target.parent.mkdir(parents=True, exist_ok=True)
             draft.mkdir(mode=0o700)
             _write_copy(reader, draft, pepper)
             manifest = _describe(draft, reader.kind)

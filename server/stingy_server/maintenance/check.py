@@ -1,4 +1,4 @@
-"""A check of the state: its pages, pepper, tables, triggers, chains and budgets."""
+"""A check of the state: its pages, pepper, tables, triggers, chains, budgets and rates."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from stingy_server.maintenance.reader import Reader, file_tables, new_file, open_reader
 from stingy_server.maintenance.verify import verify
+from stingy_server.rates.rate_limits import parse_rate
 from stingy_server.store.base import StoreUnavailable
 from stingy_server.store.budgets import key_owner
 from stingy_server.store.pepper import check_pepper, read_pepper
@@ -61,6 +62,7 @@ def check_state(
             if not found
             else f"budgets: {compared} keys compared with the ledger"
         )
+        faults += [f"rates: {fault}" for fault in _rates(reader)]
     return Check(faults, notes)
 
 
@@ -120,3 +122,22 @@ def _budgets(reader: Reader) -> tuple[int, list[str]]:
         elif budget["used"] < max(budget["day_used"], budget.get("month_used", 0)):
             faults.append(f"key {id}: expected no more images in a day or a month than in all")
     return len(keys), faults
+
+
+def _rates(reader: Reader) -> list[str]:
+    """Return the keys whose rate cannot be read, so that each of their queries is refused.
+
+    Release 0.1.0 took texts of rates that are none, such as "600/minute; 9/second".
+    """
+    faults = []
+    for row in reader.table("keys"):
+        for name in ("rate", "request_rate"):
+            text = row.get(name)
+            if text is None or row["revoked"] is not None:
+                continue
+            try:
+                parse_rate(text)
+            except ValueError as error:
+                option = f"--{name.replace('_', '-')}"
+                faults.append(f"key {row['id']}: {error}; see: stingy keys set ID {option}")
+    return faults

@@ -11,14 +11,23 @@ import os
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from stingy_protection.files import read_regular_file
 from stingy_server.errors import ConfigurationError
+from stingy_server.settings import Settings
 
 log = logging.getLogger("stingy")
 
 MAX_PEM_BYTES = 2**20
 POLL_S = 5.0  # between two looks at the files
+
+
+class Pair(NamedTuple):
+    """The content of both files, in PEM."""
+
+    chain: bytes
+    key: bytes
 
 
 class Certificate:
@@ -29,7 +38,8 @@ class Certificate:
         key: the file with its key, in PEM, without a passphrase.
 
     Attributes:
-        context: the context of all connections. A handshake gets the latest pair that is valid.
+        context: the context of all connections of HTTP. A handshake gets the latest valid pair.
+        pair: the latest valid pair, for connections that do without the context.
 
     Raises:
         ConfigurationError: the files cannot be read, or are no such pair.
@@ -37,8 +47,8 @@ class Certificate:
 
     def __init__(self, chain: Path, key: Path) -> None:
         self._files = (chain, key)
-        self._content = self._read()
-        self._latest = self.context = make_context(*self._content)
+        self.pair = self._read()
+        self._latest = self.context = make_context(*self.pair)
         self.context.sni_callback = self._use_latest
         self._faults: tuple[str, ...] = ()  # of the files, as they were logged last
 
@@ -54,17 +64,17 @@ class Certificate:
         Otherwise the old pair stays in use. The log has each fault once.
         """
         try:
-            content = self._read()
-            if content == self._content:
+            pair = self._read()
+            if pair == self.pair:
                 self._faults = ()
                 return
-            context = make_context(*content)
+            context = make_context(*pair)
         except ConfigurationError as error:
             if error.faults != self._faults:
                 self._faults = error.faults
                 log.error("the old certificate stays in use: %s", "; ".join(error.faults))
             return
-        self._content, self._latest, self._faults = content, context, ()
+        self.pair, self._latest, self._faults = pair, context, ()
         log.info("the certificate was renewed")
 
     def _use_latest(
@@ -73,7 +83,7 @@ class Certificate:
         # OpenSSL calls this in each handshake, whether the client names a host or not.
         connection.context = self._latest
 
-    def _read(self) -> tuple[bytes, bytes]:
+    def _read(self) -> Pair:
         contents = []
         faults = []
         for setting, path in zip(("tls_cert", "tls_key"), self._files, strict=True):
@@ -84,8 +94,21 @@ class Certificate:
                 faults.append(f"{setting}: expected a readable file at {path}, got: {reason}")
         if faults:
             raise ConfigurationError(faults)
-        chain, key = contents
-        return chain, key
+        return Pair(*contents)
+
+
+def load_certificate(settings: Settings) -> tuple[Certificate | None, list[str]]:
+    """Load the certificate that the settings name, if they name one. Return it and its faults."""
+    chain, key = settings.tls_cert, settings.tls_key
+    if chain is None and key is None:
+        return None, []
+    if chain is None or key is None:
+        given, missing = ("tls_key", "tls_cert") if chain is None else ("tls_cert", "tls_key")
+        return None, [f"{missing}: expected a file beside {given}, got none"]
+    try:
+        return Certificate(chain, key), []
+    except ConfigurationError as error:
+        return None, [*error.faults]
 
 
 def make_context(chain: bytes, key: bytes) -> ssl.SSLContext:

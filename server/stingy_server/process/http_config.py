@@ -1,6 +1,5 @@
 """uvicorn's configuration for this server's protocol."""
 
-from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -20,12 +19,14 @@ class HttpConfig(uvicorn.Config):
         header_timeout_s: seconds allowed to receive the headers of a request.
         body_timeout_s: seconds allowed to receive the rest of a body after its request was
             answered, and to read a response.
-        tls_files: the files of a certificate and of its key; None for plain HTTP.
+
+    Attributes:
+        certificate: that of the application; None for plain HTTP.
     """
 
     metrics: Metrics
     connections: ConnectionTable
-    certificate: Certificate | None = None
+    certificate: Certificate | None
 
     def __init__(
         self,
@@ -33,24 +34,18 @@ class HttpConfig(uvicorn.Config):
         *,
         header_timeout_s: float,
         body_timeout_s: float,
-        tls_files: tuple[Path, Path] | None = None,
         **options: Any,
     ) -> None:
-        protocol = HttpProtocol if tls_files is None else TlsHandshake
-        super().__init__(app, http=protocol, **options)
-        self._tls_files = tls_files
+        super().__init__(app, http=HttpProtocol, **options)
         self.header_timeout_s = header_timeout_s
         self.body_timeout_s = body_timeout_s
 
     def load(self) -> None:
-        """Load application and certificate in the process that serves, and count the open files.
-
-        Raises:
-            ConfigurationError: the certificate is not valid.
-        """
+        """Load the application in the process that serves, and count the open files."""
         super().load()
-        if self._tls_files is not None:
-            self.certificate = Certificate(*self._tls_files)
+        self.certificate = self.loaded_app.state.certificate
+        if self.certificate is not None:
+            self.http_protocol_class = TlsHandshake
         raise_descriptor_limit()
         shortest = min(self.header_timeout_s, self.body_timeout_s, KEEP_ALIVE_S)
         self.metrics = self.loaded_app.state.service.metrics

@@ -43,14 +43,6 @@ class DrainingServer(uvicorn.Server):
     def __init__(self, config: HttpConfig, *, ignore_repeats: bool = False) -> None:
         super().__init__(config)
         self._ignore_repeats = ignore_repeats
-        self._certificate_watch: asyncio.Task[None] | None = None
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to serve, and to look at the files of the certificate."""
-        await super().startup(sockets)
-        assert isinstance(self.config, HttpConfig)  # noqa: S101
-        if self.config.certificate is not None:
-            self._certificate_watch = asyncio.create_task(self.config.certificate.watch())
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
-import os
 import time
+from typing import Any
 
 import grpc.aio
 
 from stingy_server.errors import ConfigurationError
+from stingy_server.process.certificate import Certificate, Pair
 from stingy_server.rpc.arrivals import largest_message
 from stingy_server.rpc.calls import Calls
 from stingy_server.rpc.methods import RPCS
@@ -47,37 +48,65 @@ def server_options(settings: Settings) -> list[tuple[str, int]]:
     ]
 
 
+def make_credentials(certificate: Certificate) -> Any:
+    """Make credentials of TLS. A handshake gets the latest valid pair of the certificate."""
+    used = certificate.pair
+
+    def latest() -> Any:
+        # gRPC calls this in each handshake, one at a time, in a thread of its own.
+        nonlocal used
+        if certificate.pair is used:
+            return None
+        used = certificate.pair
+        return _configure(used)
+
+    return grpc.dynamic_ssl_server_credentials(_configure(used), latest)
+
+
+def _configure(pair: Pair) -> Any:
+    return grpc.ssl_server_certificate_configuration([(pair.key, pair.chain)])
+
+
 class RpcServer:
     """The gRPC server of a service, on the event loop that starts it.
+
+    Args:
+        certificate: that of the HTTP server; None for gRPC without TLS.
 
     Attributes:
         port: the port that it listens on.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, certificate: Certificate | None) -> None:
         self._service = service
         self._calls = Calls(service, RPCS)
+        self._certificate = certificate
         self.port = 0
 
     async def start(self) -> None:
         """Listen on the port of the settings.
 
         Raises:
-            ConfigurationError: the port cannot be listened on.
+            ConfigurationError: the port cannot be listened on, or gRPC refuses the certificate.
         """
-        # Its own log would have the text of clients. It reads this when it starts.
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         logging.getLogger("grpc").setLevel(logging.CRITICAL)
         settings = self._service.settings
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"{host}:{settings.grpc_port}"
         self._server = grpc.aio.server(handlers=(self._calls,), options=server_options(settings))
+        certificate = self._certificate
         try:
-            self.port = self._server.add_insecure_port(address)
+            if certificate is None:
+                self.port = self._server.add_insecure_port(address)
+            else:
+                # Kept here, because gRPC keeps no reference to what its handshakes call.
+                self._credentials = make_credentials(certificate)
+                self.port = self._server.add_secure_port(address, self._credentials)
         except RuntimeError:
             self.port = 0
         if not self.port:
-            raise ConfigurationError([f"grpc_port: cannot listen on {address}"])
+            reason = "" if certificate is None else ", or gRPC refuses the certificate"
+            raise ConfigurationError([f"grpc_port: cannot listen on {address}{reason}"])
         await self._server.start()
 
     async def stop(self) -> None:

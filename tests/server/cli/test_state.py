@@ -35,20 +35,20 @@ def test_day_of_an_operator(run: Run, tmp_path: Path, store: str | None) -> None
     checked = run("state", "check")
     assert (checked.exit_code, checked.stderr) == (0, "")
     assert checked.stdout.endswith("no fault\n")
-    made = run("state", "backup", "monday")
+    made = run("state", "backup", "backups/monday")
     assert (made.exit_code, made.stderr) == (0, "")
     assert run("keys", "revoke", created["id"]).exit_code == 0
 
-    refused = run("state", "restore", "monday")
+    refused = run("state", "restore", "backups/monday")
     assert (refused.exit_code, "--replace" in refused.stderr) == (2, True)
-    restored = run("state", "restore", "monday", "--replace")
+    restored = run("state", "restore", "backups/monday", "--replace")
     assert (restored.exit_code, restored.stderr) == (0, "")
     assert f"key {created['id']} (alice): revoked after the backup" in restored.stdout
     (key,) = json.loads(run("keys", "list", "--json").stdout)
     assert key["revoked"] is None
 
     if store is None:
-        elsewhere = run("state", "restore", "monday", state="elsewhere")
+        elsewhere = run("state", "restore", "backups/monday", state="elsewhere")
         assert (elsewhere.exit_code, "unnamed" in elsewhere.stdout) == (0, True)
 
 
@@ -84,7 +84,7 @@ def test_ledger_is_verified_against_kept_heads_and_pruned(
 @pytest.mark.parametrize(
     "words",
     [
-        ("state", "backup", "monday"),
+        ("state", "backup", "backups/monday"),
         ("state", "check"),
         ("ledger", "head"),
         ("ledger", "verify"),

@@ -42,6 +42,7 @@ def test_K8_state_as_it_was_written_has_no_fault(state: Path, store: str | None)
         ("UPDATE budgets SET used = 1", "expected at least 2 images charged"),
         ("UPDATE budgets SET day_used = 4", "expected no more images in a day"),
         ("DELETE FROM budgets", "expected a budget"),
+        ("UPDATE keys SET rate = '600/minute; 9/second'", "expected a rate such as 600/minute"),
         ("ALTER TABLE keys DROP COLUMN request_rate", "expected the column keys.request_rate"),
     ],
 )

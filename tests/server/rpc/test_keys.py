@@ -1,6 +1,8 @@
 """The key of a call is checked first: before its message is read, for every rpc."""
 
 import asyncio
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,6 +81,25 @@ async def test_G1_key_revoked_while_the_message_comes_gets_nothing(tmp_path: Pat
         assert (ended.status, ended.code) == ("UNAUTHENTICATED", "unauthenticated")
         assert (await books(app))[0] == len(IMAGES)
         await rpc.channel.close()
+
+
+@pytest.mark.parametrize("end", [Keys.revoke, Keys.rotate])
+async def test_A1_known_key_over_grpc_is_refused_once_it_ends(
+    tmp_path: Path, end: Callable[[Keys, str], object]
+) -> None:
+    async with rpc_running(settings_of(tmp_path)) as (rpc, _, app):
+        service = app.state.service
+        message = infer_message(IMAGES)
+        assert (await rpc.call("ModelInfer", message)).status == "OK"
+        known = service.known_caller(rpc.key)
+        with closing(service.database.reopen()) as other_process:
+            end(Keys(other_process), known.key.id)
+        # The others are refused before their charge, and name no other reason either.
+        for sent in (message, infer_message(IMAGES, model="other"), b"\xff", message[:-1]):
+            service.charges.known.keep(rpc.key, known)
+            ended = await rpc.call("ModelInfer", sent)
+            assert (ended.status, ended.code) == ("UNAUTHENTICATED", "unauthenticated")
+        assert (await books(app))[0] == len(IMAGES)
 
 
 async def test_Q12_changed_key_is_answered_and_takes_its_room_once(
