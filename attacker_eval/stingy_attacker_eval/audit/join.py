@@ -14,7 +14,13 @@ from stingy_attacker_eval.report_schema import (
     Report,
     read_report,
 )
-from stingy_attacker_eval.results import Row, baseline_accuracy, best_attacks, summarise
+from stingy_attacker_eval.results import (
+    NO_ENDPOINT,
+    Row,
+    baseline_accuracy,
+    best_attacks,
+    summarise,
+)
 
 _SEEDS = {"seeds", "selection_seeds"}
 _SUMMED = {"queries_spent", "queries_charged", "queries_attacks"}
@@ -127,8 +133,8 @@ def _counted_anew(row: Row, rows: Sequence[Row], config: AuditConfig) -> Row:
     base = baseline_accuracy(rows, row.student, row.budget, attacker=row.attacker, seeds=seeds)
     if base is None:
         raise AuditError(f"expected a finite no-API baseline for {row.student}, got none")
-    is_baseline = row.agreement is None
-    return row.model_copy(update={"uplift": 0.0 if is_baseline else row.accuracy - base})
+    uplift = 0.0 if row.endpoint == NO_ENDPOINT else row.accuracy - base
+    return row.model_copy(update={"uplift": uplift})
 
 
 def _endpoint(number: int, reports: Sequence[Report], best: dict[str, str]) -> EndpointResult:
