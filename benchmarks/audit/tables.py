@@ -11,7 +11,7 @@ kind, with the attacker's or attack's name where the kind takes one:
 | kind | what the table has |
 |---|---|
 | attackers | each attacker and endpoint: baselines, best attack, uplift and its interval |
-| students ATTACK | endpoints by students: accuracy, and points over the same student without the API |
+| students ATTACK | endpoints by students: accuracy, and points over no API |
 | attacks | endpoints by attacks: the same, of the first attacker's first student |
 | list ATTACKER | every attack of an attacker: queries, accuracy, uplift |
 | frontier | each endpoint's use to clients, and its best attack |
