@@ -7,7 +7,6 @@ order of the batches, so only means over seeds are compared, and with room.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -164,9 +163,8 @@ def test_arts_knockoff_gains_what_soft_label_gains(live: Live) -> None:
     from art.attacks.extraction import KnockoffNets
 
     before = live.client.usage().used
-    art = theirs(
-        live, KnockoffNets, sampling_strategy="random", use_probability=True, verbose=False
-    )
+    options = {"sampling_strategy": "random", "use_probability": True, "verbose": False}
+    art = theirs(live, KnockoffNets, **options)
     assert live.client.usage().used - before == QUERIES * len(SEEDS)
     name = "label_only" if live.data.logits is None else "soft_label"
     assert abs(art - ours(live, name)) < MOST_APART

@@ -105,7 +105,7 @@ def test_page_of_results_has_the_attackers_as_they_are_printed() -> None:
     assert table in (ROOT / "docs" / "results.md").read_text()
 
 
-@pytest.mark.parametrize("folder", ["frontier_cifar10", "frontier_tin100"])
+@pytest.mark.parametrize("folder", ["frontier_cifar10_32", "frontier_tin100_32"])
 def test_the_page_of_policies_has_the_frontier_as_it_is_printed(folder: str) -> None:
     printed = as_markdown(read_audit(RESULTS / folder))
     table = printed[printed.index("| endpoint |") :].partition("\n\n")[0]
