@@ -10,6 +10,7 @@ kind, with the attacker's or attack's name where the kind takes one:
 
 | kind | what the table has |
 |---|---|
+| brief ENDPOINT,... | attackers by endpoints: the best attack's uplift |
 | attackers | each attacker and endpoint: baselines, best attack, uplift and its interval |
 | students ATTACK | endpoints by students: accuracy, and points over no API |
 | attacks | endpoints by attacks: the same, of the first attacker's first student |
@@ -60,6 +61,17 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def _attackers(audit: Audit, _: str | None) -> str:
     return _table(HEAD, attacker_table(audit))
+
+
+def _brief(audit: Audit, endpoints: str | None) -> str:
+    """Draw attackers, in words, by some endpoints."""
+    names = (endpoints or "").split(",")
+    lines = []
+    for view in audit.views:
+        found = [view.best.get(name) for name in names]
+        cells = ["" if s is None else signed(s.uplift_mean, s.uplift_spread) for s in found]
+        lines.append([view.attacker.text, *cells])
+    return _table(["the attacker owns", *(f"*{name}*" for name in names)], lines)
 
 
 def _frontier(audit: Audit, _: str | None) -> str:
@@ -120,6 +132,7 @@ def _cell(summary: Summary | None) -> str:
 
 
 KINDS: dict[str, Callable[[Audit, str | None], str]] = {
+    "brief": _brief,
     "attackers": _attackers,
     "students": _students,
     "attacks": _attacks,

@@ -50,7 +50,7 @@ def test_E4_same_seed_gives_the_same_numbers() -> None:
         (8, True, torch.float32),
     ],
 )
-def test_large_images_are_trained_in_bfloat16_where_the_cpu_has_it(
+def test_large_images_train_in_bfloat16_on_a_cpu_that_has_it(
     monkeypatch: pytest.MonkeyPatch, pixels: int, is_training: bool, kind: torch.dtype
 ) -> None:
     monkeypatch.setattr(training, "trains_in_bfloat16", lambda _: True)

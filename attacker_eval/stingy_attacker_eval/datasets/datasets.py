@@ -126,8 +126,8 @@ def _block_means(images: Images, side: int) -> Images:
     for row in range(side):
         for column in range(side):
             sums += images[:, row::side, column::side]
-    means: Images = np.rint(sums / side**2).astype(np.uint8)
-    return means
+    found: Images = np.rint(sums / side**2).astype(np.uint8)
+    return found
 
 
 def data_root() -> Path:

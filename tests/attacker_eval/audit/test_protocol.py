@@ -198,10 +198,10 @@ def test_attacker_with_fewer_images_needs_a_smaller_budget() -> None:
 
 def test_pixels_reduce_the_images_of_attacker_and_teacher() -> None:
     protocol = parse_protocol(GOOD.replace("epochs = 1", "epochs = 1\npixels = 4"))
-    means = load_dataset("digits").test_x[0, :2, :2].mean(axis=(0, 1))
+    expected = np.rint(load_dataset("digits").test_x[0, :2, :2].mean(axis=(0, 1)))
     for data in (protocol.load(), protocol.load_whole()):
         assert data.image_size == (4, 4)
-        np.testing.assert_array_equal(data.test_x[0, 0, 0], np.rint(means))
+        np.testing.assert_array_equal(data.test_x[0, 0, 0], expected)
 
 
 def test_pixels_that_do_not_divide_the_images_are_refused() -> None:

@@ -41,6 +41,7 @@ def page_of(kind: str) -> str:
         ("attacks", "| open | 71.0 ± 0.3 (+1.0) | 72.0 ± 0.3 (+2.0) |"),
         ("list owner", "| open | label_only | 1,000 | 72.0 ± 0.3 | +2.0 ± 0.3 |"),
         ("attackers", "| owner | open | 70.0 ± 0.3 |"),
+        ("brief open,label", "| the true labels of all its images | +2.0 ± 0.3 |  |"),
         ("frontier", "| open | 80.0 | 95.0 |"),
     ],
 )
