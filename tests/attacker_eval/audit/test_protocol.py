@@ -40,6 +40,8 @@ def test_packaged_digits_protocol_is_that_of_the_demo() -> None:
     protocol = load_protocol("digits")
     assert [endpoint.name for endpoint in protocol.endpoints] == ["normal", "nasty", "stingy"]
     assert len(protocol.seeds) == 3
+    (attacker,) = protocol.attackers
+    assert attacker.labels(1297) == 65  # with all labels no endpoint adds anything
     assert {attack.name for attack in protocol.variants} == {
         "label_only",
         "paper_kd",
