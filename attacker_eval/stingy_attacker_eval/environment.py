@@ -33,7 +33,7 @@ def default_device() -> torch.device:
 def trains_in_bfloat16(device: torch.device) -> bool:
     """Return True if networks for images of 16x16 pixels and more are trained in bfloat16.
 
-    They are on CUDA, and on processors with instructions for it.
+    They are on CUDA, and on processors with instructions for it, but for grouped convolutions.
     """
     return device.type == "cuda" or bool(torch.cpu._is_avx512_bf16_supported())
 

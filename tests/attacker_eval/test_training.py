@@ -61,6 +61,15 @@ def test_large_images_train_in_bfloat16_on_a_cpu_that_has_it(
     assert kinds == [kind]
 
 
+def test_grouped_convolutions_train_in_float32_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "trains_in_bfloat16", lambda _: True)
+    kinds = []
+    network = nn.Sequential(nn.Conv2d(3, 6, 3, groups=3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network[0].register_forward_hook(lambda _, __, maps: kinds.append(maps.dtype))
+    training.forward(network.train(), torch.zeros(2, 3, 16, 16))
+    assert kinds == [torch.float32]
+
+
 def test_cpu_without_bfloat16_trains_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     kinds = []

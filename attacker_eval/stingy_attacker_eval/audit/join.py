@@ -41,14 +41,18 @@ def join_audits(
     """
     if out.exists() and any(out.iterdir()):
         raise AuditError(f"expected a new folder, got {out} with files: choose another")
-    reports = {folder: read_report(folder) for folder in folders}
-    faults = [fault for folder in folders[1:] for fault in _faults(folder, reports, folders[0])]
-    rows = [row for report in reports.values() for row in report.rows]
-    config = _config(reports[folders[0]].config, rows, selection_seeds)
+    reports = [read_report(folder) for folder in folders]
+    faults = [
+        fault
+        for folder, report in zip(folders[1:], reports[1:], strict=True)
+        for fault in _faults(folder, report, folders[0], reports[0])
+    ]
+    rows = [row for report in reports for row in report.rows]
+    config = _config(reports[0].config, rows, selection_seeds)
     faults += [
         f"expected the seed {seed} in one folder, got it in several"
         for seed in config.seeds + config.selection_seeds
-        if sum(any(row.seed == seed for row in report.rows) for report in reports.values()) > 1
+        if sum(any(row.seed == seed for row in report.rows) for report in reports) > 1
     ]
     faults += [
         f"expected rows of the seed {seed}, which shall choose, got none"
@@ -65,16 +69,13 @@ def join_audits(
     best = {name: found.attack for name, found in best_attacks(first).items()}
     report = Report(
         config=config,
-        environment=_environment(list(reports.values())),
+        environment=_environment(reports),
         endpoints=tuple(
-            _endpoint(number, list(reports.values()), best)
-            for number in range(len(reports[folders[0]].endpoints))
+            _endpoint(number, reports, best) for number in range(len(reports[0].endpoints))
         ),
         rows=tuple(rows),
         summary=tuple(summary),
-        skipped=tuple(
-            dict.fromkeys(item for report in reports.values() for item in report.skipped)
-        ),
+        skipped=tuple(dict.fromkeys(item for report in reports for item in report.skipped)),
     )
     out.mkdir(parents=True, exist_ok=True)
     with lock_folder(out):
@@ -88,9 +89,8 @@ def join_audits(
     return report
 
 
-def _faults(folder: Path, reports: dict[Path, Report], first: Path) -> list[str]:
+def _faults(folder: Path, own: Report, first: Path, other: Report) -> list[str]:
     """List what differs between this folder's audit and the first one's, beside the seeds."""
-    own, other = reports[folder], reports[first]
     faults = [
         f"expected the {name} of {first} in {folder}, got another"
         for name in _differing(own.config, other.config, NEUTRAL_SETTINGS | _SEEDS)
