@@ -253,16 +253,18 @@ def test_a_teacher_of_an_unknown_network_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("any_data")
-@pytest.mark.parametrize("data", ["tin100", "cifar10"])
-def test_frontier_and_reduced_protocols_share_data_and_teacher(data: str) -> None:
-    wide, plain = load_protocol(f"frontier_{data}"), load_protocol(f"reduced_{data}")
-    for name in ("dataset", "images", "students", "seeds", "training"):
-        assert getattr(wide, name) == getattr(plain, name)
-    (teacher,), (other,) = wide.teachers, plain.teachers
-    assert teacher.model_copy(update={"nasty": other.nasty}) == other
-    assert [attack.label for attack in wide.variants] == ["label_only", "two_labels"]
-    lists = [endpoint for endpoint in wide.endpoints if endpoint.name != "label"]
-    assert all(endpoint.attacks for endpoint in lists)
+@pytest.mark.parametrize("data", ["tin100", "cifar10", "fashion"])
+def test_frontier_varies_one_thing_at_a_time_around_its_base(data: str) -> None:
+    protocol = load_protocol(f"frontier_{data}")
+    base, *others = protocol.attackers
+    assert (base.labelled, base.answers, base.pretrained) == (0.05, 1, None)
+    for other in others:
+        own = other.model_dump(exclude={"name"}).items()
+        assert len(own - base.model_dump(exclude={"name"}).items()) == 1
+    assert protocol.budgets
+    assert (len(protocol.selection_seeds), len(protocol.seeds)) == (3, 5)
+    (teacher,) = protocol.teachers
+    assert teacher.skip == protocol.images  # it did not train on an attacker's image
 
 
 def test_an_endpoint_has_attacks_of_its_own_beside_those_of_all() -> None:

@@ -48,6 +48,7 @@ def page_of(kind: str) -> str:
 def test_table_has_the_numbers_of_its_audit(
     tables: dict[str, Any], tmp_path: Path, kind: str, line: str
 ) -> None:
+    (tmp_path / "made-up").mkdir()
     audit_of(tmp_path / "made-up", rows_of({"open": {"paper_kd": 1.0, "label_only": 2.0}}))
     filled = tables["fill"](page_of(kind), tmp_path)
     assert line in filled
@@ -63,6 +64,7 @@ def test_held_out_gap_is_compared_seed_by_seed(tables: dict[str, Any], tmp_path:
         for seed in range(3)
     ]
     attackers = [{"name": "few-labels", "labelled": 0.05}]
+    (tmp_path / "made-up").mkdir()
     audit_of(tmp_path / "made-up", rows, config={"attackers": attackers})
     filled = tables["fill"](page_of("gaps"), tmp_path)
     assert "| few labels: label | few-labels | +17.10 ± 0.06 | +17.20 | yes |" in filled
