@@ -18,6 +18,7 @@ from torch import nn
 from attack_lab import CPU, digits, digits_teacher
 from serving import make_key, served
 from stingy_attacker_eval.attacks import Attack, AttackerData, build_attacks
+from stingy_attacker_eval.oracle.cached_oracle import CachedOracle
 from stingy_attacker_eval.oracle.oracle import HttpOracle, dense_logits
 from stingy_attacker_eval.oracle.transfer_set import buy_answers
 from stingy_attacker_eval.students import student_spec
@@ -46,7 +47,7 @@ class Live:
     def predict(self, scaled: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Answer images `[n, 3, H, W]` in 0..1 with probabilities; 0 where withheld."""
         pixels = np.rint(scaled * 255).astype(np.uint8).transpose(0, 2, 3, 1)
-        answers = buy_answers(self.oracle, np.ascontiguousarray(pixels))
+        answers = self.oracle.query(np.ascontiguousarray(pixels))
         if answers.scores is None:
             return np.eye(10, dtype=np.float32)[answers.top1]
         return dense_logits(answers, CPU).softmax(dim=1).numpy()
@@ -80,7 +81,8 @@ def live(
         Client(url, key) as client,
     ):
         oracle = HttpOracle(client, model="digits")
-        answers = buy_answers(oracle, images)
+        cached = CachedOracle(oracle, folder=folder / "answers", budget=QUERIES)
+        answers = buy_answers(cached, images)
         own = to_device(images, CPU)
         data = AttackerData.from_answers(own, None, answers, oracle.describe())
         yield Live(client, oracle, data)

@@ -47,6 +47,7 @@ def test_packaged_digits_protocol_is_that_of_the_demo() -> None:
         "paper_kd",
         "soft_label",
         "sweep",
+        "two_labels",
     }
     assert "reduced" in protocol.title
 
