@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-integration test-smoke test-interop test-real test-browser test-containers test-release test-docs docs notebooks demo-imagenet check lint types contracts fix lock \
+.PHONY: help demo test test-integration test-smoke test-interop test-art test-real test-browser test-containers test-release test-docs docs notebooks demo-imagenet check lint types contracts fix lock \
 	bench-serving bench-training gpu-rehearsal clean
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo "make test-integration  run the tests that start TorchServe (needs Java 17), MLServer, Ray"
 	@echo "make test-smoke        run the part of those that CI runs: TorchServe"
 	@echo "make test-interop      run the tests of unmodified clients: KServe, Triton"
+	@echo "make test-art          run ART's extraction attacks through an endpoint, beside our own"
 	@echo "make test-real         run the tests of trained networks: timm, transformers, ImageNet, ONNX"
 	@echo "make test-browser      run the tests that look at pages in Chromium"
 	@echo "make docs              build the docs site in .docs/site: guides, references, notebooks"
@@ -113,6 +114,18 @@ test-release: .venv/installed
 test-interop: .venv-interop/installed
 	.venv-interop/bin/pytest tests/interop --ignore=tests/interop/test_triton_grpc.py
 	.venv-interop/bin/pytest tests/interop/test_triton_grpc.py
+
+# ART takes all it needs from .venv, but for the two packages named with it.
+.integration/art/installed: .venv/installed
+	$(PYTHON) -m venv .integration/art
+	$(BIN)/python -c 'import site; print(f"import site; site.addsitedir({site.getsitepackages()[0]!r})")' \
+		> "$$(.integration/art/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/outer.pth"
+	.integration/art/bin/python -m pip install --disable-pip-version-check -q --no-deps \
+		adversarial-robustness-toolbox==1.20.1 six tqdm
+	@touch $@
+
+test-art: .integration/art/installed
+	.integration/art/bin/python -m pytest tests/interop/test_art.py
 
 # MLServer requires an older FastAPI, so it has an environment of its own. It takes packages that
 # it does not require itself, above all PyTorch, from .venv.

@@ -67,6 +67,10 @@ def run(
     shard: Annotated[
         str, typer.Option(help="i/n: do the i-th of n equal parts of the runs.")
     ] = "1/1",
+    seed: Annotated[
+        list[int] | None,
+        typer.Option(help="Only this seed of the protocol; may be repeated. See audit join."),
+    ] = None,
 ) -> None:
     """Buy answers over HTTP, train students on them, and write report.json and report.html."""
     with report_errors():
@@ -81,7 +85,7 @@ def run(
         from stingy_attacker_eval.report.terminal import print_table
         from stingy_clients import Client
 
-        settings = load_protocol(protocol)
+        settings = load_protocol(protocol).with_seeds(seed or ())
         executor = in_turn if parallel == 1 else in_processes(parallel)
         if executor_kind is ExecutorKind.RAY:
             executor = on_ray(per_gpu=parallel)
@@ -107,6 +111,29 @@ def run(
                 remaining=client.usage().remaining,
                 executor=executor,
             )
+        print_table(read_audit(out), console)
+        console.print(f"Report: {write_report(out)}", highlight=False, markup=False)
+
+
+@audit.command()
+def join(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Finished audits.")],
+    out: Annotated[Path, typer.Option(help="A new folder for all rows and their report.")],
+    selection_seed: Annotated[
+        list[int] | None,
+        typer.Option(help="A seed that chooses the best attack and is not reported."),
+    ] = None,
+) -> None:
+    """Join audits of one protocol that have other seeds into one report, without a server."""
+    with _report_errors():
+        from rich.console import Console
+
+        from stingy_attacker_eval.audit.join import join_audits
+        from stingy_attacker_eval.report.html import read_audit, write_report
+        from stingy_attacker_eval.report.terminal import print_table
+
+        join_audits(folders, out=out, selection_seeds=tuple(selection_seed or ()))
+        console = Console()
         print_table(read_audit(out), console)
         console.print(f"Report: {write_report(out)}", highlight=False, markup=False)
 

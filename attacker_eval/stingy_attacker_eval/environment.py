@@ -19,6 +19,7 @@ def describe_environment(device: torch.device) -> dict[str, str | None]:
         "platform": platform.platform(terse=True),
         "cpu": f"{_cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "training": "bfloat16" if trains_in_bfloat16(device) else "float32",
         "commit": source_commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -27,6 +28,14 @@ def describe_environment(device: torch.device) -> dict[str, str | None]:
 def default_device() -> torch.device:
     """Return CUDA if there is a CUDA device, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def trains_in_bfloat16(device: torch.device) -> bool:
+    """Return True if networks for images of 16x16 pixels and more are trained in bfloat16.
+
+    They are on CUDA, and on processors with instructions for it, but for grouped convolutions.
+    """
+    return device.type == "cuda" or bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def _cpu_name() -> str:

@@ -61,6 +61,8 @@ class TeacherEntry(Schedule):
     """A teacher for the lab to train: bundle NAME-normal and, by default, bundle NAME-nasty.
 
     width: of the network's first block; None for the network's own.
+    skip: images to leave out, so that an attacker owns images that the teacher did not train on:
+        those of an attacker with so many.
     omega, tau: of the nasty loss; None for the published values for that number of classes.
     nasty_from_normal: True if the nasty teacher starts from the normal one's weights.
     nasty_epochs, nasty_lr: of the nasty teacher; None for the normal one's.
@@ -69,6 +71,7 @@ class TeacherEntry(Schedule):
     name: Name
     network: str
     width: Annotated[int, Field(gt=0, le=4096)] | None = None
+    skip: Annotated[int, Field(ge=0, le=2**40)] = 0
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     nasty: bool = True
     nasty_from_normal: bool = False
@@ -141,6 +144,7 @@ class EndpointConfig(Document):
 class AuditConfig(Schedule):
     """Everything that decides an audit's numbers, except the endpoints' answers.
 
+    pixels: side length to which images are reduced; None for that of the data set.
     budget: the most images that each endpoint may be sent.
     budgets: smaller numbers of images that the first attacker tries as well.
     seeds: the seeds that are reported.
@@ -155,6 +159,7 @@ class AuditConfig(Schedule):
 
     title: str
     dataset: str
+    pixels: int | None = None
     budget: int
     students: tuple[str, ...]
     seeds: tuple[int, ...]

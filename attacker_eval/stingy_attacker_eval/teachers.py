@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from stingy_attacker_eval.attacks.networks import compute_logits
 from stingy_attacker_eval.audit.protocol import EndpointEntry, Protocol
-from stingy_attacker_eval.datasets.datasets import Dataset, load_dataset
+from stingy_attacker_eval.datasets.datasets import Dataset
 from stingy_attacker_eval.environment import default_device
 from stingy_attacker_eval.errors import EvalError
 from stingy_attacker_eval.files import digest_json, write_json
@@ -61,6 +61,7 @@ class TeacherSettings:
     name: prefix of the bundles' names.
     width: of the network's first block; None for the network's own.
     images: number of training images, None for all.
+    skip: images to leave out first, as `Dataset.subset` does.
     nasty: train the nasty twin, too.
     omega, tau: weight and temperature of the nasty loss. None takes the published values: 0.005
         and 20 for CIFAR-100, used from 100 classes up, and 0.04 and 4 for CIFAR-10.
@@ -74,6 +75,7 @@ class TeacherSettings:
     width: int | None = None
     training: TrainSettings = _TRAINING
     images: int | None = None
+    skip: int = 0
     seed: int = 0
     nasty: bool = True
     omega: float | None = None
@@ -137,7 +139,7 @@ def train_teachers(
     settings = settings or TeacherSettings()
     spec = student_spec(settings.network).with_width(settings.width)
     spec.check(data.num_classes, data.image_size)
-    owned = data.subset(settings.images)
+    owned = data.subset(settings.images, skip=settings.skip)
     device = default_device()
     images = to_device(owned.train_x, device)
     labels = torch.from_numpy(owned.train_y).to(device)
@@ -227,7 +229,7 @@ def train_protocol_teachers(
     """
     if not protocol.teachers:
         raise EvalError("expected a protocol with [[teachers]], got one without")
-    data = load_dataset(protocol.dataset)
+    data = protocol.load_whole()
     found: list[Teacher] = []
     for entry in protocol.teachers:
         settings = TeacherSettings(
@@ -236,6 +238,7 @@ def train_protocol_teachers(
             width=entry.width,
             training=entry.training,
             images=entry.images,
+            skip=entry.skip,
             seed=entry.seed,
             nasty=entry.nasty,
             omega=entry.omega,
@@ -369,7 +372,8 @@ def _write_lists(folder: Path, entry: TeacherEntry, data: Dataset) -> Path:
     if not path.exists():
         device = default_device()
         model = _load(folder, _spec(entry), data).to(device)
-        logits = compute_logits(model, to_device(data.subset(entry.images).train_x, device))
+        owned = data.subset(entry.images, skip=entry.skip)
+        logits = compute_logits(model, to_device(owned.train_x, device))
         temporary = path.with_suffix(".tmp")
         write_prototypes(temporary, class_prototypes(logits, n=data.num_classes))
         os.replace(temporary, path)

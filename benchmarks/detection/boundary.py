@@ -20,7 +20,6 @@ from walks import (
     Floats,
     Images,
     LocalEndpoint,
-    blend_walk,
     boundary_walk,
     grid_walk,
     rank_correlation,
@@ -36,9 +35,9 @@ Walk = Callable[..., Floats]
 GRID_IMAGES = 100
 LOOKS = (1, 25, 400)  # questions between two looks of the watch
 WALKS: dict[str, Walk] = {
-    "blends, 1 a class": partial(blend_walk, starts=1, steps=4),
-    "blends, 3 a class": partial(blend_walk, starts=3, steps=5),
-    "blends, 24 a class": partial(blend_walk, starts=24, steps=8),
+    "blends, 1 a class": partial(boundary_walk, starts=1, steps=4),
+    "blends, 3 a class": partial(boundary_walk, starts=3, steps=5),
+    "blends, 24 a class": partial(boundary_walk, starts=24, steps=8),
     "boundary, 20 rounds": partial(boundary_walk, starts=8, steps=8, rounds=20),
     "boundary, 496 rounds": partial(boundary_walk, starts=24, steps=8, rounds=496),
 }

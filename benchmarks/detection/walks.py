@@ -1,4 +1,4 @@
-"""Attacks that walk along one image's boundaries, and the endpoint in this process that they query.
+"""Walks along one image's boundaries, and the endpoint in this process that they query.
 
 All queries go through the policy and the gate. The attacks use answers and their own images alone.
 """
@@ -11,12 +11,13 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from stingy_attacker_eval.attacks.recovery.walks import walk_image
+from stingy_attacker_eval.oracle.oracle import Answers
 from stingy_protection import Policy, sanitize
 
 Images = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 OwnImages = Callable[[int, int], Images]  # the attacker's images of a class, by class and number
-Answers = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]
 BRACKET = 0.35  # of the way to a goal within which a score moves by one
 
 
@@ -43,60 +44,15 @@ class LocalEndpoint:
         found: torch.Tensor = self.network(torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1)
         return found
 
-    def query(self, images: Floats) -> Answers:
+    def query(
+        self, images: npt.NDArray[np.generic]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Answer images [batch, height, width, 3], rounded to grey levels."""
         pixels = np.clip(np.rint(images), 0, 255).astype(np.uint8)
         self.queries.append(pixels)
         answer = sanitize(self.policy, self.logits(pixels))
         scores = torch.empty(0) if answer.scores is None else answer.scores
         return answer.indices.numpy(), scores.numpy()
-
-
-@dataclass(frozen=True)
-class _Blends:
-    """The blends of an image with `starts` images of each withheld class, at their boundaries."""
-
-    hidden: npt.NDArray[np.int64]  # the withheld classes
-    goals: Floats  # [hidden * starts, height, width, 3], class by class
-    weights: Floats  # [hidden * starts]
-
-
-def _bisect_blends(
-    endpoint: LocalEndpoint, image: Images, own: OwnImages, *, starts: int, steps: int
-) -> _Blends:
-    target = image.astype(np.float64)
-    shown, _ = endpoint.query(target[None])
-    hidden = np.setdiff1d(np.arange(endpoint.policy.num_classes), shown[0])
-    goals = np.concatenate([own(int(label), starts) for label in hidden]).astype(np.float64)
-    classes = np.repeat(hidden, starts)
-    low, high = np.zeros(len(goals)), np.ones(len(goals))
-    for _ in range(steps):
-        weight = (low + high) / 2
-        indices, _ = endpoint.query(target + _each(weight) * (goals - target))
-        inside = (indices == classes[:, None]).any(axis=1)
-        high, low = np.where(inside, weight, high), np.where(inside, low, weight)
-    return _Blends(hidden, goals, high)
-
-
-def blend_walk(
-    endpoint: LocalEndpoint, image: Images, own: OwnImages, *, starts: int, steps: int
-) -> Floats:
-    """Rank the withheld classes of an image by how soon blends towards their images show them.
-
-    A bisection finds the smallest weight at which a class enters the answer.
-
-    Args:
-        image: [height, width, 3].
-        starts: blends for each withheld class.
-        steps: queries for each blend.
-
-    Returns:
-        [classes], larger for better ranks; infinite for the classes of the image's own answer.
-    """
-    blends = _bisect_blends(endpoint, image, own, starts=starts, steps=steps)
-    found = np.full(endpoint.policy.num_classes, np.inf)
-    found[blends.hidden] = -blends.weights.reshape(-1, starts).mean(axis=1)
-    return found
 
 
 def boundary_walk(
@@ -106,40 +62,46 @@ def boundary_walk(
     *,
     starts: int,
     steps: int,
-    rounds: int,
+    rounds: int = 0,
 ) -> Floats:
-    """Rank the withheld classes by the distance to the nearest image whose answer shows them.
+    """Rank the withheld classes of an image as the audit's attack `boundary_walk` does.
 
-    The attacker starts at the nearest blend of each class and walks along the boundary in grey
-    pixels, after "Decision-Based Adversarial Attacks" (Brendel et al., ICLR 2018). A move is a
-    random step across and a step towards the image. It is kept if the answer still shows the class.
+    The attacker bought the answers to its own images before. They are not among the queries.
 
     Args:
+        image: [height, width, 3].
+        starts: blends for each withheld class.
+        steps: queries for each blend.
         rounds: queries for each withheld class after the blends.
 
     Returns:
-        as `blend_walk`.
+        [classes], larger for better ranks; infinite for the classes of the image's own answer.
     """
-    random, target = np.random.default_rng(0), image.astype(np.float64)
-    blends = _bisect_blends(endpoint, image, own, starts=starts, steps=steps)
-    count = len(blends.hidden)
-    offsets = _each(blends.weights) * (blends.goals - target)
-    nearest = _lengths(offsets).reshape(count, starts).argmin(axis=1) + np.arange(count) * starts
-    place, across, towards = offsets[nearest], np.full(count, 0.3), np.full(count, 0.1)
-    for _ in range(rounds):
-        length = _lengths(place)
-        step = np.repeat(random.standard_normal(place.shape[:3])[..., None], 3, axis=3)
-        moved = place + step * _each(across * length / _lengths(step))
-        moved *= _each((1 - towards) * length / _lengths(moved))
-        moved = np.clip(np.rint(target + moved), 0, 255) - target
-        indices, _ = endpoint.query(target + moved)
-        kept = (indices == blends.hidden[:, None]).any(axis=1) & (_lengths(moved) < length)
-        place = np.where(_each(kept), moved, place)
-        across = np.clip(across * np.where(kept, 1.1, 0.96), 0.02, 1.0)
-        towards = np.clip(towards * np.where(kept, 1.2, 0.93), 0.005, 0.3)
-    found = np.full(endpoint.policy.num_classes, np.inf)
-    found[blends.hidden] = -_lengths(place)
+    classes = endpoint.policy.num_classes
+    images = np.concatenate([image[None], *(own(label, starts) for label in range(classes))])
+    bought, _ = LocalEndpoint(endpoint.network, endpoint.policy).query(images)
+    shown, _ = endpoint.query(image[None])
+    walk = walk_image(
+        0,
+        torch.from_numpy(images).permute(0, 3, 1, 2),
+        torch.from_numpy(np.concatenate([shown, bought[1:]])),
+        lambda moved: _query(endpoint, moved),
+        num_classes=classes,
+        starts=starts,
+        steps=steps,
+        rounds=rounds,
+        generator=torch.Generator().manual_seed(0),
+    )
+    closeness = walk.closeness.double().numpy()
+    found = np.full(classes, closeness.min() - 1)  # a class that no own image shows comes last
+    found[shown[0]] = np.inf
+    found[walk.classes.numpy()] = closeness
     return found
+
+
+def _query(endpoint: LocalEndpoint, images: torch.Tensor) -> Answers:
+    indices, scores = endpoint.query(images.permute(0, 2, 3, 1).numpy())
+    return Answers(indices, scores, endpoint.policy.num_classes, endpoint.policy.scores)
 
 
 def grid_walk(

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from audit_fakes import CLASSES, striped
+from stingy_attacker_eval import training
 from stingy_attacker_eval.errors import EvalError
 from stingy_attacker_eval.students import STUDENTS, cnn, student_spec
 from stingy_attacker_eval.training import (
@@ -39,6 +40,43 @@ def test_E4_same_seed_gives_the_same_numbers() -> None:
     (one, weights), (two, repeated), (other, _) = fit(3), fit(3), fit(4)
     assert one.last_loss == two.last_loss != other.last_loss
     assert all(torch.equal(weights[name], repeated[name]) for name in weights)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "is_training", "kind"),
+    [
+        (16, True, torch.bfloat16),
+        (16, False, torch.float32),  # as the server computes
+        (8, True, torch.float32),
+    ],
+)
+def test_large_images_train_in_bfloat16_on_a_cpu_that_has_it(
+    monkeypatch: pytest.MonkeyPatch, pixels: int, is_training: bool, kind: torch.dtype
+) -> None:
+    monkeypatch.setattr(training, "trains_in_bfloat16", lambda _: True)
+    kinds = []
+    network = cnn(num_classes=3, width=4).train(is_training)
+    network.features[0].register_forward_hook(lambda _, __, maps: kinds.append(maps.dtype))
+    assert training.forward(network, torch.zeros(2, 3, pixels, pixels)).dtype == torch.float32
+    assert kinds == [kind]
+
+
+def test_grouped_convolutions_train_in_float32_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "trains_in_bfloat16", lambda _: True)
+    kinds = []
+    network = nn.Sequential(nn.Conv2d(3, 6, 3, groups=3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network[0].register_forward_hook(lambda _, __, maps: kinds.append(maps.dtype))
+    training.forward(network.train(), torch.zeros(2, 3, 16, 16))
+    assert kinds == [torch.float32]
+
+
+def test_cpu_without_bfloat16_trains_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    kinds = []
+    network = cnn(num_classes=3, width=4).train()
+    network.features[0].register_forward_hook(lambda _, __, maps: kinds.append(maps.dtype))
+    training.forward(network, torch.zeros(2, 3, 16, 16))
+    assert kinds == [torch.float32]
 
 
 def test_training_reaches_a_high_accuracy() -> None:

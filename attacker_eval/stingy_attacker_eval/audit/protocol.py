@@ -1,7 +1,7 @@
 """The protocol of an audit, read from TOML; a protocol that loads can be run to its end."""
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Self, cast
@@ -84,6 +84,8 @@ class Protocol(Schedule):
     """An audit's settings.
 
     images, epochs, ...: those of the attacker; teachers have their own.
+    pixels: side length to which the images of attackers and teachers are reduced; None for their
+        own. A pixel is then the mean of a block.
     budget: the most images that one endpoint may be sent.
     budgets: smaller numbers of images that the first attacker tries as well, for attacks on answers
         bought once and for the baseline. They cost no further queries.
@@ -98,6 +100,7 @@ class Protocol(Schedule):
 
     title: Annotated[str, Field(min_length=1)]
     dataset: str
+    pixels: Annotated[int, Field(gt=0, le=2**16)] | None = None
     budget: Annotated[int, Field(gt=0, le=2**62)]
     endpoints: Annotated[tuple[EndpointEntry, ...], Field(min_length=1)]
     attacks: Annotated[_Attacks, Field(min_length=1)]
@@ -134,6 +137,25 @@ class Protocol(Schedule):
         """Return the seeds that choose or those that are reported: the group of this seed."""
         return self.selection_seeds if seed in self.selection_seeds else self.seeds
 
+    def with_seeds(self, chosen: Sequence[int]) -> Self:
+        """Return the protocol with these of its seeds; with all if none is chosen.
+
+        If all of them are of those that choose the best attack, they are reported.
+
+        Raises ProtocolError if a seed is not of the protocol.
+        """
+        if not chosen:
+            return self
+        unknown = [str(seed) for seed in chosen if seed not in self.all_seeds]
+        if unknown:
+            known = ", ".join(map(str, self.all_seeds))
+            raise ProtocolError(f"expected seeds out of {known}, got {', '.join(unknown)}")
+        choosing = tuple(seed for seed in self.selection_seeds if seed in chosen)
+        reported = tuple(seed for seed in self.seeds if seed in chosen)
+        if not reported:
+            choosing, reported = (), choosing
+        return self.model_copy(update={"seeds": reported, "selection_seeds": choosing})
+
     def budgets_of(self, attacker: Attacker) -> tuple[int, ...]:
         """Return the smaller numbers of images that this attacker tries as well."""
         return self.budgets if attacker == self.attackers[0] else ()
@@ -146,7 +168,14 @@ class Protocol(Schedule):
 
         Raises DatasetError if the data set cannot be loaded.
         """
-        return self._arrange(load_dataset(self.dataset))
+        return self._arrange(self.load_whole())
+
+    def load_whole(self) -> Dataset:
+        """Load the data set with all its images, reduced to `pixels`.
+
+        Raises DatasetError if the data set cannot be loaded.
+        """
+        return load_dataset(self.dataset).reduce(self.pixels)
 
     def _arrange(self, data: Dataset) -> Dataset:
         is_partial = bool(self.budgets) or any(
@@ -214,8 +243,12 @@ class Protocol(Schedule):
     @model_validator(mode="after")
     def _check_combination(self, info: ValidationInfo) -> Self:
         """Check fields against each other: images, networks, bundles, attacks and the budget."""
-        data = _shared_data(info)["data"]
-        sizes = [self.images, *(teacher.images for teacher in self.teachers)]
+        loaded = _shared_data(info)["data"]
+        try:
+            data = loaded.reduce(self.pixels)
+        except EvalError as error:
+            raise ValueError(str(error)) from None
+        sizes = [self.images, *(t.skip + (t.images or 1) for t in self.teachers)]
         faults = [
             f"expected at most {len(data.train_x)} images, as {self.dataset} has, got {size}"
             for size in sizes
@@ -244,7 +277,8 @@ class Protocol(Schedule):
             if attack.label in common
         ]
         attacks = [*self.variants, *(own for each in self.endpoints for own in each.variants)]
-        faults += unmet_needs(attacks, [endpoint.name for endpoint in self.endpoints], data)
+        names = [endpoint.name for endpoint in self.endpoints]
+        faults += unmet_needs(attacks, names, data, loaded)
         owned = self.images or len(data.train_x)
         base = self.attackers[0].owned(owned)
         faults += [
@@ -273,7 +307,7 @@ class Protocol(Schedule):
             for attacker in self.attackers:
                 smaller = self.budgets_of(attacker)
                 faults += attacker_faults(
-                    attacker, arranged, data, self.budget, smaller, load_dataset
+                    attacker, arranged, loaded, self.budget, smaller, load_dataset
                 )
             faults += idle_faults(self.attackers, attacks, owned)
         return require_no_faults(self, faults)

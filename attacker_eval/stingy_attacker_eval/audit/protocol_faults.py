@@ -44,8 +44,15 @@ def network_faults(networks: Iterable[str]) -> list[str]:
     return faults
 
 
-def unmet_needs(attacks: Iterable[Attack], names: Sequence[str], data: Dataset) -> list[str]:
-    """List what attacks name and the audit lacks: another endpoint, or a pool of images."""
+def unmet_needs(
+    attacks: Iterable[Attack], names: Sequence[str], data: Dataset, whole: Dataset
+) -> list[str]:
+    """List what attacks name and the audit lacks: another endpoint, or a pool of images.
+
+    names: of the endpoints.
+    data: the audit's images.
+    whole: the data set as it was loaded.
+    """
     faults = []
     for attack in attacks:
         partner, pool = attack.partner_name(), attack.pool_name()
@@ -56,7 +63,7 @@ def unmet_needs(attacks: Iterable[Attack], names: Sequence[str], data: Dataset) 
         try:
             if pool is not None:
                 load_pool(pool, count=1, size=data.image_size)
-                if is_pool_of(pool, data):
+                if is_pool_of(pool, data) or is_pool_of(pool, whole):
                     faults.append(
                         f"{attack.label}: expected a pool of other images than the audit's, got "
                         f"its own {data.name}"

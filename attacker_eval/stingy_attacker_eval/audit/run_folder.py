@@ -20,9 +20,11 @@ from stingy_attacker_eval.results import Row
 SCHEMA = "stingy.run/2"
 """The layout of a run folder. Layout 1 is that of version 0.1.0, which wrote no number."""
 
-_PREDICTIONS = "predictions"
+PREDICTIONS = "predictions"
+"""The folder of the students' predictions."""
 
-_NEUTRAL_SETTINGS = {"budget", "title", "margin"}
+NEUTRAL_SETTINGS = {"budget", "title", "margin"}
+"""The settings that decide no number."""
 
 
 class RunFolder:
@@ -56,7 +58,7 @@ class RunFolder:
 
         Equal predictions have one file.
         """
-        folder, digest = self.path / _PREDICTIONS, digest_predictions(predictions)
+        folder, digest = self.path / PREDICTIONS, digest_predictions(predictions)
         path = folder / f"{digest}.npz"
         if not path.exists():
             folder.mkdir(exist_ok=True)
@@ -159,7 +161,7 @@ def read_predictions(folder: Path, row: Row) -> NDArray[np.int64]:
 
     Raises AuditError if they were not kept, or if the file is damaged.
     """
-    path = folder / _PREDICTIONS / f"{row.predictions}.npz"
+    path = folder / PREDICTIONS / f"{row.predictions}.npz"
     try:
         with np.load(path, allow_pickle=False) as file:
             found: NDArray[np.int64] = file["top1"].astype(np.int64)
@@ -177,7 +179,7 @@ def _narrow(predictions: NDArray[np.int64]) -> NDArray[np.unsignedinteger]:
 
 def _decisive_settings(config: AuditConfig) -> dict[str, object]:
     """Return the settings that decide a number."""
-    return config.model_dump(mode="json", exclude=_NEUTRAL_SETTINGS)
+    return config.model_dump(mode="json", exclude=NEUTRAL_SETTINGS)
 
 
 def _key(row: Row) -> Run:

@@ -45,19 +45,22 @@ class Dataset:
         """(H, W)."""
         return int(self.train_x.shape[1]), int(self.train_x.shape[2])
 
-    def subset(self, images: int | None) -> "Dataset":
+    def subset(self, images: int | None, *, skip: int = 0) -> "Dataset":
         """Return the data set with a part of its training images, evenly over the classes.
 
         The choice is fixed. A smaller subset lies within every larger one. The test images stay.
 
         images: training images to take; None for all.
+        skip: images to leave out first: those of `subset(skip)`.
 
         Raises DatasetError if the data set has fewer training images.
         """
-        if images is None:
+        if images is None and not skip:
             return self
-        if not 0 < images <= len(self.train_y):
-            raise DatasetError(f"expected 1..{len(self.train_y)} training images, got {images}")
+        most = len(self.train_y) - skip
+        images = most if images is None else images
+        if not 0 < images <= most:
+            raise DatasetError(f"expected 1..{most} training images, got {images}")
         order = np.random.default_rng(0).permutation(len(self.train_y))
         # The turn of an image is the number of images of its class before it.
         labels = self.train_y[order]
@@ -65,8 +68,30 @@ class Dataset:
         for number in range(self.num_classes):
             rows = np.flatnonzero(labels == number)
             turn[rows] = np.arange(len(rows))
-        chosen = order[np.argsort(turn, kind="stable")[:images]]
+        chosen = order[np.argsort(turn, kind="stable")[skip : skip + images]]
         return replace(self, train_x=self.train_x[chosen], train_y=self.train_y[chosen])
+
+    def reduce(self, pixels: int | None) -> "Dataset":
+        """Return the data set with images of `pixels` by `pixels`, each pixel the mean of a block.
+
+        Means are rounded to the nearest grey level, halves to the even one.
+
+        pixels: side length; None keeps the images.
+
+        Raises DatasetError unless the images are square and the side divides theirs.
+        """
+        if pixels is None:
+            return self
+        height, width = self.image_size
+        if height != width or height % pixels:
+            raise DatasetError(
+                f"expected pixels that divide square images, got {pixels} for images of "
+                f"{height}x{width}"
+            )
+        train_x, test_x = (
+            _block_means(part, height // pixels) for part in (self.train_x, self.test_x)
+        )
+        return replace(self, train_x=train_x, test_x=test_x)
 
 
 def load_dataset(name: str) -> Dataset:
@@ -93,6 +118,16 @@ def load_dataset(name: str) -> Dataset:
         return _load_folder(name, _resolve(path))
     names = ", ".join(f'"{known}"' for known in ("digits", *_TORCHVISION))
     raise DatasetError(f'expected the data set {names}, "npz:PATH" or "folder:PATH", got "{name}"')
+
+
+def _block_means(images: Images, side: int) -> Images:
+    """Return the means of blocks of `side` by `side` pixels."""
+    sums = np.zeros(images[:, ::side, ::side].shape, np.uint32)
+    for row in range(side):
+        for column in range(side):
+            sums += images[:, row::side, column::side]
+    found: Images = np.rint(sums / side**2).astype(np.uint8)
+    return found
 
 
 def data_root() -> Path:

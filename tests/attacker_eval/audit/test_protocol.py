@@ -1,5 +1,6 @@
 """A protocol that loads can be run; one that cannot names everything that is wrong with it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,14 @@ def test_packaged_digits_protocol_is_that_of_the_demo() -> None:
     protocol = load_protocol("digits")
     assert [endpoint.name for endpoint in protocol.endpoints] == ["normal", "nasty", "stingy"]
     assert len(protocol.seeds) == 3
+    (attacker,) = protocol.attackers
+    assert attacker.labels(1297) == 65  # with all labels no endpoint adds anything
     assert {attack.name for attack in protocol.variants} == {
         "label_only",
         "paper_kd",
         "soft_label",
         "sweep",
+        "two_labels",
     }
     assert "reduced" in protocol.title
 
@@ -138,13 +142,19 @@ def any_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace every data set by one of its size and classes, with images of one grey."""
 
     def placeholder(name: str) -> Dataset:
-        classes = 10 if "cifar10" in name and "cifar100" not in name else 100
+        classes = 100 if "cifar100" in name or "tin100" in name else 10
         images = np.full((50_000, 32, 32, 3), sum(name.encode()) % 256, np.uint8)
         labels = np.arange(50_000) % classes
         names = tuple(map(str, range(classes)))
         tests = 5_000 if "tin100" in name else 10_000
         return Dataset(name, images, labels, images[:tests], labels[:tests], names)
 
+    def cut(data: Dataset, pixels: int | None) -> Dataset:
+        """Return smaller images at once, where a mean of each block takes a second."""
+        parts = (data.train_x[:, :pixels, :pixels], data.test_x[:, :pixels, :pixels])
+        return replace(data, train_x=parts[0], test_x=parts[1])
+
+    monkeypatch.setattr(Dataset, "reduce", cut)
     monkeypatch.setattr(protocols, "load_dataset", placeholder)
     monkeypatch.setattr(query_pools, "load_dataset", placeholder)
 
@@ -154,7 +164,7 @@ def any_data(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_packaged_protocol_can_be_run(name: str) -> None:
     protocol = load_protocol(name)
     assert all(endpoint.bundle for endpoint in protocol.endpoints)
-    is_reduced = name.startswith(("reduced", "frontier", "suite"))
+    is_reduced = name not in ("figure", "table1", "table2", "table2_cifar100")
     assert ("reduced" in protocol.title) == is_reduced
     if is_reduced:
         assert len(protocol.seeds) >= 3
@@ -187,6 +197,27 @@ def test_attacker_with_fewer_images_needs_a_smaller_budget() -> None:
     text = GOOD.replace("budget = 1797", "budget = 600\nimages = 100")
     assert len(parse_protocol(text).load().train_x) == 100
     assert "at least 600 images (100 to train on" in faults(text.replace("600", "599"))[0]
+
+
+def test_pixels_reduce_the_images_of_attacker_and_teacher() -> None:
+    protocol = parse_protocol(GOOD.replace("epochs = 1", "epochs = 1\npixels = 4"))
+    expected = np.rint(load_dataset("digits").test_x[0, :2, :2].mean(axis=(0, 1)))
+    for data in (protocol.load(), protocol.load_whole()):
+        assert data.image_size == (4, 4)
+        np.testing.assert_array_equal(data.test_x[0, 0, 0], expected)
+
+
+def test_pixels_that_do_not_divide_the_images_are_refused() -> None:
+    (fault,) = faults(GOOD.replace("epochs = 1", "epochs = 1\npixels = 3"))
+    assert "expected pixels that divide square images, got 3 for images of 8x8" in fault
+
+
+def test_teacher_that_skips_too_many_images_is_refused() -> None:
+    teacher = '[[teachers]]\nname = "b"\nnetwork = "cnn_tiny"\nepochs = 1\n'
+    text = GOOD + teacher + "skip = 1000\nimages = 297\n"
+    assert parse_protocol(text).teachers[0].skip == 1000
+    (fault,) = faults(text.replace("297", "298"))
+    assert "at most 1297 images, as digits has, got 1298" in fault
 
 
 def test_a_schedule_reaches_the_training() -> None:
@@ -223,16 +254,18 @@ def test_a_teacher_of_an_unknown_network_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("any_data")
-@pytest.mark.parametrize("data", ["tin100", "cifar10"])
-def test_frontier_and_reduced_protocols_share_data_and_teacher(data: str) -> None:
-    wide, plain = load_protocol(f"frontier_{data}"), load_protocol(f"reduced_{data}")
-    for name in ("dataset", "images", "students", "seeds", "training"):
-        assert getattr(wide, name) == getattr(plain, name)
-    (teacher,), (other,) = wide.teachers, plain.teachers
-    assert teacher.model_copy(update={"nasty": other.nasty}) == other
-    assert [attack.label for attack in wide.variants] == ["label_only", "two_labels"]
-    lists = [endpoint for endpoint in wide.endpoints if endpoint.name != "label"]
-    assert all(endpoint.attacks for endpoint in lists)
+@pytest.mark.parametrize("data", ["tin100", "cifar10", "fashion"])
+def test_frontier_varies_one_thing_at_a_time_around_its_base(data: str) -> None:
+    protocol = load_protocol(f"frontier_{data}")
+    base, *others = protocol.attackers
+    assert (base.labelled, base.answers, base.pretrained) == (0.05, 1, None)
+    for other in others:
+        own = other.model_dump(exclude={"name"}).items()
+        assert len(own - base.model_dump(exclude={"name"}).items()) == 1
+    assert protocol.budgets
+    assert (len(protocol.selection_seeds), len(protocol.seeds)) == (3, 5)
+    (teacher,) = protocol.teachers
+    assert teacher.skip == protocol.images  # it did not train on an attacker's image
 
 
 def test_an_endpoint_has_attacks_of_its_own_beside_those_of_all() -> None:

@@ -35,6 +35,28 @@ def test_digits_split_never_changes() -> None:
     assert digest_images(load_dataset("digits").test_x).startswith("15dc41a738008e7f")
 
 
+def test_reduced_pixels_are_the_means_of_blocks_by_hand() -> None:
+    images = np.zeros((1, 4, 4, 3), np.uint8)
+    images[0, :2, :2, 0] = [[1, 2], [3, 4]]  # 2.5, which rounds to the even number
+    images[0, :2, 2:, 1] = [[255, 255], [255, 254]]
+    labels = np.zeros(1, np.int64)
+    found = Dataset("d", images, labels, images, labels, ("a",)).reduce(2)
+    for part in (found.train_x, found.test_x):
+        assert part.dtype == np.uint8
+        assert part[0, ..., 0].tolist() == [[2, 0], [0, 0]]
+        assert part[0, ..., 1].tolist() == [[0, 255], [0, 0]]
+
+
+def test_skipped_images_are_those_of_the_smaller_subset() -> None:
+    data = load_dataset("digits")
+    whole, rest = data.subset(30), data.subset(20, skip=10)
+    np.testing.assert_array_equal(whole.train_x[10:], rest.train_x)
+    assert np.bincount(rest.train_y).tolist() == [2] * 10
+    assert len(data.subset(None, skip=1290).train_y) == 7
+    with pytest.raises(DatasetError, match=r"expected 1\.\.7 training images, got 8"):
+        data.subset(8, skip=1290)
+
+
 def test_npz_file_is_read(tmp_path: Path) -> None:
     data = load_dataset(save_striped(tmp_path))
     assert (data.num_classes, data.image_size, len(data.test_y)) == (3, (8, 8), 48)

@@ -1,0 +1,154 @@
+"""The join of audits of one protocol that trained other seeds, each in a folder of its own."""
+
+import shutil
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from stingy_attacker_eval.audit.run_folder import NEUTRAL_SETTINGS, PREDICTIONS, RunFolder
+from stingy_attacker_eval.errors import AuditError
+from stingy_attacker_eval.files import lock_folder
+from stingy_attacker_eval.report_schema import (
+    AuditConfig,
+    Document,
+    EndpointResult,
+    Report,
+    read_report,
+)
+from stingy_attacker_eval.results import (
+    NO_ENDPOINT,
+    Row,
+    baseline_accuracy,
+    best_attacks,
+    summarise,
+)
+
+_SEEDS = {"seeds", "selection_seeds"}
+_SUMMED = {"queries_spent", "queries_charged", "queries_attacks"}
+
+
+def join_audits(
+    folders: Sequence[Path], *, out: Path, selection_seeds: Collection[int] = ()
+) -> Report:
+    """Join finished audits into OUT, and return the content of OUT/report.json.
+
+    Each folder has other seeds of one protocol, on endpoints that answered alike. Uplifts are
+    counted anew, from the baselines of all folders. Queries of an endpoint are the sums over the
+    folders, each of which bought its own answers. Nothing is queried and nothing is trained.
+
+    selection_seeds: the seeds that choose the best attack; all others are reported.
+
+    Raises AuditError, with every fault, if the folders do not fit each other, or if OUT has files.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise AuditError(f"expected a new folder, got {out} with files: choose another")
+    reports = [read_report(folder) for folder in folders]
+    faults = [
+        fault
+        for folder, report in zip(folders[1:], reports[1:], strict=True)
+        for fault in _faults(folder, report, folders[0], reports[0])
+    ]
+    rows = [row for report in reports for row in report.rows]
+    config = _config(reports[0].config, rows, selection_seeds)
+    faults += [
+        f"expected the seed {seed} in one folder, got it in several"
+        for seed in config.seeds + config.selection_seeds
+        if sum(any(row.seed == seed for row in report.rows) for report in reports) > 1
+    ]
+    faults += [
+        f"expected rows of the seed {seed}, which shall choose, got none"
+        for seed in selection_seeds
+        if seed not in config.selection_seeds
+    ]
+    if not config.seeds:
+        faults.append("expected a seed that is reported, got only seeds that choose")
+    if faults:
+        raise AuditError("; ".join(faults))
+    rows = [_counted_anew(row, rows, config) for row in rows]
+    summary = summarise(rows, selection_seeds=config.selection_seeds)
+    first = [each for each in summary if each.attacker == config.attackers[0].name]
+    best = {name: found.attack for name, found in best_attacks(first).items()}
+    report = Report(
+        config=config,
+        environment=_environment(reports),
+        endpoints=tuple(
+            _endpoint(number, reports, best) for number in range(len(reports[0].endpoints))
+        ),
+        rows=tuple(rows),
+        summary=tuple(summary),
+        skipped=tuple(dict.fromkeys(item for report in reports for item in report.skipped)),
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    with lock_folder(out):
+        joined = RunFolder(out, config)
+        for row in rows:
+            joined.add(row)
+        for folder in folders:
+            if (folder / PREDICTIONS).is_dir():
+                shutil.copytree(folder / PREDICTIONS, out / PREDICTIONS, dirs_exist_ok=True)
+        report.write(out)
+    return report
+
+
+def _faults(folder: Path, own: Report, first: Path, other: Report) -> list[str]:
+    """List what differs between this folder's audit and the first one's, beside the seeds."""
+    faults = [
+        f"expected the {name} of {first} in {folder}, got another"
+        for name in _differing(own.config, other.config, NEUTRAL_SETTINGS | _SEEDS)
+    ]
+    names = [[endpoint.name for endpoint in each.endpoints] for each in (own, other)]
+    if names[0] != names[1]:
+        return [*faults, f"expected the endpoints of {first} in {folder}, got others"]
+    for mine, theirs in zip(own.endpoints, other.endpoints, strict=True):
+        faults += [
+            f"expected the {name} of {mine.name} as in {first}, got another in {folder}"
+            for name in _differing(mine, theirs, _SUMMED | {"best"})
+        ]
+    return faults
+
+
+def _differing(one: Document, other: Document, neutral: Collection[str]) -> list[str]:
+    return [
+        name
+        for name in type(one).model_fields
+        if name not in neutral and getattr(one, name) != getattr(other, name)
+    ]
+
+
+def _config(
+    first: AuditConfig, rows: Sequence[Row], selection_seeds: Collection[int]
+) -> AuditConfig:
+    found = sorted({row.seed for row in rows})
+    return first.model_copy(
+        update={
+            "seeds": tuple(seed for seed in found if seed not in selection_seeds),
+            "selection_seeds": tuple(seed for seed in found if seed in selection_seeds),
+        }
+    )
+
+
+def _counted_anew(row: Row, rows: Sequence[Row], config: AuditConfig) -> Row:
+    """Return the row with its uplift over the mean of its group's baselines."""
+    choosing = config.selection_seeds
+    seeds = choosing if row.seed in choosing else config.seeds
+    base = baseline_accuracy(rows, row.student, row.budget, attacker=row.attacker, seeds=seeds)
+    if base is None:
+        raise AuditError(f"expected a finite no-API baseline for {row.student}, got none")
+    uplift = 0.0 if row.endpoint == NO_ENDPOINT else row.accuracy - base
+    return row.model_copy(update={"uplift": uplift})
+
+
+def _endpoint(number: int, reports: Sequence[Report], best: dict[str, str]) -> EndpointResult:
+    parts = [report.endpoints[number] for report in reports]
+    sums = {name: sum(getattr(part, name) for part in parts) for name in _SUMMED}
+    return parts[-1].model_copy(update={**sums, "best": best.get(parts[-1].name)})
+
+
+def _environment(reports: Sequence[Report]) -> dict[str, str | None]:
+    """Return the environments' values; where they differ, all of them."""
+    names = dict.fromkeys(name for report in reports for name in report.environment)
+    found: dict[str, str | None] = {}
+    for name in names:
+        values = dict.fromkeys(report.environment.get(name) for report in reports)
+        texts = [value for value in values if value is not None]
+        found[name] = "; ".join(texts) if texts else None
+    return found
