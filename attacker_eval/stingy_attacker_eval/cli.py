@@ -125,7 +125,7 @@ def join(
     ] = None,
 ) -> None:
     """Join audits of one protocol that have other seeds into one report, without a server."""
-    with _report_errors():
+    with report_errors():
         from rich.console import Console
 
         from stingy_attacker_eval.audit.join import join_audits

@@ -28,9 +28,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from heldout import gap_table
+from stingy_attacker_eval.report.attackers import HEAD, attacker_table
 
 from stingy_attacker_eval.report.analysis import Audit, read_audit
-from stingy_attacker_eval.report.attackers import HEAD, attacker_table
 from stingy_attacker_eval.report.exporters import as_markdown
 from stingy_attacker_eval.report.formatting import cost, percent, signed
 from stingy_attacker_eval.results import NO_ENDPOINT, Summary

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stingy_clients.text_table import Column, format_table
 from stingy_server.cli.command import (
     AsJson,
     Config,
@@ -17,7 +18,6 @@ from stingy_server.cli.command import (
     end,
     open_state,
     read_settings,
-    table,
 )
 from stingy_server.cli.keys import operator
 
@@ -30,7 +30,14 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True, help="List, export and delete what was kept of marked answers."
 )
-COLUMNS = ("model", "key", "marked", "controls", "first", "last")
+COLUMNS = (
+    Column("model", least=8),
+    Column("key"),
+    Column("marked", right=True),
+    Column("controls", right=True),
+    Column("first"),
+    Column("last"),
+)
 
 
 @app.command("list")
@@ -53,7 +60,9 @@ def list_marks(config: Config = None, state: State = None, as_json: AsJson = Fal
         typer.echo(json.dumps(rows))
     elif rows:
         minutes = [{**row, "first": row["first"][:16], "last": row["last"][:16]} for row in rows]
-        table(COLUMNS, [[str(row[column]) for column in COLUMNS] for row in minutes])
+        cells = [[str(row[column.head]) for column in COLUMNS] for row in minutes]
+        for line in format_table(COLUMNS, cells):
+            typer.echo(line)
     else:
         typer.echo("the state has no marks")
 

@@ -89,7 +89,7 @@ class ImageHasher:
         """
         found = np.empty((len(reduced), VIEWS, 2), np.uint64)
         for start in range(0, len(reduced), CHUNK):
-            part = np.stack(reduced[start : start + CHUNK]).astype(np.float32)
+            part = np.array(reduced[start : start + CHUNK], np.float32)
             views = [
                 batch[:, top : top + WINDOW, left : left + WINDOW].reshape(len(part), -1)
                 for batch in (part, part[:, :, ::-1])

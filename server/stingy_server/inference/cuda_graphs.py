@@ -41,8 +41,8 @@ class CudaGraphs:
 
     def __init__(self, network: Network, examples: Tensor, *, sizes: Iterable[int]) -> None:
         self._lock = threading.Lock()
-        self._free = torch.cuda.Event()
-        pool = torch.cuda.graph_pool_handle()  # type: ignore[no-untyped-call]
+        self._free = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        pool = torch.cuda.graph_pool_handle()
         # The largest first, because the others fit into its memory.
         captured = {
             size: _capture(network, examples[:size].clone(), pool)

@@ -252,7 +252,7 @@ def _same_answers(
     """Compare two networks' answers to trial images, by `answers_agree`."""
     if isinstance(policy, NoisyPolicy):  # it gives no answer without its noise
         policy = build_policy("stingy", num_classes=policy.num_classes)
-    batches = inputs.split(batch_size)
+    batches = torch.split(inputs, batch_size)
     answers = SparseLogits.concatenate([sanitize(policy, run(batch)) for batch in batches])
     expected = SparseLogits.concatenate([sanitize(policy, network(batch)) for batch in batches])
     return answers_agree(answers, expected)

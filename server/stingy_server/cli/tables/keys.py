@@ -27,7 +27,12 @@ COLUMNS = (
     Column("state"),
     Column("last", right=True),
 )
-STATES = {Action.ALARM: "alarm", Action.LABELS: "labels", Action.REFUSE: "suspended"}
+STATES = {
+    Action.ALARM: "alarm",
+    Action.MARK: "marked",
+    Action.LABELS: "labels",
+    Action.REFUSE: "suspended",
+}
 
 
 @dataclass(frozen=True)
