@@ -162,7 +162,7 @@ def test_teacher_trained_in_the_same_way_is_reused(tmp_path: Path) -> None:
     [
         {"seed": 1},
         {"images": 64},
-        {"images": 64, "skip": 32},
+        {"skip": 32},
         {"network": "cnn_small"},
         {"training": TrainSettings(epochs=1, batch=64, lr=0.04)},
     ],
