@@ -1,4 +1,4 @@
-"""What pages show of an audit: how much the best attack gained from an endpoint, with bounds.
+"""A finished audit as pages show it: the gain of the best attack on an endpoint, with bounds.
 
 It reads report.json of `stingy audit` without the packages of an audit. Invariant: a broken attack
 is no measurement, and an endpoint of another policy or version is never found.
@@ -98,7 +98,7 @@ class _Config(_Part):
 
 @dataclass(frozen=True)
 class MeasuredLeak:
-    """What one attacker's best attack gained over training without the API.
+    """The gain of one attacker's best attack over training without the API.
 
     Attributes:
         attacker: the audit's name of it.

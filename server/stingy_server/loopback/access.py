@@ -1,6 +1,6 @@
 """The secrets of a page on loopback: a token that opens it once, and the sessions that it opened.
 
-Invariant: every secret is random and in memory alone. Digests are compared, never secrets.
+Invariant: every secret is random and in memory alone. The time of a comparison shows nothing.
 """
 
 import hashlib
@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from hmac import compare_digest
 
 TOKEN_LIFE_S = 60.0
 MAX_SESSIONS = 16  # the oldest ends when one more begins
@@ -51,7 +52,7 @@ class Access:
 
     def redeem(self, token: str) -> Session | None:
         """Open a session with a token. Return None if it is not the present one, used or late."""
-        if self._token is None or self._token[0] != _digest(token):
+        if self._token is None or not compare_digest(self._token[0], _digest(token)):
             return None
         (_, ends), self._token = self._token, None
         if self._clock() >= ends:
@@ -69,7 +70,7 @@ class Access:
 
 def is_csrf_token(session: Session, text: str) -> bool:
     """Check the token that a request to change something carries."""
-    return _digest(session.csrf) == _digest(text)
+    return compare_digest(_digest(session.csrf), _digest(text))
 
 
 def _digest(text: str) -> bytes:

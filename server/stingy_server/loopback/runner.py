@@ -19,7 +19,7 @@ GRACE_S = 1  # for requests in flight at the end
 
 
 def bind(port: int = 0) -> socket.socket:
-    """Bind a port of 127.0.0.1; 0 is any free one. Nobody can connect before `run_page`.
+    """Listen on a port of 127.0.0.1; 0 is any free one. Browsers wait for `run_page`.
 
     Raises:
         OSError: if another program has the port.
@@ -28,6 +28,7 @@ def bind(port: int = 0) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((HOST, port))
+        listener.listen()
     except OSError:
         listener.close()
         raise
