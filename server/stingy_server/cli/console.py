@@ -54,7 +54,6 @@ def console(
         end([f"--audit: {error}"])
     try:
         listener = bind(port)
-        listener.listen()  # the printed address can be opened at once
     except OSError:
         end([f"expected a free port, got {port}, which another program has; see --port"])
     bound = listener.getsockname()[1]

@@ -3,6 +3,7 @@
 import re
 import shutil
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -29,7 +30,6 @@ def state(tmp_path: Path) -> Path:
 
 def test_busy_port_is_a_fault_that_names_it(state: Path) -> None:
     with bind() as listener:
-        listener.listen()
         port = listener.getsockname()[1]
         done = run("--state", state, "--port", str(port))
     assert done.exit_code == 2
@@ -57,8 +57,9 @@ def test_folder_without_an_audit_is_a_fault(state: Path, tmp_path: Path) -> None
 
 
 def test_token_without_a_console_is_a_fault(state: Path) -> None:
-    with bind() as listener:  # bound, and nobody listens
-        port = str(listener.getsockname()[1])
+    with socket.socket() as silent:  # bound, and nobody listens
+        silent.bind(("127.0.0.1", 0))
+        port = str(silent.getsockname()[1])
         done = run("token", "--state", state, "--port", port)
     assert done.exit_code == 2
     assert f"expected a console on port {port}, got none" in done.stderr
