@@ -40,7 +40,7 @@ def test_every_anchor_of_the_http_page_is_defined_once() -> None:
     assert {f"schema-{name.lower()}" for name in DOCUMENT["components"]["schemas"]} <= set(defined)
 
 
-def test_swagger_page_tries_nothing_and_loads_nothing_from_elsewhere() -> None:
+def test_swagger_page_tries_nothing_and_loads_nothing_foreign() -> None:
     page = swagger_page()
     assert "supportedSubmitMethods: []" in page
     assert "validatorUrl: null" in page
