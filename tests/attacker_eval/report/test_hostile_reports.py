@@ -4,6 +4,7 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,7 +75,7 @@ def cut_off(folder: Path) -> Audit:
     """Write an audit that has the baseline and one attack of one of three endpoints."""
     rows = [r for r in rows_of({"a": PAIR}) if r.attack != "soft_label"]
     endpoints = [endpoint_of(name) for name in ("a", "b", "c")]
-    attacks = {"attacks": {"no_api": {}, "label_only": {}, "soft_label": {}}}
+    attacks: dict[str, Any] = {"attacks": {"no_api": {}, "label_only": {}, "soft_label": {}}}
     return audit_of(folder, rows, endpoints, attacks)
 
 

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -30,6 +30,7 @@ MINUS = "\N{MINUS SIGN}"
 
 pytestmark = pytest.mark.browser
 
+Scheme = Literal["dark", "light"]
 NAMES = ("<b>bold</b><script>document.title = 'run'</script>", "\u202ereversed", "x" * 64)
 
 
@@ -83,7 +84,12 @@ class Opener:
         self._contexts: list[Any] = []
 
     def __call__(
-        self, path: Path, *, width: int = 1440, scheme: str = "light", **options: Any
+        self,
+        path: Path,
+        *,
+        width: int = 1440,
+        scheme: Scheme = "light",
+        **options: Any,
     ) -> "Page":
         context = self._browser.new_context(
             viewport={"width": width, "height": 900},
@@ -114,7 +120,7 @@ def first_of(folder: Path) -> dict[str, Any]:
     ],
 )
 def test_page_breaks_no_rule_of_axe(
-    opened: Opener, pages: dict[str, Path], name: str, width: int, scheme: str
+    opened: Opener, pages: dict[str, Path], name: str, width: int, scheme: Scheme
 ) -> None:
     assert find_violations(opened(pages[name], width=width, scheme=scheme)) == []
 

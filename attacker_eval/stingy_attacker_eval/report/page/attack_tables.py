@@ -26,7 +26,8 @@ def attacks_table(audit: Audit, *, with_bars: bool) -> Table:
     """
     several = len(audit.views) > 1
     scale = _accuracy_scale(audit.report.summary)
-    lines, best = [], set()
+    lines: list[tuple[Cell, ...]] = []
+    best: set[int] = set()
     for view in audit.views:
         for s in view.summaries:
             if view.best.get(s.endpoint) == s:
