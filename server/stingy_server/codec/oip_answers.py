@@ -1,4 +1,4 @@
-"""The answers of the Open Inference Protocol v2, in JSON or as binary tensors."""
+"""The answers of the plain routes in JSON, and of the Open Inference Protocol v2 in both forms."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -106,6 +106,28 @@ def encode_classes(
     content = b"".join(len(text).to_bytes(4, "little") + text for text in encoded)
     output["parameters"] = {"binary_data_size": len(content)}
     return output, content
+
+
+def answer_rows(answer: SparseLogits, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the classes of each row, best first, each with index, label and score, if any.
+
+    Args:
+        answer: what leaves.
+        labels: the K labels, by index.
+    """
+    indices = answer.indices.tolist()
+    if answer.scores is None:
+        return [{"classes": [{"index": i, "label": labels[i]} for i in row]} for row in indices]
+    scores = json_numbers(answer.scores.numpy(), answer.decimals).tolist()
+    return [
+        {
+            "classes": [
+                {"index": i, "label": labels[i], "score": score}
+                for i, score in zip(row, values, strict=True)
+            ]
+        }
+        for row, values in zip(indices, scores, strict=True)
+    ]
 
 
 @lru_cache(maxsize=256)

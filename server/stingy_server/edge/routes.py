@@ -11,8 +11,7 @@ from starlette.responses import Response
 from stingy_clients import ModelList, PredictResponse, Usage
 from stingy_protection import SparseLogits
 from stingy_server.codec.images import decode
-from stingy_server.codec.json_answers import answer_rows
-from stingy_server.codec.oip_answers import Encoded
+from stingy_server.codec.oip_answers import Encoded, answer_rows
 from stingy_server.edge.hot_path import Handler, Query, add_to_document
 from stingy_server.edge.model_list import list_models
 from stingy_server.edge.openapi import IMAGE_TYPES, Refused, answers, refusals

@@ -217,11 +217,11 @@ class Ledger:
             after: the number before the first entry.
             key: the id of the only key whose entries are wanted; None for all.
         """
-        own, values = ("", ()) if key is None else (" AND key = ?", (key,))
+        where, keys = ("", ()) if key is None else (" AND key = ?", (key,))
         while True:
             rows = self._database.execute(
-                f"SELECT seq, {COLUMNS} FROM ledger WHERE seq > ?{own} ORDER BY seq LIMIT ?",  # noqa: S608
-                (after, *values, PAGE),
+                f"SELECT seq, {COLUMNS} FROM ledger WHERE seq > ?{where} ORDER BY seq LIMIT ?",  # noqa: S608
+                (after, *keys, PAGE),
             ).fetchall()
             for seq, *values in rows:
                 yield seq, Entry(*values)

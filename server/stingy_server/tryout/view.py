@@ -25,7 +25,7 @@ from stingy_protection import (
     row_bits,
     sanitize,
 )
-from stingy_server.codec.json_answers import answer_rows
+from stingy_server.codec.oip_answers import answer_rows
 from stingy_server.edge.tier_view import TierView
 from stingy_server.models.advice import policy_notes
 from stingy_server.service import tighten_to_tier
