@@ -46,7 +46,7 @@ def prove(
         )
         from stingy_attacker_eval.ownership.template import read_template
         from stingy_attacker_eval.progress import report_progress
-        from stingy_clients.exhibit import read_exhibit
+        from stingy_clients.documents.exhibit import read_exhibit
 
         document = read_exhibit(exhibit)
         check_provable(document)

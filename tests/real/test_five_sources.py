@@ -48,9 +48,7 @@ def run(*command: str | Path, folder: Path, **environment: str) -> str:
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_source_is_packed_served_and_answers_curl_predict_and_triton(
-    tmp_path: Path, source: str
-) -> None:
+def test_source_is_served_to_curl_predict_and_triton(tmp_path: Path, source: str) -> None:
     script = tmp_path / f"{source}.py"
     script.write_bytes((EXAMPLES / script.name).read_bytes())
     run(sys.executable, script, folder=tmp_path)

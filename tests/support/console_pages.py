@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from stingy_clients.audit_report import AuditReport
+from stingy_clients.documents.audit_report import AuditReport
 from stingy_server import Database, Keys, Settings
 from stingy_server.console.app import STATIC, TYPES, console_app
 from stingy_server.console.estimates import Audits

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from serving import png, random_images
 from stingy_attacker_eval.ownership.statistics import MatchTest
-from stingy_clients.exhibit import DOCUMENT, IMAGES, Exhibit, Item, digest_of, document_of
+from stingy_clients.documents.exhibit import DOCUMENT, IMAGES, Exhibit, Item, digest_of, document_of
 
 CLASSES = 10
 Count = Callable[[npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.int64]], MatchTest]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from serving import make_bundle, make_key, make_settings, random_images
-from stingy_clients.exhibit import Exhibit
+from stingy_clients.documents.exhibit import Exhibit
 from stingy_protection.marks import Choice, Chooser
 from stingy_server import Database, Keys, Settings
 from stingy_server.codec.images import Pixels

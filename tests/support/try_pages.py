@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from serving import STINGY, load_one, make_settings, server_environment
-from stingy_clients.audit_report import AuditReport
+from stingy_clients.documents.audit_report import AuditReport
 from stingy_protection import SparseLogits
 from stingy_server.loopback.access import Access
 from stingy_server.loopback.guard import LoopbackGuard

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from stingy_attacker_eval.errors import SuspectError
 from stingy_attacker_eval.files import lock_folder
 from stingy_attacker_eval.ownership.suspects import Suspect
-from stingy_clients.exhibit import Exhibit, Item, read_image
+from stingy_clients.documents.exhibit import Exhibit, Item, read_image
 
 ANSWERS = "answers.jsonl"
 UNKNOWN = -1

@@ -21,7 +21,7 @@ from stingy_attacker_eval.ownership.statistics import (
     controls_p_value,
     count_matches,
 )
-from stingy_clients.exhibit import Exhibit, Item
+from stingy_clients.documents.exhibit import Exhibit, Item
 
 _FEWEST_CONTROLS = 20  # that can show other classes
 _UNRELATED = 0.01  # a p-value of the controls above this is a suspect of other classes

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from stingy_attacker_eval.errors import SuspectError
 from stingy_attacker_eval.ownership.template import Template
-from stingy_clients.exhibit import Item
+from stingy_clients.documents.exhibit import Item
 
 MOST_REPLY_BYTES = 2**20
 _TRIES = 3

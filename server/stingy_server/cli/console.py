@@ -39,7 +39,7 @@ def console(
             end([f"give the options after {context.invoked_subcommand}"])
         return
     settings = read_settings(config, state)
-    from stingy_clients.audit_report import read_audit_report
+    from stingy_clients.documents.audit_report import read_audit_report
     from stingy_clients.errors import ClientError
     from stingy_server.console.app import console_app
     from stingy_server.console.estimates import Audits

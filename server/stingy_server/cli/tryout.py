@@ -9,7 +9,7 @@ from stingy_server.cli.command import Config, end
 from stingy_server.cli.progress import working
 
 if TYPE_CHECKING:
-    from stingy_clients.audit_report import AuditReport
+    from stingy_clients.documents.audit_report import AuditReport
     from stingy_server.settings import Settings
     from stingy_server.tryout.workbench import Workbench
 
@@ -97,7 +97,7 @@ def _open(settings: "Settings") -> "Workbench":
 
 
 def _read_audit(folder: Path) -> "AuditReport":
-    from stingy_clients.audit_report import read_audit_report
+    from stingy_clients.documents.audit_report import read_audit_report
     from stingy_clients.errors import ClientError
 
     try:

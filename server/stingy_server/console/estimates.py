@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from stingy_clients.audit_report import AuditReport, MeasuredLeak
+from stingy_clients.documents.audit_report import AuditReport, MeasuredLeak
 from stingy_server.console.traffic import Endpoint
 from stingy_server.settings import FULL_TIER, Tier
 

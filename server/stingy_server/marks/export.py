@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from stingy_clients.exhibit import (
+from stingy_clients.documents.exhibit import (
     DOCUMENT,
     IMAGES,
     Exhibit,

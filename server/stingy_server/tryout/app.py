@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Route
 
-from stingy_clients.audit_report import AuditReport
+from stingy_clients.documents.audit_report import AuditReport
 from stingy_protection import PolicyConfigError, ProtectionError
 from stingy_server.errors import JSON, ServiceError
 from stingy_server.tryout.choice import Chooser

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stingy_clients.audit_report import AuditReport
+from stingy_clients.documents.audit_report import AuditReport
 from stingy_clients.utility import utility
 from stingy_protection import (
     BundleManifest,

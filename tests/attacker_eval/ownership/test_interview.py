@@ -15,7 +15,7 @@ from stingy_attacker_eval.ownership.interview import (
     Interview,
     interview_suspect,
 )
-from stingy_clients.exhibit import Exhibit, Item
+from stingy_clients.documents.exhibit import Exhibit, Item
 
 LABELS = ("cat", "dog", "7")
 

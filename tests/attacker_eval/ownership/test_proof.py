@@ -18,7 +18,7 @@ from exhibits import (
 from stingy_attacker_eval.cli import app
 from stingy_attacker_eval.ownership.interview import Interview
 from stingy_attacker_eval.ownership.proof import LIMITS, Proof, Verdict, judge_suspect
-from stingy_clients.exhibit import DOCUMENT, Exhibit
+from stingy_clients.documents.exhibit import DOCUMENT, Exhibit
 
 RUN = CliRunner()
 

@@ -12,7 +12,7 @@ from marking import IMAGES, SECRET, marked_key, marked_settings
 from serving import running
 from stingy_attacker_eval.cli import app
 from stingy_attacker_eval.ownership.proof import Proof, Verdict
-from stingy_clients.exhibit import Exhibit
+from stingy_clients.documents.exhibit import Exhibit
 from stingy_server import Database
 from stingy_server.marks.export import Subject, export
 from stingy_server.marks.secret import MarkSecret

@@ -14,7 +14,7 @@ from serving import png, random_images
 from stingy_attacker_eval.errors import SuspectError
 from stingy_attacker_eval.ownership.suspects import HttpSuspect, OipSuspect, PredictionFile
 from stingy_attacker_eval.ownership.template import Template, read_template
-from stingy_clients.exhibit import Item
+from stingy_clients.documents.exhibit import Item
 
 PIXELS = random_images(1, size=2)[0]
 PNG = png(PIXELS)

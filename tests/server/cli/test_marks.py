@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from marking import SECRET, evidence, write_secret
 from serving import make_bundle
-from stingy_clients.exhibit import read_exhibit
+from stingy_clients.documents.exhibit import read_exhibit
 from stingy_server import Database
 from stingy_server.cli.main import app
 from stingy_server.marks.mark_store import LOCKS, MarkStore

@@ -24,8 +24,8 @@ from marking import (
     marked_settings,
 )
 from serving import running
+from stingy_clients.documents.exhibit import Exhibit, content_of, read_exhibit, read_image
 from stingy_clients.errors import ClientError
-from stingy_clients.exhibit import Exhibit, content_of, read_exhibit, read_image
 from stingy_server import Database, Settings
 from stingy_server.maintenance.prune import prune
 from stingy_server.marks.evidence import EvidenceUnreadable

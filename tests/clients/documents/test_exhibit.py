@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from stingy_clients.errors import ClientError
-from stingy_clients.exhibit import (
+from stingy_clients.documents.exhibit import (
     DOCUMENT,
     IMAGES,
     Exhibit,
@@ -19,6 +18,7 @@ from stingy_clients.exhibit import (
     read_exhibit,
     read_image,
 )
+from stingy_clients.errors import ClientError
 
 
 def item(number: int = 0, *, png: bytes = b"png", **fields: Any) -> Item:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stingy_clients.audit_report import AuditReport, read_audit_report
+from stingy_clients.documents.audit_report import AuditReport, read_audit_report
 from stingy_clients.errors import ClientError
 from try_pages import make_report, report_document
 
@@ -13,7 +13,7 @@ RESULTS = Path(__file__).parents[2] / "attacker_eval" / "results"
 
 
 def test_committed_result_has_the_audits_own_best_attack() -> None:
-    folder = RESULTS / "frontier_cifar10"
+    folder = RESULTS / "frontier_cifar10_32"
     report = read_audit_report(folder)
     written = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     compared = 0

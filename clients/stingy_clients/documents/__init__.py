@@ -1,0 +1,1 @@
+"""The documents that a server and an audit share, though neither knows the other."""
