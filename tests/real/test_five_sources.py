@@ -71,9 +71,10 @@ def test_source_is_packed_served_and_answers_curl_predict_and_triton(
         printed_answer = query_by_predict(address, key, tmp_path)
         indices = query_by_triton(address, key, answer["model"], picture)
     print(f"\n{source}: packed in {packed_s:.1f} s, served after {started_s:.1f} s")  # noqa: T201
-    assert len(answer["classes"]) == 2
-    assert printed_answer["classes"] == answer["classes"]
-    assert indices == [entry["index"] for entry in answer["classes"]]
+    (row,) = answer["answers"]
+    assert len(row["classes"]) == 2
+    assert printed_answer["classes"] == row["classes"]
+    assert indices == [entry["index"] for entry in row["classes"]]
 
 
 def query_by_curl(address: str, key: str, folder: Path) -> Any:
