@@ -52,15 +52,18 @@ def console(
         reports = [read_audit_report(folder) for folder in audit or []]
     except ClientError as error:
         end([f"--audit: {error}"])
-    try:
-        listener = bind(port)
-    except OSError:
-        end([f"expected a free port, got {port}, which another program has; see --port"])
-    bound = listener.getsockname()[1]
     user = operator()
     feed = Feed(settings, Audits(reports, settings.tiers), operator=user)
-    if faults := feed.start():
+    faults = feed.start()
+    if not faults:
+        try:
+            listener = bind(port)
+        except OSError:
+            faults = [f"expected a free port, got {port}, which another program has; see --port"]
+    if faults:
+        feed.close()
         end(faults)
+    bound = listener.getsockname()[1]
     access = ConsoleAccess(pepper, bound)
     another = "stingy console token" + ("" if bound == PORT else f" --port {bound}")
     typer.echo(_address(pepper, bound))
