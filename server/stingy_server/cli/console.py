@@ -1,5 +1,6 @@
 """`stingy console`: the operator's page, and another address that opens it."""
 
+import shlex
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -67,7 +68,9 @@ def console(
     access = ConsoleAccess(pepper, bound)
     another = "stingy console token" + ("" if bound == PORT else f" --port {bound}")
     typer.echo(_address(pepper, bound))
-    typer.echo(f"It opens once, within a minute. For another: {another}", err=True)
+    given = {"--config": config, "--state": state}
+    same = [f" {name} {shlex.quote(str(path))}" for name, path in given.items() if path]
+    typer.echo(f"It opens once, within a minute. For another: {another}{''.join(same)}", err=True)
     typer.echo(
         f"Changes are recorded as made by {user}."
         if write
