@@ -138,9 +138,10 @@ def add_entries(state: Path, entries: Iterable[Entry], *, store: str | None = No
             database.execute(statement, tuple(entry))
 
 
-def entry(key: str, *, ago_s: float = 5.0, **fields: Any) -> Entry:
-    """Make an entry of so many seconds ago, an answer if no field says otherwise."""
-    time_text = stamp(datetime.fromtimestamp(time.time() - ago_s, UTC))
+def entry(key: str, *, ago_s: float = 5.0, now: float | None = None, **fields: Any) -> Entry:
+    """Make an entry of so many seconds before now, an answer if no field says otherwise."""
+    at = (time.time() if now is None else now) - ago_s
+    time_text = stamp(datetime.fromtimestamp(at, UTC))
     made = ANSWER._replace(time=time_text, key=key, request=secrets.token_hex(4))
     return made._replace(**fields)
 

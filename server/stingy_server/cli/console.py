@@ -1,5 +1,6 @@
 """`stingy console`: the operator's page, and another address that opens it."""
 
+import shlex
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -52,19 +53,24 @@ def console(
         reports = [read_audit_report(folder) for folder in audit or []]
     except ClientError as error:
         end([f"--audit: {error}"])
-    try:
-        listener = bind(port)
-    except OSError:
-        end([f"expected a free port, got {port}, which another program has; see --port"])
-    bound = listener.getsockname()[1]
     user = operator()
     feed = Feed(settings, Audits(reports, settings.tiers), operator=user)
-    if faults := feed.start():
+    faults = feed.start()
+    if not faults:
+        try:
+            listener = bind(port)
+        except OSError:
+            faults = [f"expected a free port, got {port}, which another program has; see --port"]
+    if faults:
+        feed.close()
         end(faults)
+    bound = listener.getsockname()[1]
     access = ConsoleAccess(pepper, bound)
     another = "stingy console token" + ("" if bound == PORT else f" --port {bound}")
     typer.echo(_address(pepper, bound))
-    typer.echo(f"It opens once, within a minute. For another: {another}", err=True)
+    given = {"--config": config, "--state": state}
+    same = [f" {name} {shlex.quote(str(path))}" for name, path in given.items() if path]
+    typer.echo(f"It opens once, within a minute. For another: {another}{''.join(same)}", err=True)
     typer.echo(
         f"Changes are recorded as made by {user}."
         if write

@@ -94,7 +94,7 @@ class Feed:
         """Read the state for the first time. Return the faults; none if it can be shown."""
         try:
             self._thread.submit(self._read_overview).result()
-        except StoreUnavailable as error:
+        except (StoreUnavailable, ValueError) as error:
             return [str(error)]
         return []
 

@@ -67,13 +67,15 @@ def test_entry_that_comes_late_is_counted(
 
 
 def test_summary_has_rates_refusals_times_and_bits(database: Database, tmp_path: Path) -> None:
-    refusal = {"status": 429, "event": "rate_limited", "answered": 0, "bits": 0.0}
-    written = [entry("a", ago_s=4, latency_us=1000 * number) for number in range(1, 101)]
-    written += [entry("a", ago_s=4, requests=25, latency_us=10**9, **refusal)]
-    written += [entry("b", ago_s=1, answered=1000)]  # not settled yet
-    add_entries(tmp_path, written, store=database._opened[1])
     now = time.time()
-    found = summary(read(database).seconds(now))
+    refusal = {"status": 429, "event": "rate_limited", "answered": 0, "bits": 0.0}
+    written = [entry("a", ago_s=4, now=now, latency_us=1000 * each) for each in range(1, 101)]
+    written += [entry("a", ago_s=4, now=now, requests=25, latency_us=10**9, **refusal)]
+    written += [entry("b", ago_s=0.5, now=now, answered=1000)]  # not settled yet
+    add_entries(tmp_path, written, store=database._opened[1])
+    traffic = Traffic()
+    traffic.read(database, now=now)
+    found = summary(traffic.seconds(now))
     assert found["images"]["value"] == 20.0
     assert found["refused"]["value"] == 20.0
     assert found["p99"]["value"] == 99.0
@@ -119,11 +121,12 @@ def test_alarms_and_operators_are_events(database: Database, tmp_path: Path) -> 
 def test_minutes_of_a_key_are_those_of_the_last_half_hour(
     database: Database, tmp_path: Path
 ) -> None:
-    written = [entry("a", ago_s=90), entry("a", ago_s=90), entry("a", ago_s=3 * 3600)]
+    now = time.time()
+    written = [entry("a", ago_s=seconds, now=now) for seconds in (90, 90, 3 * 3600)]
     add_entries(tmp_path, written, store=database._opened[1])
     traffic = read(database)
-    found = traffic.minutes("a", time.time())
+    found = traffic.minutes("a", now)
     assert found is not None
     assert (len(found), sum(found)) == (counts.MINUTES, 4)
-    assert traffic.minutes("b", time.time()) is None
-    assert traffic.model_rate("digits", "1", time.time()) == 0.0
+    assert traffic.minutes("b", now) is None
+    assert traffic.model_rate("digits", "1", now) == 0.0
