@@ -1,6 +1,7 @@
 """The serving stage: the gate, batches of 256 beside the bare model, and single requests.
 
-RESULTS/serving.json gets each part when it ends, or its error if it fails.
+Single requests are measured with and without CUDA graphs. RESULTS/serving.json gets each part when
+it ends, or its error if it fails.
 """
 
 import asyncio
@@ -47,12 +48,14 @@ def measure_batches(size: int) -> Any:
     return json.loads(printed)["rounds"]
 
 
-def measure_single_requests() -> list[dict[str, object]]:
+def measure_single_requests(runtime: str) -> list[dict[str, object]]:
     """Send requests of one 32 x 32 image, binary, to a ResNet-18 with all protection on."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         bundle = write_resnet(folder / "bundle", size=32)
-        launch = launch_stingy(own_python(), folder, bundle=bundle, device=stage.device())
+        launch = launch_stingy(
+            own_python(), folder, bundle=bundle, device=stage.device(), runtime=runtime
+        )
         headers, body = write_binary(images(1))
         path = f"/v2/models/{MODEL}/infer"
         request = raw_request("POST", path, headers | launch.headers, body)
@@ -81,12 +84,14 @@ def measure_load(server: Running, port: int, request: bytes, connections: int) -
 def main() -> int:
     parts: dict[str, Callable[[], Any]] = {
         "gate": measure_gate,
-        "single": measure_single_requests,
+        "single": lambda: measure_single_requests("torch"),
+        "single_cuda_graphs": lambda: measure_single_requests("cuda_graphs"),
         "batch_32": lambda: measure_batches(32),
         "batch_224": lambda: measure_batches(224),
     }
     if stage.REHEARSED:
         del parts["batch_224"]  # a minute on a CPU
+        del parts["single_cuda_graphs"]
     found: dict[str, Any] = {}
     for name, measure in parts.items():
         try:

@@ -2,9 +2,9 @@
 
     python benchmarks/serving/soak.py --minutes 60
 
-The load is 70 % of the server's capacity. Memory, files and threads are sampled from outside after
-every slice of load. The output has their slopes with standard errors. The exit status is 1 if the
-row does not hold.
+The load is a share of the server's capacity. Memory, files and threads are sampled from outside
+after every slice of load. The output has their slopes with standard errors. The exit status is 1
+if the row does not hold.
 """
 
 import argparse
@@ -23,7 +23,6 @@ from running import Running, await_port, running
 from stingy_rows import launch_stingy, own_python
 from wire import BINARY, CHECKED, check, images
 
-SHARE = 0.7
 CONNECTIONS = 16
 WARM_UP = 0.2  # the share of samples left out of a slope, because caches fill first
 MOST_MB_AN_HOUR = 1.0
@@ -90,10 +89,12 @@ def slope(samples: list[SoakSample], name: str) -> tuple[float, float]:
     return fit.slope, (rest / (len(kept) - 2) / spread) ** 0.5
 
 
-def soak(server: Running, port: int, folder: Path, *, minutes: float) -> list[SoakSample]:
+def soak(
+    server: Running, port: int, folder: Path, *, minutes: float, share: float
+) -> list[SoakSample]:
     capacity = load.run(port, folder, connections=CONNECTIONS, seconds=5).rps
-    # At full load a request takes CONNECTIONS / capacity seconds; a pause stretches that to SHARE.
-    pause_ms = 1000 * CONNECTIONS / capacity * (1 / SHARE - 1)
+    # At full load a request takes CONNECTIONS / capacity seconds; a pause stretches that.
+    pause_ms = 1000 * CONNECTIONS / capacity * (1 / share - 1)
     slice_s = min(30.0, max(2.0, 60 * minutes / 20))
     request = (folder / "0").read_bytes()
     samples = []
@@ -121,6 +122,7 @@ def soak(server: Running, port: int, folder: Path, *, minutes: float) -> list[So
 def main() -> int:
     parser = argparse.ArgumentParser(description="Soak the server (row H11).")
     parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--share", type=float, default=0.7, help="of the server's capacity")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "stingy-bench")
     args = parser.parse_args()
     folder = make_empty(args.cache / "runs" / "soak")
@@ -129,7 +131,8 @@ def main() -> int:
     with running(launch.command, folder=folder, environment=launch.environment) as server:
         await_port(server, launch.port, timeout_s=60)
         check(BINARY, launch.port, launch.headers)
-        samples = soak(server, launch.port, folder / "requests", minutes=args.minutes)
+        requests = folder / "requests"
+        samples = soak(server, launch.port, requests, minutes=args.minutes, share=args.share)
         check(BINARY, launch.port, launch.headers)
     slopes = {name: slope(samples, name) for name in ("rss_mb", "files", "threads", "p99_ms")}
     growth, error = slopes["rss_mb"]
@@ -140,6 +143,7 @@ def main() -> int:
         verdict += f", but the slope's error is {error:.1f} MB an hour: run for longer"
     document = {
         **circumstances(),
+        "share": args.share,
         "slopes_an_hour": {name: {"slope": a, "error": b} for name, (a, b) in slopes.items()},
         "verdict": verdict,
         "moments": [asdict(sample) for sample in samples],

@@ -233,7 +233,8 @@ class Settings(BaseSettings):
         cors_origins: the origins whose pages may query the server from a browser.
         oidc: the tokens of an identity provider that are accepted beside keys; None for keys alone.
         allow_open: whether a policy that lets all logits out may be served.
-        runtime: the runtime of the network on the CPU. "auto" measures all and takes the fastest.
+        runtime: the runtime of the network. "auto" measures those of the CPU and takes the fastest.
+            "cuda_graphs" is torch on CUDA, with one launch for each pass.
         strict: run every forward pass at one padded batch shape. The other images of a batch then
             cannot move an answer even by one step of the grid.
         batch_size: images in one forward pass.
@@ -283,7 +284,7 @@ class Settings(BaseSettings):
     allow_open: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
-    runtime: Literal["auto", "torch", "onnxruntime", "openvino"] = "torch"
+    runtime: Literal["auto", "torch", "onnxruntime", "openvino", "cuda_graphs"] = "torch"
     strict: bool = False
     batch_size: Count = 64
     max_delay_ms: float = Field(default=0.0, ge=0.0, le=1000.0, allow_inf_nan=False)

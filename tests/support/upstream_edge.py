@@ -36,14 +36,20 @@ class Switched:
         self.behaviour(connection, request)
 
 
-def edge(tmp_path: Path, url: str, *, policy: str = "stingy:n=2", **options: Any) -> Settings:
-    """Make the settings of an edge that has no weights."""
+def edge(
+    tmp_path: Path, url: str, *, policy: str = "stingy:n=2", batch_size: int = 1, **options: Any
+) -> Settings:
+    """Make the settings of an edge that has no weights.
+
+    Args:
+        batch_size: 1 for an upstream that has the answer to one image only.
+    """
     bundle = make_bundle(tmp_path / "bundle", policy=policy)
     (bundle / "weights.safetensors").unlink()
     tensors = TensorSettings(**options.pop("tensors", {}))
     options = {"timeout_s": 1.0, **options}
     model = ModelSettings(bundle=bundle, engine="oip", url=url, tensors=tensors, **options)
-    return make_settings(tmp_path / "state", model)
+    return make_settings(tmp_path / "state", model, batch_size=batch_size)
 
 
 def torchserve(tmp_path: Path, url: str) -> Settings:
@@ -55,7 +61,7 @@ def torchserve(tmp_path: Path, url: str) -> Settings:
         url=url,
         key_file=tmp_path / "key_file.json",
     )
-    return make_settings(tmp_path / "state", model)
+    return make_settings(tmp_path / "state", model, batch_size=1)
 
 
 def marked(tmp_path: Path, policy: str = "stingy:n=2", *, sha256: str | None = None) -> Behaviour:

@@ -5,6 +5,7 @@ Digests and codes are keyed and stay in memory. Only counts and distances leave 
 
 import hashlib
 import hmac
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,7 @@ ALIKE_BITS = 4  # images whose codes differ by at most this many bits are near-d
 REMEMBERED = 4096  # images that are kept of a key
 SLOT_BITS = 14  # of an index into a table
 QUARTERS = np.array([0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F], np.uint32)  # odd, to mix bits
-CHUNK = 32  # images that are compared with each other at once
+CHUNK = 32  # images that are coded, and compared with each other, at once
 MEASURED = 16  # images of a chunk whose distance is measured
 LATEST = 512  # earlier images to which it is measured
 
@@ -80,16 +81,24 @@ class ImageHasher:
             digests.append(int.from_bytes(digest.digest()))
         return digests, thumbnails(images)
 
-    def codes(self, reduced: Thumbnail) -> Codes:
-        """Return the codes, [batch, VIEWS, 2], of thumbnails, [batch, 8, 8, 3]."""
-        views = [
-            batch[:, top : top + WINDOW, left : left + WINDOW].reshape(len(reduced), -1)
-            for batch in (reduced, reduced[:, :, ::-1])
-            for top in range(3)
-            for left in range(3)
-        ]
-        signs = np.stack(views, axis=1).astype(np.float32) @ self._planes > 0
-        return np.packbits(signs, axis=-1).view(np.uint64)
+    def codes(self, reduced: Sequence[Thumbnail] | Thumbnail) -> Codes:
+        """Return the codes, [batch, VIEWS, 2], of thumbnails, [8, 8, 3] each.
+
+        The work takes 26 kB an image. So it is done in parts, whose memory is freed and used by the
+        next part. Arrays of another size every second would let the process grow.
+        """
+        found = np.empty((len(reduced), VIEWS, 2), np.uint64)
+        for start in range(0, len(reduced), CHUNK):
+            part = np.stack(reduced[start : start + CHUNK]).astype(np.float32)
+            views = [
+                batch[:, top : top + WINDOW, left : left + WINDOW].reshape(len(part), -1)
+                for batch in (part, part[:, :, ::-1])
+                for top in range(3)
+                for left in range(3)
+            ]
+            signs = np.stack(views, axis=1) @ self._planes > 0
+            found[start : start + CHUNK] = np.packbits(signs, axis=-1).view(np.uint64)
+        return found
 
 
 class HashIndex:

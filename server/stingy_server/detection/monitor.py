@@ -186,7 +186,7 @@ class Watch:
         stats = BatchStats(0, 0, 0, b"")
         if thumbnails:
             digests = np.array([image.digest for image in sample.chosen], np.uint64)
-            codes = self._hasher.codes(np.stack(thumbnails))
+            codes = self._hasher.codes(thumbnails)
             stats = index.compare(digests, codes, np.array(numbers, np.int32))
         return Observation(
             images=sample.images,

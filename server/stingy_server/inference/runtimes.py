@@ -1,4 +1,6 @@
-"""The runtimes of a network on the CPU: torch, ONNX Runtime or OpenVINO, each behind one function.
+"""The runtimes of a network, each behind one function.
+
+On the CPU they are torch, ONNX Runtime and OpenVINO, on CUDA torch with or without CUDA graphs.
 
 A runtime gets the network alone. The policy stays with the gate in this process. Another runtime
 than torch is used only if it answers trial images as torch does. The limit is the promise P5
@@ -24,6 +26,7 @@ from stingy_protection import (
     build_policy,
     sanitize,
 )
+from stingy_server.inference.cuda_graphs import CudaGraphs, padded_sizes
 from stingy_server.inference.export import NotExportable, export_program, onnx_session, to_onnx
 from stingy_server.inference.forward import Network
 from stingy_server.inference.grid_comparison import answers_agree
@@ -32,7 +35,8 @@ from stingy_server.settings import Settings
 log = logging.getLogger("stingy")
 start = logging.getLogger("stingy.start")  # what a start does; shown until the server listens
 
-RUNTIMES = ("onnxruntime", "openvino")  # beside torch
+RUNTIMES = ("onnxruntime", "openvino")  # beside torch, on the CPU
+CUDA_GRAPHS = "cuda_graphs"
 INPUT, OUTPUT = "input", "logits"
 TRIALS = 256
 TIMED_S = 0.5
@@ -52,7 +56,8 @@ def choose_runtime(
 ) -> tuple[str, Network]:
     """Load a network in the runtime that the settings name, or in the fastest one for "auto".
 
-    With "auto", runtimes that fail are logged and skipped, and torch is always possible.
+    With "auto", runtimes that fail are logged and skipped, and torch is always possible. On CUDA
+    "auto" is torch.
 
     Args:
         contiguous: whether the network needs inputs with the strides of their shape.
@@ -67,6 +72,12 @@ def choose_runtime(
     network = to_layout(network, device=device, contiguous=contiguous)
     if settings.runtime == "torch":
         return "torch", network
+    if settings.runtime == CUDA_GRAPHS:
+        if device.type != "cuda":
+            raise RuntimeUnfit(f"expected device = cuda, got {device.type}")
+        count = max(TRIALS, settings.batch_size)
+        inputs = _trial_inputs(preprocessing, count, contiguous=contiguous).to(device)
+        return CUDA_GRAPHS, _load_cuda_graphs(network, inputs, policy, settings)
     if settings.precision != "float32" or device.type != "cpu":
         if settings.runtime != "auto":
             raise RuntimeUnfit("expected device = cpu and precision = float32, got others")
@@ -152,6 +163,29 @@ def _load_verified(name: str, network: nn.Module, inputs: Tensor, policy: Policy
     return run
 
 
+@torch.inference_mode()
+def _load_cuda_graphs(
+    network: nn.Module, inputs: Tensor, policy: Policy, settings: Settings
+) -> Network:
+    """Capture a network, and check that the graph of each size answers as the network does.
+
+    Raises:
+        RuntimeUnfit: if the network cannot be captured, or has other answers.
+    """
+    reduced = settings.precision != "float32"
+    sizes = padded_sizes(settings.batch_size, strict=settings.strict)
+    # Without the cache of casts, whose tensors a graph must not keep.
+    with (
+        _any_error_as_unfit(),
+        torch.autocast("cuda", torch.bfloat16, enabled=reduced, cache_enabled=False),
+    ):
+        run = CudaGraphs(network, inputs, sizes=sizes)
+        for size in sizes:
+            if not _same_answers(run, network, inputs[:size], policy, batch_size=size):
+                raise RuntimeUnfit("its answers are not torch's")
+    return run
+
+
 @contextlib.contextmanager
 def _any_error_as_unfit() -> Iterator[None]:
     """Turn every error into RuntimeUnfit, because a runtime may raise errors of any type."""
@@ -212,11 +246,13 @@ def _trial_inputs(preprocessing: Preprocessing, count: int, *, contiguous: bool)
 
 
 @torch.inference_mode()
-def _same_answers(run: Network, network: Network, inputs: Tensor, policy: Policy) -> bool:
+def _same_answers(
+    run: Network, network: Network, inputs: Tensor, policy: Policy, *, batch_size: int = 32
+) -> bool:
     """Compare two networks' answers to trial images, by `answers_agree`."""
     if isinstance(policy, NoisyPolicy):  # it gives no answer without its noise
         policy = build_policy("stingy", num_classes=policy.num_classes)
-    batches = [inputs[start : start + 32] for start in range(0, len(inputs), 32)]
+    batches = inputs.split(batch_size)
     answers = SparseLogits.concatenate([sanitize(policy, run(batch)) for batch in batches])
     expected = SparseLogits.concatenate([sanitize(policy, network(batch)) for batch in batches])
     return answers_agree(answers, expected)

@@ -143,7 +143,7 @@ def _start_engine(
             policy=model.policy,
             settings=settings,
             secret=secret,
-            trial=make_trial_images(model.manifest.preprocessing, 2)[1:],
+            trial=make_trial_images(model.manifest.preprocessing, 2),
         )
     if not isinstance(model.network, nn.Module | OnnxProgram):
         fused = FusedEngine(model.network, settings=settings)

@@ -72,10 +72,11 @@ class _Opening:
         """Open an ONNX bundle's program in ONNX Runtime."""
         if self._settings.device == "auto" and not onnx_on_cuda():
             self._device = torch.device("cpu")
-        if self._precision != torch.float32 or self._settings.runtime == "openvino":
+        others = ("openvino", "cuda_graphs")
+        if self._precision != torch.float32 or self._settings.runtime in others:
             raise self._not_servable(
-                "expected precision = float32 and no runtime = openvino for an ONNX program, "
-                "got others"
+                "expected precision = float32 and runtime = auto, torch or onnxruntime for an ONNX "
+                f"program, got {self._settings.precision} and {self._settings.runtime}"
             )
         try:
             network = program.open(device=self._device, threads=torch.get_num_threads())

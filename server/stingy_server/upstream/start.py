@@ -1,4 +1,4 @@
-"""Start an upstream engine. Its upstream must answer a trial image before the server listens."""
+"""Start an upstream engine. Its upstream must pass a trial before the server listens."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from functools import partial
 from stingy_protection import BundleManifest, Policy
 from stingy_server.codec.images import Pixels
 from stingy_server.identity import FINGERPRINT_HEADER, model_fingerprint
+from stingy_server.inference.grid_comparison import find_dependence
 from stingy_server.settings import ModelSettings, Settings, TensorSettings
 from stingy_server.upstream.engine import UpstreamEngine, UpstreamFormat
 from stingy_server.upstream.http_client import Upstream, UpstreamError
@@ -23,11 +24,11 @@ def start_upstream(
     secret: bytes,
     trial: Pixels,
 ) -> tuple[UpstreamEngine, list[str]]:
-    """Make an engine and send its upstream a trial image.
+    """Make an engine, and send its upstream one image, the same again, and the same beside another.
 
     Args:
         model: the model's settings, already checked for misplaced ones.
-        trial: [1, height, width, 3].
+        trial: two images, [2, height, width, 3].
 
     Returns:
         The engine, and the faults of the upstream.
@@ -46,7 +47,7 @@ def start_upstream(
         )
     make = partial(_engine, name, model, upstream_format, manifest, policy, settings, secret)
     try:
-        _send_trial(make, trial)
+        faults += [f"{name}: the upstream: {fault}" for fault in _try(make, trial)]
     except UpstreamError as error:
         faults.append(f"{name}: the upstream failed on a trial image: {error}")
     return make(), faults
@@ -88,15 +89,18 @@ def _ready_url(engine: str, url: str) -> str:
     return f"{url.rpartition('/')[0]}/ready"
 
 
-def _send_trial(make: Callable[[], UpstreamEngine], images: Pixels) -> None:
-    async def run_trial() -> None:
+def _try(make: Callable[[], UpstreamEngine], images: Pixels) -> list[str]:
+    """Return the faults of the answers to two images."""
+
+    async def run_trial() -> list[str]:
         engine = make()
         try:
-            await engine.answer(images)
+            alone, repeated = await engine.answer(images[:1]), await engine.answer(images[:1])
+            return find_dependence(alone, repeated, await engine.answer(images))
         finally:
             await engine.close()
 
     # In its own thread and event loop, because start-up may itself run inside a loop, and
     # connections belong to the loop that made them.
     with ThreadPoolExecutor(max_workers=1) as thread:
-        thread.submit(asyncio.run, run_trial()).result()
+        return thread.submit(asyncio.run, run_trial()).result()

@@ -1,5 +1,6 @@
 """Images that look alike are near-duplicates, and the index of a key is bounded."""
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,16 @@ def test_hashes_depend_on_the_secret() -> None:
     assert same.reduce(PICTURES[:1])[0] == digests != other.reduce(PICTURES[:1])[0]
     assert np.array_equal(same.codes(reduced), HASHER.codes(reduced))
     assert not np.array_equal(other.codes(reduced), HASHER.codes(reduced))
+
+
+def test_H11_codes_of_many_images_take_no_more_memory_at_once() -> None:
+    reduced = np.random.default_rng(0).integers(0, 256 * 16, (1000, 8, 8, 3))
+    tracemalloc.start()
+    codes = HASHER.codes(list(reduced))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2 * 2**20
+    assert np.array_equal(codes[-3:], HASHER.codes(reduced[-3:]))
 
 
 @given(st.integers(1, 70), st.integers(1, 300))

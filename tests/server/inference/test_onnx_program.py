@@ -166,7 +166,11 @@ def test_B7_changed_program_is_refused_before_it_is_parsed(
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
-    [({"precision": "bfloat16"}, "precision = float32"), ({"runtime": "openvino"}, "openvino")],
+    [
+        ({"precision": "bfloat16"}, "precision = float32"),
+        ({"runtime": "openvino"}, "openvino"),
+        ({"runtime": "cuda_graphs"}, "cuda_graphs"),
+    ],
 )
 def test_B7_setting_that_a_program_cannot_keep_is_refused(
     tmp_path: Path, options: dict[str, Any], sentence: str

@@ -145,6 +145,8 @@ def test_named_runtime_that_cannot_run_the_network_is_a_fault(tmp_path: Path) ->
         choose(Branching(), runtime="onnxruntime")
     with pytest.raises(RuntimeUnfit, match="float32"):
         choose(linear(), runtime="onnxruntime", precision="bfloat16")
+    with pytest.raises(RuntimeUnfit, match="expected device = cuda, got cpu"):
+        choose(linear(), runtime="cuda_graphs", device="cpu")
     _, faults = start(tmp_path, runtime="onnxruntime", precision="bfloat16")
     assert len(faults) == 1
     assert faults[0].startswith("digits: not run by onnxruntime")

@@ -1,18 +1,18 @@
 """Settings of an upstream that do not fit are faults before the server listens."""
 
+import socket
+from collections.abc import Iterator
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
-from hostile import (
-    says,
-    upstream,
-)
+from hostile import Behaviour, document, says, tensor, upstream
 from serving import make_bundle, make_settings
 from stingy_server import ConfigurationError, ModelSettings, create_app
 from stingy_server.settings import TensorSettings
-from upstream_edge import GOOD
+from upstream_edge import GOOD, edge
 
 pytestmark = pytest.mark.anyio
 
@@ -30,6 +30,44 @@ async def test_P5_P6_strict_mode_that_an_engine_lacks_is_a_fault(
         fault.startswith(f"digits: strict cannot be kept by the engine {engine}:")
         for fault in error.value.faults
     )
+
+
+def says_in_turn(answers: Iterator[bytes]) -> Behaviour:
+    def behaviour(connection: socket.socket, request: bytes) -> None:
+        says(next(answers))(connection, request)
+
+    return behaviour
+
+
+def rows(*classes: tuple[int, int]) -> bytes:
+    """Encode an answer with the best two classes of each row."""
+    return document(
+        tensor("indices", "INT64", [len(classes), 2], [index for row in classes for index in row]),
+        tensor("scores", "FP32", [len(classes), 2], [-0.105, -2.304] * len(classes)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("answers", "fault"),
+    [
+        ([rows((3, 7)), rows((3, 7)), rows((4, 7), (1, 2))], "depends on one image"),
+        ([rows((3, 7)), rows((7, 3)), rows((3, 7), (1, 2))], "the same answer to the same image"),
+        ([rows((3, 7)), rows((3, 7)), rows((3, 7))], "failed on a trial image"),
+        ([rows((3, 7)), rows((3, 7)), rows((3, 7), (1, 2))], None),
+    ],
+    ids=["other beside an image", "other the second time", "one row for two", "good"],
+)
+def test_P5_upstream_is_tried_twice_and_beside_another_image(
+    tmp_path: Path, answers: list[bytes], fault: str | None
+) -> None:
+    with upstream(says_in_turn(chain(answers, repeat(GOOD)))) as url:
+        settings = edge(tmp_path, url, batch_size=2)
+        if fault is None:
+            create_app(settings)
+            return
+        with pytest.raises(ConfigurationError) as error:
+            create_app(settings)
+    assert fault in error.value.faults[0]
 
 
 @pytest.mark.parametrize(
