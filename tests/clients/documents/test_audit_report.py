@@ -9,7 +9,7 @@ from stingy_clients.documents.audit_report import AuditReport, read_audit_report
 from stingy_clients.errors import ClientError
 from try_pages import make_report, report_document
 
-RESULTS = Path(__file__).parents[2] / "attacker_eval" / "results"
+RESULTS = Path(__file__).parents[3] / "attacker_eval" / "results"
 
 
 def test_committed_result_has_the_audits_own_best_attack() -> None:

@@ -79,11 +79,8 @@ def body_of(method: str, path: str) -> dict[str, Any]:
 async def test_document_has_every_route_of_the_application(tmp_path: Path) -> None:
     async with running(make_settings(tmp_path / "s", make_bundle(tmp_path / "b"))) as (_, app):
         # FastAPI keeps the routers that were included.
-        found = [
-            route
-            for router in app.routes
-            for route in router.original_router.routes  # type: ignore[attr-defined]
-        ]
+        routers: list[Any] = app.routes
+        found = [route for router in routers for route in router.original_router.routes]
         routes = {(method, route.path) for route in found for method in route.methods}
         assert len(routes) > 25
         assert {(method, path) for method, path, _ in operations(app.openapi())} == routes
