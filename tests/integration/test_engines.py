@@ -1,7 +1,6 @@
 """The demo's audit buys the same transfer set from every engine, or differs in few last digits."""
 
 import importlib.util
-import io
 import json
 import os
 import shutil
@@ -106,11 +105,10 @@ def buy_by_url(
     assert done.returncode == 0, done.stderr
     with closing(Database(folder / "state")) as database:
         assert [budget.used for _, budget in Keys(database).all()] == [IMAGES * len(endpoints)]
-    out = folder / "audit" / "bought"
+    out = folder / "audit" / "answers"
     found = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("[!.]*.*")}
-    for name in endpoints:  # chunks of 64 answers, and one file about the endpoint
-        assert sum(file.startswith(f"{name}/transfer/") for file in found) == 21 + 1
-        assert sum(file.startswith(f"{name}/evaluation/") for file in found) == 8 + 1
+    files = ("answers.bin", "ledger.json")
+    assert sorted(found) == sorted(f"{name}/{file}" for name in endpoints for file in files)
     return found
 
 
@@ -218,9 +216,9 @@ def answers(
     found: RunFiles, endpoint: str
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """Return the indices and scores of all images, [images, N] each."""
-    names = [name for name in sorted(found) if name.startswith(endpoint) and name.endswith(".npz")]
-    parts = [np.load(io.BytesIO(found[name]), allow_pickle=False) for name in names]
-    return (
-        np.concatenate([part["indices"] for part in parts]),
-        np.concatenate([part["scores"] for part in parts]),
-    )
+    support = json.loads(found[f"{endpoint}/ledger.json"])["endpoint"]["support"]
+    # As `CachedOracle` writes an answer.
+    fields = [("digest", "u1", (16,)), ("indices", "<i8", (support,))]
+    record = np.dtype([*fields, ("scores", "<f4", (support,)), ("checksum", "<u4")])
+    records = np.frombuffer(found[f"{endpoint}/answers.bin"], record)
+    return records["indices"], records["scores"]
