@@ -252,11 +252,12 @@ async def test_what_is_kept_is_written_a_moment_later(
 ) -> None:
     settings = marked_settings(tmp_path)
     key = marked_key(settings.state)
+    monkeypatch.setattr(marker, "LATER_S", (600.0, 600.0))
     async with running(settings) as (client, _):
         await answers(client, key)
         await answers(client, key, IMAGES[:1])
         assert kept(settings) == []
-        monkeypatch.setattr(marker, "LATER_S", (0.0, 0.0))
+    monkeypatch.setattr(marker, "LATER_S", (0.0, 0.0))
     assert len(kept(settings)) == len(MARKED) + len(CONTROLS)  # the drain has written it
     other = marked_key(settings.state)
     async with running(settings) as (client, _):
