@@ -137,7 +137,8 @@ def suspect_server(
             for start in range(0, len(content), step):
                 with suppress(OSError):  # the client may have left
                     self.wfile.write(content[start : start + step])
-                time.sleep(pause)
+                if pause:
+                    time.sleep(pause)
 
         def do_GET(self) -> None:
             self.do_POST()

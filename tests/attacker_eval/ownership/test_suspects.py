@@ -121,7 +121,7 @@ def test_busy_suspect_is_tried_three_times(item: Item, monkeypatch: pytest.Monke
         assert query_http(server.url, item) == 1
         with pytest.raises(SuspectError, match="got 429"):
             query_http(server.url, item)
-    assert waits == [30.0] * 4
+    assert [wait for wait in waits if wait >= 1] == [30.0] * 4
 
 
 @pytest.mark.parametrize("trickles", [False, True])
