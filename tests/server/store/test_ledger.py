@@ -33,6 +33,20 @@ def test_entries_are_read_as_they_were_appended(
     assert [entry for _, entry in ledger.entries(after=1)] == entries[1:]
 
 
+def test_entries_of_one_key_are_read_page_by_page(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stingy_server.store.ledger.PAGE", 2)
+    ledger = Ledger(database)
+    entries = [ENTRY._replace(request=str(n), key="ab"[n % 2]) for n in range(9)]
+    ledger.append(*entries)
+    own = [entry for entry in entries if entry.key == "a"]
+    assert [entry for _, entry in ledger.entries(key="a")] == own
+    assert [entry for _, entry in ledger.entries(after=ledger.last(2, key="a"), key="a")] == own[3:]
+    # Of a key without entries, those to come begin behind all that are there.
+    assert ledger.last(5, key="c") == ledger.last(0)
+
+
 @pytest.mark.parametrize("change", ["UPDATE ledger SET images = 0", "DELETE FROM ledger"])
 def test_O1_entries_cannot_be_changed_or_deleted(database: Database, change: str) -> None:
     Ledger(database).append(ENTRY)
