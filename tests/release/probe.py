@@ -26,7 +26,7 @@ def run(*arguments: str | Path, status: int = 0) -> str:
 
 
 def base() -> None:
-    """The client alone runs, and names the extra that a command lacks."""
+    """Run the client, which names the extra that a command lacks."""
     assert version("stingy") in run("--version")
     run("predict", "--help")
     try:
@@ -57,7 +57,7 @@ def write_bundle(folder: Path) -> Path:
 
 
 def serve(*options: str) -> None:
-    """A server answers an image, and charges it."""
+    """Serve a bundle, which answers an image and charges it."""
     import numpy as np
 
     from stingy_clients import Client
@@ -96,7 +96,7 @@ def grpc() -> None:
 
 
 def onnx() -> None:
-    """A policy is exported with its network, and ONNX Runtime serves it."""
+    """Export a network with its policy as one program of ONNX."""
     with tempfile.TemporaryDirectory() as name:
         bundle = write_bundle(Path(name) / "bundle")
         run("bundle", "export", bundle, "--out", Path(name) / "fused", "--fuse")
@@ -104,7 +104,7 @@ def onnx() -> None:
 
 
 def audit() -> None:
-    """The attacks are there, and a student trains."""
+    """Load the attacks, and run a student once."""
     import torch
 
     from stingy_attacker_eval.attacks import attack_types
@@ -116,7 +116,7 @@ def audit() -> None:
 
 
 def postgres() -> None:
-    """The store is looked for, and not found."""
+    """Look for a store that is not there."""
     with tempfile.TemporaryDirectory() as name:
         settings = Path(name) / "stingy.toml"
         settings.write_text('store = "postgresql://nobody@127.0.0.1:1/none"\n', encoding="utf-8")
@@ -143,7 +143,7 @@ def otel() -> None:
 
 
 def torchserve() -> None:
-    """A bundle is packed for TorchServe, whose configuration is written."""
+    """Pack a bundle for TorchServe, and write its configuration."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run("torchserve", "archive", write_bundle(folder / "b"), "--export-path", folder / "store")
