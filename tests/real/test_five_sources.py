@@ -30,10 +30,10 @@ SOURCES = {
     "torchvision_weights": "stingy bundle pack resnet18.pth --arch torchvision:resnet18 "
     "--labels labels.txt --policy stingy:n=2 --out bundle",
     "timm_weights": "stingy bundle pack timm:mobilenetv3_small_050 --weights pets.safetensors "
-    "--labels cat,dog --policy stingy:n=2 --out bundle",
-    "hf_folder": "stingy bundle pack hf_vit --policy stingy:n=2 --out bundle",
+    "--labels cat,dog --policy label --out bundle",
+    "hf_folder": "stingy bundle pack hf_vit --policy label --out bundle",
     "onnx_file": "stingy bundle pack flowers.onnx --labels rose,tulip,daisy --mean imagenet "
-    "--policy stingy:n=2 --out bundle",
+    "--policy label --out bundle",
     "own_network": "stingy bundle pack own_network.py:build --weights digits.pth "
     "--labels 0,1,2,3,4,5,6,7,8,9 --channels 1 --size 8 --policy stingy:n=2 --out bundle",
 }
@@ -59,7 +59,7 @@ def test_source_is_served_to_curl_predict_and_triton(tmp_path: Path, source: str
     printed = run(*STINGY, *shlex.split(SOURCES[source])[1:], folder=tmp_path)
     packed_s = time.perf_counter() - began
     assert "same answers" in printed
-    assert "what leaves  stingy: top 2 of" in printed
+    assert "what leaves" in printed
 
     key = make_key(tmp_path / "state")
     began = time.perf_counter()
@@ -70,7 +70,7 @@ def test_source_is_served_to_curl_predict_and_triton(tmp_path: Path, source: str
         indices = query_by_triton(address, key, answer["model"], picture)
     print(f"\n{source}: packed in {packed_s:.1f} s, served after {started_s:.1f} s")  # noqa: T201
     (row,) = answer["answers"]
-    assert len(row["classes"]) == 2
+    assert len(row["classes"]) == (2 if "stingy:n=2" in SOURCES[source] else 1)
     assert printed_answer["classes"] == row["classes"]
     assert indices == [entry["index"] for entry in row["classes"]]
 

@@ -107,7 +107,12 @@ def read_manifest(folder: str | os.PathLike[str], *, with_weights: bool = True) 
         raise BundleError((_lacking(MANIFEST_FILE),))
     manifest = parse_manifest(read_manifest_file(folder))
     if with_weights and manifest.weights is None:
-        raise BundleError(("expected a bundle with weights, got one for another model server",))
+        raise BundleError(
+            (
+                "expected a bundle with weights, got one for another model server; "
+                'set engine = "oip" and its url in [[models]] of the settings',
+            )
+        )
     if with_weights and not _is_plain(weights_path(folder, manifest)):
         raise BundleError((_lacking(weights_path(folder, manifest).name),))
     return manifest

@@ -10,6 +10,7 @@ from stingy_protection.bundles.manifest import Outputs
 from stingy_protection.errors import LogitsRejected
 
 LOGITS = "logits"
+SUM_TOLERANCE = 1e-3  # of the sum of a row of probabilities
 
 
 def unwrap_logits(output: Any) -> Tensor:
@@ -42,6 +43,24 @@ def log_of_probabilities(probabilities: Tensor) -> Tensor:
     -inf.
     """
     return probabilities.float().clamp_min(torch.finfo(torch.float32).tiny).log()
+
+
+def find_form_fault(rows: Tensor, outputs: Outputs) -> str | None:
+    """Return the fault of rows [batch, classes] that are not of the declared form, or None."""
+    sums = (rows.sum(dim=1) - 1).abs() < SUM_TOLERANCE
+    are_probabilities = bool((rows >= 0).all() and sums.all())
+    if outputs == "logits" and are_probabilities:
+        return (
+            "expected logits, got rows that sum to 1, as after a softmax; serve the model "
+            'without it, or set outputs = "probabilities" (--outputs when it is packed), which '
+            "takes their logarithm"
+        )
+    if outputs == "probabilities" and not are_probabilities:
+        return (
+            "expected rows of probabilities that sum to 1, got others; for logits set "
+            'outputs = "logits"'
+        )
+    return None
 
 
 class LogitsOf(nn.Module):

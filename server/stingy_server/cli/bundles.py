@@ -13,6 +13,14 @@ from stingy_server.cli.progress import working
 bundle = typer.Typer(no_args_is_help=True, help="Pack, check, show and export bundles.")
 bundle.command()(pack)
 
+# By the kind of a bundle's weights.
+FORMS = {
+    "safetensors": "weights",
+    "onnx": "ONNX program",
+    None: "no weights: another model server runs it",
+}
+NETWORKS = {"safetensors": "none", "onnx": "in the program", None: "on the model server"}
+
 
 @bundle.command()
 def export(
@@ -80,7 +88,7 @@ def check(
 
     from stingy_server.importers.found import NotImportable
     from stingy_server.importers.pack import try_bundle
-    from stingy_server.models.advice import policy_notes
+    from stingy_server.models.advice import openness_notes, policy_notes
     from stingy_server.settings_sources import load_settings
 
     settings, faults = load_settings(config)
@@ -92,7 +100,7 @@ def check(
     except NotImportable as error:
         end(error.faults)
     typer.echo(f"model        {model.name} {model.manifest.version}")
-    for note in policy_notes(model.policy):
+    for note in (*openness_notes(model.policy), *policy_notes(model.policy)):
         typer.echo(f"note         {note}")
     typer.echo(f"tried        {tried(settings.batch_size)}")
     typer.echo(f"what leaves  {model.policy.describe()}")
@@ -121,9 +129,10 @@ def show(
             manifest, form = artefact.manifest, f"{artefact.format}, policy fused in"
             verified_program(folder, artefact)
         else:
-            manifest = read_manifest(folder)
-            form = "ONNX program" if manifest.weights == "onnx" else "weights"
-            verified_bytes(folder, manifest)
+            manifest = read_manifest(folder, with_weights=False)
+            form = FORMS[manifest.weights]
+            if manifest.weights is not None:
+                verified_bytes(folder, manifest)
     except BundleError as error:
         advice = "" if is_artefact(folder) else suggest_pack(folder)
         end([f"{fault}{advice}" for fault in error.faults])
@@ -133,14 +142,14 @@ def show(
         "name": manifest.name,
         "version": manifest.version,
         "form": form,
-        "network": manifest.factory or "in the program",
+        "network": manifest.factory or NETWORKS[manifest.weights],
         "source": manifest.source or "not recorded",
         "classes": len(manifest.classes),
         "images": describe_preprocessing(manifest.preprocessing),
         "rows": manifest.outputs,
         "policy": policy.describe(),
         "fingerprint": policy.fingerprint,
-        "sha256": manifest.sha256,
+        "sha256": manifest.sha256 or "none",
     }
     if as_json:
         typer.echo(json.dumps(fields))

@@ -154,7 +154,7 @@ def _options(
 def _report(found: "Found", policy: "Policy", out: Path, *, batch_size: int) -> list[str]:
     """Return the lines for the person who packed: what was found, tried and will leave."""
     from stingy_server.importers.preprocessing import describe_preprocessing
-    from stingy_server.models.advice import policy_notes
+    from stingy_server.models.advice import openness_notes, policy_notes
 
     labels = ", ".join(found.classes[:3]) + (", ..." if len(found.classes) > 3 else "")
     lines = [
@@ -162,7 +162,10 @@ def _report(found: "Found", policy: "Policy", out: Path, *, batch_size: int) -> 
         f"classes      {len(found.classes)}: {labels}",
         f"images       {describe_preprocessing(found.preprocessing)}",
         f"rows         {found.outputs}",
-        *(f"note         {note}" for note in (*found.notes, *policy_notes(policy))),
+        *(
+            f"note         {note}"
+            for note in (*found.notes, *openness_notes(policy), *policy_notes(policy))
+        ),
         f"tried        {tried(batch_size)}",
         f"what leaves  {policy.describe()}",
         f"next         stingy serve {out}",

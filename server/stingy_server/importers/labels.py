@@ -104,7 +104,8 @@ def _read_file(path: Path) -> list[Any]:
         raise NotImportable(f"{path.name}: expected a file of labels, got another") from None
     if content.startswith(MARKS):
         raise NotImportable(
-            f"{path.name}: expected plain UTF-8, got a byte order mark; save it without one"
+            f"{path.name}: expected plain UTF-8, got a byte order mark, as of UTF-16; "
+            "save it as UTF-8 without one"
         )
     try:
         text = content.decode()

@@ -5,6 +5,7 @@ which builds tensors and containers and calls no code.
 """
 
 import re
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -156,7 +157,9 @@ def _read_pickle(path: Path) -> Any:
             "torch.onnx.export(torch.export.load(FILE), f='model.onnx', dynamo=True) and pack that"
         )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch names its own files for an old format
+            return torch.load(path, map_location="cpu", weights_only=True)
     # A damaged or hostile file ends in errors of many types; their text may be pages long.
     except Exception as error:  # noqa: BLE001
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))

@@ -18,6 +18,13 @@ def policy_notes(policy: Policy) -> list[str]:
     return [f"one class leaves, so its score is always the same; see --policy {other}"]
 
 
+def openness_notes(policy: Policy) -> list[str]:
+    """Return a note on a policy with which a server refuses to start."""
+    if not hides_nothing(policy):
+        return []
+    return [f"this policy hides nothing, so a server refuses it; {openness_advice(policy)}"]
+
+
 def openness_advice(policy: Policy) -> str:
     """Return what to do about a policy that hides nothing and needs `allow_open`."""
     if policy.num_classes < FEW:

@@ -185,7 +185,10 @@ def _read_bundle(
     except PolicyConfigError as error:
         faults += [f"{name}: {fault}" for fault in error.faults]
     if model.engine == "embedded" and manifest.weights is None:
-        faults.append(f"{name}: expected weights for the engine embedded, got a bundle without")
+        faults.append(
+            f"{name}: expected weights for the engine embedded, got a bundle without; for another "
+            'model server set engine = "oip" and its url in [[models]]'
+        )
     elif embedded and manifest.weights == "onnx":
         program, program_faults = _read_program(name, model, manifest)
         faults += program_faults

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from stingy_protection import LogitsRejected, Preprocessing
 from stingy_protection.bundles.manifest import Outputs
-from stingy_protection.bundles.outputs import unwrap_logits
+from stingy_protection.bundles.outputs import find_form_fault, unwrap_logits
 from stingy_server.codec.images import Pixels
 from stingy_server.inference.forward import Forward
 
@@ -32,7 +32,6 @@ TOLERANCES = {"cpu": 1e-3, "cuda": 1e-2}
 HALF_TOLERANCE = 0.1  # of bfloat16 and float16
 ROUNDINGS = 4  # steps of the arithmetic, of the largest logit; they exceed a very small spread
 REPEAT = 0.1  # of the tolerance, between two passes of one shape
-SUM_TOLERANCE = 1e-3  # of the sum of a row of probabilities
 
 
 @dataclass(frozen=True)
@@ -141,19 +140,8 @@ class _Trial:
 
     def check_form(self, rows: Tensor, outputs: Outputs) -> None:
         """Check that rows are logits or probabilities, as declared."""
-        sums = (rows.sum(dim=1) - 1).abs() < SUM_TOLERANCE
-        are_probabilities = bool((rows >= 0).all() and sums.all())
-        if outputs == "logits" and are_probabilities:
-            raise _Fault(
-                "expected logits, got rows that sum to 1, as after a softmax; serve the model "
-                'without it, or set outputs = "probabilities" (--outputs when it is packed), which '
-                "takes their logarithm"
-            )
-        if outputs == "probabilities" and not are_probabilities:
-            raise _Fault(
-                "expected rows of probabilities that sum to 1, got others; for logits set "
-                'outputs = "logits"'
-            )
+        if (fault := find_form_fault(rows, outputs)) is not None:
+            raise _Fault(fault)
 
     def check_answers(self, images: Pixels) -> None:
         """Compare the rows of images that are alone, in pairs and in whole batches, each twice."""

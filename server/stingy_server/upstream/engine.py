@@ -22,7 +22,7 @@ from stingy_protection import (
     ScoreForm,
     SparseLogits,
 )
-from stingy_protection.bundles.outputs import log_of_probabilities
+from stingy_protection.bundles.outputs import find_form_fault, log_of_probabilities
 from stingy_protection.gate.promises import verify_answer
 from stingy_server.codec.images import Pixels
 from stingy_server.errors import REFUSED, ServiceError
@@ -204,6 +204,8 @@ class UpstreamEngine:
                 raise UpstreamError(f"a promise of the policy is broken: {error}") from None
         (values,) = outputs.values()
         logits = torch.from_numpy(values.copy())
+        if (fault := find_form_fault(logits.float(), self._manifest.outputs)) is not None:
+            raise UpstreamError(fault)
         if self._manifest.outputs == "probabilities":
             logits = log_of_probabilities(logits)
         pixels = torch.from_numpy(np.require(images, requirements="W"))

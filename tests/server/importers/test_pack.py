@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import onnx_files
 from packing import assert_failed_pack_writes_nothing, check, pack, packed
-from stingy_protection import Preprocessing, read_manifest
+from stingy_protection import Preprocessing, read_manifest, write_bundle
 from stingy_server.cli.main import app
 from stingy_server.importers import pack as packing
 from stingy_server.importers.found import NotImportable
@@ -42,6 +42,8 @@ def test_printed_lines_say_what_was_found_and_what_leaves(weights: Path, tmp_pat
         "images       224 x 224 RGB, cut from the middle of an image whose shorter side is 256, "
         "bilinear; mean and std of imagenet",
         "rows         logits",
+        "note         this policy hides nothing, so a server refuses it; with 3 classes scores "
+        "tell the row; use the policy label, which sends none",
         "tried        alone, in a pair and in a batch of up to 64, twice: same answers",
         "what leaves  stingy: top 2 of 3 classes, log_prob at 3 decimals",
         f"next         stingy serve {tmp_path / 'pets'}",
@@ -227,6 +229,31 @@ def test_bad_trial_of_own_code_ends_in_its_sentence(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".pyc"] == ["own.py"]
     printed = packed(*arguments, "--out", tmp_path / "out", "--outputs", "probabilities")
     assert "rows         probabilities" in printed
+
+
+@pytest.mark.parametrize(("policy", "noted"), [("stingy:n=2", True), ("label", False)])
+def test_pack_and_check_note_a_policy_that_a_server_refuses(
+    weights: Path, tmp_path: Path, policy: str, noted: bool
+) -> None:
+    printed = packed(weights, *SOURCE, "--out", tmp_path / "out", "--policy", policy)
+    for text in (printed, check(tmp_path / "out").stdout):
+        assert ("this policy hides nothing, so a server refuses it" in text) == noted
+
+
+def test_bundle_for_a_model_server_is_shown(tmp_path: Path) -> None:
+    write_bundle(
+        tmp_path / "b",
+        model=None,
+        name="far",
+        version="1",
+        classes=("a", "b"),
+        preprocessing=Preprocessing(size=(8, 8), mean=(0.5,) * 3, std=(0.5,) * 3),
+        policy="label",
+    )
+    shown = CliRunner().invoke(app, ["bundle", "show", str(tmp_path / "b")])
+    assert shown.exit_code == 0, shown.stderr
+    assert "no weights: another model server runs it" in shown.stdout
+    assert 'set engine = "oip"' in check(tmp_path / "b").stderr
 
 
 def test_check_tries_a_bundle_and_names_a_path_that_is_none(weights: Path, tmp_path: Path) -> None:

@@ -225,4 +225,6 @@ def test_B8_upstream_bundle_needs_no_factory_or_weights(tmp_path: Path, engine: 
     assert loaded.network is None
     assert loaded.weights == url
     _, faults = load_bundles(Settings(models=(ModelSettings(bundle=folder),)))
-    assert faults == ["far: expected weights for the engine embedded, got a bundle without"]
+    (fault,) = faults
+    assert fault.startswith("far: expected weights for the engine embedded, got a bundle without; ")
+    assert 'engine = "oip"' in fault

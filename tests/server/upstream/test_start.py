@@ -1,5 +1,6 @@
 """Settings of an upstream that do not fit are faults before the server listens."""
 
+import json
 import socket
 from collections.abc import Iterator
 from itertools import chain, repeat
@@ -62,6 +63,35 @@ def test_P5_upstream_is_tried_twice_and_beside_another_image(
 ) -> None:
     with upstream(says_in_turn(chain(answers, repeat(GOOD)))) as url:
         settings = edge(tmp_path, url, batch_size=2)
+        if fault is None:
+            create_app(settings)
+            return
+        with pytest.raises(ConfigurationError) as error:
+            create_app(settings)
+    assert fault in error.value.faults[0]
+
+
+PROBABILITIES = [0.7, 0.3] + [0.0] * 8
+LOG_PROBABILITIES = [-0.36, -1.2] + [-9.0] * 8
+
+
+@pytest.mark.parametrize(
+    ("outputs", "row", "fault"),
+    [
+        ("probabilities", LOG_PROBABILITIES, "rows of probabilities that sum to 1, got others"),
+        ("logits", PROBABILITIES, "expected logits, got rows that sum to 1"),
+        ("probabilities", PROBABILITIES, None),
+        ("logits", LOG_PROBABILITIES, None),
+    ],
+)
+def test_B2_upstream_rows_of_another_form_are_a_fault(
+    tmp_path: Path, outputs: str, row: list[float], fault: str | None
+) -> None:
+    answer = document(tensor("raw", "FP32", [1, 10], row))
+    with upstream(says(answer)) as url:
+        settings = edge(tmp_path, url, tensors={"datatype": "FP32", "logits": "raw"})
+        manifest = tmp_path / "bundle" / "model.json"
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"outputs": outputs}))
         if fault is None:
             create_app(settings)
             return
