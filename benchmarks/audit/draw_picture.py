@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image, PngImagePlugin
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "attacker_eval" / "results" / "frontier_tin100" / "report.html"
+PAGE = ROOT / "attacker_eval" / "results" / "frontier_tin100_32" / "report.html"
 PICTURE = ROOT / "docs" / "report.png"
 KEY = "report"
 _WIDTH, _MARGIN = 1440, 24

@@ -28,10 +28,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from heldout import gap_table
-from stingy_attacker_eval.report.attackers import HEAD, attacker_table
 
 from stingy_attacker_eval.report.analysis import Audit, read_audit
-from stingy_attacker_eval.report.exporters import as_markdown
+from stingy_attacker_eval.report.exporters import ATTACKER_HEAD, as_markdown, attacker_table
 from stingy_attacker_eval.report.formatting import cost, percent, signed
 from stingy_attacker_eval.results import NO_ENDPOINT, Summary
 
@@ -60,7 +59,7 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def _attackers(audit: Audit, _: str | None) -> str:
-    return _table(HEAD, attacker_table(audit))
+    return _table(ATTACKER_HEAD, attacker_table(audit))
 
 
 def _brief(audit: Audit, endpoints: str | None) -> str:

@@ -104,6 +104,6 @@ def test_white_box_attack_runs_from_lab_bundles_and_is_marked(lab: Path) -> None
     assert all("white-box" not in item["best"] for item in report["endpoints"])
     rest = [row for row in report["rows"] if row not in white_box]
     assert numbers(rest) == numbers(plain["rows"])
-    assert "Attacks marked white-box saw the network itself" in (
+    assert "Attacks marked white-box read the network itself" in (
         (lab / "out" / "report.html").read_text()
     )

@@ -87,7 +87,7 @@ def render(audit: Audit) -> str:
             "white_box": any(s.white_box for s in report.summary),
             "config": [
                 f"{name} = {json.dumps(value, ensure_ascii=False)}"
-                for name, value in report.config.model_dump(mode="json").items()
+                for name, value in report.config.model_dump(mode="json", exclude_none=True).items()
             ],
         },
     )

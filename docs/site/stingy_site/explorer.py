@@ -10,13 +10,16 @@ from pathlib import Path
 
 from stingy_attacker_eval.report.analysis import read_audit
 
-AUDITS = {"frontier_cifar10": "CIFAR-10", "frontier_tin100": "100 classes of Tiny-ImageNet"}
+AUDITS = {
+    "frontier_cifar10_32": "CIFAR-10",
+    "frontier_tin100_32": "100 classes of Tiny-ImageNet",
+}
 WIDTH, HEIGHT, EDGE = 240, 26, 8  # of a row's figure, in units of its own
 NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 OUTCOMES = {
     "more than labels alone": ("more", "more"),
     "no more than labels alone": ("less", "less than 1 more"),
-    "cannot be told apart from labels alone": ("open", "undecided"),
+    "undecided beside labels alone": ("open", "undecided"),
     "labels alone were not tried in the same way": ("open", "not tried"),
     "one seed": ("open", "one seed"),
     "": ("floor", "labels"),

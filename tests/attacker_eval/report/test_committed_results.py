@@ -124,7 +124,7 @@ def test_a_committed_page_is_drawn_by_this_code(folder: str) -> None:
 def test_picture_of_readme_is_of_the_committed_page() -> None:
     with Image.open(ROOT / "docs" / "report.png") as picture:
         about = picture.info.get("report")
-    page = RESULTS / "frontier_tin100" / "report.html"
+    page = RESULTS / "frontier_tin100_32" / "report.html"
     assert about == hashlib.sha256(page.read_bytes()).hexdigest(), (
         "draw it again: python benchmarks/audit/draw_picture.py"
     )

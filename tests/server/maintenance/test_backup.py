@@ -90,10 +90,17 @@ def test_K3_backup_that_fails_leaves_nothing(
 def test_K3_backup_replaces_no_folder(tmp_path: Path) -> None:
     Database(tmp_path / "state").close()
     (tmp_path / "backup").mkdir()
-    for target in (tmp_path / "backup", tmp_path / "absent" / "backup"):
+    (tmp_path / "file").write_text("")
+    for target in (tmp_path / "backup", tmp_path / "file" / "backup"):
         with pytest.raises(StoreUnavailable):
             back_up(tmp_path / "state", None, target)
     assert [*(tmp_path / "backup").iterdir()] == []
+
+
+def test_backup_makes_the_folders_above_its_own(tmp_path: Path) -> None:
+    Database(tmp_path / "state").close()
+    back_up(tmp_path / "state", None, tmp_path / "backups" / "monday")
+    assert [*(tmp_path / "backups" / "monday").iterdir()]
 
 
 def test_K3_state_of_0_1_0_is_copied_and_not_upgraded(tmp_path: Path, store: str | None) -> None:
