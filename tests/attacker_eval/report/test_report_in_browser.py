@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 RESULTS = Path(__file__).parents[3] / "attacker_eval" / "results"
-COMMITTED = ("frontier_cifar10", "frontier_tin100", "attackers_digits")
+COMMITTED = ("frontier_cifar10_32", "frontier_tin100_32", "attackers_digits")
 MADE = ("curve", "hostile", "quiet", "compared")
 MINUS = "\N{MINUS SIGN}"
 
@@ -63,7 +63,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         audit_of(folder, rows, config={"title": " ".join(uplifts)})
         found[name] = write_report(folder)
     page = tmp_path_factory.mktemp("compared") / "compare.html"
-    before, after = (read_audit(RESULTS / n) for n in ("reduced_cifar10", "frontier_cifar10"))
+    before, after = (read_audit(RESULTS / n) for n in ("reduced_cifar10", "frontier_cifar10_32"))
     write_comparison(compare_audits(before, after), page)
     return {**found, "compared": page}
 
@@ -193,7 +193,7 @@ def test_click_on_uplift_sorts_the_largest_first(
 
 
 def test_filter_keeps_the_rows_with_every_word(opened: Opener, pages: dict[str, Path]) -> None:
-    page = opened(pages["frontier_tin100"])
+    page = opened(pages["frontier_tin100_32"])
     tools = page.locator("[data-filters=attacks-table]")
     assert tools.locator("output").inner_text() == "80 of 80 rows"
     tools.locator("input").fill("LABEL two_labels")
@@ -242,7 +242,7 @@ def test_E7_headline_claims_no_gain_where_it_is_unclear(
 
 
 def test_page_works_without_its_script(opened: Opener, pages: dict[str, Path]) -> None:
-    page = opened(pages["frontier_cifar10"], java_script_enabled=False)
+    page = opened(pages["frontier_cifar10_32"], java_script_enabled=False)
     assert "of the gap to your model" in page.locator(".tiles").inner_text()
     assert page.locator("#seeds-table tbody tr").count() == 210
     assert page.locator("thead button, .tools input").count() == 0
@@ -259,7 +259,7 @@ def test_E7_policy_of_the_page_runs_no_other_script(opened: Opener, pages: dict[
 
 
 def test_verdict_is_above_the_fold(opened: Opener, pages: dict[str, Path]) -> None:
-    page = opened(pages["frontier_tin100"])
+    page = opened(pages["frontier_tin100_32"])
     box = page.locator(".tiles").bounding_box()
     assert box is not None
     assert box["y"] + box["height"] < 900
