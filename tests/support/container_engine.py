@@ -16,10 +16,11 @@ from pathlib import Path
 # Debian's client. Another one in the path may need a plug-in to build.
 DOCKER = "/usr/bin/docker"
 PACKAGES = {"dockerd": "docker.io", "mmdebstrap": "mmdebstrap"}
-# Debian has Compose's second version since trixie. Only its one program is taken from there.
+# Debian has Compose's second version since trixie. Only its one program is taken from there, from
+# the mirror of this machine.
 TRIXIE = """\
 Types: deb
-URIs: http://deb.debian.org/debian
+URIs: {mirror}
 Suites: trixie
 Components: main
 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
@@ -27,6 +28,13 @@ Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 START_S = 60
 Command = list[str | Path]
 NEW_NETWORK = 0x40000000
+
+
+def own_mirror() -> str:
+    """Return the address from which this machine's apt takes its first packages."""
+    command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
+    listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return listed.split()[0]
 
 
 class Engine:
@@ -52,7 +60,7 @@ class Engine:
         apt = self.folder / "apt"
         for name in ("lists/partial", "cache/archives/partial"):
             (apt / name).mkdir(parents=True)
-        (apt / "trixie.sources").write_text(TRIXIE, encoding="utf-8")
+        (apt / "trixie.sources").write_text(TRIXIE.format(mirror=own_mirror()), encoding="utf-8")
         own = [
             *("-o", f"Dir::Etc::sourcelist={apt}/trixie.sources", "-o", "Dir::Etc::sourceparts=-"),
             *("-o", f"Dir::State::lists={apt}/lists", "-o", f"Dir::Cache={apt}/cache"),

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from stingy_protection import (
     BundleManifest,
@@ -127,6 +128,24 @@ class UpstreamEngine:
         ]
         return passes[0] if len(passes) == 1 else SparseLogits.concatenate(passes)
 
+    async def find_form_fault(self, images: Pixels) -> str | None:
+        """Return the fault of raw rows that are not of the form that the bundle names, or None.
+
+        It belongs to a trial: a single row of logits may sum to 1 by chance.
+
+        Raises:
+            UpstreamError: if there is no valid answer.
+        """
+        if self._gated:
+            return None
+        parts = [
+            images[at : at + self._batch_size] for at in range(0, len(images), self._batch_size)
+        ]
+        rows = [
+            self._rows(await self._exchange(part, run=_run_inline), len(part)) for part in parts
+        ]
+        return find_form_fault(torch.cat(rows), self._manifest.outputs)
+
     async def close(self) -> None:
         await self._batcher.close()
         await self._upstream.close()
@@ -140,14 +159,17 @@ class UpstreamEngine:
 
     async def _run_pass(self, images: Pixels, flags: Flags | None) -> SparseLogits:
         run = _run_inline if images.nbytes <= INLINE_BYTES else asyncio.to_thread
+        reply = await self._exchange(images, run=run)
+        return await run(self._answer, reply, images, flags)
+
+    async def _exchange(self, images: Pixels, *, run: Callable[..., Any]) -> Reply:
         request = await run(self._request, images)
         numbers = self._policy.support * 2 if self._gated else self._policy.num_classes
-        reply = await self._upstream.post(
+        return await self._upstream.post(
             request.body,
             request.headers,
             max_bytes=FRAME_BYTES + len(images) * numbers * NUMBER_BYTES,
         )
-        return await run(self._answer, reply, images, flags)
 
     @property
     def _gated(self) -> bool:
@@ -196,16 +218,13 @@ class UpstreamEngine:
             # A bundle without weights knows its policy's fingerprint alone.
             if found != value and not (value.endswith(" ") and found.startswith(value)):
                 raise UpstreamError("expected this endpoint's bundle and policy, got others")
-        outputs = decode_reply(reply, self._outputs(), rows=len(images))
         if self._gated:
+            outputs = decode_reply(reply, self._outputs(), rows=len(images))
             try:
                 return verify_answer(self._policy, outputs["indices"], outputs.get("scores"))
             except PolicyViolation as error:
                 raise UpstreamError(f"a promise of the policy is broken: {error}") from None
-        (values,) = outputs.values()
-        logits = torch.from_numpy(values.copy())
-        if (fault := find_form_fault(logits.float(), self._manifest.outputs)) is not None:
-            raise UpstreamError(fault)
+        logits = self._rows(reply, len(images))
         if self._manifest.outputs == "probabilities":
             logits = log_of_probabilities(logits)
         pixels = torch.from_numpy(np.require(images, requirements="W"))
@@ -213,6 +232,11 @@ class UpstreamEngine:
             return apply_gate(self._policy, logits, pixels=pixels, secret=self._secret, flags=flags)
         except LogitsRejected as error:
             raise UpstreamError(str(error)) from None
+
+    def _rows(self, reply: Reply, count: int) -> Tensor:
+        """Return the raw rows, [count, classes], of a reply."""
+        (values,) = decode_reply(reply, self._outputs(), rows=count).values()
+        return torch.from_numpy(values.copy())
 
 
 async def _run_inline(step: Callable[..., T], *arguments: Any) -> T:

@@ -96,7 +96,9 @@ def _try(make: Callable[[], UpstreamEngine], images: Pixels) -> list[str]:
         engine = make()
         try:
             alone, repeated = await engine.answer(images[:1]), await engine.answer(images[:1])
-            return find_dependence(alone, repeated, await engine.answer(images))
+            faults = find_dependence(alone, repeated, await engine.answer(images))
+            form = await engine.find_form_fault(images)
+            return faults if form is None else [*faults, form]
         finally:
             await engine.close()
 

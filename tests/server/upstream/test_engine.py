@@ -127,6 +127,17 @@ async def test_raw_logits_pass_the_gate_at_the_edge(tmp_path: Path, policy: str)
     assert [entry["index"] for entry in row["classes"]] == expected.indices[0].tolist()
 
 
+async def test_row_of_logits_that_sums_to_1_by_chance_is_answered(tmp_path: Path) -> None:
+    switched = Switched(says(document(tensor("raw", "FP32", [1, 10], LOGITS.ravel().tolist()))))
+    tensors = {"datatype": "FP32", "logits": "raw"}
+    with upstream(switched) as url:
+        async with running(edge(tmp_path, url, tensors=tensors)) as (client, _):
+            row = [0.6, 0.4] + [0.0] * 8
+            switched.behaviour = says(document(tensor("raw", "FP32", [1, 10], row)))
+            response = await client.post("/v1/predict/digits", content=png(IMAGES[0]))
+            assert response.status_code == 200
+
+
 async def test_upstream_gets_the_input_of_the_embedded_network(tmp_path: Path) -> None:
     raw_logits = document(tensor("raw", "FP32", [1, 10], [0.0] * 10))
     switched = Switched(says(raw_logits))
