@@ -34,6 +34,7 @@ def _digested_fields(manifest: BundleManifest) -> dict[str, Any]:
             {
                 "resize_to": None,
                 "crop": manifest.preprocessing.resize_shorter is not None,
+                "crop_rounding": "even",
                 "interpolation": "bilinear",
                 "channels": 3,
                 "exif_rotation": False,

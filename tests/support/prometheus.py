@@ -69,6 +69,8 @@ def prometheus(
     )
     try:
         running = RunningPrometheus(f"http://127.0.0.1:{port}")
+        # It listens before it has opened its database, and answers 503 until then.
+        wait_for(lambda: httpx.get(f"{running.url}/-/ready").status_code == 200)
         wait_for(lambda: len(running.query("count_over_time(up[1m]) >= 2")) == 1)
         yield running
     finally:

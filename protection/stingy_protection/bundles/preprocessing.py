@@ -19,6 +19,9 @@ Interpolation = Literal[
 ]
 """The values of torchvision's `InterpolationMode`. On Pillow images the first two are the same."""
 
+CropRounding = Literal["even", "down"]
+"""Where a crop begins whose margins differ by one pixel: torchvision's and transformers' ways."""
+
 Channels = Literal[1, 3]
 
 
@@ -31,7 +34,8 @@ class Preprocessing:
     3. It is resized as torchvision's `Resize` resizes a Pillow image (antialias): its shorter side
        to `resize_shorter`, or both sides to `resize_to`. Without either, and without `crop`, both
        sides become `size`.
-    4. With `crop`, the centre is cropped to `size` as torchvision's `CenterCrop` does.
+    4. With `crop`, the centre is cropped to `size` as torchvision's `CenterCrop` does. With
+       `crop_rounding` "down" it is cropped as transformers' image processors do.
     5. The input is (x / 255 - `mean`) / `std`, float32 `[channels, height, width]`.
 
     Args:
@@ -42,6 +46,8 @@ class Preprocessing:
         resize_to: (height, width), each from that of `size` to 4096, or None.
         crop: whether the centre is cropped. True wherever `resize_shorter` or `resize_to` is set.
             True without both crops an image that is not resized, and pads a smaller one with black.
+        crop_rounding: "even" if half a pixel of margin rounds to the even number, "down" if it
+            rounds down. A smaller image is padded in the same way in both.
         interpolation: the interpolation of the resizing.
         channels: 3 for RGB, 1 for grey.
         exif_rotation: whether an image is turned as its EXIF orientation says. Training code in
@@ -54,6 +60,7 @@ class Preprocessing:
     resize_shorter: int | None = None
     resize_to: tuple[int, int] | None = None
     crop: bool = False
+    crop_rounding: CropRounding = "even"
     interpolation: Interpolation = "bilinear"
     channels: Channels = 3
     exif_rotation: bool = False
@@ -137,6 +144,7 @@ _RULES: dict[str, Rule] = {
         f"[height, width], 1..{MAX_SIDE}, or null",
     ),
     "crop": one_of(True, False),
+    "crop_rounding": one_of(*get_args(CropRounding)),
     "interpolation": one_of(*get_args(Interpolation)),
     "channels": one_of(*get_args(Channels)),
     "exif_rotation": one_of(True, False),

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from stingy_protection import Preprocessing
-from stingy_protection.bundles.preprocessing import Interpolation
+from stingy_protection.bundles.preprocessing import CropRounding, Interpolation
 
 Size = tuple[int, int]  # width, height
 
@@ -66,17 +66,20 @@ def transform(image: Image.Image, preprocessing: Preprocessing) -> npt.NDArray[n
         image = image.resize(scaled, FILTERS[preprocessing.interpolation])
     height, width = preprocessing.size
     if image.size != (width, height):
-        left, top = _crop_start(image.width, width), _crop_start(image.height, height)
+        rounding = preprocessing.crop_rounding
+        left = _crop_start(image.width, width, rounding)
+        top = _crop_start(image.height, height, rounding)
         image = image.crop((left, top, left + width, top + height))
     pixels = np.asarray(image)
     return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
 
 
-def _crop_start(length: int, wanted: int) -> int:
-    """Return the first pixel of a side's centre, as torchvision's `CenterCrop` does.
+def _crop_start(length: int, wanted: int, rounding: CropRounding) -> int:
+    """Return the first pixel of a side's centre.
 
     It is negative where black is added before the image.
     """
     if wanted > length:
         return -((wanted - length) // 2)
-    return round((length - wanted) / 2.0)
+    margin = length - wanted
+    return margin // 2 if rounding == "down" else round(margin / 2.0)

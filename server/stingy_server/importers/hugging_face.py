@@ -39,7 +39,7 @@ def import_hugging_face(folder: Path, options: ImportOptions) -> Found:
     """
     config = _read_json(folder / CONFIG)
     labels = read_config(config)
-    preprocessing, notes = read_processor(_read_json(folder / PROCESSOR))
+    preprocessing = read_processor(_read_json(folder / PROCESSOR))
     weights = _find_weights(folder)
     if importlib.util.find_spec("transformers") is None:
         raise NotImportable(
@@ -72,7 +72,7 @@ def import_hugging_face(folder: Path, options: ImportOptions) -> Found:
         arguments={"config": arguments},
         source=f"transformers:{kind}, transformers {transformers.__version__}, "
         f"torch {torch.__version__}",
-        notes=(*found.notes, *notes),
+        notes=found.notes,
     )
 
 

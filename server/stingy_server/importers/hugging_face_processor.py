@@ -15,17 +15,10 @@ FILTERS: tuple[Interpolation, ...] = ("nearest", "lanczos", "bilinear", "bicubic
 PLAIN = ("Bit", "CLIP", "DeiT", "MobileNetV1", "MobileNetV2", "Siglip", "ViT")
 CONVNEXT = "ConvNext"  # crops only below 384 pixels
 SQUASHED_FROM = 384
-CROP_NOTE = (
-    "transformers cuts out the middle by rounding down, torchvision to the even pixel: the cut may "
-    "differ by one pixel"
-)
 
 
-def read_processor(config: Mapping[str, Any]) -> tuple[Preprocessing, tuple[str, ...]]:
+def read_processor(config: Mapping[str, Any]) -> Preprocessing:
     """Translate the config of an image processor.
-
-    Returns:
-        The preprocessing, and notes on where its pixels may differ.
 
     Raises:
         NotImportable: if the processor does something that a preprocessing does not have.
@@ -38,12 +31,15 @@ def read_processor(config: Mapping[str, Any]) -> tuple[Preprocessing, tuple[str,
             raise _other("do_resize = true", "another value")
         shape = _read_convnext(config) if kind == CONVNEXT else _read_plain(config)
         mean, std = _read_scale(config)
-        found = Preprocessing(
-            mean=mean, std=std, interpolation=FILTERS[int(config["resample"])], **shape
+        return Preprocessing(
+            mean=mean,
+            std=std,
+            interpolation=FILTERS[int(config["resample"])],
+            crop_rounding="down",
+            **shape,
         )
     except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError) as error:
         raise _other("the fields of an image processor", type(error).__name__) from None
-    return found, (CROP_NOTE,) if found.crop else ()
 
 
 def _kind(config: Mapping[str, Any]) -> str:

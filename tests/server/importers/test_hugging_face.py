@@ -8,10 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from packing import pack, packed, pictures, served_labels
+from packing import COUNTS, pack, packed, pictures, served_answers
+from stingy_server.codec.transforms import transform
 from stingy_server.importers.found import NotImportable
 from stingy_server.importers.hugging_face import read_config
 from stingy_server.importers.hugging_face_processor import read_processor
+from stingy_server.inference.forward import Forward
 from stingy_server.models.hugging_face import build_classifier
 
 # As save_pretrained writes them.
@@ -67,10 +69,10 @@ def test_image_processor_becomes_a_preprocessing(
     both: tuple[int, int] | None,
     interpolation: str,
 ) -> None:
-    found, notes = read_processor(VIT | changes)
+    found = read_processor(VIT | changes)
     assert (found.size, found.resize_shorter, found.resize_to) == ((size, size), shorter, both)
     assert (found.interpolation, found.mean, found.std) == (interpolation, (0.5,) * 3, (0.5,) * 3)
-    assert ("may differ by one pixel" in " ".join(notes)) is found.crop
+    assert found.crop_rounding == "down"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +86,7 @@ def test_image_processor_becomes_a_preprocessing(
 def test_scale_of_a_processor_is_that_of_pixels_over_255(
     changes: dict[str, Any], mean: float, std: float
 ) -> None:
-    found, _ = read_processor(VIT | changes)
+    found = read_processor(VIT | changes)
     assert found.mean == pytest.approx((mean,) * 3)
     assert found.std == pytest.approx((std,) * 3)
 
@@ -168,8 +170,30 @@ def test_missing_transformers_is_named_with_the_way_to_it(
     assert "pip install 'stingy[hugging-face]'" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "kind", ["Bit", "CLIP", "ConvNext", "DeiT", "MobileNetV2", "Siglip", "ViT"]
+)
+@pytest.mark.parametrize("resample", [2, 3])
+def test_B3_inputs_equal_those_of_transformers(kind: str, resample: int) -> None:
+    transformers = pytest.importorskip("transformers")
+    name = f"{kind}ImageProcessor"
+    sizes = {"size": {"shortest_edge": 224}} if kind == "ConvNext" else {}
+    processor = getattr(transformers, f"{name}Pil")(resample=resample, **sizes)
+    found = read_processor(processor.to_dict() | {"image_processor_type": name})
+    forward = Forward(torch.nn.Identity(), preprocessing=found, device=torch.device("cpu"))
+    for width, height in ((225, 300), (301, 227), (97, 60), (640, 481), (31, 33), (256, 255)):
+        image = pictures(1, seed=width)[0].resize((width, height))
+        expected = processor(image, return_tensors="pt")["pixel_values"]
+        inputs = forward.inputs(torch.from_numpy(transform(image, found).copy())[None])
+        assert torch.allclose(inputs, expected, rtol=0, atol=1e-5), (width, height)
+
+
+@COUNTS
+@pytest.mark.parametrize("cropped", [False, True])
 @pytest.mark.anyio
-async def test_top1_of_hugging_face_folder_equals_transformers(tmp_path: Path) -> None:
+async def test_hugging_face_folder_answers_as_transformers(
+    tmp_path: Path, cropped: bool, count: int
+) -> None:
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     labels = {0: "cat", 1: "dog", 2: "bird", 3: "fish", 4: "horse"}
@@ -184,12 +208,17 @@ async def test_top1_of_hugging_face_folder_equals_transformers(tmp_path: Path) -
         label2id={label: index for index, label in labels.items()},
     )
     network = transformers.ViTForImageClassification(config).eval()
-    processor = transformers.ViTImageProcessor(size={"height": 32, "width": 32})
+    if cropped:
+        processor = transformers.BitImageProcessorPil(
+            size={"shortest_edge": 37}, crop_size={"height": 32, "width": 32}
+        )
+    else:
+        processor = transformers.ViTImageProcessorPil(size={"height": 32, "width": 32})
 
     def rows(count: int, seed: int) -> torch.Tensor:
-        images = [image.convert("RGB") for image in pictures(count, seed=seed)]
         with torch.inference_mode():
-            found: torch.Tensor = network(**processor(images, return_tensors="pt")).logits
+            inputs = processor(pictures(count, seed=seed), return_tensors="pt")
+            found: torch.Tensor = network(**inputs).logits
         return found
 
     with torch.no_grad():
@@ -197,7 +226,18 @@ async def test_top1_of_hugging_face_folder_equals_transformers(tmp_path: Path) -
         bias.copy_(bias - rows(12, 7).mean(dim=0))
     network.save_pretrained(tmp_path / "vit")
     processor.save_pretrained(tmp_path / "vit")
-    packed(tmp_path / "vit", "--out", tmp_path / "m", "--name", "m")
-    expected = [labels[int(index)] for index in rows(200, 0).argmax(dim=1)]
+    packed(
+        tmp_path / "vit",
+        "--name",
+        "m",
+        "--out",
+        tmp_path / "m",
+        "--policy",
+        "stingy:n=2,scores=logit,decimals=4",
+    )
+    best = rows(count, 0).max(dim=1)
+    expected = [labels[int(index)] for index in best.indices]
     assert len(set(expected)) >= 3
-    assert await served_labels(tmp_path / "m", tmp_path / "state", pictures(200)) == expected
+    answers = await served_answers(tmp_path / "m", tmp_path / "state", pictures(count))
+    assert [label for label, _ in answers] == expected
+    assert [score for _, score in answers] == pytest.approx(best.values.tolist(), abs=1e-3)
