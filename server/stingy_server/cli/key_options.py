@@ -103,7 +103,7 @@ def read_change(
 ) -> KeyChange:
     """Read the options of a command. A fault ends the command."""
     from stingy_server.settings import FULL_TIER
-    from stingy_server.store.keys import stamp
+    from stingy_server.times import stamp
 
     faults: list[str] = []
     limits: dict[str, dict[str, int | None]] = {}

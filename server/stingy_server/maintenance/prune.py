@@ -15,8 +15,8 @@ import orjson
 
 from stingy_server.store.base import StoreBusy, StoreUnavailable
 from stingy_server.store.database import Database
-from stingy_server.store.keys import stamp
 from stingy_server.store.ledger import PRUNED, Entry, Head, Ledger
+from stingy_server.times import stamp
 
 BATCH = 10_000  # entries of one transaction, for which servers wait
 LEAST_PAUSE_S = 0.05

@@ -22,8 +22,8 @@ from stingy_server.observability.request_record import RequestRecord
 from stingy_server.settings import MarkSettings
 from stingy_server.store.database import Database
 from stingy_server.store.group_commit import GroupCommit
-from stingy_server.store.keys import stamp
 from stingy_server.store.ledger import Entry, Ledger, event_entry
+from stingy_server.times import stamp
 
 log = logging.getLogger("stingy")
 _random = random.Random()  # noqa: S311  of its own, so that nobody else's seed decides

@@ -10,19 +10,16 @@ shares of a limit that the charge has reached, and moves the stops. A stop of 0 
 """
 
 import math
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
-from functools import lru_cache
 from typing import NamedTuple
 
 from stingy_server.store.database import Database
+from stingy_server.times import DAY_S, month_of, start_of_month, today
 
 MAX_BUDGET = 2**62
 NO_STOP = 2**63 - 1
-DAY_S = 86_400
 MAX_OWNERS = 5
 REPORTED = (80, 95)  # percent of a limit
 BUDGET_COLUMNS = "total, used, day_total, day, day_used, month_total, month, month_used"
@@ -268,27 +265,6 @@ class Budgets:
         ):
             values |= {place: owner, f"{place}_day": day, f"{place}_month": month}
         self._database.execute(REFUND[len(reservation.owners)], values)
-
-
-def today() -> int:
-    """Return the present day of UTC, in days since 1 January 1970."""
-    return int(time.time() // DAY_S)
-
-
-@lru_cache(maxsize=8)
-def month_of(day: int) -> int:
-    """Return the month of a day, in months since January 1970."""
-    date = datetime.fromtimestamp(day * DAY_S, UTC)
-    return 12 * (date.year - 1970) + date.month - 1
-
-
-def start_of_month(month: int) -> float:
-    """Return the start of a month, in seconds since 1970.
-
-    Args:
-        month: in months since January 1970.
-    """
-    return datetime(1970 + month // 12, month % 12 + 1, 1, tzinfo=UTC).timestamp()
 
 
 class _Charged(NamedTuple):

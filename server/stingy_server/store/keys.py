@@ -8,7 +8,7 @@ import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -20,11 +20,10 @@ from stingy_server.store.budgets import (
     Budgets,
     key_model_owner,
     key_owner,
-    month_of,
-    today,
 )
 from stingy_server.store.database import Database
 from stingy_server.store.ledger import Ledger, event_entry
+from stingy_server.times import month_of, stamp, today
 
 PREFIX = "stingy"
 PRINCIPAL = "oidc-"  # begins the id of a principal, which has tokens and no key
@@ -452,9 +451,3 @@ def is_current(key: Key) -> bool:
 def _new_text(key_id: str | None = None) -> tuple[str, str]:
     key_id = key_id or secrets.token_hex(4)
     return key_id, f"{PREFIX}_{key_id}_{secrets.token_urlsafe(32)}"
-
-
-def stamp(moment: datetime | None = None) -> str:
-    """Format a time, or the present one, in UTC. All times have one form and compare as text."""
-    moment = datetime.now(UTC) if moment is None else moment.astimezone(UTC)
-    return moment.isoformat(timespec="microseconds")
