@@ -10,7 +10,7 @@ from serving import make_bundle, make_settings, random_images, running
 from stingy_clients import Usage
 from stingy_server import ModelSettings
 from stingy_server.edge.usage_view import usage_document
-from stingy_server.store.budgets import Budget
+from stingy_server.store.budget import Budget
 from stingy_server.store.keys import Key, Limits
 from stingy_server.times import DAY_S
 

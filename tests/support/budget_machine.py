@@ -11,7 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from stingy_server import Budgets, Database
 from stingy_server.store import budgets
-from stingy_server.store.budgets import REPORTED, Budget, Crossing, Period, Reservation
+from stingy_server.store.budget import Budget, Crossing, Period, Reservation
+from stingy_server.store.budgets import REPORTED
 from stingy_server.times import month_of
 
 FIRST_DAY = 20_400  # a few days before the end of a month

@@ -13,14 +13,9 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from stingy_server.rates.rate_limits import parse_rate
-from stingy_server.store.budgets import (
-    BUDGET_COLUMNS,
-    COVERED,
-    Budget,
-    Budgets,
-    key_model_owner,
-    key_owner,
-)
+from stingy_server.store.budget import Budget
+from stingy_server.store.budget_statements import BUDGET_COLUMNS, COVERED
+from stingy_server.store.budgets import Budgets, key_model_owner, key_owner
 from stingy_server.store.database import Database
 from stingy_server.store.ledger import Ledger, event_entry
 from stingy_server.times import month_of, stamp, today

@@ -12,7 +12,7 @@ from stingy_server.cli.key_options import model_names
 from stingy_server.cli.tables.short import short_number, short_time
 from stingy_server.detection.key_profiles import Action, KeyProfile, KeyProfileStore
 from stingy_server.edge.usage_view import usage_document
-from stingy_server.store.budgets import Budget
+from stingy_server.store.budget import Budget
 from stingy_server.store.database import Database
 from stingy_server.store.keys import Key, Keys, is_current
 from stingy_server.times import today
