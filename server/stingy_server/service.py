@@ -47,7 +47,8 @@ from stingy_server.store.budgets import Budgets, key_model_owner, key_owner, mod
 from stingy_server.store.charges import CHANGED_KEY, INVALID_KEY, Charge, Charges
 from stingy_server.store.database import Database
 from stingy_server.store.group_commit import BatchedLookup, GroupCommit, StoreExecutor
-from stingy_server.store.keys import Caller, Keys, is_token
+from stingy_server.store.key import Caller, is_token
+from stingy_server.store.keys import Keys
 from stingy_server.store.ledger import Ledger
 from stingy_server.store.refusal_tally import RefusalTally
 

@@ -11,7 +11,7 @@ from stingy_clients import Usage
 from stingy_server import ModelSettings
 from stingy_server.edge.usage_view import usage_document
 from stingy_server.store.budget import Budget
-from stingy_server.store.keys import Key, Limits
+from stingy_server.store.key import Key, Limits
 from stingy_server.times import DAY_S
 
 IMAGES = random_images(4)

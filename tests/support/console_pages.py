@@ -18,7 +18,7 @@ from stingy_server.console.feed import Feed
 from stingy_server.console.tokens import ConsoleAccess, make_token
 from stingy_server.loopback.guard import LoopbackGuard
 from stingy_server.settings import Tier
-from stingy_server.store.keys import Key
+from stingy_server.store.key import Key
 from stingy_server.store.ledger import Entry
 from stingy_server.times import stamp
 

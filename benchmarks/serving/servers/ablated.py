@@ -28,7 +28,7 @@ from stingy_server.observability.request_record import RequestRecord
 from stingy_server.service import Service
 from stingy_server.settings_sources import load_settings
 from stingy_server.store.budget import Reservation
-from stingy_server.store.keys import Caller
+from stingy_server.store.key import Caller
 
 
 class UnchangedKeys:

@@ -12,7 +12,7 @@ from stingy_server.cli.command import MAX_COUNT, end
 
 if TYPE_CHECKING:
     from stingy_server.settings import Settings
-    from stingy_server.store.keys import KeySettings, Limits
+    from stingy_server.store.key import KeySettings, Limits
 
 NONE = "none"  # the text that removes a limit
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
@@ -76,7 +76,7 @@ class KeyChange:
 
     def apply(self, before: "KeySettings") -> "KeySettings":
         """Return the settings after the changes. A model without any limit has no budget."""
-        from stingy_server.store.keys import KeySettings, Limits
+        from stingy_server.store.key import KeySettings, Limits
 
         limits = dict(before.limits)
         for model, changed in self.limits.items():
@@ -175,7 +175,7 @@ def model_names(models: frozenset[str] | None) -> str:
 
 
 def _limits(settings: "KeySettings", model: str) -> "Limits":
-    from stingy_server.store.keys import Limits
+    from stingy_server.store.key import Limits
 
     return settings.limits.get(model, Limits())
 

@@ -12,7 +12,8 @@ from stingy_server.cli import key_options as options
 from stingy_server.cli.command import AsJson, Config, State, end, open_state
 
 if TYPE_CHECKING:
-    from stingy_server.store.keys import Key, Keys, KeySettings
+    from stingy_server.store.key import Key, KeySettings
+    from stingy_server.store.keys import Keys
 
 app = typer.Typer(no_args_is_help=True, help="Create, list, change and revoke API keys.")
 
@@ -48,7 +49,8 @@ def create(
     from datetime import datetime
 
     with open_state(config, state, create=True) as (settings, database):
-        from stingy_server.store.keys import Keys, Limits
+        from stingy_server.store.key import Limits
+        from stingy_server.store.keys import Keys
 
         change = options.read_change(
             settings,

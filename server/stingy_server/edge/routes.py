@@ -19,7 +19,7 @@ from stingy_server.edge.usage_view import usage_document
 from stingy_server.errors import JSON
 from stingy_server.models.endpoints import Endpoint
 from stingy_server.service import Service
-from stingy_server.store.keys import Key
+from stingy_server.store.key import Key
 
 router = APIRouter(responses=refusals(Refused), tags=["Stingy"])
 

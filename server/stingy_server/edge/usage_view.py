@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from stingy_server.store.budget import Budget
-from stingy_server.store.keys import Key
+from stingy_server.store.key import Key
 from stingy_server.times import DAY_S, month_of, start_of_month
 
 

@@ -11,7 +11,7 @@ from stingy_server.observability.metrics import Metrics
 from stingy_server.observability.webhook import Webhook
 from stingy_server.store.budget import Crossing
 from stingy_server.store.budgets import parts_of_owner
-from stingy_server.store.keys import Key
+from stingy_server.store.key import Key
 from stingy_server.times import stamp
 
 

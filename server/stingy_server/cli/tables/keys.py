@@ -14,7 +14,8 @@ from stingy_server.detection.key_profiles import Action, KeyProfile, KeyProfileS
 from stingy_server.edge.usage_view import usage_document
 from stingy_server.store.budget import Budget
 from stingy_server.store.database import Database
-from stingy_server.store.keys import Key, Keys, is_current
+from stingy_server.store.key import Key, is_current
+from stingy_server.store.keys import Keys
 from stingy_server.times import today
 
 COLUMNS = (
