@@ -1,8 +1,8 @@
 """The composition root: builds a FastAPI application from settings and checks all its parts.
 
 The path of one image, from left to right:
-`guard` (key, limits) - `hot_path` (body) - `routes` (count) - `service` (charge, decode) -
-`engine` (network, gate) - `service` (tier) - `routes` (encode) - `guard` (ledger, headers).
+`guard` (key, limits) - `hot_path` (body) - `routes` (count) - `queries` (charge, decode) -
+`engine` (network, gate) - `queries` (tier) - `routes` (encode) - `guard` (ledger, headers).
 """
 
 import asyncio

@@ -10,6 +10,7 @@ import time
 
 from stingy_server.errors import STORE_UNAVAILABLE, Refusal
 from stingy_server.observability.request_record import RequestRecord
+from stingy_server.queries.charging import refund_request
 from stingy_server.service import Service
 from stingy_server.store.base import StoreUnavailable
 
@@ -35,7 +36,7 @@ class RequestBooks:
     def refund(self, refusal: Refusal) -> None:
         """Refund a request that is refused, and name the refusal in its record."""
         self._refunds = self.record.charged is not None
-        self._service.refund(self.record)
+        refund_request(self._service, self.record)
         self.record.event = refusal.code
 
     async def enter(self, status: int) -> bool:
@@ -59,7 +60,7 @@ class RequestBooks:
         """Record a request that ended without a response (client left, or server stopping)."""
         if self.closed:
             return
-        self._service.refund(self.record)
+        refund_request(self._service, self.record)
         self.record.event = CANCELLED
         if self._in_ledger and not self._service.refusals.add(entry := self.record.entry(0)):
             ledger = self._service.ledger

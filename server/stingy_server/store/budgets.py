@@ -9,6 +9,7 @@ of a day or a month, takes the long one. It returns the row's numbers, so that i
 shares of a limit that the charge has reached, and moves the stops. A stop of 0 is not computed yet.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 
 from stingy_server.store.budget import Budget, Crossing, Period, Reservation
@@ -86,6 +87,22 @@ class Budgets:
             (owner,),
         ).fetchone()
         return None if row is None else Budget(*row)
+
+    def wait_s(self, owners: Sequence[str], images: int) -> int | None:
+        """Return the seconds until the budgets of all owners cover these images.
+
+        Returns:
+            None if they never do.
+        """
+        now = time.time()
+        waits = []
+        for owner in owners:
+            budget = self.get(owner)
+            wait = None if budget is None else budget.wait_s(images, now)
+            if wait is None:
+                return None
+            waits.append(wait)
+        return max(waits)
 
     def reserve(self, owners: Sequence[str], images: int) -> Reservation | None:
         """Charge images to all owners, or to none if one budget does not cover them.
