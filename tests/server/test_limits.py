@@ -19,10 +19,10 @@ from infer_requests import tensor
 from serving import make_bundle, make_key, make_settings, png, random_images, running
 from stingy_protection import ScoreForm, build_policy
 from stingy_server import ModelSettings, Tier, create_app
-from stingy_server.app import summary
 from stingy_server.detection.key_profiles import Action
 from stingy_server.edge.tier_view import TierView
 from stingy_server.errors import DRAINING, OVERLOADED, Refusal, error_response
+from stingy_server.models.summary import summary
 from stingy_server.store.ledger import Entry, Ledger
 
 pytestmark = pytest.mark.anyio
@@ -177,7 +177,7 @@ def test_P7_two_policies_over_same_weights_warn_of_the_looser(tmp_path: Path) ->
         ModelSettings(bundle=bundle, name="wide", policy="stingy:n=5"),
     )
     service = create_app(configured).state.service
-    (warning,) = [line for line in summary(service) if "warning" in line]
+    (warning,) = [line for line in summary(service.fleet, service.settings) if "warning" in line]
     assert "as open as wide" in warning
     service.database.close()
 

@@ -22,6 +22,7 @@ import orjson
 
 from stingy_protection.files import read_regular_file
 from stingy_server.errors import ConfigurationError
+from stingy_server.settings import Settings
 
 log = logging.getLogger("stingy")
 
@@ -120,6 +121,26 @@ class Webhook:
             session.post(self._url, data=body, headers=headers, allow_redirects=False) as answer,
         ):
             return 200 <= answer.status < 300
+
+
+def open_webhook(
+    settings: Settings, *, count: Callable[[Outcome], None]
+) -> tuple[Webhook | None, list[str]]:
+    """Open the webhook that the settings name, if any. Return it, and the faults.
+
+    Args:
+        count: as of `Webhook`.
+    """
+    url, file = settings.webhook_url, settings.webhook_secret_file
+    if url is None and file is None:
+        return None, []
+    if url is None or file is None:
+        return None, ["webhook: expected webhook_url and webhook_secret_file, got one of them"]
+    try:
+        secret = read_secret(file)
+    except ConfigurationError as error:
+        return None, [*error.faults]
+    return Webhook(url, secret, count=count), []
 
 
 def sign(secret: bytes, timestamp: str, body: bytes) -> str:
