@@ -1,9 +1,13 @@
 """The shared parts of the server's commands: options, access to the state, faults."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from inspect import Parameter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -18,8 +22,42 @@ State = Annotated[
 Config = Annotated[Path | None, typer.Option(help="Settings file; default: stingy.toml, if any.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-
 MAX_COUNT = 2**62  # the largest number that the store takes
+
+
+def spread_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the fields of its dataclass parameters as options, in their place.
+
+    Args:
+        command: takes a dataclass, whose fields are annotated as the parameters of a command are.
+    """
+    signature = inspect.signature(command)
+    groups: dict[str, type[Any]] = {
+        parameter.name: parameter.annotation
+        for parameter in signature.parameters.values()
+        if isinstance(parameter.annotation, type) and is_dataclass(parameter.annotation)
+    }
+    options: list[Parameter] = []
+    for parameter in signature.parameters.values():
+        if (group := groups.get(parameter.name)) is None:
+            options.append(parameter.replace(kind=Parameter.KEYWORD_ONLY))
+            continue
+        options += [
+            Parameter(
+                field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type
+            )
+            for field in fields(group)
+        ]
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        for name, group in groups.items():
+            given = {field.name: values.pop(field.name) for field in fields(group)}
+            values[name] = group(**given)
+        command(**values)
+
+    run.__signature__ = signature.replace(parameters=options)  # type: ignore[attr-defined]
+    return run
 
 
 def require_number(value: float | None) -> float | None:
