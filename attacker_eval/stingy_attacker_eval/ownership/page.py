@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from stingy_attacker_eval.files import write_atomic, write_json
-from stingy_attacker_eval.ownership.proof import Matches, Proof, format_p
+from stingy_attacker_eval.ownership.proof import Proof, format_p
+from stingy_attacker_eval.ownership.statistics import MatchTest
 
 DOCUMENT = "proof.json"
 PAGE = "proof.html"
@@ -29,7 +30,7 @@ def render_proof(proof: Proof) -> str:
         lstrip_blocks=True,
     )
     environment.filters["p"] = format_p
-    rows: list[tuple[str, Matches]] = [("marked inputs", proof.marked)]
+    rows: list[tuple[str, MatchTest]] = [("marked inputs", proof.marked)]
     if proof.controls.placebo is not None:
         rows.append(("placebo: controls", proof.controls.placebo))
     return environment.get_template("proof.html.j2").render(proof=proof, rows=rows)

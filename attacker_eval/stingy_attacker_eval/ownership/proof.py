@@ -5,6 +5,7 @@ Invariant: there is no p-value without enough evidence, and none of a suspect of
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Literal
@@ -51,19 +52,6 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Matches(_Part):
-    """The numbers of a `MatchTest`."""
-
-    questions: int
-    informative: int
-    matches: int
-    expected: float
-    smallest_p: float
-    p_value: float | None
-    missing: int
-    missing_is_bound: bool
-
-
 class Controls(_Part):
     """The suspect's answers to the controls.
 
@@ -78,7 +66,7 @@ class Controls(_Part):
     questions: int
     agreements: int
     p_value: float
-    placebo: Matches | None
+    placebo: MatchTest | None
 
 
 class Question(_Part):
@@ -122,7 +110,7 @@ class Proof(_Part):
     failure: str | None
     unknown_classes: tuple[str, ...]
     classes_used: int
-    marked: Matches
+    marked: MatchTest
     controls: Controls
     model: str
     labels: tuple[str, ...]
@@ -161,11 +149,11 @@ def judge_suspect(exhibit: Exhibit, interview: Interview, *, suspect: str) -> Pr
             np.array([interview.answers[item.id] for item in controls], np.int64),
             np.array([item.top1 for item in controls], np.int64),
         ),
-        placebo=None if single else _describe(_count(controls, interview)),
+        placebo=None if single else _count(controls, interview),
     )
     verdict = _decide(test, agreements, interview)
     if verdict is Verdict.OTHER_CLASSES:
-        test = MatchTest(**{**vars(test), "p_value": None})
+        test = replace(test, p_value=None)
     times = sorted(item.time for item in exhibit.marked)
     return Proof(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -178,7 +166,7 @@ def judge_suspect(exhibit: Exhibit, interview: Interview, *, suspect: str) -> Pr
         failure=interview.failure,
         unknown_classes=interview.unknown,
         classes_used=len(set(interview.answers.values()) - {UNKNOWN}),
-        marked=_describe(test),
+        marked=test,
         controls=agreements,
         model=exhibit.model,
         labels=exhibit.labels,
@@ -305,10 +293,6 @@ def format_p(value: float | None) -> str:
     if value < 1e-300:
         return "less than 1e-300"
     return f"{value:.2g}"
-
-
-def _describe(test: MatchTest) -> Matches:
-    return Matches(**vars(test))
 
 
 def _question(item: Item, interview: Interview) -> Question:
