@@ -16,11 +16,12 @@ from stingy_server.models.deployed import replaced_bundles
 from stingy_server.models.endpoints import Endpoint, start_endpoints
 from stingy_server.models.fleet import looser_faults, overlaps, version_faults
 from stingy_server.models.loading import load_bundles
-from stingy_server.observability.request_record import NO_VALUE, RequestRecord
+from stingy_server.observability.request_record import RequestRecord
 from stingy_server.process.gc_tuning import refreeze_gc
 from stingy_server.service import Service
 from stingy_server.store.base import StoreUnavailable
 from stingy_server.store.deployments import Deployment, Deployments, Report
+from stingy_server.store.ledger import NO_VALUE
 
 log = logging.getLogger("stingy")
 

@@ -23,7 +23,7 @@ from stingy_server.models.endpoints import Endpoint
 from stingy_server.models.fleet import Fleet
 from stingy_server.observability.budget_notices import BudgetNotices
 from stingy_server.observability.metrics import Metrics
-from stingy_server.observability.request_record import NO_VALUE, RequestRecord
+from stingy_server.observability.request_record import RequestRecord
 from stingy_server.observability.tracing import Tracing
 from stingy_server.rates.rate_limits import MemoryRates, Rates
 from stingy_server.settings import Settings
@@ -34,7 +34,7 @@ from stingy_server.store.database import Database
 from stingy_server.store.group_commit import BatchedLookup, GroupCommit, StoreExecutor
 from stingy_server.store.key import Caller, is_token
 from stingy_server.store.keys import Keys
-from stingy_server.store.ledger import Ledger
+from stingy_server.store.ledger import NO_VALUE, Ledger
 from stingy_server.store.refusal_tally import RefusalTally
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from pathlib import Path
 from stingy_attacker_eval.files import write_atomic, write_json
 from stingy_attacker_eval.ownership.proof import Proof, format_p
 from stingy_attacker_eval.ownership.statistics import MatchTest
+from stingy_attacker_eval.templates import open_templates
 
 DOCUMENT = "proof.json"
 PAGE = "proof.html"
@@ -20,15 +21,7 @@ def write_proof(folder: Path, proof: Proof) -> Path:
 
 def render_proof(proof: Proof) -> str:
     """Render the whole page."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("stingy_attacker_eval.ownership", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = open_templates("stingy_attacker_eval.ownership")
     environment.filters["p"] = format_p
     rows: list[tuple[str, MatchTest]] = [("marked inputs", proof.marked)]
     if proof.controls.placebo is not None:

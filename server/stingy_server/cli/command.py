@@ -67,7 +67,7 @@ def require_number(value: float | None) -> float | None:
     return value
 
 
-def read_settings(config: Path | None, state: Path | None) -> "Settings":
+def read_settings(config: Path | None, state: Path | None = None) -> "Settings":
     """Read the settings. A fault of theirs ends the command."""
     from stingy_server.settings_sources import load_settings
 

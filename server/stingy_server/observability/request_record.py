@@ -8,10 +8,8 @@ from stingy_server.models.endpoints import Endpoint
 from stingy_server.rates.rate_limits import RateState
 from stingy_server.store.budget import Reservation
 from stingy_server.store.key import Key
-from stingy_server.store.ledger import Entry
+from stingy_server.store.ledger import NO_VALUE, Entry
 from stingy_server.times import stamp
-
-NO_VALUE = "-"
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """The charge of a query to its rate and its budgets, and its refund."""
 
 import asyncio
-import logging
+from functools import partial
 
 from stingy_server.errors import (
     BUDGET_EXHAUSTED,
@@ -17,8 +17,7 @@ from stingy_server.rates.rate_limits import BatchOverRate
 from stingy_server.service import Service
 from stingy_server.store.budgets import key_model_owner, key_owner, model_owner
 from stingy_server.store.charges import CHANGED_KEY, INVALID_KEY, Charge
-
-log = logging.getLogger("stingy")
+from stingy_server.store.group_commit import log_failed_write
 
 
 async def charge_batch(
@@ -76,11 +75,6 @@ def refund_request(service: Service, record: RequestRecord) -> None:
         refunded = service.writes.submit(
             lambda: service.budgets.refund(charged), locks=charged.owners
         )
-        refunded.add_done_callback(_log_if_failed)
+        # If it fails, the charge stays: one image too many is better than one too few.
+        refunded.add_done_callback(partial(log_failed_write, "cannot refund"))
     record.charged, record.answered, record.bits = None, 0, 0.0
-
-
-def _log_if_failed(refunded: asyncio.Future[None]) -> None:
-    if (error := refunded.exception()) is not None:
-        # The charge stays, because one image charged too many is better than one too few.
-        log.error("cannot refund: %s", error)
