@@ -4,7 +4,7 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -42,12 +42,13 @@ def spread_options(command: Callable[..., None]) -> Callable[..., None]:
         if (group := groups.get(parameter.name)) is None:
             options.append(parameter.replace(kind=Parameter.KEYWORD_ONLY))
             continue
-        options += [
-            Parameter(
-                field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type
+        for field in fields(group):
+            default = Parameter.empty if field.default is MISSING else field.default
+            options.append(
+                Parameter(
+                    field.name, Parameter.KEYWORD_ONLY, default=default, annotation=field.type
+                )
             )
-            for field in fields(group)
-        ]
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
