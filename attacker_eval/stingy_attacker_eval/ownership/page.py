@@ -23,7 +23,11 @@ def render_proof(proof: Proof) -> str:
     """Render the whole page."""
     environment = open_templates("stingy_attacker_eval.ownership")
     environment.filters["p"] = format_p
-    rows: list[tuple[str, MatchTest]] = [("marked inputs", proof.marked)]
-    if proof.controls.placebo is not None:
-        rows.append(("placebo: controls", proof.controls.placebo))
+    rows: list[tuple[str, MatchTest | None]] = [
+        ("marked inputs: classes", proof.marked),
+        ("marked inputs: order of the runners-up", proof.order),
+        ("placebo, controls: classes", proof.controls.placebo),
+        ("placebo, controls: order of the runners-up", proof.controls.placebo_order),
+    ]
+    rows = [(title, test) for title, test in rows if test is not None]
     return environment.get_template("proof.html.j2").render(proof=proof, rows=rows)
