@@ -106,7 +106,7 @@ class ClassNames:
             best = max(scores)
             return classes[scores.index(best)] if scores.count(best) == 1 else None
         named = answer if isinstance(answer, list) else [answer]
-        found = (self.index(name) for name in named)
+        found = (self.index(name) for name in named if isinstance(name, str | int | float))
         return next((index for index in found if index in classes), None)
 
     def _check(self, index: int) -> int:

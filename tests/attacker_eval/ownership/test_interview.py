@@ -54,6 +54,7 @@ def question(exhibit: Exhibit, folder: Path, suspect: ListedSuspect, out: Path) 
         ([0.9, 0.05, 0.05], None),
         (["cat", "7", "dog"], 2),
         (["cat", "mouse"], None),
+        (["cat", None, ["dog"], "dog"], 1),
     ],
 )
 def test_answer_ranks_one_of_two_classes_first_if_it_tells(
