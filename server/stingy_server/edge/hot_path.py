@@ -17,10 +17,11 @@ from starlette.types import Receive
 
 from stingy_server.codec.oip_answers import Encoded
 from stingy_server.edge.openapi import request_body
-from stingy_server.errors import INTERNAL, ServiceError
+from stingy_server.errors import INTERNAL, KeyChanged, ServiceError
 from stingy_server.models.endpoints import Endpoint
 from stingy_server.observability.request_record import RequestRecord
-from stingy_server.queries.changed_keys import answer_under_key
+from stingy_server.queries.changed_keys import refresh_key
+from stingy_server.queries.tiers import find_tier
 from stingy_server.service import Service
 from stingy_server.settings import Tier
 
@@ -94,12 +95,12 @@ class HotPath:
         endpoint = service.endpoint(record, route.model, route.version)
         body = await _read_body(receive)
         length = None if json_length is None else json_length.decode("latin-1")
-
-        def answer(tier: Tier) -> Awaitable[Encoded]:
-            query = Query(service, record, endpoint, tier, body, length, headers)
-            return route.handler(query)
-
-        return await answer_under_key(service, record, answer)
+        query = Query(service, record, endpoint, find_tier(service, record), body, length, headers)
+        # Not in a function that gRPC shares, because one more coroutine would slow every request.
+        try:
+            return await route.handler(query)
+        except KeyChanged:
+            return await route.handler(query._replace(tier=refresh_key(service, record)))
 
 
 async def _read_body(receive: Receive) -> bytes:

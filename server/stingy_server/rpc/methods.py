@@ -13,10 +13,11 @@ from stingy_server.edge import descriptions
 from stingy_server.edge.descriptions import Document
 from stingy_server.edge.inference import infer_images
 from stingy_server.edge.tier_view import visible_form
-from stingy_server.errors import BAD_REQUEST, TOO_LARGE, ServiceError
+from stingy_server.errors import BAD_REQUEST, TOO_LARGE, KeyChanged, ServiceError
 from stingy_server.models.endpoints import Endpoint
 from stingy_server.observability.request_record import RequestRecord
-from stingy_server.queries.changed_keys import answer_under_key
+from stingy_server.queries.changed_keys import refresh_key
+from stingy_server.queries.tiers import find_tier
 from stingy_server.rpc.infer_codec import encode_infer, parse_infer
 from stingy_server.rpc.messages import MESSAGES, SERVICE
 from stingy_server.rpc.wire import (
@@ -138,8 +139,11 @@ async def model_infer(query: Query) -> bytes:
     """Classify a batch of images, in raw bytes or as typed contents."""
     message = split_request(query.message)
     endpoint = query.service.endpoint(query.record, message.model, message.version)
-    answer = partial(_infer, query, message, endpoint)
-    return await answer_under_key(query.service, query.record, answer)
+    service, record = query.service, query.record
+    try:
+        return await _infer(query, message, endpoint, find_tier(service, record))
+    except KeyChanged:
+        return await _infer(query, message, endpoint, refresh_key(service, record))
 
 
 async def _infer(query: Query, message: InferMessage, endpoint: Endpoint, tier: Tier) -> bytes:
