@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from checks import metric_labels
@@ -104,7 +104,6 @@ async def test_key_of_an_unknown_tier_is_refused(tmp_path: Path) -> None:
     decimals=st.one_of(st.none(), st.integers(0, 6)),
     scores=st.sampled_from(["keep", "rank", "none"]),
 )
-@settings(deadline=None)
 def test_tier_view_is_never_larger_than_the_policy(
     name: str, classes: int | None, decimals: int | None, scores: Any
 ) -> None:

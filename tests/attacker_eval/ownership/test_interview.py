@@ -63,7 +63,7 @@ def test_answer_ranks_one_of_two_classes_first_if_it_tells(
     assert ClassNames(LABELS, {}).rank_first(answer, (1, 2)) == first
 
 
-def test_interview_has_the_runner_up_that_each_answer_ranks_first(tmp_path: Path) -> None:
+def test_interview_has_the_runner_up_that_answers_rank_first(tmp_path: Path) -> None:
     exhibit = make_exhibit(tmp_path / "e", marked=3, controls=1)
     scored, named, silent, control = exhibit.items
     scores = [0.0] * len(exhibit.labels)

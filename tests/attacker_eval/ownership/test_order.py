@@ -35,7 +35,7 @@ def prove(folder: Path, exhibit: Exhibit, scores: NDArray[np.float64]) -> Proof:
     return Proof.model_validate_json(result.stdout)
 
 
-def test_thief_is_found_by_the_order_where_its_class_never_is_the_mark(tmp_path: Path) -> None:
+def test_thief_is_found_by_the_order_without_a_marked_class(tmp_path: Path) -> None:
     exhibit = make_exhibit(tmp_path / "e")
     proof = prove(tmp_path, exhibit, scores_of(exhibit, learned=0.7))
     assert proof.verdict is Verdict.MATCH
