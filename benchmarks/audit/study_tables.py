@@ -3,11 +3,13 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 
 from stingy_attacker_eval.mark_study.analysis import Results
 from stingy_attacker_eval.mark_study.rows import OrderNumbers
 from stingy_attacker_eval.mark_study.run import RESULTS
 from stingy_attacker_eval.ownership.proof import format_p
+from stingy_attacker_eval.ownership.statistics import LEVEL
 from stingy_attacker_eval.report.formatting import signed
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
@@ -20,12 +22,15 @@ def read_results(folder: Path) -> Results:
 
 
 def thieves(results: Results) -> Table:
-    """Draw each thief: its marked inputs, its matches and what they prove."""
+    """Draw each thief: its matches, and what they prove without and with the order."""
     head = ("thief", "marked", "accuracy, %", "marked inputs", "could match", "matches")
-    head = (*head, "by chance", "p, all seeds", "seeds found", "inputs for a proof, 9 of 10 times")
+    head = (*head, "by chance", "p of classes", "inputs for a proof", "seeds found")
+    head = (*head, "p of the order", "inputs for a proof", "seeds found by both tests")
     lines = []
     for thief in results.thieves:
-        test = thief.answers
+        test, order = thief.answers, thief.preferred
+        pairs = zip(test.p_values, order.p_values, strict=True)
+        both = sum(2 * min(p for p in (*pair, 1.0) if p is not None) <= LEVEL for pair in pairs)
         lines.append(
             [
                 f"`{thief.student}`",
@@ -36,8 +41,11 @@ def thieves(results: Results) -> Table:
                 f"{test.matches:,}",
                 f"{test.expected:,.1f}",
                 format_p(test.p_value),
-                f"{thief.found} of {thief.seeds}",
                 "" if test.needed is None else f"{test.needed:,}",
+                f"{thief.found} of {thief.seeds}",
+                format_p(order.p_value),
+                "" if order.needed is None else f"{order.needed:,}",
+                f"{both} of {thief.seeds}",
             ]
         )
     return head, lines
@@ -57,6 +65,15 @@ def innocents(results: Results) -> Table:
         if found.data == "all"
     ]
     return head, lines
+
+
+def costs(results: Results) -> Table:
+    """Draw the accuracy of honest and of marked answers, as means over the seeds."""
+    shares = list(results.endpoints[0].marked_accuracy)
+    columns = [[row.accuracy for row in results.endpoints]]
+    columns += [[row.marked_accuracy[share] for row in results.endpoints] for share in shares]
+    head = ("no marks", *(f"{100 * float(share):g} % marked" for share in shares))
+    return head, [[f"{fmean(column):.1f}" for column in columns]]
 
 
 def orders(results: Results) -> Table:
@@ -87,5 +104,6 @@ def _range(numbers: Sequence[OrderNumbers]) -> str:
 KINDS: dict[str, Callable[[Results], Table]] = {
     "thieves": thieves,
     "innocents": innocents,
+    "costs": costs,
     "orders": orders,
 }

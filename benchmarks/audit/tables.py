@@ -17,7 +17,7 @@ kind, with the attacker's or attack's name where the kind takes one:
 | list ATTACKER | every attack of an attacker: queries, accuracy, uplift |
 | frontier | each endpoint's use to clients, and its best attack |
 | gaps | the comparisons of heldout.py, beside the numbers of other code |
-| thieves, innocents, orders | of a study of marks: study_tables.py |
+| thieves, innocents, costs, orders | of a study of marks: study_tables.py |
 
 With --check the command changes nothing, and fails if a page differs from its audits.
 """
