@@ -41,7 +41,7 @@ from stingy_server.errors import (
 from stingy_server.identity import bundle_digest
 from stingy_server.marks.secret import MarkSecret
 from stingy_server.marks.start import open_secret
-from stingy_server.models.advice import policy_notes
+from stingy_server.models.advice import policy_notes, scale_notes
 from stingy_server.models.endpoints import EngineFactory, close_endpoints, start_endpoints
 from stingy_server.models.fleet import Fleet, looser_faults, overlaps, version_faults
 from stingy_server.models.loading import LoadedModel, load_bundles, missing_models
@@ -496,7 +496,8 @@ def _state_faults(settings: Settings) -> list[str]:
 def summary(service: Service) -> list[str]:
     """Describe the policy of each endpoint in a line, and warn of what may surprise.
 
-    Warnings are of weak rate limits, of scores that never differ, and of overlaps.
+    Warnings are of weak rate limits, of scores that never differ, of a mean or std of another
+    scale, and of overlaps.
 
     An overlap is a set of endpoints that together let out more than each of them.
     """
@@ -511,7 +512,8 @@ def summary(service: Service) -> list[str]:
         policy, manifest = endpoint.policy, endpoint.manifest
         title = f"{endpoint.name} {manifest.version}"
         lines.append(f"{title}: {policy.describe()} [{policy.fingerprint}]")
-        lines += [f"warning: {title}: {note}" for note in policy_notes(policy)]
+        notes = [*policy_notes(policy), *scale_notes(manifest.preprocessing)]
+        lines += [f"warning: {title}: {note}" for note in notes]
     return lines + [f"warning: {overlap.text}" for overlap in overlaps(service.fleet)]
 
 
