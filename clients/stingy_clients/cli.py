@@ -15,11 +15,13 @@ import typer
 
 from stingy_clients.answers import Answer, BudgetUsage, Usage
 from stingy_clients.client import Client
-from stingy_clients.errors import BadImage, ClientError
+from stingy_clients.errors import BadImage, BadInput, ClientError
+from stingy_clients.images import encode_image
 from stingy_clients.text_table import make_printable
 
 _GROUP = "stingy.commands"
 _DISTRIBUTION = "stingy"
+_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
 _OWN = frozenset({"predict", "usage"})
 
 KeyText = Annotated[str, typer.Option("--key", envvar="STINGY_KEY", help="The API key.")]
@@ -96,7 +98,10 @@ def load_commands() -> Commands:
 
 
 def predict(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="JPEG, PNG or WebP files.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGE", help="JPEG, PNG or WebP files, or folders of them."),
+    ],
     *,
     key: KeyText,
     url: Url = LOCAL,
@@ -115,17 +120,35 @@ def predict(
         bool, typer.Option("--json", help="Print one JSON object per image, one per line.")
     ] = False,
 ) -> None:
-    """Classify images with a model on a server."""
+    """Classify images with a model on a server: a table for each, or a line for those of a folder.
+
+    An image of a folder that cannot be read is named, and the others are classified.
+    """
+    failed = False
     try:
         with Client(url, key, ca=ca) as client:
-            for image in images:
-                try:
-                    answer = client.predict(image, model=model, version=version)
-                except BadImage as error:
-                    _exit_with(make_printable(f"{image}: {error}"), code=1)
-                _print_answer(image, answer, as_json=as_json, raw=raw)
+            for path in images:
+                in_folder = path.is_dir()
+                for image in _list_images(path) if in_folder else [path]:
+                    fault = _find_fault(image)
+                    try:
+                        if fault is None:
+                            answer = client.predict(image, model=model, version=version)
+                    except BadImage as error:
+                        fault = f"{image}: {error}"
+                    if fault is not None:
+                        if not in_folder:
+                            _exit_with(make_printable(fault), code=1)
+                        typer.secho(make_printable(fault), fg=typer.colors.RED, err=True)
+                        failed = True
+                    elif in_folder and not as_json:
+                        typer.echo(make_printable(f"{image}: {_in_one_line(answer, raw=raw)}"))
+                    else:
+                        _print_answer(image, answer, as_json=as_json, raw=raw)
     except ClientError as error:
         _exit_with(make_printable(str(error)), code=1)
+    if failed:
+        raise typer.Exit(1)
 
 
 def usage(
@@ -195,6 +218,41 @@ def _print_answer(image: Path, answer: Answer, *, as_json: bool, raw: bool) -> N
     for row in rows:
         table.add_row(*row)
     Console().print(table)
+
+
+def _find_fault(image: Path) -> str | None:
+    """Return the sentence for a file that the client refuses, or None."""
+    try:
+        encode_image(image)
+    except BadInput as error:
+        return str(error)
+    return None
+
+
+def _list_images(folder: Path) -> list[Path]:
+    """List the images of a folder by their names, in order. Hidden files are left out."""
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise BadInput(
+            f"expected a folder that can be read, got {folder}: {error.strerror}"
+        ) from None
+    found = [
+        path for path in paths if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
+    ]
+    if not found:
+        names = ", ".join(_SUFFIXES)
+        raise BadInput(f"expected images in the folder {folder} ({names}), got none")
+    return found
+
+
+def _in_one_line(answer: Answer, *, raw: bool) -> str:
+    """Return the classes of an answer with their scores, best first."""
+    column = _score_column(answer, raw=raw)
+    scores = [f" {score}" for score in column[1]] if column else [""] * len(answer.classes)
+    return ", ".join(
+        entry.label + score for entry, score in zip(answer.classes, scores, strict=True)
+    )
 
 
 def _print_usage(found: Usage) -> None:

@@ -5,13 +5,14 @@ same kinds.
 """
 
 MODES = frozenset(
-    ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
+    ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
 )
 """The modes of Pillow images with 8 bits a channel or less, which have a form in RGB."""
 
 _JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # of a JPEG; they have its size
+_HUFFMAN = frozenset((0xC0, 0xC1, 0xC2))
 _BARE = frozenset({0x01, *range(0xD0, 0xDA)})  # markers of a JPEG without a segment
 _MAX_SEGMENTS = 512  # of a JPEG, before its frame; the server reads no more
 _LOSSY, _LOSSLESS = b"VP8 ", b"VP8L"
@@ -22,15 +23,38 @@ _FOREIGN = (
     (b"BM", "a BMP"),
     (b"II*\0", "a TIFF"),
     (b"MM\0*", "a TIFF"),
+    (b"II+\0", "a TIFF"),
+    (b"MM\0+", "a TIFF"),
     (b"\0\0\x01\0", "an ICO"),
     (b"%PDF", "a PDF"),
+    (b"P1", "a PBM"),
+    (b"P2", "a PGM"),
+    (b"P3", "a PPM"),
+    (b"P4", "a PBM"),
     (b"P5", "a PGM"),
     (b"P6", "a PPM"),
+    (b"qoif", "a QOI"),
+    (b"<svg", "an SVG"),
+    (b"<?xml", "an SVG or another XML"),
+    (b"%!PS", "a PostScript"),
     (b"8BPS", "a PSD"),
     (b"\xff\x0a", "a JPEG XL"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL"),
     (b"\0\0\0\x0cjP", "a JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "a JPEG 2000"),
 )
-_BRANDS = {b"heic": "a HEIC", b"heix": "a HEIC", b"mif1": "a HEIF", b"avif": "an AVIF"}
+_BRANDS = {
+    b"heic": "a HEIC",
+    b"heix": "a HEIC",
+    b"heim": "a HEIC",
+    b"heis": "a HEIC",
+    b"hevc": "a HEIC",
+    b"hevx": "a HEIC",
+    b"mif1": "a HEIF",
+    b"msf1": "a HEIF",
+    b"avif": "an AVIF",
+    b"avis": "an AVIF",
+}
 
 
 def find_fault(data: bytes) -> str | None:
@@ -39,7 +63,7 @@ def find_fault(data: bytes) -> str | None:
     Whether a file of a known kind is whole shows only when it is decoded.
     """
     if data.startswith(_JPEG):
-        return None
+        return _find_jpeg_fault(data)
     if data.startswith(_PNG):
         return describe_deep("PNG") if data[24:25] == b"\x10" else None
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
@@ -74,21 +98,39 @@ def count_pixels(data: bytes) -> int:
     return _count_jpeg(data) if data.startswith(_JPEG) else _find_webp_picture(data)[1]
 
 
+def _find_jpeg_fault(data: bytes) -> str | None:
+    at = _find_frame(data)
+    if at is None or data[at + 1] in _HUFFMAN:
+        return None if at is None or data[at + 4] == 8 else describe_deep("JPEG")
+    return (
+        "expected a Huffman-coded JPEG, got one of lossless or arithmetic coding; "
+        "save it again as a plain JPEG or PNG"
+    )
+
+
 def _count_jpeg(data: bytes) -> int:
     """Return the pixels that the first frame of a JPEG declares, and 0 without one."""
+    at = _find_frame(data)
+    if at is None:
+        return 0
+    return int.from_bytes(data[at + 5 : at + 7]) * int.from_bytes(data[at + 7 : at + 9])
+
+
+def _find_frame(data: bytes) -> int | None:
+    """Return the place of the first frame's marker in a JPEG, or None."""
     at = 2
     for _ in range(_MAX_SEGMENTS):
         at = data.find(b"\xff", at)
         if at < 0 or len(data) < at + 9:
-            return 0
+            return None
         kind = data[at + 1]
         if kind in _FRAMES:
-            return int.from_bytes(data[at + 5 : at + 7]) * int.from_bytes(data[at + 7 : at + 9])
+            return at
         if kind in (0x00, 0xFF):  # fill bytes
             at += 1
         else:
             at += 2 if kind in _BARE else 2 + int.from_bytes(data[at + 2 : at + 4])
-    return 0
+    return None
 
 
 def _find_webp_picture(data: bytes) -> tuple[bytes, int]:

@@ -178,8 +178,13 @@ def _convert_pillow(image: PillowLike) -> Pixels:
     mode = getattr(image, "mode", "RGB")
     # Of a file of 16-bit colours that is not read yet, Pillow would drop the low bits.
     raw = [str(part) for tile in getattr(image, "tile", ()) for part in tile]
-    if mode not in MODES or any(";16" in part for part in raw):
+    if mode in ("I", "F") or ";16" in mode or any(";16" in part for part in raw):
         raise BadInput(describe_deep(f"Pillow image of the mode {mode}"))
+    if mode not in MODES:
+        raise BadInput(
+            f"expected a Pillow image that has a form in RGB, got the mode {mode}; "
+            'convert it as for the training images, such as with convert("RGB")'
+        )
     if getattr(image, "is_animated", False) and getattr(image, "format", None) == "WEBP":
         raise BadInput("expected a still image, got an animated WebP; copy one frame")
     try:

@@ -7,6 +7,9 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+# Joiners, which Persian, Indian scripts and emoji need, and two wide spaces.
+_HARMLESS = "\u200c\u200d\u00a0\u3000"
+
 
 @dataclass(frozen=True)
 class Column:
@@ -65,7 +68,7 @@ def terminal_width() -> int:
 
 def make_printable(text: str) -> str:
     """Replace control characters and marks that change the order of others."""
-    return "".join(character if character.isprintable() else "?" for character in text)
+    return "".join(each if each.isprintable() or each in _HARMLESS else "?" for each in text)
 
 
 def _fit(widths: Sequence[int], columns: Sequence[Column], room: int) -> list[int]:

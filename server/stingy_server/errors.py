@@ -112,6 +112,12 @@ UNSUPPORTED_IMAGE = Refusal(
     415,
     "Expected a JPEG, PNG or WebP image, got another format; convert it.",
 )
+NO_IMAGE = Refusal(
+    "unsupported_image",
+    415,
+    "Expected a JPEG, PNG or WebP image, got no content; "
+    "send the file itself, as curl --data-binary @FILE does.",
+)
 ANIMATED_IMAGE = Refusal(
     "unsupported_image", 415, "Expected a still image, got an animated WebP; send one frame."
 )
@@ -152,7 +158,8 @@ BAD_IMAGE = Refusal(
 DEEP_IMAGE = Refusal(
     "bad_image",
     422,
-    "Expected an image of 8 bits a channel, got one of 16; convert it as for the training images.",
+    "Expected an image of 8 bits a channel, got one of more; "
+    "convert it as for the training images.",
 )
 IMAGE_TOO_LARGE = Refusal(
     "too_large",

@@ -11,7 +11,7 @@ import secrets
 import time
 from dataclasses import dataclass
 
-from stingy_server.models.advice import policy_notes
+from stingy_server.models.advice import policy_notes, scale_notes
 from stingy_server.models.deployed import replaced_bundles
 from stingy_server.models.endpoints import Endpoint, start_endpoints
 from stingy_server.models.fleet import looser_faults, overlaps, version_faults
@@ -169,9 +169,10 @@ class Rollout:
         await self._service.executor.run(lambda: self._service.ledger.append(entry))
 
     def _warnings(self, endpoint: Endpoint) -> list[str]:
-        """Describe what may surprise: overlaps with others, and scores that never differ."""
+        """Describe what may surprise: overlaps, scores that never differ, and another scale."""
         title = f"{endpoint.name} {endpoint.manifest.version}"
-        notes = [f"{title}: {note}" for note in policy_notes(endpoint.policy)]
+        surprises = policy_notes(endpoint.policy) + scale_notes(endpoint.manifest.preprocessing)
+        notes = [f"{title}: {note}" for note in surprises]
         found = overlaps(self._service.fleet)
         return [overlap.text for overlap in found if endpoint in overlap.endpoints] + notes
 

@@ -247,6 +247,32 @@ def test_control_characters_of_a_server_are_replaced(
     assert err == "500 x: ?[2J\n"
 
 
+def test_predict_prints_a_line_for_each_image_of_a_folder(
+    run: Run, to_server: list[str], images: list[str], tmp_path: Path
+) -> None:
+    for name in (".hidden.png", "notes.txt"):
+        (tmp_path / name).write_bytes(PNG)
+    arguments = ["predict", str(tmp_path), "--key", KEY, "--model", "pets"]
+    code, out, err = run(*arguments)
+    lines = [f"{images[0]}: cat 0.627, dog 0.373", f"{images[1]}: elk 0.627, ant 0.373"]
+    assert (code, out.splitlines(), err) == (0, lines, "")
+    assert [
+        json.loads(line)["image"] for line in run(*arguments, "--json")[1].splitlines()
+    ] == images
+    (tmp_path / "aa.JPG").write_bytes(b"GIF89a")  # it is named, and the others are classified
+    code, out, err = run(*arguments)
+    assert (code, out.splitlines()) == (1, lines)
+    assert err.endswith("aa.JPG: expected a JPEG, PNG or WebP, got a GIF; convert it\n")
+
+
+def test_predict_of_a_folder_without_images_says_so(
+    run: Run, to_server: list[str], server: FakeServer, tmp_path: Path
+) -> None:
+    code, _, err = run("predict", str(tmp_path), "--key", KEY, "--model", "pets")
+    assert (code, server.requests) == (1, [])
+    assert "expected images in the folder" in err
+
+
 def test_a_missing_file_costs_nothing(
     run: Run, to_server: list[str], server: FakeServer, tmp_path: Path
 ) -> None:

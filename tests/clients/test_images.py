@@ -43,6 +43,32 @@ def test_a_file_that_is_no_jpeg_png_or_webp_is_refused(tmp_path: Path, data: byt
         encode_image(data)
 
 
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"\0\0\0\x18ftypheic", "a HEIC"),
+        (b"\0\0\0\x18ftypmsf1", "a HEIF"),
+        (b"\0\0\0\x18ftypavis", "an AVIF"),
+        (b"\0\0\0\x0cJXL \r\n", "a JPEG XL"),
+        (b"\xff\x4f\xff\x51", "a JPEG 2000"),
+        (b"II+\0", "a TIFF"),
+        (b"P3\n", "a PPM"),
+        (b"qoif", "a QOI"),
+        (b"<svg/>", "an SVG"),
+        (b"%!PS-Adobe", "a PostScript"),
+    ],
+)
+def test_a_file_of_another_format_is_named(data: bytes, kind: str) -> None:
+    with pytest.raises(BadInput, match=f"got {kind}; convert it"):
+        encode_image(data + bytes(60))
+
+
+@pytest.mark.parametrize("mode", ["LAB", "La"])
+def test_a_pillow_mode_without_a_form_in_rgb_is_named(mode: str) -> None:
+    with pytest.raises(BadInput, match=f"has a form in RGB, got the mode {mode}; convert it"):
+        encode_image(Image.new(mode, (4, 4)))
+
+
 def test_an_unreadable_file_is_refused_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"got .*none\.png: No such file"):
         encode_image(tmp_path / "none.png")

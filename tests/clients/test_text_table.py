@@ -3,7 +3,7 @@
 import pytest
 from rich.cells import cell_len
 
-from stingy_clients.text_table import Column, format_table
+from stingy_clients.text_table import Column, format_table, make_printable
 
 COLUMNS = (Column("id"), Column("name", least=4), Column("used", right=True))
 ROWS = [("1f0c24d9", "bob", "5"), ("0e", "a customer with a long name", "12,345")]
@@ -35,6 +35,12 @@ def test_cells_cannot_control_the_terminal_or_the_order() -> None:
     rows = [("\x1b[31mred", "left\u202eright", "1\n2")]
     (_, line) = format_table(COLUMNS, rows, width=80)
     assert line == "?[31mred  left?right   1?2"
+
+
+def test_joiners_and_wide_spaces_are_kept() -> None:
+    text = "\u0645\u06cc\u200c\u062e 👩\u200d🌾 東京\u3000駅 a\u00a0b"
+    assert make_printable(text) == text
+    assert make_printable("a\u200bb\u2066c") == "a?b?c"
 
 
 def test_wide_characters_count_as_two_columns() -> None:

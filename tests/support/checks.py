@@ -25,7 +25,7 @@ from stingy_server import Settings
 from stingy_server.codec.decode_pool import DecodePool
 from stingy_server.codec.images import Pixels
 from stingy_server.detection.fair_sample import FairSample, cut_to_shares
-from stingy_server.errors import UNSUPPORTED_IMAGE, ErrorForm, ServiceError, error_form
+from stingy_server.errors import NO_IMAGE, UNSUPPORTED_IMAGE, ErrorForm, ServiceError, error_form
 from stingy_server.models.endpoints import close_endpoints, start_endpoints
 from stingy_server.models.loading import load_bundles
 from stingy_server.shares import Shares
@@ -133,10 +133,13 @@ async def assert_only_three_formats(read: Callable[[bytes], Awaitable[Pixels]]) 
         buffer = BytesIO()
         picture.save(buffer, form)
         foreign.append(buffer.getvalue())
-    for data in (*foreign, b"", b"<svg/>", b"%PDF-1.7", b"PK\x03\x04", b"hello"):
+    for data in (*foreign, b"<svg/>", b"%PDF-1.7", b"PK\x03\x04", b"hello"):
         with pytest.raises(ServiceError) as error:
             await read(data)
         assert error.value.refusal is UNSUPPORTED_IMAGE
+    with pytest.raises(ServiceError) as error:
+        await read(b"")
+    assert error.value.refusal is NO_IMAGE
 
 
 def assert_batch_statistics_are_refused(settings: Settings) -> None:

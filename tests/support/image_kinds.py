@@ -35,6 +35,14 @@ def animated(form: str) -> bytes:
     return buffer.getvalue()
 
 
+def other_frame(kind: int = 0xC0, *, bits: int = 8) -> bytes:
+    """Return a JPEG whose frame says another coding, or other bits a channel."""
+    data = bytearray(jpeg())
+    at = data.find(b"\xff\xc0")
+    data[at + 1], data[at + 4] = kind, bits
+    return bytes(data)
+
+
 def webp(mode: str = "RGB", **options: object) -> bytes:
     """Return a still WebP of the photo."""
     return encoded(photo(mode=mode), "WEBP", **options)
@@ -75,6 +83,9 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "16-bit grey PNG with alpha": (deep_png(GREY_ALPHA), "8 bits a channel"),
     "16-bit colour PNG": (deep_png(RGB), "8 bits a channel"),
     "16-bit colour PNG with alpha": (deep_png(RGBA), "8 bits a channel"),
+    "12-bit JPEG": (other_frame(bits=12), "8 bits a channel"),
+    "lossless JPEG": (other_frame(0xC3), "as a plain JPEG or PNG"),
+    "arithmetic JPEG": (other_frame(0xC9), "as a plain JPEG or PNG"),
     "animated WebP": (animated("WEBP"), "animated WebP"),
     "large lossless WebP": (
         encoded(Image.new("RGB", (1024, 513)), "WEBP", lossless=True),
@@ -97,7 +108,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "AVIF": (encoded(photo(), "AVIF"), "JPEG, PNG or WebP"),
     "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "JPEG, PNG or WebP"),
     "text": (b"hello", "JPEG, PNG or WebP"),
-    "nothing": (b"", "JPEG, PNG or WebP"),
+    "nothing": (b"", "got no content"),
 }
 EXTENSION = {b"\xff\xd8": ".jpg", b"RI": ".webp"}
 

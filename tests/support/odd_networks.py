@@ -168,6 +168,13 @@ class NotANumber(Base):
         return super().forward(images) / images.amax(dim=(1, 2, 3))[:, None]
 
 
+class Constant(Base):
+    """A network that does not look at its images."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(torch.zeros_like(images))
+
+
 class Maps(Base):
     """A network that returns a map of logits."""
 

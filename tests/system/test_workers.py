@@ -150,7 +150,7 @@ def test_H7_server_without_replaceable_workers_ends_with_a_fault(
             os.kill(worker, signal.SIGKILL)
         assert process.wait(60) == 1
     assert "Traceback" not in stderr.text
-    assert "expected model.json to be a plain file of the bundle" in stderr.text
+    assert "expected a bundle, got nothing of this name" in stderr.text
 
 
 def test_Q8_killed_worker_has_no_request_in_flight(tmp_path: Path) -> None:

@@ -47,8 +47,13 @@ def log_of_probabilities(probabilities: Tensor) -> Tensor:
 
 def find_form_fault(rows: Tensor, outputs: Outputs) -> str | None:
     """Return the fault of rows [batch, classes] that are not of the declared form, or None."""
-    sums = (rows.sum(dim=1) - 1).abs() < SUM_TOLERANCE
-    are_probabilities = bool((rows >= 0).all() and sums.all())
+    sums, positive = rows.sum(dim=1), bool((rows >= 0).all())
+    are_probabilities = positive and bool(((sums - 1).abs() < SUM_TOLERANCE).all())
+    if positive and bool(((sums - 100).abs() < 100 * SUM_TOLERANCE).all()):
+        return (
+            f"expected {outputs}, got rows that sum to 100, as percentages after a softmax; serve "
+            "the model without that step"
+        )
     if outputs == "logits" and are_probabilities:
         return (
             "expected logits, got rows that sum to 1, as after a softmax; serve the model "

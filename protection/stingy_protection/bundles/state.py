@@ -51,7 +51,8 @@ def fit_state(
         factory: its name, for the error.
 
     Raises:
-        BundleError: if a tensor is missing, is too much or has another shape. It names them.
+        BundleError: if a tensor is missing, is too much, has another shape, or has numbers that
+            the network's type cannot represent. It names them.
     """
     expected = {
         name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)
@@ -79,6 +80,18 @@ def fit_state(
     ]
     if len(shapes) > NAMED:
         shapes = [*shapes[:NAMED], f"{len(shapes) - NAMED} more tensors have another shape"]
+    types = [
+        name
+        for name in sorted(fitted.keys() & expected.keys())
+        if fitted[name].is_complex() > expected[name].is_complex()
+        or (expected[name].is_floating_point() and not fitted[name].is_floating_point())
+    ]
+    if types and not shapes:
+        found = str(fitted[types[0]].dtype).removeprefix("torch.")
+        faults.append(
+            f"expected floating-point numbers in {_list(types)}, as {factory} has them, "
+            f"got {found}; save the weights before they are quantised or converted"
+        )
     if faults or shapes:
         raise BundleError((*faults, *shapes))
     return fitted

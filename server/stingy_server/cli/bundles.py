@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from stingy_server.cli.command import AsJson, Config, end, read_settings, to_line
+from stingy_clients.text_table import make_printable
+from stingy_server.cli.command import AsJson, Config, end, read_settings
 from stingy_server.cli.pack import pack, tried
 from stingy_server.cli.progress import working
 
@@ -88,7 +89,7 @@ def check(
 
     from stingy_server.importers.found import NotImportable
     from stingy_server.importers.pack import try_bundle
-    from stingy_server.models.advice import openness_notes, policy_notes
+    from stingy_server.models.advice import openness_notes, policy_notes, scale_notes
 
     settings = read_settings(config)
     try:
@@ -97,7 +98,8 @@ def check(
     except NotImportable as error:
         end(error.faults)
     typer.echo(f"model        {model.name} {model.manifest.version}")
-    for note in (*openness_notes(model.policy), *policy_notes(model.policy)):
+    scale = scale_notes(model.manifest.preprocessing)
+    for note in (*scale, *openness_notes(model.policy), *policy_notes(model.policy)):
         typer.echo(f"note         {note}")
     typer.echo(f"tried        {tried(settings.batch_size)}")
     typer.echo(f"what leaves  {model.policy.describe()}")
@@ -118,7 +120,7 @@ def show(
     from stingy_protection.bundles.bundle import verified_bytes
     from stingy_server.importers.preprocessing import describe_preprocessing
     from stingy_server.models.artefact import is_artefact, read_artefact, verified_program
-    from stingy_server.models.no_bundle import suggest_pack
+    from stingy_server.models.no_bundle import explain_no_bundle
 
     try:
         if is_artefact(folder):
@@ -131,8 +133,8 @@ def show(
             if manifest.weights is not None:
                 verified_bytes(folder, manifest)
     except BundleError as error:
-        advice = "" if is_artefact(folder) else suggest_pack(folder)
-        end([f"{fault}{advice}" for fault in error.faults])
+        sentence = None if is_artefact(folder) else explain_no_bundle(folder)
+        end(error.faults if sentence is None else [sentence])
     name, options = parse_policy(manifest.policy)
     policy = build_policy(name, num_classes=len(manifest.classes), **options)
     fields = {
@@ -152,4 +154,4 @@ def show(
         typer.echo(json.dumps(fields))
         return
     for key, value in fields.items():
-        typer.echo(to_line(f"{key:12}{value}"))
+        typer.echo(make_printable(f"{key:12}{value}"))

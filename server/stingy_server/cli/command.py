@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from stingy_clients.text_table import make_printable
+
 if TYPE_CHECKING:
     from stingy_server.maintenance.reader import Reader
     from stingy_server.settings import Settings
@@ -110,13 +112,8 @@ def open_present(config: Path | None, state: Path | None) -> Iterator["Reader"]:
         end([str(error)])
 
 
-def to_line(text: str) -> str:
-    """Replace what would break a line or control the terminal, such as in a name of a file."""
-    return "".join(each if each.isprintable() else "?" for each in text)
-
-
 def end(faults: Sequence[str]) -> NoReturn:
     """Print the faults on stderr and exit with status 2."""
     for fault in faults:
-        typer.secho(to_line(fault), fg="red", err=True)
+        typer.secho(make_printable(fault), fg="red", err=True)
     raise typer.Exit(2)

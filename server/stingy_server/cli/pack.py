@@ -3,12 +3,16 @@
 Each command imports heavy packages when it runs, so that `stingy --help` stays fast.
 """
 
+import contextlib
+import signal
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from stingy_server.cli.command import Config, end, read_settings, to_line
+from stingy_clients.text_table import make_printable
+from stingy_server.cli.command import Config, end, read_settings
 from stingy_server.cli.progress import working
 
 if TYPE_CHECKING:
@@ -78,7 +82,7 @@ def pack(
     """Pack a classifier as a bundle: from weights, a named architecture, ONNX or own code."""
 
     from stingy_server.importers.found import NotImportable
-    from stingy_server.importers.pack import model_name
+    from stingy_server.importers.pack import model_name, require_new
     from stingy_server.importers.pack import pack as write
     from stingy_server.importers.sources import import_source
 
@@ -97,7 +101,9 @@ def pack(
             outputs=outputs,
             exif_rotation=exif_rotation,
         )
-        with working("packing"):
+        if out is not None:
+            require_new(out)
+        with _ended_by_signals(), working("packing"):
             found = import_source(source, options)
             target = out or Path("bundles", name or model_name(found.name))
             chosen = write(
@@ -106,12 +112,31 @@ def pack(
     except NotImportable as error:
         end(error.faults)
     for line in _report(found, chosen.policy, target, batch_size=settings.batch_size):
-        typer.echo(to_line(line))
+        typer.echo(make_printable(line))
 
 
 def tried(batch_size: int) -> str:
     """Describe the trial that a bundle has passed."""
     return f"alone, in a pair and in a batch of up to {batch_size}, twice: same answers"
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Turn signals that would end the process at once into an exit, so that files are removed."""
+
+    def leave(number: int, _frame: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    kinds = (signal.SIGTERM, signal.SIGHUP)
+    try:
+        before = [(kind, signal.signal(kind, leave)) for kind in kinds]
+    except ValueError:  # not the main thread, which alone gets signals
+        before = []
+    try:
+        yield
+    finally:
+        for kind, handler in before:
+            signal.signal(kind, handler)
 
 
 def _options(
@@ -151,7 +176,7 @@ def _options(
 def _report(found: "Found", policy: "Policy", out: Path, *, batch_size: int) -> list[str]:
     """Return the lines for the person who packed: what was found, tried and will leave."""
     from stingy_server.importers.preprocessing import describe_preprocessing
-    from stingy_server.models.advice import openness_notes, policy_notes
+    from stingy_server.models.advice import openness_notes, policy_notes, scale_notes
 
     labels = ", ".join(found.classes[:3]) + (", ..." if len(found.classes) > 3 else "")
     lines = [
@@ -161,7 +186,12 @@ def _report(found: "Found", policy: "Policy", out: Path, *, batch_size: int) -> 
         f"rows         {found.outputs}",
         *(
             f"note         {note}"
-            for note in (*found.notes, *openness_notes(policy), *policy_notes(policy))
+            for note in (
+                *found.notes,
+                *scale_notes(found.preprocessing),
+                *openness_notes(policy),
+                *policy_notes(policy),
+            )
         ),
         f"tried        {tried(batch_size)}",
         f"what leaves  {policy.describe()}",

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from stingy_server.cli.command import Config, State, end, read_settings, to_line
+from stingy_clients.text_table import make_printable
+from stingy_server.cli.command import Config, State, end, read_settings
 from stingy_server.cli.progress import counting, working
 
 app = typer.Typer(no_args_is_help=True, help="Back up, restore and check the state.")
@@ -59,7 +60,7 @@ def restore(
     elif not restored.returned:
         typer.echo("The earlier state had nothing later than the backup.")
     for line in restored.returned or []:
-        typer.echo(to_line(line))
+        typer.echo(make_printable(line))
 
 
 @app.command()

@@ -31,8 +31,8 @@ def read_size(data: bytes) -> Size:
 
     Raises:
         ServiceError: unsupported_image if the content is no JPEG, PNG or WebP, or is animated;
-            bad_image if its head is damaged, is of a kind that is not decoded here, has 16 bits a
-            channel, or declares no pixels; too_large if it is a lossless WebP of more than
+            bad_image if its head is damaged, is of a kind that is not decoded here, has more than 8
+            bits a channel, or declares no pixels; too_large if it is a lossless WebP of more than
             524,288 pixels.
     """
     try:
@@ -44,7 +44,7 @@ def read_size(data: bytes) -> Size:
             size = webp.read_webp_size(data)
         else:
             raise ServiceError(explain_image(data, UNSUPPORTED_IMAGE))
-    except png.DeepImage:
+    except (jpeg.DeepImage, png.DeepImage):
         raise ServiceError(DEEP_IMAGE) from None
     except webp.LargeLossless:
         raise ServiceError(LOSSLESS_TOO_LARGE) from None

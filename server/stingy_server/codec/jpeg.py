@@ -40,6 +40,10 @@ _AHEAD = _ONES * 8
 _ALL = 2**64 - 1  # the 64 coefficients of a block, a bit each
 
 
+class DeepImage(ValueError):
+    """A file with more than 8 bits a channel."""
+
+
 class _Segment(NamedTuple):
     """A marker with its content, data[start:stop].
 
@@ -73,10 +77,13 @@ def read_jpeg_size(data: bytes) -> tuple[int, int]:
     """Return (width, height) of a JPEG, as its frame declares them.
 
     Raises:
+        DeepImage: if it has more than 8 bits a channel.
         ValueError: if there is no frame, or it is of a kind that is not decoded here.
     """
     for segment in _segments(data, head_only=True):
         if segment.kind in FRAMES and segment.stop - segment.start >= 6:
+            if data[segment.start] != 8:
+                raise DeepImage("expected a JPEG of 8 bits a channel, got one of more")
             height, width = _words(data[segment.start + 1 : segment.start + 5])
             return width, height
         if segment.kind in OTHER_FRAMES:

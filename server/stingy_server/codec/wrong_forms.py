@@ -13,6 +13,7 @@ from stingy_server.errors import (
     FORM_REQUEST,
     IMAGE_REQUEST,
     JSON_IMAGE,
+    NO_IMAGE,
     TEXT_IMAGE,
     Refusal,
 )
@@ -32,6 +33,8 @@ def explain_image(data: bytes, otherwise: Refusal) -> Refusal:
         data: the content.
         otherwise: the refusal of content that is in no known form.
     """
+    if not data:
+        return NO_IMAGE
     begin = data[:LOOKED_AT]
     if _is_form(begin):
         return FORM_IMAGE

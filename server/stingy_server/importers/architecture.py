@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from stingy_protection import Preprocessing
-from stingy_server.importers.found import Found, ImportOptions
+from stingy_server.importers.found import Found, ImportOptions, NotImportable
 from stingy_server.importers.labels import require_labels
 from stingy_server.importers.preprocessing import choose_preprocessing
 from stingy_server.importers.state_file import (
@@ -74,7 +74,7 @@ def import_weights(
     if num_classes is None:  # the faults of the weights say more than those of the labels
         num_classes = default if options.labels is None else len(options.labels)
     arguments = architecture.arguments(num_classes, options)
-    network = architecture.build(arguments)
+    network = _build(architecture, arguments)
     load_weights(network, weights, arch=architecture.name)
     notes = list(weights.notes)
     labels = options.labels
@@ -97,10 +97,23 @@ def import_weights(
     )
 
 
+def _build(architecture: Architecture, arguments: dict[str, Any]) -> nn.Module:
+    try:
+        return architecture.build(arguments)
+    except NotImplementedError:
+        raise
+    except Exception as error:  # noqa: BLE001  packages check arguments with errors of many types
+        raise NotImportable(
+            f"{architecture.name}: expected a network that can be built with these options, got "
+            f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}; see --size and "
+            "--channels"
+        ) from None
+
+
 def _shapes(architecture: Architecture, arguments: dict[str, Any]) -> dict[str, Tensor]:
     """Return the state of an untrained network, without its memory if the network permits it."""
     try:
         with torch.device("meta"):
-            return architecture.build(arguments).state_dict()
+            return _build(architecture, arguments).state_dict()
     except NotImplementedError:  # a network may compute with values while it is built
-        return architecture.build(arguments).state_dict()
+        return _build(architecture, arguments).state_dict()

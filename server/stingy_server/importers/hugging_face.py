@@ -9,16 +9,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from stingy_protection import Preprocessing
 from stingy_protection.files import read_regular_file
 from stingy_server.importers.found import Found, ImportOptions, NotImportable
 from stingy_server.importers.hugging_face_processor import read_processor
 from stingy_server.importers.labels import check_labels, labels_by_index, require_labels
-from stingy_server.importers.preprocessing import choose_preprocessing
+from stingy_server.importers.preprocessing import choose_preprocessing, plain_preprocessing
 from stingy_server.importers.state_file import WeightsFound, load_weights, read_weights
 from stingy_server.models.hugging_face import FETCHING, build_classifier
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")  # of several files
 FACTORY = "stingy_server.models.hugging_face:build_classifier"
 MAX_JSON_BYTES = 16 * 2**20
 # Fields that say nothing of the network. The labels are those of the bundle.
@@ -38,9 +40,10 @@ def import_hugging_face(folder: Path, options: ImportOptions) -> Found:
             installed.
     """
     config = _read_json(folder / CONFIG)
-    labels = read_config(config)
-    preprocessing = read_processor(_read_json(folder / PROCESSOR))
+    labels = read_config(config, given=options.labels)
+    preprocessing = _read_preprocessing(folder, options)
     weights = _find_weights(folder)
+    found = _read_all(weights)
     if importlib.util.find_spec("transformers") is None:
         raise NotImportable(
             f"{folder}: expected the package transformers: pip install 'stingy[hugging-face]', "
@@ -57,7 +60,6 @@ def import_hugging_face(folder: Path, options: ImportOptions) -> Found:
             f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
         ) from None
     kind = str(config["model_type"])
-    found = read_weights(weights)
     load_weights(network, _rename(network, found), arch=f"transformers' {kind}")
     import transformers
 
@@ -65,19 +67,24 @@ def import_hugging_face(folder: Path, options: ImportOptions) -> Found:
         name=folder.resolve().name,
         title=f"transformers' {kind} with the weights of {weights.name}",
         classes=require_labels(options.labels or labels, num_classes=len(labels)),
-        preprocessing=choose_preprocessing(preprocessing, options),
+        preprocessing=preprocessing,
         outputs=options.outputs or "logits",
         model=network,
         factory=FACTORY,
         arguments={"config": arguments},
         source=f"transformers:{kind}, transformers {transformers.__version__}, "
         f"torch {torch.__version__}",
-        notes=found.notes,
+        notes=(*found.notes, *_notes(config)),
     )
 
 
-def read_config(config: Mapping[str, Any]) -> tuple[str, ...]:
+def read_config(
+    config: Mapping[str, Any], *, given: tuple[str, ...] | None = None
+) -> tuple[str, ...]:
     """Check a config, and return its labels.
+
+    Args:
+        given: the labels of the person, which are returned if the config has no valid ones.
 
     Raises:
         NotImportable: if it is not that of an image classifier, or needs code of its own.
@@ -93,6 +100,12 @@ def read_config(config: Mapping[str, Any]) -> tuple[str, ...]:
             f"{CONFIG}: expected a network that is built from its config alone, got the field "
             f"{fetching[0]}; export it to ONNX and pack that"
         )
+    if "pretrained_cfg" in config:
+        name = str(config.get("architecture"))[:128]
+        raise NotImportable(
+            f"{CONFIG}: expected a network of transformers, got one of timm; "
+            f"pack timm:{name} --weights {WEIGHTS[0]} with the labels"
+        )
     architectures = config.get("architectures") or []
     if not isinstance(config.get("model_type"), str) or not any(
         str(name).endswith("ForImageClassification") for name in architectures
@@ -100,21 +113,55 @@ def read_config(config: Mapping[str, Any]) -> tuple[str, ...]:
         got = ", ".join(map(str, architectures))[:200] or "none"
         raise NotImportable(f"{CONFIG}: expected an image classifier, got the architecture {got}")
     labels = config.get("id2label")
-    if not isinstance(labels, dict):
-        raise NotImportable(f"{CONFIG}: expected id2label, an object of labels, got none")
-    return check_labels(f"{CONFIG}, id2label", labels_by_index(f"{CONFIG}, id2label", labels))
+    try:
+        if not isinstance(labels, dict):
+            raise NotImportable(
+                f"{CONFIG}: expected id2label, an object of labels, got none; give --labels"
+            )
+        return check_labels(f"{CONFIG}, id2label", labels_by_index(f"{CONFIG}, id2label", labels))
+    except NotImportable:
+        if given is None:
+            raise
+        return given
+
+
+def _read_preprocessing(folder: Path, options: ImportOptions) -> Preprocessing:
+    """Read the image processor of a folder. Without its file, the person says what it would."""
+    if (folder / PROCESSOR).exists():
+        return choose_preprocessing(read_processor(_read_json(folder / PROCESSOR)), options)
+    if options.size is None or options.mean is None:
+        raise NotImportable(
+            f"{folder}: expected the file {PROCESSOR}, got none; "
+            "save the image processor there, or give --size and --mean"
+        )
+    return plain_preprocessing(options, size=None, channels=None)[0]
+
+
+def _notes(config: Mapping[str, Any]) -> tuple[str, ...]:
+    if config.get("problem_type") != "multi_label_classification":
+        return ()
+    return ("trained for several labels an image; scores are those of one label an image",)
 
 
 def _find_weights(folder: Path) -> Path:
-    for name in WEIGHTS:
+    for name in (*WEIGHTS, *INDICES):
         if (folder / name).is_file():
             return folder / name
-    if any(folder.glob("*.index.json")):
-        raise NotImportable(
-            f"{folder}: expected the weights in one file, got several; save them with "
-            "save_pretrained(DIR, max_shard_size='100GB')"
-        )
-    raise NotImportable(f"{folder}: expected {WEIGHTS[0]}, got none")
+    raise NotImportable(f"{folder}: expected {WEIGHTS[0]} or {WEIGHTS[1]}, got none")
+
+
+def _read_all(weights: Path) -> WeightsFound:
+    """Read a file of weights, or all that an index names."""
+    if weights.name not in INDICES:
+        return read_weights(weights)
+    files = _read_json(weights).get("weight_map")
+    # Names alone, which lead to no other folder.
+    names = set(files.values()) if isinstance(files, dict) else set()
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise NotImportable(f"{weights.name}: expected the names of files beside it, got others")
+    parts = [read_weights(weights.parent / name) for name in sorted(names)]
+    state = {key: value for part in parts for key, value in part.state.items()}
+    return WeightsFound(weights.name, state, (f"took the weights of {len(parts)} files",))
 
 
 def _rename(network: nn.Module, found: WeightsFound) -> WeightsFound:

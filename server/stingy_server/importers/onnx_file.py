@@ -8,8 +8,10 @@ from stingy_protection.bundles.outputs import LOGITS
 from stingy_protection.bundles.preprocessing import Channels
 from stingy_protection.files import read_regular_file
 from stingy_server.importers.found import Found, ImportOptions, NotImportable
-from stingy_server.importers.labels import require_labels
+from stingy_server.importers.kinds import POINTER, describe_pointer
+from stingy_server.importers.labels import require_labels, require_rows
 from stingy_server.importers.preprocessing import plain_preprocessing
+from stingy_server.inference.onnx_program import describe_type, find_output_fault
 
 MAX_PROGRAM_BYTES = 2**31 - 1  # protobuf's limit
 IMAGE_CHANNELS = (1, 3)
@@ -32,27 +34,39 @@ def import_onnx(path: Path, options: ImportOptions) -> Found:
     output = _only(name, "output", named or list(model.graph.output))
     if image.type.tensor_type.elem_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16):
         raise NotImportable(
-            f"{name}: expected an input of float32 or float16, got another type; export the "
-            "network without the preprocessing that is in front of it"
+            f"{name}: expected an input of float32 or float16, got {describe_type(image)}; export "
+            "the network in float32, without preprocessing in front of it"
         )
+    if (fault := find_output_fault(output)) is not None:
+        raise NotImportable(f"{name}: {fault}")
     shape = _shape(image)
     layout, channels, size = _layout(name, image.name, shape)
-    if shape[0] is not None:
+    first = image.type.tensor_type.shape.dim[0]
+    if shape[0] is not None or (first.HasField("dim_value") and first.dim_value == 0):
         raise NotImportable(
-            f"{name}: expected a batch axis of any size, got a static one of {shape[0]}; export it "
-            "with a dynamic batch axis, for torch.onnx.export "
+            f"{name}: expected a batch axis of any size, got a static one of {shape[0] or 0}; "
+            "export it with a dynamic batch axis, for torch.onnx.export "
             f"dynamic_axes={{'{image.name}': {{0: 'batch'}}}}"
         )
     size = _agree(name, "size", size, options.size)
     channels = _agree(name, "channels", channels, options.channels)
     preprocessing, notes = plain_preprocessing(options, size=size, channels=channels)
-    num_classes = _count_classes(name, output) or len(options.labels or ())
+    found = _count_classes(name, output)
+    if found is not None:
+        require_rows(found)
+    num_classes = found or len(options.labels or ())
     if not num_classes:
         raise NotImportable(
             f"{name}: expected labels, because the graph leaves the number of classes open, got "
             "none; give --labels"
         )
-    outputs = options.outputs or _kind_of_rows(model, output.name)
+    end = _last_operation(model, output.name)
+    if end == "Sigmoid":
+        raise NotImportable(
+            f"{name}: expected logits or a softmax, got a graph that ends in a sigmoid, which "
+            "answers each class on its own; export the network without it"
+        )
+    outputs: Outputs = options.outputs or ("probabilities" if end == "Softmax" else "logits")
     if options.outputs is None and outputs == "probabilities":
         notes += ("the graph ends in a softmax, so its rows are probabilities",)
     made_by = f"{model.producer_name} {model.producer_version}".strip()
@@ -83,6 +97,7 @@ def _read(onnx: Any, path: Path) -> tuple[Any, bytes]:
     """Read a program with the weights that it keeps in files beside it, and its bytes with them."""
     if not path.is_file():
         raise NotImportable(f"{path}: expected an ONNX file, got none")
+    content = b""
     try:
         content = read_regular_file(path, max_bytes=MAX_PROGRAM_BYTES)
         model = onnx.load_model_from_string(content)
@@ -94,8 +109,12 @@ def _read(onnx: Any, path: Path) -> tuple[Any, bytes]:
         if not missing:
             onnx.checker.check_model(model)
     except Exception as error:  # noqa: BLE001  onnx, protobuf and the checker raise many types
+        if content.startswith(POINTER):
+            raise NotImportable(describe_pointer(path.name)) from None
+        text = str(error).strip().partition("\n")[0][:200]
         raise NotImportable(
-            f"{path.name}: expected an ONNX program, got another file ({type(error).__name__})"
+            f"{path.name}: expected an ONNX program, got another file or a faulty one "
+            f"({type(error).__name__}{': ' if text else ''}{text})"
         ) from None
     if missing:
         raise NotImportable(
@@ -177,15 +196,15 @@ def _count_classes(name: str, output: Any) -> int | None:
     if len(shape) != 2:
         axes = ", ".join("any" if axis is None else str(axis) for axis in shape)
         raise NotImportable(
-            f"{name}: expected an output [batch, classes], got {output.name} of [{axes}]"
+            f"{name}: expected an output [batch, classes], got {output.name} of [{axes}]; "
+            "flatten it where you export the network"
         )
     return shape[1]
 
 
-def _kind_of_rows(model: Any, output: str) -> Outputs:
-    """Find whether the output is a softmax, seen through nodes that keep its values."""
+def _last_operation(model: Any, output: str) -> str:
+    """Name the operation that makes the output, seen through nodes that keep its values."""
     makers = {name: node for node in model.graph.node for name in node.output}
     while output in makers and makers[output].op_type in ("Cast", "Identity"):
         output = makers[output].input[0]
-    ends_in_softmax = output in makers and makers[output].op_type == "Softmax"
-    return "probabilities" if ends_in_softmax else "logits"
+    return str(makers[output].op_type) if output in makers else ""

@@ -5,19 +5,20 @@ A bundle has no code. So the network is exported to ONNX, and the program is wha
 
 import importlib.util
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from stingy_protection.bundles.outputs import LogitsOf
+from stingy_protection import LogitsRejected
+from stingy_protection.bundles.outputs import LogitsOf, unwrap_logits
 from stingy_server.importers.found import Found, ImportOptions, NotImportable
-from stingy_server.importers.labels import require_labels
+from stingy_server.importers.labels import require_labels, require_rows
 from stingy_server.importers.preprocessing import plain_preprocessing
 from stingy_server.importers.state_file import WeightsFound, fit_prefix, load_weights
 from stingy_server.inference.export import NotExportable, export_program, onnx_session, to_onnx
+from stingy_server.models.trial import RANDOM
 
 TRIALS = 8  # random images on which a network and its program are compared
 
@@ -41,6 +42,20 @@ def import_own_code(
         NotImportable: if the file cannot run, the weights do not fit, or the network has no form in
             ONNX.
     """
+    file = text.rpartition(":")[0]
+    module = Path(file).stem
+    if module in sys.modules or module in sys.stdlib_module_names:
+        raise NotImportable(
+            f"{file}: expected a file that hides no other module, got one of the name {module}; "
+            "rename it"
+        )
+    try:
+        return _import(text, options, weights=weights)
+    finally:
+        sys.modules.pop(module, None)
+
+
+def _import(text: str, options: ImportOptions, *, weights: WeightsFound | None) -> Found:
     file, _, function = text.rpartition(":")
     network = _build(Path(file), function)
     notes: tuple[str, ...] = ()
@@ -52,7 +67,8 @@ def import_own_code(
         notes = ("no --weights were given, so the function's own weights are packed",)
     preprocessing, assumed = plain_preprocessing(options, size=None, channels=None)
     network.eval().requires_grad_(False)
-    images = torch.zeros(2, preprocessing.channels, *preprocessing.size)
+    random = torch.Generator().manual_seed(0)
+    images = torch.rand(2, preprocessing.channels, *preprocessing.size, generator=random)
     network, num_classes = _count_classes(text, network, images)
     return Found(
         name=Path(file if weights is None else weights.file).stem,
@@ -75,9 +91,12 @@ def _build(file: Path, function: str) -> nn.Module:
     sys.modules[file.stem] = module
     try:
         spec.loader.exec_module(module)
-        build: Callable[[], Any] | None = getattr(module, function, None)
-        if build is None:
-            raise NotImportable(f"{file.name}: expected a function {function}, got none")
+        build: Any = getattr(module, function, None)
+        if isinstance(build, nn.Module) or not callable(build):
+            got = "none" if build is None else f"a {type(build).__name__}"
+            raise NotImportable(
+                f"{file.name}: expected a function {function} that returns the network, got {got}"
+            )
         network = build()
     except NotImportable:
         raise
@@ -99,17 +118,33 @@ def _count_classes(text: str, network: nn.Module, images: Tensor) -> tuple[nn.Mo
     size = " x ".join(map(str, images.shape[2:]))
     try:
         with torch.inference_mode():
-            rows = network(images)
+            # A network may write into its input.
+            output, again = network(images.clone()), network(images.clone())
     except Exception as error:  # noqa: BLE001  the person's code may raise anything
         raise NotImportable(
-            f"{text}: expected a network for {images.shape[1]} channels of {size}, got "
-            f"{type(error).__name__}: {error}; see --channels and --size"
+            f"{text}: expected a network for float32 images of {_channels(images)} and {size} "
+            f"pixels, got {type(error).__name__}: {str(error).partition(chr(10))[0][:200]}; see "
+            "--channels and --size"
         ) from None
-    if hasattr(rows, "logits"):
-        network, rows = LogitsOf(network, outputs="logits").eval(), rows.logits
-    if not isinstance(rows, Tensor) or rows.dim() != 2 or len(rows) != len(images):
-        raise NotImportable(f"{text}: expected rows [batch, classes], got another output")
+    try:
+        rows, others = unwrap_logits(output), unwrap_logits(again)
+    except LogitsRejected as error:
+        raise NotImportable(f"{text}: {error}") from None
+    if rows.dim() != 2 or len(rows) != len(images) or not rows.is_floating_point():
+        raise NotImportable(
+            f"{text}: expected rows of logits [{len(images)}, classes] of {len(images)} images, "
+            f"got {list(rows.shape)} {str(rows.dtype).removeprefix('torch.')}"
+        )
+    require_rows(rows.shape[1])
+    if not torch.allclose(rows, others, rtol=1e-3, atol=1e-3, equal_nan=True):
+        raise NotImportable(f"{text}: {RANDOM}")
+    if not isinstance(output, Tensor):
+        network = LogitsOf(network, outputs="logits").eval()
     return network, int(rows.shape[1])
+
+
+def _channels(images: Tensor) -> str:
+    return "1 channel" if images.shape[1] == 1 else f"{images.shape[1]} channels"
 
 
 def _export(text: str, network: nn.Module, images: Tensor) -> bytes:

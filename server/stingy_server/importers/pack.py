@@ -1,6 +1,7 @@
 """Writing of what an importer found as a bundle. Invariant: nothing is left of one that fails."""
 
 import contextlib
+import os
 import re
 import shutil
 import tempfile
@@ -31,8 +32,51 @@ def pack(
     Raises:
         NotImportable: if the bundle is faulty or fails its trial. Nothing is written then.
     """
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise NotImportable(f"--out: expected a new folder, got {out}, which has something in it")
+    require_new(out)
+    target = Path(os.path.realpath(out))  # a link to an empty folder stays one
+    try:
+        return _pack(found, target, name=name, version=version, policy=policy, settings=settings)
+    except OSError as error:
+        raise _not_writable(out, error) from None
+
+
+def require_new(out: Path) -> None:
+    """Check that a bundle can be made at a place.
+
+    Raises:
+        NotImportable: if something is there already, or no folder can be there.
+    """
+    try:
+        _require_new(out)
+    except OSError as error:
+        raise _not_writable(out, error) from None
+
+
+def _not_writable(out: Path, error: OSError) -> NotImportable:
+    reason = error.strerror or type(error).__name__
+    return NotImportable(f"--out: expected a folder that can be written, got {out}: {reason}")
+
+
+def _require_new(out: Path) -> None:
+    if out.is_dir():
+        if any(out.iterdir()):
+            raise NotImportable(
+                f"--out: expected a new folder, got {out}, which has something in it"
+            )
+        if out.samefile(Path.cwd()):
+            raise NotImportable(
+                "--out: expected a folder that can be replaced, got the one you are in"
+            )
+    elif out.exists() or out.is_symlink():
+        raise NotImportable(f"--out: expected a new folder, got {out}, which is none")
+    place = next(parent for parent in out.absolute().parents if parent.exists())
+    if not place.is_dir():
+        raise NotImportable(f"--out: expected a new folder, got {out}, but {place} is none")
+
+
+def _pack(
+    found: Found, out: Path, *, name: str | None, version: str, policy: str, settings: Settings
+) -> LoadedModel:
     with _folder_beside(out) as folder:
         try:
             write_bundle(

@@ -1,10 +1,12 @@
 """The preprocessing of a bundle: what the source says, replaced by what the person says."""
 
+import math
 from dataclasses import replace
 
 from stingy_protection import Preprocessing
 from stingy_protection.bundles.preprocessing import Channels
 from stingy_server.importers.found import ImportOptions, NotImportable
+from stingy_server.models.advice import LARGEST
 
 # (mean, std) of x / 255 under the names by which training code knows them.
 NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -40,7 +42,10 @@ def parse_mean_and_std(
         return NORMALISATIONS[mean]
     if std is not None and mean is None:
         raise NotImportable("--mean: expected a value beside --std, got none")
-    return _parse_numbers("--mean", mean, part=0), _parse_numbers("--std", std, part=1)
+    found = _parse_numbers("--mean", mean, part=0), _parse_numbers("--std", std, part=1)
+    for option, values in zip(("--mean", "--std"), found, strict=True):
+        _require_scale(option, values or ())
+    return found
 
 
 def describe_preprocessing(image: Preprocessing) -> str:
@@ -139,11 +144,23 @@ def _parse_numbers(option: str, text: str | None, *, part: int) -> tuple[float, 
         ) from None
 
 
+def _require_scale(option: str, values: tuple[float, ...]) -> None:
+    """Check that numbers are of pixels / 255. Many papers and frameworks give those of pixels."""
+    if any(not math.isfinite(value) for value in values):
+        raise NotImportable(f"{option}: expected finite numbers, got others")
+    if (largest := max(map(abs, values), default=0.0)) > LARGEST:
+        raise NotImportable(
+            f"{option}: expected numbers of pixels / 255, which are 0 to 1, got {largest:g}; "
+            "divide mean and std of pixels from 0 to 255 by 255"
+        )
+
+
 def _for_channels(option: str, values: tuple[float, ...], channels: int) -> tuple[float, ...]:
     if len(values) == channels:
         return values
     if len(values) == 1:
         return values * channels
+    wanted = "1 number for 1 channel" if channels == 1 else f"{channels} numbers, one a channel"
     raise NotImportable(
-        f"{option}: expected {channels} numbers for {channels} channels, got {len(values)}"
+        f"{option}: expected {wanted}, got {len(values)}; give --mean and --std of the channels"
     )

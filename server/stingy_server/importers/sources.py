@@ -6,13 +6,14 @@ from stingy_protection.bundles.manifest import MANIFEST_FILE
 from stingy_server.importers.architecture import Architecture, import_weights
 from stingy_server.importers.found import Found, ImportOptions, NotImportable
 from stingy_server.importers.hugging_face import import_hugging_face, is_hugging_face
+from stingy_server.importers.kinds import explain_source, recognise
 from stingy_server.importers.onnx_file import import_onnx
 from stingy_server.importers.own_code import import_own_code, is_own_code
 from stingy_server.importers.state_file import read_weights
 from stingy_server.importers.timm_model import TimmModel
 from stingy_server.importers.torchvision_model import TorchvisionModel
 
-WEIGHTS = (".pth", ".pt", ".safetensors", ".bin", ".ckpt", ".tar")
+WEIGHTS = (".pth", ".pt", ".pt2", ".safetensors", ".bin", ".ckpt", ".tar", ".pkl", ".pickle")
 FORMS = (
     "a .pth, .pt or .safetensors file with --arch, torchvision:NAME, timm:NAME or FILE.py:FUNCTION "
     "with --weights, an .onnx file, or a Hugging Face folder"
@@ -50,22 +51,36 @@ def import_source(source: str, options: ImportOptions) -> Found:
         _require(options.arch is None, "--arch", "the graph is the architecture")
         _require(options.weights is None, "--weights", "the graph has its weights")
         return import_onnx(path, options)
-    if path.suffix.lower() in (*WEIGHTS, ".pt2"):
+    if _is_weights(path) and "://" not in source:
         _require(options.weights is None, "--weights", f"{path.name} has the weights")
         return _import_file(path, options)
     if (path / MANIFEST_FILE).is_file():
         raise NotImportable(
             f"{source}: expected a source, got a bundle; serve it: stingy serve DIR"
         )
-    raise NotImportable(f"{source}: expected {FORMS}, got another source")
+    got = explain_source(source)
+    expected = "a network's file or folder" if ";" in got else FORMS  # advice says more than a list
+    raise NotImportable(f"{source}: expected {expected}, got {got}")
+
+
+def _is_weights(path: Path) -> bool:
+    """Return true for a file of weights: by its name, or by its content if its name has no end."""
+    if path.suffix.lower() in WEIGHTS:
+        return True
+    try:
+        known = path.suffix.lower() in ("", ".torchscript", ".weights")
+        return known and path.is_file() and recognise(path) != "other"
+    except (OSError, ValueError):  # such as a name that is too long
+        return False
 
 
 def _import_file(path: Path, options: ImportOptions) -> Found:
     weights = read_weights(path)
     if options.arch is None:
+        folder = f"; or the folder {path.parent}" if is_hugging_face(path.parent) else ""
         raise NotImportable(
             f"{path.name}: expected --arch, because a file of weights does not name its network; "
-            "give torchvision:NAME, timm:NAME or FILE.py:FUNCTION"
+            f"give torchvision:NAME, timm:NAME or FILE.py:FUNCTION{folder}"
         )
     if is_own_code(options.arch):
         return import_own_code(options.arch, options, weights=weights)

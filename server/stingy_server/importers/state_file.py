@@ -21,9 +21,19 @@ from stingy_protection import BundleError
 from stingy_protection.bundles.state import fit_state
 from stingy_protection.files import read_regular_file
 from stingy_server.importers.found import NotImportable
+from stingy_server.importers.kinds import describe_pointer, recognise
 
 MAX_FILE_BYTES = 2**38
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights")
+WRAPPERS = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "network",
+    "module",
+    "weights",
+    "model_state",
+)
 AVERAGED = ("model_ema", "state_dict_ema", "ema", "ema_state_dict")
 
 
@@ -46,6 +56,7 @@ def read_weights(path: Path) -> WeightsFound:
     if not path.is_file():
         raise NotImportable(f"{path}: expected a file of weights, got none")
     notes: list[str] = []
+    _check_content(path)
     if path.suffix.lower() == ".safetensors":
         state = _read_safetensors(path)
     else:
@@ -61,22 +72,42 @@ def read_weights(path: Path) -> WeightsFound:
 
 
 def fit_prefix(found: WeightsFound, expected: Iterable[str]) -> WeightsFound:
-    """Remove a prefix that all keys share, such as Lightning's `model.`, if the network has none.
+    """Remove a prefix under which the file has the whole network, such as Lightning's `model.`.
+
+    Beside the network a training step may keep numbers of its own, such as the weights of a loss
+    or a count of averages. Vectors and scalars outside the prefix are left out.
 
     Args:
         expected: the keys of the network.
+
+    Raises:
+        NotImportable: if the file has the network more than once.
     """
-    expected = set(expected)
-    state, notes = found.state, list(found.notes)
-    first = next(iter(state)).partition(".")[0] + "."
-    shared = all(key.startswith(first) for key in state)
-    if shared and not any(key.startswith(first) for key in expected):
-        shorter = {key.removeprefix(first): value for key, value in state.items()}
-        if expected & set(shorter):
-            return WeightsFound(
-                found.file, shorter, (*notes, f"removed {first} from the keys of the file")
-            )
-    return found
+    keys = [key for key in expected if not key.endswith("num_batches_tracked")]
+    state = found.state
+    if not keys or keys[0] in state:
+        return found
+    ending = "." + keys[0]
+    prefixes = [key.removesuffix(keys[0]) for key in state if key.endswith(ending)]
+    fitting = [prefix for prefix in prefixes if all(prefix + key in state for key in keys)]
+    if len(fitting) > 1:
+        raise NotImportable(
+            f"{found.file}: expected one network, got one under each of {', '.join(fitting[:5])}; "
+            "save the state_dict of one"
+        )
+    if not fitting:
+        return found
+    (prefix,) = fitting
+    inside = {
+        key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
+    }
+    others = {key: value for key, value in state.items() if not key.startswith(prefix)}
+    layers = {key: value for key, value in others.items() if value.dim() > 1}
+    notes = [*found.notes, f"removed {prefix} from the keys of the file"]
+    if left_out := sorted(others.keys() - layers.keys()):
+        more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
+        notes.append(f"left out {', '.join(left_out[:3])}{more}, which the network lacks")
+    return WeightsFound(found.file, inside | layers, tuple(notes))
 
 
 def number_of_classes(
@@ -130,6 +161,31 @@ def load_weights(network: nn.Module, found: WeightsFound, *, arch: str) -> None:
         ) from None
 
 
+def _check_content(path: Path) -> None:
+    """Check that the content of a file is what its name says."""
+    try:
+        content = recognise(path)
+    except OSError as error:
+        raise NotImportable(
+            f"{path}: expected a file that can be read, got {error.strerror}"
+        ) from None
+    if content == "pointer":
+        raise NotImportable(describe_pointer(path.name))
+    if path.suffix.lower() == ".safetensors":
+        if content == "torch":
+            raise NotImportable(
+                f"{path.name}: expected a safetensors file, got one of torch.save; "
+                f"name it {path.stem}.pth"
+            )
+    elif content == "safetensors":
+        raise NotImportable(
+            f"{path.name}: expected a file of torch.save, got a safetensors file; "
+            f"name it {path.stem}.safetensors"
+        )
+    elif content == "other":
+        raise NotImportable(f"{path.name}: expected a file of torch.save, got other content")
+
+
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         state = load_safetensors(read_regular_file(path, max_bytes=MAX_FILE_BYTES))
@@ -170,7 +226,9 @@ def _read_pickle(path: Path) -> Any:
             f"{path.name}: expected tensors alone, got a pickle with Python objects{needs}, which "
             "is not loaded; save the weights alone with torch.save(network.state_dict(), FILE)"
         )
-    raise NotImportable(f"{path.name}: expected a file of PyTorch weights, got {failure}")
+    raise NotImportable(
+        f"{path.name}: expected a file of PyTorch weights, got a damaged one ({failure})"
+    )
 
 
 def _archive_kind(path: Path) -> str | None:
@@ -188,19 +246,45 @@ def _archive_kind(path: Path) -> str | None:
 
 
 def _unwrap(file: str, content: Any) -> tuple[dict[str, Tensor], list[str]]:
+    """Find the state_dict in a checkpoint, and note where it was found.
+
+    The usual names come first, then those of averaged weights, then a name that only one has.
+    """
     notes: list[str] = []
     while isinstance(content, Mapping) and not _is_state(content):
-        inside = [name for name in WRAPPERS if isinstance(content.get(name), Mapping)]
+        inside = [name for name, value in content.items() if _has_state(name, value)]
+        usual = [name for name in (*WRAPPERS, *AVERAGED) if name in inside]
+        if not usual and len(inside) > 1:
+            raise NotImportable(
+                f"{file}: expected one state_dict, got {', '.join(inside[:5])}; "
+                "save the one of the network alone"
+            )
         if not inside:
             break
-        averaged = [name for name in AVERAGED if name in content]
-        notes.append(f"took {inside[0]} of the file" + _left_out([*inside[1:], *averaged]))
-        content = content[inside[0]]
+        chosen = (usual or inside)[0]
+        notes.append(f"took {chosen} of the file" + _left_out(usual[1:]))
+        content = content[chosen]
     if isinstance(content, Mapping) and _is_state(content):
         return dict(content), notes
     raise NotImportable(
-        f"{file}: expected a state_dict, or one under {', '.join(WRAPPERS[:4])}, got another value"
+        f"{file}: expected a state_dict, or one under {', '.join(WRAPPERS[:4])}, "
+        f"got {_describe(content)}"
     )
+
+
+def _has_state(name: Any, value: Any) -> bool:
+    """Return true for a mapping that is a network's state_dict or has one within."""
+    if not isinstance(value, Mapping) or not isinstance(name, str) or "optim" in name:
+        return False
+    if _is_state(value):
+        return any(tensor.dim() > 1 for tensor in value.values())
+    return any(_has_state(inner, each) for inner, each in value.items())
+
+
+def _describe(content: Any) -> str:
+    if not isinstance(content, Mapping):
+        return f"a {type(content).__name__}"
+    return f"a dict of {', '.join(str(name)[:64] for name in list(content)[:5]) or 'nothing'}"
 
 
 def _left_out(names: list[str]) -> str:

@@ -39,8 +39,16 @@ class TimmModel(Architecture):
                 f"timm:{name}: expected the name of a model in timm, got another; see "
                 "timm.list_models()"
             )
+        short, _, tag = name.partition(".")
+        tags = {each.partition(".")[2] for each in timm.list_pretrained(f"{short}.*")}
+        if tag and tag not in tags:
+            known = ", ".join(sorted(tags)[:5]) or "none"
+            raise NotImportable(
+                f"timm:{name}: expected a tag of timm's weights of {short}, got {tag}; "
+                f"it has {known}, and the name needs none"
+            )
         self.name = f"timm:{name}"
-        self.short_name = name.partition(".")[0]
+        self.short_name = short
 
     def arguments(self, num_classes: int, options: ImportOptions) -> dict[str, Any]:
         """Return the arguments of timm's `create_model`."""
@@ -48,6 +56,10 @@ class TimmModel(Architecture):
         arguments: dict[str, Any] = {"model_name": name, "num_classes": num_classes}
         if options.channels is not None:
             arguments["in_chans"] = options.channels
+        config = self._timm.get_pretrained_cfg(name)
+        fixed = config is not None and config.fixed_input_size  # such as a vision transformer
+        if options.size is not None and fixed:
+            arguments["img_size"] = list(options.size)
         return arguments
 
     def build(self, arguments: dict[str, Any]) -> nn.Module:

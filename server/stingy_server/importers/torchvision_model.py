@@ -47,6 +47,12 @@ class TorchvisionModel(Architecture):
 
     def arguments(self, num_classes: int, options: ImportOptions) -> dict[str, Any]:
         """Return the arguments of the builder. A vision transformer is built for one size."""
+        if options.channels == 1:
+            raise NotImportable(
+                f"{self.name}: expected images of 3 channels, as of every network of torchvision, "
+                "got --channels 1; build a network for grey images in a FILE.py, and give "
+                "FILE.py:FUNCTION"
+            )
         arguments: dict[str, Any] = {"num_classes": num_classes}
         if self.short_name.startswith("vit_"):
             arguments["image_size"] = (options.size or self._preset().size)[0]

@@ -14,6 +14,7 @@ from stingy_server.inference.forward import Network
 
 Layout = Literal["NCHW", "NHWC"]
 TYPES = {1: "float32", 10: "float16"}  # by onnx.TensorProto.DataType
+ROWS = (0, 1, 10, 11, 16)  # of an output: unknown, float32, float16, float64, bfloat16
 INSTALL = "expected ONNX and ONNX Runtime: pip install 'stingy[onnx]'"
 CUDA = "CUDAExecutionProvider"
 
@@ -81,6 +82,16 @@ class OnnxProgram:
             return torch.from_numpy(logits)
 
         return run
+
+    def find_damage(self) -> list[str]:
+        """List the weights of the program that are NaN or infinite, by name."""
+        from onnx import numpy_helper
+
+        return [
+            tensor.name or "a constant"
+            for tensor in _find_tensors(_parse_graph(self.content))
+            if tensor.data_type in TYPES and not np.isfinite(numpy_helper.to_array(tensor)).all()
+        ]
 
     def _run_on_cuda(self, session: Any, inputs: Tensor) -> Tensor:
         torch.cuda.current_stream(inputs.device).synchronize()  # ONNX Runtime has its own stream
@@ -184,7 +195,8 @@ def _find_input(graph: Any) -> tuple[str, str, tuple[int | None, ...]]:
     (value,) = inputs
     tensor = value.type.tensor_type
     if tensor.elem_type not in TYPES:
-        raise BundleError(("expected an ONNX input of float32 or float16, got another type",))
+        got = describe_type(value)
+        raise BundleError((f"expected an ONNX input of float32 or float16, got {got}",))
     shape = tuple(
         axis.dim_value if axis.HasField("dim_value") and axis.dim_value > 0 else None
         for axis in tensor.shape.dim
@@ -192,12 +204,36 @@ def _find_input(graph: Any) -> tuple[str, str, tuple[int | None, ...]]:
     return value.name, TYPES[tensor.elem_type], shape if tensor.HasField("shape") else (None,) * 4
 
 
+def describe_type(value: Any) -> str:
+    """Name the type of a graph's input or output, such as "int64" or "a sequence of maps"."""
+    import onnx
+
+    kind = value.type.WhichOneof("value")
+    if kind == "tensor_type":
+        name = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
+        return {"FLOAT": "float32", "DOUBLE": "float64"}.get(name, str(name).lower())
+    inner = value.type.sequence_type.elem_type.WhichOneof("value") if kind else None
+    return "a sequence of maps" if inner == "map_type" else f"a {str(kind).partition('_')[0]}"
+
+
+def find_output_fault(value: Any) -> str | None:
+    """Return the sentence for an output that is no tensor of floating-point rows, or None."""
+    if value.type.WhichOneof("value") in ("tensor_type", None):
+        if value.type.tensor_type.elem_type in ROWS:
+            return None
+        fix = "export the network without the step behind its logits, such as an argmax"
+    else:
+        fix = "export the network without it, with skl2onnx by options={'zipmap': False}"
+    return f"expected an output of floating-point rows, got {describe_type(value)}; {fix}"
+
+
 def _find_output(graph: Any) -> str:
     names: list[str] = [value.name for value in graph.output]
-    if len(names) == 1:
-        return names[0]
-    if LOGITS in names:
-        return LOGITS
+    if len(names) == 1 or LOGITS in names:
+        (output,) = [value for value in graph.output if len(names) == 1 or value.name == LOGITS]
+        if (fault := find_output_fault(output)) is not None:
+            raise BundleError((fault,))
+        return str(output.name)
     listed = ", ".join(name[:64] for name in names[:5])
     raise BundleError(
         (f"expected an ONNX program with one output, or one named logits, got {listed}",)
@@ -221,9 +257,9 @@ def _open_session(content: bytes, *, device: torch.device, threads: int) -> Any:
             content, options, providers=[*providers, "CPUExecutionProvider"]
         )
     except Exception as error:  # noqa: BLE001  its errors have no common class
-        failure = type(error).__name__
+        text = str(error).partition("\n")[0].rpartition(") ")[2][:200]  # without C++ names
         raise BundleError(
-            (f"expected a program that ONNX Runtime can load, got {failure}",)
+            (f"expected a program that ONNX Runtime can load, got {type(error).__name__}: {text}",)
         ) from None
     if on_cuda and session.get_providers()[0] != CUDA:
         raise BundleError(

@@ -1,7 +1,8 @@
-"""Advice on policies that surprise people whose models have few classes."""
+"""Advice on policies and preprocessings that surprise people."""
 
-from stingy_protection import Policy, ScoreForm, Stingy, hides_nothing
+from stingy_protection import Policy, Preprocessing, ScoreForm, Stingy, hides_nothing
 
+LARGEST = 1.0  # of a mean and a standard deviation of numbers from 0 to 1
 FEW = 4  # classes; with fewer, the scores of two tell the whole row
 
 
@@ -16,6 +17,17 @@ def policy_notes(policy: Policy) -> list[str]:
     if not hides_nothing(Stingy(num_classes=policy.num_classes, n=2)):
         other = "stingy:n=2, which sends scores that differ"
     return [f"one class leaves, so its score is always the same; see --policy {other}"]
+
+
+def scale_notes(preprocessing: Preprocessing) -> list[str]:
+    """Return a note on a mean or std that is of pixels from 0 to 255, not of pixels / 255."""
+    largest = max(map(abs, (*preprocessing.mean, *preprocessing.std)))
+    if largest <= LARGEST:
+        return []
+    return [
+        f"mean and std are of pixels / 255, which are 0 to 1, but one is {largest:g}; "
+        "divide those of pixels from 0 to 255 by 255"
+    ]
 
 
 def openness_notes(policy: Policy) -> list[str]:

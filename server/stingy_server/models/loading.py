@@ -32,7 +32,7 @@ from stingy_server.inference.thread_batcher import AnswerFunction
 from stingy_server.models.advice import openness_advice
 from stingy_server.models.artefact import is_artefact, open_artefact, read_artefact
 from stingy_server.models.factories import FactoryRejected, check_factory, find_factory
-from stingy_server.models.no_bundle import suggest_pack
+from stingy_server.models.no_bundle import explain_no_bundle
 from stingy_server.settings import ModelSettings, Settings, misplaced_settings
 
 LoadedNetwork: TypeAlias = nn.Module | OnnxProgram | AnswerFunction
@@ -174,8 +174,9 @@ def _read_bundle(
     try:
         manifest = read_manifest(model.bundle, with_weights=False)
     except BundleError as error:
-        advice = suggest_pack(model.bundle)
-        return None, [f"{model.bundle}: {fault}{advice}" for fault in error.faults]
+        sentence = explain_no_bundle(model.bundle)
+        found = error.faults if sentence is None else (sentence,)
+        return None, [f"{model.bundle}: {fault}" for fault in found]
     name = model.name or manifest.name
     policy = state = program = None
     faults: list[str] = []

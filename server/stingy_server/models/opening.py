@@ -18,7 +18,8 @@ from stingy_server.inference.runtimes import (
     device_of,
     to_layout,
 )
-from stingy_server.models.trial import Trial, try_forward
+from stingy_server.models.causes import describe_damage, find_cause
+from stingy_server.models.trial import LOOK, Trial, make_trial_images, try_forward
 from stingy_server.settings import Settings
 
 log = logging.getLogger("stingy")
@@ -58,6 +59,10 @@ def open_forward(
     )
 
 
+def _explain(trial: Trial, cause: str) -> tuple[str, ...]:
+    return tuple(f"{fault}; {cause}" for fault in trial.faults)
+
+
 class _Opening:
     """The settings of one model that is being opened."""
 
@@ -84,6 +89,10 @@ class _Opening:
             raise self._not_servable(*error.faults) from None
         forward = self._forward(network, arithmetic=getattr(torch, program.dtype))
         trial = self._try(forward)
+        if trial.nonfinite:
+            damaged = program.find_damage()
+            cause = describe_damage(damaged) if damaged else LOOK
+            raise NotServable(forward, _explain(trial, cause))
         if trial.faults:
             raise NotServable(forward, trial.faults)
         return forward
@@ -100,6 +109,10 @@ class _Opening:
             trial = self._try(forward)
             if not trial.faults:
                 log.info("%s: runs with contiguous inputs", self._manifest.name)
+        if trial.nonfinite:
+            image = make_trial_images(self._manifest.preprocessing, 1)
+            inputs = forward.inputs(torch.from_numpy(image).to(self._device))
+            raise NotServable(forward, _explain(trial, find_cause(network, inputs)))
         if trial.faults:
             raise NotServable(forward, trial.faults)
         if trial.wrapped or self._manifest.outputs == "probabilities":

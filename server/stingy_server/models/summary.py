@@ -1,6 +1,6 @@
 """The models of a start, in lines for its operator."""
 
-from stingy_server.models.advice import policy_notes
+from stingy_server.models.advice import policy_notes, scale_notes
 from stingy_server.models.fleet import Fleet, overlaps
 from stingy_server.settings import Settings
 
@@ -8,7 +8,8 @@ from stingy_server.settings import Settings
 def summary(fleet: Fleet, settings: Settings) -> list[str]:
     """Describe the policy of each endpoint in a line, and warn of what may surprise.
 
-    Warnings are of weak rate limits, of scores that never differ, and of overlaps.
+    Warnings are of weak rate limits, of scores that never differ, of a mean or std of another
+    scale, and of overlaps.
 
     An overlap is a set of endpoints that together let out more than each of them.
     """
@@ -22,5 +23,6 @@ def summary(fleet: Fleet, settings: Settings) -> list[str]:
         policy, manifest = endpoint.policy, endpoint.manifest
         title = f"{endpoint.name} {manifest.version}"
         lines.append(f"{title}: {policy.describe()} [{policy.fingerprint}]")
-        lines += [f"warning: {title}: {note}" for note in policy_notes(policy)]
+        notes = [*policy_notes(policy), *scale_notes(manifest.preprocessing)]
+        lines += [f"warning: {title}: {note}" for note in notes]
     return lines + [f"warning: {overlap.text}" for overlap in overlaps(fleet)]

@@ -31,6 +31,14 @@ LAST_BITS = 1e-6  # with `strict`, as a fraction of the spread; float32 has step
 TOLERANCES = {"cpu": 1e-3, "cuda": 1e-2}
 HALF_TOLERANCE = 0.1  # of bfloat16 and float16
 ROUNDINGS = 4  # steps of the arithmetic, of the largest logit; they exceed a very small spread
+CONSTANT = 1e-4  # of the spread, below which rows of different images are the same
+# Below this, they are suspect. Mean and std of pixels from 0 to 255 leave less of the spread.
+SIMILAR = 0.1
+LOOK = "look at the weights, and at mean and std, which are of pixels / 255"
+RANDOM = (
+    "expected the same answer to the same images each time, got different ones; "
+    "an active dropout, or other random numbers in the network"
+)
 REPEAT = 0.1  # of the tolerance, between two passes of one shape
 
 
@@ -43,11 +51,13 @@ class Trial:
         raised: whether the model raised an error for every image. Another layout of the inputs may
             help then.
         wrapped: whether the logits came within another object.
+        nonfinite: whether a logit was NaN or infinite.
     """
 
     faults: tuple[str, ...]
     raised: bool = False
     wrapped: bool = False
+    nonfinite: bool = False
 
 
 class _Fault(Exception):
@@ -97,8 +107,14 @@ def try_forward(
         first = trial.try_small_batches(images)
         trial.check_form(first, outputs)
         trial.check_answers(images)
+        trial.check_use(images, first)
     except _Fault as fault:
-        return Trial((str(fault),), raised=trial.raised, wrapped=trial.wrapped)
+        return Trial(
+            (str(fault),),
+            raised=trial.raised,
+            wrapped=trial.wrapped,
+            nonfinite=trial.nonfinite,
+        )
     return Trial((), wrapped=trial.wrapped)
 
 
@@ -108,7 +124,7 @@ class _Trial:
     def __init__(
         self, forward: Forward, *, num_classes: int, batch_size: int, strict: bool
     ) -> None:
-        self.raised = self.wrapped = False
+        self.raised = self.wrapped = self.nonfinite = False
         self._forward = forward
         self._num_classes = num_classes
         self._batch_size = batch_size
@@ -167,6 +183,32 @@ class _Trial:
         self._compare_mates(alone, rows)
         self._compare_mates(alone, rows[-1:])
 
+    def check_use(self, images: Pixels, first: Tensor) -> None:
+        """Check that noise, a black and a bright image get different rows.
+
+        If the rows hardly differ and have one class, it warns: networks do so whose inputs are far
+        too small, or whose mean and std are those of pixels from 0 to 255.
+
+        Args:
+            first: rows of the first image and, if batches may have two, of the second.
+        """
+        step = ROUNDINGS * torch.finfo(torch.float32).eps
+        if _differ(first[:1], first[-1:], SIMILAR, step=step):
+            return
+        rows = torch.cat([self._run(images[place : place + 1]) for place in range(3)])
+        if not _differ(rows, rows.roll(1, 0), CONSTANT, step=step):
+            raise _Fault(
+                "expected logits that depend on the image, got the same for noise, a black and a "
+                f"bright image; {LOOK}"
+            )
+        one_class = len(set(rows.argmax(dim=1).tolist())) == 1
+        if one_class and not _differ(rows, rows.roll(1, 0), SIMILAR, step=step):
+            log.warning(
+                "trial: noise, a black and a bright image got one class and almost the same "
+                "logits; %s",
+                LOOK,
+            )
+
     def _choose_whole(self) -> int:
         if self._strict:
             return self._batch_size
@@ -179,10 +221,7 @@ class _Trial:
         first, second = self._run(images), self._run(images)
         allowed = REPEAT * self._tolerance
         if _differ(first, second, allowed, step=self._step):
-            raise _Fault(
-                "expected the same answer to the same images each time, got different ones; "
-                "an active dropout, or other random numbers in the network"
-            )
+            raise _Fault(RANDOM)
         return first
 
     def _compare_mates(self, alone: Tensor, rows: Tensor) -> None:
@@ -235,11 +274,11 @@ class _Trial:
                 f"got {rows.shape[1]} an image"
             )
         if list(rows.shape) != expected or not rows.is_floating_point():
-            raise _Fault(
-                f"expected logits of the shape {expected}, got {list(rows.shape)} {rows.dtype}"
-            )
+            got = f"{list(rows.shape)} of the type {str(rows.dtype).removeprefix('torch.')}"
+            raise _Fault(f"expected logits of the shape {expected}, floating point, got {got}")
         found = rows[:count].double().cpu()
         if not bool(found.isfinite().all()):
+            self.nonfinite = True
             raise _Fault("expected finite logits for trial images, got NaN or infinity")
         self._seconds = (time.perf_counter() - started) / len(images)
         return found

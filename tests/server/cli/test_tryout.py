@@ -25,7 +25,7 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (("nothing",), "expected model.json to be a plain file"),
+        (("nothing",), "expected a bundle, got nothing of this name"),
         (("bundle", "--audit", "nothing"), "got no report.json to read"),
         (("bundle", "--config", "nothing.toml"), "nothing.toml"),
     ],

@@ -133,6 +133,20 @@ def test_config_of_no_plain_classifier_is_refused(changes: dict[str, Any], words
     assert words in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"id2label": None}, {"id2label": {"0": "cat", "1": "cat"}}, {"id2label": ["a"]}]
+)
+def test_given_labels_stand_for_those_that_a_config_lacks(changes: dict[str, Any]) -> None:
+    assert read_config(CONFIG | changes, given=("ox", "hen")) == ("ox", "hen")
+    assert read_config(CONFIG, given=("ox", "hen")) == ("cat", "dog")
+
+
+def test_folder_of_timm_is_named_with_its_command() -> None:
+    config = {"architecture": "resnet10t", "num_classes": 3, "pretrained_cfg": {}}
+    with pytest.raises(NotImportable, match=r"got one of timm; pack timm:resnet10t --weights"):
+        read_config(config)
+
+
 @pytest.mark.parametrize("field", ["auto_map", "attn_implementation", "_name_or_path"])
 def test_B9_config_that_imports_or_fetches_builds_nothing(field: str) -> None:
     with pytest.raises(ValueError, match="expected a config of fields alone"):
@@ -241,3 +255,46 @@ async def test_hugging_face_folder_answers_as_transformers(
     answers = await served_answers(tmp_path / "m", tmp_path / "state", pictures(count))
     assert [label for label, _ in answers] == expected
     assert [score for _, score in answers] == pytest.approx(best.values.tolist(), abs=1e-3)
+
+
+@pytest.mark.parametrize("named", ["../w.safetensors", "/w.safetensors", 3, None])
+def test_index_that_leads_out_of_its_folder_is_refused(tmp_path: Path, named: object) -> None:
+    folder = folder_of(tmp_path)
+    (folder / "model.safetensors").rename(tmp_path / "w.safetensors")
+    index = {"weight_map": None if named is None else {"a": named}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    result = pack(folder, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "expected the names of files beside it, got others" in result.stderr
+
+
+def test_folder_without_a_processor_needs_size_and_mean(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    (folder / "preprocessor_config.json").unlink()
+    expected = "save the image processor there, or give --size and --mean"
+    assert expected in pack(folder, "--size", "224", "--out", tmp_path / "out").stderr
+    assert expected in pack(folder, "--mean", "half", "--out", tmp_path / "out").stderr
+
+
+def test_weights_in_several_files_are_read(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=32,
+        patch_size=8,
+        num_labels=4,
+        problem_type="multi_label_classification",
+    )
+    network = transformers.ViTForImageClassification(config)
+    network.save_pretrained(tmp_path / "vit", max_shard_size="10KB")
+    assert not (tmp_path / "vit" / "model.safetensors").exists()
+    printed = packed(
+        *(tmp_path / "vit", "--size", "32", "--mean", "half", "--labels", "a,b,c,d"),
+        *("--out", tmp_path / "out"),
+    )
+    assert "took the weights of 5 files" in printed
+    assert "trained for several labels an image" in printed
+    assert "32 x 32 RGB, bilinear; mean and std of half" in printed

@@ -13,6 +13,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+import onnx_files
 from packing import pack
 from stingy_server.importers.found import ImportOptions, NotImportable
 from stingy_server.importers.onnx_file import import_onnx
@@ -214,7 +215,7 @@ def test_file_that_is_no_graph_is_refused(tmp_path: Path, content: bytes) -> Non
     [
         ({"size": (9, 9)}, r"m\.onnx: expected --size 8x8, got 9x9"),
         ({"channels": 1}, r"m\.onnx: expected --channels 3, got 1"),
-        ({"mean": (0.5, 0.5)}, "--mean: expected 3 numbers for 3 channels, got 2"),
+        ({"mean": (0.5, 0.5)}, "--mean: expected 3 numbers, one a channel, got 2"),
     ],
 )
 def test_options_that_contradict_the_graph_are_refused(
@@ -227,3 +228,64 @@ def test_options_that_contradict_the_graph_are_refused(
 def test_missing_graph_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotImportable, match=r"m\.onnx: expected an ONNX file, got none"):
         import_onnx(tmp_path / "m.onnx", options())
+
+
+def with_end(kind: str, *, typed: int = FLOAT, domain: str = "", **attributes: Any) -> bytes:
+    """Return a program whose rows pass one more operation."""
+    model = onnx_files.program(outputs=("rows_out",))
+    model.graph.node.append(
+        helper.make_node(kind, ["rows_out"], ["end"], domain=domain, **attributes)
+    )
+    del model.graph.output[:]
+    value = helper.make_tensor_value_info("end", typed, ["N", None])
+    if domain:
+        model.opset_import.append(helper.make_opsetid(domain, 3))
+        row = helper.make_map_type_proto(
+            TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, [])
+        )
+        value = helper.make_value_info("end", helper.make_sequence_type_proto(row))
+    model.graph.output.append(value)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        (with_end("Sigmoid"), "got a graph that ends in a sigmoid"),
+        (
+            with_end("ArgMax", typed=TensorProto.INT64, axis=1),
+            "expected an output of floating-point rows, got int64; .* such as an argmax",
+        ),
+        (
+            with_end("ZipMap", domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2, 3, 4]),
+            "got a sequence of maps; .*'zipmap': False",
+        ),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS"),
+        (onnx_files.content(batch=0), "got a static one of 0"),
+    ],
+)
+def test_graph_that_is_no_classifier_of_images_is_named(
+    tmp_path: Path, program: bytes, words: str
+) -> None:
+    (tmp_path / "m.onnx").write_bytes(program)
+    with pytest.raises(NotImportable, match=rf"^m\.onnx: .*{words}"):
+        import_onnx(tmp_path / "m.onnx", options())
+
+
+def test_type_of_an_input_that_is_not_taken_is_named(tmp_path: Path) -> None:
+    for kind, name in ((TensorProto.UINT8, "uint8"), (TensorProto.DOUBLE, "float64")):
+        with pytest.raises(NotImportable, match=f"float32 or float16, got {name}; export"):
+            import_onnx(write(tmp_path / "m.onnx", elem_type=kind), options())
+
+
+def test_weights_of_a_program_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    model = onnx_files.program()
+    damaged = np.full((192, onnx_files.K), np.nan, np.float32)
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(damaged, "weights"))
+    onnx.save(model, tmp_path / "m.onnx")
+    result = pack(tmp_path / "m.onnx", "--labels", "a,b,c,d,e", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "got NaN or infinity; the weights have some in weights: the training diverged" in (
+        result.stderr
+    )

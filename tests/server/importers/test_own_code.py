@@ -27,6 +27,17 @@ def build() -> nn.Module:
 """
 
 
+def forward(output: str) -> str:
+    """Write the code of a linear network that returns `output`."""
+    return (
+        "import torch\nfrom torch import nn\nclass N(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n        self.last = nn.Linear(192, 3)\n"
+        f"    def forward(self, x):\n        return {output}\n"
+        "def build(): return N()"
+    )
+
+
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     (tmp_path / "my_model.py").write_text(GREY)
@@ -59,16 +70,34 @@ def test_own_network_becomes_a_program_with_its_rows(source: Path, tmp_path: Pat
     ("code", "words"),
     [
         ("def build(): return 3", "expected a torch.nn.Module, got int"),
-        ("def other(): ...", "my_model.py: expected a function build, got none"),
+        (
+            "def other(): ...",
+            "expected a function build that returns the network, got none",
+        ),
         ("def build(): raise KeyError('x')", "expected a network, got KeyError: 'x'"),
         ("import not_there", "got ModuleNotFoundError: No module named 'not_there'"),
         ("def build(:", "expected a network, got SyntaxError"),
         ("import sys; sys.exit(0)", "expected a network, got SystemExit"),
         (
             "from torch import nn\ndef build(): return nn.Linear(3, 2)",
-            "expected a network for 3 channels of 8 x 8, got RuntimeError",
+            "network for float32 images of 3 channels and 8 x 8 pixels, got RuntimeError",
         ),
-        ("from torch import nn\ndef build(): return nn.Flatten(2)", "expected rows [batch, "),
+        (
+            "from torch import nn\ndef build(): return nn.Flatten(2)",
+            "expected rows of logits [2, classes] of 2 images, got [2, 3, 64] float32",
+        ),
+        (
+            "from torch import nn\nbuild = nn.Flatten()",
+            "expected a function build that returns the network, got a Flatten",
+        ),
+        (forward("self.last(x.flatten(1)).argmax(1)"), "got [2] int64"),
+        (forward("self.last(x.flatten(1)).to(torch.complex64)"), "got [2, 3] complex64"),
+        (forward("self.last(x.flatten(1))[:, :1]"), "let a network that ends in one logit x"),
+        (forward("(self.last(x.flatten(1)), x)"), "one output named logits, got a tuple of 2"),
+        (
+            forward("self.last(nn.functional.dropout(x.flatten(1), 0.5, training=True))"),
+            "expected the same answer to the same images each time, got different ones",
+        ),
         (
             "import torch\nfrom torch import nn\nclass N(nn.Module):\n"
             "    def forward(self, x):\n"
@@ -90,19 +119,25 @@ def test_own_file_that_makes_no_network_is_refused(tmp_path: Path, code: str, wo
     assert not (tmp_path / "out").exists()
 
 
-def test_output_object_is_replaced_by_its_logits(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "output", ["SimpleNamespace(logits={})", '{{"logits": {}, "image": x}}', "({},)"]
+)
+def test_output_object_is_replaced_by_its_logits(tmp_path: Path, output: str) -> None:
     (tmp_path / "my_model.py").write_text(
-        "from types import SimpleNamespace\nfrom torch import nn\nclass N(nn.Module):\n"
-        "    def __init__(self):\n"
-        "        super().__init__()\n        self.last = nn.Linear(192, 3)\n"
-        "    def forward(self, x):\n"
-        "        return SimpleNamespace(logits=self.last(x.flatten(1)))\n"
-        "def build(): return N()"
+        "from types import SimpleNamespace\n" + forward(output.format("self.last(x.flatten(1))"))
     )
     found = import_own_code(
         f"{tmp_path}/my_model.py:build", ImportOptions(labels=LABELS, size=(8, 8))
     )
     assert found.classes == LABELS
+
+
+@pytest.mark.parametrize("name", ["torch.py", "json.py"])
+def test_own_file_that_hides_another_module_is_not_run(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("raise KeyError")
+    with pytest.raises(NotImportable, match="expected a file that hides no other module"):
+        import_own_code(f"{tmp_path}/{name}:build", ImportOptions(size=(8, 8)))
+    assert torch.nn is not None
 
 
 def test_missing_own_file_is_refused() -> None:
@@ -113,3 +148,11 @@ def test_missing_own_file_is_refused() -> None:
 def test_own_code_has_the_form_of_a_file_and_a_function() -> None:
     assert is_own_code("a/b.py:build")
     assert not any(map(is_own_code, ("a.py", "a.py:", "torchvision:resnet18", "a.pth", "a.py:b c")))
+
+
+def test_network_that_writes_into_its_input_is_packed(tmp_path: Path) -> None:
+    (tmp_path / "my_model.py").write_text(forward("self.last(x.mul_(2).flatten(1))"))
+    found = import_own_code(
+        f"{tmp_path}/my_model.py:build", ImportOptions(labels=LABELS, size=(8, 8))
+    )
+    assert found.classes == LABELS

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -107,9 +108,14 @@ def test_B9_folder_with_content_is_kept_and_an_empty_one_filled(
         (("--std", "0.5"), "--mean: expected a value beside --std"),
         (("--mean", "a,b", "--std", "1"), "--mean: expected numbers with commas or one of"),
         (("--mean", "0.5", "--std", "0"), "expected preprocessing.std to be"),
-        (("--mean", "nan", "--std", "1"), "expected fields that JSON can represent"),
+        (("--mean", "nan", "--std", "1"), "--mean: expected finite numbers"),
+        (("--mean", "0.5", "--std", "127.5"), "--std: expected numbers of pixels / 255"),
+        (
+            ("--mean", "123.675,116.28,103.53", "--std", "58.395,57.12,57.375"),
+            "got 123.675; divide mean and std of pixels from 0 to 255 by 255",
+        ),
         (("--resize-shorter", "100"), "--resize-shorter: expected 224 pixels or more"),
-        (("--channels", "1"), "--mean: expected 1 numbers for 1 channels, got 3"),
+        (("--channels", "1"), "expected images of 3 channels, as of every network of torchvision"),
     ],
 )
 def test_B9_faulty_option_is_refused_and_nothing_written(
@@ -133,6 +139,62 @@ def test_B9_interrupted_pack_leaves_nothing(
     monkeypatch.setattr(packing, "try_bundle", fail)
     assert pack(weights, *SOURCE, "--out", tmp_path / "new" / "out").exit_code != 0
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["file/out", "/proc/out", "name" * 100, "dangling", "loop/out"])
+def test_B9_folder_that_cannot_be_written_is_named(
+    weights: Path, tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    before = sorted(tmp_path.iterdir())
+    result = pack(weights, *SOURCE, "--out", tmp_path / place)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("--out: expected a ")
+    assert len(result.stderr.splitlines()) == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_B9_folder_of_the_shell_is_not_replaced(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "got the one you are in" in pack(weights, *SOURCE, "--out", ".").stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_link_to_an_empty_folder_is_followed(weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    packed(weights, *SOURCE, "--out", tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert read_manifest(tmp_path / "real").classes == ("cat", "dog", "bird")
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGHUP])
+def test_B9_pack_that_is_ended_by_a_signal_leaves_nothing(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: signal.Signals
+) -> None:
+    monkeypatch.setattr(packing, "try_bundle", lambda *_: signal.raise_signal(kind))
+    before = signal.getsignal(kind)
+    assert pack(weights, *SOURCE, "--out", tmp_path / "out").exit_code == 128 + kind
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(kind) == before
+
+
+def test_B9_second_pack_to_one_place_is_refused(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_first(folder: Path, settings: object) -> None:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "model.json").write_text("of the first")
+
+    monkeypatch.setattr(packing, "try_bundle", write_first)
+    result = pack(weights, *SOURCE, "--out", tmp_path / "out")
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+    assert (tmp_path / "out" / "model.json").read_text() == "of the first"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_B9_pack_that_fails_its_trial_writes_nothing(tmp_path: Path) -> None:

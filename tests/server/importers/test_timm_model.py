@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from packing import packed, pictures, served_labels, spread
-from stingy_server.importers.found import NotImportable
+from stingy_server.importers.found import ImportOptions, NotImportable
 from stingy_server.importers.timm_model import TimmModel, read_data_config
 
 # As timm's resolve_model_data_config returns it for mobilenetv3_small_050.
@@ -82,3 +82,17 @@ def test_name_that_timm_would_fetch_is_refused() -> None:
     for name in ("hf-hub:owner/model", "local-dir:x", "no_such_model"):
         with pytest.raises(NotImportable, match="expected the name of a model in timm"):
             TimmModel(name)
+
+
+def test_tag_that_timm_does_not_have_is_named_with_those_it_has() -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(NotImportable, match="got nothing; it has lamb_in1k, and the name needs no"):
+        TimmModel("mobilenetv3_small_050.nothing")
+    assert TimmModel("mobilenetv3_small_050.lamb_in1k").short_name == "mobilenetv3_small_050"
+
+
+def test_network_of_a_fixed_size_is_built_for_the_given_one() -> None:
+    pytest.importorskip("timm")
+    given = ImportOptions(size=(64, 64))
+    assert TimmModel("vit_tiny_patch16_224").arguments(5, given)["img_size"] == [64, 64]
+    assert "img_size" not in TimmModel("mobilenetv3_small_050").arguments(5, given)

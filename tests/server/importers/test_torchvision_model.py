@@ -109,6 +109,13 @@ def test_vision_transformer_is_built_for_the_given_size() -> None:
     assert TorchvisionModel("vit_b_16").arguments(5, options)["image_size"] == 96
 
 
+def test_network_that_cannot_be_built_for_a_size_is_named(tmp_path: Path) -> None:
+    torch.save({"a.weight": torch.zeros(2, 2)}, tmp_path / "w.pth")
+    result = pack(tmp_path / "w.pth", "--arch", "torchvision:vit_b_16", "--size", "97")
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+    assert "torchvision:vit_b_16: expected a network that can be built with" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -1,12 +1,12 @@
-"""Advice on policies of models with few classes."""
+"""Advice on policies of models with few classes, and on mean and std of another scale."""
 
 from pathlib import Path
 
 import pytest
 
 from serving import make_bundle, make_settings, running
-from stingy_protection import build_policy, hides_nothing, parse_policy
-from stingy_server.models.advice import policy_notes
+from stingy_protection import Preprocessing, build_policy, hides_nothing, parse_policy
+from stingy_server.models.advice import policy_notes, scale_notes
 from stingy_server.models.loading import load_bundles
 from stingy_server.models.summary import summary
 
@@ -65,3 +65,14 @@ def test_open_policy_of_few_classes_is_advised_against(tmp_path: Path, num_class
     advised = "use the policy label, which sends none" if num_classes < 4 else "allow_open = true"
     assert advised in fault
     assert ("allow_open" in fault) == (num_classes >= 4)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(123.675, 0.2), (0.5, 127.5), (-2.0, 1.0)])
+def test_mean_and_std_of_another_scale_are_noted(mean: float, std: float) -> None:
+    (note,) = scale_notes(Preprocessing(size=(8, 8), mean=(mean,), std=(std,), channels=1))
+    assert "divide those of pixels from 0 to 255 by 255" in note
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.485, 0.229), (0.0, 1.0), (0.0, 1 / 255)])
+def test_mean_and_std_of_the_usual_scale_are_not_noted(mean: float, std: float) -> None:
+    assert scale_notes(Preprocessing(size=(8, 8), mean=(mean,), std=(std,), channels=1)) == []
