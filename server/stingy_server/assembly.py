@@ -22,7 +22,8 @@ from stingy_server.observability.tracing import Tracing, open_tracing
 from stingy_server.observability.webhook import open_webhook
 from stingy_server.oidc.start import token_faults
 from stingy_server.process.certificate import Certificate, load_certificate
-from stingy_server.rates.rate_limits import MemoryRates, Rates
+from stingy_server.rates.memory_rates import MemoryRates
+from stingy_server.rates.rates import Rates
 from stingy_server.rates.start import open_rates
 from stingy_server.rollout import Rollout
 from stingy_server.service import Service

@@ -25,7 +25,8 @@ from stingy_server.observability.budget_notices import BudgetNotices
 from stingy_server.observability.metrics import Metrics
 from stingy_server.observability.request_record import RequestRecord
 from stingy_server.observability.tracing import Tracing
-from stingy_server.rates.rate_limits import MemoryRates, Rates
+from stingy_server.rates.memory_rates import MemoryRates
+from stingy_server.rates.rates import Rates
 from stingy_server.settings import Settings
 from stingy_server.store.base import StoreUnavailable
 from stingy_server.store.budgets import Budgets, key_owner

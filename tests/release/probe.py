@@ -125,7 +125,7 @@ def postgres() -> None:
 
 
 def redis() -> None:
-    from stingy_server.rates.rate_limits import Rates
+    from stingy_server.rates.rates import Rates
 
     asyncio.run(Rates("redis://127.0.0.1:1").close())
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from stingy_server import Budgets, Database
-from stingy_server.maintenance.reader import open_reader
+from stingy_server.maintenance.opening import open_reader
 from stingy_server.maintenance.verify import read_heads, verify
 from stingy_server.store.budgets import key_owner
 from stingy_server.store.database import FILE

@@ -102,7 +102,7 @@ def open_state(
 def open_present(config: Path | None, state: Path | None) -> Iterator["Reader"]:
     """Open the state that the settings name to read it as it is. A fault ends the command."""
     settings = read_settings(config, state)
-    from stingy_server.maintenance.reader import open_reader
+    from stingy_server.maintenance.opening import open_reader
     from stingy_server.store.base import StoreUnavailable
 
     try:

@@ -14,7 +14,7 @@ from stingy_server.edge.tier_view import TierView
 from stingy_server.models.endpoints import Endpoint
 from stingy_server.observability.request_record import RequestRecord
 from stingy_server.queries.tiers import find_tier
-from stingy_server.rates.rate_limits import parse_rate
+from stingy_server.rates.rate import parse_rate
 from stingy_server.service import Service
 
 

@@ -18,7 +18,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from stingy_server.maintenance.reader import FileReader, Reader, open_file, open_reader
+from stingy_server.maintenance.opening import open_reader
+from stingy_server.maintenance.reader import FileReader, Reader, open_file
 from stingy_server.maintenance.verify import read_heads
 from stingy_server.store.backends.schema import FIRST_VERSION, VERSION
 from stingy_server.store.base import StoreUnavailable

@@ -5,9 +5,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from stingy_server.maintenance.reader import Reader, file_tables, new_file, open_reader
+from stingy_server.maintenance.opening import open_reader
+from stingy_server.maintenance.reader import Reader, file_tables, new_file
 from stingy_server.maintenance.verify import verify
-from stingy_server.rates.rate_limits import parse_rate
+from stingy_server.rates.rate import parse_rate
 from stingy_server.store.base import StoreUnavailable
 from stingy_server.store.budgets import key_owner
 from stingy_server.store.pepper import check_pepper, read_pepper

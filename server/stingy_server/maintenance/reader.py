@@ -7,10 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from stingy_server.store.backends.schema import FIRST_VERSION, MIGRATIONS, SCHEMA, VERSION
+from stingy_server.store.backends.schema import FIRST_VERSION, MIGRATIONS, SCHEMA
 from stingy_server.store.backends.sqlite import FIRST_WITH_PEPPER, Sqlite
 from stingy_server.store.base import StoreUnavailable
-from stingy_server.store.database import FILE
 
 Row = tuple[Any, ...]
 CHAINED_FROM = 4  # the first version whose ledger has chains
@@ -129,27 +128,6 @@ class FileReader:
 
     def close(self) -> None:
         self.connection.close()
-
-
-def open_reader(state: Path, store: str | None) -> Reader:
-    """Open the present state, of this release or of an earlier one.
-
-    Raises:
-        StoreUnavailable: there is none, it cannot be read, or a later release wrote it.
-    """
-    if store is None:
-        reader: Reader = open_file(state / FILE)
-    else:
-        require_psycopg()
-        from stingy_server.maintenance.postgres_state import open_postgres
-
-        reader = open_postgres(store)
-    if reader.version not in range(FIRST_VERSION, VERSION + 1):
-        reader.close()
-        raise StoreUnavailable(
-            f"expected state of version {FIRST_VERSION} to {VERSION}, got {reader.version}"
-        )
-    return reader
 
 
 def require_psycopg() -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from stingy_server.admission import Place
 from stingy_server.models.endpoints import Endpoint
-from stingy_server.rates.rate_limits import RateState
+from stingy_server.rates.rate import RateState
 from stingy_server.store.budget import Reservation
 from stingy_server.store.key import Key
 from stingy_server.store.ledger import NO_VALUE, Entry

@@ -13,7 +13,7 @@ from stingy_server.errors import (
 )
 from stingy_server.models.endpoints import Endpoint
 from stingy_server.observability.request_record import RequestRecord
-from stingy_server.rates.rate_limits import BatchOverRate
+from stingy_server.rates.rate import BatchOverRate
 from stingy_server.service import Service
 from stingy_server.store.budgets import key_model_owner, key_owner, model_owner
 from stingy_server.store.charges import CHANGED_KEY, INVALID_KEY, Charge

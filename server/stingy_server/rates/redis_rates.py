@@ -8,7 +8,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from stingy_server.errors import RATE_LIMITED, STORE_UNAVAILABLE, ServiceError
-from stingy_server.rates.rate_limits import Rate, RateState, seconds_ceil
+from stingy_server.rates.rate import Rate, RateState, seconds_ceil
 
 DEADLINE_S = 1.0
 CALLS = 32  # at once, each on a connection of its own; more wait, so no crowd uses up the files

@@ -1,7 +1,8 @@
 """The start of the rates: their store, and the faults of its settings."""
 
 from stingy_server.errors import ConfigurationError
-from stingy_server.rates.rate_limits import Rates, parse_rate
+from stingy_server.rates.rate import parse_rate
+from stingy_server.rates.rates import Rates
 from stingy_server.settings import Settings
 
 

@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 from datetime import datetime
 from typing import Any
 
-from stingy_server.rates.rate_limits import parse_rate
+from stingy_server.rates.rate import parse_rate
 from stingy_server.store.budget import Budget
 from stingy_server.store.budgets import Budgets, key_model_owner, key_owner
 from stingy_server.store.database import Database

@@ -8,7 +8,7 @@ import pytest
 from ledgers import chain_faults, change_by_hand, present_heads, write_chain
 from stingy_server import Database, StoreUnavailable
 from stingy_server.maintenance.heads import read_kept_heads
-from stingy_server.maintenance.reader import open_reader
+from stingy_server.maintenance.opening import open_reader
 from stingy_server.maintenance.verify import verify
 from stingy_server.store.ledger import NO_HASH, Entry, Head, Ledger, link
 

@@ -12,15 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stingy_server.errors import RATE_LIMITED, REFUSED, STORE_UNAVAILABLE, ServiceError
-from stingy_server.rates.rate_limits import (
-    MICROSECONDS,
-    PARTS,
-    BatchOverRate,
-    MemoryRates,
-    Rate,
-    Rates,
-    parse_rate,
-)
+from stingy_server.rates.memory_rates import MemoryRates
+from stingy_server.rates.rate import MICROSECONDS, PARTS, BatchOverRate, Rate, parse_rate
+from stingy_server.rates.rates import Rates
 
 if TYPE_CHECKING:
     from redis_server import RunningRedis
