@@ -148,16 +148,16 @@ def test_explorer_filters_its_rows(opened: Any) -> None:
     page = opened("explorer.html")
     explorer = page.locator(".explorer").first
     rows = explorer.locator("tbody tr:visible")
-    assert rows.count() == 15
+    assert rows.count() == 12
     explorer.locator("[name=safe]").check()
     safe = rows.count()
-    assert 0 < safe < 15
+    assert 0 < safe < 12
     explorer.locator("[name=first5]").fill("85")
     assert 0 < rows.count() <= safe
     assert "policies fit" in explorer.locator(".explorer-answer").inner_text()
     explorer.locator("[name=first5]").fill("100")
     assert rows.count() == 0
-    assert explorer.locator(".explorer-answer").inner_text().startswith("0 of 15")
+    assert explorer.locator(".explorer-answer").inner_text().startswith("0 of 12")
 
 
 @pytest.mark.browser
