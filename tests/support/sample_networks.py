@@ -69,20 +69,14 @@ class Fragile(nn.Module):
 
 
 class Canary(nn.Module):
-    """A network with the same logits for every picture, each a number that is easy to find.
-
-    An image of one colour gets them in the opposite order, because a start requires that logits
-    depend on the image.
-    """
+    """A network with the same logits for every image, each a number that is easy to find."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(num_classes))
 
     def forward(self, images: Tensor) -> Tensor:
-        rows = canaries(len(self.bias)).expand(images.shape[0], -1) + 0 * self.bias
-        contrast = (images.amax(dim=(2, 3)) - images.amin(dim=(2, 3))).amax(dim=1)
-        return torch.where((contrast < 1e-6)[:, None], rows.flip(1), rows)
+        return canaries(len(self.bias)).expand(images.shape[0], -1) + 0 * self.bias
 
 
 class Slow(Canary):

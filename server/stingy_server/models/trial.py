@@ -31,8 +31,8 @@ LAST_BITS = 1e-6  # with `strict`, as a fraction of the spread; float32 has step
 TOLERANCES = {"cpu": 1e-3, "cuda": 1e-2}
 HALF_TOLERANCE = 0.1  # of bfloat16 and float16
 ROUNDINGS = 4  # steps of the arithmetic, of the largest logit; they exceed a very small spread
-CONSTANT = 1e-4  # of the spread, below which rows of different images are the same
-# Below this, they are suspect. Mean and std of pixels from 0 to 255 leave less of the spread.
+# Of the spread, below which rows of different images are suspect. Mean and std of pixels from 0 to
+# 255 leave less.
 SIMILAR = 0.1
 LOOK = "look at the weights, and at mean and std, which are of pixels / 255"
 RANDOM = (
@@ -184,10 +184,10 @@ class _Trial:
         self._compare_mates(alone, rows[-1:])
 
     def check_use(self, images: Pixels, first: Tensor) -> None:
-        """Check that noise, a black and a bright image get different rows.
+        """Warn if noise, a black and a bright image get one class and almost the same row.
 
-        If the rows hardly differ and have one class, it warns: networks do so whose inputs are far
-        too small, or whose mean and std are those of pixels from 0 to 255.
+        Networks do so whose weights are empty, whose inputs are far too small, or whose mean and
+        std are those of pixels from 0 to 255.
 
         Args:
             first: rows of the first image and, if batches may have two, of the second.
@@ -196,11 +196,6 @@ class _Trial:
         if _differ(first[:1], first[-1:], SIMILAR, step=step):
             return
         rows = torch.cat([self._run(images[place : place + 1]) for place in range(3)])
-        if not _differ(rows, rows.roll(1, 0), CONSTANT, step=step):
-            raise _Fault(
-                "expected logits that depend on the image, got the same for noise, a black and a "
-                f"bright image; {LOOK}"
-            )
         one_class = len(set(rows.argmax(dim=1).tolist())) == 1
         if one_class and not _differ(rows, rows.roll(1, 0), SIMILAR, step=step):
             log.warning(
