@@ -91,7 +91,7 @@ def run(
             executor = on_ray(per_gpu=parallel)
         networks = None
         if bundles is not None:
-            from stingy_attacker_eval.teachers import protocol_networks
+            from stingy_attacker_eval.lab.protocol_lab import protocol_networks
 
             networks = protocol_networks(settings, bundles=bundles)
         console = Console()
@@ -277,11 +277,8 @@ def lab(
         from stingy_attacker_eval.audit.protocol import load_protocol
         from stingy_attacker_eval.datasets.datasets import load_dataset
         from stingy_attacker_eval.errors import EvalError
-        from stingy_attacker_eval.teachers import (
-            teacher_settings,
-            train_protocol_teachers,
-            train_teachers,
-        )
+        from stingy_attacker_eval.lab.protocol_lab import train_protocol_teachers
+        from stingy_attacker_eval.lab.teachers import teacher_settings, train_teachers
 
         console = Console(stderr=True)
         training: dict[str, Any] = {

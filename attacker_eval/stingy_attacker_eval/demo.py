@@ -23,12 +23,12 @@ from stingy_attacker_eval.audit.protocol import load_protocol
 from stingy_attacker_eval.audit.runner import run_audit
 from stingy_attacker_eval.datasets.datasets import Dataset, load_dataset
 from stingy_attacker_eval.errors import DemoError
+from stingy_attacker_eval.lab.teachers import train_teachers
 from stingy_attacker_eval.oracle.oracle import HttpOracle
 from stingy_attacker_eval.report.analysis import Audit, read_audit
 from stingy_attacker_eval.report.formatting import cost, signed
 from stingy_attacker_eval.report.html import write_report
 from stingy_attacker_eval.report.terminal import print_table
-from stingy_attacker_eval.teachers import train_teachers
 from stingy_clients import Client, TransportError
 
 _STINGY = [sys.executable, "-m", "stingy_clients"]

@@ -17,6 +17,7 @@ kind, with the attacker's or attack's name where the kind takes one:
 | list ATTACKER | every attack of an attacker: queries, accuracy, uplift |
 | frontier | each endpoint's use to clients, and its best attack |
 | gaps | the comparisons of heldout.py, beside the numbers of other code |
+| thieves, innocents, costs, orders | of a study of marks: study_tables.py |
 
 With --check the command changes nothing, and fails if a page differs from its audits.
 """
@@ -27,6 +28,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import study_tables
 from heldout import gap_table
 
 from stingy_attacker_eval.report.analysis import Audit, read_audit
@@ -36,7 +38,7 @@ from stingy_attacker_eval.results import NO_ENDPOINT, Summary
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "attacker_eval" / "results"
-PAGES = ("README.md", "docs/results.md", "docs/policies.md")
+PAGES = ("README.md", "docs/results.md", "docs/policies.md", "docs/prove.md")
 _BLOCK = re.compile(r"(<!-- table (\S+) (\w+)(?: (\S+))? -->\n).*?(<!-- end of table -->)", re.S)
 
 
@@ -48,6 +50,9 @@ def fill(text: str, results: Path = RESULTS) -> str:
 
     def draw(found: re.Match[str]) -> str:
         head, folder, kind, name, end = found.groups()
+        if kind in study_tables.KINDS:
+            table = study_tables.KINDS[kind](study_tables.read_results(results / folder))
+            return f"{head}{_table(*table)}{end}"
         return f"{head}{KINDS[kind](read_audit(results / folder), name)}{end}"
 
     return _BLOCK.sub(draw, text)

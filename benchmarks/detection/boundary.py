@@ -27,8 +27,8 @@ from walks import (
 from watching import suspended_after
 
 from stingy_attacker_eval.datasets.datasets import Dataset, load_dataset
+from stingy_attacker_eval.lab.teachers import TeacherSettings, train_teachers
 from stingy_attacker_eval.students import student_spec
-from stingy_attacker_eval.teachers import TeacherSettings, train_teachers
 from stingy_protection import build_policy, read_manifest, verified_weights
 
 Walk = Callable[..., Floats]

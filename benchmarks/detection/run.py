@@ -29,8 +29,8 @@ from rich.table import Table
 from stingy_attacker_eval.audit.protocol import Protocol
 from stingy_attacker_eval.audit.runner import run_audit
 from stingy_attacker_eval.datasets.datasets import Dataset, load_dataset
+from stingy_attacker_eval.lab.teachers import TeacherSettings, train_teachers
 from stingy_attacker_eval.oracle.oracle import Answers, HttpOracle, Oracle
-from stingy_attacker_eval.teachers import TeacherSettings, train_teachers
 from stingy_clients import Client, ModelInfo
 from stingy_server import Database, Keys, ModelSettings, Settings, create_app
 from stingy_server.detection.key_profiles import KeyProfile, KeyProfileStore

@@ -24,12 +24,12 @@ from rich.console import Console
 from stingy_attacker_eval.audit.executors import in_processes, in_turn
 from stingy_attacker_eval.audit.protocol import Protocol
 from stingy_attacker_eval.audit.runner import run_audit
+from stingy_attacker_eval.lab.protocol_lab import protocol_networks, train_protocol_teachers
 from stingy_attacker_eval.oracle.in_process import in_process_client
 from stingy_attacker_eval.oracle.oracle import HttpOracle
 from stingy_attacker_eval.report.analysis import read_audit
 from stingy_attacker_eval.report.html import write_report
 from stingy_attacker_eval.report.terminal import print_table
-from stingy_attacker_eval.teachers import protocol_networks, train_protocol_teachers
 from stingy_server import Database, Keys, create_app, load_settings
 
 PROTOCOLS = Path(__file__).with_name("protocols")

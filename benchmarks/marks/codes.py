@@ -16,7 +16,7 @@ from rich.table import Table
 sys.path.append(str(Path(__file__).parents[1] / "detection"))
 from near_copies import digits, noise, photographs
 
-from stingy_protection.thumbnails import coarse_codes
+from stingy_protection.coarse_pixels import coarse_codes
 
 LEVELS = (1, 4, 16)
 SECRETS = [bytes([number]) * 32 for number in range(10)]

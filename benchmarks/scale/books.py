@@ -8,8 +8,8 @@ from pathlib import Path
 
 from stingy_server import Budgets, Database, Keys
 from stingy_server.store.budgets import key_owner
-from stingy_server.store.keys import stamp
 from stingy_server.store.ledger import Entry, Ledger
+from stingy_server.times import stamp
 
 ENTRY = Entry(
     time=stamp(),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from stingy_protection.thumbnails import coarse_codes
+from stingy_protection.coarse_pixels import coarse_codes
 
 # More signs than those of `keyed_noise`: with 16, one code stands for so many different images that
 # the share of marked answers is far from the share of marked codes.

@@ -4,6 +4,8 @@ A key, or one model of several, gets more while it holds less than `share` times
 the default of 1.0 one key alone gets half, two get a third each, and another key always finds some.
 """
 
+import math
+
 from stingy_server.errors import OVERLOADED, ServiceError
 from stingy_server.settings import Settings
 from stingy_server.shares import Shares
@@ -95,3 +97,14 @@ class Place:
             admission.model_places.give_back(self._model, 1)
             if self.nbytes:
                 admission.model_bytes.give_back(self._model, self.nbytes)
+
+
+def room_faults(settings: Settings) -> list[str]:
+    """Return a fault if the largest body exceeds what one key may hold."""
+    least = math.ceil(settings.max_body_bytes / settings.share)
+    if settings.max_held_bytes < least:
+        return [
+            f"max_held_bytes: expected at least max_body_bytes / share, which is {least}, "
+            f"got {settings.max_held_bytes}"
+        ]
+    return []

@@ -314,7 +314,7 @@ class ServiceError(Exception):
 class KeyChanged(ServiceError):
     """The end of a query whose key was changed after the process had looked it up.
 
-    Nothing was charged. A route that can calls `Service.refresh_key` and tries once more.
+    Nothing was charged. A route calls `refresh_key` and tries once more.
     """
 
     def __init__(self) -> None:

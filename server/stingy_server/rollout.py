@@ -9,19 +9,19 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from stingy_server.identity import bundle_digest
 from stingy_server.models.advice import policy_notes
+from stingy_server.models.deployed import replaced_bundles
 from stingy_server.models.endpoints import Endpoint, start_endpoints
 from stingy_server.models.fleet import looser_faults, overlaps, version_faults
-from stingy_server.models.loading import LoadedModel, load_bundles
-from stingy_server.observability.request_record import NO_VALUE, RequestRecord
+from stingy_server.models.loading import load_bundles
+from stingy_server.observability.request_record import RequestRecord
 from stingy_server.process.gc_tuning import refreeze_gc
 from stingy_server.service import Service
 from stingy_server.store.base import StoreUnavailable
 from stingy_server.store.deployments import Deployment, Deployments, Report
+from stingy_server.store.ledger import NO_VALUE
 
 log = logging.getLogger("stingy")
 
@@ -129,7 +129,7 @@ class Rollout:
         """Load, check and try a version. Runs off the event loop."""
         settings = self._service.settings.model_copy(update={"models": (deployment.settings,)})
         models, faults = load_bundles(settings)
-        faults += bundle_faults([deployment], models)
+        faults += replaced_bundles([deployment], models)
         faults += version_faults([*self._service.fleet, *models])
         if not deployment.looser:
             faults += [
@@ -199,18 +199,6 @@ class Rollout:
             if key not in known
         ]
         return serving + failed
-
-
-def bundle_faults(deployed: Iterable[Deployment], models: Iterable[LoadedModel]) -> list[str]:
-    """Report deployments whose bundle was replaced by another since they were requested."""
-    requested = {(each.name, each.version): each.bundle for each in deployed}
-    return [
-        f"{model.name} {model.manifest.version}: expected the bundle that was loaded, got another; "
-        "unload it, and load it under another version"
-        for model in models
-        if requested.get((model.name, model.manifest.version))
-        not in (None, bundle_digest(model.manifest, model.policy))
-    ]
 
 
 async def _close_later(endpoint: Endpoint, seconds: float) -> None:

@@ -15,10 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from fastapi import FastAPI
 from rich.console import Console
 
-from stingy_server.app import create_app, summary
+from stingy_server.app import create_app
 from stingy_server.errors import ConfigurationError
-from stingy_server.identity import bundle_digest
+from stingy_server.models.deployed import bundle_digests
 from stingy_server.models.endpoints import close_endpoints
+from stingy_server.models.summary import summary
 from stingy_server.observability import metrics
 from stingy_server.observability.logs import log_config
 from stingy_server.observability.metrics_server import MetricsServer
@@ -73,12 +74,7 @@ def serve(settings: Settings, faults: Sequence[str], *, console: Console) -> Non
                 sys.exit(UNABLE)
             return
         # Each worker loads the models again, and serves only the bundles that were loaded here.
-        expected = {
-            (endpoint.name, endpoint.manifest.version): bundle_digest(
-                endpoint.manifest, endpoint.policy
-            )
-            for endpoint in service.fleet
-        }
+        expected = bundle_digests(service.fleet)
         config = _config(functools.partial(_worker_app, settings, expected), settings)
         if not Workers(config, listener=listener).run():
             sys.exit(UNABLE)
@@ -183,7 +179,7 @@ def _start_shown_on(console: Console) -> Iterator[None]:
 def _announce(
     service: Service, listener: socket.socket, console: Console, *, seconds: float
 ) -> None:
-    for line in summary(service):
+    for line in summary(service.fleet, service.settings):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     host, port = listener.getsockname()[:2]
     address = f"[{host}]" if ":" in host else host

@@ -19,14 +19,13 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from stingy_server.web_settings import OidcSettings, Origins
+from stingy_server.web_settings import Images, OidcSettings, Origins
 
 ENV_PREFIX = "STINGY_"
 
 # Every number has bounds. The upper ones are far above what a server can use, and keep sums and
 # waits within what the operating system and the store can represent.
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
-Images = Annotated[int, Field(ge=1, le=2**62)]  # of a budget, as the store counts them
 Bytes = Annotated[int, Field(ge=1, le=2**40)]
 Seconds = Annotated[float, Field(gt=0.0, le=86_400.0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]

@@ -13,8 +13,8 @@ from stingy_attacker_eval.audit.protocol import load_protocol
 from stingy_attacker_eval.audit.runner import run_audit
 from stingy_attacker_eval.datasets.datasets import load_dataset
 from stingy_attacker_eval.errors import DemoError
+from stingy_attacker_eval.lab.teachers import TeacherSettings, train_teachers
 from stingy_attacker_eval.oracle.oracle import HttpOracle
-from stingy_attacker_eval.teachers import TeacherSettings, train_teachers
 from stingy_attacker_eval.training import TrainSettings
 from stingy_clients import Client, TransportError
 

@@ -59,7 +59,7 @@ def test_dense_without_scores_raises_with_advice() -> None:
         found.dense()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.dictionaries(st.integers(0, 29), SCORES, min_size=1))
 def test_dense_contains_exactly_the_support(support: dict[int, float]) -> None:
     row = answer(*support.items(), num_classes=30).dense(fill=np.nan)

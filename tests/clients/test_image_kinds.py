@@ -36,7 +36,7 @@ def test_file_without_a_head_has_no_pixels(data: bytes) -> None:
     assert count_pixels(data) == 0
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.sampled_from(sorted(ACCEPTED)), st.data())
 def test_damaged_head_is_counted_without_an_error(kind: str, data: st.DataObject) -> None:
     whole = ACCEPTED[kind]

@@ -126,7 +126,7 @@ PIXELS = st.tuples(st.integers(1, 2), st.integers(0, 255)).map(
 )
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(FILES | PIXELS, max_size=12), st.integers(1, 4))
 def test_batches_contain_every_image_once_and_in_order(items: list[Payload], most: int) -> None:
     made = list(split_batches(items, most=most))

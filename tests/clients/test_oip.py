@@ -142,7 +142,7 @@ def test_missing_or_extra_bytes_are_refused() -> None:
             decode(spoiled, length)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.data())
 def test_a_damaged_response_is_either_decoded_or_refused(data: st.DataObject) -> None:
     content, length = response()

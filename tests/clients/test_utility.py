@@ -70,7 +70,7 @@ def test_ranks_and_labels_have_no_probability(form: str) -> None:
     assert utility(INDICES, values, form, LABELS).ece is None
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=40),
 )

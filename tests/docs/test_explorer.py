@@ -24,7 +24,7 @@ LIST = Choice("a", "stingy:n=2", 77.9, 90.6, 6.5, 24, 1.1, "rank", (0.8, 0.3, 1.
 @pytest.mark.parametrize("name", AUDITS)
 def test_every_policy_of_the_audit_has_a_row_with_its_numbers(name: str) -> None:
     audit, found = read_audit(RESULTS / name), choices(RESULTS / name)
-    assert len(found) == len(audit.points) == 15
+    assert len(found) == len(audit.points) == 12
     drawn = table(name, "title", found)
     for choice in found:
         (point,) = [each for each in audit.points if each.endpoint == choice.endpoint]
@@ -37,7 +37,7 @@ def test_every_policy_of_the_audit_has_a_row_with_its_numbers(name: str) -> None
             assert choice.gap == (item.gap.mean, *(item.gap.interval or ()))
             said = f"{signed(choice.gap[0])}, from {signed(choice.gap[1])} to"
             assert f'aria-label="{said} ' in row
-    assert len({choice.policy for choice in found}) == 15
+    assert len({choice.policy for choice in found}) == 12
     assert [choice.gap is None for choice in found].count(True) == 1  # labels themselves
 
 

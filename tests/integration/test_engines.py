@@ -21,7 +21,7 @@ from model_servers import mlserver, needs_mlserver, needs_torchserve, stingy, to
 from ray_servers import needs_ray, on_ray
 from serving import STINGY, make_key, served
 from stingy_attacker_eval.datasets.datasets import load_dataset
-from stingy_attacker_eval.teachers import train_teachers
+from stingy_attacker_eval.lab.teachers import train_teachers
 from stingy_server import Database, Keys
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]

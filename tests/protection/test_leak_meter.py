@@ -26,7 +26,7 @@ def true_hidden_mass(logits: Tensor, n: int) -> Tensor:
     return logits.double().softmax(dim=1).sort(dim=1, descending=True).values[:, n:].sum(dim=1)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     seed=st.integers(0, 10**6),
     classes=st.integers(2, 40),
@@ -48,7 +48,7 @@ def test_the_bound_holds_for_rounded_scores(
     assert (bound <= (classes - n) / classes + 1e-12).all()
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(logits=finite_logits(), form=st.sampled_from(SCORED), data=st.data())
 def test_the_bound_holds_for_ties_and_extremes(
     logits: Tensor, form: ScoreForm, data: st.DataObject

@@ -16,7 +16,7 @@ def by_value_then_index(row: Floats32) -> list[int]:
     return sorted(range(len(row)), key=lambda index: (-row[index], index))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     shape=st.sampled_from(SHAPES),
     share=st.sampled_from([0.0, 0.01, 0.1, 1.0]),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stingy_protection import SparseLogits, build_policy, sanitize
-from stingy_server.service import tighten_to_tier
+from stingy_server.queries.tiers import tighten_to_tier
 from stingy_server.settings import Tier
 from try_pages import assert_tier_shows_no_more
 

@@ -12,7 +12,6 @@ import sample_networks
 from infer_requests import IMAGES, code, infer, outputs, used
 from serving import make_bundle, make_settings, running
 from stingy_server import ConfigurationError, ModelSettings, create_app
-from stingy_server.app import rpc_faults
 from stingy_server.store.base import StoreUnavailable
 
 pytestmark = pytest.mark.anyio
@@ -126,9 +125,3 @@ async def test_lifespan_with_a_locked_state_fails_with_one_sentence(
     assert sent == [{"type": "lifespan.startup.failed"}]
     assert caplog.messages[0].startswith("this process does not serve: ")
     assert all(record.exc_info is None for record in caplog.records)
-
-
-def test_grpc_port_that_has_another_use_is_a_fault(tmp_path: Path) -> None:
-    (found,) = rpc_faults(make_settings(tmp_path, grpc_port=8080, port=8080))
-    assert "a port of its own" in found
-    assert rpc_faults(make_settings(tmp_path, grpc_port=8081)) == []

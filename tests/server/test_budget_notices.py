@@ -13,7 +13,7 @@ from prometheus_client import generate_latest
 from infer_requests import infer
 from serving import make_bundle, make_settings, random_images, running
 from stingy_server import ConfigurationError, ModelSettings, create_app
-from stingy_server.store.keys import Limits
+from stingy_server.store.key import Limits
 from stingy_server.store.ledger import Ledger
 from webhook_receiver import receiver, silent_receiver, wait_for
 

@@ -11,7 +11,7 @@ import pytest
 from infer_requests import code, tensor
 from serving import make_bundle, make_key, make_settings, png, random_images, running
 from stingy_server import Keys
-from stingy_server.store.keys import Caller
+from stingy_server.store.key import Caller
 from stingy_server.store.ledger import Ledger
 
 pytestmark = pytest.mark.anyio

@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from checks import metric_labels
@@ -19,10 +19,10 @@ from infer_requests import tensor
 from serving import make_bundle, make_key, make_settings, png, random_images, running
 from stingy_protection import ScoreForm, build_policy
 from stingy_server import ModelSettings, Tier, create_app
-from stingy_server.app import summary
 from stingy_server.detection.key_profiles import Action
 from stingy_server.edge.tier_view import TierView
 from stingy_server.errors import DRAINING, OVERLOADED, Refusal, error_response
+from stingy_server.models.summary import summary
 from stingy_server.store.ledger import Entry, Ledger
 
 pytestmark = pytest.mark.anyio
@@ -104,7 +104,6 @@ async def test_key_of_an_unknown_tier_is_refused(tmp_path: Path) -> None:
     decimals=st.one_of(st.none(), st.integers(0, 6)),
     scores=st.sampled_from(["keep", "rank", "none"]),
 )
-@settings(deadline=None)
 def test_tier_view_is_never_larger_than_the_policy(
     name: str, classes: int | None, decimals: int | None, scores: Any
 ) -> None:
@@ -177,7 +176,7 @@ def test_P7_two_policies_over_same_weights_warn_of_the_looser(tmp_path: Path) ->
         ModelSettings(bundle=bundle, name="wide", policy="stingy:n=5"),
     )
     service = create_app(configured).state.service
-    (warning,) = [line for line in summary(service) if "warning" in line]
+    (warning,) = [line for line in summary(service.fleet, service.settings) if "warning" in line]
     assert "as open as wide" in warning
     service.database.close()
 

@@ -271,7 +271,7 @@ def toml_of(value: Any) -> str:
 
 
 @given(name=st.sampled_from(sorted(Settings.model_fields)), value=VALUES, soup=SOUP)
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_P6_any_settings_text_is_valid_or_a_fault(name: str, value: Any, soup: str) -> None:
     for text in (f"{name} = {toml_of(value)}", f"{name} = {soup}", soup):
         Path("s.toml").write_bytes(text.encode("utf-8", "surrogatepass"))
@@ -282,7 +282,7 @@ def test_P6_any_settings_text_is_valid_or_a_fault(name: str, value: Any, soup: s
 
 
 @given(field=st.sampled_from([*MANIFEST, *MANIFEST["preprocessing"]]), value=VALUES, soup=SOUP)
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_P6_any_manifest_text_is_valid_or_a_fault(field: str, value: Any, soup: str) -> None:
     image = {**MANIFEST["preprocessing"], field: value}
     documents = [{**MANIFEST, field: value}, {**MANIFEST, "preprocessing": image}]
@@ -299,7 +299,7 @@ OPTIONS = ("n", "ratio", "scores", "decimals", "sigma", "eps", "beta", "buckets"
     option=st.sampled_from(OPTIONS),
     value=SOUP | st.from_regex(r"-?[0-9]{1,30}(\.[0-9]{0,9})?([eE]-?[0-9]{1,12})?", fullmatch=True),
 )
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_P6_any_policy_text_is_valid_or_a_fault(name: str, option: str, value: str) -> None:
     with soon(), contextlib.suppress(PolicyConfigError):
         assert policy_of(f"{name}:{option}={value}").name == name

@@ -10,8 +10,9 @@ from serving import make_bundle, make_settings, random_images, running
 from stingy_clients import Usage
 from stingy_server import ModelSettings
 from stingy_server.edge.usage_view import usage_document
-from stingy_server.store.budgets import DAY_S, Budget
-from stingy_server.store.keys import Key, Limits
+from stingy_server.store.budget import Budget
+from stingy_server.store.key import Key, Limits
+from stingy_server.times import DAY_S
 
 IMAGES = random_images(4)
 KEY = Key("1a2b", "alice", "full", None, None, "", None, None)

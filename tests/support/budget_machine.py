@@ -4,13 +4,16 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from stingy_server import Budgets, Database
 from stingy_server.store import budgets
-from stingy_server.store.budgets import REPORTED, Budget, Crossing, Period, Reservation, month_of
+from stingy_server.store.budget import Budget, Crossing, Period, Reservation
+from stingy_server.store.budgets import REPORTED
+from stingy_server.times import month_of
 
 FIRST_DAY = 20_400  # a few days before the end of a month
 limits = st.one_of(st.none(), st.integers(1, 20))
@@ -76,8 +79,9 @@ class BudgetMachine(RuleBasedStateMachine):
     def __init__(self, state: Path, store: str | None) -> None:
         super().__init__()
         self._opened = (state, store)
-        self._today, self.day = budgets.today, FIRST_DAY
-        budgets.today = lambda: self.day
+        self.day = FIRST_DAY
+        self._clock = mock.patch.object(budgets, "today", self._today)
+        self._clock.start()
         self.open: list[tuple[Reservation, list[tuple[Owner, tuple[int, int, int]]]]] = []
 
     @initialize(limits=st.lists(st.tuples(limits, limits, limits), min_size=3, max_size=3))
@@ -104,8 +108,11 @@ class BudgetMachine(RuleBasedStateMachine):
         self.database = Database(state, store=store)
         self.books = Budgets(self.database)
 
+    def _today(self) -> int:
+        return self.day
+
     def teardown(self) -> None:
-        budgets.today = self._today
+        self._clock.stop()
         self.database.close()
 
     @rule(images=st.integers(1, 8), charged=st.sets(st.integers(0, 2), min_size=1))

@@ -18,8 +18,9 @@ from stingy_server.console.feed import Feed
 from stingy_server.console.tokens import ConsoleAccess, make_token
 from stingy_server.loopback.guard import LoopbackGuard
 from stingy_server.settings import Tier
-from stingy_server.store.keys import Key, stamp
+from stingy_server.store.key import Key
 from stingy_server.store.ledger import Entry
+from stingy_server.times import stamp
 
 PORT = 8090
 OPERATOR = "olga@host"

@@ -15,7 +15,7 @@ from stingy_server import Database, Keys
 from stingy_server.codec.images import Pixels
 from stingy_server.console.tokens import make_token
 from stingy_server.detection.key_profiles import KeyProfileStore, Observation
-from stingy_server.store.keys import stamp
+from stingy_server.times import stamp
 
 
 class ConsoleProcess:

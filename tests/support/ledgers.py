@@ -15,8 +15,8 @@ from stingy_server.maintenance.reader import open_reader
 from stingy_server.maintenance.verify import read_heads, verify
 from stingy_server.store.budgets import key_owner
 from stingy_server.store.database import FILE
-from stingy_server.store.keys import stamp
 from stingy_server.store.ledger import Entry, Head, Ledger
+from stingy_server.times import stamp
 
 ENTRY = Entry(stamp(), "r", "k", "m", "1", "f", "aa", 1, 1, 1.5, 200, "answer", 900)
 

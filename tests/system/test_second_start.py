@@ -34,7 +34,7 @@ from stingy_server import (
     create_app,
     serve,
 )
-from stingy_server.store.schema import FIRST_VERSION
+from stingy_server.store.backends.schema import FIRST_VERSION
 
 IMAGE = png(random_images(1)[0])
 RELEASED = Path(__file__).parents[1] / "server" / "store" / "fixtures" / "state_0_1_0"

@@ -7,6 +7,7 @@ from stingy_attacker_eval.mark_study.analysis import QUESTIONS, Results
 from stingy_attacker_eval.mark_study.rows import LEVELS
 from stingy_attacker_eval.mark_study.settings import Study
 from stingy_attacker_eval.ownership.proof import format_p
+from stingy_attacker_eval.templates import open_templates
 
 PAGE = "report.html"
 
@@ -20,15 +21,7 @@ def write_page(folder: Path, study: Study, results: Results) -> Path:
 
 def render(study: Study, results: Results) -> str:
     """Render the whole page."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("stingy_attacker_eval.mark_study", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = open_templates("stingy_attacker_eval.mark_study")
     environment.filters |= {"p": format_p, "percent": _percent, "count": _count}
     return environment.get_template("study.html.j2").render(
         study=study,

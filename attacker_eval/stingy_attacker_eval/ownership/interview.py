@@ -5,7 +5,7 @@ Invariant: an answer that was given is kept, so no question is put twice.
 
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,14 +31,16 @@ class Interview:
     """The answers of a suspect.
 
     answers: the class of each answered item, by id; UNKNOWN if it is no class of the exhibit.
+    preferred: the runner-up that an answer ranks first, by id, for the answers that tell.
     unknown: some names that are no class of the exhibit.
     failure: why the interview ended early; None if it is complete.
     """
 
     answers: Mapping[str, int]
+    preferred: Mapping[str, int] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
     failure: str | None = None
-    unanswered: int = field(default=0)
+    unanswered: int = 0
 
 
 class ClassNames:
@@ -90,6 +92,22 @@ class ClassNames:
             raise SuspectError(f"expected a class, or {self._count} scores, got {got}")
         scores: NDArray[np.float64] = np.asarray(answer, np.float64)
         return UNKNOWN if np.isnan(scores).any() else int(scores.argmax())
+
+    def rank_first(self, answer: object, classes: Sequence[int]) -> int | None:
+        """Return the class, of some, that an answer ranks first; None if it does not tell.
+
+        A single class tells only of itself. Names, best first, tell of the first of them that is
+        one of `classes`. Equal scores do not tell.
+
+        answer: as for `index`, which accepts it.
+        """
+        if isinstance(answer, list) and not isinstance(answer[0], str):
+            scores = [float(answer[index]) for index in classes]
+            best = max(scores)
+            return classes[scores.index(best)] if scores.count(best) == 1 else None
+        named = answer if isinstance(answer, list) else [answer]
+        found = (self.index(name) for name in named if isinstance(name, str | int | float))
+        return next((index for index in found if index in classes), None)
 
     def _check(self, index: int) -> int:
         return index if 0 <= index < self._count else UNKNOWN
@@ -149,8 +167,17 @@ def interview_suspect(
         )
     classes = {item: names.index(answer) for item, answer in answers.items()}
     unknown = {_shown(str(answers[item])) for item, index in classes.items() if index == UNKNOWN}
+    first = {
+        item.id: names.rank_first(answers[item.id], item.runners_up)
+        for item in exhibit.items
+        if classes.get(item.id, UNKNOWN) != UNKNOWN
+    }
     return Interview(
-        classes, tuple(sorted(unknown)[:3]), failure, len(exhibit.items) - len(answers)
+        classes,
+        {item: index for item, index in first.items() if index is not None},
+        tuple(sorted(unknown)[:3]),
+        failure,
+        len(exhibit.items) - len(answers),
     )
 
 

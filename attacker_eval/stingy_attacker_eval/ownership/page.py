@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from stingy_attacker_eval.files import write_atomic, write_json
-from stingy_attacker_eval.ownership.proof import Matches, Proof, format_p
+from stingy_attacker_eval.ownership.proof import Proof, format_p
+from stingy_attacker_eval.ownership.statistics import MatchTest
+from stingy_attacker_eval.templates import open_templates
 
 DOCUMENT = "proof.json"
 PAGE = "proof.html"
@@ -19,17 +21,13 @@ def write_proof(folder: Path, proof: Proof) -> Path:
 
 def render_proof(proof: Proof) -> str:
     """Render the whole page."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("stingy_attacker_eval.ownership", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = open_templates("stingy_attacker_eval.ownership")
     environment.filters["p"] = format_p
-    rows: list[tuple[str, Matches]] = [("marked inputs", proof.marked)]
-    if proof.controls.placebo is not None:
-        rows.append(("placebo: controls", proof.controls.placebo))
+    rows: list[tuple[str, MatchTest | None]] = [
+        ("marked inputs: classes", proof.marked),
+        ("marked inputs: order of the runners-up", proof.order),
+        ("placebo, controls: classes", proof.controls.placebo),
+        ("placebo, controls: order of the runners-up", proof.controls.placebo_order),
+    ]
+    rows = [(title, test) for title, test in rows if test is not None]
     return environment.get_template("proof.html.j2").render(proof=proof, rows=rows)

@@ -1,10 +1,14 @@
 """The proof: one sentence and one JSON document about a suspect's answers to an exhibit.
 
+Two tests read the answers: the classes that the suspect gives, and the runner-up that it ranks
+first, if its answers tell more than one class. The p-value is then twice the smaller one.
+
 Invariant: there is no p-value without enough evidence, and none of a suspect of other classes.
 """
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Literal
@@ -51,19 +55,6 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Matches(_Part):
-    """The numbers of a `MatchTest`."""
-
-    questions: int
-    informative: int
-    matches: int
-    expected: float
-    smallest_p: float
-    p_value: float | None
-    missing: int
-    missing_is_bound: bool
-
-
 class Controls(_Part):
     """The suspect's answers to the controls.
 
@@ -73,12 +64,14 @@ class Controls(_Part):
         p_value: the probability of as many agreements of an unrelated suspect.
         placebo: the same test as on the marked inputs, with marks that were never given out. None
             if inputs have one runner-up, because the controls are then a part of the test itself.
+        placebo_order: the same for the test of the order.
     """
 
     questions: int
     agreements: int
     p_value: float
-    placebo: Matches | None
+    placebo: MatchTest | None
+    placebo_order: MatchTest | None
 
 
 class Question(_Part):
@@ -105,6 +98,10 @@ class Proof(_Part):
         remarks: what a reader has to know of the interview.
         limits: what the proof does not prove.
         classes_used: classes of the exhibit that the suspect answered with.
+        p_value: the probability of so many matches of an independent model; None without enough
+            evidence.
+        marked: the test of the classes that the suspect gives.
+        order: the test of the runner-up that it ranks first; None if its answers are one class.
         keys: the marked inputs of each key id.
         first, last: the times of the first and the last marked answer, in UTC.
     """
@@ -122,7 +119,9 @@ class Proof(_Part):
     failure: str | None
     unknown_classes: tuple[str, ...]
     classes_used: int
-    marked: Matches
+    p_value: float | None
+    marked: MatchTest
+    order: MatchTest | None
     controls: Controls
     model: str
     labels: tuple[str, ...]
@@ -135,6 +134,17 @@ class Proof(_Part):
     first: str
     last: str
     questions: tuple[Question, ...]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The outcome of the tests, before it is put into words."""
+
+    verdict: Verdict
+    p_value: float | None
+    test: MatchTest
+    order: MatchTest | None
+    controls: Controls
 
 
 def judge_suspect(exhibit: Exhibit, interview: Interview, *, suspect: str) -> Proof:
@@ -161,24 +171,31 @@ def judge_suspect(exhibit: Exhibit, interview: Interview, *, suspect: str) -> Pr
             np.array([interview.answers[item.id] for item in controls], np.int64),
             np.array([item.top1 for item in controls], np.int64),
         ),
-        placebo=None if single else _describe(_count(controls, interview)),
+        placebo=None if single else _count(controls, interview),
+        placebo_order=_count_order(controls, interview),
     )
-    verdict = _decide(test, agreements, interview)
+    order = _count_order(marked, interview)
+    p_value = _combine(test, order)
+    verdict = _decide(p_value, agreements, interview)
     if verdict is Verdict.OTHER_CLASSES:
-        test = MatchTest(**{**vars(test), "p_value": None})
+        p_value, test = None, replace(test, p_value=None)
+        order = None if order is None else replace(order, p_value=None)
+    found = _Found(verdict, p_value, test, order, agreements)
     times = sorted(item.time for item in exhibit.marked)
     return Proof(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         verdict=verdict,
-        sentence=_write_sentence(verdict, test, agreements, interview),
-        remarks=tuple(_remarks(verdict, test, agreements, interview)),
+        sentence=_write_sentence(found, interview),
+        remarks=tuple(_remarks(found, interview)),
         suspect=suspect,
         answered=len(interview.answers),
         unanswered=interview.unanswered,
         failure=interview.failure,
         unknown_classes=interview.unknown,
         classes_used=len(set(interview.answers.values()) - {UNKNOWN}),
-        marked=_describe(test),
+        p_value=p_value,
+        marked=test,
+        order=order,
         controls=agreements,
         model=exhibit.model,
         labels=exhibit.labels,
@@ -213,29 +230,59 @@ def _count(items: Sequence[Item], interview: Interview) -> MatchTest:
     )
 
 
+def _count_order(items: Sequence[Item], interview: Interview) -> MatchTest | None:
+    """Count the inputs whose mark is ranked first of the runners-up.
+
+    Given the suspect's answers, each choice is uniform among the runners-up, so the one ranked
+    first is the mark with probability 1/m.
+
+    Returns None if no answer tells more than its class, because the count is then that of `_count`.
+    """
+    drawn = [item for item in items if len(item.runners_up) > 1]
+    if all(interview.answers[i.id] in i.runners_up for i in drawn if i.id in interview.preferred):
+        return None
+    return count_matches(
+        np.array([interview.preferred.get(item.id) == item.mark for item in drawn], bool),
+        np.array([item.id in interview.preferred for item in drawn], bool),
+        np.array([len(item.runners_up) for item in drawn], np.int64),
+    )
+
+
+def _combine(test: MatchTest, order: MatchTest | None) -> float | None:
+    """Return the p-value of both tests: Bonferroni's, because they share answers."""
+    if order is None:
+        return test.p_value
+    found = [each.p_value for each in (test, order) if each.p_value is not None]
+    return min(1.0, 2 * min(found)) if found else None
+
+
 def _find_matches(
     items: Sequence[Item], interview: Interview
 ) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     return np.array([interview.answers[item.id] == item.mark for item in items], bool)
 
 
-def _decide(test: MatchTest, controls: Controls, interview: Interview) -> Verdict:
+def _decide(p_value: float | None, controls: Controls, interview: Interview) -> Verdict:
     unknown = sum(index == UNKNOWN for index in interview.answers.values())
     unrelated = controls.questions >= _FEWEST_CONTROLS and controls.p_value > _UNRELATED
     if 2 * unknown > len(interview.answers) or unrelated:
         return Verdict.OTHER_CLASSES
-    if test.p_value is None:
+    if p_value is None:
         return Verdict.TOO_LITTLE_EVIDENCE
-    return Verdict.MATCH if test.p_value <= LEVEL else Verdict.NO_MATCH
+    return Verdict.MATCH if p_value <= LEVEL else Verdict.NO_MATCH
 
 
-def _write_sentence(
-    verdict: Verdict, test: MatchTest, controls: Controls, interview: Interview
-) -> str:
+def _write_sentence(found: _Found, interview: Interview) -> str:
+    verdict, test, order, controls = found.verdict, found.test, found.order, found.controls
     counted = (
         f"the suspect gave the marked class for {test.matches} of {test.questions} marked inputs, "
         f"where an independent model would give {test.expected:.1f} by chance"
     )
+    if order is not None:
+        counted += (
+            f", and ranked it first of the runners-up for {order.matches} of {order.informative}, "
+            f"by chance {order.expected:.1f}"
+        )
     if verdict is Verdict.OTHER_CLASSES:
         if interview.unknown:
             names = ", ".join(f'"{name}"' for name in interview.unknown)
@@ -249,12 +296,13 @@ def _write_sentence(
             "be in another order, which the template's [classes] can name."
         )
     if verdict is Verdict.TOO_LITTLE_EVIDENCE:
-        about = "at least" if test.missing_is_bound else "about"
+        nearest = test if order is None or order.informative < test.informative else order
+        about = "at least" if nearest.missing_is_bound else "about"
         return (
-            f"Too little evidence for a p-value: only {test.informative} answers could match a "
-            f"mark, so {about} {test.missing:,} marked inputs are missing ({counted})."
+            f"Too little evidence for a p-value: only {nearest.informative} answers could match a "
+            f"mark, so {about} {nearest.missing:,} marked inputs are missing ({counted})."
         )
-    chance = f"(p = {format_p(test.p_value)})"
+    chance = f"(p = {format_p(found.p_value)})"
     if verdict is Verdict.MATCH:
         return (
             f"Match: {counted} {chance}, so the suspect's answers depend on marks that only this "
@@ -266,10 +314,15 @@ def _write_sentence(
     )
 
 
-def _remarks(
-    verdict: Verdict, test: MatchTest, controls: Controls, interview: Interview
-) -> list[str]:
+def _remarks(found: _Found, interview: Interview) -> list[str]:
+    test, order, controls = found.test, found.order, found.controls
     remarks = []
+    if order is not None and found.p_value is not None:
+        remarks.append(
+            "The p-value is twice the smaller one of two tests: of the classes "
+            f"({format_p(test.p_value)}) and of the order of the runners-up "
+            f"({format_p(order.p_value)})."
+        )
     if interview.failure is not None:
         remarks.append(
             f"{interview.unanswered} questions have no answer; the suspect's last failure: "
@@ -277,7 +330,7 @@ def _remarks(
         )
     elif interview.unanswered:
         remarks.append(f"{interview.unanswered} questions have no answer.")
-    if interview.unknown and verdict is not Verdict.OTHER_CLASSES:
+    if interview.unknown and found.verdict is not Verdict.OTHER_CLASSES:
         names = ", ".join(f'"{name}"' for name in interview.unknown)
         remarks.append(f"Some answers are no class of the exhibit and match nothing: {names}.")
     if controls.questions < _FEWEST_CONTROLS:
@@ -285,16 +338,15 @@ def _remarks(
             f"With {controls.questions} controls it cannot be shown that the suspect has the "
             "exhibit's classes in their order."
         )
-    placebo = controls.placebo
-    if placebo is not None and placebo.p_value is not None and placebo.p_value <= LEVEL:
-        remarks.append(
-            f"The controls match marks that were never given out, {placebo.matches} times where "
-            f"chance gives {placebo.expected:.1f}: do not trust this exhibit."
-        )
-    if test.smallest_p <= LEVEL and test.informative < 3 * _FEWEST_CONTROLS:
-        remarks.append(
-            f"Only {test.informative} answers could match. A weak trace of the marks needs more."
-        )
+    for placebo in (controls.placebo, controls.placebo_order):
+        if placebo is not None and placebo.p_value is not None and placebo.p_value <= LEVEL / 2:
+            remarks.append(
+                f"The controls match marks that were never given out, {placebo.matches} times "
+                f"where chance gives {placebo.expected:.1f}: do not trust this exhibit."
+            )
+    most = max(each.informative for each in (test, order) if each is not None)
+    if found.p_value is not None and most < 3 * _FEWEST_CONTROLS:
+        remarks.append(f"Only {most} answers could match. A weak trace of the marks needs more.")
     return remarks
 
 
@@ -305,10 +357,6 @@ def format_p(value: float | None) -> str:
     if value < 1e-300:
         return "less than 1e-300"
     return f"{value:.2g}"
-
-
-def _describe(test: MatchTest) -> Matches:
-    return Matches(**vars(test))
 
 
 def _question(item: Item, interview: Interview) -> Question:

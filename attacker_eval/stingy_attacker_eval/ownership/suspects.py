@@ -220,7 +220,7 @@ def _public_url(url: str) -> str:
 
 
 def _first_output(reply: object) -> object:
-    """Return the first output for one image: a class, or the scores of all classes."""
+    """Return the first output for one image: a class, names best first, or all scores."""
     outputs = reply.get("outputs") if isinstance(reply, dict) else None
     first = outputs[0] if isinstance(outputs, list) and outputs else None
     data = first.get("data") if isinstance(first, dict) else None
@@ -232,7 +232,7 @@ def _first_output(reply: object) -> object:
         return data
     if isinstance(data[0], str) and (found := _CLASSIFICATION.match(data[0])):
         return int(found[1])
-    return data[0]
+    return data if isinstance(data[0], str) else data[0]
 
 
 def _decode(png: bytes) -> NDArray[np.uint8]:

@@ -20,15 +20,15 @@ from torch import Tensor
 from stingy_protection import Policy, SparseLogits
 from stingy_server import app as app_module
 from stingy_server import serve as serve_module
-from stingy_server import service as service_module
 from stingy_server.edge.guard import JSON_LENGTH
 from stingy_server.edge.hot_path import HotPath
 from stingy_server.inference import engine as engine_module
 from stingy_server.observability.request_record import RequestRecord
+from stingy_server.queries import answering as answering_module
 from stingy_server.service import Service
 from stingy_server.settings_sources import load_settings
-from stingy_server.store.budgets import Reservation
-from stingy_server.store.keys import Caller
+from stingy_server.store.budget import Reservation
+from stingy_server.store.key import Caller
 
 
 class UnchangedKeys:
@@ -142,7 +142,7 @@ def without_metrics(service: Service) -> None:
 
 
 def without_meter(service: Service) -> None:
-    service_module.leak_bits = lambda answer: 0.0
+    answering_module.leak_bits = lambda answer: 0.0
 
 
 def without_gate(service: Service) -> None:

@@ -10,9 +10,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from stingy_protection.coarse_pixels import coarse_codes
 from stingy_protection.errors import PolicyConfigError
 from stingy_protection.policies.base import NoisyPolicy, Proposal, best_first
-from stingy_protection.thumbnails import coarse_codes
 
 SECRET_BYTES = 16
 SIGNS = 16  # of projections of a thumbnail; they key the noise

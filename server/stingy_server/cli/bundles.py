@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from stingy_server.cli.command import AsJson, Config, end, to_line
+from stingy_server.cli.command import AsJson, Config, end, read_settings, to_line
 from stingy_server.cli.pack import pack, tried
 from stingy_server.cli.progress import working
 
@@ -89,11 +89,8 @@ def check(
     from stingy_server.importers.found import NotImportable
     from stingy_server.importers.pack import try_bundle
     from stingy_server.models.advice import openness_notes, policy_notes
-    from stingy_server.settings_sources import load_settings
 
-    settings, faults = load_settings(config)
-    if faults:
-        end(faults)
+    settings = read_settings(config)
     try:
         with working("trying"):
             model = try_bundle(folder, settings)

@@ -1,9 +1,13 @@
 """The shared parts of the server's commands: options, access to the state, faults."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from inspect import Parameter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -18,8 +22,43 @@ State = Annotated[
 Config = Annotated[Path | None, typer.Option(help="Settings file; default: stingy.toml, if any.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-
 MAX_COUNT = 2**62  # the largest number that the store takes
+
+
+def spread_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the fields of its dataclass parameters as options, in their place.
+
+    Args:
+        command: takes a dataclass, whose fields are annotated as the parameters of a command are.
+    """
+    signature = inspect.signature(command)
+    groups: dict[str, type[Any]] = {
+        parameter.name: parameter.annotation
+        for parameter in signature.parameters.values()
+        if isinstance(parameter.annotation, type) and is_dataclass(parameter.annotation)
+    }
+    options: list[Parameter] = []
+    for parameter in signature.parameters.values():
+        if (group := groups.get(parameter.name)) is None:
+            options.append(parameter.replace(kind=Parameter.KEYWORD_ONLY))
+            continue
+        for field in fields(group):
+            default = Parameter.empty if field.default is MISSING else field.default
+            options.append(
+                Parameter(
+                    field.name, Parameter.KEYWORD_ONLY, default=default, annotation=field.type
+                )
+            )
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        for name, group in groups.items():
+            given = {field.name: values.pop(field.name) for field in fields(group)}
+            values[name] = group(**given)
+        command(**values)
+
+    run.__signature__ = signature.replace(parameters=options)  # type: ignore[attr-defined]
+    return run
 
 
 def require_number(value: float | None) -> float | None:
@@ -29,7 +68,7 @@ def require_number(value: float | None) -> float | None:
     return value
 
 
-def read_settings(config: Path | None, state: Path | None) -> "Settings":
+def read_settings(config: Path | None, state: Path | None = None) -> "Settings":
     """Read the settings. A fault of theirs ends the command."""
     from stingy_server.settings_sources import load_settings
 

@@ -1,7 +1,7 @@
-"""The options of `stingy keys create` and `stingy keys set`, and the changes that they make."""
+"""The options that `stingy keys create` and `set` share, and the changes that they make."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,54 +12,63 @@ from stingy_server.cli.command import MAX_COUNT, end
 
 if TYPE_CHECKING:
     from stingy_server.settings import Settings
-    from stingy_server.store.keys import KeySettings, Limits
+    from stingy_server.store.key import KeySettings, Limits
 
 NONE = "none"  # the text that removes a limit
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 LIMITS = {"budget": "total", "per-day": "per_day", "per-month": "per_month"}
 PROPERTIES = {"tier": "tier", "rate": "rate", "request rate": "request_rate"}
 
-Budget = Annotated[
-    str | None, typer.Option(metavar="N|none", help="Images in all; none: no limit.")
-]
-PerDay = Annotated[
-    str | None, typer.Option(metavar="N|none", help="Images in a day of UTC; none: no limit.")
-]
-PerMonth = Annotated[
-    str | None, typer.Option(metavar="N|none", help="Images in a month of UTC; none: no limit.")
-]
-ModelBudget = Annotated[
-    list[str] | None,
-    typer.Option(metavar="MODEL=N|none", help="Images in all for one model; repeat for others."),
-]
-ModelPerDay = Annotated[
-    list[str] | None,
-    typer.Option(metavar="MODEL=N|none", help="Images in a day of UTC for one model."),
-]
-ModelPerMonth = Annotated[
-    list[str] | None,
-    typer.Option(metavar="MODEL=N|none", help="Images in a month of UTC for one model."),
-]
-Models = Annotated[
-    str | None,
-    typer.Option(metavar="MODEL,MODEL", help="The only models that it may query."),
-]
-Tier = Annotated[str | None, typer.Option(help="Tier of the key; the settings name them.")]
-Rate = Annotated[
-    str | None,
-    typer.Option(metavar="RATE|none", help="Images in a period, such as 600/minute."),
-]
-RequestRate = Annotated[
-    str | None,
-    typer.Option(
-        metavar="RATE|none",
-        help="Requests in a period, such as 100/second; none: the server's own.",
-    ),
-]
-Days = Annotated[
-    str | None,
-    typer.Option(metavar="N|none", help="Days from now until it expires; none: it never does."),
-]
+
+@dataclass(frozen=True, kw_only=True)
+class KeyOptions:
+    """The options that say what a key may do; None for each that is not given."""
+
+    budget: Annotated[
+        str | None, typer.Option(metavar="N|none", help="Images in all; none: no limit.")
+    ] = None
+    per_day: Annotated[
+        str | None, typer.Option(metavar="N|none", help="Images in a day of UTC; none: no limit.")
+    ] = None
+    per_month: Annotated[
+        str | None, typer.Option(metavar="N|none", help="Images in a month of UTC; none: no limit.")
+    ] = None
+    model_budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL=N|none", help="Images in all for one model; repeat for others."
+        ),
+    ] = None
+    model_per_day: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODEL=N|none", help="Images in a day of UTC for one model."),
+    ] = None
+    model_per_month: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODEL=N|none", help="Images in a month of UTC for one model."),
+    ] = None
+    models: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL,MODEL", help="The only models that it may query."),
+    ] = None
+    tier: Annotated[str | None, typer.Option(help="Tier of the key; the settings name them.")] = (
+        None
+    )
+    rate: Annotated[
+        str | None,
+        typer.Option(metavar="RATE|none", help="Images in a period, such as 600/minute."),
+    ] = None
+    request_rate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RATE|none",
+            help="Requests in a period, such as 100/second; none: the server's own.",
+        ),
+    ] = None
+    days: Annotated[
+        str | None,
+        typer.Option(metavar="N|none", help="Days from now until it expires; none: it never does."),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,7 @@ class KeyChange:
 
     def apply(self, before: "KeySettings") -> "KeySettings":
         """Return the settings after the changes. A model without any limit has no budget."""
-        from stingy_server.store.keys import KeySettings, Limits
+        from stingy_server.store.key import KeySettings, Limits
 
         limits = dict(before.limits)
         for model, changed in self.limits.items():
@@ -85,61 +94,45 @@ class KeyChange:
         return KeySettings(replace(before.key, **self.properties), kept)
 
 
-def read_change(
-    settings: "Settings",
-    *,
-    budget: str | None,
-    per_day: str | None,
-    per_month: str | None,
-    model_budget: Sequence[str] | None,
-    model_per_day: Sequence[str] | None,
-    model_per_month: Sequence[str] | None,
-    models: str | None,
-    all_models: bool,
-    tier: str | None,
-    rate: str | None,
-    request_rate: str | None,
-    days: str | None,
-) -> KeyChange:
+def read_change(settings: "Settings", options: KeyOptions, *, all_models: bool) -> KeyChange:
     """Read the options of a command. A fault ends the command."""
     from stingy_server.settings import FULL_TIER
-    from stingy_server.store.keys import stamp
+    from stingy_server.times import stamp
 
     faults: list[str] = []
     limits: dict[str, dict[str, int | None]] = {}
-    for option, value in (("budget", budget), ("per-day", per_day), ("per-month", per_month)):
-        if value is not None:
-            limits.setdefault("", {})[LIMITS[option]] = _number(f"--{option}", value, faults)
-    for option, texts in (
-        ("budget", model_budget),
-        ("per-day", model_per_day),
-        ("per-month", model_per_month),
+    for option, whole, single in (
+        ("budget", options.budget, options.model_budget),
+        ("per-day", options.per_day, options.model_per_day),
+        ("per-month", options.per_month, options.model_per_month),
     ):
-        for value in texts or ():
-            model, equals, number = value.partition("=")
+        if whole is not None:
+            limits.setdefault("", {})[LIMITS[option]] = _number(f"--{option}", whole, faults)
+        for text in single or ():
+            model, equals, number = text.partition("=")
             if not (equals and MODEL_NAME.fullmatch(model)):
-                faults.append(f"--model-{option}: expected MODEL=N, got {value}")
+                faults.append(f"--model-{option}: expected MODEL=N, got {text}")
                 continue
             found = _number(f"--model-{option} of {model}", number, faults)
             limits.setdefault(model, {})[LIMITS[option]] = found
     properties: dict[str, Any] = {}
     known = [FULL_TIER, *settings.tiers]
-    if tier is not None:
+    if (tier := options.tier) is not None:
         properties["tier"] = tier
         if tier not in known:
             faults.append(f"expected one of the tiers {', '.join(known)}, got {tier}")
-    for name, value in (("rate", rate), ("request_rate", request_rate)):
+    for name, value in (("rate", options.rate), ("request_rate", options.request_rate)):
         if value is not None:
             properties[name] = None if value == NONE else value
-    if days is not None:
-        lasting = _number("--days", days, faults, most=36_500)
+    if options.days is not None:
+        lasting = _number("--days", options.days, faults, most=36_500)
         properties["expires"] = (
             None if lasting is None else stamp(datetime.now(UTC) + timedelta(days=lasting))
         )
-    if models is not None:
-        names = models.split(",")
+    if options.models is not None:
+        names = options.models.split(",")
         if all_models or not all(map(MODEL_NAME.fullmatch, names)):
-            faults.append(f"--models: expected names with commas between, got {models}")
+            faults.append(f"--models: expected names with commas between, got {options.models}")
         properties["models"] = frozenset(names)
     elif all_models:
         properties["models"] = None
@@ -175,7 +168,7 @@ def model_names(models: frozenset[str] | None) -> str:
 
 
 def _limits(settings: "KeySettings", model: str) -> "Limits":
-    from stingy_server.store.keys import Limits
+    from stingy_server.store.key import Limits
 
     return settings.limits.get(model, Limits())
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stingy_server.cli import key_options as options
-from stingy_server.cli.command import AsJson, Config, State, end, open_state
+from stingy_server.cli.command import AsJson, Config, State, end, open_state, spread_options
+from stingy_server.cli.key_options import KeyChange, KeyOptions, differences, read_change
 
 if TYPE_CHECKING:
-    from stingy_server.store.keys import Key, Keys, KeySettings
+    from stingy_server.store.key import Key, KeySettings
+    from stingy_server.store.keys import Keys
 
 app = typer.Typer(no_args_is_help=True, help="Create, list, change and revoke API keys.")
 
@@ -27,19 +28,10 @@ AllModels = Annotated[bool, typer.Option("--all-models", help="It may query all 
 
 
 @app.command()
+@spread_options
 def create(
     name: Annotated[str, typer.Argument(help="The name of the key's owner.")],
-    budget: options.Budget = None,
-    per_day: options.PerDay = None,
-    per_month: options.PerMonth = None,
-    model_budget: options.ModelBudget = None,
-    model_per_day: options.ModelPerDay = None,
-    model_per_month: options.ModelPerMonth = None,
-    models: options.Models = None,
-    tier: options.Tier = None,
-    rate: options.Rate = None,
-    request_rate: options.RequestRate = None,
-    days: options.Days = None,
+    options: KeyOptions,
     config: Config = None,
     state: State = None,
     as_json: AsJson = False,
@@ -48,23 +40,10 @@ def create(
     from datetime import datetime
 
     with open_state(config, state, create=True) as (settings, database):
-        from stingy_server.store.keys import Keys, Limits
+        from stingy_server.store.key import Limits
+        from stingy_server.store.keys import Keys
 
-        change = options.read_change(
-            settings,
-            budget=budget,
-            per_day=per_day,
-            per_month=per_month,
-            model_budget=model_budget,
-            model_per_day=model_per_day,
-            model_per_month=model_per_month,
-            models=models,
-            all_models=False,
-            tier=tier,
-            rate=rate,
-            request_rate=request_rate,
-            days=days,
-        )
+        change = read_change(settings, options, all_models=False)
         limits = {model: Limits(**own) for model, own in change.limits.items()}
         own = limits.pop("", Limits())
         given = dict(change.properties)
@@ -100,20 +79,11 @@ def list_keys(config: Config = None, state: State = None, as_json: AsJson = Fals
 
 
 @app.command("set")
+@spread_options
 def set_key(
     key_id: KeyId,
-    budget: options.Budget = None,
-    per_day: options.PerDay = None,
-    per_month: options.PerMonth = None,
-    model_budget: options.ModelBudget = None,
-    model_per_day: options.ModelPerDay = None,
-    model_per_month: options.ModelPerMonth = None,
-    models: options.Models = None,
+    options: KeyOptions,
     all_models: AllModels = False,
-    tier: options.Tier = None,
-    rate: options.Rate = None,
-    request_rate: options.RequestRate = None,
-    days: options.Days = None,
     config: Config = None,
     state: State = None,
     as_json: AsJson = False,
@@ -122,22 +92,8 @@ def set_key(
     with open_state(config, state) as (settings, database):
         from stingy_server.store.keys import Keys
 
-        change = options.read_change(
-            settings,
-            budget=budget,
-            per_day=per_day,
-            per_month=per_month,
-            model_budget=model_budget,
-            model_per_day=model_per_day,
-            model_per_month=model_per_month,
-            models=models,
-            all_models=all_models,
-            tier=tier,
-            rate=rate,
-            request_rate=request_rate,
-            days=days,
-        )
-        if change == options.KeyChange():
+        change = read_change(settings, options, all_models=all_models)
+        if change == KeyChange():
             end(["expected an option that changes the key, got none; see: stingy keys set --help"])
         store = Keys(database)
         found = find_key(store, key_id)
@@ -148,7 +104,7 @@ def set_key(
         if done is None:
             end([_revoked(found)])
         used = store.budget(found).used
-    changed = options.differences(*done)
+    changed = differences(*done)
     if as_json:
         shown = {name: {"before": old, "after": new} for name, old, new in changed}
         typer.echo(json.dumps({"id": found.id, "changes": shown}))
@@ -167,7 +123,7 @@ def set_key(
 
 def _describe(before: "KeySettings", after: "KeySettings") -> dict[str, Any] | None:
     """Return what the ledger says about a change; None if there is none."""
-    changed = options.differences(before, after)
+    changed = differences(before, after)
     if not changed:
         return None
     return {"by": operator(), "changes": {name: [old, new] for name, old, new in changed}}

@@ -65,8 +65,8 @@ def _traffic(database: "Database") -> dict[tuple[str, str], str]:
     from datetime import UTC, datetime, timedelta
 
     from stingy_server.cli.tables.models import hourly_images
-    from stingy_server.store.keys import stamp
     from stingy_server.store.ledger import Ledger
+    from stingy_server.times import stamp
 
     ledger = Ledger(database)
     first = ledger.last(MOST_ENTRIES)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from stingy_server.cli.command import Config, end, to_line
+from stingy_server.cli.command import Config, end, read_settings, to_line
 from stingy_server.cli.progress import working
 
 if TYPE_CHECKING:
@@ -81,11 +81,8 @@ def pack(
     from stingy_server.importers.pack import model_name
     from stingy_server.importers.pack import pack as write
     from stingy_server.importers.sources import import_source
-    from stingy_server.settings_sources import load_settings
 
-    settings, faults = load_settings(config)
-    if faults:
-        end(faults)
+    settings = read_settings(config)
     try:
         options = _options(
             arch=arch,

@@ -9,9 +9,10 @@ from typing import Any
 from stingy_server.console.estimates import Audits, LeakRange
 from stingy_server.console.traffic import Endpoint, Shown, Traffic
 from stingy_server.detection.key_profiles import Action, KeyProfile
-from stingy_server.store.budgets import Budget, today
+from stingy_server.store.budget import Budget
 from stingy_server.store.deployments import Report
-from stingy_server.store.keys import Key, is_current
+from stingy_server.store.key import Key, is_current
+from stingy_server.times import today
 
 MOST_BITS = 32.0  # of one answer, as the leak meter counts one that hides nothing
 

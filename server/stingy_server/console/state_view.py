@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
+from stingy_server.store.backends.schema import VERSION
 from stingy_server.store.base import StoreUnavailable
 from stingy_server.store.database import FILE, Database
-from stingy_server.store.schema import VERSION
 
 Identity = tuple[int, int]
 

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stingy_server.store.budgets import Budgets, key_owner, today
+from stingy_server.store.budgets import Budgets, key_owner
 from stingy_server.store.database import Database
-from stingy_server.store.keys import stamp
 from stingy_server.store.ledger import Ledger, event_entry
+from stingy_server.times import stamp, today
 
 HALF_LIFE = 1000  # compared images after which an old image counts half
 DISTANCES = 256  # the latest distances that are kept

@@ -24,6 +24,7 @@ from stingy_server.errors import (
 from stingy_server.models.endpoints import Endpoint
 from stingy_server.observability.key_statistics import Usage
 from stingy_server.observability.request_record import RequestRecord
+from stingy_server.queries.tiers import find_tier
 from stingy_server.service import Service
 
 Document: TypeAlias = dict[str, Any]
@@ -63,7 +64,7 @@ def model_metadata(service: Service, record: RequestRecord, endpoint: Endpoint) 
     Raises:
         ServiceError: refused, suspended or internal, if the caller gets no answers.
     """
-    view = TierView.of(endpoint.policy, service.tier(record))
+    view = TierView.of(endpoint.policy, find_tier(service, record))
     manifest = endpoint.manifest
     return {
         "name": endpoint.name,
@@ -93,7 +94,7 @@ def model_config(service: Service, record: RequestRecord, endpoint: Endpoint) ->
     Raises:
         ServiceError: as from `model_metadata`.
     """
-    view = TierView.of(endpoint.policy, service.tier(record))
+    view = TierView.of(endpoint.policy, find_tier(service, record))
     image = {
         "name": "image",
         "data_type": "TYPE_UINT8",

@@ -20,6 +20,8 @@ from stingy_server.edge.openapi import request_body
 from stingy_server.errors import INTERNAL, KeyChanged, ServiceError
 from stingy_server.models.endpoints import Endpoint
 from stingy_server.observability.request_record import RequestRecord
+from stingy_server.queries.changed_keys import refresh_key
+from stingy_server.queries.tiers import find_tier
 from stingy_server.service import Service
 from stingy_server.settings import Tier
 
@@ -93,12 +95,12 @@ class HotPath:
         endpoint = service.endpoint(record, route.model, route.version)
         body = await _read_body(receive)
         length = None if json_length is None else json_length.decode("latin-1")
-        query = Query(service, record, endpoint, service.tier(record), body, length, headers)
+        query = Query(service, record, endpoint, find_tier(service, record), body, length, headers)
+        # Not in a function that gRPC shares, because one more coroutine would slow every request.
         try:
             return await route.handler(query)
         except KeyChanged:
-            service.refresh_key(record)
-            return await route.handler(query._replace(tier=service.tier(record)))
+            return await route.handler(query._replace(tier=refresh_key(service, record)))
 
 
 async def _read_body(receive: Receive) -> bytes:

@@ -12,6 +12,7 @@ from stingy_server.codec.oip import InferHead
 from stingy_server.codec.oip_tensors import Body
 from stingy_server.models.endpoints import Endpoint
 from stingy_server.observability.request_record import RequestRecord
+from stingy_server.queries.answering import answer_batch
 from stingy_server.service import Service
 from stingy_server.settings import Tier
 
@@ -36,7 +37,7 @@ async def infer_images(
         tier: the tier of the caller's key.
 
     Raises:
-        ServiceError: any refusal of `parse`, of the images, or of `Service.answer`.
+        ServiceError: any refusal of `parse`, of the images, or of `answer_batch`.
     """
     heads: list[InferHead] = []
     if count is None:
@@ -53,6 +54,6 @@ async def infer_images(
         caller=record.caller,
         max_pixels=service.settings.max_pixels,
     )
-    answer = await service.answer(record, endpoint, read_images, images=count, tier=tier)
+    answer = await answer_batch(service, record, endpoint, read_images, images=count, tier=tier)
     (head,) = heads
     return head, answer

@@ -13,6 +13,7 @@ from stingy_server.codec.transforms import scaled_size
 from stingy_server.edge.tier_view import TierView
 from stingy_server.models.endpoints import Endpoint
 from stingy_server.observability.request_record import RequestRecord
+from stingy_server.queries.tiers import find_tier
 from stingy_server.rates.rate_limits import parse_rate
 from stingy_server.service import Service
 
@@ -21,9 +22,9 @@ def list_models(service: Service, record: RequestRecord) -> list[dict[str, Any]]
     """Describe each model that is served, in the order of the names.
 
     Raises:
-        ServiceError: as `Service.tier` raises it.
+        ServiceError: as `find_tier` raises it.
     """
-    tier = service.tier(record)
+    tier = find_tier(service, record)
     described = []
     for name in sorted({endpoint.name for endpoint in service.endpoints(record)}):
         endpoint = service.fleet.find(name, None, caller=record.caller)

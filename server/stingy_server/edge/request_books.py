@@ -3,15 +3,17 @@
 The sender of a response first enters the request, and then sends what the ledger has.
 """
 
-import asyncio
 import contextlib
 import logging
 import time
+from functools import partial
 
 from stingy_server.errors import STORE_UNAVAILABLE, Refusal
 from stingy_server.observability.request_record import RequestRecord
+from stingy_server.queries.charging import refund_request
 from stingy_server.service import Service
 from stingy_server.store.base import StoreUnavailable
+from stingy_server.store.group_commit import log_failed_write
 
 log = logging.getLogger("stingy")
 
@@ -35,7 +37,7 @@ class RequestBooks:
     def refund(self, refusal: Refusal) -> None:
         """Refund a request that is refused, and name the refusal in its record."""
         self._refunds = self.record.charged is not None
-        self._service.refund(self.record)
+        refund_request(self._service, self.record)
         self.record.event = refusal.code
 
     async def enter(self, status: int) -> bool:
@@ -59,12 +61,12 @@ class RequestBooks:
         """Record a request that ended without a response (client left, or server stopping)."""
         if self.closed:
             return
-        self._service.refund(self.record)
+        refund_request(self._service, self.record)
         self.record.event = CANCELLED
         if self._in_ledger and not self._service.refusals.add(entry := self.record.entry(0)):
             ledger = self._service.ledger
             appended = self._service.writes.submit(lambda: ledger.append_all([entry]))
-            appended.add_done_callback(_log_if_failed)
+            appended.add_done_callback(partial(log_failed_write, "cannot write the ledger entry"))
         self._close(0)
 
     async def _append_entry(self, status: int) -> None:
@@ -91,8 +93,3 @@ class RequestBooks:
 
 def _follow() -> None:
     """Do nothing, behind the writes that were queued before."""
-
-
-def _log_if_failed(appended: asyncio.Future[list[None]]) -> None:
-    if (error := appended.exception()) is not None:
-        log.error("cannot write the ledger entry: %s", error)

@@ -18,8 +18,9 @@ from stingy_server.edge.openapi import IMAGE_TYPES, Refused, answers, refusals
 from stingy_server.edge.usage_view import usage_document
 from stingy_server.errors import JSON
 from stingy_server.models.endpoints import Endpoint
+from stingy_server.queries.answering import answer_batch
 from stingy_server.service import Service
-from stingy_server.store.keys import Key
+from stingy_server.store.key import Key
 
 router = APIRouter(responses=refusals(Refused), tags=["Stingy"])
 
@@ -35,7 +36,7 @@ async def predict(query: Query) -> Encoded:
         caller=record.caller,
         max_pixels=service.settings.max_pixels,
     )
-    answer = await service.answer(record, endpoint, decode_body, images=1, tier=query.tier)
+    answer = await answer_batch(service, record, endpoint, decode_body, images=1, tier=query.tier)
     return Encoded(orjson.dumps(_document(endpoint, answer)), None)
 
 

@@ -27,6 +27,7 @@ from stingy_server.edge.openapi import (
     refusals,
 )
 from stingy_server.errors import JSON
+from stingy_server.queries.answering import answer_batch
 
 router = APIRouter(responses=refusals(TorchServeRefused), tags=["TorchServe"])
 
@@ -43,8 +44,13 @@ async def ping(request: Request) -> Response:
 
 async def predictions(query: Query) -> Encoded:
     """Classify one image, sent as the body or as the file `data` of a form."""
-    answer = await query.service.answer(
-        query.record, query.endpoint, partial(_decode_file, query), images=1, tier=query.tier
+    answer = await answer_batch(
+        query.service,
+        query.record,
+        query.endpoint,
+        partial(_decode_file, query),
+        images=1,
+        tier=query.tier,
     )
     labels = query.endpoint.manifest.classes
     named = zip(answer.indices[0].tolist(), _probabilities(answer), strict=True)

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from stingy_server.store.budgets import DAY_S, Budget, month_of, start_of_month
-from stingy_server.store.keys import Key
+from stingy_server.store.budget import Budget
+from stingy_server.store.key import Key
+from stingy_server.times import DAY_S, month_of, start_of_month
 
 
 def usage_document(

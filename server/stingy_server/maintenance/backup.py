@@ -20,11 +20,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stingy_server.maintenance.reader import FileReader, Reader, open_file, open_reader
 from stingy_server.maintenance.verify import read_heads
+from stingy_server.store.backends.schema import FIRST_VERSION, VERSION
 from stingy_server.store.base import StoreUnavailable
 from stingy_server.store.database import FILE
-from stingy_server.store.keys import stamp
 from stingy_server.store.pepper import PEPPER, check_pepper, read_pepper
-from stingy_server.store.schema import FIRST_VERSION, VERSION
+from stingy_server.times import stamp
 
 MANIFEST = "manifest.json"
 

@@ -12,18 +12,18 @@ from psycopg.conninfo import conninfo_to_dict
 
 from stingy_server.maintenance.comparison import differences
 from stingy_server.maintenance.reader import WAIT_S, FileReader, Row, file_tables, new_file
-from stingy_server.store.base import StoreUnavailable
-from stingy_server.store.deployments import ALIVE_S
-from stingy_server.store.pepper import pepper_digest
-from stingy_server.store.postgres import (
+from stingy_server.store.backends.postgres import (
     CONNECT,
     Postgres,
     lock_number,
     to_postgres,
     translate,
 )
-from stingy_server.store.schema import FIRST_VERSION, MIGRATIONS, SCHEMA, VERSION
-from stingy_server.store.sqlite import FIRST_WITH_PEPPER
+from stingy_server.store.backends.schema import FIRST_VERSION, MIGRATIONS, SCHEMA, VERSION
+from stingy_server.store.backends.sqlite import FIRST_WITH_PEPPER
+from stingy_server.store.base import StoreUnavailable
+from stingy_server.store.deployments import ALIVE_S
+from stingy_server.store.pepper import pepper_digest
 
 TRIGGER = re.compile(
     r"CREATE TRIGGER ledger_keeps BEFORE DELETE OR UPDATE OR TRUNCATE ON (\w+\.)?ledger "

@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import takewhile
 
-import orjson
-
 from stingy_server.store.base import StoreBusy, StoreUnavailable
 from stingy_server.store.database import Database
-from stingy_server.store.keys import stamp
-from stingy_server.store.ledger import PRUNED, Entry, Head, Ledger
+from stingy_server.store.ledger import PRUNED, Entry, Head, Ledger, event_entry
+from stingy_server.times import stamp
 
 BATCH = 10_000  # entries of one transaction, for which servers wait
 LEAST_PAUSE_S = 0.05
@@ -31,7 +29,6 @@ SELECT writer, number, hash FROM ledger WHERE seq IN (
     SELECT MAX(seq) FROM ledger WHERE seq <= ? AND event != ? AND writer != '' GROUP BY writer
 )
 """
-NO_VALUE = "-"
 
 
 @dataclass(frozen=True)
@@ -115,19 +112,4 @@ def _entry(before: str, pruned: Pruned, cuts: list[Head]) -> Entry:
         "last": pruned.last,
         "chains": {head.writer: [head.number, head.hash.hex()] for head in cuts},
     }
-    return Entry(
-        time=stamp(),
-        request=NO_VALUE,
-        key=NO_VALUE,
-        model=NO_VALUE,
-        version=NO_VALUE,
-        fingerprint=NO_VALUE,
-        pixels=None,
-        images=0,
-        answered=0,
-        bits=0.0,
-        status=0,
-        event=PRUNED,
-        latency_us=0,
-        detail=orjson.dumps(detail).decode(),
-    )
+    return event_entry(stamp(), PRUNED, key=None, detail=detail)

@@ -7,10 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+from stingy_server.store.backends.schema import FIRST_VERSION, MIGRATIONS, SCHEMA, VERSION
+from stingy_server.store.backends.sqlite import FIRST_WITH_PEPPER, Sqlite
 from stingy_server.store.base import StoreUnavailable
 from stingy_server.store.database import FILE
-from stingy_server.store.schema import FIRST_VERSION, MIGRATIONS, SCHEMA, VERSION
-from stingy_server.store.sqlite import FIRST_WITH_PEPPER, Sqlite
 
 Row = tuple[Any, ...]
 CHAINED_FROM = 4  # the first version whose ledger has chains

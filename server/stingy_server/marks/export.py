@@ -31,7 +31,7 @@ from stingy_server.marks.secret import MarkSecret
 from stingy_server.settings import MarkSettings
 from stingy_server.store.base import StoreUnavailable
 from stingy_server.store.database import Database
-from stingy_server.store.keys import stamp
+from stingy_server.times import stamp
 
 UNSIGNED = "0" * 64  # in the place of a digest that is not computed yet
 PAGE = 1000  # entries of the ledger that are read at once

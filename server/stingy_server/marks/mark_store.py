@@ -14,8 +14,8 @@ from stingy_server.marks.evidence import Evidence, Sealer
 from stingy_server.marks.secret import MarkSecret
 from stingy_server.store.base import StoreUnavailable
 from stingy_server.store.database import Database
-from stingy_server.store.keys import stamp
 from stingy_server.store.ledger import Ledger, event_entry
+from stingy_server.times import stamp
 
 LOCKS = ("marks",)
 ID_BYTES = 16

@@ -21,9 +21,9 @@ from stingy_server.observability.metrics import Metrics
 from stingy_server.observability.request_record import RequestRecord
 from stingy_server.settings import MarkSettings
 from stingy_server.store.database import Database
-from stingy_server.store.group_commit import GroupCommit
-from stingy_server.store.keys import stamp
+from stingy_server.store.group_commit import GroupCommit, log_failed_write
 from stingy_server.store.ledger import Entry, Ledger, event_entry
+from stingy_server.times import stamp
 
 log = logging.getLogger("stingy")
 _random = random.Random()  # noqa: S311  of its own, so that nobody else's seed decides
@@ -106,7 +106,7 @@ class Marker:
         if self._uncounted and time.monotonic() >= self._count_at:
             entries = self._take_counts()
             appended = self._writes.submit(partial(self._ledger.append_all, entries))
-            appended.add_done_callback(_log_if_failed)
+            appended.add_done_callback(partial(log_failed_write, "cannot write the ledger entry"))
         if images.nbytes <= INLINE_BYTES:
             return self._plan(model, images, num_classes)
         return await asyncio.to_thread(self._plan, model, images, num_classes)
@@ -208,8 +208,3 @@ class Marker:
             log.error("cannot keep a marked input or a control: %s", error)
         elif kept.result():
             self._metrics.count_evidence(model)
-
-
-def _log_if_failed(appended: "asyncio.Future[list[None]]") -> None:
-    if (error := appended.exception()) is not None:
-        log.error("cannot write the ledger entry: %s", error)

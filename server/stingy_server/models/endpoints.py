@@ -17,7 +17,6 @@ from stingy_server.models.loading import LoadedModel
 from stingy_server.models.opening import NotServable, open_forward
 from stingy_server.models.trial import make_trial_images
 from stingy_server.settings import ModelSettings, Settings
-from stingy_server.upstream.start import start_upstream
 
 start = logging.getLogger("stingy.start")  # what a start does; shown until the server listens
 
@@ -162,6 +161,9 @@ def _start_engine(
     """Start the engine that the settings name, and return it with its faults."""
     start.info("%s %s: trying it on a few images", model.name, model.manifest.version)
     if model.network is None:
+        # Imported here, because aiohttp costs each start a fifth of a second.
+        from stingy_server.upstream.start import start_upstream
+
         return start_upstream(
             model.name,
             model.settings,

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 
 from stingy_server.observability.metrics import Metrics
 from stingy_server.observability.webhook import Webhook
-from stingy_server.store.budgets import Crossing, parts_of_owner
-from stingy_server.store.keys import Key, stamp
+from stingy_server.store.budget import Crossing
+from stingy_server.store.budgets import parts_of_owner
+from stingy_server.store.key import Key
+from stingy_server.times import stamp
 
 
 class BudgetNotices:

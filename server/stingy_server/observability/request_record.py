@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from stingy_server.admission import Place
 from stingy_server.models.endpoints import Endpoint
 from stingy_server.rates.rate_limits import RateState
-from stingy_server.store.budgets import Reservation
-from stingy_server.store.keys import Key, stamp
-from stingy_server.store.ledger import Entry
-
-NO_VALUE = "-"
+from stingy_server.store.budget import Reservation
+from stingy_server.store.key import Key
+from stingy_server.store.ledger import NO_VALUE, Entry
+from stingy_server.times import stamp
 
 
 @dataclass(slots=True)

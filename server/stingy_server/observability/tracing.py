@@ -9,6 +9,7 @@ from typing import Protocol
 
 from stingy_server.errors import ConfigurationError
 from stingy_server.observability.request_record import RequestRecord
+from stingy_server.settings import Settings
 
 
 class Tracing(Protocol):
@@ -85,6 +86,16 @@ class OpenTelemetry:
 
     def close(self) -> None:
         self._provider.shutdown()
+
+
+def open_tracing(settings: Settings) -> tuple[Tracing, list[str]]:
+    """Start the traces that the settings name, if any. Return them, and the faults."""
+    if settings.trace_endpoint is None:
+        return NoTracing(), []
+    try:
+        return OpenTelemetry(settings.trace_endpoint, share=settings.trace_share), []
+    except ConfigurationError as error:
+        return NoTracing(), [*error.faults]
 
 
 def _nanoseconds(seconds: float) -> int:

@@ -17,11 +17,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import aiohttp
 import orjson
 
 from stingy_protection.files import read_regular_file
 from stingy_server.errors import ConfigurationError
+from stingy_server.settings import Settings
 
 log = logging.getLogger("stingy")
 
@@ -107,6 +107,9 @@ class Webhook:
 
     async def _post(self, body: bytes) -> bool:
         """Send a body once. Return whether the receiver accepted it."""
+        # Imported here, because aiohttp costs each start a fifth of a second.
+        import aiohttp
+
         timestamp = str(int(time.time()))
         headers = {
             "Content-Type": "application/json",
@@ -120,6 +123,26 @@ class Webhook:
             session.post(self._url, data=body, headers=headers, allow_redirects=False) as answer,
         ):
             return 200 <= answer.status < 300
+
+
+def open_webhook(
+    settings: Settings, *, count: Callable[[Outcome], None]
+) -> tuple[Webhook | None, list[str]]:
+    """Open the webhook that the settings name, if any. Return it, and the faults.
+
+    Args:
+        count: as of `Webhook`.
+    """
+    url, file = settings.webhook_url, settings.webhook_secret_file
+    if url is None and file is None:
+        return None, []
+    if url is None or file is None:
+        return None, ["webhook: expected webhook_url and webhook_secret_file, got one of them"]
+    try:
+        secret = read_secret(file)
+    except ConfigurationError as error:
+        return None, [*error.faults]
+    return Webhook(url, secret, count=count), []
 
 
 def sign(secret: bytes, timestamp: str, body: bytes) -> str:

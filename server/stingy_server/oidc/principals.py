@@ -12,14 +12,9 @@ from stingy_server.oidc.tokens import Claims
 from stingy_server.settings import FULL_TIER
 from stingy_server.store.budgets import Budgets, key_owner
 from stingy_server.store.database import Database
-from stingy_server.store.keys import (
-    MAX_NAME_LENGTH,
-    PRINCIPAL,
-    Caller,
-    Keys,
-    is_current,
-    stamp,
-)
+from stingy_server.store.key import PRINCIPAL, Caller, is_current
+from stingy_server.store.keys import MAX_NAME_LENGTH, Keys
+from stingy_server.times import stamp
 from stingy_server.web_settings import OidcSettings
 
 ALL = "oidc:all"  # the owner of the budget of all principals

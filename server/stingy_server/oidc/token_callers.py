@@ -13,7 +13,8 @@ from stingy_server.settings import FULL_TIER, Settings
 from stingy_server.store.budgets import Budgets
 from stingy_server.store.database import Database
 from stingy_server.store.group_commit import StoreExecutor
-from stingy_server.store.keys import Caller, Keys
+from stingy_server.store.key import Caller
+from stingy_server.store.keys import Keys
 from stingy_server.web_settings import OidcSettings
 
 

@@ -16,13 +16,14 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig
 from ray.serve.handle import DeploymentHandle
 
-from stingy_server.app import create_app, rate_store_faults
+from stingy_server.app import create_app
 from stingy_server.errors import ConfigurationError
 from stingy_server.models.endpoints import unmarkable
 from stingy_server.models.fleet import version_faults
 from stingy_server.models.loading import LoadedModel, load_bundles, missing_models
 from stingy_server.process.core_dumps import forbid_core_dumps
 from stingy_server.process.gc_tuning import freeze_gc
+from stingy_server.rates.start import rate_store_faults
 from stingy_server.ray_serve.engine import ModelReplica, RayEngine
 from stingy_server.settings import ReplicaSettings, Settings
 from stingy_server.settings_sources import DEFAULT_FILE, load_settings

@@ -16,6 +16,8 @@ from stingy_server.edge.tier_view import visible_form
 from stingy_server.errors import BAD_REQUEST, TOO_LARGE, KeyChanged, ServiceError
 from stingy_server.models.endpoints import Endpoint
 from stingy_server.observability.request_record import RequestRecord
+from stingy_server.queries.changed_keys import refresh_key
+from stingy_server.queries.tiers import find_tier
 from stingy_server.rpc.infer_codec import encode_infer, parse_infer
 from stingy_server.rpc.messages import MESSAGES, SERVICE
 from stingy_server.rpc.wire import (
@@ -25,6 +27,7 @@ from stingy_server.rpc.wire import (
     split_request,
 )
 from stingy_server.service import Service
+from stingy_server.settings import Tier
 
 
 class Query(NamedTuple):
@@ -136,16 +139,15 @@ async def model_infer(query: Query) -> bytes:
     """Classify a batch of images, in raw bytes or as typed contents."""
     message = split_request(query.message)
     endpoint = query.service.endpoint(query.record, message.model, message.version)
-    try:
-        return await _infer(query, message, endpoint)
-    except KeyChanged:
-        query.service.refresh_key(query.record)
-        return await _infer(query, message, endpoint)
-
-
-async def _infer(query: Query, message: InferMessage, endpoint: Endpoint) -> bytes:
     service, record = query.service, query.record
-    tier = service.tier(record)
+    try:
+        return await _infer(query, message, endpoint, find_tier(service, record))
+    except KeyChanged:
+        return await _infer(query, message, endpoint, refresh_key(service, record))
+
+
+async def _infer(query: Query, message: InferMessage, endpoint: Endpoint, tier: Tier) -> bytes:
+    service, record = query.service, query.record
     most = service.settings.max_request_images
     head, answer = await infer_images(
         service,

@@ -11,18 +11,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple
 
-from stingy_server.store.budgets import Budgets, Crossing, Reservation, parts_of_owner
+from stingy_server.store.budget import Crossing, Reservation
+from stingy_server.store.budgets import Budgets, parts_of_owner
 from stingy_server.store.database import Database
-from stingy_server.store.keys import (
-    PRINCIPAL,
-    Caller,
-    Key,
-    Keys,
-    is_current,
-    is_token,
-    stamp,
-)
+from stingy_server.store.key import PRINCIPAL, Caller, Key, is_current, is_token
+from stingy_server.store.keys import Keys
 from stingy_server.store.ledger import Entry, Ledger, event_entry
+from stingy_server.times import stamp
 
 KEPT = 4096  # callers; the one that was kept first is dropped
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from stingy_server.store.backends.health import StoreHealth
+from stingy_server.store.backends.schema import FIRST_VERSION, MIGRATIONS, SCHEMA, VERSION
+from stingy_server.store.backends.sqlite import Sqlite
 from stingy_server.store.base import OutcomeUnknown, Store, StoreUnavailable
-from stingy_server.store.health import StoreHealth
 from stingy_server.store.pepper import PEPPER, read_pepper
-from stingy_server.store.schema import FIRST_VERSION, MIGRATIONS, SCHEMA, VERSION
-from stingy_server.store.sqlite import Sqlite
 
 Result = TypeVar("Result")
 
@@ -72,7 +72,7 @@ class Database:
                 )
             else:
                 # Imported here because psycopg is an optional dependency.
-                from stingy_server.store.postgres import Postgres
+                from stingy_server.store.backends.postgres import Postgres
 
                 self._store = Postgres(
                     store, lock_timeout_s=lock_timeout_s, deadline_s=self.deadline_s

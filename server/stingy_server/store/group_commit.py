@@ -7,12 +7,15 @@ receives the result of its write before the cancellation.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from stingy_server.store.base import OutcomeUnknown, StoreBusy, StoreUnavailable
 from stingy_server.store.database import Database
 from stingy_server.store.store_queue import RETRY, StoreQueue
+
+log = logging.getLogger("stingy")
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -178,6 +181,16 @@ class GroupCommit:
             return RETRY
         except Exception as error:  # noqa: BLE001  the caller of this write gets it, no other
             return error
+
+
+def log_failed_write(what: str, write: asyncio.Future[Any]) -> None:
+    """Log the failure of a write that no caller awaits.
+
+    Args:
+        what: begins the line, such as "cannot refund".
+    """
+    if (error := write.exception()) is not None:
+        log.error("%s: %s", what, error)
 
 
 def _perform(writes: Sequence[_Write]) -> list[Any]:

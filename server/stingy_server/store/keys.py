@@ -4,122 +4,35 @@ The server reads a key's validity from the database at every request, so a revoc
 """
 
 import hmac
-import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from datetime import UTC, datetime
-from functools import cache
-from typing import Any, NamedTuple
+from dataclasses import fields, replace
+from datetime import datetime
+from typing import Any
 
 from stingy_server.rates.rate_limits import parse_rate
-from stingy_server.store.budgets import (
-    BUDGET_COLUMNS,
-    COVERED,
-    Budget,
-    Budgets,
-    key_model_owner,
-    key_owner,
-    month_of,
-    today,
-)
+from stingy_server.store.budget import Budget
+from stingy_server.store.budgets import Budgets, key_model_owner, key_owner
 from stingy_server.store.database import Database
+from stingy_server.store.key import PRINCIPAL, Caller, Key, KeySettings, Limits
+from stingy_server.store.key_rows import (
+    NO_BUDGET,
+    SELECT,
+    VALID,
+    VALID_ID,
+    WITH_BUDGETS,
+    join_models,
+    one_image,
+    read_budget,
+    read_caller,
+    read_key,
+    valid_query,
+)
 from stingy_server.store.ledger import Ledger, event_entry
+from stingy_server.times import stamp
 
 PREFIX = "stingy"
-PRINCIPAL = "oidc-"  # begins the id of a principal, which has tokens and no key
-TOKEN = re.compile(r"[^.]*\.[^.]*\.[^.]*")
 MAX_NAME_LENGTH = 64
-# A key without a budget was not created completely, so it gets no images.
-NO_BUDGET = Budget(total=0, used=0, day_total=None, day=0, day_used=0)
-COLUMNS = "id, name, tier, rate, request_rate, created, expires, revoked, models, model_budgets"
-SELECT = f"SELECT {COLUMNS} FROM keys"  # noqa: S608
-WITH_BUDGETS = (
-    f"SELECT {COLUMNS}, {BUDGET_COLUMNS} FROM keys "  # noqa: S608
-    "LEFT JOIN budgets ON owner = 'key:' || id ORDER BY created, id"
-)
-# After the key: 1 if its budget covers one more image, and the count of the changes of keys.
-VALID = f"""
-SELECT {COLUMNS}, (SELECT 1 FROM budgets WHERE owner = 'key:' || id AND {COVERED}),
-    (SELECT count FROM key_changes)
-FROM keys WHERE digest = :digest AND revoked IS NULL
-"""  # noqa: S608
-VALID_ID = VALID.replace("digest = :digest", "id = :id")
-
-
-@dataclass(frozen=True)
-class Key:
-    """The stored properties of a key, without its secret text. Times are in UTC.
-
-    Attributes:
-        tier: the name of the tier that limits its answers.
-        rate: in images, such as "600/minute"; None is no limit.
-        request_rate: in requests, such as "100/second"; None is the rate of the settings.
-        models: the names of the models that it may query; None is all.
-        model_budgets: the names of the models for which it has a budget of its own.
-    """
-
-    id: str
-    name: str
-    tier: str
-    rate: str | None
-    request_rate: str | None
-    created: str
-    expires: str | None
-    revoked: str | None
-    models: frozenset[str] | None = None
-    model_budgets: tuple[str, ...] = ()
-
-    def may_query(self, model: str) -> bool:
-        """Return whether the key may query a model of this name."""
-        return self.models is None or model in self.models
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The limits of one budget, in images; None is no limit.
-
-    Attributes:
-        total: in all.
-        per_day: in a day of UTC.
-        per_month: in a month of UTC.
-    """
-
-    total: int | None = None
-    per_day: int | None = None
-    per_month: int | None = None
-
-    @classmethod
-    def of(cls, budget: Budget) -> "Limits":
-        return cls(budget.total, budget.day_total, budget.month_total)
-
-
-@dataclass(frozen=True)
-class KeySettings:
-    """The settings of a key that an operator can change.
-
-    Attributes:
-        key: the properties. Its `model_budgets` follow from `limits`.
-        limits: the limits of its budgets, by the model they are for; "" is for all models.
-    """
-
-    key: Key
-    limits: Mapping[str, Limits]
-
-
-class Caller(NamedTuple):
-    """The valid key of a request, as it was looked up.
-
-    Attributes:
-        spent: whether its budget covers no further image.
-        changes: the count of the changes of keys at that time.
-        groups: the owners of budgets that it shares with others, if it is a principal.
-    """
-
-    key: Key
-    spent: bool
-    changes: int
-    groups: tuple[str, ...] = ()
 
 
 class Keys:
@@ -216,7 +129,7 @@ class Keys:
                 self._digest(text),
                 key.created,
                 key.expires,
-                _joined(key.models),
+                join_models(key.models),
                 " ".join(key.model_budgets),
             ),
         )
@@ -278,7 +191,7 @@ class Keys:
         """
         with self._database.transaction(locks=("keys", key_owner(key_id))):
             row = self._database.execute(f"{SELECT} WHERE id = ?", (key_id,)).fetchone()
-            if row is None or (key := _key(row)).revoked is not None:
+            if row is None or (key := read_key(row)).revoked is not None:
                 return None
             before = KeySettings(key, self.limits(key))
             after = change(before)
@@ -294,7 +207,7 @@ class Keys:
                 new.rate,
                 new.request_rate,
                 new.expires,
-                _joined(new.models),
+                join_models(new.models),
                 " ".join(new.model_budgets),
                 event="key_set",
                 detail=detail,
@@ -331,7 +244,7 @@ class Keys:
         """Return every key with its budget, oldest first, revoked keys included."""
         size = len(fields(Budget))
         rows = self._database.execute(WITH_BUDGETS).fetchall()
-        return [(_key(row[:-size]), _budget(row[-size:])) for row in rows]
+        return [(read_key(row[:-size]), read_budget(row[-size:])) for row in rows]
 
     def named(self, text: str) -> list[Key]:
         """Return the key of this id or, if there is none, the keys of this name.
@@ -343,7 +256,7 @@ class Keys:
         if not rows:
             where = f"{SELECT} WHERE name = ? ORDER BY created, id"
             rows = self._database.execute(where, (text,)).fetchall()
-        found = [_key(row) for row in rows]
+        found = [read_key(row) for row in rows]
         return [key for key in found if key.revoked is None] or found
 
     def budget(self, key: Key) -> Budget:
@@ -364,14 +277,14 @@ class Keys:
 
         Look up a digest; no secret is compared.
         """
-        values = {"digest": self._digest(text), **_one_image()}
+        values = {"digest": self._digest(text), **one_image()}
         row = self._database.execute(VALID, values).fetchone()
-        return None if row is None else _caller(row)
+        return None if row is None else read_caller(row)
 
     def find(self, key_id: str) -> Caller | None:
         """Return the caller of a valid key's id, or None. Nothing shows that it has the key."""
-        row = self._database.execute(VALID_ID, {"id": key_id, **_one_image()}).fetchone()
-        return None if row is None else _caller(row)
+        row = self._database.execute(VALID_ID, {"id": key_id, **one_image()}).fetchone()
+        return None if row is None else read_caller(row)
 
     def authenticate_all(self, texts: Sequence[str]) -> list[Caller | None]:
         """Return the valid key of each text, or None, with one query to the store."""
@@ -380,51 +293,14 @@ class Keys:
         places = 1 << (len(digests) - 1).bit_length()
         padded = digests + digests[-1:] * (places - len(digests))
         values: dict[str, Any] = {f"d{place}": digest for place, digest in enumerate(padded)}
-        rows = self._database.execute(_valid_query(places), values | _one_image())
-        found = {digest: _caller(row) for digest, *row in rows}
+        rows = self._database.execute(valid_query(places), values | one_image())
+        found = {digest: read_caller(row) for digest, *row in rows}
         return [found.get(digest) for digest in digests]
 
     def _digest(self, text: str) -> bytes:
         digest = self._hmac.copy()  # creating a new one each time would cost twice as much
         digest.update(text.encode("utf-8", "surrogateescape"))
         return digest.digest()
-
-
-def _one_image() -> dict[str, Any]:
-    """Return the values with which `COVERED` decides about one image now."""
-    day = today()
-    return {"images": 1, "today": day, "month": month_of(day)}
-
-
-@cache
-def _valid_query(places: int) -> str:
-    any_of = ", ".join(f":d{place}" for place in range(places))
-    return VALID.replace(f"SELECT {COLUMNS}", f"SELECT digest, {COLUMNS}").replace(
-        "= :digest", f"IN ({any_of})"
-    )
-
-
-def _caller(row: Sequence[Any]) -> Caller | None:
-    """Return the caller of a row of `VALID`, or None if its key has expired."""
-    *columns, covered, changes = row
-    key = _key(columns)
-    return Caller(key, covered is None, changes) if is_current(key) else None
-
-
-def _key(columns: Sequence[Any]) -> Key:
-    """Return the key of a row of `COLUMNS`."""
-    models, model_budgets = columns[-2:]
-    allowed = None if models is None else frozenset(models.split())
-    return Key(*[*columns[:-2], allowed, tuple(model_budgets.split())])
-
-
-def _budget(columns: Sequence[Any]) -> Budget:
-    """Return the budget of `BUDGET_COLUMNS`, which are all NULL if there is none."""
-    return NO_BUDGET if columns[1] is None else Budget(*columns)
-
-
-def _joined(models: frozenset[str] | None) -> str | None:
-    return None if models is None else " ".join(sorted(models))
 
 
 def _owner(key_id: str, model: str) -> str:
@@ -439,22 +315,6 @@ def _check_rates(key: Key) -> None:
             parse_rate(rate)
 
 
-def is_token(text: str) -> bool:
-    """Return whether a text has the form of a JSON Web Token. No key has dots."""
-    return TOKEN.fullmatch(text) is not None
-
-
-def is_current(key: Key) -> bool:
-    """Return whether a key has not expired."""
-    return key.expires is None or key.expires > stamp()
-
-
 def _new_text(key_id: str | None = None) -> tuple[str, str]:
     key_id = key_id or secrets.token_hex(4)
     return key_id, f"{PREFIX}_{key_id}_{secrets.token_urlsafe(32)}"
-
-
-def stamp(moment: datetime | None = None) -> str:
-    """Format a time, or the present one, in UTC. All times have one form and compare as text."""
-    moment = datetime.now(UTC) if moment is None else moment.astimezone(UTC)
-    return moment.isoformat(timespec="microseconds")

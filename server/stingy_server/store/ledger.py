@@ -80,6 +80,7 @@ class Head(NamedTuple):
         return {"writer": self.writer, "number": self.number, "hash": self.hash.hex()}
 
 
+NO_VALUE = "-"  # in place of what an entry does not have
 PRUNED = "pruned"  # the event of an entry that stands for deleted ones
 NO_HASH = bytes(32)  # before the first entry of a chain
 PAGE = 1000  # entries read at once, because all of them may not fit in memory
@@ -128,14 +129,13 @@ def event_entry(
     detail: Mapping[str, Any] | None = None,
 ) -> Entry:
     """Return the entry of an event that concerns a key or a model and no request."""
-    none = "-"
     return Entry(
         time=time,
-        request=none,
-        key=key or none,
-        model=model or none,
-        version=none,
-        fingerprint=none,
+        request=NO_VALUE,
+        key=key or NO_VALUE,
+        model=model or NO_VALUE,
+        version=NO_VALUE,
+        fingerprint=NO_VALUE,
         pixels=None,
         images=0,
         answered=0,

@@ -28,7 +28,7 @@ from stingy_protection import (
 from stingy_server.codec.oip_answers import answer_rows
 from stingy_server.edge.tier_view import TierView
 from stingy_server.models.advice import policy_notes
-from stingy_server.service import tighten_to_tier
+from stingy_server.queries.tiers import tighten_to_tier
 from stingy_server.settings import FULL_TIER
 from stingy_server.tryout.choice import Choice
 from stingy_server.tryout.workbench import Known

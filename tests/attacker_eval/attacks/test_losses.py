@@ -60,7 +60,7 @@ def test_kd_without_labels_below_alpha_one_is_refused() -> None:
         kd_loss(logits([0.0, 0.0]), logits([1.0, 0.0]), None, tau=1.0, alpha=0.9)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), kept=st.integers(1, 6), tau=st.sampled_from([1.0, 4.0, 20.0]))
 def test_any_support_gives_a_finite_loss_and_exact_gradient(
     seed: int, kept: int, tau: float
@@ -142,7 +142,7 @@ def test_plackett_luce_skips_a_tie_past_the_places_read() -> None:
     )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), kept=st.integers(1, 6), n=st.integers(1, 6))
 def test_plackett_luce_without_ties_uses_the_listed_order(seed: int, kept: int, n: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -223,7 +223,7 @@ def test_consistency_counts_sure_rows_and_the_strong_view_only() -> None:
     assert strong.grad[1].tolist() == [0.0, 0.0]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), kept=st.integers(1, 6))
 def test_withheld_classes_keep_every_loss_finite(seed: int, kept: int) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -238,7 +238,7 @@ def numbered_dataset(labels: list[int]) -> Dataset:
 
 
 @given(labels=st.lists(st.integers(0, 2), min_size=2, max_size=60), choice=st.data())
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_subset_is_balanced_and_nested_in_larger_ones(
     labels: list[int], choice: st.DataObject
 ) -> None:

@@ -44,6 +44,41 @@ def question(exhibit: Exhibit, folder: Path, suspect: ListedSuspect, out: Path) 
 
 
 @pytest.mark.parametrize(
+    ("answer", "first"),
+    [
+        ("dog", 1),
+        ("cat", None),  # a class alone tells nothing of the others
+        (2, 2),
+        ([0.1, 0.2, 0.7], 2),
+        ([0.9, 0.06, 0.04], 1),
+        ([0.9, 0.05, 0.05], None),
+        (["cat", "7", "dog"], 2),
+        (["cat", "mouse"], None),
+        (["cat", None, ["dog"], "dog"], 1),
+    ],
+)
+def test_answer_ranks_one_of_two_classes_first_if_it_tells(
+    answer: object, first: int | None
+) -> None:
+    assert ClassNames(LABELS, {}).rank_first(answer, (1, 2)) == first
+
+
+def test_interview_has_the_runner_up_that_answers_rank_first(tmp_path: Path) -> None:
+    exhibit = make_exhibit(tmp_path / "e", marked=3, controls=1)
+    scored, named, silent, control = exhibit.items
+    scores = [0.0] * len(exhibit.labels)
+    scores[scored.top1], scores[scored.runners_up[2]] = 0.9, 0.1
+    answers = {
+        scored.id: scores,
+        named.id: exhibit.labels[named.runners_up[1]],
+        silent.id: exhibit.labels[silent.top1],
+        control.id: "wolf",
+    }
+    found = question(exhibit, tmp_path / "e", ListedSuspect(answers), tmp_path / "out")
+    assert found.preferred == {scored.id: scored.runners_up[2], named.id: named.runners_up[1]}
+
+
+@pytest.mark.parametrize(
     ("answer", "index"),
     [
         ("cat", 0),

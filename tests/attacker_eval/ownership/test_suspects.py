@@ -150,7 +150,7 @@ def oip(datatype: str, shape: list[int], output: dict[str, object]) -> Reply:
         ({"datatype": "INT64", "shape": [1, 3], "data": [4, 2, 9]}, 4),
         ({"datatype": "FP32", "shape": [1, 2], "data": [[0.25, 0.75]]}, [0.25, 0.75]),
         ({"datatype": "BYTES", "shape": [1, 1], "data": ["0.9:3:cat"]}, 3),
-        ({"datatype": "BYTES", "shape": [1], "data": ["cat"]}, "cat"),
+        ({"datatype": "BYTES", "shape": [1], "data": ["cat"]}, ["cat"]),
     ],
 )
 def test_open_inference_suspect_gets_pixels(

@@ -22,7 +22,9 @@ def tables() -> dict[str, Any]:
         sys.path.remove(str(FOLDER))
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/results.md", "docs/policies.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/results.md", "docs/policies.md", "docs/prove.md"]
+)
 def test_page_has_the_tables_that_the_command_writes(tables: dict[str, Any], page: str) -> None:
     assert page in tables["PAGES"]
     text = (ROOT / page).read_text(encoding="utf-8")

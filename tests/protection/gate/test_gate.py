@@ -69,7 +69,7 @@ def expected_order(row: Tensor) -> list[int]:
     return sorted(range(len(values)), key=lambda index: (-values[index], index))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(logits=finite_logits(), data=st.data())
 def test_P1_the_n_largest_leave_in_order_ties_by_index(logits: Tensor, data: st.DataObject) -> None:
     classes = logits.shape[1]
@@ -78,7 +78,7 @@ def test_P1_the_n_largest_leave_in_order_ties_by_index(logits: Tensor, data: st.
     assert_n_largest(logits, answer.indices, n)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     logits=finite_logits(),
     data=st.data(),
@@ -154,7 +154,7 @@ def test_every_floating_type_is_converted_to_float32(dtype: torch.dtype) -> None
     assert same(sanitize(policy, logits), sanitize(policy, logits.float()))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(logits=finite_logits(max_rows=6), name=st.sampled_from(policy_names()), data=st.data())
 def test_P3_a_row_has_the_same_answer_in_any_batch(
     logits: Tensor, name: str, data: st.DataObject
@@ -217,7 +217,7 @@ def test_equal_rounded_scores_after_the_top1_go_by_index() -> None:
     assert sanitize(policy, logits).indices.tolist() == [[4, 0, 1, 2, 3, 5, 6]]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(steps=st.lists(st.integers(-4, 4), min_size=3, max_size=12), data=st.data())
 def test_changes_below_the_grid_affect_only_the_first_entry(
     steps: list[int], data: st.DataObject
@@ -370,7 +370,7 @@ def test_answers_are_ordinary_tensors_in_inference_mode() -> None:
     assert not scores_of(answer).is_inference()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(logits=finite_logits(), data=st.data())
 def test_stingy_smooth_orders_hidden_classes_by_index(logits: Tensor, data: st.DataObject) -> None:
     classes = logits.shape[1]

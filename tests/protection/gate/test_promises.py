@@ -30,7 +30,7 @@ def arrays(*, form: ScoreForm) -> tuple[Ints, Floats32]:
     form=st.sampled_from(ScoreForm),
     decimals=st.integers(0, 6),
 )
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_every_answer_of_the_gate_is_accepted_unchanged(
     logits: torch.Tensor, name: str, form: ScoreForm, decimals: int
 ) -> None:

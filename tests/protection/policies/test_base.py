@@ -93,7 +93,7 @@ def test_a_policy_describes_itself_in_one_line(policy: Open, line: str) -> None:
     assert policy.describe() == line
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(logits=finite_logits(), data=st.data())
 def test_best_first_equals_a_stable_sort_cut_at_n(logits: Tensor, data: st.DataObject) -> None:
     n = data.draw(st.integers(1, logits.shape[1]))

@@ -53,7 +53,7 @@ def test_the_order_is_visible_in_every_bucket_on_the_grid(n: int, confidence: fl
         assert answer.scores[0, 0].exp().item() == pytest.approx((bucket + 0.5) / 4, abs=5e-3)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(logits=finite_logits(), data=st.data(), buckets=st.integers(1, 8))
 def test_ranked_buckets_have_at_most_one_answer_per_bucket(
     logits: Tensor, data: st.DataObject, buckets: int
@@ -67,7 +67,7 @@ def test_ranked_buckets_have_at_most_one_answer_per_bucket(
     assert torch.equal(answer.scores[:, 0], answer.scores.amax(dim=1))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(logits=finite_logits(max_classes=6), buckets=st.integers(1, 8))
 def test_class_prototypes_have_one_answer_per_class_and_bucket(
     logits: Tensor, buckets: int

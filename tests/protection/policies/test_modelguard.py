@@ -54,7 +54,7 @@ def test_the_batch_solution_costs_what_the_linear_program_does(classes: int, eps
             assert np.log(row + 1e-6) @ disturbed == pytest.approx(solve(row, eps), abs=1e-6)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(logits=finite_logits(), eps=st.floats(0.01, 2))
 def test_an_answer_is_within_the_budget_and_keeps_the_top1(logits: Tensor, eps: float) -> None:
     policy = ModelGuardW(num_classes=logits.shape[1], eps=eps, decimals=6)

@@ -104,7 +104,7 @@ def test_N2_brightness_of_a_channel_keeps_the_noise() -> None:
     assert len(different(keyed_noise(SECRET, image, 10))) == 1
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(logits=finite_logits(), sigma=st.sampled_from([1e-6, 1.0, 50.0, 1e30]))
 def test_N1_noise_shows_no_class_beyond_the_clean_top_n(logits: Tensor, sigma: float) -> None:
     policy = KeyedNoise(num_classes=logits.shape[1], n=2, sigma=sigma)
@@ -143,7 +143,7 @@ def test_scores_are_logits_plus_sigma_times_noise() -> None:
     assert (answer.indices.tolist(), answer.scores.tolist()) == ([[0, 1, 2]], [[5.0, 4.0, 0.0]])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(logits=finite_logits())
 def test_the_top1_stays_first_under_any_noise(logits: Tensor) -> None:
     policy = KeyedNoise(num_classes=logits.shape[1], n=2, sigma=50.0)

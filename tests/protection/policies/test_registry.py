@@ -67,7 +67,7 @@ def plug(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
     return install
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(thousandths=st.integers(1, 1000), classes=st.integers(2, 1000))
 def test_P4_a_ratio_becomes_n_in_exact_arithmetic(thousandths: int, classes: int) -> None:
     exact = max(1, thousandths * classes // 1000)

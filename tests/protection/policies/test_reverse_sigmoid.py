@@ -39,7 +39,7 @@ def test_the_top1_is_raised_where_another_class_would_be_first() -> None:
     assert answer.scores[0, 0] == answer.scores.max()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(logits=finite_logits(), beta=st.floats(0.01, 1), gamma=st.floats(0.01, 1))
 def test_the_top1_has_the_highest_score_for_any_options(
     logits: Tensor, beta: float, gamma: float

@@ -13,9 +13,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from stingy_server import Budgets, Database, Keys
+from stingy_server.cli.command import MAX_COUNT
 from stingy_server.cli.main import app
 from stingy_server.detection.key_profiles import Action, KeyProfileStore, Observation
-from stingy_server.store.budgets import MAX_BUDGET, key_model_owner, key_owner
+from stingy_server.store.budgets import key_model_owner, key_owner
 from stingy_server.store.ledger import Ledger
 
 Run = Callable[..., Result]
@@ -176,7 +177,7 @@ def test_list_shows_all_of_a_key_within_80_columns(run: Run, tmp_path: Path) -> 
     key = created(
         run,
         "a customer with quite a long name, of 60 characters in all!!",
-        *("--budget", str(MAX_BUDGET), "--per-day", "123456", "--per-month", "9999999"),
+        *("--budget", str(MAX_COUNT), "--per-day", "123456", "--per-month", "9999999"),
         *("--tier", "partner", "--rate", "600/minute", "--request-rate", "20/second"),
         *("--days", "10", "--models", "cats,dogs,horses", "--model-budget", "cats=12345"),
     )

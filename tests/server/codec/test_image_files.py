@@ -119,7 +119,7 @@ def test_I3_jpeg_with_several_pictures_gives_the_first() -> None:
 
 
 @given(st.sampled_from(sorted(JPEGS)), st.integers(70, 10_000))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_I3_cut_jpeg_is_refused_or_lacks_64_bits(kind: str, missing: int) -> None:
     whole = JPEGS[kind]
     assert_bad(cut_jpeg(whole, max(9, len(whole) - 2 - missing)))

@@ -9,7 +9,7 @@ import numpy as np
 import orjson
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stingy_protection import ScoreForm, SparseLogits
@@ -110,7 +110,6 @@ def test_P5_float_pixels_give_the_same_uint8_pixels() -> None:
 
 
 @given(st.lists(st.binary(max_size=40), min_size=1, max_size=5))
-@settings(deadline=None)
 def test_files_of_a_bytes_tensor_are_separated_unchanged(contents: list[bytes]) -> None:
     document, raw = binary(files(*contents), datatype="BYTES", shape=[len(contents)])
     assert images_of(document, raw) == contents
@@ -312,7 +311,6 @@ def test_hostile_header_length_is_refused(header: str) -> None:
 
 
 @given(st.binary(max_size=300), st.one_of(st.none(), st.text(max_size=6)))
-@settings(deadline=None)
 def test_H8_random_bytes_are_refused(body: bytes, header: str | None) -> None:
     with pytest.raises(ServiceError):
         parse_head(body, header, form=ScoreForm.LOG_PROB, max_images=9)

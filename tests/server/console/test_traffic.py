@@ -12,8 +12,8 @@ from stingy_server import Database
 from stingy_server.console import traffic as counts
 from stingy_server.console.series import summary
 from stingy_server.console.traffic import Endpoint, Traffic
-from stingy_server.store.keys import stamp
 from stingy_server.store.ledger import event_entry
+from stingy_server.times import stamp
 
 DIGITS = Endpoint("digits", "1", "f0")
 

@@ -95,7 +95,7 @@ def test_H11_codes_of_many_images_take_no_more_memory_at_once() -> None:
 
 
 @given(st.integers(1, 70), st.integers(1, 300))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_images_of_any_size_have_hash_codes(height: int, width: int) -> None:
     digests, reduced = HASHER.reduce(np.full((2, height, width, 3), 7, np.uint8))
     assert digests[0] == digests[1]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -53,7 +53,6 @@ def test_normality_separates_a_bell_from_two_heaps() -> None:
     classes_covered=st.floats(0, 1),
     budget_used_today=st.floats(0, 1),
 )
-@settings(deadline=None)
 def test_no_default_alarm_without_near_duplicates(
     novel: float, share: float, bell: float | None, classes_covered: float, budget_used_today: float
 ) -> None:
@@ -84,7 +83,6 @@ def test_few_images_give_a_low_score() -> None:
 
 
 @given(st.lists(st.integers(0, 200), min_size=1, max_size=6))
-@settings(deadline=None)
 def test_answered_images_are_counted_exactly_in_any_split(parts: list[int]) -> None:
     row = KeyProfile("k")
     for part in parts:

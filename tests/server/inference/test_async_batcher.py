@@ -219,7 +219,7 @@ async def test_closing_waits_for_running_passes() -> None:
     assert [numbers(await task) for task in waiting] == [[1], [2]]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     sizes=st.lists(st.integers(1, 5), min_size=1, max_size=20),
     batch_size=st.integers(1, 6),

@@ -17,10 +17,10 @@ from stingy_server import Database, Keys, StoreUnavailable
 from stingy_server.maintenance import backup as backup_module
 from stingy_server.maintenance.backup import MANIFEST, back_up, open_backup, read_backup
 from stingy_server.maintenance.verify import verify
+from stingy_server.store.backends.schema import VERSION
 from stingy_server.store.database import FILE
 from stingy_server.store.ledger import Ledger
 from stingy_server.store.pepper import PEPPER
-from stingy_server.store.schema import VERSION
 
 
 def test_K3_backup_beside_a_writer_is_one_moment(tmp_path: Path, store: str | None) -> None:

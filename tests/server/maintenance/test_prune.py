@@ -16,8 +16,8 @@ from stingy_server import Database, StoreUnavailable
 from stingy_server.maintenance import prune as prune_module
 from stingy_server.maintenance.check import check_state
 from stingy_server.maintenance.prune import parse_moment, prune
-from stingy_server.store.keys import stamp
 from stingy_server.store.ledger import Entry, Ledger
+from stingy_server.times import stamp
 
 CUT = datetime(2026, 6, 1, tzinfo=UTC)
 OLD, NEW = CUT - timedelta(microseconds=1), CUT

@@ -6,9 +6,9 @@ import pytest
 
 from serving import make_bundle, make_settings, running
 from stingy_protection import build_policy, hides_nothing, parse_policy
-from stingy_server.app import summary
 from stingy_server.models.advice import policy_notes
 from stingy_server.models.loading import load_bundles
+from stingy_server.models.summary import summary
 
 
 def note_of(policy: str, num_classes: int) -> str:
@@ -49,7 +49,7 @@ async def test_start_warns_of_a_score_that_never_differs(tmp_path: Path) -> None
     few = make_bundle(tmp_path / "few", num_classes=5, name="few")
     settings = make_settings(tmp_path / "s", few, make_bundle(tmp_path / "ten"))
     async with running(settings) as (_, app):
-        lines = summary(app.state.service)
+        lines = summary(app.state.service.fleet, app.state.service.settings)
     (warning,) = [line for line in lines if "warning" in line]
     assert warning == (
         "warning: few 1: one class leaves, so its score is always the same; see --policy "

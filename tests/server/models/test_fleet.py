@@ -11,10 +11,10 @@ from torch import nn
 from serving import load_one, make_bundle, make_settings, start_one
 from stingy_protection import build_policy
 from stingy_server import ConfigurationError, ModelSettings, create_app
-from stingy_server.app import summary
 from stingy_server.models.artefact import write_artefact
 from stingy_server.models.endpoints import Endpoint
 from stingy_server.models.fleet import Fleet, overlaps
+from stingy_server.models.summary import summary
 
 CALLERS = [f"{number:08x}" for number in range(2000)]
 
@@ -105,7 +105,7 @@ def test_P7_artefact_and_its_bundle_are_named_with_the_looser(tmp_path: Path) ->
     )
     artefact = ModelSettings(bundle=tmp_path / "a", name="fused")
     service = create_app(make_settings(tmp_path / "s", bundle, artefact)).state.service
-    (warning,) = [line for line in summary(service) if "warning" in line]
+    (warning,) = [line for line in summary(service.fleet, service.settings) if "warning" in line]
     assert "digits 1, fused 1 serve the same weights" in warning
     assert warning.endswith("at least as open as fused 1")
     service.database.close()

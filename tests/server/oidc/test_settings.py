@@ -76,6 +76,6 @@ def test_P6_tier_that_is_not_configured_is_a_fault(tmp_path: Path) -> None:
 def test_P6_missing_package_is_a_fault_that_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stingy_server.app.find_spec", lambda name: None)
+    monkeypatch.setattr("stingy_server.oidc.start.find_spec", lambda name: None)
     (fault,) = faults_of(tmp_path)
     assert fault.endswith("pip install 'stingy[oidc]'")

@@ -17,7 +17,7 @@ from stingy_server import Keys, Settings
 from stingy_server.oidc import key_source
 from stingy_server.service import Service
 from stingy_server.store.base import StoreUnavailable
-from stingy_server.store.keys import Key
+from stingy_server.store.key import Key
 from stingy_server.store.ledger import Ledger
 
 pytestmark = pytest.mark.anyio

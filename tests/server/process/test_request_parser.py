@@ -51,7 +51,7 @@ FRAGMENTS = (
 )
 @example([CHUNKED, b"5\r\nhello\r\n", b"0\r\n", b"Host: y\r\n", b"\r\n", HEAD, b"\r\n"], [90])
 @example([CHUNKED, LARGE_CHUNK * 2 * CHUNKS_PER_TURN, b"0\r\n\r\n", HEAD, b"\r\n"], [100, 101])
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_C2_segments_do_not_change_what_is_parsed(
     fragments: Sequence[bytes], places: Sequence[int]
 ) -> None:

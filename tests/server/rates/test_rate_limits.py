@@ -8,7 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stingy_server.errors import RATE_LIMITED, REFUSED, STORE_UNAVAILABLE, ServiceError
@@ -225,7 +225,6 @@ class TestRedis:
         script = self.script()
 
         @given(charges)
-        @settings(deadline=None)
         def agree(charges: list[tuple[int, int]]) -> None:
             clock = Clock()
             rates, name = MemoryRates(clock), f"k{next(names)}"

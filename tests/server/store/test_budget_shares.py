@@ -11,15 +11,9 @@ from hypothesis import strategies as st
 
 from stingy_server import Budgets, Database
 from stingy_server.store import budgets
-from stingy_server.store.budgets import (
-    DAY_S,
-    Budget,
-    Crossing,
-    Period,
-    month_of,
-    parts_of_owner,
-    start_of_month,
-)
+from stingy_server.store.budget import Budget, Crossing, Period
+from stingy_server.store.budgets import parts_of_owner
+from stingy_server.times import DAY_S, month_of, start_of_month
 
 DAY, MONTH = 20_400, month_of(20_400)
 

@@ -16,7 +16,8 @@ from checks import granted_to_processes
 from serving import spend
 from stingy_server import Budgets, Database, Keys
 from stingy_server.store import budgets
-from stingy_server.store.budgets import DAY_S, key_owner, today
+from stingy_server.store.budgets import key_owner
+from stingy_server.times import DAY_S, today
 
 
 @pytest.fixture

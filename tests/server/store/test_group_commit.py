@@ -12,7 +12,7 @@ import pytest
 
 from stingy_server import Budgets, Database
 from stingy_server.store.base import StoreUnavailable
-from stingy_server.store.budgets import Reservation
+from stingy_server.store.budget import Reservation
 from stingy_server.store.group_commit import BatchedLookup, GroupCommit, StoreExecutor
 
 pytestmark = pytest.mark.anyio

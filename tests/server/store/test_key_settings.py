@@ -9,7 +9,7 @@ import pytest
 
 from stingy_server import Budgets, Database, Keys
 from stingy_server.store.budgets import key_model_owner
-from stingy_server.store.keys import Caller, KeySettings, Limits
+from stingy_server.store.key import Caller, KeySettings, Limits
 from stingy_server.store.ledger import Ledger
 
 

@@ -11,7 +11,7 @@ from threading import Barrier
 import pytest
 
 from stingy_server import Database, Keys, StoreUnavailable
-from stingy_server.store.keys import Caller
+from stingy_server.store.key import Caller
 
 only_sqlite = pytest.mark.parametrize("store", [None])
 

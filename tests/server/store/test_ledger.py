@@ -8,8 +8,8 @@ import pytest
 
 from serving import random_images
 from stingy_server import Database, StoreUnavailable
-from stingy_server.store.keys import stamp
 from stingy_server.store.ledger import Entry, Ledger
+from stingy_server.times import stamp
 
 ENTRY = Entry(stamp(), "r", "k", "m", "1", "f", "aa", 3, 3, 1.5, 200, "answer", 900)
 

@@ -13,9 +13,9 @@ from serving import make_bundle, make_key, make_settings, png, random_images, ru
 from stingy_server import Database
 from stingy_server.store import refusal_tally
 from stingy_server.store.group_commit import GroupCommit
-from stingy_server.store.keys import stamp
 from stingy_server.store.ledger import Entry, Ledger
 from stingy_server.store.refusal_tally import RefusalTally
+from stingy_server.times import stamp
 
 pytestmark = pytest.mark.anyio
 REFUSAL = Entry(stamp(), "r", "k", "m", "1", "f", None, 3, 0, 0.0, 429, "rate_limited", 900)

@@ -17,11 +17,11 @@ from stingy_server import Budgets, Database, Keys, StoreUnavailable
 from stingy_server.detection.key_profiles import Action, KeyProfileStore
 from stingy_server.maintenance.check import check_state
 from stingy_server.store import database as database_module
+from stingy_server.store.backends.schema import MIGRATIONS, VERSION
 from stingy_server.store.budgets import key_owner, model_owner
 from stingy_server.store.database import FILE
 from stingy_server.store.deployments import Deployments
 from stingy_server.store.ledger import Ledger
-from stingy_server.store.schema import MIGRATIONS, VERSION
 
 EVENTS = ["start", "answer", "answer", "answer", "unsupported_image", "stop", "alarm_labels"]
 

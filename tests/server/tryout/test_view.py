@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sample_networks import canaries
 from serving import make_bundle, make_settings, png, random_images, running
 from stingy_protection import LogitsRejected, Open, build_policy, row_bits, sanitize
-from stingy_server.service import tighten_to_tier
+from stingy_server.queries.tiers import tighten_to_tier
 from stingy_server.settings import Tier
 from stingy_server.tryout.choice import Chooser
 from stingy_server.tryout.view import (

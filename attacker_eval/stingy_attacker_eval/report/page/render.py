@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 
 from stingy_attacker_eval.report.formatting import percent, printed, readable, signed
 from stingy_attacker_eval.report.page.figures import line_mark, mark
+from stingy_attacker_eval.templates import open_templates
 
 _PACKAGE = "stingy_attacker_eval.report.page"
 
@@ -21,16 +22,7 @@ def render_page(template: str, values: Mapping[str, Any]) -> str:
 
     Every name in a page passes `readable`, so that no direction mark reorders the text around it.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader(_PACKAGE, "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_readable_text,
-    )
+    environment = open_templates(_PACKAGE, finalize=_readable_text)
     environment.filters |= {
         "percent": percent,
         "signed": signed,

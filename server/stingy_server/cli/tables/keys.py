@@ -12,9 +12,11 @@ from stingy_server.cli.key_options import model_names
 from stingy_server.cli.tables.short import short_number, short_time
 from stingy_server.detection.key_profiles import Action, KeyProfile, KeyProfileStore
 from stingy_server.edge.usage_view import usage_document
-from stingy_server.store.budgets import Budget, today
+from stingy_server.store.budget import Budget
 from stingy_server.store.database import Database
-from stingy_server.store.keys import Key, Keys
+from stingy_server.store.key import Key, is_current
+from stingy_server.store.keys import Keys
+from stingy_server.times import today
 
 COLUMNS = (
     Column("id"),
@@ -96,7 +98,7 @@ def find_state(row: Row) -> str:
     """Return whether a key is valid: "valid", or what is in the way, or the action of an alarm."""
     if row.key.revoked is not None:
         return "revoked"
-    if row.key.expires is not None and row.key.expires <= datetime.now(UTC).isoformat():
+    if not is_current(row.key):
         return "expired"
     action = Action.NONE if row.profile is None else Action(row.profile.action)
     return STATES.get(action, "valid")
@@ -125,8 +127,7 @@ def _more(row: Row) -> list[str]:
     if key.revoked is not None:
         found.append(f"revoked {key.revoked[:10]}")
     elif key.expires is not None:
-        past = key.expires <= datetime.now(UTC).isoformat()
-        found.append(f"{'expired' if past else 'expires'} {key.expires[:10]}")
+        found.append(f"{'expires' if is_current(key) else 'expired'} {key.expires[:10]}")
     if key.models is not None:
         found.append(f"models {model_names(key.models)}")
     if key.rate is not None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from stingy_clients.text_table import Column, format_table, make_printable
-from stingy_server.store.keys import Key
+from stingy_server.store.key import Key
 
 COLUMNS = (
     Column("models", least=8),

@@ -15,7 +15,8 @@ from stingy_clients.text_table import Column, format_table
 from stingy_server.cli.tables.short import short_number, short_time
 from stingy_server.detection.key_profiles import Action, KeyProfile, KeyProfileStore
 from stingy_server.store.database import Database
-from stingy_server.store.keys import Key, Keys
+from stingy_server.store.key import Key
+from stingy_server.store.keys import Keys
 
 EVERY_S = 1.0
 

@@ -11,8 +11,8 @@ from stingy_server import Database
 from stingy_server.cli.main import app
 from stingy_server.cli.tables.models import hourly_images, model_lines
 from stingy_server.store.deployments import Deployments, Report
-from stingy_server.store.keys import stamp
 from stingy_server.store.ledger import Entry, Ledger
+from stingy_server.times import stamp
 
 POLICY = "stingy: top 2 of 10 classes, log_prob at 3 decimals"
 WARNING = "digits 2 and open 1 serve the same weights: together they are at least as open as open 1"

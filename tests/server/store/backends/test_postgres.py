@@ -14,7 +14,7 @@ import pytest
 
 from serving import make_bundle, make_key, make_settings, png, random_images, running, served
 from stingy_server import Budgets, ConfigurationError, Database, Keys, StoreUnavailable, create_app
-from stingy_server.app import summary
+from stingy_server.models.summary import summary
 from stingy_server.store.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -180,9 +180,9 @@ def test_fault_of_an_absent_store_does_not_show_its_password(tmp_path: Path) -> 
 
 def test_rates_in_memory_beside_a_shared_store_are_warned_of(tmp_path: Path, address: str) -> None:
     service = create_app(configured(tmp_path, address)).state.service
-    assert any("rate_store" in line for line in summary(service))
+    assert any("rate_store" in line for line in summary(service.fleet, service.settings))
     shared = replace(service, settings=configured(tmp_path, address, rate_store="redis://h:1"))
-    assert not any("rate_store" in line for line in summary(shared))
+    assert not any("rate_store" in line for line in summary(shared.fleet, shared.settings))
     service.database.close()
 
 

@@ -22,7 +22,7 @@ from serving import make_bundle, make_key, make_settings, png, random_images, ru
 from stingy_server.codec.decode_pool import THREADS
 
 pytestmark = pytest.mark.anyio
-PAGE = Path(__file__).parents[2] / "docs" / "serve.md"
+PAGE = Path(__file__).parents[3] / "docs" / "serve.md"
 BATCH = 4
 IMAGES = random_images(BATCH)
 PREDICT, INFER = "/v1/predict/digits", "/v2/models/digits/infer"

@@ -12,12 +12,12 @@ import pytest
 from file_lock import Locker, longest_stall
 from serving import make_bundle, make_settings, png, random_images, running
 from stingy_server import Budgets, Database
+from stingy_server.store.backends.schema import VERSION
 from stingy_server.store.base import StoreBusy, StoreUnavailable
 from stingy_server.store.group_commit import GroupCommit
-from stingy_server.store.schema import VERSION
 
 IMAGE = png(random_images(1)[0])
-RELEASED = Path(__file__).parent / "fixtures" / "state_0_1_0"
+RELEASED = Path(__file__).parents[1] / "fixtures" / "state_0_1_0"
 
 
 @pytest.fixture

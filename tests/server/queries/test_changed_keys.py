@@ -17,7 +17,7 @@ from serving import make_bundle, make_settings, random_images, running
 from stingy_server import Keys, ModelSettings, Settings, Tier
 from stingy_server.observability.request_record import RequestRecord
 from stingy_server.store.database import Database
-from stingy_server.store.keys import KeySettings, Limits
+from stingy_server.store.key import KeySettings, Limits
 from stingy_server.store.ledger import Ledger
 
 pytestmark = pytest.mark.anyio

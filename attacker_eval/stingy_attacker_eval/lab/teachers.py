@@ -6,9 +6,7 @@ Each packed teacher records a digest of its settings and data, so that it is not
 import hashlib
 import itertools
 import json
-import os
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +16,12 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stingy_attacker_eval.attacks.networks import compute_logits
-from stingy_attacker_eval.audit.protocol import EndpointEntry, Protocol
 from stingy_attacker_eval.datasets.datasets import Dataset
 from stingy_attacker_eval.environment import default_device
 from stingy_attacker_eval.errors import EvalError
 from stingy_attacker_eval.files import digest_json, write_json
 from stingy_attacker_eval.oracle.transfer_set import digest_images
 from stingy_attacker_eval.progress import report_progress
-from stingy_attacker_eval.report_schema import TeacherEntry
 from stingy_attacker_eval.students import StudentSpec, student_spec
 from stingy_attacker_eval.training import (
     LossFn,
@@ -41,15 +36,12 @@ from stingy_attacker_eval.training import (
 from stingy_protection import (
     BundleError,
     Preprocessing,
-    class_prototypes,
     nasty_loss,
     read_manifest,
     verified_weights,
     write_bundle,
-    write_prototypes,
 )
 
-_KINDS = ("normal", "nasty")
 _TEACHER_FILE = "teacher.json"
 _TRAINING = TrainSettings(epochs=12, batch=64, lr=0.1, augment=1)
 
@@ -167,7 +159,7 @@ def train_teachers(
         found = _find_trained(out / name, name, digest)
         if found is not None:
             reporter.say(f"{name} is trained already and kept")
-            model = _load(out / name, spec, data).to(device)
+            model = load_network(out / name, spec, data).to(device)
             model.to(memory_format=memory_format(images))
             return model, found
         started = time.perf_counter()
@@ -215,92 +207,14 @@ def train_teachers(
         return first, fit("nasty", nasty, nasty_training, **more)[1]
 
 
-def train_protocol_teachers(
-    protocol: Protocol, *, out: Path, console: Console | None = None
-) -> tuple[Teacher, ...]:
-    """Train every teacher of the protocol into OUT, and write OUT/stingy.toml to serve them.
+def load_network(folder: Path, spec: StudentSpec, data: Dataset) -> nn.Module:
+    """Load the network of a packed teacher.
 
-    `stingy serve --config OUT/stingy.toml` then serves every endpoint of the protocol that names
-    a bundle. A class_prototype policy without lists gets the lists of its teacher, computed on the
-    teacher's training images. OUT/stingy.toml has their absolute path, so call this again after
-    a move.
-
-    Raises EvalError if the protocol describes no teacher.
+    Raises BundleError if the bundle is absent or damaged, RuntimeError if it has another network.
     """
-    if not protocol.teachers:
-        raise EvalError("expected a protocol with [[teachers]], got one without")
-    data = protocol.load_whole()
-    found: list[Teacher] = []
-    for entry in protocol.teachers:
-        settings = TeacherSettings(
-            name=entry.name,
-            network=entry.network,
-            width=entry.width,
-            training=entry.training,
-            images=entry.images,
-            skip=entry.skip,
-            seed=entry.seed,
-            nasty=entry.nasty,
-            omega=entry.omega,
-            tau=entry.tau,
-            nasty_from_normal=entry.nasty_from_normal,
-            nasty_epochs=entry.nasty_epochs,
-            nasty_lr=entry.nasty_lr,
-        )
-        found += train_teachers(data, out=out, settings=settings, console=console)
-    lists = {
-        f"{entry.name}-{kind}": _write_lists(out / f"{entry.name}-{kind}", entry, data)
-        for entry in protocol.teachers
-        for kind in _KINDS
-        if any(
-            endpoint.bundle == f"{entry.name}-{kind}" and _lacks_lists(endpoint.policy)
-            for endpoint in protocol.endpoints
-        )
-    }
-    (out / "stingy.toml").write_text(format_server_settings(protocol, lists))
-    return tuple(found)
-
-
-def protocol_networks(protocol: Protocol, *, bundles: Path) -> dict[str, nn.Module]:
-    """Load the network of every endpoint that names a bundle, by endpoint, for white-box attacks.
-
-    Raises EvalError, with every fault, if a bundle is absent or does not fit.
-    """
-    specs = {f"{t.name}-{kind}": _spec(t) for t in protocol.teachers for kind in _KINDS}
-    data, faults = protocol.load(), []
-    found: dict[str, nn.Module] = {}
-    for endpoint in protocol.endpoints:
-        if endpoint.bundle is None:
-            continue
-        spec = specs[endpoint.bundle]
-        try:
-            found[endpoint.name] = _load(bundles / endpoint.bundle, spec, data)
-        except (BundleError, RuntimeError):  # load_state_dict raises RuntimeError
-            faults.append(f"a bundle of {spec.name} for {endpoint.name} at {endpoint.bundle}")
-    if faults:
-        raise EvalError(f"expected {'; '.join(faults)} in {bundles}, got none or another")
-    return found
-
-
-def format_server_settings(protocol: Protocol, lists: Mapping[str, Path]) -> str:
-    """Format the server's settings, TOML, for the endpoints that name a bundle.
-
-    The bundles' paths are relative, so the file belongs beside the bundles.
-
-    lists: by bundle, the file of canonical lists for policies that lack one.
-    """
-    factories = {student_spec(teacher.network).factory for teacher in protocol.teachers}
-    modules = ", ".join(sorted({f'"{factory.partition(":")[0]}"' for factory in factories}))
-    models = "".join(
-        f'\n[[models]]\nname = "{endpoint.model}"\nbundle = "{endpoint.bundle}"\n'
-        + _format_policy(endpoint, lists)
-        for endpoint in protocol.endpoints
-        if endpoint.bundle
-    )
-    return (
-        "# Teachers of the lab. Some of them are served open.\n"
-        f'allow_open = true\nstate = "state"\ntrusted_factories = [{modules}]\n{models}'
-    )
+    model = spec.build(data.num_classes)
+    model.load_state_dict(verified_weights(folder, read_manifest(folder)))
+    return model.eval()
 
 
 def _choose_nasty_constants(settings: TeacherSettings, num_classes: int) -> tuple[float, float]:
@@ -337,47 +251,6 @@ def _find_trained(folder: Path, name: str, digest: str) -> Teacher | None:
         return Teacher(name, folder, float(record["accuracy"]), float(record["seconds"]), kept=True)
     except (OSError, ValueError, KeyError, TypeError, BundleError):
         return None
-
-
-def _spec(entry: TeacherEntry) -> StudentSpec:
-    return student_spec(entry.network).with_width(entry.width)
-
-
-def _load(folder: Path, spec: StudentSpec, data: Dataset) -> nn.Module:
-    model = spec.build(data.num_classes)
-    model.load_state_dict(verified_weights(folder, read_manifest(folder)))
-    return model.eval()
-
-
-def _lacks_lists(policy: str | None) -> bool:
-    return (policy or "").partition(":")[0] == "class_prototype" and "lists=" not in (policy or "")
-
-
-def _format_policy(endpoint: EndpointEntry, lists: Mapping[str, Path]) -> str:
-    if endpoint.policy is None:
-        return ""
-    if endpoint.bundle is None or not _lacks_lists(endpoint.policy):
-        return f'policy = "{endpoint.policy}"\n'
-    name, _, options = endpoint.policy.partition(":")
-    parts = [f"lists={lists[endpoint.bundle]}", *([options] if options else [])]
-    return f"policy = '{name}:{','.join(parts)}'\n"
-
-
-def _write_lists(folder: Path, entry: TeacherEntry, data: Dataset) -> Path:
-    """Write every class's complete canonical list; the file's name has the weights' digest."""
-    manifest = read_manifest(folder)
-    path = (folder / f"lists-{manifest.sha256[:12]}.json").resolve()
-    if set(",'") & set(str(path)):
-        raise EvalError(f"expected a path without commas and quotes for a policy, got {path}")
-    if not path.exists():
-        device = default_device()
-        model = _load(folder, _spec(entry), data).to(device)
-        owned = data.subset(entry.images, skip=entry.skip)
-        logits = compute_logits(model, to_device(owned.train_x, device))
-        temporary = path.with_suffix(".tmp")
-        write_prototypes(temporary, class_prototypes(logits, n=data.num_classes))
-        os.replace(temporary, path)
-    return path
 
 
 def _pack(folder: Path, name: str, model: nn.Module, data: Dataset, spec: StudentSpec) -> str:

@@ -1,0 +1,1 @@
+"""The lab: teachers to attack, trained here and packed as bundles."""

@@ -1,0 +1,1 @@
+"""The stores themselves: SQLite and PostgreSQL, their tables, and their health."""
