@@ -102,7 +102,7 @@ notebooks: .venv-docs/installed
 test-docs: docs
 	.venv-docs/bin/python -m pytest -m "browser or not browser" tests/docs
 
-# An hour, mostly the download of PyTorch for each image.
+# Half an hour, mostly PyTorch, which comes once for each image.
 test-containers: .venv/installed
 	$(BIN)/python tests/docker/try_containers.py
 

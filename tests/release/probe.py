@@ -95,6 +95,16 @@ def grpc() -> None:
     serve("--grpc-port", "0")
 
 
+def marks() -> None:
+    """Serve with a secret, which a server without cryptography refuses."""
+    with tempfile.TemporaryDirectory() as name:
+        secret, settings = Path(name) / "marks.secret", Path(name) / "stingy.toml"
+        secret.touch(0o600)
+        secret.write_text("ab" * 32, encoding="utf-8")
+        settings.write_text(f'[marks]\nsecret_file = "{secret}"\n', encoding="utf-8")
+        serve("--config", str(settings))
+
+
 def onnx() -> None:
     """Export a network with its policy as one program of ONNX."""
     with tempfile.TemporaryDirectory() as name:

@@ -1,6 +1,7 @@
 """The version, the changelog and the pages of a release agree."""
 
 import re
+import runpy
 import tomllib
 from pathlib import Path
 
@@ -20,3 +21,9 @@ def test_every_released_heading_has_each_kind_of_change_once() -> None:
     for section in CHANGELOG.split("\n## ")[1:]:
         kinds = re.findall(r"^### (\w+)$", section, re.MULTILINE)
         assert len(kinds) == len(set(kinds)), section.splitlines()[0]
+
+
+def test_every_extra_of_the_product_is_tried_in_an_environment() -> None:
+    tried = runpy.run_path(str(Path(__file__).with_name("try_release.py")))
+    extras = set(PROJECT["optional-dependencies"])
+    assert extras == set(tried["TRIED"]) - {""} | tried["REPOSITORY"]

@@ -31,6 +31,7 @@ TRIED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "redis": (("server",), (*SERVED, "redis")),
     "postgres": (("server",), (*SERVED, "postgres")),
     "oidc": (("server",), (*SERVED, "oidc")),
+    "marks": (("server",), ("base", "marks")),
     "otel": (("server",), (*SERVED, "otel")),
     "grpc": (("server",), ("base", "grpc")),
     "onnx": (("server",), ("base", "onnx")),
@@ -41,7 +42,7 @@ TRIED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "torchserve": ((), ("base", "torchserve")),
 }
 # For work on this repository, which is installed from its folder.
-REPOSITORY = {"dev", "fuzz", "interop"}
+REPOSITORY = {"dev", "docs", "fuzz", "interop"}
 report = Console(highlight=False, markup=False, soft_wrap=True).print
 
 

@@ -32,7 +32,8 @@ RUN mkdir -p /etc/postgresql-common \\
     && echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.conf
 {INSTALL} postgresql-15
 RUN usermod -u 999 postgres && groupmod -g 999 postgres && rm -rf /var/lib/postgresql \\
-    && install -d -o 999 -g 999 -m 700 /var/lib/postgresql/data
+    && install -d -o 999 -g 999 -m 700 /var/lib/postgresql/data \\
+    && chmod 3777 /var/run/postgresql
 COPY start.sh /start.sh
 ENV PATH=/usr/lib/postgresql/15/bin:/usr/bin:/bin PGDATA=/var/lib/postgresql/data
 STOPSIGNAL SIGINT

@@ -99,7 +99,7 @@ def try_compose(engine: Engine, folder: Path, images: Pixels) -> None:
         for command in (("state", "check"), ("ledger", "verify"), ("state", "backup", BACKUP)):
             report(f"stingy {' '.join(command)}:", compose.stingy(*command).strip())
     finally:
-        report(compose("logs", "--no-color", "--tail", "20", "edge")[-4000:])
+        report(compose("logs", "--no-color", "--tail", "20"))
         compose("down", "--volumes", "--timeout", "40")
 
 

@@ -26,5 +26,6 @@ def freeze_gc() -> None:
 
 def refreeze_gc() -> None:
     """Freeze again after frozen objects were dropped, if this process has frozen any."""
-    if gc.get_freeze_count():
+    # Python 3.12 freezes some objects at its start, so the number of frozen ones says nothing.
+    if gc.get_threshold()[0] == YOUNG_OBJECTS:
         freeze_gc()
