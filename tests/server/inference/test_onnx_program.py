@@ -118,7 +118,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         r"\[any, 3, 8, 8\] or \[any, 8, 8, 3\], got \[any, 3, 9",
     ),
     "grey input": ({"channels": 1}, r"got \[any, 1, 8, 8\]"),
-    "integer input": ({"dtype": onnx.TensorProto.UINT8}, "float32 or float16, got another type"),
+    "integer input": ({"dtype": onnx.TensorProto.UINT8}, "float32 or float16, got uint8"),
 }
 
 
