@@ -212,4 +212,4 @@ def test_answers_during_an_upgrade_obey_either_policy(server: RayServe, folder: 
     assert set(outcomes) <= {"3", "2", "overloaded"}, outcomes
     assert outcomes["2"] + outcomes["3"] == charged(server.url, text)
     with closing(Database(folder / "state")) as database:
-        assert len(Keys(database).all()) > 5
+        assert text.split("_")[1] in {found.id for found, _ in Keys(database).all()}
