@@ -20,7 +20,7 @@ Interpolation = Literal[
 """The values of torchvision's `InterpolationMode`. On Pillow images the first two are the same."""
 
 CropRounding = Literal["even", "down"]
-"""Where a crop begins whose margins differ by one pixel: torchvision's and transformers' ways."""
+"""How the start of a crop is rounded: as torchvision does, or as transformers does."""
 
 Channels = Literal[1, 3]
 
