@@ -16,7 +16,6 @@ import typer
 from stingy_clients.answers import Answer, BudgetUsage, Usage
 from stingy_clients.client import Client
 from stingy_clients.errors import BadImage, BadInput, ClientError
-from stingy_clients.images import encode_image
 from stingy_clients.text_table import make_printable
 
 _GROUP = "stingy.commands"
@@ -130,12 +129,13 @@ def predict(
             for path in images:
                 in_folder = path.is_dir()
                 for image in _list_images(path) if in_folder else [path]:
-                    fault = _find_fault(image)
+                    fault = None
                     try:
-                        if fault is None:
-                            answer = client.predict(image, model=model, version=version)
+                        answer = client.predict(image, model=model, version=version)
                     except BadImage as error:
                         fault = f"{image}: {error}"
+                    except BadInput as error:
+                        fault = str(error)
                     if fault is not None:
                         if not in_folder:
                             _exit_with(make_printable(fault), code=1)
@@ -218,15 +218,6 @@ def _print_answer(image: Path, answer: Answer, *, as_json: bool, raw: bool) -> N
     for row in rows:
         table.add_row(*row)
     Console().print(table)
-
-
-def _find_fault(image: Path) -> str | None:
-    """Return the sentence for a file that the client refuses, or None."""
-    try:
-        encode_image(image)
-    except BadInput as error:
-        return str(error)
-    return None
 
 
 def _list_images(folder: Path) -> list[Path]:
