@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stingy_attacker_eval.environment import trains_in_bfloat16
+from stingy_attacker_eval.recorded_pass import Pass, RecordedPass
 
 LossFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 """A loss: (logits `[batch, classes]`, row numbers `[batch]`, the normalised inputs) to a scalar."""
@@ -71,6 +72,7 @@ def train(
     *,
     settings: TrainSettings,
     seed: int,
+    pure: bool = False,
     epoch_size: int | None = None,
     on_epoch_end: Callable[[], None] = lambda: None,
 ) -> TrainResult:
@@ -82,6 +84,8 @@ def train(
 
     images: uint8 `[n, 3, H, W]`, on the model's device.
     seed: seed of order, shifts and flips.
+    pure: the loss is a function of its arguments alone: it counts nothing, draws no random numbers
+        and branches on no value. On CUDA its kernels are then recorded once and replayed.
     epoch_size: images in an epoch, None for len(images). With the same size, any number of
         images takes equally many steps.
     on_epoch_end: called after each epoch.
@@ -104,16 +108,17 @@ def train(
     model.to(memory_format=memory_format(images))
     model.train()
     started = time.perf_counter()
+    compute_gradients = _build_pass(model, loss_fn)
+    if pure and device.type == "cuda":
+        compute_gradients = RecordedPass(compute_gradients)
     loss_value, summed = float("nan"), torch.zeros((), device=device)
     batches = islice(_draw_batches(len(images), batch, generator), settings.epochs * steps)
     for step, rows in enumerate(batches, 1):
         inputs = normalise(augment(images[rows], settings, generator))
-        loss = loss_fn(forward(model, inputs), rows, inputs)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = compute_gradients(inputs, rows)
         optimizer.step()
         schedule.step()
-        summed += loss.detach()
+        summed += loss
         if step % steps:
             continue
         loss_value = float(summed) / steps
@@ -123,6 +128,18 @@ def train(
             break
     finite = bool(np.isfinite(loss_value))
     return TrainResult(finite, time.perf_counter() - started, loss_value)
+
+
+def _build_pass(model: nn.Module, loss_fn: LossFn) -> Pass:
+    """Build the forward and backward pass, which replaces the gradients."""
+
+    def run(inputs: Tensor, rows: Tensor) -> Tensor:
+        loss = loss_fn(forward(model, inputs), rows, inputs)
+        model.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    return run
 
 
 def _draw_batches(count: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -67,7 +67,7 @@ table() {
 
 stage() {
     case $1 in
-    tests) tests -m cuda --junitxml "$RESULTS/tests.xml" tests/**/test_*_cuda.py ;;
+    tests) tests -m cuda --junitxml "$RESULTS/tests.xml" tests/**/test_*cuda*.py ;;
     tests_audit) # the audit's own tests, which use CUDA if there is a device
         tests -n 6 --junitxml "$RESULTS/tests_audit.xml" \
             tests/attacker_eval/{attacks,audit} tests/attacker_eval/test_{teachers,training,zoo}.py

@@ -66,7 +66,10 @@ class Attack(ABC):
             raise TypeError(f"expected {cls.__name__} not to override {names}")
 
     def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
-        """Return a scalar loss.
+        """Return a scalar loss, a function of its arguments alone.
+
+        It counts nothing, draws no random numbers and branches on no value, because on CUDA its
+        kernels are recorded once and replayed. Another loss goes to `AttackContext.train`.
 
         student_logits: float32 `[batch, classes]`.
         batch: the data of these rows that the attack may read.
@@ -79,6 +82,7 @@ class Attack(ABC):
             student,
             context.images,
             lambda student_logits, rows, _: self.loss(student_logits, context.batch(rows)),
+            pure=True,
         )
 
     def budget(self, images: int) -> int:

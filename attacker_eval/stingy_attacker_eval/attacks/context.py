@@ -319,10 +319,17 @@ class AttackContext:
         return dense.scatter_(1, top1[:, None], 0.0)
 
     def train(
-        self, student: nn.Module, images: Tensor, loss_fn: LossFn, *, epoch_size: int | None = None
+        self,
+        student: nn.Module,
+        images: Tensor,
+        loss_fn: LossFn,
+        *,
+        pure: bool = False,
+        epoch_size: int | None = None,
     ) -> TrainResult:
         """Train the student in place on images uint8 `[n, 3, H, W]` with the run's settings.
 
+        pure: the loss is a function of its arguments alone, as `training.train` describes.
         epoch_size: images in an epoch, by default those the attacker owns. A student then takes
             equally many steps however many images its attack queries.
 
@@ -334,6 +341,7 @@ class AttackContext:
             _checked(loss_fn),
             settings=self.settings,
             seed=self.seed,
+            pure=pure,
             epoch_size=epoch_size or self.owned,
         )
 

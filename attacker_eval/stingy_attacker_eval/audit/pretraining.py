@@ -80,6 +80,7 @@ def _weights(
         lambda logits, rows, _: functional.cross_entropy(logits, labels[rows]),
         settings=protocol.training,
         seed=_SEED,
+        pure=True,
     )
     if not result.finite:
         raise AuditError(

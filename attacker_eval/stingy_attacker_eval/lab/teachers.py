@@ -173,6 +173,7 @@ def train_teachers(
             loss_fn,
             settings=training,
             seed=settings.seed,
+            pure=True,
             on_epoch_end=lambda: reporter.step(next(epochs), total, f"training {name}, epochs"),
         )
         if not result.finite:

@@ -132,6 +132,7 @@ def _fine_pruning(loot: Loot) -> Stolen:
         lambda logits, rows, _: functional.cross_entropy(logits, loot.clean_labels[rows]),
         settings=replace(loot.settings, epochs=epochs, lr=_TUNING_LR),
         seed=loot.seed,
+        pure=True,
     ).finite
     return _stolen(loot, student, finite=finite)
 
@@ -182,6 +183,7 @@ def train_on_labels(
         lambda logits, rows, _: functional.cross_entropy(logits, labels[rows]),
         settings=settings,
         seed=seed,
+        pure=True,
     )
     return student, result.finite
 

@@ -142,6 +142,7 @@ class DataFree(Attack):
             student,
             pixels,
             lambda student_logits, rows, _: self.student_loss(student_logits, targets[rows]),
+            pure=True,
             epoch_size=len(pixels),
         )
 

@@ -67,7 +67,7 @@ class Collusion(Attack):
             if second.has(Capability.SCORES)
             else append_ranks(context.logits, second.indices)
         )
-        return context.train(student, context.images, kd_loss_fn(both))
+        return context.train(student, context.images, kd_loss_fn(both), pure=True)
 
 
 def merge_scores(first: Tensor, second: Tensor, top1: Tensor) -> Tensor:

@@ -76,6 +76,7 @@ class Scm(Attack):
             student,
             context.images,
             kd_loss_fn(target, context.labels, tau=self.tau, alpha=self.alpha),
+            pure=True,
         )
 
     def _fit(self, model: nn.Module, former: Tensor, context: AttackContext) -> TrainResult:
@@ -85,6 +86,7 @@ class Scm(Attack):
             lambda logits, rows, _: contrastive_loss(
                 logits, former[rows], context.labels[rows], omega=self.omega, tau=self.tau
             ),
+            pure=True,
         )
 
 

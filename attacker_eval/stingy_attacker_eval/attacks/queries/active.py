@@ -113,4 +113,4 @@ def select_farthest(points: Tensor, chosen: Tensor, count: int) -> Tensor:
 def _fit(
     student: nn.Module, context: AttackContext, images: Tensor, targets: Tensor
 ) -> TrainResult:
-    return context.train(student, images, kd_loss_fn(targets))
+    return context.train(student, images, kd_loss_fn(targets), pure=True)

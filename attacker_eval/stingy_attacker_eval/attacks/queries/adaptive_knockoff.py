@@ -92,7 +92,7 @@ class AdaptiveKnockoff(Attack):
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         student.load_state_dict(first)
-        return context.train(student, images[rows], kd_loss_fn(targets))
+        return context.train(student, images[rows], kd_loss_fn(targets), pure=True)
 
 
 class GradientBandit:

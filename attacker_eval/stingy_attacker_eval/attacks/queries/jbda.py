@@ -82,7 +82,7 @@ class Jbda(Attack):
         order = torch.randperm(len(context.images), generator=source, device=context.device)
         images = context.images[order[: self.seeds]]
         targets = context.targets(context.session.query(images))
-        result = context.train(student, images, kd_loss_fn(targets))
+        result = context.train(student, images, kd_loss_fn(targets), pure=True)
         for number in range(self.rounds):
             if not result.finite:
                 return result
@@ -95,7 +95,7 @@ class Jbda(Attack):
             targets = torch.cat([targets, context.targets(context.session.query(more))])
             images = torch.cat([images, more])
             student.load_state_dict(first)
-            result = context.train(student, images, kd_loss_fn(targets))
+            result = context.train(student, images, kd_loss_fn(targets), pure=True)
         return result
 
 

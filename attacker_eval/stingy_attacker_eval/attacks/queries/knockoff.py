@@ -48,4 +48,4 @@ class Knockoff(Attack):
     def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
         images = context.pool(self.pool, self.queries)
         targets = context.targets(context.session.query(images))
-        return context.train(student, images, kd_loss_fn(targets))
+        return context.train(student, images, kd_loss_fn(targets), pure=True)

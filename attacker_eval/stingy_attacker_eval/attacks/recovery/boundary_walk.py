@@ -126,7 +126,7 @@ class BoundaryWalk(Attack):
                 return ranks
             return (ranks + functional.cross_entropy(student_logits, context.labels[batch])) / 2
 
-        result = context.train(student, context.images, loss)
+        result = context.train(student, context.images, loss, pure=True)
         if not self.truth or not context.has(Capability.SECOND_TIER):
             return result
         found = compute_logits(student, context.images[rows])

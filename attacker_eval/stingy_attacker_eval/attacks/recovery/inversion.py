@@ -101,6 +101,7 @@ class Inversion(Attack):
             student,
             context.images,
             kd_loss_fn(inverted, labels, tau=self.tau, alpha=self.alpha),
+            pure=True,
         )
 
     def invert_answers(self, logits: Tensor, context: AttackContext) -> Tensor:
@@ -147,6 +148,7 @@ def compute_shadow_logits(student: nn.Module, context: AttackContext, labels: Te
             lambda student_logits, rows, _, labels=shadow_labels: functional.cross_entropy(  # type: ignore[misc]
                 student_logits, labels[rows]
             ),
+            pure=True,
             epoch_size=len(train_rows),
         )
         logits[query_rows] = compute_logits(shadow, context.images[query_rows])

@@ -64,4 +64,5 @@ class TailFill(Attack):
             student,
             context.images,
             kd_loss_fn(filled, context.top1, tau=self.tau, alpha=self.alpha),
+            pure=True,
         )

@@ -74,8 +74,10 @@ class AugmentationUnion(Attack):
                 lambda student_logits, rows, _: plackett_luce(
                     student_logits, order[rows], places[rows], lengths=lengths[rows]
                 ),
+                pure=True,
             )
-        return context.train(student, images, kd_loss_fn(self._merge_probabilities(context).log()))
+        targets = self._merge_probabilities(context).log()
+        return context.train(student, images, kd_loss_fn(targets), pure=True)
 
     def _mix(self, context: AttackContext) -> Tensor:
         """Return the mixed images, uint8 `[n, 3, H, W]`; none without `mixtures`."""

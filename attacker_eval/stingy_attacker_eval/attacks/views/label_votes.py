@@ -77,7 +77,7 @@ class LabelVotes(Attack):
                 return votes
             return (votes + functional.cross_entropy(student_logits, context.labels[rows])) / 2
 
-        return context.train(student, context.images, loss)
+        return context.train(student, context.images, loss, pure=True)
 
 
 def label_shares(labels: Tensor, num_classes: int) -> Tensor:
