@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-Pass = Callable[[Tensor, Tensor], Tensor]
-"""A pass: (inputs, row numbers) to the detached loss. It leaves the gradients in the network."""
+Pass = Callable[..., Tensor]
+"""A pass: tensors to the detached loss. It leaves the gradients in the network."""
 
 WARM_UPS = 3  # passes before the recording, in which libraries choose their algorithms
 
@@ -32,46 +32,54 @@ class RecordedPass:
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._recording: _Recording | None = None
 
-    def __call__(self, inputs: Tensor, rows: Tensor) -> Tensor:
+    def __call__(self, *arguments: Tensor) -> Tensor:
         """Return the loss, whose value the next call replaces.
 
-        inputs: `[batch, 3, H, W]`, the same shape at every call.
-        rows: int64 `[batch]`.
+        arguments: what the pass takes. Shapes and types are the same at every call.
         """
         self._calls += 1
         if self._calls == WARM_UPS + 1:
-            self._recording = self._record(inputs, rows)
+            self._recording = self._record(arguments)
         if self._recording is not None:
-            return self._recording.replay(inputs, rows)
+            return self._recording.replay(arguments)
         if self._calls > WARM_UPS:
-            return self._run(inputs, rows)
+            return self._run(*arguments)
         # A recording needs a stream of its own, and gradients belong to the stream of their pass.
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            loss = self._run(inputs, rows)
+            loss = self._run(*arguments)
         torch.cuda.current_stream().wait_stream(self._stream)
         return loss
 
-    def _record(self, inputs: Tensor, rows: Tensor) -> "_Recording | None":
+    def _record(self, arguments: tuple[Tensor, ...]) -> "_Recording | None":
         graph = torch.cuda.CUDAGraph()
-        inputs, rows = inputs.clone(), rows.clone()
+        arguments = tuple(argument.clone() for argument in arguments)
+        random = _default_generator()
+        state = random.get_state()
         try:
             # Other threads may use the device meanwhile, so only this thread's calls are checked.
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-                loss = self._run(inputs, rows)
+                loss = self._run(*arguments)
         except RuntimeError:
+            # A failed recording leaves the generator in it, where it refuses to draw.
+            random.graphsafe_set_state(torch.Generator(random.device).set_state(state))
             return None
-        return _Recording(graph, inputs, rows, loss)
+        return _Recording(graph, arguments, loss)
 
 
 class _Recording:
     def __init__(
-        self, graph: torch.cuda.CUDAGraph, inputs: Tensor, rows: Tensor, loss: Tensor
+        self, graph: torch.cuda.CUDAGraph, arguments: tuple[Tensor, ...], loss: Tensor
     ) -> None:
-        self._graph, self._inputs, self._rows, self._loss = graph, inputs, rows, loss
+        self._graph, self._arguments, self._loss = graph, arguments, loss
 
-    def replay(self, inputs: Tensor, rows: Tensor) -> Tensor:
-        self._inputs.copy_(inputs)
-        self._rows.copy_(rows)
+    def replay(self, arguments: tuple[Tensor, ...]) -> Tensor:
+        for target, argument in zip(self._arguments, arguments, strict=True):
+            target.copy_(argument)
         self._graph.replay()
         return self._loss
+
+
+def _default_generator() -> torch.Generator:
+    generator: torch.Generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    return generator

@@ -108,14 +108,13 @@ def train(
     model.to(memory_format=memory_format(images))
     model.train()
     started = time.perf_counter()
-    compute_gradients = _build_pass(model, loss_fn)
+    compute_gradients = _build_pass(model, images, loss_fn, settings)
     if pure and device.type == "cuda":
         compute_gradients = RecordedPass(compute_gradients)
     loss_value, summed = float("nan"), torch.zeros((), device=device)
     batches = islice(_draw_batches(len(images), batch, generator), settings.epochs * steps)
     for step, rows in enumerate(batches, 1):
-        inputs = normalise(augment(images[rows], settings, generator))
-        loss = compute_gradients(inputs, rows)
+        loss = compute_gradients(rows, *_draw_moves(batch, settings, generator))
         optimizer.step()
         schedule.step()
         summed += loss
@@ -130,10 +129,11 @@ def train(
     return TrainResult(finite, time.perf_counter() - started, loss_value)
 
 
-def _build_pass(model: nn.Module, loss_fn: LossFn) -> Pass:
-    """Build the forward and backward pass, which replaces the gradients."""
+def _build_pass(model: nn.Module, images: Tensor, loss_fn: LossFn, settings: TrainSettings) -> Pass:
+    """Build the pass from rows and their moves to the loss, which replaces the gradients."""
 
-    def run(inputs: Tensor, rows: Tensor) -> Tensor:
+    def run(rows: Tensor, corners: Tensor, mirrored: Tensor) -> Tensor:
+        inputs = normalise(_move(images[rows], settings, corners, mirrored))
         loss = loss_fn(forward(model, inputs), rows, inputs)
         model.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -205,20 +205,34 @@ def _build_schedule(
 
 def augment(images: Tensor, settings: TrainSettings, generator: torch.Generator) -> Tensor:
     """Shift each image at random, fill the border with black, and mirror half of the images."""
-    pixels = settings.augment
-    if pixels == 0 and not settings.flip:
+    return _move(images, settings, *_draw_moves(len(images), settings, generator))
+
+
+def _draw_moves(
+    count: int, settings: TrainSettings, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw corners int64 `[2, count]` in the padded image, and whether to mirror, `[count, 1]`."""
+    device = generator.device
+    corners = torch.zeros((2, count), dtype=torch.int64, device=device)
+    mirrored = torch.zeros((count, 1), dtype=torch.bool, device=device)
+    if settings.augment:
+        places = 2 * settings.augment + 1
+        corners = torch.randint(0, places, (2, count), generator=generator, device=device)
+    if settings.flip:
+        mirrored = torch.randint(0, 2, (count, 1), generator=generator, device=device).bool()
+    return corners, mirrored
+
+
+def _move(images: Tensor, settings: TrainSettings, corners: Tensor, mirrored: Tensor) -> Tensor:
+    """Shift and mirror images as drawn."""
+    if settings.augment == 0 and not settings.flip:
         return images
     count, _, height, width = images.shape
     device = images.device
-    rows = torch.arange(height, device=device).expand(count, -1)
-    columns = torch.arange(width, device=device).expand(count, -1)
-    if pixels:
-        images = functional.pad(images, (pixels,) * 4)
-        corner = torch.randint(0, 2 * pixels + 1, (2, count), generator=generator, device=device)
-        rows, columns = rows + corner[0, :, None], columns + corner[1, :, None]
-    if settings.flip:
-        mirrored = torch.randint(0, 2, (count, 1), generator=generator, device=device).bool()
-        columns = torch.where(mirrored, columns.flip(1), columns)
+    images = functional.pad(images, (settings.augment,) * 4)
+    rows = torch.arange(height, device=device) + corners[0, :, None]
+    columns = torch.arange(width, device=device) + corners[1, :, None]
+    columns = torch.where(mirrored, columns.flip(1), columns)
     # One gather of whole pixels from a flat list is faster than indexing three dimensions.
     first = torch.arange(count, device=device)[:, None] * images.shape[2]
     places = (first + rows)[:, :, None] * images.shape[3] + columns[:, None, :]
