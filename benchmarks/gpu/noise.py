@@ -15,7 +15,7 @@ def main() -> None:
     out = Path(sys.argv[1])
     out.parent.mkdir(parents=True, exist_ok=True)
     classes = 100 if out.stem == "tin100" else 10
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(classes)
     arrays: dict[str, np.ndarray] = {"class_names": np.array([f"c{n}" for n in range(classes)])}
     for part, count in (("train", 200), ("test", 100)):
         arrays[f"{part}_x"] = random.integers(0, 256, (count, 32, 32, 3), np.uint8)

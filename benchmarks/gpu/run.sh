@@ -62,7 +62,37 @@ tests() {
 }
 
 table() {
-    data "$2" && "$PYTHON" "$here/paper_table.py" "$1" ${3:+--first "$3"}
+    data "$2" && share_gpu && "$PYTHON" "$here/audit.py" "$1" ${3:+--first "$3"}
+}
+
+# Let kernels of several processes run side by side. Without MPS the processes take turns.
+share_gpu() {
+    [ $REHEARSE = 0 ] && command -v nvidia-cuda-mps-control >/dev/null || return 0
+    export CUDA_MPS_PIPE_DIRECTORY=$WORK/mps CUDA_MPS_LOG_DIRECTORY=$WORK/mps
+    mkdir -p "$WORK/mps" && nvidia-cuda-mps-control -d
+    trap 'echo quit | nvidia-cuda-mps-control' EXIT
+}
+
+# Run an audit of several seeds, a process and a folder for each seed.
+seeds() {
+    local name=$1
+    shift
+    share_gpu
+    trap "pack_seeds $name" EXIT
+    "$PYTHON" "$here/audit.py" "$name" --teachers || return
+    for seed in "$@"; do
+        "$PYTHON" "$here/audit.py" "$name" --seed "$seed" --parallel 2 &
+    done
+    for job in $(jobs -p); do
+        wait "$job" || return
+    done
+}
+
+# Pack what the seeds found, whole or cut, without the bought answers, and stop MPS.
+pack_seeds() {
+    wait
+    tar czf "$RESULTS/$1.tar.gz" -C "$WORK" --exclude answers --exclude '*-state' "$1"
+    [ -z "${CUDA_MPS_PIPE_DIRECTORY:-}" ] || echo quit | nvidia-cuda-mps-control
 }
 
 stage() {
@@ -80,6 +110,11 @@ stage() {
     table1_cifar10 | table1_tin100) table "$1" "${1#table1_}" paper_kd ;;
     table1_more) table "$1" cifar10 ;;
     table2_gpu) table table2 cifar10 ;;
+    frontier_cifar10) # images of 16 x 16 pixels; three seeds to choose, three to report
+        data cifar10 && data tin100 || return
+        [ $REHEARSE = 1 ] && set -- "$1" 0 || set -- "$1" 0 1 2 3 4 5
+        seeds "$@"
+        ;;
     *)
         echo "expected a stage, got $1" >&2
         return 2

@@ -40,6 +40,7 @@ class CudaGraphs:
     """
 
     def __init__(self, network: Network, examples: Tensor, *, sizes: Iterable[int]) -> None:
+        self._network = network  # a graph reads the weights, but does not keep them
         self._lock = threading.Lock()
         self._free = torch.cuda.Event()  # type: ignore[no-untyped-call]
         pool = torch.cuda.graph_pool_handle()

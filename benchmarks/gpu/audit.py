@@ -1,10 +1,14 @@
-"""One of the paper's tables on one GPU: teachers, endpoints in process, several students at once.
+"""An audit on one GPU: teachers, endpoints in process, several students at once.
 
-    python benchmarks/gpu/paper_table.py table1_cifar10 --first paper_kd
+    python benchmarks/gpu/audit.py table1_cifar10 --first paper_kd
+    python benchmarks/gpu/audit.py frontier_cifar10 --teachers
+    python benchmarks/gpu/audit.py frontier_cifar10 --seed 0
 
-Finished work is kept, so the same command continues where it was cut, as long as WORK exists. Runs
-that match `--first` come before the others. RESULTS/NAME gets the rows, the configuration and the
-report. Bundles and bought answers stay in WORK/NAME.
+NAME is a protocol in protocols/, or one of the package. Finished work is kept, so the same command
+continues where it was cut, as long as WORK exists. Runs that match `--first` come before the
+others. RESULTS/NAME gets the rows, the configuration and the report. Bundles and bought answers
+stay in WORK/NAME. With `--seed` the audit is that of one seed, in WORK/NAME/SEED, and nothing is
+copied: `run.sh` packs it.
 """
 
 import argparse
@@ -14,6 +18,7 @@ import signal
 import sys
 import tomllib
 from contextlib import closing
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +47,24 @@ SMALLER |= {"shufflenetv2": "cnn_tiny", "mobilenetv2": "cnn_small", "resnext29":
 
 def read_protocol(name: str) -> Protocol:
     """Read the stage's protocol; a rehearsal gets one epoch and small networks."""
-    document = tomllib.loads((PROTOCOLS / f"{name}.toml").read_text())
+    path = PROTOCOLS / f"{name}.toml"
+    if not path.exists():
+        path = Path(str(files("stingy_attacker_eval") / "protocols" / f"{name}.toml"))
+    document = tomllib.loads(path.read_text())
     if stage.REHEARSED:
         _shrink(document)
     return Protocol.model_validate(document, context={})
 
 
 def _shrink(document: dict[str, Any]) -> None:
-    document |= TINY | {"students": [SMALLER[name] for name in document["students"][:1]]}
+    document |= TINY | {"students": [SMALLER.get(n, "cnn_tiny") for n in document["students"][:1]]}
+    if "images" in document:
+        document |= {"images": 80, "budgets": [40], "endpoints": document["endpoints"][:2]}
+    for attacker in document.get("attackers", []):
+        attacker |= {"labelled": 0.5} if "labelled" in attacker else {}
     for teacher in document["teachers"]:
-        teacher |= TINY | {"network": SMALLER[teacher["network"]]}
+        teacher |= TINY | {"network": SMALLER.get(teacher["network"], "cnn_small")}
+        teacher |= {key: 80 for key in ("images", "skip") if key in teacher}
     for endpoint in document["endpoints"]:
         if "students" in endpoint:
             endpoint["students"] = [SMALLER[name] for name in endpoint["students"]]
@@ -60,19 +73,19 @@ def _shrink(document: dict[str, Any]) -> None:
             attack |= {"steps": 2, "batch": 8}
 
 
-def run(protocol: Protocol, folder: Path, *, parallel: int, first: list[str]) -> None:
+def run(protocol: Protocol, folder: Path, audit: Path, *, parallel: int, first: list[str]) -> None:
     """Train the teachers, serve them in this process, buy answers and train students.
 
+    folder: has the bundles.
+    audit: the folder of the audit.
     first: patterns of the runs to do first.
 
     Raises KeyboardInterrupt if the stage is cut. The finished rows are kept.
     """
     console = Console(stderr=True)
     bundles = folder / "bundles"
-    for teacher in train_protocol_teachers(protocol, out=bundles, console=console):
-        line = f"{teacher.name}: {teacher.accuracy:.2f} % in {teacher.seconds:.1f} s"
-        console.print(line, highlight=False)
-    settings, faults = load_settings(bundles / "stingy.toml", batch_size=256)
+    state = f"{audit}-state"  # not the bundles' own, because several seeds run at once
+    settings, faults = load_settings(bundles / "stingy.toml", batch_size=256, state=state)
     app = create_app(settings, faults=faults)
     with closing(Database(settings.state)) as database:
         _, key = Keys(database).create("audit", budget=len(protocol.endpoints) * protocol.budget)
@@ -81,21 +94,43 @@ def run(protocol: Protocol, folder: Path, *, parallel: int, first: list[str]) ->
             run_audit(
                 protocol,
                 oracles={e.name: HttpOracle(client, model=e.model) for e in protocol.endpoints},
-                out=folder / "audit",
+                out=audit,
                 console=console,
                 networks=protocol_networks(protocol, bundles=bundles),
                 only=only,
                 executor=in_processes(parallel) if parallel > 1 else in_turn,
             )
-            write_report(folder / "audit")
-    print_table(read_audit(folder / "audit"), Console(width=140))
+            write_report(audit)
+    print_table(read_audit(audit), Console(width=140))
+
+
+def train_teachers(protocol: Protocol, bundles: Path) -> None:
+    """Train the teachers that are absent, and print their accuracy."""
+    console = Console(stderr=True)
+    for teacher in train_protocol_teachers(protocol, out=bundles, console=console):
+        line = f"{teacher.name}: {teacher.accuracy:.2f} % in {teacher.seconds:.1f} s"
+        console.print(line, highlight=False)
+
+
+def copy_results(folder: Path, kept: Path, parallel: int) -> None:
+    """Copy what an audit found, and what its teachers are."""
+    for name in KEPT:
+        if (folder / "audit" / name).exists():
+            shutil.copy(folder / "audit" / name, kept / name)
+    teachers = {
+        path.parent.name: path.read_text()
+        for path in sorted((folder / "bundles").glob("*/teacher.json"))
+    }
+    stage.write(f"{kept.name}/stage", teachers=teachers, parallel=parallel)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="One of the paper's tables on one GPU.")
-    parser.add_argument("name", help="name of a protocol in protocols/")
+    parser = argparse.ArgumentParser(description="An audit on one GPU.")
+    parser.add_argument("name", help="name of a protocol")
     parser.add_argument("--parallel", type=int, help="students at once, 5 by default")
     parser.add_argument("--first", nargs="*", default=[], help="patterns of the first runs")
+    parser.add_argument("--teachers", action="store_true", help="train the teachers, and stop")
+    parser.add_argument("--seed", type=int, help="the only seed; by default all of the protocol")
     arguments = parser.parse_args()
     default_parallel = 1 + (arguments.name in IN_PROCESSES) if stage.REHEARSED else 5
     parallel = arguments.parallel or default_parallel
@@ -103,19 +138,21 @@ def main() -> int:
     # A stage is cut by SIGINT, which a shell's background jobs ignore by default.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = Path(os.environ["WORK"]) / arguments.name
+    protocol = read_protocol(arguments.name)
+    if arguments.seed is None:
+        train_teachers(protocol, folder / "bundles")
+    if arguments.teachers:
+        return 0
+    if arguments.seed is not None:
+        one, audit = protocol.with_seeds([arguments.seed]), folder / str(arguments.seed)
+        run(one, folder, audit, parallel=parallel, first=[])
+        return 0
     kept = stage.results() / arguments.name
     kept.mkdir(parents=True, exist_ok=True)
     try:
-        run(read_protocol(arguments.name), folder, parallel=parallel, first=arguments.first)
+        run(protocol, folder, folder / "audit", parallel=parallel, first=arguments.first)
     finally:
-        for name in KEPT:
-            if (folder / "audit" / name).exists():
-                shutil.copy(folder / "audit" / name, kept / name)
-        teachers = {
-            path.parent.name: path.read_text()
-            for path in sorted((folder / "bundles").glob("*/teacher.json"))
-        }
-        stage.write(f"{arguments.name}/stage", teachers=teachers, parallel=parallel)
+        copy_results(folder, kept, parallel)
     return 0
 
 
