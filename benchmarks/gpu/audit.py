@@ -59,7 +59,8 @@ def read_protocol(name: str) -> Protocol:
 def _shrink(document: dict[str, Any]) -> None:
     document |= TINY | {"students": [SMALLER.get(n, "cnn_tiny") for n in document["students"][:1]]}
     if "images" in document:
-        document |= {"images": 80, "budgets": [40], "endpoints": document["endpoints"][:2]}
+        document |= {"images": 80, "budgets": [40], "endpoints": document["endpoints"][:1]}
+        document |= {"attackers": document["attackers"][::2]}
     for attacker in document.get("attackers", []):
         attacker |= {"labelled": 0.5} if "labelled" in attacker else {}
     for teacher in document["teachers"]:

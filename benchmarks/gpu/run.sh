@@ -62,7 +62,7 @@ tests() {
 }
 
 table() {
-    data "$2" && share_gpu && "$PYTHON" "$here/audit.py" "$1" ${3:+--first "$3"}
+    data "$2" && "$PYTHON" "$here/audit.py" "$1" ${3:+--first "$3"}
 }
 
 # Let kernels of several processes run side by side. Without MPS the processes take turns.
@@ -70,15 +70,18 @@ share_gpu() {
     [ $REHEARSE = 0 ] && command -v nvidia-cuda-mps-control >/dev/null || return 0
     export CUDA_MPS_PIPE_DIRECTORY=$WORK/mps CUDA_MPS_LOG_DIRECTORY=$WORK/mps
     mkdir -p "$WORK/mps" && nvidia-cuda-mps-control -d
-    trap 'echo quit | nvidia-cuda-mps-control' EXIT
+    trap stop_sharing EXIT
+}
+
+stop_sharing() {
+    [ -z "${CUDA_MPS_PIPE_DIRECTORY:-}" ] || echo quit | nvidia-cuda-mps-control
 }
 
 # Run an audit of several seeds, a process and a folder for each seed.
 seeds() {
     local name=$1
     shift
-    share_gpu
-    trap "pack_seeds $name" EXIT
+    trap "pack_seeds $name; stop_sharing" EXIT
     "$PYTHON" "$here/audit.py" "$name" --teachers || return
     for seed in "$@"; do
         "$PYTHON" "$here/audit.py" "$name" --seed "$seed" --parallel 2 &
@@ -88,14 +91,14 @@ seeds() {
     done
 }
 
-# Pack what the seeds found, whole or cut, without the bought answers, and stop MPS.
+# Pack what the seeds found, whole or cut, without the bought answers.
 pack_seeds() {
     wait
     tar czf "$RESULTS/$1.tar.gz" -C "$WORK" --exclude answers --exclude '*-state' "$1"
-    [ -z "${CUDA_MPS_PIPE_DIRECTORY:-}" ] || echo quit | nvidia-cuda-mps-control
 }
 
 stage() {
+    case $1 in table* | frontier*) share_gpu ;; esac
     case $1 in
     tests) tests -m cuda --junitxml "$RESULTS/tests.xml" tests/**/test_*cuda*.py ;;
     tests_audit) # the audit's own tests, which use CUDA if there is a device
@@ -143,7 +146,8 @@ run_sequence() {
 if [ "${1:-}" = --stage ]; then
     stage "$2"
 elif [ $# = 0 ] && [ $REHEARSE = 1 ]; then # two sequences at once, for two cores
-    run_sequence serving &
+    (WORK=$(mktemp -d) AUDIT_DATA=$WORK/data MOSAICS=$WORK/mosaics && mkdir "$AUDIT_DATA" &&
+        run_sequence serving frontier_cifar10) &
     run_sequence tests training table1_gpu table1_more table2_gpu
     rest=$?
     wait $! && exit $rest
