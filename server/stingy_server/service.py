@@ -16,6 +16,7 @@ from stingy_server.errors import (
     BUDGET_EXHAUSTED,
     DRAINING,
     REFUSED,
+    UNAUTHENTICATED,
     UNKNOWN_MODEL,
     ServiceError,
 )
@@ -33,7 +34,7 @@ from stingy_server.store.budgets import Budgets, key_owner
 from stingy_server.store.charges import Charges
 from stingy_server.store.database import Database
 from stingy_server.store.group_commit import BatchedLookup, GroupCommit, StoreExecutor
-from stingy_server.store.key import Caller, is_token
+from stingy_server.store.key import Caller, Key, is_token
 from stingy_server.store.keys import Keys
 from stingy_server.store.ledger import NO_VALUE, Ledger
 from stingy_server.store.refusal_tally import RefusalTally
@@ -164,6 +165,29 @@ class Service:
             self.charges.known.keep(secret, caller)
         return caller
 
+    async def refresh_caller(self, record: RequestRecord) -> Caller | None:
+        """Look up the key of a request that is to be refused, because it may have been changed.
+
+        A key that was looked up for this request, or charged, is not looked up once more.
+
+        Returns:
+            The caller if its key was changed, and None if not.
+
+        Raises:
+            ServiceError: unauthenticated, if the key is not valid any more.
+            StoreUnavailable: the store cannot be read.
+        """
+        if not record.key_unchecked:
+            return None
+        caller = await self.look_up_caller(record.secret)
+        record.key_unchecked = False
+        if caller is None:
+            raise ServiceError(UNAUTHENTICATED)
+        if caller.key == record.key:
+            return None
+        record.key, record.spent, record.groups = caller.key, caller.spent, caller.groups
+        return caller
+
     async def admit(self, record: RequestRecord, *, query: bool, declared: int) -> Place:
         """Admit a request by its head: charge the request rate, and take its place.
 
@@ -182,8 +206,14 @@ class Service:
         key = record.key
         if key is None:
             raise ServiceError(REFUSED)
-        rate = key.request_rate or self.settings.request_rate
-        self.request_rates.charge(key.id, rate, 1)
+        try:
+            self._charge_request(key)
+        except ServiceError:
+            changed = await self.refresh_caller(record)
+            if changed is None:
+                raise
+            key = changed.key
+            self._charge_request(key)
         if query and record.spent:
             owners = [key_owner(key.id)]
             wait = await self.executor.run(lambda: self.budgets.wait_s(owners, 1))
@@ -191,6 +221,9 @@ class Service:
         place = self.admission.enter(key.id, declared=declared)
         self.metrics.in_flight.inc()
         return place
+
+    def _charge_request(self, key: Key) -> None:
+        self.request_rates.charge(key.id, key.request_rate or self.settings.request_rate, 1)
 
     def leave(self, place: Place) -> None:
         """Give the room of a request back."""
