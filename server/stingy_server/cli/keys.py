@@ -67,7 +67,7 @@ def create(
 @app.command("list")
 def list_keys(config: Config = None, state: State = None, as_json: AsJson = False) -> None:
     """List the keys with their limits and what each has used of them."""
-    with open_state(config, state) as (_, database):
+    with open_state(config, state, read_only=True) as (_, database):
         from stingy_server.cli.tables.keys import documents, lines, read_rows
 
         rows = read_rows(database)
@@ -137,7 +137,7 @@ def usage(
     as_json: AsJson = False,
 ) -> None:
     """Show the images that one key has used of its budgets, and when they reset."""
-    with open_state(config, state) as (_, database):
+    with open_state(config, state, read_only=True) as (_, database):
         from stingy_server.edge.usage_view import usage_document
         from stingy_server.store.keys import Keys
 

@@ -3,11 +3,13 @@
 import json
 import multiprocessing
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from hashlib import sha256
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -275,3 +277,23 @@ def test_K5_restore_without_later_changes_names_nothing(tmp_path: Path, store: s
     shutil.copytree(RELEASED, state)
     back_up(state, store, tmp_path / "backup")
     assert restore(tmp_path / "backup", state, store, replace=True).returned == []
+
+
+def test_K4_restore_cut_at_its_end_has_the_pepper(
+    backup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = sqlite3.Connection.backup
+    state = tmp_path / "state"
+
+    class Cut(sqlite3.Connection):
+        def backup(self, target: sqlite3.Connection, **options: Any) -> None:
+            copy(self, target, **options)
+            raise KeyboardInterrupt  # as if the command ended right behind its transaction
+
+    connect = sqlite3.connect
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", lambda *a, **o: connect(*a, **o, factory=Cut))
+        with pytest.raises(KeyboardInterrupt):
+            restore(backup, state, None, replace=False)
+    assert (state / PEPPER).read_bytes() == (backup / PEPPER).read_bytes()
+    assert names(state, None) == ["first"]

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from stingy_server.store.base import Cursor, StoreBusy, StoreUnavailable
+from stingy_server.store.backends.sqlite_failures import store_failure
+from stingy_server.store.base import Cursor, StoreUnavailable
 from stingy_server.store.pepper import check_pepper, pepper_digest
 
 FIRST_WITH_PEPPER = 4  # the first version whose table `stingy` has the digest of the pepper
@@ -67,7 +68,7 @@ class Sqlite:
         try:
             return connection.execute(statement, values)
         except sqlite3.Error as error:
-            raise _failure(error) from None
+            raise store_failure(error) from None
 
     def run(self, script: str) -> None:
         # One statement at a time, because sqlite3's executescript would commit.
@@ -77,6 +78,10 @@ class Sqlite:
             if sqlite3.complete_statement(statement):
                 self.execute(statement)
                 statement = ""
+
+    def is_new(self) -> bool:
+        (version,) = self.execute("PRAGMA user_version").fetchone()
+        return bool(version == 0)
 
     def version(self, pepper: bytes) -> int:
         (version,) = self.execute("PRAGMA user_version").fetchone()
@@ -117,7 +122,7 @@ class Sqlite:
         try:
             return self._connect()
         except sqlite3.Error as error:
-            raise _failure(error) from None
+            raise store_failure(error) from None
 
     def _connect(self) -> sqlite3.Connection:
         if self._closed:
@@ -142,10 +147,3 @@ class Sqlite:
             )
         connection.execute("PRAGMA synchronous = NORMAL")
         return connection
-
-
-def _failure(error: sqlite3.Error) -> StoreUnavailable:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest of the number says why
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return StoreBusy("the state is locked by another process")
-    return StoreUnavailable(f"the state failed: {type(error).__name__}")
