@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stingy_server.maintenance.opening import open_reader
 from stingy_server.maintenance.reader import FileReader, Reader, open_file
-from stingy_server.maintenance.verify import read_heads
+from stingy_server.maintenance.verify import read_heads, verify
 from stingy_server.store.backends.schema import FIRST_VERSION, VERSION
 from stingy_server.store.backends.sqlite_failures import store_failure
 from stingy_server.store.base import StoreUnavailable
@@ -154,6 +154,16 @@ def open_backup(folder: Path, manifest: Manifest) -> FileReader:
         reader.close()
         raise
     return reader
+
+
+def broken_chains(folder: Path) -> list[str]:
+    """Return where the chains of a backup's ledger are broken, as `stingy ledger verify` does.
+
+    Raises:
+        StoreUnavailable: it cannot be read.
+    """
+    with closing(open_file(folder / FILE, mode="ro")) as reader:
+        return verify(reader).broken
 
 
 def write_pepper(state: Path, pepper: bytes) -> None:

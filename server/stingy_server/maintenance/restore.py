@@ -9,7 +9,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from stingy_server.maintenance.backup import Manifest, open_backup, read_backup, write_pepper
+from stingy_server.maintenance.backup import (
+    Manifest,
+    broken_chains,
+    open_backup,
+    read_backup,
+    write_pepper,
+)
 from stingy_server.maintenance.comparison import differences
 from stingy_server.maintenance.reader import FileReader, is_damage, require_psycopg
 from stingy_server.store.backends.sqlite_failures import BUSY, failure_code, store_failure
@@ -46,10 +52,15 @@ def restore(folder: Path, state: Path, store: str | None, *, replace: bool) -> R
         replace: whether there may be a state, which is then lost.
 
     Raises:
-        StoreUnavailable: the backup is not whole, or a process uses the state, or there is one and
-            `replace` is false. The state is as it was then.
+        StoreUnavailable: the backup is not whole, its ledger is broken, a process uses the state,
+            or there is one and `replace` is false. The state is as it was then.
     """
     manifest = read_backup(folder)
+    if broken := broken_chains(folder):
+        raise StoreUnavailable(
+            f"{folder}: expected a ledger that can be verified, got a broken one: {broken[0]}: "
+            f"restore an earlier backup, or copy {FILE} and {PEPPER} into an empty state folder"
+        )
     with closing(open_backup(folder, manifest)) as backup:
         pepper = (folder / PEPPER).read_bytes()
         present = _pepper_of(state)
