@@ -108,15 +108,21 @@ def _exclusive(file: Path, *, replace: bool) -> Iterator[sqlite3.Connection]:
     A file that SQLite cannot read is emptied, if it may be replaced.
 
     Raises:
-        StoreUnavailable: another process has it open.
+        StoreUnavailable: another process has it open, or SQLite cannot read it and it may not be
+            replaced.
     """
     file.touch(mode=0o600)
     try:
         try:
             target = _lock(file)
         except sqlite3.DatabaseError as error:
-            if not replace or not is_damage(error):
+            if not is_damage(error):
                 raise
+            if not replace:
+                raise StoreUnavailable(
+                    "expected an empty state folder, got a damaged state: --replace puts the "
+                    "backup in its place"
+                ) from None
             _empty(file)
             target = _lock(file)
         with closing(target):

@@ -141,9 +141,10 @@ def _follow(ledger: _Ledger, seq: int, head: Head, values: Sequence[Any]) -> Non
         return
     name, expected = f"chain {head.writer}", chain.number + 1
     if head.number > expected:
+        missing = head.number - expected
         chain.fault = (
             f"{name}: expected its number {expected}, got {head.number} in entry {seq}: "
-            f"{head.number - expected} entries before it are missing"
+            f"{missing} {'entry' if missing == 1 else 'entries'} before it missing"
         )
     elif head.number < expected:
         chain.fault = (

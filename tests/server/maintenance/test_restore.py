@@ -224,6 +224,11 @@ def test_damaged_state_is_replaced_and_cannot_be_compared(
     state = tmp_path / "state"
     write_state(state, None)
     (state / FILE).write_bytes(content)
+    if content:
+        shutil.copy(backup / PEPPER, state / PEPPER)
+        with pytest.raises(StoreUnavailable, match="got a damaged state: --replace puts"):
+            restore(backup, state, None, replace=False)
+        assert (state / FILE).read_bytes() == content
     assert restore(backup, state, None, replace=True).returned is None
     assert names(state, None) == ["first"]
 

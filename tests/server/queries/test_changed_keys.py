@@ -106,7 +106,8 @@ async def test_Q11_raised_rate_is_granted_at_once(name: str, tmp_path: Path) -> 
     async with running(configured(tmp_path)) as (client, app):
         for limit in ("4/day", "8/day", None):
             images = IMAGES if name == "rate" else IMAGES[:1]
-            set_key(app.state.service.database, **{name: limit})
+            changed: dict[str, Any] = {name: limit}
+            set_key(app.state.service.database, **changed)
             refused = 0
             while (answer := await infer(client, images)).status_code == 200 and limit:
                 refused += 1

@@ -34,4 +34,9 @@ def store_failure(error: Exception) -> StoreUnavailable:
         )
     if code == sqlite3.SQLITE_FULL:
         return StoreUnavailable("expected room on the disk, got a full one")
+    if code == sqlite3.SQLITE_IOERR:
+        return StoreUnavailable(
+            "expected a disk on which this user can read, lock and write the state, got an I/O "
+            "error: see the disk and the permissions of the files"
+        )
     return StoreUnavailable(f"the state failed: {type(error).__name__}")
