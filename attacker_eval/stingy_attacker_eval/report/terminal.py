@@ -15,7 +15,6 @@ from stingy_attacker_eval.report.formatting import (
     percent,
     readable,
     share_text,
-    signed,
     with_errors,
 )
 from stingy_attacker_eval.report.tiles import tiles
@@ -189,9 +188,9 @@ def _table(audit: Audit, student: str) -> Table:
         table.add_row(
             _text("no API" if baseline else s.endpoint),
             _text(s.shown),
-            percent(s.accuracy_mean, s.accuracy_spread) if s.n else "broken attack",
+            percent(s.accuracy_mean) if s.n else "broken attack",
             "" if s.agreement_mean is None else percent(s.agreement_mean),
-            "" if baseline or not s.n else signed(s.uplift_mean, s.uplift_spread),
+            "" if baseline or not s.n else audit.uplift_text(s),
             style="bold" if audit.best.get(s.endpoint) == s else None,
         )
     return table

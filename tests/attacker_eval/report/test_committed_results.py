@@ -10,13 +10,13 @@ from PIL import Image
 
 from stingy_attacker_eval.report.analysis import read_audit
 from stingy_attacker_eval.report.exporters import as_markdown
-from stingy_attacker_eval.report.formatting import signed
 from stingy_attacker_eval.report.html import render
 from stingy_attacker_eval.results import Row, best_attacks, summarise
 
 ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "attacker_eval" / "results"
 FOLDERS = sorted(path.parent.name for path in RESULTS.glob("*/rows.jsonl"))
+DRAWN = sorted(str(path.parent.relative_to(RESULTS)) for path in RESULTS.rglob("report.json"))
 
 
 def rows(folder: str) -> list[Row]:
@@ -56,7 +56,7 @@ def published(page: str, folder: str) -> dict[str, dict[str, str]]:
 def test_published_tables_hold_the_rows_numbers(page: str, folder: str) -> None:
     found = summarise(rows(folder))
     by_attack = {(each.endpoint, each.attack): each for each in found}
-    best = best_attacks(found)
+    best, audit = best_attacks(found), read_audit(RESULTS / folder)
     table = published(page, folder)
     assert set(table) == set(best)
     for endpoint, cells in table.items():
@@ -64,7 +64,7 @@ def test_published_tables_hold_the_rows_numbers(page: str, folder: str) -> None:
         for head, cell in cells.items():
             (attack,) = [name for start, name in COLUMNS.items() if head.startswith(start)]
             summary = best[endpoint] if attack is None else by_attack[endpoint, attack]
-            assert cell == signed(summary.uplift_mean, summary.uplift_spread), (endpoint, head)
+            assert cell == audit.uplift_text(summary), (endpoint, head)
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -113,7 +113,7 @@ def whole_page(text: str) -> str:
     return re.sub(r'<li id="not-tried">.*?</li>', "", text, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize("folder", DRAWN)
 def test_a_committed_page_is_drawn_by_this_code(folder: str) -> None:
     drawn = render(read_audit(RESULTS / folder))
     assert whole_page((RESULTS / folder / "report.html").read_text()) == whole_page(drawn), (

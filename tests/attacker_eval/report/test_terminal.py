@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 from audit_results import audit_of, endpoint_of, rows_of, utility_of
 from stingy_attacker_eval.cli import app
 from stingy_attacker_eval.report.analysis import Audit
+from stingy_attacker_eval.report.ci_gate import gate_lines
+from stingy_attacker_eval.report.exporters import as_markdown
 from stingy_attacker_eval.report.html import render
 from stingy_attacker_eval.report.terminal import print_table, print_verdicts
 from stingy_attacker_eval.report.tiles import tiles
@@ -94,6 +96,23 @@ def test_the_table_of_attacks_comes_before_the_verdicts(tmp_path: Path) -> None:
     text = console.file.getvalue()
     assert text.index("sweep[tau=1,alpha=0.9]") < text.index("LEAKS")
     assert "broken attack" in text
+
+
+def test_uplift_has_the_same_error_wherever_it_is_printed(tmp_path: Path) -> None:
+    audit = made(tmp_path)
+    console = Console(file=StringIO(), width=140)
+    print_table(audit, console)
+    assert isinstance(console.file, StringIO)
+    table, _, verdicts = console.file.getvalue().partition("LEAKS")
+    gate, markdown = "\n".join(gate_lines(audit)), as_markdown(audit)
+    (found,) = attacker_verdicts(audit)
+    for leak in found.leaks:
+        assert leak.uplift.error is not None
+        assert leak.uplift.error != pytest.approx(leak.best.uplift_spread, rel=0.2)
+        text = f"{leak.uplift.mean:+.1f} ±{2 * leak.uplift.error:.1f}"
+        for printed_text in (table, verdicts, gate, markdown, render(audit)):
+            assert text in printed_text
+    assert "± " not in table + markdown
 
 
 def test_report_as_text_prints_the_verdicts(tmp_path: Path) -> None:
