@@ -20,6 +20,7 @@ OUTCOMES = {
     "more than labels alone": ("more", "more"),
     "no more than labels alone": ("less", "less than 1 more"),
     "undecided beside labels alone": ("open", "undecided"),
+    "undecided beside labels alone, because no list was shown to teach more": ("open", "undecided"),
     "labels alone were not tried in the same way": ("open", "not tried"),
     "one seed": ("open", "one seed"),
     "": ("floor", "labels"),
