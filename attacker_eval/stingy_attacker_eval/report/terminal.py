@@ -175,8 +175,9 @@ def _text(text: str) -> Text:
 
 def _table(audit: Audit, student: str) -> Table:
     owner = f"attacker {audit.attacker.name}, " if len(audit.views) > 1 else ""
-    table = Table("endpoint", title=_text(f"{owner}student {student}"), box=SIMPLE_HEAD)
-    table.add_column("attack", no_wrap=True)
+    table = Table(title=_text(f"{owner}student {student}"), box=SIMPLE_HEAD, padding=(0, 1))
+    for title in ("endpoint", "attack"):
+        table.add_column(title, overflow="fold")
     for title in ("accuracy %", "agreement %", "uplift"):
         table.add_column(title, justify="right", no_wrap=True)
     previous = NO_ENDPOINT

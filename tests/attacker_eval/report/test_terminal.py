@@ -1,5 +1,6 @@
 """The verdicts on a terminal of 80 and 140 columns: nothing cut, and the page's words."""
 
+import itertools
 from io import StringIO
 from pathlib import Path
 
@@ -113,6 +114,26 @@ def test_uplift_has_the_same_error_wherever_it_is_printed(tmp_path: Path) -> Non
         for printed_text in (table, verdicts, gate, markdown, render(audit)):
             assert text in printed_text
     assert "± " not in table + markdown
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_table_of_attacks_cuts_no_name_and_no_number(tmp_path: Path, width: int) -> None:
+    attack = "consistent[attack=two_labels,views=5]"
+    console = Console(file=StringIO(), width=width)
+    print_table(audit_of(tmp_path, rows_of({LONG: {"label_only": 0.1, attack: 4.0}})), console)
+    assert isinstance(console.file, StringIO)
+    lines = console.file.getvalue().partition("made up")[0].splitlines()
+    assert max(map(len, lines)) <= width
+    assert "\N{HORIZONTAL ELLIPSIS}" not in "".join(lines)
+    (head,) = [line for line in lines if "accuracy %" in line]
+    columns = head.index("endpoint"), head.index("attack"), head.index("accuracy %")
+    folded = [
+        "".join(line[start:end].strip() for line in lines)
+        for start, end in itertools.pairwise(columns)
+    ]
+    assert LONG in folded[0]
+    assert attack in folded[1]
+    assert any(line.endswith("+4.0 ±0.4  ") for line in lines)
 
 
 def test_report_as_text_prints_the_verdicts(tmp_path: Path) -> None:
