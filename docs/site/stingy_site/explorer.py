@@ -14,7 +14,7 @@ AUDITS = {
     "frontier_cifar10_32": "CIFAR-10",
     "frontier_tin100_32": "100 classes of Tiny-ImageNet",
 }
-WIDTH, HEIGHT, EDGE = 240, 26, 8  # of a row's figure, in units of its own
+WIDTH, HEIGHT, EDGE = 190, 26, 8  # of a row's figure, in units of its own
 NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 OUTCOMES = {
     "more than labels alone": ("more", "more"),
