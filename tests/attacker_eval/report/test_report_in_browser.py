@@ -134,8 +134,8 @@ def test_nothing_is_wider_than_its_box(
     assert find_wide(page) == []
     assert find_overlapping_texts(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    if width == 1440:
-        assert find_cut_tables(page) == []
+    cut = find_cut_tables(page)
+    assert [line for line in cut if width == 1440 or line.startswith("policies")] == []
 
 
 @pytest.mark.parametrize("name", [*COMMITTED, *MADE])
