@@ -1,11 +1,13 @@
 """Data sets as lossless WebP mosaics, which travel at 60 % of their size, and back to one .npz.
 
+    python benchmarks/gpu/mosaics.py reduce DATA.npz OUT.npz --pixels 16
     python benchmarks/gpu/mosaics.py pack DATA.npz OUT --train 25000 --test 5000
     python benchmarks/gpu/mosaics.py unpack FOLDER OUT.npz
 
-`pack` takes the same number of images of each class and writes OUT/NAME-000.webp and so on, with
-OUT/NAME.json beside them: the labels, the classes and the SHA-256 of all pixels. `unpack` refuses
-pixels with another digest.
+`reduce` makes the images smaller as a protocol with `pixels` does. With `--pretraining` it does so
+as an audit does with the images that a student is trained on before. `pack` takes the same number
+of images of each class and writes OUT/NAME-000.webp and so on, with OUT/NAME.json beside them: the
+labels, the classes and the SHA-256 of all pixels. `unpack` refuses pixels with another digest.
 """
 
 import argparse
@@ -17,6 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from stingy_attacker_eval.datasets.datasets import load_dataset
+from stingy_attacker_eval.datasets.query_pools import resize
 
 COLUMNS, TILES = 50, 2500  # in one mosaic
 Pixels = NDArray[np.uint8]
@@ -103,9 +108,33 @@ def unpack(folder: Path, out: Path) -> None:
     )
 
 
+def reduce(source: Path, out: Path, *, pixels: int, pretraining: bool) -> None:
+    """Write a data set with images of `pixels` by `pixels`."""
+    data = load_dataset(f"npz:{source}")
+    if pretraining:
+        images = {p: resize(getattr(data, f"{p}_x"), (pixels, pixels)) for p in ("train", "test")}
+    else:
+        smaller = data.reduce(pixels)
+        images = {"train": smaller.train_x, "test": smaller.test_x}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(
+        out,
+        train_x=images["train"],
+        train_y=data.train_y,
+        test_x=images["test"],
+        test_y=data.test_y,
+        class_names=np.array(data.class_names),
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Data sets as lossless mosaics.")
     commands = parser.add_subparsers(dest="command", required=True)
+    reducing = commands.add_parser("reduce")
+    reducing.add_argument("source", type=Path)
+    reducing.add_argument("out", type=Path)
+    reducing.add_argument("--pixels", type=int, required=True)
+    reducing.add_argument("--pretraining", action="store_true")
     packing = commands.add_parser("pack")
     packing.add_argument("source", type=Path)
     packing.add_argument("out", type=Path)
@@ -115,7 +144,14 @@ def main() -> None:
     unpacking.add_argument("folder", type=Path)
     unpacking.add_argument("out", type=Path)
     arguments = parser.parse_args()
-    if arguments.command == "pack":
+    if arguments.command == "reduce":
+        reduce(
+            arguments.source,
+            arguments.out,
+            pixels=arguments.pixels,
+            pretraining=arguments.pretraining,
+        )
+    elif arguments.command == "pack":
         pack(arguments.source, arguments.out, train=arguments.train, test=arguments.test)
     else:
         unpack(arguments.folder, arguments.out)

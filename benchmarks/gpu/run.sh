@@ -6,6 +6,7 @@
 #   WORK      bundles and bought answers    (a temporary folder)
 #   MOSAICS   mosaics to unpack             (WORK/mosaics)
 #   LIMIT     seconds of each stage         (below)
+#   SEEDS     seeds of a packaged protocol  (0 1 2)
 set -u
 shopt -s globstar
 here=$(cd "$(dirname "$0")" && pwd)
@@ -38,7 +39,7 @@ mkdir -p "$RESULTS" "$WORK" "$AUDIT_DATA"
 limit() {
     case $1 in
     tests | tests_audit) echo 100 ;;
-    serving) echo 240 ;;
+    serving) echo 280 ;;
     training) echo 90 ;;
     *) echo 420 ;;
     esac
@@ -77,14 +78,21 @@ stop_sharing() {
     [ -z "${CUDA_MPS_PIPE_DIRECTORY:-}" ] || echo quit | nvidia-cuda-mps-control
 }
 
-# Run an audit of several seeds, a process and a folder for each seed.
+# Run an audit of the package, with a process and a folder for each seed.
 seeds() {
-    local name=$1
-    shift
-    trap "pack_seeds $name; stop_sharing" EXIT
-    "$PYTHON" "$here/audit.py" "$name" --teachers || return
-    for seed in "$@"; do
-        "$PYTHON" "$here/audit.py" "$name" --seed "$seed" --parallel 2 &
+    local protocol=$root/attacker_eval/stingy_attacker_eval/protocols/$1.toml
+    if [ ! -f "$protocol" ]; then
+        echo "expected a stage or a packaged protocol, got $1" >&2
+        return 2
+    fi
+    for name in $(grep -o 'AUDIT_DATA/[a-z0-9]*' "$protocol" | sort -u); do
+        data "${name#*/}" || return
+    done
+    [ $REHEARSE = 0 ] || SEEDS=0
+    trap "pack_seeds $1; stop_sharing" EXIT
+    "$PYTHON" "$here/audit.py" "$1" --teachers || return
+    for seed in ${SEEDS:-0 1 2}; do
+        "$PYTHON" "$here/audit.py" "$1" --seed "$seed" --parallel 2 &
     done
     for job in $(jobs -p); do
         wait "$job" || return
@@ -98,7 +106,7 @@ pack_seeds() {
 }
 
 stage() {
-    case $1 in table* | frontier*) share_gpu ;; esac
+    case $1 in tests* | serving | training) ;; *) share_gpu ;; esac
     case $1 in
     tests) tests -m cuda --junitxml "$RESULTS/tests.xml" tests/**/test_*cuda*.py ;;
     tests_audit) # the audit's own tests, which use CUDA if there is a device
@@ -113,15 +121,7 @@ stage() {
     table1_cifar10 | table1_tin100) table "$1" "${1#table1_}" paper_kd ;;
     table1_more) table "$1" cifar10 ;;
     table2_gpu) table table2 cifar10 ;;
-    frontier_cifar10) # images of 16 x 16 pixels; three seeds to choose, three to report
-        data cifar10 && data tin100 || return
-        [ $REHEARSE = 1 ] && set -- "$1" 0 || set -- "$1" 0 1 2 3 4 5
-        seeds "$@"
-        ;;
-    *)
-        echo "expected a stage, got $1" >&2
-        return 2
-        ;;
+    *) seeds "$1" ;;
     esac
 }
 

@@ -83,25 +83,23 @@ def test_dropout_differs_from_step_to_step(images: Tensor, labels: Tensor) -> No
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_a_loss_that_waits_for_the_device_trains_without_recording(
+def test_a_loss_that_waits_trains_without_recording(
     images: Tensor, labels: Tensor, dropout: float
 ) -> None:
-    seen = []
+    values = []
 
     def loss(logits: Tensor, rows: Tensor, _: Tensor) -> Tensor:
         value = functional.cross_entropy(logits, labels[rows])
-        seen.append(value.item())
+        values.append(value.item())
         return value
 
     result, model = fit(pure=True, labels=labels, images=images, loss=loss, dropout=dropout)
     assert result.finite
-    assert len(seen) == SETTINGS.epochs * len(images) // SETTINGS.batch
+    assert len(values) == SETTINGS.epochs * len(images) // SETTINGS.batch
     assert (predict(model, images).numpy() == CLASS_OF).mean() > 0.5
 
 
-def test_a_loss_with_a_generator_of_its_own_trains_without_recording(
-    images: Tensor, labels: Tensor
-) -> None:
+def test_a_loss_with_its_own_generator_trains(images: Tensor, labels: Tensor) -> None:
     generator = torch.Generator("cuda").manual_seed(0)
 
     def loss(logits: Tensor, rows: Tensor, _: Tensor) -> Tensor:

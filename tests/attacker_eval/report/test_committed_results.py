@@ -3,6 +3,8 @@
 import hashlib
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,6 +101,15 @@ def test_table_1_of_a_page_holds_the_rows_accuracies(page: str, head: str, folde
         for student, cell in zip(names[2:], cells, strict=True):
             key = (defence.replace(" ", "_").lower(), student.lower().replace("-", ""))
             assert cell.split()[0] == accuracy[key], (page, key)
+
+
+def test_the_page_of_results_has_the_gpu_frontier_as_it_is_printed() -> None:
+    folder = ROOT / "benchmarks" / "gpu"
+    rows = folder / "results" / "frontier_cifar10" / "rows.jsonl"
+    command = [sys.executable, folder / "seeds_table.py", rows]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert printed.count("\n") == 14
+    assert printed in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("folder", ["frontier_cifar10_32", "frontier_tin100_32"])
