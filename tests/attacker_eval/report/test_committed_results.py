@@ -103,10 +103,10 @@ def test_table_1_of_a_page_holds_the_rows_accuracies(page: str, head: str, folde
             assert cell.split()[0] == accuracy[key], (page, key)
 
 
-def test_the_page_of_results_has_the_gpu_frontier_as_it_is_printed() -> None:
+def test_results_have_the_gpu_frontier_as_it_is_printed() -> None:
     folder = ROOT / "benchmarks" / "gpu"
     rows = folder / "results" / "frontier_cifar10" / "rows.jsonl"
-    command = [sys.executable, folder / "seeds_table.py", rows]
+    command = [sys.executable, str(folder / "seeds_table.py"), str(rows)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert printed.count("\n") == 14
     assert printed in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")

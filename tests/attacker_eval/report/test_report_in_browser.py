@@ -154,7 +154,7 @@ def test_nothing_is_cut_in_print(opened: Opener, pages: dict[str, Path], name: s
 
 
 @pytest.mark.parametrize("name", COMMITTED)
-def test_print_has_every_uplift_and_a_head_on_each_sheet(
+def test_print_has_every_uplift_and_heads_on_each_sheet(
     opened: Opener, pages: dict[str, Path], name: str
 ) -> None:
     sheets = [re.sub(r"\s+", "", text) for text in pdf_texts(opened(pages[name]))]
