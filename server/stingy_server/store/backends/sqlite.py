@@ -27,7 +27,8 @@ class Sqlite:
 
     Raises:
         sqlite3.Error: the file cannot be opened.
-        StoreUnavailable: the file system cannot share the file between processes.
+        StoreUnavailable: it is damaged or no state, or the file system cannot share it between
+            processes.
     """
 
     append_only = NO_UPDATES + NO_DELETES
@@ -47,8 +48,10 @@ class Sqlite:
         self._closed = False
         try:
             self._of_thread.current = self._of_thread.waiting = self._connect()
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if _is_damaged(error):
+                raise _failure(error) from None
             raise
 
     def close(self) -> None:
@@ -144,8 +147,21 @@ class Sqlite:
         return connection
 
 
-def _failure(error: sqlite3.Error) -> StoreUnavailable:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest of the number says why
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+def _code(error: BaseException) -> int:
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF  # the rest of the number says why
+
+
+def _is_damaged(error: BaseException) -> bool:
+    return _code(error) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+
+
+def _failure(error: BaseException) -> StoreUnavailable:
+    if _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return StoreBusy("the state is locked by another process")
+    if _is_damaged(error):
+        return StoreUnavailable(
+            "expected a state, got a damaged file or one of another program: restore a backup "
+            "with `stingy state restore`, or name another folder with --state"
+        )
     return StoreUnavailable(f"the state failed: {type(error).__name__}")
