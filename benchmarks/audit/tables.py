@@ -33,7 +33,7 @@ from heldout import gap_table
 
 from stingy_attacker_eval.report.analysis import Audit, read_audit
 from stingy_attacker_eval.report.exporters import ATTACKER_HEAD, as_markdown, attacker_table
-from stingy_attacker_eval.report.formatting import cost, percent, signed
+from stingy_attacker_eval.report.formatting import cost, percent
 from stingy_attacker_eval.results import NO_ENDPOINT, Summary
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +73,7 @@ def _brief(audit: Audit, endpoints: str | None) -> str:
     lines = []
     for view in audit.views:
         found = [view.best.get(name) for name in names]
-        cells = ["" if s is None else signed(s.uplift_mean, s.uplift_spread) for s in found]
+        cells = ["" if s is None else view.uplift_text(s) for s in found]
         lines.append([view.attacker.text, *cells])
     return _table(["the attacker owns", *(f"*{name}*" for name in names)], lines)
 
@@ -92,7 +92,7 @@ def _students(audit: Audit, attack: str | None) -> str:
 
     def cells(endpoint: str, name: str) -> list[str]:
         own = {s.student: s for s in whole if (s.endpoint, s.attack_name) == (endpoint, name)}
-        return [_cell(own.get(student)) for student in students]
+        return [_cell(audit, own.get(student)) for student in students]
 
     lines = [["no API", "", *cells(NO_ENDPOINT, "no_api")]]
     lines += [[name, percent(accuracies[name]), *cells(name, attack or "")] for name in accuracies]
@@ -105,7 +105,7 @@ def _attacks(audit: Audit, _: str | None) -> str:
     attacks = list(dict.fromkeys(s.attack for s in whole if s.endpoint != NO_ENDPOINT))
     found = {(s.endpoint, s.attack): s for s in whole}
     lines = [
-        [item.name, *(_cell(found.get((item.name, attack))) for attack in attacks)]
+        [item.name, *(_cell(audit, found.get((item.name, attack))) for attack in attacks)]
         for item in audit.endpoints
     ]
     return _table(["endpoint", *attacks], lines)
@@ -118,21 +118,21 @@ def _list(audit: Audit, attacker: str | None) -> str:
             "no API" if s.endpoint == NO_ENDPOINT else s.endpoint,
             s.shown,
             cost(s.queries),
-            percent(s.accuracy_mean, s.accuracy_spread),
-            "" if s.endpoint == NO_ENDPOINT else signed(s.uplift_mean, s.uplift_spread),
+            percent(s.accuracy_mean),
+            "" if s.endpoint == NO_ENDPOINT else view.uplift_text(s),
         ]
         for s in view.summaries
     ]
     return _table(["endpoint", "attack", "queries", "accuracy, %", "uplift"], lines)
 
 
-def _cell(summary: Summary | None) -> str:
+def _cell(audit: Audit, summary: Summary | None) -> str:
     if summary is None:
         return ""
-    accuracy = percent(summary.accuracy_mean, summary.accuracy_spread)
+    accuracy = percent(summary.accuracy_mean)
     if summary.endpoint == NO_ENDPOINT:
         return accuracy
-    return f"{accuracy} ({signed(summary.uplift_mean)})"
+    return f"{accuracy} ({audit.uplift_text(summary)})"
 
 
 KINDS: dict[str, Callable[[Audit, str | None], str]] = {

@@ -39,7 +39,7 @@ mkdir -p "$RESULTS" "$WORK" "$AUDIT_DATA"
 limit() {
     case $1 in
     tests | tests_audit) echo 100 ;;
-    serving) echo 240 ;;
+    serving) echo 280 ;;
     training) echo 90 ;;
     *) echo 420 ;;
     esac

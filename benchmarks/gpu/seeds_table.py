@@ -1,4 +1,4 @@
-"""Print the best attacks of an audit whose seeds were cut, from its rows alone, in Markdown.
+"""Print what the best attack gains in an audit that was cut, from its rows alone, in Markdown.
 
     python benchmarks/gpu/seeds_table.py benchmarks/gpu/results/frontier_cifar10/rows.jsonl
 
@@ -42,30 +42,36 @@ def read_rows(path: Path, choosing: Sequence[int]) -> list[Row]:
     return found
 
 
-def uplift_text(summary: Summary) -> str:
-    """Write the uplift in points, with its interval."""
+def format_uplift(summary: Summary) -> str:
+    """Write the uplift in points, with its interval, and the attack."""
     assert summary.uplift_mean is not None  # noqa: S101 - a best attack has one
-    if summary.uplift_spread is None:
-        return f"{summary.uplift_mean:+.1f}"
+    assert summary.uplift_spread is not None  # noqa: S101 - there are two seeds or more
     half = stats.t.ppf(0.975, summary.n - 1) * summary.uplift_spread / math.sqrt(summary.n)
-    return f"{summary.uplift_mean:+.1f} ± {half:.1f}"
+    return f"{summary.uplift_mean:+.1f} ± {half:.1f} {summary.attack}"
+
+
+def write_table(rows: Sequence[Row], choosing: Sequence[int]) -> str:
+    """Return a row for each endpoint and a column for each attacker, the largest gain first."""
+    attackers = list(dict.fromkeys(row.attacker for row in rows))
+    bases, best = [], []
+    for attacker in attackers:
+        own = [row for row in rows if row.attacker == attacker]
+        summaries = summarise(own, selection_seeds=choosing)
+        base = next(s for s in summaries if s.endpoint == NO_ENDPOINT and s.budget is None)
+        bases.append(f"{base.accuracy_mean:.1f} %")
+        best.append(best_attacks(summaries))
+    lines = [["policy", *attackers], ["---"] * (len(attackers) + 1), ["no API", *bases]]
+    for name in sorted(best[0], key=lambda name: -(best[0][name].uplift_mean or 0.0)):
+        lines.append([best[0][name].defence, *(format_uplift(found[name]) for found in best)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The best attacks of an audit that was cut.")
+    parser = argparse.ArgumentParser(description="What the best attack gains in a cut audit.")
     parser.add_argument("rows", type=Path)
     parser.add_argument("--choosing", type=int, nargs="*", default=[0, 1, 2])
     arguments = parser.parse_args()
-    rows = read_rows(arguments.rows, arguments.choosing)
-    for attacker in dict.fromkeys(row.attacker for row in rows):
-        own = [row for row in rows if row.attacker == attacker]
-        summaries = summarise(own, selection_seeds=arguments.choosing)
-        base = next(s for s in summaries if s.endpoint == NO_ENDPOINT and s.budget is None)
-        print(f"\n{attacker}: {base.accuracy_mean:.1f} % without the API\n")  # noqa: T201
-        print("| endpoint | best attack | points over no API |\n|---|---|---|")  # noqa: T201
-        best = sorted(best_attacks(summaries).values(), key=lambda s: -(s.uplift_mean or 0.0))
-        for found in best:
-            print(f"| {found.defence} | {found.shown} | {uplift_text(found)} |")  # noqa: T201
+    print(write_table(read_rows(arguments.rows, arguments.choosing), arguments.choosing))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The serving stage: the gate, batches of 256 beside the bare model, and single requests.
 
-Single requests are measured with and without CUDA graphs. RESULTS/serving.json gets each part when
-it ends, or its error if it fails.
+Single requests and batches of 32 pixels are measured with and without CUDA graphs.
+RESULTS/serving.json gets each part when it ends, or its error if it fails.
 """
 
 import asyncio
@@ -36,12 +36,13 @@ def measure_gate() -> Any:
     return json.loads(stage.run_benchmark(*command, timeout_s=60))["gate"]
 
 
-def measure_batches(size: int) -> Any:
+def measure_batches(size: int, runtime: str = "torch") -> Any:
     """Measure images/s of the bare model and over HTTP, by `batch.py`.
 
     size: side of the images, in pixels.
     """
     options = ("--device", stage.device(), "--size", str(size), "--seconds", SECONDS)
+    options += ("--runtime", runtime)
     with tempfile.TemporaryDirectory() as cache:
         options += ("--rounds", ROUNDS, "--cache", cache)
         printed = stage.run_benchmark("serving/batch.py", *options, timeout_s=120)
@@ -87,11 +88,12 @@ def main() -> int:
         "single": lambda: measure_single_requests("torch"),
         "single_cuda_graphs": lambda: measure_single_requests("cuda_graphs"),
         "batch_32": lambda: measure_batches(32),
+        "batch_32_cuda_graphs": lambda: measure_batches(32, "cuda_graphs"),
         "batch_224": lambda: measure_batches(224),
     }
     if stage.REHEARSED:
         del parts["batch_224"]  # a minute on a CPU
-        del parts["single_cuda_graphs"]
+        del parts["single_cuda_graphs"], parts["batch_32_cuda_graphs"]
     found: dict[str, Any] = {}
     for name, measure in parts.items():
         try:

@@ -1,6 +1,6 @@
 """Measure images a second of big batches over HTTP, beside the bare model.
 
-    python benchmarks/serving/batch.py [--device cuda]
+    python benchmarks/serving/batch.py [--device cuda] [--runtime cuda_graphs]
 
 A ResNet-18 answers binary requests of 256 images, with every layer of the server on. In each round
 the bare model runs first, in a process of its own, on random pixels in the device's memory.
@@ -67,13 +67,14 @@ def write_resnet(folder: Path, *, size: int) -> Path:
     return folder
 
 
-def measure_served(device: str, size: int, seconds: float, folder: Path) -> float:
+def measure_served(device: str, size: int, seconds: float, folder: Path, runtime: str) -> float:
     """Return images a second over HTTP."""
     launch = launch_stingy(
         own_python(),
         folder,
         bundle=write_resnet(make_empty(folder) / "bundle", size=size),
         device=device,
+        runtime=runtime,
         batch_size=BATCH,
         queue_images=4 * CONNECTIONS * BATCH,
         max_body_bytes=64 * 2**20,
@@ -102,6 +103,7 @@ def main() -> None:
     parser.add_argument(
         "--size", type=int, help="pixels a side; default: 224 on a GPU, 32 on a CPU"
     )
+    parser.add_argument("--runtime", default="torch", help="the server's; bare is always torch")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "stingy-bench")
@@ -112,9 +114,12 @@ def main() -> None:
     for _ in range(args.rounds):
         with context.Pool(1) as pool:
             bare_rate = pool.apply(measure_bare, (args.device, size, args.seconds))
-        served_rate = measure_served(args.device, size, args.seconds, args.cache / "runs" / "batch")
+        served_rate = measure_served(
+            args.device, size, args.seconds, args.cache / "runs" / "batch", args.runtime
+        )
         rounds.append({"bare": bare_rate, "served": served_rate, "ratio": served_rate / bare_rate})
     about = {**circumstances(), "device": args.device, "size": size, "batch": BATCH}
+    about["runtime"] = args.runtime
     print(json.dumps({**about, "rounds": rounds}, indent=1))  # noqa: T201
 
 

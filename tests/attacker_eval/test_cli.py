@@ -107,7 +107,7 @@ def test_gate_exits_with_0_or_with_1_and_the_reason(tmp_path: Path) -> None:
     assert failed.exit_code == 1
     assert failed.stdout.startswith("FAIL\nLEAKS")
     assert failed.stderr == (
-        "open: label_only gained +1.0 ± 0.3 points with cnn_tiny, at most +1.30 (95 %), "
+        "open: label_only gained +1.0 ±0.3 points with cnn_tiny, at most +1.30 (95 %), "
         "more than 0.5\n"
     )
     both = RUN.invoke(app, [*gate, "-1"]).stderr.splitlines()

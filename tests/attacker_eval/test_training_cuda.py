@@ -99,9 +99,7 @@ def test_a_loss_that_waits_trains_without_recording(
     assert (predict(model, images).numpy() == CLASS_OF).mean() > 0.5
 
 
-def test_a_loss_with_its_own_generator_trains(
-    images: Tensor, labels: Tensor
-) -> None:
+def test_a_loss_with_its_own_generator_trains(images: Tensor, labels: Tensor) -> None:
     generator = torch.Generator("cuda").manual_seed(0)
 
     def loss(logits: Tensor, rows: Tensor, _: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from stingy_attacker_eval.report.analysis import read_audit
+from stingy_attacker_eval.report.label_only_baseline import Outcome
 from stingy_site.explorer import (
     AUDITS,
     OUTCOMES,
@@ -39,6 +40,10 @@ def test_every_policy_of_the_audit_has_a_row_with_its_numbers(name: str) -> None
             assert f'aria-label="{said} ' in row
     assert len({choice.policy for choice in found}) == 12
     assert [choice.gap is None for choice in found].count(True) == 1  # labels themselves
+
+
+def test_every_outcome_of_an_audit_has_its_words() -> None:
+    assert set(OUTCOMES) == {*map(str, Outcome), ""}
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)

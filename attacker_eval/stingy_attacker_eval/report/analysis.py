@@ -6,7 +6,13 @@ from functools import cached_property
 from pathlib import Path
 
 from stingy_attacker_eval.attacks import Attack, attack_types
-from stingy_attacker_eval.report.formatting import cost, endpoint_title, percent, signed
+from stingy_attacker_eval.report.formatting import (
+    cost,
+    endpoint_title,
+    percent,
+    signed,
+    with_errors,
+)
 from stingy_attacker_eval.report.frontier import Point, frontier
 from stingy_attacker_eval.report.label_only_baseline import (
     LabelOnlyBaseline,
@@ -146,6 +152,15 @@ class Audit:
         found = difference(best, self.baseline(best.student, best.budget), self.rows)
         return found if best.uplift_mean is None else replace(found, mean=best.uplift_mean)
 
+    def uplift_text(self, summary: Summary) -> str:
+        """Format the uplift with two standard errors, as every table and sentence prints it.
+
+        There is no error with one seed, or without a baseline of a finite loss.
+        """
+        is_compared = self.has_baseline(summary.student, summary.budget)
+        error = self.uplift(summary).error if is_compared else None
+        return with_errors(summary.uplift_mean, error)
+
     def has_baseline(self, student: str, budget: int | None = None) -> bool:
         """Return whether this student has a no-API baseline with a finite loss."""
         wanted = NO_ENDPOINT, student, budget
@@ -168,10 +183,10 @@ def verdict(audit: Audit, endpoint: EndpointResult) -> Verdict:
         return Verdict(title, unanswered(audit, endpoint.name), "")
     base = audit.baseline(best.student)
     sentence = (
-        f"{signed(best.uplift_mean, best.uplift_spread)} points of uplift over training without "
+        f"{audit.uplift_text(best)} points of uplift over training without "
         f"the API: the best attack, {best.attack}, took the student {best.student} to "
         f"{percent(best.accuracy_mean)} % after {cost(best.queries)} queries; "
-        f"without the API it reaches {percent(base.accuracy_mean, base.accuracy_spread)} %."
+        f"without the API it reaches {percent(base.accuracy_mean)} %."
     )
     weakest = min(
         (

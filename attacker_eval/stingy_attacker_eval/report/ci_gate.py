@@ -11,7 +11,6 @@ from stingy_attacker_eval.report.analysis import Audit, unanswered
 from stingy_attacker_eval.report.formatting import (
     endpoint_title,
     readable,
-    signed,
     signed_finely,
 )
 from stingy_attacker_eval.results import NO_ENDPOINT, Row
@@ -115,7 +114,7 @@ def gate_lines(
     """Return one line for each endpoint compared, and one for each attack that was not run."""
     views = [view for view in audit.views if not attackers or view.attacker.name in attackers]
     compared = [
-        f"{_title(view, name)}: {signed(best.uplift_mean, best.uplift_spread)} points, "
+        f"{_title(view, name)}: {view.uplift_text(best)} points, "
         f"{_bound_text(view, name)} ({best.attack}, {best.student}, {best.n} seeds)"
         for view in views
         for name, best in view.best.items()
@@ -163,7 +162,7 @@ def _uplift_faults(view: Audit, name: str, max_uplift: float) -> Iterator[str]:
     if upper is None or not upper <= max_uplift:
         yield (
             f"{_title(view, name)}: {best.attack} gained "
-            f"{signed(best.uplift_mean, best.uplift_spread)} points with {best.student}, "
+            f"{view.uplift_text(best)} points with {best.student}, "
             f"{_bound_text(view, name)}, more than {max_uplift:g}"
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from stingy_attacker_eval.report.analysis import Audit, health, verdict
-from stingy_attacker_eval.report.formatting import cost, percent, readable, signed
+from stingy_attacker_eval.report.formatting import cost, percent, readable
 from stingy_attacker_eval.report.frontier import Point
 from stingy_attacker_eval.report.label_only_baseline import LabelOnlyBaseline, Outcome
 from stingy_attacker_eval.report.verdicts import headlines
@@ -142,8 +142,8 @@ def attacker_table(audit: Audit) -> tuple[tuple[str, ...], ...]:
                 (
                     view.attacker.name,
                     endpoint.name,
-                    percent(base.accuracy_mean, base.accuracy_spread),
-                    _labels_cell(labels.get(endpoint.name)),
+                    percent(base.accuracy_mean),
+                    _labels_cell(view, labels.get(endpoint.name)),
                     best.shown,
                     cost(best.queries),
                     view.uplift(best).text,
@@ -157,10 +157,10 @@ def possessions(audit: Audit) -> tuple[tuple[str, str], ...]:
     return tuple((view.attacker.name, view.attacker.text) for view in audit.views)
 
 
-def _labels_cell(baseline: Summary | None) -> str:
+def _labels_cell(view: Audit, baseline: Summary | None) -> str:
     if baseline is None:
         return ""
-    return f"{signed(baseline.uplift_mean, baseline.uplift_spread)} ({baseline.attack})"
+    return f"{view.uplift_text(baseline)} ({baseline.attack})"
 
 
 def _attacker_document(view: Audit, sentence: str) -> dict[str, object]:
@@ -212,7 +212,7 @@ def _utility_row(audit: Audit, point: Point) -> tuple[str, ...]:
         "" if kept.ece is None else percent(kept.ece),
         cost(kept.answer_bytes),
         point.best.shown,
-        signed(point.best.uplift_mean, point.best.uplift_spread),
+        audit.uplift_text(point.best),
         "" if baseline is None else baseline.text,
     )
 
@@ -226,8 +226,8 @@ def _attack_row(view: Audit, s: Summary, several: bool) -> tuple[str, ...]:
         s.student,
         cost(s.queries),
         str(s.n),
-        percent(s.accuracy_mean, s.accuracy_spread) if s.n else "broken attack",
-        "" if is_baseline or not s.n else signed(s.uplift_mean, s.uplift_spread),
+        percent(s.accuracy_mean) if s.n else "broken attack",
+        "" if is_baseline or not s.n else view.uplift_text(s),
         "" if s.agreement_mean is None else percent(s.agreement_mean),
         "" if s.least_agreement is None else percent(s.least_agreement),
         "" if s.kl_mean is None else f"{s.kl_mean:.3f}",

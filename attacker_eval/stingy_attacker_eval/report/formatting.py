@@ -18,20 +18,17 @@ def readable(text: str) -> str:
     )
 
 
-def percent(mean: float | None, spread: float | None = None) -> str:
-    """Format a percentage as `95.7 ± 0.4`, without the percent sign."""
-    if mean is None:
-        return "n/a"
-    return f"{mean:.1f}" if spread is None else f"{mean:.1f} ± {spread:.1f}"
+def percent(mean: float | None) -> str:
+    """Format a percentage as `95.7`, without the percent sign."""
+    return "n/a" if mean is None else f"{mean:.1f}"
 
 
-def signed(mean: float | None, spread: float | None = None) -> str:
-    """Format points of uplift as `+0.9 ± 0.2`."""
+def signed(mean: float | None) -> str:
+    """Format points of uplift as `+0.9`."""
     if mean is None:
         return "n/a"
     # Adding 0.0 after rounding turns -0.0 into 0.0.
-    text = f"{round(mean, 1) + 0.0:+.1f}".replace("-", "\N{MINUS SIGN}")
-    return text if spread is None else f"{text} ± {spread:.1f}"
+    return f"{round(mean, 1) + 0.0:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def endpoint_title(name: str, defence: str) -> str:

@@ -1,7 +1,7 @@
 """The question whether a list teaches an attacker more than its labels alone."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from stingy_attacker_eval.attacks import Attack
@@ -35,6 +35,8 @@ class Outcome(StrEnum):
     """The gap is below the margin."""
     UNCLEAR = "undecided beside labels alone"
     """Neither was shown."""
+    UNPROVEN = "undecided beside labels alone, because no list was shown to teach more"
+    """The gap is below the margin, but the audit cannot show a gap where there is one."""
     UNTRIED = "labels alone were not tried in the same way"
     """One side alone had true labels, or one side had fewer answers."""
     ONE_SEED = "one seed"
@@ -92,6 +94,7 @@ class LabelOnlyBaseline:
             Outcome.MORE: "more",
             Outcome.NO_MORE: f"less than {self.margin:g} more, power {self.power:.2f}{left}",
             Outcome.UNCLEAR: f"undecided, power {self.power:.2f}",
+            Outcome.UNPROVEN: "undecided: no list taught more",
         }.get(self.outcome, self.outcome)
 
 
@@ -112,7 +115,8 @@ def label_only_baselines(
     sold equal labels and nothing else. An endpoint without an attack on either side is left out.
 
     Two tests decide, both at 5 % over all lists together (Holm): is the gap above 0, and is it
-    below the margin? Comparisons of the same students count as one test.
+    below the margin? Comparisons of the same students count as one test. A gap below the margin
+    proves nothing in an audit that is not decisive (`is_decisive`).
 
     summaries, rows: those of one attacker, of the reported seeds.
     attacks: by their labels in the report. Nothing is known of a missing attack.
@@ -130,7 +134,7 @@ def label_only_baselines(
     gaps = [next(pair.gap for pair in tested if pair.key == key) for key in keys]
     more = dict(zip(keys, holm([gap.p_above() for gap in gaps]), strict=True))
     no_more = dict(zip(keys, holm([gap.p_below(margin) for gap in gaps]), strict=True))
-    return tuple(
+    found = tuple(
         LabelOnlyBaseline(
             endpoint=pair.endpoint.name,
             reader=pair.reader,
@@ -151,6 +155,25 @@ def label_only_baselines(
         )
         for pair in pairs
     )
+    return found if is_decisive(found) else tuple(map(_unproven, found))
+
+
+def is_decisive(baselines: Sequence[LabelOnlyBaseline]) -> bool:
+    """Return whether the audit was able to show that a list teaches more than labels alone.
+
+    An open endpoint teaches more for certain. If the audit cannot show that of its open endpoints,
+    its other outcomes prove nothing. Without an open endpoint, any list will do.
+    """
+    return any(item.outcome is Outcome.MORE for item in controls(baselines))
+
+
+def controls(baselines: Sequence[LabelOnlyBaseline]) -> Sequence[LabelOnlyBaseline]:
+    """Return the comparisons that must show a gap for the others to prove anything."""
+    return [item for item in baselines if item.is_open] or baselines
+
+
+def _unproven(item: LabelOnlyBaseline) -> LabelOnlyBaseline:
+    return replace(item, outcome=Outcome.UNPROVEN) if item.outcome is Outcome.NO_MORE else item
 
 
 @dataclass(frozen=True)

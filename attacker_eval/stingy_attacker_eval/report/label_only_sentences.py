@@ -3,16 +3,12 @@
 from collections.abc import Sequence
 
 from stingy_attacker_eval.report.formatting import percent, readable, signed
-from stingy_attacker_eval.report.label_only_baseline import LabelOnlyBaseline, Outcome
-
-
-def is_decisive(baselines: Sequence[LabelOnlyBaseline]) -> bool:
-    """Return whether the audit was able to show that a list teaches more than labels alone.
-
-    An open endpoint teaches more for certain. If the audit cannot show that of its open endpoints,
-    its other outcomes prove nothing. Without an open endpoint, any list will do.
-    """
-    return any(item.outcome is Outcome.MORE for item in _controls(baselines))
+from stingy_attacker_eval.report.label_only_baseline import (
+    LabelOnlyBaseline,
+    Outcome,
+    controls,
+    is_decisive,
+)
 
 
 def label_only_sentence(
@@ -38,17 +34,13 @@ def label_only_sentence(
     return " ".join(parts)
 
 
-def _controls(baselines: Sequence[LabelOnlyBaseline]) -> Sequence[LabelOnlyBaseline]:
-    return [item for item in baselines if item.is_open] or baselines
-
-
 def _comparison_sentence(baselines: Sequence[LabelOnlyBaseline], *, of: int) -> str:
     """State the result of the comparisons with labels alone.
 
     of: the number of endpoints that give a list, compared or not.
     """
     if not is_decisive(baselines):
-        where = "not even on the open endpoint" if _controls(baselines)[0].is_open else "nowhere"
+        where = "not even on the open endpoint" if controls(baselines)[0].is_open else "nowhere"
         return (
             "This audit does not decide whether a list teaches more than labels alone: "
             f"{where} was the best attack shown to gain more than labels."

@@ -15,7 +15,6 @@ from stingy_attacker_eval.report.formatting import (
     percent,
     readable,
     share_text,
-    signed,
     with_errors,
 )
 from stingy_attacker_eval.report.tiles import tiles
@@ -176,8 +175,9 @@ def _text(text: str) -> Text:
 
 def _table(audit: Audit, student: str) -> Table:
     owner = f"attacker {audit.attacker.name}, " if len(audit.views) > 1 else ""
-    table = Table("endpoint", title=_text(f"{owner}student {student}"), box=SIMPLE_HEAD)
-    table.add_column("attack", no_wrap=True)
+    table = Table(title=_text(f"{owner}student {student}"), box=SIMPLE_HEAD, padding=(0, 1))
+    for title in ("endpoint", "attack"):
+        table.add_column(title, overflow="fold")
     for title in ("accuracy %", "agreement %", "uplift"):
         table.add_column(title, justify="right", no_wrap=True)
     previous = NO_ENDPOINT
@@ -189,9 +189,9 @@ def _table(audit: Audit, student: str) -> Table:
         table.add_row(
             _text("no API" if baseline else s.endpoint),
             _text(s.shown),
-            percent(s.accuracy_mean, s.accuracy_spread) if s.n else "broken attack",
+            percent(s.accuracy_mean) if s.n else "broken attack",
             "" if s.agreement_mean is None else percent(s.agreement_mean),
-            "" if baseline or not s.n else signed(s.uplift_mean, s.uplift_spread),
+            "" if baseline or not s.n else audit.uplift_text(s),
             style="bold" if audit.best.get(s.endpoint) == s else None,
         )
     return table

@@ -1,6 +1,7 @@
 """The tiles of a verdict: a title, a few large words, and a sentence, for page and terminal."""
 
 from dataclasses import dataclass
+from decimal import Decimal
 
 from stingy_attacker_eval.attacks import attack_types
 from stingy_attacker_eval.report.analysis import choice_remark, unanswered
@@ -74,7 +75,8 @@ def _attacker_tile(found: AttackerVerdict, leak: Leak) -> Tile:
 def _price_tile(leak: Leak) -> Tile:
     queries = leak.best.queries
     lead = "no query" if queries == 0 else f"{cost(queries)} queries"
-    text = f"{queries / 1000:,g} times your price for 1,000 queries"
+    price = "your price for 1,000 queries"
+    text = price if queries == 1000 else f"{Decimal(queries) / 1000:,f} times {price}"
     if not leak.is_measured:
         text += ", for nothing measurable"
     return Tile("Price", lead, text, is_quiet=not leak.is_measured)

@@ -13,7 +13,7 @@ from stingy_attacker_eval.report.formatting import (
     signed,
 )
 from stingy_attacker_eval.report.label_only_baseline import Outcome, gives_a_list
-from stingy_attacker_eval.report.label_only_sentences import is_decisive, label_only_sentence
+from stingy_attacker_eval.report.label_only_sentences import label_only_sentence
 from stingy_attacker_eval.report.significance import LEVEL, Difference, holm, identity
 from stingy_attacker_eval.report_schema import Attacker, EndpointResult
 from stingy_attacker_eval.results import Summary
@@ -210,9 +210,7 @@ def _mark(view: Audit, endpoint: EndpointResult) -> Mark:
         return Mark.UNCOMPARED
     if found[0] is Outcome.MORE:
         return Mark.MORE
-    # Where the audit shows no leak at all, a list without one proves nothing.
-    is_shown = found[0] is Outcome.NO_MORE and is_decisive(view.label_baselines)
-    return Mark.NO_MORE if is_shown else Mark.UNCLEAR
+    return Mark.NO_MORE if found[0] is Outcome.NO_MORE else Mark.UNCLEAR
 
 
 def _size(leak: Leak | None) -> tuple[float, ...]:

@@ -14,12 +14,13 @@ AUDITS = {
     "frontier_cifar10_32": "CIFAR-10",
     "frontier_tin100_32": "100 classes of Tiny-ImageNet",
 }
-WIDTH, HEIGHT, EDGE = 240, 26, 8  # of a row's figure, in units of its own
+WIDTH, HEIGHT, EDGE = 190, 26, 8  # of a row's figure, in units of its own
 NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 OUTCOMES = {
     "more than labels alone": ("more", "more"),
     "no more than labels alone": ("less", "less than 1 more"),
     "undecided beside labels alone": ("open", "undecided"),
+    "undecided beside labels alone, because no list was shown to teach more": ("open", "undecided"),
     "labels alone were not tried in the same way": ("open", "not tried"),
     "one seed": ("open", "one seed"),
     "": ("floor", "labels"),

@@ -25,7 +25,7 @@ def test_best_attack_is_judged_by_its_upper_bound(tmp_path: Path) -> None:
     assert gate_faults(audit, max_uplift=upper) == ()
     (fault,) = gate_faults(audit, max_uplift=3.2)
     assert fault == (
-        f"open: soft_label gained +3.0 ± 0.3 points with cnn_tiny, at most +{upper:.2f} (95 %), "
+        f"open: soft_label gained +3.0 ±0.3 points with cnn_tiny, at most +{upper:.2f} (95 %), "
         "more than 3.2"
     )
 
@@ -61,7 +61,7 @@ def test_only_the_named_endpoints_are_watched(tmp_path: Path) -> None:
     assert gate_faults(audit, max_uplift=1.0, endpoints=("stingy",)) == ()
     assert [line.partition(":")[0] for line in gate_lines(audit)] == ["open", "stingy", "stingy"]
     assert gate_lines(audit, endpoints=("open",)) == (
-        "open: +3.0 ± 0.3 points, at most +3.41 (95 %) (soft_label, cnn_tiny, 3 seeds)",
+        "open: +3.0 ±0.4 points, at most +3.41 (95 %) (soft_label, cnn_tiny, 3 seeds)",
     )
 
 
@@ -69,7 +69,7 @@ def test_gate_lists_skipped_attacks_beside_the_compared(tmp_path: Path) -> None:
     audit = audit_of(tmp_path, ROWS, skipped=[SKIPPED])
     assert gate_faults(audit, max_uplift=9.0) == ()
     assert gate_lines(audit, endpoints=("stingy",)) == (
-        "stingy: +0.2 ± 0.3 points, at most +0.61 (95 %) (label_only, cnn_tiny, 3 seeds)",
+        "stingy: +0.2 ±0.4 points, at most +0.61 (95 %) (label_only, cnn_tiny, 3 seeds)",
         "stingy: soft_label was not run: it needs scores, and there are none",
     )
 

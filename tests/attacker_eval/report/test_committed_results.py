@@ -3,6 +3,8 @@
 import hashlib
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,13 +12,13 @@ from PIL import Image
 
 from stingy_attacker_eval.report.analysis import read_audit
 from stingy_attacker_eval.report.exporters import as_markdown
-from stingy_attacker_eval.report.formatting import signed
 from stingy_attacker_eval.report.html import render
 from stingy_attacker_eval.results import Row, best_attacks, summarise
 
 ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "attacker_eval" / "results"
 FOLDERS = sorted(path.parent.name for path in RESULTS.glob("*/rows.jsonl"))
+DRAWN = sorted(str(path.parent.relative_to(RESULTS)) for path in RESULTS.rglob("report.json"))
 
 
 def rows(folder: str) -> list[Row]:
@@ -56,7 +58,7 @@ def published(page: str, folder: str) -> dict[str, dict[str, str]]:
 def test_published_tables_hold_the_rows_numbers(page: str, folder: str) -> None:
     found = summarise(rows(folder))
     by_attack = {(each.endpoint, each.attack): each for each in found}
-    best = best_attacks(found)
+    best, audit = best_attacks(found), read_audit(RESULTS / folder)
     table = published(page, folder)
     assert set(table) == set(best)
     for endpoint, cells in table.items():
@@ -64,7 +66,7 @@ def test_published_tables_hold_the_rows_numbers(page: str, folder: str) -> None:
         for head, cell in cells.items():
             (attack,) = [name for start, name in COLUMNS.items() if head.startswith(start)]
             summary = best[endpoint] if attack is None else by_attack[endpoint, attack]
-            assert cell == signed(summary.uplift_mean, summary.uplift_spread), (endpoint, head)
+            assert cell == audit.uplift_text(summary), (endpoint, head)
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -101,6 +103,15 @@ def test_table_1_of_a_page_holds_the_rows_accuracies(page: str, head: str, folde
             assert cell.split()[0] == accuracy[key], (page, key)
 
 
+def test_results_have_the_gpu_frontier_as_it_is_printed() -> None:
+    folder = ROOT / "benchmarks" / "gpu"
+    rows = folder / "results" / "frontier_cifar10" / "rows.jsonl"
+    command = [sys.executable, str(folder / "seeds_table.py"), str(rows)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert printed.count("\n") == 14
+    assert printed in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("folder", ["frontier_cifar10_32", "frontier_tin100_32"])
 def test_the_page_of_policies_has_the_frontier_as_it_is_printed(folder: str) -> None:
     printed = as_markdown(read_audit(RESULTS / folder))
@@ -113,7 +124,7 @@ def whole_page(text: str) -> str:
     return re.sub(r'<li id="not-tried">.*?</li>', "", text, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize("folder", DRAWN)
 def test_a_committed_page_is_drawn_by_this_code(folder: str) -> None:
     drawn = render(read_audit(RESULTS / folder))
     assert whole_page((RESULTS / folder / "report.html").read_text()) == whole_page(drawn), (

@@ -1,5 +1,6 @@
 """The answer to whether a list teaches more than labels, by the attack that reads the list."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 
 from audit_results import audit_of, endpoint_of, row, rows_of, utility_of
 from stingy_attacker_eval.report.analysis import Audit
+from stingy_attacker_eval.report.exporters import as_json, as_markdown
+from stingy_attacker_eval.report.html import render
 from stingy_attacker_eval.report.label_only_baseline import Outcome
 from stingy_attacker_eval.report.verdicts import headlines
 from stingy_attacker_eval.results import NO_ENDPOINT
@@ -142,10 +145,17 @@ def test_where_nothing_wins_the_report_says_so(tmp_path: Path) -> None:
 
 def test_audit_without_a_measured_leak_decides_nothing(tmp_path: Path) -> None:
     audit = audit_of(tmp_path, rows_of({"ranks": {"label_only": 0.1, "soft_label": 0.0}}))
-    assert all(floor.outcome is Outcome.NO_MORE for floor in audit.label_baselines)
+    (floor,) = audit.label_baselines
+    assert floor.outcome is Outcome.UNPROVEN
+    assert floor.gap.p_below(floor.margin) < 0.05
     assert "does not decide whether a list teaches more than labels alone: nowhere" in headline(
         audit
     )
+    for text in (render(audit), as_markdown(audit)):
+        assert "undecided: no list taught more" in text
+        assert "less than 1 more" not in text
+    (found,) = json.loads(as_json(audit))["attackers"][0]["lists"]
+    assert found["no_more_than_labels"] is False
 
 
 def test_list_without_leak_proves_nothing_if_open_has_none(tmp_path: Path) -> None:

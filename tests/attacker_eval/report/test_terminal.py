@@ -1,5 +1,6 @@
 """The verdicts on a terminal of 80 and 140 columns: nothing cut, and the page's words."""
 
+import itertools
 from io import StringIO
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from typer.testing import CliRunner
 from audit_results import audit_of, endpoint_of, rows_of, utility_of
 from stingy_attacker_eval.cli import app
 from stingy_attacker_eval.report.analysis import Audit
+from stingy_attacker_eval.report.ci_gate import gate_lines
+from stingy_attacker_eval.report.exporters import as_markdown
 from stingy_attacker_eval.report.html import render
 from stingy_attacker_eval.report.terminal import print_table, print_verdicts
 from stingy_attacker_eval.report.tiles import tiles
@@ -94,6 +97,43 @@ def test_the_table_of_attacks_comes_before_the_verdicts(tmp_path: Path) -> None:
     text = console.file.getvalue()
     assert text.index("sweep[tau=1,alpha=0.9]") < text.index("LEAKS")
     assert "broken attack" in text
+
+
+def test_uplift_has_the_same_error_wherever_it_is_printed(tmp_path: Path) -> None:
+    audit = made(tmp_path)
+    console = Console(file=StringIO(), width=140)
+    print_table(audit, console)
+    assert isinstance(console.file, StringIO)
+    table, _, verdicts = console.file.getvalue().partition("LEAKS")
+    gate, markdown = "\n".join(gate_lines(audit)), as_markdown(audit)
+    (found,) = attacker_verdicts(audit)
+    for leak in found.leaks:
+        assert leak.uplift.error is not None
+        assert leak.uplift.error != pytest.approx(leak.best.uplift_spread, rel=0.2)
+        text = f"{leak.uplift.mean:+.1f} ±{2 * leak.uplift.error:.1f}"
+        for printed_text in (table, verdicts, gate, markdown, render(audit)):
+            assert text in printed_text
+    assert "± " not in table + markdown
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_table_of_attacks_cuts_no_name_and_no_number(tmp_path: Path, width: int) -> None:
+    attack = "consistent[attack=two_labels,views=5]"
+    console = Console(file=StringIO(), width=width)
+    print_table(audit_of(tmp_path, rows_of({LONG: {"label_only": 0.1, attack: 4.0}})), console)
+    assert isinstance(console.file, StringIO)
+    lines = console.file.getvalue().partition("made up")[0].splitlines()
+    assert max(map(len, lines)) <= width
+    assert "\N{HORIZONTAL ELLIPSIS}" not in "".join(lines)
+    (head,) = [line for line in lines if "accuracy %" in line]
+    columns = head.index("endpoint"), head.index("attack"), head.index("accuracy %")
+    folded = [
+        "".join(line[start:end].strip() for line in lines)
+        for start, end in itertools.pairwise(columns)
+    ]
+    assert LONG in folded[0]
+    assert attack in folded[1]
+    assert any(line.endswith("+4.0 ±0.4  ") for line in lines)
 
 
 def test_report_as_text_prints_the_verdicts(tmp_path: Path) -> None:

@@ -64,7 +64,18 @@ def test_leak_is_a_share_of_the_gap_to_the_teacher(tmp_path: Path) -> None:
     assert attacker.lead == "owns all true labels"
     assert "soft_label (" in attacker.text
     assert "Chosen out of 2 on the same seeds, which leans upwards." in attacker.text
-    assert (price.lead, price.text) == ("1,000 queries", "1 times your price for 1,000 queries")
+    assert (price.lead, price.text) == ("1,000 queries", "your price for 1,000 queries")
+
+
+@pytest.mark.parametrize(
+    ("queries", "times"), [(1297, "1.297"), (10_000, "10"), (2_000_000_500, "2,000,000.5")]
+)
+def test_price_is_a_plain_number_of_any_size(tmp_path: Path, queries: int, times: str) -> None:
+    rows = rows_of({"open": {"label_only": 0.1, "soft_label": 3.0}})
+    rows = [r.model_copy(update={"queries": queries}) if r.queries else r for r in rows]
+    _, _, price = shown(audit_of(tmp_path, rows))
+    assert price.lead == f"{queries:,} queries"
+    assert price.text == f"{times} times your price for 1,000 queries"
 
 
 def test_E7_uplift_within_its_error_is_a_grey_tile(tmp_path: Path) -> None:

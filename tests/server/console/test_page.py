@@ -13,6 +13,7 @@ from console_pages import add_entries, entry, make_state
 from console_process import ConsoleProcess, console_process, make_large_state, query
 from serving import make_bundle, make_key, served
 from stingy_server import Database
+from stingy_server.detection.key_profiles import KeyProfileStore, Observation
 from stingy_server.store.deployments import Deployments, Report
 from stingy_server.store.ledger import Ledger
 from watched_images import attack, customer
@@ -45,6 +46,11 @@ def odd_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = make_state(state, "alice", MARKUP, LONG)
     add_entries(state, [entry(key.id) for key, _ in made])
     with closing(Database(state)) as database:
+        # Too few distances for a normality, and every class as often as the others.
+        every_class = {"digits": (10, dict.fromkeys(range(10), 7))}
+        observed = Observation(images=70, bits=2240.0, novel=70, classes=every_class)
+        for key, _ in made:
+            KeyProfileStore(database).add(key.id, observed, alarm=0.9, ladder=[])
         # `Keys.create` refuses marks of direction; an older state may have one.
         database.execute("UPDATE keys SET name = ? WHERE name = 'alice'", (RIGHT_TO_LEFT,))
         warning = "digits 1, normal 1 serve the same weights: together they are as open as normal 1"
@@ -114,6 +120,7 @@ def test_page_breaks_no_rule_and_fits(
     open_page(page, odd_console)
     page.locator(".opener").first.click()
     page.wait_for_selector("tr.detail .entry")
+    assert "judged from 100 distances on" in page.locator("tr.detail").inner_text()
     assert find_violations(page) == []
     assert find_overflowing(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -11,7 +11,6 @@ from stingy_attacker_eval.report.page.tables import (
     Column,
     Table,
     number,
-    points,
     without_empty_columns,
 )
 from stingy_attacker_eval.results import NO_ENDPOINT, Row, Summary
@@ -91,10 +90,8 @@ def _attack_line(view: Audit, s: Summary, several: bool, scale: Scale | None) ->
     uplift = Cell()
     bar: tuple[Cell, ...] = (Cell(),) if scale else ()
     if not is_baseline:
-        has_baseline = view.has_baseline(s.student, s.budget)
-        error = view.uplift(s).error if has_baseline else None
-        uplift = points(s.uplift_mean, error)
-        if scale is not None and has_baseline:
+        uplift = Cell(view.uplift_text(s), s.uplift_mean)
+        if scale is not None and view.has_baseline(s.student, s.budget):
             base = view.baseline(s.student, s.budget).accuracy_mean or 0.0
             bar = (Cell(figure=bar_row(scale, base=base, value=s.accuracy_mean)),)
     if not s.all_finite:

@@ -77,7 +77,7 @@ def cost_curve(summaries: Sequence[Summary], *, student: str) -> CostCurve | Non
     queries = [count for line in lines for count in line.points]
     across = Scale(math.log10(min(queries)) - 0.05, math.log10(max(queries)) + 0.05)
     panels = (
-        _panel(lines, across, "accuracy, %", lambda s: s.accuracy_mean, spread=True),
+        _panel(lines, across, "accuracy, %", lambda s: s.accuracy_mean, errors=True),
         _panel(lines[: len(found)], across, "agreement, %", lambda s: s.agreement_mean),
     )
     parts = [
@@ -141,14 +141,14 @@ def _panel(
     title: str,
     measure: Callable[[Summary], float | None],
     *,
-    spread: bool = False,
+    errors: bool = False,
 ) -> Markup:
     values = [
         edge
         for line in lines
         for s in line.points.values()
         if (value := measure(s)) is not None
-        for edge in _ends(value, s, spread)
+        for edge in _ends(value, s, errors)
     ]
     up = scale_of(values)
     parts = [Markup('<text class="title" x="{}" y="14">{}</text>').format(_LEFT, title)]
@@ -172,7 +172,7 @@ def _panel(
         )
     )
     for number, line in enumerate(lines):
-        parts.append(_drawn(line, number, across, up, measure, spread))
+        parts.append(_drawn(line, number, across, up, measure, errors))
     return Markup('<svg viewBox="0 0 {} {}" aria-hidden="true">{}</svg>').format(
         _WIDTH, _HEIGHT, Markup("").join(parts)
     )
@@ -184,9 +184,9 @@ def _drawn(
     across: Scale,
     up: Scale,
     measure: Callable[[Summary], float | None],
-    spread: bool,
+    errors: bool,
 ) -> Markup:
-    """Draw one line with its marks and the spread over seeds."""
+    """Draw one line with its marks and two standard errors of the mean."""
     places = [
         (_x(across, count), value, s)
         for count, s in line.points.items()
@@ -196,7 +196,7 @@ def _drawn(
     route = " ".join(f"{x:.1f},{_y(up, value):.1f}" for x, value, _ in places)
     parts = [Markup('<polyline class="{}" points="{}"/>').format(name, route)]
     for x, value, s in places:
-        low, high = _ends(value, s, spread)
+        low, high = _ends(value, s, errors)
         parts.append(
             Markup('<line class="{}" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>').format(
                 name, x, x, _y(up, low), _y(up, high)
@@ -211,8 +211,8 @@ def _drawn(
     return Markup("").join(parts)
 
 
-def _ends(value: float, s: Summary, spread: bool) -> tuple[float, float]:
-    reach = (s.accuracy_spread or 0.0) if spread else 0.0
+def _ends(value: float, s: Summary, errors: bool) -> tuple[float, float]:
+    reach = 2 * (s.accuracy_spread or 0.0) / math.sqrt(s.n) if errors else 0.0
     return value - reach, value + reach
 
 

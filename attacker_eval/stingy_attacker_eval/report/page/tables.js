@@ -13,7 +13,11 @@ for (const table of document.querySelectorAll("table[data-sorts]")) {
     const button = document.createElement("button");
     button.type = "button";
     button.textContent = head.textContent.trim();
-    head.replaceChildren(button);
+    // On paper a head stands on each sheet, and Chromium repeats texts there but no buttons.
+    const printed = document.createElement("span");
+    printed.className = "printed";
+    printed.textContent = button.textContent;
+    head.replaceChildren(button, printed);
     button.addEventListener("click", () => {
       const before = head.getAttribute("aria-sort");
       const isDown = before === null ? isNumber : before === "ascending";

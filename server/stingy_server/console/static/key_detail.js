@@ -69,7 +69,7 @@ function measure(title, share, value, note) {
     "p",
     { class: "measure" },
     el("span", { class: "what", text: title }),
-    bar.root,
+    el("span", {}, bar.root),
     el("b", { text: value }),
     el("span", { class: "sub", text: note }),
   );

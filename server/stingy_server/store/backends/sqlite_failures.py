@@ -24,8 +24,8 @@ def store_failure(error: Exception) -> StoreUnavailable:
         )
     if code in DAMAGED:
         return StoreUnavailable(
-            "expected a state that SQLite can read, got a damaged file: see stingy state check, "
-            "and restore a backup"
+            "expected a state, got a damaged file or one of another program: restore a backup "
+            "with `stingy state restore`, or name another folder with --state"
         )
     if code in FORBIDDEN:
         return StoreUnavailable(

@@ -36,6 +36,17 @@ def test_Q5_state_with_another_pepper_is_refused(state: Path, tmp_path: Path) ->
     Database(state).close()
 
 
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize("content", [b"no database" * 400, b"SQLite format 3\x00" + b"\xff" * 4080])
+def test_state_that_is_no_database_is_refused_with_advice(
+    state: Path, content: bytes, read_only: bool
+) -> None:
+    for file in state.glob("stingy.sqlite3*"):
+        file.write_bytes(content)
+    with pytest.raises(StoreUnavailable, match="damaged file or one of another program: restore"):
+        Database(state, read_only=read_only)
+
+
 def test_Q5_state_of_0_1_0_gets_its_pepper_at_the_first_open(tmp_path: Path) -> None:
     shutil.copytree(RELEASED, tmp_path / "state")
     with closing(Database(tmp_path / "state")) as database:
