@@ -206,14 +206,16 @@ class Service:
         key = record.key
         if key is None:
             raise ServiceError(REFUSED)
+        rate = key.request_rate or self.settings.request_rate
         try:
-            self._charge_request(key)
+            self.request_rates.charge(key.id, rate, 1)
         except ServiceError:
             changed = await self.refresh_caller(record)
             if changed is None:
                 raise
             key = changed.key
-            self._charge_request(key)
+            rate = key.request_rate or self.settings.request_rate
+            self.request_rates.charge(key.id, rate, 1)
         if query and record.spent:
             owners = [key_owner(key.id)]
             wait = await self.executor.run(lambda: self.budgets.wait_s(owners, 1))
@@ -221,9 +223,6 @@ class Service:
         place = self.admission.enter(key.id, declared=declared)
         self.metrics.in_flight.inc()
         return place
-
-    def _charge_request(self, key: Key) -> None:
-        self.request_rates.charge(key.id, key.request_rate or self.settings.request_rate, 1)
 
     def leave(self, place: Place) -> None:
         """Give the room of a request back."""

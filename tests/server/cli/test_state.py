@@ -99,7 +99,7 @@ def test_fault_ends_a_command_with_a_sentence(run: Run, tmp_path: Path, words: t
     assert [*tmp_path.iterdir()] == []
 
 
-def test_backup_of_a_broken_ledger_says_that_it_cannot_be_restored(
+def test_backup_of_a_broken_ledger_warns_of_its_restore(
     run: Run, tmp_path: Path, store: str | None
 ) -> None:
     with closing(Database(tmp_path / "state", store=store)) as database:

@@ -30,7 +30,7 @@ def test_locked_state_says_that_another_process_has_it(state: Path) -> None:
 def test_file_that_is_no_state_says_that_it_is_damaged(state: Path) -> None:
     (state / FILE).write_bytes(b"no database" * 500)
     for opening in (Database, lambda state: open_reader(state, None)):
-        with pytest.raises(StoreUnavailable, match="got a damaged file or one of another program: restore"):
+        with pytest.raises(StoreUnavailable, match="got a damaged file or one of another"):
             opening(state)
 
 
