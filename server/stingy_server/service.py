@@ -34,7 +34,7 @@ from stingy_server.store.budgets import Budgets, key_owner
 from stingy_server.store.charges import Charges
 from stingy_server.store.database import Database
 from stingy_server.store.group_commit import BatchedLookup, GroupCommit, StoreExecutor
-from stingy_server.store.key import Caller, Key, is_token
+from stingy_server.store.key import Caller, is_token
 from stingy_server.store.keys import Keys
 from stingy_server.store.ledger import NO_VALUE, Ledger
 from stingy_server.store.refusal_tally import RefusalTally
@@ -199,7 +199,7 @@ class Service:
             declared: bytes of the body, by the head.
 
         Raises:
-            ServiceError: draining, rate_limited, budget_exhausted or overloaded.
+            ServiceError: draining, unauthenticated, rate_limited, budget_exhausted or overloaded.
         """
         if self.draining:
             raise ServiceError(DRAINING)
