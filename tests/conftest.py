@@ -60,9 +60,11 @@ def postgres_server() -> "Iterator[Running]":
 
 
 @pytest.fixture
-def address(postgres_server: "Running") -> str:
-    """Create an empty PostgreSQL database, and return its address."""
-    return postgres_server.new_database()
+def address(postgres_server: "Running") -> Iterator[str]:
+    """Create an empty PostgreSQL database for one test, and return its address."""
+    address = postgres_server.new_database()
+    yield address
+    postgres_server.drop_database(address)  # hundreds of them take minutes to delete at the end
 
 
 @pytest.fixture

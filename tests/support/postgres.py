@@ -38,9 +38,18 @@ class Running:
     def new_database(self) -> str:
         """Create an empty database and return its address."""
         name = f"d{secrets.token_hex(6)}"
-        with psycopg.connect(self.address(), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}".encode())
+        # Copied as files, which takes half the time of a copy through the log.
+        self._execute(f"CREATE DATABASE {name} STRATEGY FILE_COPY")
         return self.address(name)
+
+    def drop_database(self, address: str) -> None:
+        """Drop a database, if the server runs."""
+        with contextlib.suppress(psycopg.Error):
+            self._execute(f"DROP DATABASE {address.rpartition('/')[2]} WITH (FORCE)")
+
+    def _execute(self, statement: str) -> None:
+        with psycopg.connect(self.address(), autocommit=True, connect_timeout=5) as connection:
+            connection.execute(statement.encode())
 
     def stop(self) -> None:
         """Stop as a reboot would, without waiting for clients."""
