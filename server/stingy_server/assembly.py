@@ -31,7 +31,7 @@ from stingy_server.settings import Settings
 from stingy_server.store.base import StoreUnavailable
 from stingy_server.store.budgets import Budgets, model_owner
 from stingy_server.store.charges import Charges, KnownCallers
-from stingy_server.store.database import FILE, Database
+from stingy_server.store.database import FILE, Database, folder_failure
 from stingy_server.store.deployments import Deployment, Deployments
 from stingy_server.store.group_commit import BatchedLookup, GroupCommit, StoreExecutor
 from stingy_server.store.keys import Keys
@@ -130,11 +130,13 @@ def _database(settings: Settings, faults: Sequence[str]) -> Database:
 def _state_faults(settings: Settings) -> list[str]:
     """Return why a state that is there cannot be used. Change nothing."""
     needed = FILE if settings.store is None else PEPPER
-    is_new = settings.state.is_dir() and not (settings.state / needed).exists()
-    if is_new or not settings.state.exists():
-        return []
     try:
+        is_new = settings.state.is_dir() and not (settings.state / needed).exists()
+        if is_new or not settings.state.exists():
+            return []
         Database(settings.state, store=settings.store, read_only=True).close()
+    except OSError as error:
+        return [str(folder_failure(settings.state, error))]
     except StoreUnavailable as error:
         return [str(error)]
     return []

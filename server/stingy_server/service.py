@@ -16,6 +16,7 @@ from stingy_server.errors import (
     BUDGET_EXHAUSTED,
     DRAINING,
     REFUSED,
+    UNAUTHENTICATED,
     UNKNOWN_MODEL,
     ServiceError,
 )
@@ -164,6 +165,29 @@ class Service:
             self.charges.known.keep(secret, caller)
         return caller
 
+    async def refresh_caller(self, record: RequestRecord) -> Caller | None:
+        """Look up the key of a request that is to be refused, because it may have been changed.
+
+        A key that was looked up for this request, or charged, is not looked up once more.
+
+        Returns:
+            The caller if its key was changed, and None if not.
+
+        Raises:
+            ServiceError: unauthenticated, if the key is not valid any more.
+            StoreUnavailable: the store cannot be read.
+        """
+        if not record.key_unchecked:
+            return None
+        caller = await self.look_up_caller(record.secret)
+        record.key_unchecked = False
+        if caller is None:
+            raise ServiceError(UNAUTHENTICATED)
+        if caller.key == record.key:
+            return None
+        record.key, record.spent, record.groups = caller.key, caller.spent, caller.groups
+        return caller
+
     async def admit(self, record: RequestRecord, *, query: bool, declared: int) -> Place:
         """Admit a request by its head: charge the request rate, and take its place.
 
@@ -175,7 +199,7 @@ class Service:
             declared: bytes of the body, by the head.
 
         Raises:
-            ServiceError: draining, rate_limited, budget_exhausted or overloaded.
+            ServiceError: draining, unauthenticated, rate_limited, budget_exhausted or overloaded.
         """
         if self.draining:
             raise ServiceError(DRAINING)
@@ -183,7 +207,15 @@ class Service:
         if key is None:
             raise ServiceError(REFUSED)
         rate = key.request_rate or self.settings.request_rate
-        self.request_rates.charge(key.id, rate, 1)
+        try:
+            self.request_rates.charge(key.id, rate, 1)
+        except ServiceError:
+            changed = await self.refresh_caller(record)
+            if changed is None:
+                raise
+            key = changed.key
+            rate = key.request_rate or self.settings.request_rate
+            self.request_rates.charge(key.id, rate, 1)
         if query and record.spent:
             owners = [key_owner(key.id)]
             wait = await self.executor.run(lambda: self.budgets.wait_s(owners, 1))

@@ -82,16 +82,23 @@ def read_settings(config: Path | None, state: Path | None = None) -> "Settings":
 
 @contextlib.contextmanager
 def open_state(
-    config: Path | None, state: Path | None, *, create: bool = False
+    config: Path | None, state: Path | None, *, create: bool = False, read_only: bool = False
 ) -> Iterator[tuple["Settings", "Database"]]:
-    """Open the state that the settings name. A fault of either ends the command."""
+    """Open the state that the settings name. A fault of either ends the command.
+
+    Args:
+        create: make the state if there is none.
+        read_only: change nothing, so that a state of an earlier release is not upgraded.
+    """
     settings = read_settings(config, state)
     from stingy_server.store.base import StoreUnavailable
-    from stingy_server.store.database import Database
+    from stingy_server.store.database import Database, open_to_read
 
     try:
         with contextlib.closing(
-            Database(settings.state, store=settings.store, create=create)
+            open_to_read(settings.state, settings.store)
+            if read_only
+            else Database(settings.state, store=settings.store, create=create)
         ) as database:
             yield settings, database
     except StoreUnavailable as error:

@@ -12,6 +12,7 @@ from stingy_server.cli.command import MAX_COUNT, end
 
 if TYPE_CHECKING:
     from stingy_server.settings import Settings
+    from stingy_server.store.database import Database
     from stingy_server.store.key import KeySettings, Limits
 
 NONE = "none"  # the text that removes a limit
@@ -83,6 +84,12 @@ class KeyChange:
     properties: Mapping[str, Any] = field(default_factory=dict)
     limits: Mapping[str, Mapping[str, int | None]] = field(default_factory=dict)
 
+    @property
+    def named_models(self) -> set[str]:
+        """The models that the changes permit or limit."""
+        limited = {model for model, own in self.limits.items() if model and any(own.values())}
+        return limited | (self.properties.get("models") or set())
+
     def apply(self, before: "KeySettings") -> "KeySettings":
         """Return the settings after the changes. A model without any limit has no budget."""
         from stingy_server.store.key import KeySettings, Limits
@@ -124,6 +131,7 @@ def read_change(settings: "Settings", options: KeyOptions, *, all_models: bool) 
     for name, value in (("rate", options.rate), ("request_rate", options.request_rate)):
         if value is not None:
             properties[name] = None if value == NONE else value
+            faults += [] if value == NONE else _rate_faults(f"--{name.replace('_', '-')}", value)
     if options.days is not None:
         lasting = _number("--days", options.days, faults, most=36_500)
         properties["expires"] = (
@@ -131,7 +139,9 @@ def read_change(settings: "Settings", options: KeyOptions, *, all_models: bool) 
         )
     if options.models is not None:
         names = options.models.split(",")
-        if all_models or not all(map(MODEL_NAME.fullmatch, names)):
+        if all_models:
+            faults.append("expected --models or --all-models, got both")
+        if not all(map(MODEL_NAME.fullmatch, names)):
             faults.append(f"--models: expected names with commas between, got {options.models}")
         properties["models"] = frozenset(names)
     elif all_models:
@@ -162,6 +172,14 @@ def differences(before: "KeySettings", after: "KeySettings") -> list[tuple[str, 
     return found
 
 
+def unserved_models(database: "Database", names: set[str]) -> list[str]:
+    """Return those of some models that no running server serves; none if no server runs."""
+    from stingy_server.store.deployments import Deployments
+
+    served = {report.name for report in Deployments(database).reports()}
+    return sorted(names - served) if served else []
+
+
 def model_names(models: frozenset[str] | None) -> str:
     """Return the text for the models that a key may query."""
     return "all" if models is None else ", ".join(sorted(models))
@@ -171,6 +189,16 @@ def _limits(settings: "KeySettings", model: str) -> "Limits":
     from stingy_server.store.key import Limits
 
     return settings.limits.get(model, Limits())
+
+
+def _rate_faults(option: str, text: str) -> list[str]:
+    from stingy_server.rates.rate import parse_rate
+
+    try:
+        parse_rate(text)
+    except ValueError as error:
+        return [f"{option}: {error}"]
+    return []
 
 
 def _number(option: str, value: str, faults: list[str], *, most: int = MAX_COUNT) -> int | None:

@@ -8,8 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stingy_server.cli.command import AsJson, Config, State, end, open_state, spread_options
-from stingy_server.cli.key_options import KeyChange, KeyOptions, differences, read_change
+from stingy_server.cli.command import (
+    AsJson,
+    Config,
+    State,
+    end,
+    open_state,
+    read_settings,
+    spread_options,
+)
+from stingy_server.cli.key_options import (
+    KeyChange,
+    KeyOptions,
+    differences,
+    read_change,
+    unserved_models,
+)
 
 if TYPE_CHECKING:
     from stingy_server.store.key import Key, KeySettings
@@ -39,35 +53,41 @@ def create(
     """Create a key and print it. It is not shown again."""
     from datetime import datetime
 
-    with open_state(config, state, create=True) as (settings, database):
-        from stingy_server.store.key import Limits
-        from stingy_server.store.keys import Keys
+    from stingy_server.store.keys import Keys, check_name
 
-        change = read_change(settings, options, all_models=False)
+    # Before the state, so that a fault leaves no new one.
+    change = read_change(read_settings(config, state), options, all_models=False)
+    try:
+        check_name(name)
+    except ValueError as error:
+        end([str(error)])
+    with open_state(config, state, create=True) as (_, database):
+        from stingy_server.store.key import Limits
+
         limits = {model: Limits(**own) for model, own in change.limits.items()}
         own = limits.pop("", Limits())
         given = dict(change.properties)
         expires = given.pop("expires", None)
-        try:
-            key, text = Keys(database).create(
-                name,
-                budget=own.total,
-                per_day=own.per_day,
-                per_month=own.per_month,
-                expires=None if expires is None else datetime.fromisoformat(expires),
-                model_limits=limits,
-                detail={"by": operator()},
-                **given,
-            )
-        except ValueError as error:
-            end([str(error)])
+        # Before the key, whose text is lost if anything fails between it and its print.
+        unserved = unserved_models(database, change.named_models)
+        key, text = Keys(database).create(
+            name,
+            budget=own.total,
+            per_day=own.per_day,
+            per_month=own.per_month,
+            expires=None if expires is None else datetime.fromisoformat(expires),
+            model_limits=limits,
+            detail={"by": operator()},
+            **given,
+        )
     _print_text(key.id, text, f"This is the key of {name}, id {key.id}.", as_json=as_json)
+    _note_unserved(unserved)
 
 
 @app.command("list")
 def list_keys(config: Config = None, state: State = None, as_json: AsJson = False) -> None:
     """List the keys with their limits and what each has used of them."""
-    with open_state(config, state) as (_, database):
+    with open_state(config, state, read_only=True) as (_, database):
         from stingy_server.cli.tables.keys import documents, lines, read_rows
 
         rows = read_rows(database)
@@ -97,13 +117,15 @@ def set_key(
             end(["expected an option that changes the key, got none; see: stingy keys set --help"])
         store = Keys(database)
         found = find_key(store, key_id)
+        unserved = unserved_models(database, change.named_models)
         try:
             done = store.set(found.id, change.apply, describe=_describe)
-        except ValueError as error:
-            end([str(error)])
+        except ValueError as error:  # of an earlier rate, such as release 0.1.0 took
+            end([f"{found.id} has a rate that cannot be read: give a new one too: {error}"])
         if done is None:
             end([_revoked(found)])
         used = store.budget(found).used
+    _note_unserved(unserved)
     changed = differences(*done)
     if as_json:
         shown = {name: {"before": old, "after": new} for name, old, new in changed}
@@ -137,7 +159,7 @@ def usage(
     as_json: AsJson = False,
 ) -> None:
     """Show the images that one key has used of its budgets, and when they reset."""
-    with open_state(config, state) as (_, database):
+    with open_state(config, state, read_only=True) as (_, database):
         from stingy_server.edge.usage_view import usage_document
         from stingy_server.store.keys import Keys
 
@@ -197,6 +219,11 @@ def release(key_id: KeyId, config: Config = None, state: State = None) -> None:
     if not released:
         end([f"expected the id of a key in alarm, got {key_id}; see: stingy watch"])
     typer.echo(f"{one} is released.")
+
+
+def _note_unserved(models: list[str]) -> None:
+    if models:
+        typer.echo(f"note: no running server serves {', '.join(models)}", err=True)
 
 
 def operator() -> str:

@@ -50,7 +50,10 @@ def tail(
     as_json: AsJson = False,
 ) -> None:
     """Show the latest entries, and with --follow each new one."""
-    with open_state(config, state) as (_, database), contextlib.suppress(KeyboardInterrupt):
+    with (
+        open_state(config, state, read_only=True) as (_, database),
+        contextlib.suppress(KeyboardInterrupt),
+    ):
         from stingy_server.cli.tables.ledger import ledger_lines
         from stingy_server.store.keys import Keys
         from stingy_server.store.ledger import PAGE, Ledger
@@ -94,7 +97,7 @@ def export(
 
     if form not in ("jsonl", "csv"):
         end([f"expected the format jsonl or csv, got {form}"])
-    with open_state(config, state) as (_, database), counting("exporting") as count:
+    with open_state(config, state, read_only=True) as (_, database), counting("exporting") as count:
         from stingy_server.store.ledger import Entry, Ledger
 
         entries = _counted(Ledger(database).entries(after=after), count)

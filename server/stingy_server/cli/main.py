@@ -93,7 +93,7 @@ def watch(
     as_json: AsJson = False,
 ) -> None:
     """Show the keys that look like they copy the model, the highest score first."""
-    with open_state(config, state) as (_, database):
+    with open_state(config, state, read_only=True) as (_, database):
         from stingy_server.cli.tables.watch import run
 
         run(database, once=once, as_json=as_json)

@@ -44,7 +44,7 @@ Share = Annotated[
 @app.command("list")
 def list_models(config: Config = None, state: State = None, as_json: AsJson = False) -> None:
     """List the versions that every running server on this state folder serves."""
-    with open_state(config, state) as (_, database):
+    with open_state(config, state, read_only=True) as (_, database):
         from stingy_server.store.deployments import Deployments
 
         reports = Deployments(database).reports()

@@ -20,16 +20,19 @@ def backup(
 ) -> None:
     """Copy the database and the pepper into a new folder, while servers run."""
     settings = read_settings(config, state)
-    from stingy_server.maintenance.backup import back_up
+    from stingy_server.maintenance.backup import back_up, broken_chains
     from stingy_server.store.base import StoreUnavailable
 
     try:
         with working("copying the state"):
             made = back_up(settings.state, settings.store, folder)
+            broken = broken_chains(folder)
     except StoreUnavailable as error:
         end([str(error)])
     typer.echo(f"{folder} has the state of {made.created}, with {made.entries} ledger entries.")
     typer.echo("It has the pepper: keep it as secret as the state folder.")
+    for fault in broken:
+        typer.echo(f"warning: its ledger is broken, and a restore refuses it: {fault}", err=True)
 
 
 @app.command()

@@ -3,9 +3,8 @@
 import os
 from pathlib import Path
 
-from stingy_server.store.backends.schema import VERSION
 from stingy_server.store.base import StoreUnavailable
-from stingy_server.store.database import FILE, Database
+from stingy_server.store.database import FILE, Database, open_to_read
 
 Identity = tuple[int, int]
 
@@ -42,10 +41,7 @@ class StateView:
         if self._open is not None and self._open[1] == identity:
             return self._open[0]
         self.close()
-        database = Database(self._state, store=self._store, create=False, read_only=True)
-        if database.version != VERSION:
-            database.close()
-            raise StoreUnavailable(_version_fault(self._state, database.version))
+        database = open_to_read(self._state, self._store)
         self._open = database, identity
         return database
 
@@ -61,12 +57,3 @@ class StateView:
             return None
         found = os.stat(self._state / FILE)
         return found.st_dev, found.st_ino
-
-
-def _version_fault(state: Path, version: int) -> str:
-    if version == 0:
-        return f"expected a state in {state}, got an empty one: create a key, or start a server"
-    return (
-        f"expected state of version {VERSION} in {state}, got {version}: "
-        "start a server of this release on it, which upgrades it"
-    )

@@ -54,11 +54,10 @@ async def find_refusal(service: Service, record: RequestRecord, error: Exception
     A request whose key was revoked before a charge found out gets UNAUTHENTICATED.
     """
     if isinstance(error, ServiceError):
-        if not record.key_unchecked:
-            return error.refusal
         try:
-            if await service.look_up_caller(record.secret) is None:
-                return UNAUTHENTICATED
+            await service.refresh_caller(record)
+        except ServiceError as invalid:
+            return invalid.refusal
         except StoreUnavailable:
             return STORE_UNAVAILABLE
         return error.refusal

@@ -17,7 +17,7 @@ from starlette.types import Receive
 
 from stingy_server.codec.oip_answers import Encoded
 from stingy_server.edge.openapi import request_body
-from stingy_server.errors import INTERNAL, KeyChanged, ServiceError
+from stingy_server.errors import INTERNAL, ServiceError
 from stingy_server.models.endpoints import Endpoint
 from stingy_server.observability.request_record import RequestRecord
 from stingy_server.queries.changed_keys import refresh_key
@@ -95,12 +95,15 @@ class HotPath:
         endpoint = service.endpoint(record, route.model, route.version)
         body = await _read_body(receive)
         length = None if json_length is None else json_length.decode("latin-1")
-        query = Query(service, record, endpoint, find_tier(service, record), body, length, headers)
         # Not in a function that gRPC shares, because one more coroutine would slow every request.
         try:
-            return await route.handler(query)
-        except KeyChanged:
-            return await route.handler(query._replace(tier=refresh_key(service, record)))
+            tier = find_tier(service, record)
+            return await route.handler(
+                Query(service, record, endpoint, tier, body, length, headers)
+            )
+        except ServiceError as error:
+            tier = await refresh_key(service, record, error)
+        return await route.handler(Query(service, record, endpoint, tier, body, length, headers))
 
 
 async def _read_body(receive: Receive) -> bytes:

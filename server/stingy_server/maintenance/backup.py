@@ -20,10 +20,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stingy_server.maintenance.opening import open_reader
 from stingy_server.maintenance.reader import FileReader, Reader, open_file
-from stingy_server.maintenance.verify import read_heads
+from stingy_server.maintenance.verify import read_heads, verify
 from stingy_server.store.backends.schema import FIRST_VERSION, VERSION
+from stingy_server.store.backends.sqlite_failures import store_failure
 from stingy_server.store.base import StoreUnavailable
-from stingy_server.store.database import FILE
+from stingy_server.store.database import FILE, pepper_failure
 from stingy_server.store.pepper import PEPPER, check_pepper, read_pepper
 from stingy_server.times import stamp
 
@@ -98,7 +99,8 @@ def back_up(state: Path, store: str | None, target: Path) -> Manifest:
         draft.rename(target)
         _sync(target.parent)
     except (OSError, sqlite3.Error) as error:
-        raise StoreUnavailable(f"cannot write a backup to {target}: {_reason(error)}") from None
+        reason = error.strerror if isinstance(error, OSError) else store_failure(error)
+        raise StoreUnavailable(f"cannot write a backup to {target}: {reason}") from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return manifest
@@ -114,11 +116,13 @@ def read_backup(folder: Path) -> Manifest:
         manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
     except OSError:
         raise StoreUnavailable(
-            f"expected a backup with a {MANIFEST} in {folder}, got none: it is not whole"
+            f"expected a backup with a {MANIFEST} in {folder} that this user can read, got none: "
+            "it is not whole, or it is another folder"
         ) from None
     except ValidationError:
         raise StoreUnavailable(
-            f"{folder / MANIFEST}: expected a manifest of this release, got another"
+            f"{folder / MANIFEST}: expected a manifest that this release can read, got another: "
+            "the backup is not whole, or a later release made it"
         ) from None
     if manifest.version not in range(FIRST_VERSION, VERSION + 1):
         raise StoreUnavailable(
@@ -152,6 +156,16 @@ def open_backup(folder: Path, manifest: Manifest) -> FileReader:
     return reader
 
 
+def broken_chains(folder: Path) -> list[str]:
+    """Return where the chains of a backup's ledger are broken, as `stingy ledger verify` does.
+
+    Raises:
+        StoreUnavailable: it cannot be read.
+    """
+    with closing(open_file(folder / FILE, mode="ro")) as reader:
+        return verify(reader).broken
+
+
 def write_pepper(state: Path, pepper: bytes) -> None:
     """Write the pepper of a state folder, whole or not at all.
 
@@ -170,8 +184,8 @@ def write_pepper(state: Path, pepper: bytes) -> None:
 def _present_pepper(folder: Path) -> bytes:
     try:
         return read_pepper(folder, create=False)
-    except OSError:
-        raise StoreUnavailable(f"expected the file {PEPPER} in {folder}, got none") from None
+    except OSError as error:
+        raise pepper_failure(folder, error) from None
 
 
 def _check_pepper(pepper: bytes, reader: Reader) -> None:
@@ -234,7 +248,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or type(error).__name__

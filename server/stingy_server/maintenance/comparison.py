@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from stingy_server.maintenance.reader import Reader
-from stingy_server.store.budgets import key_owner
+from stingy_server.store.budgets import key_owner, parts_of_owner
 
 Rows = dict[Any, dict[str, Any]]
 LIMITS = ("total", "day_total", "month_total")
@@ -20,7 +20,7 @@ def differences(old: Reader, backup: Reader) -> list[str]:
     names = {key_owner(id): f"key {id} ({key['name']})" for id, key in keys.items()}
     return [
         *_keys(keys, _by(backup, "keys", "id"), names),
-        *_budgets(_by(old, "budgets", "owner"), _by(backup, "budgets", "owner"), names),
+        *_budgets(old, backup, names),
         *_alarms(_by(old, "watch", "key"), _by(backup, "watch", "key"), names),
         *_versions(_by(old, "deployments", "name", "version"), backup),
         *_ledger(old, backup),
@@ -48,12 +48,16 @@ def _keys(old: Rows, earlier: Rows, names: dict[str, str]) -> Iterator[str]:
             yield f"{name}: {', '.join(others)} changed after the backup; the earlier are back"
 
 
-def _budgets(old: Rows, earlier: Rows, names: dict[str, str]) -> Iterator[str]:
-    for owner, budget in old.items():
-        name, before = names.get(owner, owner.replace(":", " ")), earlier.get(owner)
-        if before is None:
-            continue  # its key or its model came after the backup
-        spent = budget["used"] - before["used"]
+def _budgets(old: Reader, backup: Reader, names: dict[str, str]) -> Iterator[str]:
+    earlier = _by(backup, "budgets", "owner")
+    kept = _by(backup, "keys", "id").keys()
+    for owner, budget in _by(old, "budgets", "owner").items():
+        _, key, _ = parts_of_owner(owner)
+        if key is not None and key not in kept:
+            continue  # the key came after the backup, and is gone with its budgets
+        name = names.get(owner, owner.replace(":", " "))
+        before = earlier.get(owner, {})  # empty for a budget that came after the backup
+        spent = budget["used"] - before.get("used", 0)
         if spent > 0:
             yield f"{name}: {spent} images charged after the backup; they can be spent again"
         if any(budget.get(limit) != before.get(limit) for limit in LIMITS):

@@ -9,7 +9,9 @@ from typing import Any, Protocol
 
 from stingy_server.store.backends.schema import FIRST_VERSION, MIGRATIONS, SCHEMA
 from stingy_server.store.backends.sqlite import FIRST_WITH_PEPPER, Sqlite
+from stingy_server.store.backends.sqlite_failures import DAMAGED, failure_code, store_failure
 from stingy_server.store.base import StoreUnavailable
+from stingy_server.store.database import folder_failure
 
 Row = tuple[Any, ...]
 CHAINED_FROM = 4  # the first version whose ledger has chains
@@ -71,13 +73,13 @@ class FileReader:
             if self.version >= FIRST_WITH_PEPPER:
                 (self.pepper_digest,) = connection.execute("SELECT pepper FROM stingy").fetchone()
         except (sqlite3.Error, TypeError) as error:
-            raise _unreadable(error) from None
+            raise store_failure(error) from None
 
     def rows(self, statement: str, values: Sequence[Any] = ()) -> Iterator[Row]:
         try:
             yield from self.connection.execute(statement, values)
         except sqlite3.Error as error:
-            raise _unreadable(error) from None
+            raise store_failure(error) from None
 
     def table(self, name: str) -> list[dict[str, Any]]:
         if name not in self.columns():
@@ -87,7 +89,7 @@ class FileReader:
             names = [column for column, *_ in found.description]
             return [dict(zip(names, row, strict=True)) for row in found]
         except sqlite3.Error as error:
-            raise _unreadable(error) from None
+            raise store_failure(error) from None
 
     def columns(self) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}
@@ -103,7 +105,7 @@ class FileReader:
             found = self.connection.execute("PRAGMA integrity_check(10)").fetchall()
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
-                raise _unreadable(error) from None
+                raise store_failure(error) from None
             return [str(error)]
         return [line for (line,) in found if line != "ok"]
 
@@ -124,7 +126,7 @@ class FileReader:
                 self.connection.backup(copy)
                 copy.execute("PRAGMA journal_mode = DELETE")  # one file, without a log beside it
         except sqlite3.Error as error:
-            raise _unreadable(error) from None
+            raise store_failure(error) from None
 
     def close(self) -> None:
         self.connection.close()
@@ -149,8 +151,11 @@ def open_file(file: Path, *, mode: str = "rw") -> FileReader:
     Raises:
         StoreUnavailable: there is none, or it cannot be read.
     """
-    if not file.is_file():
-        raise StoreUnavailable(f"expected the file {file.name} in {file.parent}, got none")
+    try:
+        if not file.is_file():
+            raise StoreUnavailable(f"expected the file {file.name} in {file.parent}, got none")
+    except OSError as error:
+        raise folder_failure(file.parent, error) from None
     try:
         connection = sqlite3.connect(
             f"{file.absolute().as_uri()}?mode={mode}",
@@ -159,7 +164,7 @@ def open_file(file: Path, *, mode: str = "rw") -> FileReader:
             timeout=WAIT_S,
         )
     except sqlite3.Error as error:
-        raise _unreadable(error) from None
+        raise store_failure(error) from None
     try:
         return FileReader(connection)
     except BaseException:
@@ -196,13 +201,4 @@ def _triggers(connection: sqlite3.Connection) -> dict[str, str]:
 
 def is_damage(error: sqlite3.Error) -> bool:
     """Return whether SQLite cannot read a file because of its content."""
-    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
-
-
-def _unreadable(error: Exception) -> StoreUnavailable:
-    if getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return StoreUnavailable("the state is locked by another process")
-    return StoreUnavailable(
-        f"expected a state that SQLite can read, got {type(error).__name__}: "
-        "it is damaged, or the disk is full"
-    )
+    return failure_code(error) in DAMAGED

@@ -9,11 +9,18 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from stingy_server.maintenance.backup import Manifest, open_backup, read_backup, write_pepper
+from stingy_server.maintenance.backup import (
+    Manifest,
+    broken_chains,
+    open_backup,
+    read_backup,
+    write_pepper,
+)
 from stingy_server.maintenance.comparison import differences
 from stingy_server.maintenance.reader import FileReader, is_damage, require_psycopg
+from stingy_server.store.backends.sqlite_failures import BUSY, failure_code, store_failure
 from stingy_server.store.base import StoreUnavailable
-from stingy_server.store.database import FILE
+from stingy_server.store.database import FILE, folder_failure
 from stingy_server.store.pepper import PEPPER
 
 # The bytes of its file that SQLite locks while it is open, of which nothing is ever written.
@@ -37,18 +44,23 @@ class Restored:
 def restore(folder: Path, state: Path, store: str | None, *, replace: bool) -> Restored:
     """Put a backup in the place of the state.
 
-    The database is replaced in one transaction, and the pepper after it. A server between the two
-    finds another pepper than the database's and does not start.
+    The database is replaced in one transaction, and another pepper after it. A server between the
+    two finds another pepper than the database's and does not start.
 
     Args:
         folder: the backup.
         replace: whether there may be a state, which is then lost.
 
     Raises:
-        StoreUnavailable: the backup is not whole, or a process uses the state, or there is one and
-            `replace` is false. The state is as it was then.
+        StoreUnavailable: the backup is not whole, its ledger is broken, a process uses the state,
+            or there is one and `replace` is false. The state is as it was then.
     """
     manifest = read_backup(folder)
+    if broken := broken_chains(folder):
+        raise StoreUnavailable(
+            f"{folder}: expected a ledger that can be verified, got a broken one: {broken[0]}: "
+            f"restore an earlier backup, or copy {FILE} and {PEPPER} into an empty state folder"
+        )
     with closing(open_backup(folder, manifest)) as backup:
         pepper = (folder / PEPPER).read_bytes()
         present = _pepper_of(state)
@@ -62,8 +74,12 @@ def restore(folder: Path, state: Path, store: str | None, *, replace: bool) -> R
             state.mkdir(mode=0o700, parents=True, exist_ok=True)
             if store is None:
                 with _exclusive(state / FILE, replace=replace) as target:
-                    returned = _replace_file(target, backup, replace=replace)
-                    if not is_same:
+                    returned = _compare_file(target, backup, replace=replace)
+                    if present is None:
+                        # Before the database, beside which no other pepper can be made then.
+                        write_pepper(state, pepper)
+                    backup.connection.backup(target)
+                    if present is not None and not is_same:
                         write_pepper(state, pepper)
             else:
                 require_psycopg()
@@ -72,11 +88,10 @@ def restore(folder: Path, state: Path, store: str | None, *, replace: bool) -> R
                 returned = replace_state(store, backup, pepper, replace=replace)
                 if not is_same:
                     write_pepper(state, pepper)
-        except (OSError, sqlite3.Error) as error:
-            raise StoreUnavailable(
-                f"cannot restore to {state}: "
-                f"{getattr(error, 'strerror', None) or type(error).__name__}"
-            ) from None
+        except OSError as error:
+            raise folder_failure(state, error) from None
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"cannot restore to {state}: {store_failure(error)}") from None
     return Restored(manifest, returned)
 
 
@@ -93,21 +108,27 @@ def _exclusive(file: Path, *, replace: bool) -> Iterator[sqlite3.Connection]:
     A file that SQLite cannot read is emptied, if it may be replaced.
 
     Raises:
-        StoreUnavailable: another process has it open.
+        StoreUnavailable: another process has it open, or SQLite cannot read it and it may not be
+            replaced.
     """
     file.touch(mode=0o600)
     try:
         try:
             target = _lock(file)
         except sqlite3.DatabaseError as error:
-            if not replace or not is_damage(error):
+            if not is_damage(error):
                 raise
+            if not replace:
+                raise StoreUnavailable(
+                    "expected an empty state folder, got a damaged state: --replace puts the "
+                    "backup in its place"
+                ) from None
             _empty(file)
             target = _lock(file)
         with closing(target):
             yield target
     except sqlite3.DatabaseError as error:
-        if getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
+        if failure_code(error) in BUSY:
             raise StoreUnavailable(IN_USE) from None
         raise
 
@@ -149,10 +170,14 @@ def _empty(file: Path) -> None:
         file.with_name(file.name + suffix).unlink(missing_ok=True)
 
 
-def _replace_file(
+def _compare_file(
     target: sqlite3.Connection, backup: FileReader, *, replace: bool
 ) -> list[str] | None:
-    """Copy a backup into a locked file. Return what comes back, None if there was no state."""
+    """Return what a backup brings back into a locked file, None if there is no state in it.
+
+    Raises:
+        StoreUnavailable: there is a state, and it may not be replaced.
+    """
     (tables,) = target.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
     returned = None
     if tables:
@@ -165,5 +190,4 @@ def _replace_file(
             returned = differences(FileReader(target), backup)
         with contextlib.suppress(sqlite3.Error):
             target.execute("ROLLBACK")  # of the reader
-    backup.connection.backup(target)
     return returned

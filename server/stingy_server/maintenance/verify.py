@@ -23,14 +23,21 @@ class Verification:
     Attributes:
         chained: the entries in chains.
         unchained: the entries of release 0.1.0, which had no chains.
-        faults: for each chain, the first entry or gap at which it is broken.
+        broken: for each chain, the first entry or gap at which it is broken.
+        outside: the first entry in no chain behind entries that are in one. A server of release
+            0.1.0 that runs beside this release writes such entries too.
         notes: what could not be verified.
     """
 
     chained: int
     unchained: int
-    faults: list[str]
+    broken: list[str]
+    outside: list[str]
     notes: list[str]
+
+    @property
+    def faults(self) -> list[str]:
+        return self.outside + self.broken
 
 
 @dataclass
@@ -52,7 +59,8 @@ class _Ledger:
     chains: dict[str, _Chain] = field(default_factory=dict)
     chained: int = 0
     unchained: int = 0
-    faults: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -73,7 +81,7 @@ def verify(
     """
     if reader.version < CHAINED_FROM:
         (count,) = next(reader.rows("SELECT COUNT(*) FROM ledger"))
-        return Verification(0, count, [], ["release 0.1.0 wrote this ledger, without chains"])
+        return Verification(0, count, [], [], ["release 0.1.0 wrote this ledger, without chains"])
     kept: dict[tuple[str, int], set[bytes]] = {}
     for head in against:
         kept.setdefault((head.writer, head.number), set()).add(head.hash)
@@ -89,10 +97,12 @@ def verify(
         if (ledger.chained + ledger.unchained) % REPORTED == 0:
             on_entries(REPORTED)
     heads = read_heads(reader)
-    ledger.faults += [chain.fault for chain in ledger.chains.values() if chain.fault is not None]
-    ledger.faults += _head_faults(ledger, heads)
-    ledger.faults += _kept_faults(ledger, against)
-    return Verification(ledger.chained, ledger.unchained, ledger.faults, ledger.notes)
+    ledger.broken += [chain.fault for chain in ledger.chains.values() if chain.fault is not None]
+    ledger.broken += _head_faults(ledger, heads)
+    ledger.broken += _kept_faults(ledger, against)
+    return Verification(
+        ledger.chained, ledger.unchained, ledger.broken, ledger.outside, ledger.notes
+    )
 
 
 def read_heads(reader: Reader) -> list[Head]:
@@ -111,7 +121,7 @@ def _read_cuts(reader: Reader, ledger: _Ledger) -> None:
         try:
             cuts = [*_cuts(detail)]
         except (AttributeError, KeyError, TypeError, ValueError):
-            ledger.faults.append(f"entry {seq}: expected where it cut the chains, got other text")
+            ledger.broken.append(f"entry {seq}: expected where it cut the chains, got other text")
             continue
         for head in cuts:
             ledger.chains[head.writer] = _Chain(head.number, head.hash, head.number, head.hash)
@@ -131,9 +141,10 @@ def _follow(ledger: _Ledger, seq: int, head: Head, values: Sequence[Any]) -> Non
         return
     name, expected = f"chain {head.writer}", chain.number + 1
     if head.number > expected:
+        missing = head.number - expected
         chain.fault = (
             f"{name}: expected its number {expected}, got {head.number} in entry {seq}: "
-            f"{head.number - expected} entries before it are missing"
+            f"{missing} {'entry' if missing == 1 else 'entries'} before it missing"
         )
     elif head.number < expected:
         chain.fault = (
@@ -156,8 +167,8 @@ def _follow(ledger: _Ledger, seq: int, head: Head, values: Sequence[Any]) -> Non
 
 def _pass_unchained(ledger: _Ledger, seq: int) -> None:
     ledger.unchained += 1
-    if ledger.chained and not any("in no chain" in fault for fault in ledger.faults):
-        ledger.faults.append(
+    if ledger.chained and not ledger.outside:
+        ledger.outside.append(
             f"entry {seq}: in no chain, behind entries that are in one: a server of release 0.1.0 "
             "wrote it beside this release, or it was inserted by hand"
         )

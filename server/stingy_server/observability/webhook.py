@@ -96,8 +96,10 @@ class Webhook:
         """Send a body until the receiver accepts it, or no tries are left."""
         for delay in (*self._delays_s, None):
             try:
-                if asyncio.run(self._post(body)):
+                status = asyncio.run(self._post(body))
+                if 200 <= status < 300:
                     return True
+                log.warning("a webhook was answered with status %d", status)
             except Exception as error:  # noqa: BLE001  the thread must go on
                 log.warning("a webhook failed with %s", type(error).__name__)
             # The spread keeps several processes from trying at the same moments.
@@ -105,8 +107,8 @@ class Webhook:
                 return False
         return False
 
-    async def _post(self, body: bytes) -> bool:
-        """Send a body once. Return whether the receiver accepted it."""
+    async def _post(self, body: bytes) -> int:
+        """Send a body once. Return the status of the receiver's answer."""
         # Imported here, because aiohttp costs each start a fifth of a second.
         import aiohttp
 
@@ -122,7 +124,7 @@ class Webhook:
             aiohttp.ClientSession(timeout=timeout) as session,
             session.post(self._url, data=body, headers=headers, allow_redirects=False) as answer,
         ):
-            return 200 <= answer.status < 300
+            return answer.status
 
 
 def open_webhook(

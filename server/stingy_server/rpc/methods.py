@@ -13,7 +13,7 @@ from stingy_server.edge import descriptions
 from stingy_server.edge.descriptions import Document
 from stingy_server.edge.inference import infer_images
 from stingy_server.edge.tier_view import visible_form
-from stingy_server.errors import BAD_REQUEST, TOO_LARGE, KeyChanged, ServiceError
+from stingy_server.errors import BAD_REQUEST, TOO_LARGE, ServiceError
 from stingy_server.models.endpoints import Endpoint
 from stingy_server.observability.request_record import RequestRecord
 from stingy_server.queries.changed_keys import refresh_key
@@ -27,7 +27,6 @@ from stingy_server.rpc.wire import (
     split_request,
 )
 from stingy_server.service import Service
-from stingy_server.settings import Tier
 
 
 class Query(NamedTuple):
@@ -138,16 +137,19 @@ async def repository_index(query: Query) -> bytes:
 async def model_infer(query: Query) -> bytes:
     """Classify a batch of images, in raw bytes or as typed contents."""
     message = split_request(query.message)
-    endpoint = query.service.endpoint(query.record, message.model, message.version)
     service, record = query.service, query.record
     try:
-        return await _infer(query, message, endpoint, find_tier(service, record))
-    except KeyChanged:
-        return await _infer(query, message, endpoint, refresh_key(service, record))
+        return await _infer(query, message)
+    except ServiceError as error:
+        await refresh_key(service, record, error)
+    return await _infer(query, message)
 
 
-async def _infer(query: Query, message: InferMessage, endpoint: Endpoint, tier: Tier) -> bytes:
+async def _infer(query: Query, message: InferMessage) -> bytes:
     service, record = query.service, query.record
+    # A second try has the model, and its room, from the first.
+    endpoint = record.endpoint or service.endpoint(record, message.model, message.version)
+    tier = find_tier(service, record)
     most = service.settings.max_request_images
     head, answer = await infer_images(
         service,

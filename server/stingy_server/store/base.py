@@ -60,6 +60,9 @@ class Store(Protocol):
     def run(self, script: str) -> None:
         """Run the statements of a script inside the open transaction."""
 
+    def is_new(self) -> bool:
+        """Return whether no release has used the store yet."""
+
     def version(self, pepper: bytes) -> int:
         """Return the version of the schema; 0 if there is none yet.
 

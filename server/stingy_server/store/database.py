@@ -12,8 +12,9 @@ from typing import TypeVar
 from stingy_server.store.backends.health import StoreHealth
 from stingy_server.store.backends.schema import FIRST_VERSION, MIGRATIONS, SCHEMA, VERSION
 from stingy_server.store.backends.sqlite import Sqlite
+from stingy_server.store.backends.sqlite_failures import store_failure
 from stingy_server.store.base import OutcomeUnknown, Store, StoreUnavailable
-from stingy_server.store.pepper import PEPPER, read_pepper
+from stingy_server.store.pepper import PEPPER, read_pepper, read_present_pepper
 
 Result = TypeVar("Result")
 
@@ -59,32 +60,27 @@ class Database:
         self._lock_timeout_s = lock_timeout_s
         self.deadline_s = lock_timeout_s + GRACE_S
         self.remote = store is not None
-        if not create and not (state / (PEPPER if self.remote else FILE)).is_file():
-            raise StoreUnavailable(f"expected a state folder at {state}, got none")
         try:
+            if not create and not (state / (PEPPER if self.remote else FILE)).is_file():
+                raise StoreUnavailable(f"expected a state folder at {state}, got none")
             if not read_only:
                 state.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self.pepper = read_pepper(state, create=not read_only)
-            self._store: Store
-            if store is None:
-                self._store = Sqlite(
-                    state / FILE, lock_timeout_s=lock_timeout_s, read_only=read_only
-                )
-            else:
-                # Imported here because psycopg is an optional dependency.
-                from stingy_server.store.backends.postgres import Postgres
-
-                self._store = Postgres(
-                    store, lock_timeout_s=lock_timeout_s, deadline_s=self.deadline_s
-                )
-        except ImportError:
-            raise StoreUnavailable(
-                "store: expected psycopg, got none: pip install 'stingy[postgres]'"
-            ) from None
-        except (OSError, sqlite3.Error) as error:
-            raise StoreUnavailable(
-                f"expected a writable state folder at {state}, got {type(error).__name__}"
-            ) from None
+            present = read_present_pepper(state)
+            self._store = self._open_store(read_only=read_only)
+        except OSError as error:
+            raise folder_failure(state, error) from None
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"{state}: {store_failure(error)}") from None
+        try:
+            # Beside a store that was used, a new pepper would be another one.
+            is_new = present is None and not read_only and self._store.is_new()
+            self.pepper = present or read_pepper(state, create=is_new)
+        except OSError as error:
+            self._store.close()
+            raise pepper_failure(state, error) from None
+        except StoreUnavailable:
+            self._store.close()
+            raise
         # Runs one statement, which is its own transaction outside of `transaction`.
         self.execute = self._store.execute
         self.health = StoreHealth(self._probe)
@@ -93,6 +89,19 @@ class Database:
         except StoreUnavailable:
             self.close()
             raise
+
+    def _open_store(self, *, read_only: bool) -> Store:
+        state, store, lock_timeout_s = self._opened
+        if store is None:
+            return Sqlite(state / FILE, lock_timeout_s=lock_timeout_s, read_only=read_only)
+        try:
+            # Imported here because psycopg is an optional dependency.
+            from stingy_server.store.backends.postgres import Postgres
+        except ImportError:
+            raise StoreUnavailable(
+                "store: expected psycopg, got none: pip install 'stingy[postgres]'"
+            ) from None
+        return Postgres(store, lock_timeout_s=lock_timeout_s, deadline_s=self.deadline_s)
 
     def reopen(self) -> "Database":
         """Open the same state a second time."""
@@ -171,6 +180,8 @@ class Database:
         return version
 
     def _prepare(self, state: Path) -> int:
+        if self._check_version(state) == VERSION:
+            return VERSION  # without a lock, for which another process may have to be awaited
         with self.transaction(locks=("schema",)):
             version = self._check_version(state)
             if version == 0:
@@ -181,3 +192,45 @@ class Database:
             if version < VERSION:
                 self._store.set_version(VERSION, self.pepper)
         return VERSION
+
+
+def open_to_read(state: Path, store: str | None) -> Database:
+    """Open a state of this release to read it. Nothing in it is changed or upgraded.
+
+    Raises:
+        StoreUnavailable: there is none, it cannot be read, or another release wrote it.
+    """
+    database = Database(state, store=store, create=False, read_only=True)
+    if database.version == VERSION:
+        return database
+    database.close()
+    if database.version == 0:
+        raise StoreUnavailable(
+            f"expected a state in {state}, got an empty one: create a key, or start a server"
+        )
+    raise StoreUnavailable(
+        f"expected state of version {VERSION} in {state}, got {database.version}: start a server "
+        "of this release on it, which upgrades it, and before that: stingy state backup"
+    )
+
+
+def folder_failure(state: Path, error: OSError) -> StoreUnavailable:
+    """Return why a state folder cannot be used."""
+    if isinstance(error, PermissionError):
+        return StoreUnavailable(
+            f"expected a state folder at {state} that this user can read and write, got another: "
+            "run the command as the user of the server"
+        )
+    return StoreUnavailable(
+        f"expected a writable state folder at {state}, got: {error.strerror or error}"
+    )
+
+
+def pepper_failure(state: Path, error: OSError) -> StoreUnavailable:
+    """Return why the pepper of a state cannot be read."""
+    if not isinstance(error, FileNotFoundError):
+        return folder_failure(state, error)
+    return StoreUnavailable(
+        f"expected the file {PEPPER} in {state}, got none: copy it from a backup, or from another "
+        "server of this store, because without it no key is recognised"
+    )

@@ -78,8 +78,7 @@ class Keys:
         Raises:
             ValueError: the name or a rate is not valid.
         """
-        if not name.isprintable() or not 0 < len(name.strip()) <= MAX_NAME_LENGTH:
-            raise ValueError(f"expected a name of 1..{MAX_NAME_LENGTH} printable characters")
+        check_name(name)
         key_id, text = _new_text()
         until = None if expires is None else stamp(expires)
         limited = model_limits or {}
@@ -301,6 +300,23 @@ class Keys:
         digest = self._hmac.copy()  # creating a new one each time would cost twice as much
         digest.update(text.encode("utf-8", "surrogateescape"))
         return digest.digest()
+
+
+def check_name(name: str) -> None:
+    """Check the name of a new key.
+
+    Raises:
+        ValueError: it is empty, too long, or has characters that cannot be printed.
+    """
+    if not name.strip():
+        found = "an empty one"
+    elif len(name.strip()) > MAX_NAME_LENGTH:
+        found = f"{len(name.strip())}"
+    elif not name.isprintable():
+        found = "others"
+    else:
+        return
+    raise ValueError(f"expected a name of 1 to {MAX_NAME_LENGTH} printable characters, got {found}")
 
 
 def _owner(key_id: str, model: str) -> str:

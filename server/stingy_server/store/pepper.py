@@ -32,6 +32,19 @@ def read_pepper(state: Path, *, create: bool = True) -> bytes:
     return pepper
 
 
+def read_present_pepper(state: Path) -> bytes | None:
+    """Read the pepper of a state folder, or return None if there is none.
+
+    Raises:
+        StoreUnavailable: the file has too few or too many bytes.
+        OSError: it cannot be read.
+    """
+    try:
+        return read_pepper(state, create=False)
+    except FileNotFoundError:
+        return None
+
+
 def check_pepper(pepper: bytes, digest: bytes) -> None:
     """Compare a pepper with the digest that a store has of its own.
 

@@ -4,6 +4,7 @@ import json
 import os
 import pwd
 import re
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +18,7 @@ from stingy_server.cli.command import MAX_COUNT
 from stingy_server.cli.main import app
 from stingy_server.detection.key_profiles import Action, KeyProfileStore, Observation
 from stingy_server.store.budgets import key_model_owner, key_owner
+from stingy_server.store.deployments import Deployments, Report
 from stingy_server.store.ledger import Ledger
 
 Run = Callable[..., Result]
@@ -110,9 +112,10 @@ def test_set_removes_limits_by_the_word_none(run: Run) -> None:
         (("--per-day", "9" * 5000), "--per-day: expected a number from 1 to"),
         (("--days", "99999"), "--days: expected a number from 1 to 36500"),
         (("--tier", "gold"), "expected one of the tiers full, partner, got gold"),
-        (("--rate", "often"), "600/minute"),
+        (("--rate", "often"), "--rate: expected a rate such as 600/minute, got 'often'"),
+        (("--request-rate", "0/second"), "--request-rate: expected a rate of 1 to 1000000000"),
         (("--models", "cats dogs"), "--models: expected names with commas between"),
-        (("--models", "cats", "--all-models"), "--models: expected names with commas between"),
+        (("--models", "cats", "--all-models"), "expected --models or --all-models, got both"),
         (("--model-budget", "5"), "--model-budget: expected MODEL=N, got 5"),
         (("--model-per-day", "cats="), "--model-per-day of cats: expected a number"),
     ],
@@ -124,6 +127,49 @@ def test_set_with_a_fault_changes_nothing(run: Run, words: tuple[str, ...], text
     assert done.exit_code == 2
     assert text in done.stderr
     assert listed(run) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("",), "expected a name of 1 to 64 printable characters, got an empty one"),
+        (("a" * 65,), "expected a name of 1 to 64 printable characters, got 65"),
+        (("a\nb",), "expected a name of 1 to 64 printable characters, got others"),
+        (("bob", "--budget", "-1"), "--budget: expected a number from 1 to"),
+        (("bob", "--rate", "5"), "--rate: expected a rate such as 600/minute, got '5'"),
+        (("bob", "--tier", "gold"), "expected one of the tiers full, partner, got gold"),
+    ],
+)
+def test_create_with_a_fault_makes_no_state(
+    run: Run, tmp_path: Path, words: tuple[str, ...], text: str
+) -> None:
+    done = run("create", *words)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert text in done.stderr
+    assert not (tmp_path / "state").exists()
+
+
+def test_model_that_no_running_server_serves_is_pointed_out(run: Run, tmp_path: Path) -> None:
+    words = ("--models", "cats,dgos", "--model-budget", "fish=5", "--model-per-day", "cats=9")
+    assert run("create", "alice", *words).stderr.count("note:") == 0  # no server runs
+    with closing(Database(tmp_path / "state")) as database:
+        report = Report("p", "cats", "1", "stingy", None, None, time.time())
+        Deployments(database).report("p", [report])
+    for command in (("create", "bob"), ("set", "alice")):
+        done = run(*command, *words)
+        assert done.exit_code == 0
+        assert "note: no running server serves dgos, fish\n" in done.stderr
+    assert "note:" not in run("set", "alice", "--model-budget", "fish=none").stderr
+
+
+def test_set_of_a_key_with_an_unreadable_rate_names_the_rate(run: Run, tmp_path: Path) -> None:
+    key = created(run, "alice", "--rate", "600/minute")
+    with closing(Database(tmp_path / "state")) as database:
+        database.execute("UPDATE keys SET rate = 'often'")
+    done = run("set", "alice", "--budget", "5")
+    assert done.exit_code == 2
+    assert f"{key} has a rate that cannot be read: give a new one too" in done.stderr
+    assert run("set", "alice", "--budget", "5", "--rate", "9/day").exit_code == 0
 
 
 def test_set_to_the_present_settings_writes_nothing(run: Run, tmp_path: Path) -> None:

@@ -97,3 +97,14 @@ def test_fault_ends_a_command_with_a_sentence(run: Run, tmp_path: Path, words: t
     assert "expected" in done.stderr
     assert isinstance(done.exception, SystemExit)
     assert [*tmp_path.iterdir()] == []
+
+
+def test_backup_of_a_broken_ledger_warns_of_its_restore(
+    run: Run, tmp_path: Path, store: str | None
+) -> None:
+    with closing(Database(tmp_path / "state", store=store)) as database:
+        Ledger(database).append(ENTRY, ENTRY)
+    change_by_hand(tmp_path / "state", store, "DELETE FROM ledger WHERE number = 1")
+    made = run("state", "backup", "backup")
+    assert made.exit_code == 0
+    assert "warning: its ledger is broken, and a restore refuses it: chain" in made.stderr

@@ -3,22 +3,24 @@
 import json
 import multiprocessing
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from hashlib import sha256
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ledgers import ENTRY, chain_faults
+from ledgers import ENTRY, chain_faults, change_by_hand
 from released import KEY, RELEASED, released_postgres
 from stingy_server import Budgets, Database, Keys, StoreUnavailable
 from stingy_server.detection.key_profiles import Action, KeyProfileStore, Observation
 from stingy_server.maintenance.backup import MANIFEST, back_up
 from stingy_server.maintenance.restore import restore
 from stingy_server.settings import ModelSettings
-from stingy_server.store.budgets import key_owner, model_owner
+from stingy_server.store.budgets import key_model_owner, key_owner, model_owner
 from stingy_server.store.database import FILE
 from stingy_server.store.deployments import Deployment, Deployments
 from stingy_server.store.ledger import Ledger
@@ -108,6 +110,44 @@ def test_K4_backup_that_is_not_whole_is_refused(
     assert names(state, store) == ["present"]
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM ledger WHERE seq = 2",
+        "DELETE FROM ledger WHERE seq = 3",
+        "UPDATE ledger SET answered = 0 WHERE seq = 1",
+        "DELETE FROM ledger_heads",
+    ],
+)
+def test_K4_backup_of_a_broken_ledger_is_refused(
+    statement: str, tmp_path: Path, store: str | None
+) -> None:
+    state, origin = tmp_path / "state", tmp_path / "origin"
+    write_state(state, store)
+    with closing(Database(origin)) as database:
+        Ledger(database).append(ENTRY, ENTRY, ENTRY)
+    change_by_hand(origin, None, statement)
+    back_up(origin, None, tmp_path / "backup")
+    with pytest.raises(StoreUnavailable, match="that can be verified, got a broken one: chain"):
+        restore(tmp_path / "backup", state, store, replace=True)
+    assert names(state, store) == ["present"]
+
+
+def test_backup_beside_a_server_of_0_1_0_is_restored(tmp_path: Path) -> None:
+    """Such a server, during an upgrade, writes entries that are in no chain."""
+    with closing(Database(tmp_path / "origin")) as database:
+        Ledger(database).append(ENTRY)
+        database.execute(
+            "INSERT INTO ledger (time, request, key, model, version, fingerprint, images, "
+            "answered, bits, status, event, latency_us) "
+            "VALUES ('2026', 'r', 'k', 'm', '1', 'f', 1, 0, 0, 429, 'rate_limited', 1)"
+        )
+    back_up(tmp_path / "origin", None, tmp_path / "backup")
+    assert len(chain_faults(tmp_path / "origin", None)) == 1
+    restore(tmp_path / "backup", tmp_path / "state", None, replace=False)
+    assert len(chain_faults(tmp_path / "state", None)) == 1
+
+
 def test_K4_state_is_replaced_only_with_permission(
     backup: Path, tmp_path: Path, store: str | None
 ) -> None:
@@ -184,6 +224,11 @@ def test_damaged_state_is_replaced_and_cannot_be_compared(
     state = tmp_path / "state"
     write_state(state, None)
     (state / FILE).write_bytes(content)
+    if content:
+        shutil.copy(backup / PEPPER, state / PEPPER)
+        with pytest.raises(StoreUnavailable, match="got a damaged state: --replace puts"):
+            restore(backup, state, None, replace=False)
+        assert (state / FILE).read_bytes() == content
     assert restore(backup, state, None, replace=True).returned is None
     assert names(state, None) == ["first"]
 
@@ -242,6 +287,10 @@ def test_K5_what_comes_back_is_named(tmp_path: Path, store: str | None) -> None:
         ids["new"] = keys.create("new", budget=1)[0].id
         budgets.reserve([key_owner(ids["revoked"]), model_owner("digits")], 7)
         budgets.set(key_owner(ids["rotated"]), total=60, day_total=None)
+        later = [model_owner("letters"), key_model_owner(ids["rotated"], "letters")]
+        for owner in (*later, key_model_owner(ids["new"], "letters")):
+            budgets.set(owner, total=60, day_total=None)
+            budgets.reserve([owner], 3)
         KeyProfileStore(database).add(
             ids["rotated"], Observation(), alarm=0.0, ladder=[Action.REFUSE]
         )
@@ -261,6 +310,9 @@ def test_K5_what_comes_back_is_named(tmp_path: Path, store: str | None) -> None:
     assert has(ids["new"], "created after the backup")
     assert has(ids["revoked"], "7 images")
     assert has("model digits", "7 images")
+    assert has("model letters", "3 images")
+    assert has(f"key {ids['rotated']} letters", "3 images")
+    assert sum(ids["new"] in line for line in named) == 1
     assert has("digits 3", "not served any more")
     assert has("digits 2", "served again")
     assert has("the ledger", "2 to")
@@ -275,3 +327,23 @@ def test_K5_restore_without_later_changes_names_nothing(tmp_path: Path, store: s
     shutil.copytree(RELEASED, state)
     back_up(state, store, tmp_path / "backup")
     assert restore(tmp_path / "backup", state, store, replace=True).returned == []
+
+
+def test_K4_restore_cut_at_its_end_has_the_pepper(
+    backup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = sqlite3.Connection.backup
+    state = tmp_path / "state"
+
+    class Cut(sqlite3.Connection):
+        def backup(self, target: sqlite3.Connection, **options: Any) -> None:
+            copy(self, target, **options)
+            raise KeyboardInterrupt  # as if the command ended right behind its transaction
+
+    connect = sqlite3.connect
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", lambda *a, **o: connect(*a, **o, factory=Cut))
+        with pytest.raises(KeyboardInterrupt):
+            restore(backup, state, None, replace=False)
+    assert (state / PEPPER).read_bytes() == (backup / PEPPER).read_bytes()
+    assert names(state, None) == ["first"]

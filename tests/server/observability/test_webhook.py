@@ -44,7 +44,9 @@ def test_O6_webhook_is_signed_with_its_timestamp() -> None:
 
 
 @pytest.mark.parametrize("status", [302, 400, 429, 500, 503])
-def test_O6_refused_webhook_is_sent_once_more(status: int) -> None:
+def test_O6_refused_webhook_is_sent_once_more(
+    status: int, caplog: pytest.LogCaptureFixture
+) -> None:
     with (
         receiver(status, status) as received,
         sending(received.url, 0.01, 0.01) as (sender, counts),
@@ -53,6 +55,7 @@ def test_O6_refused_webhook_is_sent_once_more(status: int) -> None:
         sender.put({"number": 2})
         wait_for(lambda: counts["delivered"] == 2)
     assert [document["number"] for document in received.documents] == [1, 1, 1, 2]
+    assert f"a webhook was answered with status {status}" in caplog.text
 
 
 def test_O6_refused_webhook_is_given_up_after_its_tries() -> None:

@@ -101,6 +101,47 @@ async def test_Q11_new_model_budget_is_charged_from_the_next_query(tmp_path: Pat
         assert used(app) == 12
 
 
+@pytest.mark.parametrize("name", ["rate", "request_rate"])
+async def test_Q11_raised_rate_is_granted_at_once(name: str, tmp_path: Path) -> None:
+    async with running(configured(tmp_path)) as (client, app):
+        for limit in ("4/day", "8/day", None):
+            images = IMAGES if name == "rate" else IMAGES[:1]
+            changed: dict[str, Any] = {name: limit}
+            set_key(app.state.service.database, **changed)
+            refused = 0
+            while (answer := await infer(client, images)).status_code == 200 and limit:
+                refused += 1
+            assert refused > 0 or limit is None
+            assert limit is None or code(answer) == (429, "rate_limited")
+        assert answer.status_code == 200
+
+
+async def test_Q11_readable_rate_is_granted_at_once(tmp_path: Path) -> None:
+    async with running(configured(tmp_path)) as (client, app):
+        database = app.state.service.database
+        with closing(database.reopen()) as other:  # a text that release 0.1.0 took
+            other.execute("UPDATE keys SET rate = '600/minute; 9/second'")
+        assert code(await infer(client, IMAGES)) == (500, "refused")
+        set_key(database, rate="600/minute")
+        assert (await infer(client, IMAGES)).status_code == 200
+
+
+async def test_Q11_configured_tier_is_granted_at_once(tmp_path: Path) -> None:
+    async with running(configured(tmp_path)) as (client, app):
+        set_key(app.state.service.database, tier="former")
+        assert code(await infer(client, IMAGES)) == (500, "refused")
+        set_key(app.state.service.database, tier="one")
+        assert (await infer(client, IMAGES)).status_code == 200
+
+
+async def test_Q11_lowered_rate_is_refused_at_once(tmp_path: Path) -> None:
+    async with running(configured(tmp_path)) as (client, app):
+        assert (await infer(client, IMAGES)).status_code == 200
+        set_key(app.state.service.database, rate="3/day")
+        assert code(await infer(client, IMAGES)) == (413, "too_large")
+        assert used(app) == 4
+
+
 async def test_Q11_raised_budget_of_a_spent_key_is_granted_at_once(tmp_path: Path) -> None:
     async with running(configured(tmp_path), budget=4) as (client, app):
         assert (await infer(client, IMAGES)).status_code == 200

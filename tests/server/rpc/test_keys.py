@@ -17,9 +17,10 @@ from rpc_calls import (
     rpc_running,
 )
 from serving import make_bundle, make_key, make_settings, random_images
-from stingy_server import Keys, Settings
+from stingy_server import Keys, ModelSettings, Settings
 from stingy_server.rpc.methods import RPCS
 from stingy_server.shares import Shares
+from stingy_server.store.key import KeySettings
 
 pytestmark = pytest.mark.anyio
 IMAGES = random_images(2)
@@ -130,3 +131,35 @@ async def test_Q12_changed_key_is_answered_and_takes_its_room_once(
         )
         assert (await rpc.call("ModelInfer", message)).status == "OK"
         assert taken.count("digits") == usual
+
+
+async def test_Q11_model_permitted_over_grpc_is_granted_at_once(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b")
+    served = (ModelSettings(bundle=bundle), ModelSettings(bundle=bundle, name="letters"))
+    async with rpc_running(make_settings(tmp_path / "s", *served)) as (rpc, _, app):
+        service, message = app.state.service, infer_message(IMAGES)
+        free = service.admission.model_places.free
+        ((key, _),) = service.keys.all()
+        for models in (frozenset({"letters"}), None):
+            service.keys.set(
+                key.id,
+                lambda old, models=models: KeySettings(replace(old.key, models=models), old.limits),
+                describe=lambda old, new: {},
+            )
+            allowed = models is None
+            ended = await rpc.call("ModelInfer", message)
+            assert ended.status == ("OK" if allowed else "NOT_FOUND")
+        assert service.admission.model_places.free == free
+
+
+async def test_Q11_rate_raised_over_grpc_is_granted_at_once(tmp_path: Path) -> None:
+    async with rpc_running(settings_of(tmp_path)) as (rpc, _, app):
+        service, message = app.state.service, infer_message(IMAGES)
+        ((key, _),) = service.keys.all()
+        for rate, statuses in (("2/day", ["OK", "RESOURCE_EXHAUSTED"]), ("4/day", ["OK"])):
+            service.keys.set(
+                key.id,
+                lambda old, rate=rate: KeySettings(replace(old.key, rate=rate), old.limits),
+                describe=lambda old, new: {},
+            )
+            assert [(await rpc.call("ModelInfer", message)).status for _ in statuses] == statuses

@@ -132,8 +132,16 @@ FOR EACH STATEMENT EXECUTE FUNCTION ledger_only_grows();
     def run(self, script: str) -> None:
         self.execute(to_postgres(script))
 
+    def is_new(self) -> bool:
+        # Not by `to_regclass`: its session would miss a table made while it waits for a lock.
+        found = self.execute(
+            "SELECT COUNT(*) FROM pg_catalog.pg_tables "
+            "WHERE tablename = 'stingy' AND schemaname = ANY (current_schemas(false))"
+        )
+        return bool(found.fetchone() == (0,))
+
     def version(self, pepper: bytes) -> int:
-        if self.execute("SELECT to_regclass('stingy')").fetchone() == (None,):
+        if self.is_new():
             return 0
         version, digest = self.execute("SELECT version, pepper FROM stingy").fetchone()
         check_pepper(pepper, digest)

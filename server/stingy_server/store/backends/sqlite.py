@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from stingy_server.store.base import Cursor, StoreBusy, StoreUnavailable
+from stingy_server.store.backends.sqlite_failures import store_failure
+from stingy_server.store.base import Cursor, StoreUnavailable
 from stingy_server.store.pepper import check_pepper, pepper_digest
 
 FIRST_WITH_PEPPER = 4  # the first version whose table `stingy` has the digest of the pepper
@@ -27,8 +28,7 @@ class Sqlite:
 
     Raises:
         sqlite3.Error: the file cannot be opened.
-        StoreUnavailable: it is damaged or no state, or the file system cannot share it between
-            processes.
+        StoreUnavailable: the file system cannot share the file between processes.
     """
 
     append_only = NO_UPDATES + NO_DELETES
@@ -48,10 +48,8 @@ class Sqlite:
         self._closed = False
         try:
             self._of_thread.current = self._of_thread.waiting = self._connect()
-        except BaseException as error:
+        except BaseException:
             self.close()
-            if _is_damaged(error):
-                raise _failure(error) from None
             raise
 
     def close(self) -> None:
@@ -70,7 +68,7 @@ class Sqlite:
         try:
             return connection.execute(statement, values)
         except sqlite3.Error as error:
-            raise _failure(error) from None
+            raise store_failure(error) from None
 
     def run(self, script: str) -> None:
         # One statement at a time, because sqlite3's executescript would commit.
@@ -80,6 +78,10 @@ class Sqlite:
             if sqlite3.complete_statement(statement):
                 self.execute(statement)
                 statement = ""
+
+    def is_new(self) -> bool:
+        (version,) = self.execute("PRAGMA user_version").fetchone()
+        return bool(version == 0)
 
     def version(self, pepper: bytes) -> int:
         (version,) = self.execute("PRAGMA user_version").fetchone()
@@ -120,7 +122,7 @@ class Sqlite:
         try:
             return self._connect()
         except sqlite3.Error as error:
-            raise _failure(error) from None
+            raise store_failure(error) from None
 
     def _connect(self) -> sqlite3.Connection:
         if self._closed:
@@ -145,23 +147,3 @@ class Sqlite:
             )
         connection.execute("PRAGMA synchronous = NORMAL")
         return connection
-
-
-def _code(error: BaseException) -> int:
-    code: int = getattr(error, "sqlite_errorcode", 0)
-    return code & 0xFF  # the rest of the number says why
-
-
-def _is_damaged(error: BaseException) -> bool:
-    return _code(error) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
-
-
-def _failure(error: BaseException) -> StoreUnavailable:
-    if _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return StoreBusy("the state is locked by another process")
-    if _is_damaged(error):
-        return StoreUnavailable(
-            "expected a state, got a damaged file or one of another program: restore a backup "
-            "with `stingy state restore`, or name another folder with --state"
-        )
-    return StoreUnavailable(f"the state failed: {type(error).__name__}")

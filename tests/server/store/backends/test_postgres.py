@@ -162,10 +162,19 @@ def test_concurrent_first_starts_create_the_tables_once(tmp_path: Path, address:
 
 def test_server_with_another_pepper_is_refused(tmp_path: Path, address: str) -> None:
     Database(tmp_path / "one", store=address).close()
-    with pytest.raises(StoreUnavailable, match="pepper"):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "pepper").write_bytes(bytes(32))
+    with pytest.raises(StoreUnavailable, match="expected the pepper"):
         Database(tmp_path / "other", store=address)
     shutil.copy(tmp_path / "one" / "pepper", tmp_path / "other" / "pepper")
     Database(tmp_path / "other", store=address).close()
+
+
+def test_host_without_a_pepper_makes_none_beside_a_used_store(tmp_path: Path, address: str) -> None:
+    Database(tmp_path / "one", store=address).close()
+    with pytest.raises(StoreUnavailable, match=r"expected the file pepper in .*, got none"):
+        Database(tmp_path / "other", store=address)
+    assert not (tmp_path / "other" / "pepper").exists()
 
 
 def test_fault_of_an_absent_store_does_not_show_its_password(tmp_path: Path) -> None:

@@ -56,6 +56,17 @@ def test_Q5_state_of_0_1_0_gets_its_pepper_at_the_first_open(tmp_path: Path) -> 
         Database(tmp_path / "state")
 
 
+@pytest.mark.parametrize("released", [False, True])
+def test_Q5_lost_pepper_is_not_replaced(state: Path, tmp_path: Path, released: bool) -> None:
+    if released:  # such a file does not know its pepper, and would take any
+        state = tmp_path / "released"
+        shutil.copytree(RELEASED, state)
+    (state / "pepper").unlink()
+    with pytest.raises(StoreUnavailable, match=r"expected the file pepper in .*, got none"):
+        Database(state)
+    assert not (state / "pepper").exists()
+
+
 def test_Q5_file_system_without_a_shared_log_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
