@@ -1,6 +1,6 @@
 """Compare Stingy, Stingy without each layer, a bare FastAPI server and five peers in one run.
 
-    python benchmarks/serving/run.py
+    python benchmarks/serving/run.py [--peers]
 
 Each server is started alone on loopback and serves the same network. Its answers to the same images
 are checked, it is warmed up, and wrk loads it. Writes a table and all samples.
@@ -26,6 +26,7 @@ from table import headline, table
 from wire import CHECKED, WrongAnswer, check, images
 
 SERVERS = (STINGY, BARE, *PEERS, *ABLATIONS, *ENGINES)
+PEERS_ALONE = (STINGY, BARE, *PEERS, *ENGINES[:2])
 CONNECTIONS = (1, 16, 64)
 WARM_UP = 1.0  # as a share of the seconds of one load; a JVM compiles under load
 console = Console(stderr=True)
@@ -147,13 +148,15 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each load; default 5")
     parser.add_argument("--rounds", type=int, default=3, help="of all servers; default 3")
     parser.add_argument("--only", help="only servers whose name contains this, and the bare one")
+    parser.add_argument("--peers", action="store_true", help="without the rows of single layers")
     parser.add_argument(
         "--out", type=Path, help="path of the table and the samples, without a suffix"
     )
     args = parser.parse_args()
     cache = args.cache.resolve()
     part = (args.only or "").lower()
-    servers = [one for one in SERVERS if part in one.name.lower() or one is BARE]
+    chosen = PEERS_ALONE if args.peers else SERVERS
+    servers = [one for one in chosen if part in one.name.lower() or one is BARE]
     about = circumstances()
     samples, failures, installed = compare(
         servers, cache=cache, rounds=args.rounds, seconds=args.seconds
