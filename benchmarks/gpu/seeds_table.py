@@ -13,11 +13,11 @@ from pathlib import Path
 
 from scipy import stats
 
+from stingy_attacker_eval.audit.join import count_anew
 from stingy_attacker_eval.results import (
     NO_ENDPOINT,
     Row,
     Summary,
-    baseline_accuracy,
     best_attacks,
     summarise,
 )
@@ -26,20 +26,7 @@ from stingy_attacker_eval.results import (
 def read_rows(path: Path, choosing: Sequence[int]) -> list[Row]:
     """Read rows, with their uplift over the mean baseline of their group of seeds."""
     rows = [Row.model_validate_json(line) for line in path.read_text().splitlines()]
-    reported = sorted({row.seed for row in rows} - set(choosing))
-    found = []
-    for row in rows:
-        base = baseline_accuracy(
-            rows,
-            row.student,
-            row.budget,
-            attacker=row.attacker,
-            seeds=choosing if row.seed in choosing else reported,
-        )
-        assert base is not None  # noqa: S101 - a finite baseline is one of the rows
-        uplift = 0.0 if row.endpoint == NO_ENDPOINT else row.accuracy - base
-        found.append(row.model_copy(update={"uplift": uplift}))
-    return found
+    return [count_anew(row, rows, selection_seeds=choosing) for row in rows]
 
 
 def format_uplift(summary: Summary) -> str:

@@ -63,7 +63,7 @@ def join_audits(
         faults.append("expected a seed that is reported, got only seeds that choose")
     if faults:
         raise AuditError("; ".join(faults))
-    rows = [_counted_anew(row, rows, config) for row in rows]
+    rows = [count_anew(row, rows, selection_seeds=config.selection_seeds) for row in rows]
     summary = summarise(rows, selection_seeds=config.selection_seeds)
     first = [each for each in summary if each.attacker == config.attackers[0].name]
     best = {name: found.attack for name, found in best_attacks(first).items()}
@@ -126,10 +126,15 @@ def _config(
     )
 
 
-def _counted_anew(row: Row, rows: Sequence[Row], config: AuditConfig) -> Row:
-    """Return the row with its uplift over the mean of its group's baselines."""
-    choosing = config.selection_seeds
-    seeds = choosing if row.seed in choosing else config.seeds
+def count_anew(row: Row, rows: Sequence[Row], *, selection_seeds: Collection[int]) -> Row:
+    """Return the row with its uplift over the mean of its group's baselines.
+
+    rows: of all seeds: those that choose the best attack, and those that are reported.
+
+    Raises AuditError if no baseline of its group stayed finite.
+    """
+    chooses = row.seed in selection_seeds
+    seeds = {other.seed for other in rows if (other.seed in selection_seeds) == chooses}
     base = baseline_accuracy(rows, row.student, row.budget, attacker=row.attacker, seeds=seeds)
     if base is None:
         raise AuditError(f"expected a finite no-API baseline for {row.student}, got none")

@@ -20,7 +20,7 @@ Interpolation = Literal[
 """The values of torchvision's `InterpolationMode`. On Pillow images the first two are the same."""
 
 CropRounding = Literal["even", "down"]
-"""How the start of a crop is rounded: as torchvision does, or as transformers does."""
+"""The rounding of a crop's first pixel: torchvision's is "even", that of transformers "down"."""
 
 Channels = Literal[1, 3]
 
