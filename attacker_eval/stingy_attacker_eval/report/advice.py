@@ -180,7 +180,9 @@ def _labels_share(found: Sequence[AttackerVerdict]) -> str | None:
         (share, item)
         for item in found
         for leak in item.leaks
-        if leak.labels is not None and (share := leak.share_of(leak.labels)) is not None
+        if leak.labels is not None
+        and leak.are_labels_measured
+        and (share := leak.share_of(leak.labels)) is not None
     ]
     if not shares:
         return None
@@ -197,6 +199,7 @@ def _budget_choice(found: Sequence[AttackerVerdict]) -> Choice:
     """Choose the largest query budget up to which nothing was measured."""
     need = "budget"
     measured: dict[int, bool] = {}
+    has_budgets = False
     for item in found:
         view = item.view
         for s in view.summaries:
@@ -204,11 +207,12 @@ def _budget_choice(found: Sequence[AttackerVerdict]) -> Choice:
                 continue
             if not view.has_baseline(s.student, s.budget):
                 continue
-            uplift = view.uplift(s).interval
-            is_gain = uplift is not None and uplift[0] > 0
-            measured[s.budget] = measured.get(s.budget, False) or is_gain
+            has_budgets, interval = True, view.uplift(s).interval
+            if interval is not None:
+                measured[s.budget] = measured.get(s.budget, False) or interval[0] > 0
     if not measured:
-        return Choice(need, None, "not measured: set budgets in the protocol for the curve")
+        wanted = "run two seeds or more" if has_budgets else "set budgets in the protocol"
+        return Choice(need, None, f"not measured: {wanted} for the curve")
     quiet = [budget for budget in sorted(measured) if not measured[budget]]
     below = [budget for budget in quiet if all(budget < b for b in measured if measured[b])]
     if not below:

@@ -136,7 +136,7 @@ def _comparison_tiles(found: Comparison) -> tuple[Tile, ...]:
     return (
         Tile("Regressions", _count(worse), _listed(worse), is_quiet=not worse),
         Tile("Improvements", _count(better), _listed(better), is_quiet=True),
-        Tile("Unchanged", _count(rest), "within two errors, or of one seed", is_quiet=True),
+        Tile("Unchanged", _count(rest), "not shown at 95 %, or of one seed", is_quiet=True),
     )
 
 
@@ -145,7 +145,7 @@ def _count(names: list[str]) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(dict.fromkeys(names)) if names else "over two errors"
+    return ", ".join(dict.fromkeys(names)) if names else "at 95 %, each by itself"
 
 
 def _parts(

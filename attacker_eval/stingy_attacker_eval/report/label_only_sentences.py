@@ -46,7 +46,8 @@ def _comparison_sentence(baselines: Sequence[LabelOnlyBaseline], *, of: int) -> 
             f"{where} was the best attack shown to gain more than labels."
         )
     whole = "this audit" if len(baselines) == of else "this audit that was compared"
-    closed = [item for item in baselines if not item.is_open]
+    # An open endpoint that taught more is the control. Any other one is a list like the rest.
+    closed = [item for item in baselines if not item.is_open or item.outcome is not Outcome.MORE]
     equal = [item for item in closed if item.outcome is Outcome.NO_MORE]
     if equal:
         return (

@@ -14,13 +14,19 @@ from stingy_attacker_eval.report.label_only_baseline import (
     Outcome,
     label_only_baselines,
 )
-from stingy_attacker_eval.report.significance import Difference, difference, holm
-from stingy_attacker_eval.results import NO_ENDPOINT, Row, summarise
+from stingy_attacker_eval.report.significance import Difference, holm
+from stingy_attacker_eval.report.significance import difference as subtract
+from stingy_attacker_eval.results import NO_ENDPOINT, Row, Summary, summarise
 
 RUNS = 1000
 MOST = 0.064  # 5 % and two standard errors of a share out of 1,000
 MARGIN = 1.0
 SPREAD = 0.3  # of a student's accuracy over seeds, as on CIFAR-10
+TEST_IMAGES = 10_000
+
+
+def difference(left: Summary, right: Summary, rows: list[Row]) -> Difference:
+    return subtract(left, right, rows, test_images=TEST_IMAGES)
 
 
 def rate(decide: Callable[[np.random.Generator], bool]) -> float:
@@ -76,6 +82,7 @@ def compared_list(random: np.random.Generator, gap: float, *, choosing: int) -> 
         [each for each in rows if each.seed >= choosing],
         attacks,
         margin=MARGIN,
+        test_images=TEST_IMAGES,
     )
     return found
 
