@@ -49,6 +49,16 @@ def test_a_list_that_teaches_no_more_than_labels_is_named(tmp_path: Path) -> Non
     assert "On 1 of 1 compared endpoints that give a list, the best attack on the list" in said
 
 
+def test_E7_undecided_open_list_is_no_list_that_taught_more(tmp_path: Path) -> None:
+    rows = rows_of({"open": CONTROL, "nasty": {"label_only": 0.1, "soft_label": 0.6}})
+    endpoints = [endpoint_of(name, policy="open") for name in ("open", "nasty")]
+    audit = audit_of(tmp_path, rows, endpoints, {"margin": 0.3})
+    outcomes = [item.outcome for item in audit.label_baselines]
+    assert outcomes == [Outcome.MORE, Outcome.UNCLEAR]
+    assert "Every list" not in headline(audit)
+    assert headline(audit).endswith("Undecided: nasty (first five 95.0 %).")
+
+
 def test_attack_that_could_not_run_is_named_beside_the_verdict(tmp_path: Path) -> None:
     skipped = [
         {"endpoint": "ranks", "attack": "inversion", "reason": "needs scores"},
