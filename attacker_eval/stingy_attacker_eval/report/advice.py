@@ -64,7 +64,11 @@ def advice(audit: Audit, found: Sequence[AttackerVerdict]) -> Advice:
     tried = {row.attack.partition("[")[0] for row in audit.report.rows}
     return Advice(
         choices=(
-            *(_choices(allowed, undecided, is_decided) if marks else ()),
+            *(
+                _choices(allowed, undecided, _no_list_text(audit, marks), is_decided)
+                if marks
+                else ()
+            ),
             _budget_choice(found),
         ),
         remarks=tuple(_remarks(found, marks, undecided if is_decided else (), allowed)),
@@ -94,9 +98,23 @@ def _marks(audit: Audit, found: Sequence[AttackerVerdict]) -> dict[str, Mark]:
     return marks
 
 
+def _no_list_text(audit: Audit, marks: dict[str, Mark]) -> str:
+    """State why no list is chosen, if none is."""
+    lists = [item for item in audit.endpoints if gives_a_list(item)]
+    if all(marks.get(item.name) is Mark.MORE for item in lists):
+        return "no list of this audit: each taught more than labels alone"
+    if all(item.policy == _EVERYTHING for item in lists):
+        return "no list of this audit withholds anything"
+    return "no list of this audit was shown to teach no more than labels alone"
+
+
 def _choices(
-    allowed: Sequence[EndpointResult], undecided: Sequence[EndpointResult], is_decided: bool
+    allowed: Sequence[EndpointResult],
+    undecided: Sequence[EndpointResult],
+    no_list: str,
+    is_decided: bool,
 ) -> tuple[Choice, ...]:
+    """Choose an endpoint for each need; `no_list` says why a client gets no list."""
     if not is_decided:
         return (
             _top1_choice(allowed),
@@ -109,7 +127,7 @@ def _choices(
         )
     return (
         _top1_choice(allowed),
-        _list_choice(allowed, undecided),
+        _list_choice(allowed, undecided, no_list),
         _probability_choice(allowed, undecided),
     )
 
@@ -123,12 +141,14 @@ def _top1_choice(allowed: Sequence[EndpointResult]) -> Choice:
     return Choice(need, best.name, f"top-1 {percent(best.utility.top1)} %, {size} bytes an answer")
 
 
-def _list_choice(allowed: Sequence[EndpointResult], undecided: Sequence[EndpointResult]) -> Choice:
+def _list_choice(
+    allowed: Sequence[EndpointResult], undecided: Sequence[EndpointResult], no_list: str
+) -> Choice:
     need = "need first five"
     lists = [item for item in allowed if gives_a_list(item)]
     unshown = [item for item in undecided if gives_a_list(item)]
     if not lists and not unshown:
-        return Choice(need, None, "no list of this audit: each taught more than labels alone")
+        return Choice(need, None, no_list)
     best = max(lists or unshown, key=lambda item: item.utility.top5)
     short = min(lists or unshown, key=lambda item: item.utility.answer_bytes)
     text = _list_text(best)

@@ -28,7 +28,7 @@ from stingy_attacker_eval.report.verdicts import (
 
 __all__ = ["read_audit", "render", "render_comparison", "write_comparison", "write_report"]
 
-_COMMIT = 7
+_DATE, _COMMIT = 10, 7
 
 
 def write_report(folder: Path) -> Path:
@@ -56,8 +56,8 @@ def render(audit: Audit) -> str:
         "report.html.j2",
         {
             "report": report,
-            "date": (environment.get("date") or "")[:10],
-            "commit": (environment.get("commit") or "")[:_COMMIT],
+            "date": _shortened(environment.get("date"), _DATE),
+            "commit": _shortened(environment.get("commit"), _COMMIT),
             "parts": _parts(bool(figures), bool(shown_curves), several, bool(papers)),
             "warnings": _warnings(audit),
             "verdicts": [
@@ -104,8 +104,8 @@ def render_comparison(found: Comparison) -> str:
         {
             "name": name,
             "title": audit.report.config.title,
-            "date": (audit.report.environment.get("date") or "")[:10],
-            "commit": (audit.report.environment.get("commit") or "")[:_COMMIT],
+            "date": _shortened(audit.report.environment.get("date"), _DATE),
+            "commit": _shortened(audit.report.environment.get("commit"), _COMMIT),
             "seeds": len(audit.report.config.seeds),
         }
         for name, audit in (("A", found.before), ("B", found.after))
@@ -123,6 +123,11 @@ def render_comparison(found: Comparison) -> str:
             ],
         },
     )
+
+
+def _shortened(text: str | None, length: int) -> str:
+    """Return the first characters of each of the values that a joined audit has."""
+    return ", ".join(dict.fromkeys(part[:length] for part in (text or "").split("; ")))
 
 
 def _comparison_tiles(found: Comparison) -> tuple[Tile, ...]:

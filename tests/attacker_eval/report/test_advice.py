@@ -59,6 +59,13 @@ def test_no_list_is_chosen_where_each_teaches_more(tmp_path: Path) -> None:
     assert "each taught more than labels alone" in found.choices[1].text
 
 
+def test_E7_undecided_open_list_is_none_that_taught_more(tmp_path: Path) -> None:
+    endpoints = [endpoint_of(name, policy="open") for name in ("open", "nasty")]
+    rows = rows_of({"open": MORE, "nasty": NEAR})
+    found = advised(audit_of(tmp_path, rows, endpoints))
+    assert found.choices[1].text == "no list of this audit withholds anything"
+
+
 def test_open_endpoint_is_never_advised(tmp_path: Path) -> None:
     endpoints = [endpoint_of("open", policy="open")]
     found = advised(audit_of(tmp_path, rows_of({"open": LESS}), endpoints))

@@ -59,6 +59,13 @@ def test_E7_undecided_open_list_is_no_list_that_taught_more(tmp_path: Path) -> N
     assert headline(audit).endswith("Undecided: nasty (first five 95.0 %).")
 
 
+def test_E7_list_that_taught_more_is_named_without_a_control(tmp_path: Path) -> None:
+    rows = rows_of({"open": {"label_only": 0.1, "soft_label": 0.2}, "list": CONTROL})
+    said = headline(audit_of(tmp_path, rows, [endpoint_of(n, policy=n) for n in ("open", "list")]))
+    assert "Shown to teach more than labels alone: list." in said
+    assert "does not decide whether" not in said
+
+
 def test_attack_that_could_not_run_is_named_beside_the_verdict(tmp_path: Path) -> None:
     skipped = [
         {"endpoint": "ranks", "attack": "inversion", "reason": "needs scores"},
@@ -172,7 +179,8 @@ def test_list_without_leak_proves_nothing_if_open_has_none(tmp_path: Path) -> No
     no_leak = {"label_only": 0.1, "soft_label": 0.0}
     uplifts = {"open": no_leak, "ranks": CONTROL, "label_like": no_leak}
     said = headline(audit_of(tmp_path, rows_of(uplifts)))
-    assert "does not decide whether a list teaches more than labels alone: not even on" in said
+    assert "Shown to teach more than labels alone: ranks. Of other lists this audit decides" in said
+    assert "nothing, because that of the open endpoint was not shown to." in said
 
 
 def test_one_seed_decides_nothing(tmp_path: Path) -> None:
