@@ -162,7 +162,7 @@ def label_only_baselines(
         )
         for pair in pairs
     )
-    return found if is_decisive(found) else tuple(map(_unproven, found))
+    return found if is_decisive(found) else _without_proof(found)
 
 
 def is_decisive(baselines: Sequence[LabelOnlyBaseline]) -> bool:
@@ -179,8 +179,14 @@ def controls(baselines: Sequence[LabelOnlyBaseline]) -> Sequence[LabelOnlyBaseli
     return [item for item in baselines if item.is_open] or baselines
 
 
-def _unproven(item: LabelOnlyBaseline) -> LabelOnlyBaseline:
-    return replace(item, outcome=Outcome.UNPROVEN) if item.outcome is Outcome.NO_MORE else item
+def _without_proof(found: Sequence[LabelOnlyBaseline]) -> tuple[LabelOnlyBaseline, ...]:
+    """Return the comparisons of an audit that is not decisive: no list is below the margin."""
+    has_more = any(item.outcome is Outcome.MORE for item in found)
+    instead = Outcome.UNCLEAR if has_more else Outcome.UNPROVEN
+    return tuple(
+        replace(item, outcome=instead) if item.outcome is Outcome.NO_MORE else item
+        for item in found
+    )
 
 
 @dataclass(frozen=True)
