@@ -139,7 +139,11 @@ def count_anew(row: Row, rows: Sequence[Row], *, selection_seeds: Collection[int
     seeds = {other.seed for other in rows if (other.seed in selection_seeds) == chooses}
     base = baseline_accuracy(rows, row.student, row.budget, attacker=row.attacker, seeds=seeds)
     if base is None:
-        raise AuditError(f"expected a finite no-API baseline for {row.student}, got none")
+        kind = "seed that chooses" if chooses else "reported seed"
+        raise AuditError(
+            f"expected a finite no-API baseline of {row.attacker} for {row.student} with a {kind}, "
+            "got none: train it with more seeds, or at a lower learning rate"
+        )
     uplift = 0.0 if row.endpoint == NO_ENDPOINT else row.accuracy - base
     return row.model_copy(update={"uplift": uplift})
 

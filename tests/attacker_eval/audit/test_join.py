@@ -105,6 +105,21 @@ def test_joined_folders_name_every_commit_and_day(parts: list[Path], tmp_path: P
     assert "<span>2026-11-21, 2026-11-22</span>" in page
 
 
+def test_broken_baselines_of_all_choosing_seeds_are_named(
+    parts: list[Path], tmp_path: Path
+) -> None:
+    shutil.copytree(parts[0], tmp_path / "broken")
+    report = read(tmp_path / "broken")
+    for row in report["rows"]:
+        row["finite"] = row["attack"] != "no_api"
+    (tmp_path / "broken" / "report.json").write_text(json.dumps(report))
+    folders = [tmp_path / "broken", parts[1]]
+    wanted = "finite no-API baseline of owner for .* with a seed that chooses, got none: train it"
+    with pytest.raises(AuditError, match=wanted):
+        join_audits(folders, out=tmp_path / "joined", selection_seeds=(0,))
+    assert not (tmp_path / "joined").exists()
+
+
 def test_folder_with_files_is_refused_and_untouched(parts: list[Path], tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("mine")
     with pytest.raises(AuditError, match="expected a new folder"):
