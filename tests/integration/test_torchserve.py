@@ -215,7 +215,7 @@ def test_L4_failing_network_leaks_nothing_in_reply_or_log(
     )
     assert response.status_code == 500
     assert response.json()["error"]["code"] == "internal"
-    assert "no answer: RuntimeError" in server.log()
+    server.await_log("no answer: RuntimeError")
     assert "cannot answer" not in server.log()
 
 

@@ -73,6 +73,13 @@ class TorchServe:
     def log(self) -> str:
         return (self.folder / "log").read_text("utf-8", errors="replace")
 
+    def await_log(self, text: str) -> None:
+        """Wait until the log has a text. Lines of a worker pass TorchServe, so they come late."""
+        deadline = time.monotonic() + 20
+        while text not in self.log():
+            assert time.monotonic() < deadline, f"expected {text!r} in the log, got {self.log()}"
+            time.sleep(0.1)
+
     def restart(self) -> None:
         """Stop TorchServe and start it on the same port, which changes its key."""
         self.stop()
