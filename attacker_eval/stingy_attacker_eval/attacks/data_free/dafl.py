@@ -1,5 +1,6 @@
 """DAFL, a white-box attack: a generator trained with gradients through the teacher itself."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,7 +12,8 @@ from stingy_attacker_eval.attacks.base import (
     AttackContext,
     AttackerData,
     Capability,
-    check_positive,
+    least_faults,
+    positive_faults,
 )
 from stingy_attacker_eval.attacks.context import timed
 from stingy_attacker_eval.attacks.data_free.generation import Generator, sample_noise
@@ -61,8 +63,12 @@ class Dafl(Attack):
     activation: float = 0.01
     generator_lr: float = 1e-3
 
-    def __post_init__(self) -> None:
-        check_positive(steps=self.steps, batch=self.batch, generator_lr=self.generator_lr)
+    def faults(self) -> Iterator[str]:
+        yield from positive_faults(steps=self.steps, generator_lr=self.generator_lr)
+        yield from least_faults(2, batch=self.batch)
+        yield from least_faults(
+            0, one_hot=self.one_hot, balance=self.balance, activation=self.activation
+        )
 
     def unsupported_reason(self, data: AttackerData) -> str | None:
         return simulation_unsupported_reason(data.info) if data.info is not None else None

@@ -1,6 +1,6 @@
 """DisGUIDE: extraction without images and without scores, by the disagreement of two students."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stingy_attacker_eval.attacks.base import AttackContext, check_positive
+from stingy_attacker_eval.attacks.base import AttackContext, positive_faults
 from stingy_attacker_eval.attacks.data_free.generation import (
     DataFree,
     Generator,
@@ -57,9 +57,11 @@ class DataFreeHard(DataFree):
     generator_steps: int = 1
     replay_steps: int = 3
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(generator_steps=self.generator_steps, replay_steps=self.replay_steps)
+    def faults(self) -> Iterator[str]:
+        yield from super().faults()
+        yield from positive_faults(
+            generator_steps=self.generator_steps, replay_steps=self.replay_steps
+        )
 
     @property
     def reads_top1_only(self) -> bool:

@@ -1,13 +1,13 @@
 """DFME: extraction without images, by a generator that seeks gaps between student and endpoint."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from stingy_attacker_eval.attacks.base import AttackContext, AttackerData, check_positive
+from stingy_attacker_eval.attacks.base import AttackContext, AttackerData, positive_faults
 from stingy_attacker_eval.attacks.data_free.generation import (
     DataFree,
     Generator,
@@ -55,9 +55,11 @@ class DataFreeSoft(DataFree):
     step: int = 8
     delta: float = 1.0
 
-    def __post_init__(self) -> None:
-        check_positive(student_steps=self.student_steps, step=self.step, delta=self.delta)
-        super().__post_init__()
+    def faults(self) -> Iterator[str]:
+        yield from positive_faults(
+            student_steps=self.student_steps, step=self.step, delta=self.delta
+        )
+        yield from super().faults()
 
     @property
     def round_queries(self) -> int:

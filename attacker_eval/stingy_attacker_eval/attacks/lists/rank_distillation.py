@@ -1,11 +1,12 @@
 """Rank distillation: training on the order of the answered classes, for answers without scores."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from stingy_attacker_eval.attacks.base import Attack, AttackerData, Batch, Capability
+from stingy_attacker_eval.attacks.base import Attack, AttackerData, Batch, Capability, least_faults
 from stingy_attacker_eval.attacks.losses import plackett_luce
 
 
@@ -40,9 +41,9 @@ class RankDistillation(Attack):
 
     n: int | None = None
 
-    def __post_init__(self) -> None:
-        if self.n is not None and (type(self.n) is not int or self.n < 2):
-            raise ValueError(f"expected n to be 2 or more, or unset, got {self.n!r}")
+    def faults(self) -> Iterator[str]:
+        if self.n is not None:
+            yield from least_faults(2, n=self.n)
 
     def unsupported_reason(self, data: AttackerData) -> str | None:
         if data.indices is not None and data.indices.shape[1] < 2:

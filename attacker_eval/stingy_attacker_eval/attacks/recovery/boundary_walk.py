@@ -1,6 +1,7 @@
 """Boundary walks: the order of the withheld classes of one image, from many queries around it."""
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,7 +14,8 @@ from stingy_attacker_eval.attacks.base import (
     AttackContext,
     AttackerData,
     Capability,
-    check_positive,
+    least_faults,
+    positive_faults,
 )
 from stingy_attacker_eval.attacks.losses import fill_constant, plackett_luce
 from stingy_attacker_eval.attacks.networks import compute_logits
@@ -83,10 +85,9 @@ class BoundaryWalk(Attack):
     true_labels: bool = False
     truth: str = ""
 
-    def __post_init__(self) -> None:
-        check_positive(queries=self.queries, starts=self.starts, steps=self.steps)
-        if self.rounds < 0:
-            raise ValueError(f"expected 0 rounds or more, got {self.rounds}")
+    def faults(self) -> Iterator[str]:
+        yield from positive_faults(queries=self.queries, starts=self.starts, steps=self.steps)
+        yield from least_faults(0, rounds=self.rounds)
 
     @property
     def needs(self) -> frozenset[Capability]:
