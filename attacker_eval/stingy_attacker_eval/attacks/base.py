@@ -218,7 +218,7 @@ class Attack(ABC):
         if Capability.SCORES in self.needs and scores_unsupported_reason(form) is not None:
             return scores_unsupported_reason(form)
         if Capability.WHITE_BOX in self.needs and data.network is None:
-            return "needs the network itself, and the endpoint gives answers only"
+            return "needs the network itself (--bundles), and the endpoint gives answers only"
         if Capability.SECOND_TIER in self.needs and data.partner is None:
             return f"needs a second tier, and the audit has no endpoint {self.partner_name()}"
         return self.unsupported_reason(data)

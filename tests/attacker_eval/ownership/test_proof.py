@@ -184,7 +184,7 @@ def test_suspect_that_refuses_everything_is_a_sentence(tmp_path: Path) -> None:
         url = server.url
         options = ["--model", "pets", "--key", "key-1", "--out", str(tmp_path / "out")]
         result = RUN.invoke(app, ["prove", str(tmp_path / "e"), url, *options])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.stderr.splitlines() == [
         "expected answers from the suspect, got none: expected the status 200 from the suspect, "
         "got 401"
@@ -209,6 +209,6 @@ def test_options_that_do_not_fit_are_refused(
     template.write_text('label = "class"\n')
     filled = [part for o in options for part in ([o, str(template)] if o == "--template" else [o])]
     result = RUN.invoke(app, ["prove", str(tmp_path / "e"), suspect, *filled])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert text in result.stderr
     assert httpx.URL("http://x").host not in result.stdout

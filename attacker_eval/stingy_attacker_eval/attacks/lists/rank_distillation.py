@@ -46,7 +46,8 @@ class RankDistillation(Attack):
             yield from least_faults(2, n=self.n)
 
     def unsupported_reason(self, data: AttackerData) -> str | None:
-        if data.indices is not None and data.indices.shape[1] < 2:
+        support = 2 if data.indices is None else data.indices.shape[1]
+        if (support if data.info is None else data.info.support) < 2:
             return "needs two classes or more, and the endpoint answers one class: use label_only"
         probabilities = data.info is not None and data.info.scores == "prob"
         if probabilities and self.n is None:

@@ -20,7 +20,7 @@ from stingy_attacker_eval.attacks.base import (
 from stingy_attacker_eval.attacks.losses import fill_constant, plackett_luce
 from stingy_attacker_eval.attacks.networks import compute_logits
 from stingy_attacker_eval.attacks.recovery.walks import Walk, estimate_scores, walk_image
-from stingy_attacker_eval.oracle.oracle import Answers
+from stingy_attacker_eval.oracle.oracle import Answers, scores_unsupported_reason
 from stingy_attacker_eval.training import TrainResult
 
 _SAME_MODEL = 0.9
@@ -162,7 +162,13 @@ class BoundaryWalk(Attack):
 
 
 def _is_truth(partner: AttackerData, data: AttackerData) -> bool:
-    """Return whether the partner answers all classes, and mostly the same top-1."""
+    """Return whether the partner answers all classes, and mostly the same top-1.
+
+    Where nothing is bought yet, its description decides.
+    """
+    if partner.top1 is None and partner.info is not None:
+        has_scores = scores_unsupported_reason(partner.info.scores) is None
+        return has_scores and partner.info.support == partner.info.num_classes
     if partner.logits is None or partner.top1 is None or data.top1 is None:
         return False
     same = float((partner.top1 == data.top1).float().mean())
