@@ -111,17 +111,18 @@ def possible_runs(
     fault beside other attacks if an attack on all endpoints lacks scores, or if a white-box attack
     lacks the network.
 
-    infos: the descriptions, by endpoint.
+    infos: the descriptions of all endpoints, or of those that can be audited, by endpoint.
     images: of the protocol.
     """
+    described = [endpoint for endpoint in protocol.endpoints if endpoint.name in infos]
     reasons = {
         (endpoint.name, attack.label): _described_reason(attack, endpoint.name, infos, networks)
-        for endpoint in protocol.endpoints
+        for endpoint in described
         for attack in protocol.variants_of(endpoint)
     }
     lacking = {name: scores_unsupported_reason(info.scores) for name, info in infos.items()}
     faults = []
-    for attack in protocol.variants:
+    for attack in protocol.variants if len(described) == len(protocol.endpoints) else ():
         found = {name: reasons[name, attack.label] for name in infos}
         if None not in found.values() and found != lacking and not _is_white_box(attack):
             reason = next(iter(found.values()))
@@ -135,7 +136,7 @@ def possible_runs(
         for seed in protocol.all_seeds
     ]
     partners = {a.partner_name() for e in protocol.endpoints for a in protocol.variants_of(e)}
-    for endpoint in protocol.endpoints:
+    for endpoint in described:
         own = {attack.label: reasons[endpoint.name, attack.label] for attack in endpoint.variants}
         faults += [
             f"{endpoint.name}: expected attacks that can run there, got {attack.label}, which "
@@ -172,8 +173,9 @@ def _described_reason(
     """Return why the attack cannot run on this endpoint, as far as its description says it."""
     other = attack.partner_name()
     nothing = torch.empty(0, 3, 1, 1, dtype=torch.uint8)
-    second = infos.get(other) if other is not None and other != name else None
-    partner = None if second is None else AttackerData(nothing, info=second)
+    partner = None
+    if other is not None and other != name:
+        partner = AttackerData(nothing, info=infos.get(other))
     return attack.skip_reason(
         AttackerData(nothing, info=infos[name], network=networks.get(name), partner=partner)
     )

@@ -165,9 +165,7 @@ def _fault_text(item: Mapping[str, Any], document: object) -> str:
         case "missing":
             message = "expected a value, got none"
         case "extra_forbidden":
-            message = (
-                "expected a setting of the protocol, got another: correct its name or remove it"
-            )
+            message = "expected a known setting, got another: correct its name or remove it"
         case "value_error":
             pass
         case kind:

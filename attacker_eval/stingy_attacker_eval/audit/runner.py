@@ -71,11 +71,11 @@ def run_audit(
         *remaining_faults(remaining if is_new else None, protocol, dataset, whole=not only),
     ]
     ordered, unmatched = match_classes(protocol, oracles, dataset)
-    faults += unmatched
+    infos = {name: oracle.describe() for name, oracle in ordered.items()}
+    runs, idle = possible_runs(protocol, infos, networks or {}, len(dataset.train_x))
+    faults += [*unmatched, *idle]
     if not unmatched:
-        infos = {name: oracle.describe() for name, oracle in ordered.items()}
-        runs, idle = possible_runs(protocol, infos, networks or {}, len(dataset.train_x))
-        faults += [*idle, *pattern_faults(runs, only)]
+        faults += pattern_faults(runs, only)
     if faults:
         raise AuditError(*faults)
     config = audit_config(protocol, dataset)

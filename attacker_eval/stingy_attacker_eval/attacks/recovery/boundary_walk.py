@@ -166,10 +166,12 @@ def _is_truth(partner: AttackerData, data: AttackerData) -> bool:
 
     Where nothing is bought yet, its description decides.
     """
-    if partner.top1 is None and partner.info is not None:
+    if partner.top1 is None:
+        if partner.info is None:
+            return True
         has_scores = scores_unsupported_reason(partner.info.scores) is None
         return has_scores and partner.info.support == partner.info.num_classes
-    if partner.logits is None or partner.top1 is None or data.top1 is None:
+    if partner.logits is None or data.top1 is None:
         return False
     same = float((partner.top1 == data.top1).float().mean())
     return same >= _SAME_MODEL and bool(partner.logits.isfinite().all())
