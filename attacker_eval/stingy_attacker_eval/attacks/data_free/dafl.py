@@ -34,8 +34,9 @@ class Dafl(Attack):
     The attacker trains a generator from noise, with gradients through the teacher. The generator
     seeks images to which the teacher answers with confidence, evenly over the classes, and with
     large features. The student trains on the same images with soft cross-entropy at tau 1. The
-    policy is applied to the teacher's logits before both losses, as in the paper's Table 2. No
-    policy is applied to the features.
+    policy is applied to the teacher's logits before both losses, as in the paper's Table 2. Options
+    that the endpoint's description lacks are at the policy's defaults. No policy is applied to the
+    features.
 
     The attacker needs the network itself, in process, which no customer has. It needs no images
     and sends no query.
@@ -44,7 +45,7 @@ class Dafl(Attack):
     batch: images of a step.
     one_hot, balance, activation: weights of the generator's three losses; the defaults are the
         published weights for CIFAR-10 and the published code's terms.
-    generator_lr: learning rate of the generator.
+    generator_lr: learning rate of the generator. The published code takes 0.02 for CIFAR-10.
 
     References:
         "Data-Free Learning of Student Networks" (Chen et al., ICCV 2019), section 3, its

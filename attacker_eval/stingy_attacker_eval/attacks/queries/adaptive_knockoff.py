@@ -108,7 +108,7 @@ class GradientBandit:
 
     H(a) += (r - r_mean) (1 - pi(a)) / n(a) for the class a that was drawn, and
     H(b) -= (r - r_mean) pi(b) / n(a) for the others. r_mean is the mean of all rewards so far, and
-    n(a) counts the draws of a.
+    n(a) counts the draws of a. In the published bandit r_mean is the mean of the latest rewards.
     """
 
     def __init__(self, classes: Tensor, generator: torch.Generator) -> None:
