@@ -53,7 +53,9 @@ def combination_faults(protocol: Protocol, unknown: Set[str] = frozenset()) -> I
         smaller = protocol.budgets if number == 0 and "attackers" not in unknown else ()
         faults = _attacker_faults(attacker, arranged, whole, protocol.budget, smaller)
         yield from (f"{attacker.name}: {fault}" for fault in faults)
-    yield from budget_faults(protocol, arranged)
+    # An audit may run one seed alone, so only what that needs is certain.
+    one = protocol.model_copy(update={"selection_seeds": (), "seeds": protocol.all_seeds[:1]})
+    yield from budget_faults(one, arranged)
     if "attackers" in unknown or not protocol.attackers:
         return
     base = protocol.attackers[0].owned(owned)

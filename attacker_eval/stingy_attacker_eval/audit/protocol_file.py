@@ -15,7 +15,7 @@ from stingy_attacker_eval.errors import ProtocolError
 
 MAX_FILE_BYTES = 2**20
 
-_STAND_INS: Mapping[str, object] = {
+_NEUTRAL: Mapping[str, object] = {
     "title": "none",
     "dataset": "none",
     "budget": 2**62,
@@ -112,7 +112,7 @@ def _as_json(document: object) -> str:
 
 
 def _without(document: dict[str, Any], found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the document without its faulty parts, with stand-ins for fields that must be there.
+    """Return the document without its faulty parts, with neutral values for fields that must be there.
 
     A faulty value is removed. A table that lacks a value is removed from its list.
     """
@@ -122,8 +122,8 @@ def _without(document: dict[str, Any], found: Sequence[Mapping[str, Any]]) -> di
             place = place[:-1] or place
         *way, last = place
         if not way:
-            if last in _STAND_INS:
-                document[last] = _STAND_INS[last]
+            if last in _NEUTRAL:
+                document[last] = _NEUTRAL[last]
             else:
                 document.pop(last, None)
             continue

@@ -1,4 +1,4 @@
-"""What an endpoint's description rules out is refused, all at once, before a query is spent."""
+"""An audit that the endpoints' descriptions rule out is refused before a query is spent."""
 
 from dataclasses import dataclass
 from io import StringIO

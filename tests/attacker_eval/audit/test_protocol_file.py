@@ -133,6 +133,12 @@ def test_E8_budget_must_cover_the_attacks_queries() -> None:
     assert fault.startswith("expected a budget of at least 12173 images (1297 to train on, 500")
 
 
+def test_E8_budget_in_a_file_need_cover_one_seed_only() -> None:
+    more = {"attacks": '[{ name = "data_free_hard", queries = 1000 }]', "seeds": "[0, 1, 2]"}
+    assert parse_protocol(text(budget="2797", **more)).budget == 2797
+    assert "at least 2797 images" in faults(text(budget="2796", **more))[0]
+
+
 def test_E8_answers_that_no_attack_uses_are_refused() -> None:
     views = '[{ name = "consistent", views = 4 }]'
     parse_protocol(text('name = "a"\nanswers = 4', attacks=views))

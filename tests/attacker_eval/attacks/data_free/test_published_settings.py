@@ -97,7 +97,7 @@ def test_replay_draws_from_all_earlier_images() -> None:
     assert len(set(targets.tolist())) > 1
 
 
-def test_dfme_estimates_in_eval_mode_and_takes_five_steps_a_round() -> None:
+def test_dfme_estimates_in_eval_mode_and_takes_five_steps() -> None:
     notes = run_rounds(DataFreeSoft(queries=2 * 7 * 16, batch=16)).notes
     # approximate_gradients.py: clone_model.eval() for both passes, then clone_model.train().
     one_round = [*[(False, False)] * 2, *[(True, False)] * 5]
