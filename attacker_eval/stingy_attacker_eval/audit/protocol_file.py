@@ -112,7 +112,7 @@ def _as_json(document: object) -> str:
 
 
 def _without(document: dict[str, Any], found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the document without its faulty parts, with neutral values for fields that must be there.
+    """Return the document without its faulty parts, and with neutral values for needed fields.
 
     A faulty value is removed. A table that lacks a value is removed from its list.
     """
