@@ -146,7 +146,7 @@ def possible_runs(
         ]
         attacks = protocol.variants_of(endpoint)
         able = [attack for attack in attacks if reasons[endpoint.name, attack.label] is None]
-        if not able and endpoint.name not in partners:
+        if attacks and not able and endpoint.name not in partners:
             first = attacks[0].label
             faults.append(
                 f"{endpoint.name}: expected an attack that can run there, got none: {first} "
