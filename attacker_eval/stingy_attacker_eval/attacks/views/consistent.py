@@ -91,7 +91,7 @@ class Consistent(Attack):
 
     @property
     def inner(self) -> Attack:
-        """The inner attack with its settings. Raises TypeError or ValueError if they do not fit it."""
+        """The inner attack with its settings. Raises TypeError or ValueError if they do not fit."""
         given = {"tau": self.tau, "alpha": self.alpha, "n": self.n}
         settings = {name: value for name, value in given.items() if value is not None}
         (attack,) = _INNER[self.attack].expand(settings)
