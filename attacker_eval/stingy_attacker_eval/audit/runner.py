@@ -81,6 +81,8 @@ def run_audit(
     config = audit_config(protocol, dataset)
     with lock_folder(out), report_progress(console or Console()) as reporter:
         folder = RunFolder(out, config)
+        # Before the purchase, because a network that cannot be trained ends the audit.
+        starts = pretrain(protocol, dataset, out, device, reporter)
         purchases = [
             buy_from(endpoint, ordered[endpoint.name], protocol, dataset, folder, reporter)
             for endpoint in protocol.endpoints
@@ -95,7 +97,7 @@ def run_audit(
             dataset=dataset,
             purchases=purchases,
             teachers=_teachers(purchases, networks or {}, to_device(dataset.test_x, device)),
-            starts=pretrain(protocol, dataset, out, device, reporter),
+            starts=starts,
             device=device,
         )
         rows = train_jobs(jobs, folder, place, reporter, executor)

@@ -1,16 +1,21 @@
 """An audit that the endpoints' descriptions rule out is refused before a query is spent."""
 
+import math
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
-from audit_fakes import FakeOracle, audit, tiny_protocol
+from audit_fakes import FakeOracle, audit, striped, tiny_protocol
+from stingy_attacker_eval.audit import pretraining
 from stingy_attacker_eval.audit.protocol import AttackEntry, Protocol
 from stingy_attacker_eval.audit.runner import run_audit
 from stingy_attacker_eval.errors import AuditError
+from stingy_attacker_eval.report_schema import Attacker
+from stingy_attacker_eval.training import TrainResult
 from stingy_clients import ModelInfo, NotFound
 
 
@@ -105,3 +110,17 @@ def test_attacks_on_all_endpoints_may_lack_scores(tmp_path: Path, dataset: str) 
     protocol = tiny_protocol(dataset, attacks=('"label_only"', '"soft_label"'))
     report = audit(protocol, tmp_path / "o", stingy=label_only_endpoint())
     assert [item["attack"] for item in report["skipped"]] == ["soft_label"]
+
+
+def test_E8_network_that_cannot_be_pretrained_costs_no_query(
+    tmp_path: Path, dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, (images, labels) = tmp_path / "other.npz", striped(64, seed=5)
+    np.savez(path, train_x=images, train_y=labels, test_x=images, test_y=labels)
+    monkeypatch.setattr(pretraining, "train", lambda *_, **__: TrainResult(False, 0.0, math.inf))
+    trained = Attacker(pretrained=f"npz:{path}")
+    protocol = tiny_protocol(dataset, attacks=('"label_only"',))
+    oracle = FakeOracle()
+    with pytest.raises(AuditError, match="expected a finite loss of cnn_tiny on npz:"):
+        audit(protocol.model_copy(update={"attackers": (trained,)}), tmp_path / "o", stingy=oracle)
+    assert oracle.requests == []
