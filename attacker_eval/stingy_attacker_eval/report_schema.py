@@ -265,4 +265,7 @@ def read_report(folder: Path) -> Report:
     except FileNotFoundError:
         raise AuditError(f"expected a finished audit, got no report.json in {folder}") from None
     except ValidationError:
-        raise AuditError(f"expected a {SCHEMA} document at {path}, got another") from None
+        raise AuditError(
+            f"expected a {SCHEMA} document at {path}, got another: run the audit again, or read it "
+            "with the version that wrote it"
+        ) from None

@@ -210,15 +210,21 @@ def candidates(summaries: Sequence[Summary]) -> list[Summary]:
 
     They have a finite mean and are no white-box attack. If some seeds choose, they also have a
     finite mean over those.
+
+    An attack with a finite loss for half of the seeds or fewer is left out where another has more.
+    Else one lucky seed of a broken attack would stand for what the others measured.
     """
     are_chosen = any(summary.selection_mean is not None for summary in summaries)
-    return [
+    found = [
         summary
         for summary in summaries
         if summary.uplift_mean is not None
         and not summary.white_box
         and (summary.selection_mean is not None or not are_chosen)
     ]
+    seeds = max((summary.runs for summary in found), default=0)
+    whole = {(s.endpoint, s.budget) for s in found if 2 * s.n > seeds}
+    return [s for s in found if 2 * s.n > seeds or (s.endpoint, s.budget) not in whole]
 
 
 def choice(summary: Summary) -> float:

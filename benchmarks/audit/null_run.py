@@ -48,15 +48,16 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     started = time.perf_counter()
-    accuracies = train_students(load_dataset("digits"), options.students)
+    data = load_dataset("digits")
+    accuracies = train_students(data, options.students)
     found = {
         "command": f"python benchmarks/audit/null_run.py --students {options.students}",
         "students": options.students,
         "accuracy_mean": round(float(accuracies.mean()), 3),
         "accuracy_spread": round(float(accuracies.std(ddof=1)), 3),
         "comparisons": COMPARISONS,
-        "called_more": count_more(accuracies),
-        "called_less_than_margin_at_the_margin": count_no_more(accuracies),
+        "called_more": count_more(accuracies, len(data.test_y)),
+        "called_less_than_margin_at_the_margin": count_no_more(accuracies, len(data.test_y)),
         "margin": MARGIN,
         "level": LEVEL,
         "accuracies": [round(float(value), 3) for value in accuracies],
@@ -95,17 +96,21 @@ def train_students(data: Dataset, count: int) -> NDArray[np.float64]:
     return np.array(accuracies)
 
 
-def count_more(accuracies: NDArray[np.float64]) -> int:
+def count_more(accuracies: NDArray[np.float64], test_images: int) -> int:
     """Count the comparisons of equal groups in which the first is called better."""
-    return sum(each.p_above() <= LEVEL for each in compare_groups(accuracies, 0.0))
+    found = compare_groups(accuracies, 0.0, test_images)
+    return sum(each.p_above() <= LEVEL for each in found)
 
 
-def count_no_more(accuracies: NDArray[np.float64]) -> int:
+def count_no_more(accuracies: NDArray[np.float64], test_images: int) -> int:
     """Count the comparisons in which a gap of the margin is called smaller."""
-    return sum(each.p_below(MARGIN) <= LEVEL for each in compare_groups(accuracies, MARGIN))
+    found = compare_groups(accuracies, MARGIN, test_images)
+    return sum(each.p_below(MARGIN) <= LEVEL for each in found)
 
 
-def compare_groups(accuracies: NDArray[np.float64], gap: float) -> list[Difference]:
+def compare_groups(
+    accuracies: NDArray[np.float64], gap: float, test_images: int
+) -> list[Difference]:
     """Return the differences of random disjoint groups, the first of them shifted by the gap."""
     random = np.random.default_rng(0)
     found = []
@@ -113,7 +118,7 @@ def compare_groups(accuracies: NDArray[np.float64], gap: float) -> list[Differen
         drawn = random.permutation(accuracies)
         rows = _rows("first", drawn[:GROUP] + gap) + _rows("second", drawn[GROUP : 2 * GROUP])
         first, second = summarise(rows)
-        found.append(difference(first, second, rows))
+        found.append(difference(first, second, rows, test_images=test_images))
     return found
 
 

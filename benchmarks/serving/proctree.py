@@ -14,11 +14,16 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True)
 class Usage:
-    """The use of a whole tree: processes, CPU seconds, resident bytes, open files, threads."""
+    """The use of a whole tree: processes, CPU seconds, bytes, open files, threads.
+
+    rss: resident bytes, with the pages of files, which the kernel drops and reads again.
+    anonymous: resident bytes of no file, which is what the processes have allocated.
+    """
 
     processes: int
     cpu_s: float
     rss: int
+    anonymous: int
     files: int
     threads: int
 
@@ -62,9 +67,18 @@ def usage(supervisor: int) -> Usage:
         processes=len(tree),
         cpu_s=ticks / TICKS,
         rss=sum(int(fields[21]) for fields in tree.values()) * PAGE,
+        anonymous=sum(_anonymous_pages(pid) for pid in tree) * PAGE,
         files=sum(_open_files(pid) for pid in tree),
         threads=sum(int(fields[17]) for fields in tree.values()),
     )
+
+
+def _anonymous_pages(pid: int) -> int:
+    try:
+        _, resident, shared, *_ = Path(f"/proc/{pid}/statm").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(resident) - int(shared)
 
 
 def _open_files(pid: int) -> int:

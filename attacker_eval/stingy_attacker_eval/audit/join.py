@@ -35,7 +35,8 @@ def join_audits(
     counted anew, from the baselines of all folders. Queries of an endpoint are the sums over the
     folders, each of which bought its own answers. Nothing is queried and nothing is trained.
 
-    selection_seeds: the seeds that choose the best attack; all others are reported.
+    selection_seeds: the seeds that choose the best attack, beside those that choose in one of the
+        folders; all others are reported.
 
     Raises AuditError, with every fault, if the folders do not fit each other, or if OUT has files.
     """
@@ -48,7 +49,8 @@ def join_audits(
         for fault in _faults(folder, report, folders[0], reports[0])
     ]
     rows = [row for report in reports for row in report.rows]
-    config = _config(reports[0].config, rows, selection_seeds)
+    choosing = {seed for report in reports for seed in report.config.selection_seeds}
+    config = _config(reports[0].config, rows, choosing.union(selection_seeds))
     faults += [
         f"expected the seed {seed} in one folder, got it in several"
         for seed in config.seeds + config.selection_seeds
@@ -137,7 +139,11 @@ def count_anew(row: Row, rows: Sequence[Row], *, selection_seeds: Collection[int
     seeds = {other.seed for other in rows if (other.seed in selection_seeds) == chooses}
     base = baseline_accuracy(rows, row.student, row.budget, attacker=row.attacker, seeds=seeds)
     if base is None:
-        raise AuditError(f"expected a finite no-API baseline for {row.student}, got none")
+        kind = "seed that chooses" if chooses else "reported seed"
+        raise AuditError(
+            f"expected a finite no-API baseline of {row.attacker} for {row.student} with a {kind}, "
+            "got none: train it with more seeds, or at a lower learning rate"
+        )
     uplift = 0.0 if row.endpoint == NO_ENDPOINT else row.accuracy - base
     return row.model_copy(update={"uplift": uplift})
 

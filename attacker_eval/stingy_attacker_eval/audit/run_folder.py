@@ -49,7 +49,7 @@ class RunFolder:
         self._rows_path = folder / "rows.jsonl"
         self._sources_path = folder / "sources.json"
         self._check_config(config)
-        self._rows = {_key(row): row for row in self._read_rows()}
+        self._rows = self._read_rows()
         self._sources = self._read_sources()
 
     def get(self, run: Run) -> Row | None:
@@ -129,19 +129,31 @@ class RunFolder:
         # Keep the newest budget and title.
         write_json(path, {"schema": SCHEMA, "config": config.model_dump(mode="json")})
 
-    def _read_rows(self) -> list[Row]:
+    def _read_rows(self) -> dict[Run, Row]:
+        """Return the rows by their runs. A run may be there twice, with the same result."""
         if not self._rows_path.exists():
-            return []
+            return {}
         content = self._rows_path.read_bytes()
         complete, _, torn = content.rpartition(b"\n")
         if torn:  # The process was killed while writing: that run is not finished.
             write_atomic(self._rows_path, complete + b"\n" if complete else b"")
-        try:
-            return [Row.model_validate_json(line) for line in complete.splitlines()]
-        except ValidationError:
-            raise AuditError(
-                f"expected rows of an audit in {self._rows_path}, got others"
-            ) from None
+        found: dict[Run, Row] = {}
+        for number, line in enumerate(complete.splitlines(), 1):
+            place = f"line {number} of {self._rows_path}"
+            try:
+                row = Row.model_validate_json(line)
+            except ValidationError:
+                raise AuditError(
+                    f"expected a row of an audit in {place}, got another text: restore the line, "
+                    "or remove it to train that student anew"
+                ) from None
+            first = found.setdefault(_key(row), row)
+            if _result(first) != _result(row):
+                raise AuditError(
+                    f"expected one result of {'/'.join(_key(row).fields)}, got a second in "
+                    f"{place}: remove the rows of the folder that trained it otherwise"
+                )
+        return found
 
     def _read_sources(self) -> dict[str, dict[str, object]]:
         if not self._sources_path.exists():
@@ -186,6 +198,11 @@ def _narrow(predictions: NDArray[np.int64]) -> NDArray[np.unsignedinteger]:
 def _decisive_settings(config: AuditConfig) -> dict[str, object]:
     """Return the settings that decide a number."""
     return config.model_dump(mode="json", exclude=NEUTRAL_SETTINGS)
+
+
+def _result(row: Row) -> tuple[object, ...]:
+    """Return what every training of the same student gives."""
+    return row.accuracy, row.agreement, row.queries, row.finite, row.predictions
 
 
 def _key(row: Row) -> Run:

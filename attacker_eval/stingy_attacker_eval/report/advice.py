@@ -64,7 +64,11 @@ def advice(audit: Audit, found: Sequence[AttackerVerdict]) -> Advice:
     tried = {row.attack.partition("[")[0] for row in audit.report.rows}
     return Advice(
         choices=(
-            *(_choices(allowed, undecided, is_decided) if marks else ()),
+            *(
+                _choices(allowed, undecided, _no_list_text(audit, marks), is_decided)
+                if marks
+                else ()
+            ),
             _budget_choice(found),
         ),
         remarks=tuple(_remarks(found, marks, undecided if is_decided else (), allowed)),
@@ -94,9 +98,23 @@ def _marks(audit: Audit, found: Sequence[AttackerVerdict]) -> dict[str, Mark]:
     return marks
 
 
+def _no_list_text(audit: Audit, marks: dict[str, Mark]) -> str:
+    """State why no list is chosen, if none is."""
+    lists = [item for item in audit.endpoints if gives_a_list(item)]
+    if all(marks.get(item.name) is Mark.MORE for item in lists):
+        return "no list of this audit: each taught more than labels alone"
+    if all(item.policy == _EVERYTHING for item in lists):
+        return "no list of this audit withholds anything"
+    return "no list of this audit was shown to teach no more than labels alone"
+
+
 def _choices(
-    allowed: Sequence[EndpointResult], undecided: Sequence[EndpointResult], is_decided: bool
+    allowed: Sequence[EndpointResult],
+    undecided: Sequence[EndpointResult],
+    no_list: str,
+    is_decided: bool,
 ) -> tuple[Choice, ...]:
+    """Choose an endpoint for each need; `no_list` says why a client gets no list."""
     if not is_decided:
         return (
             _top1_choice(allowed),
@@ -109,7 +127,7 @@ def _choices(
         )
     return (
         _top1_choice(allowed),
-        _list_choice(allowed, undecided),
+        _list_choice(allowed, undecided, no_list),
         _probability_choice(allowed, undecided),
     )
 
@@ -123,12 +141,14 @@ def _top1_choice(allowed: Sequence[EndpointResult]) -> Choice:
     return Choice(need, best.name, f"top-1 {percent(best.utility.top1)} %, {size} bytes an answer")
 
 
-def _list_choice(allowed: Sequence[EndpointResult], undecided: Sequence[EndpointResult]) -> Choice:
+def _list_choice(
+    allowed: Sequence[EndpointResult], undecided: Sequence[EndpointResult], no_list: str
+) -> Choice:
     need = "need first five"
     lists = [item for item in allowed if gives_a_list(item)]
     unshown = [item for item in undecided if gives_a_list(item)]
     if not lists and not unshown:
-        return Choice(need, None, "no list of this audit: each taught more than labels alone")
+        return Choice(need, None, no_list)
     best = max(lists or unshown, key=lambda item: item.utility.top5)
     short = min(lists or unshown, key=lambda item: item.utility.answer_bytes)
     text = _list_text(best)
@@ -180,7 +200,9 @@ def _labels_share(found: Sequence[AttackerVerdict]) -> str | None:
         (share, item)
         for item in found
         for leak in item.leaks
-        if leak.labels is not None and (share := leak.share_of(leak.labels)) is not None
+        if leak.labels is not None
+        and leak.are_labels_measured
+        and (share := leak.share_of(leak.labels)) is not None
     ]
     if not shares:
         return None
@@ -197,6 +219,7 @@ def _budget_choice(found: Sequence[AttackerVerdict]) -> Choice:
     """Choose the largest query budget up to which nothing was measured."""
     need = "budget"
     measured: dict[int, bool] = {}
+    has_budgets = False
     for item in found:
         view = item.view
         for s in view.summaries:
@@ -204,11 +227,12 @@ def _budget_choice(found: Sequence[AttackerVerdict]) -> Choice:
                 continue
             if not view.has_baseline(s.student, s.budget):
                 continue
-            uplift = view.uplift(s).interval
-            is_gain = uplift is not None and uplift[0] > 0
-            measured[s.budget] = measured.get(s.budget, False) or is_gain
+            has_budgets, interval = True, view.uplift(s).interval
+            if interval is not None:
+                measured[s.budget] = measured.get(s.budget, False) or interval[0] > 0
     if not measured:
-        return Choice(need, None, "not measured: set budgets in the protocol for the curve")
+        wanted = "run two seeds or more" if has_budgets else "set budgets in the protocol"
+        return Choice(need, None, f"not measured: {wanted} for the curve")
     quiet = [budget for budget in sorted(measured) if not measured[budget]]
     below = [budget for budget in quiet if all(budget < b for b in measured if measured[b])]
     if not below:

@@ -128,8 +128,20 @@ class Audit:
             self.rows,
             _attacks(config),
             margin=config.margin,
+            test_images=self.test_images,
+            is_baseline_alike=self.is_baseline_alike,
             skipped=[s for s in self.report.skipped if s.attacker == self.attacker.name],
         )
+
+    @property
+    def test_images(self) -> int:
+        """The images of the test set; 1 if the audit has no answers to any."""
+        return max((item.utility.images for item in self.endpoints), default=0) or 1
+
+    @property
+    def is_baseline_alike(self) -> bool:
+        """True if this attacker's baseline trains on as many images as its other students."""
+        return self.attacker.labelled == 1
 
     @property
     def list_endpoints(self) -> tuple[str, ...]:
@@ -149,7 +161,13 @@ class Audit:
 
         Its mean is the one in the report, so that both round alike.
         """
-        found = difference(best, self.baseline(best.student, best.budget), self.rows)
+        found = difference(
+            best,
+            self.baseline(best.student, best.budget),
+            self.rows,
+            test_images=self.test_images,
+            is_baseline_alike=self.is_baseline_alike,
+        )
         return found if best.uplift_mean is None else replace(found, mean=best.uplift_mean)
 
     def uplift_text(self, summary: Summary) -> str:
@@ -261,7 +279,7 @@ def _remark(uplift: Difference) -> str:
     if uplift.mean > 0:
         return f"95 % interval {uplift.reliability}: no uplift could be measured."
     return (
-        "No attack of this suite reached what training without the API gives "
+        "This attack did not reach what training without the API gives "
         f"(95 % interval {uplift.reliability})."
     )
 

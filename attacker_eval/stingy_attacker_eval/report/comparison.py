@@ -8,6 +8,7 @@ from enum import StrEnum
 from stingy_attacker_eval.errors import AuditError
 from stingy_attacker_eval.report.analysis import Audit
 from stingy_attacker_eval.report.formatting import readable, with_errors
+from stingy_attacker_eval.report.significance import Difference
 from stingy_attacker_eval.report.verdicts import Leak, attacker_verdicts
 from stingy_attacker_eval.report_schema import AuditConfig, Schedule
 
@@ -20,7 +21,7 @@ _DIGESTS = {
 
 
 class Change(StrEnum):
-    """The change of one endpoint's largest uplift, at two errors."""
+    """The change of one endpoint's largest uplift, by its 95 % interval."""
 
     MORE = "regression"
     LESS = "improvement"
@@ -132,13 +133,18 @@ def _pair(attacker: str, before: Leak, after: Leak) -> Pair:
     delta = after.uplift.mean - before.uplift.mean
     errors = before.uplift.error, after.uplift.error
     error = None if None in errors else math.hypot(*(value or 0.0 for value in errors))
-    return Pair(attacker, before, after, delta, error, _change(delta, error))
+    change = _change(delta, error, before.uplift, after.uplift)
+    return Pair(attacker, before, after, delta, error, change)
 
 
-def _change(delta: float, error: float | None) -> Change:
+def _change(delta: float, error: float | None, before: Difference, after: Difference) -> Change:
+    """Return the change by the 95 % interval of delta, with Satterthwaite's degrees of freedom."""
     if error is None:
         return Change.UNKNOWN
-    if abs(delta) <= 2 * error:
+    parts = [((each.error or 0.0) ** 4, each.freedom or 1.0) for each in (before, after)]
+    total = sum(part / freedom for part, freedom in parts)
+    freedom = error**4 / total if total else 1.0
+    if not Difference(delta, error, min(before.n, after.n), freedom).is_clear:
         return Change.NONE
     return Change.MORE if delta > 0 else Change.LESS
 

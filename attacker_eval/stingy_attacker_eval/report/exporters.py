@@ -102,6 +102,7 @@ def as_markdown(audit: Audit) -> str:
     if len(audit.views) > 1:
         parts.append("\n".join(f"- **{name}** has {text}." for name, text in possessions(audit)))
         parts.append(_table(ATTACKER_HEAD, attacker_table(audit)))
+        parts.append(f"Each endpoint for the attacker {_escape(audit.attacker.name)}:")
     found = [verdict(audit, item) for item in audit.endpoints]
     parts.append(
         "\n".join(

@@ -28,7 +28,7 @@ from stingy_attacker_eval.report.verdicts import (
 
 __all__ = ["read_audit", "render", "render_comparison", "write_comparison", "write_report"]
 
-_COMMIT = 7
+_DATE, _COMMIT = 10, 7
 
 
 def write_report(folder: Path) -> Path:
@@ -56,8 +56,8 @@ def render(audit: Audit) -> str:
         "report.html.j2",
         {
             "report": report,
-            "date": (environment.get("date") or "")[:10],
-            "commit": (environment.get("commit") or "")[:_COMMIT],
+            "date": _shortened(environment.get("date"), _DATE),
+            "commit": _shortened(environment.get("commit"), _COMMIT),
             "parts": _parts(bool(figures), bool(shown_curves), several, bool(papers)),
             "warnings": _warnings(audit),
             "verdicts": [
@@ -104,8 +104,8 @@ def render_comparison(found: Comparison) -> str:
         {
             "name": name,
             "title": audit.report.config.title,
-            "date": (audit.report.environment.get("date") or "")[:10],
-            "commit": (audit.report.environment.get("commit") or "")[:_COMMIT],
+            "date": _shortened(audit.report.environment.get("date"), _DATE),
+            "commit": _shortened(audit.report.environment.get("commit"), _COMMIT),
             "seeds": len(audit.report.config.seeds),
         }
         for name, audit in (("A", found.before), ("B", found.after))
@@ -125,6 +125,11 @@ def render_comparison(found: Comparison) -> str:
     )
 
 
+def _shortened(text: str | None, length: int) -> str:
+    """Return the first characters of each of the values that a joined audit has."""
+    return ", ".join(dict.fromkeys(part[:length] for part in (text or "").split("; ")))
+
+
 def _comparison_tiles(found: Comparison) -> tuple[Tile, ...]:
     """Return the tiles REGRESSIONS, IMPROVEMENTS and UNCHANGED."""
     names = {
@@ -136,7 +141,7 @@ def _comparison_tiles(found: Comparison) -> tuple[Tile, ...]:
     return (
         Tile("Regressions", _count(worse), _listed(worse), is_quiet=not worse),
         Tile("Improvements", _count(better), _listed(better), is_quiet=True),
-        Tile("Unchanged", _count(rest), "within two errors, or of one seed", is_quiet=True),
+        Tile("Unchanged", _count(rest), "not shown at 95 %, or of one seed", is_quiet=True),
     )
 
 
@@ -145,7 +150,7 @@ def _count(names: list[str]) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(dict.fromkeys(names)) if names else "over two errors"
+    return ", ".join(dict.fromkeys(names)) if names else "at 95 %, each by itself"
 
 
 def _parts(

@@ -1,8 +1,9 @@
 """The question whether a list teaches an attacker more than its labels alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 
 from stingy_attacker_eval.attacks import Attack
 from stingy_attacker_eval.report.significance import (
@@ -105,6 +106,8 @@ def label_only_baselines(
     attacks: Mapping[str, Attack],
     *,
     margin: float,
+    test_images: int,
+    is_baseline_alike: bool = True,
     skipped: Sequence[SkippedAttack] = (),
 ) -> tuple[LabelOnlyBaseline, ...]:
     """Compare the best attack on each list with the best attack on labels alone.
@@ -121,13 +124,17 @@ def label_only_baselines(
     summaries, rows: those of one attacker, of the reported seeds.
     attacks: by their labels in the report. Nothing is known of a missing attack.
     margin: in points.
+    test_images, is_baseline_alike: as in `difference`.
     skipped: the attacks of this attacker that could not run.
     """
+    subtract = partial(
+        difference, rows=rows, test_images=test_images, is_baseline_alike=is_baseline_alike
+    )
     pairs = [
         pair
         for item in endpoints
         if gives_a_list(item)
-        and (pair := _pair(item, endpoints, summaries, rows, attacks)) is not None
+        and (pair := _pair(item, endpoints, summaries, rows, attacks, subtract)) is not None
     ]
     tested = [pair for pair in pairs if pair.is_tested]
     keys = list(dict.fromkeys(pair.key for pair in tested))
@@ -155,7 +162,7 @@ def label_only_baselines(
         )
         for pair in pairs
     )
-    return found if is_decisive(found) else tuple(map(_unproven, found))
+    return found if is_decisive(found) else _without_proof(found)
 
 
 def is_decisive(baselines: Sequence[LabelOnlyBaseline]) -> bool:
@@ -172,8 +179,14 @@ def controls(baselines: Sequence[LabelOnlyBaseline]) -> Sequence[LabelOnlyBaseli
     return [item for item in baselines if item.is_open] or baselines
 
 
-def _unproven(item: LabelOnlyBaseline) -> LabelOnlyBaseline:
-    return replace(item, outcome=Outcome.UNPROVEN) if item.outcome is Outcome.NO_MORE else item
+def _without_proof(found: Sequence[LabelOnlyBaseline]) -> tuple[LabelOnlyBaseline, ...]:
+    """Return the comparisons of an audit that is not decisive: no list is below the margin."""
+    has_more = any(item.outcome is Outcome.MORE for item in found)
+    instead = Outcome.UNCLEAR if has_more else Outcome.UNPROVEN
+    return tuple(
+        replace(item, outcome=instead) if item.outcome is Outcome.NO_MORE else item
+        for item in found
+    )
 
 
 @dataclass(frozen=True)
@@ -203,6 +216,7 @@ def _pair(
     summaries: Sequence[Summary],
     rows: Sequence[Row],
     attacks: Mapping[str, Attack],
+    subtract: Callable[[Summary, Summary], Difference],
 ) -> _Pair | None:
     """Choose both sides of an endpoint's comparison; None if one of them has no attack."""
     best = best_attacks(summaries).get(item.name)
@@ -230,7 +244,7 @@ def _pair(
         endpoint=item,
         reader=reader,
         baseline=baseline,
-        gap=difference(reader, baseline, rows),
+        gap=subtract(reader, baseline),
         labels_had_as_much=_had_as_much(on_labels, reader, attacks),
         lists_had_as_much=_had_as_much(on_list, baseline, attacks),
         key=(identity(reader, rows), identity(baseline, rows)),

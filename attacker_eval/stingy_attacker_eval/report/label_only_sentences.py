@@ -41,12 +41,19 @@ def _comparison_sentence(baselines: Sequence[LabelOnlyBaseline], *, of: int) -> 
     """
     if not is_decisive(baselines):
         where = "not even on the open endpoint" if controls(baselines)[0].is_open else "nowhere"
+        more = [readable(item.endpoint) for item in baselines if item.outcome is Outcome.MORE]
+        if more:
+            return (
+                f"Shown to teach more than labels alone: {', '.join(more)}. Of other lists this "
+                "audit decides nothing, because that of the open endpoint was not shown to."
+            )
         return (
             "This audit does not decide whether a list teaches more than labels alone: "
             f"{where} was the best attack shown to gain more than labels."
         )
     whole = "this audit" if len(baselines) == of else "this audit that was compared"
-    closed = [item for item in baselines if not item.is_open]
+    # An open endpoint that taught more is the control. Any other one is a list like the rest.
+    closed = [item for item in baselines if not item.is_open or item.outcome is not Outcome.MORE]
     equal = [item for item in closed if item.outcome is Outcome.NO_MORE]
     if equal:
         return (

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import special
 
 from stingy_attacker_eval.report.formatting import signed, signed_finely
-from stingy_attacker_eval.results import Row, Summary
+from stingy_attacker_eval.results import NO_ENDPOINT, Row, Summary
 
 LEVEL = 0.05
 """The level of every test. Intervals leave out as much on both sides together."""
@@ -71,7 +71,10 @@ class Difference:
         if self.error == 0:
             return 1.0
         quantile = float(special.stdtrit(self.freedom, 1 - level))
-        return float(special.nctdtr(self.freedom, -margin / self.error, -quantile))
+        found = float(special.nctdtr(self.freedom, -margin / self.error, -quantile))
+        if math.isnan(found):  # The function ends at margins of some thousand errors.
+            return float(margin / self.error > quantile)
+        return found
 
     @property
     def reliability(self) -> str:
@@ -107,7 +110,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def difference(left: Summary, right: Summary, rows: Sequence[Row]) -> Difference:
+def difference(
+    left: Summary,
+    right: Summary,
+    rows: Sequence[Row],
+    *,
+    test_images: int,
+    is_baseline_alike: bool = True,
+) -> Difference:
     """Subtract right from left; both have a finite mean.
 
     With the same seeds on both sides, the runs are paired by seed. A seed decides the student's
@@ -119,11 +129,22 @@ def difference(left: Summary, right: Summary, rows: Sequence[Row]) -> Difference
     audit that are no worse than the worse of the two, because a few gaps estimate it badly. Equal
     students count once.
 
+    A baseline that trained on other images than the students varies more, or less, than they do.
+    It then pools with none of them, and its gaps to one student give the error of their difference.
+
     If the seeds differ, the error is that of two independent means, with Welch's degrees of
     freedom.
 
+    An accuracy is a count of test images, so a few gaps may be equal by chance. No variance is
+    taken as less than that of rounding to such counts.
+
     rows: the reported rows of one attacker.
+    test_images: of which the accuracies are shares.
+    is_baseline_alike: True if the no-API baseline trains on all images of the attacker.
     """
+    if not is_baseline_alike:
+        rows = _without_baseline(left, right, rows)
+    least_variance = (100 / test_images) ** 2 / 12
     accuracies = left.accuracy_mean or 0.0, right.accuracy_mean or 0.0
     mean, n = accuracies[0] - accuracies[1], min(left.n, right.n)
     if left.accuracy_spread is None or right.accuracy_spread is None:
@@ -134,8 +155,9 @@ def difference(left: Summary, right: Summary, rows: Sequence[Row]) -> Difference
             return Difference(0.0, 0.0, n, n - 1)
         noise = _noise(left, seeds, min(accuracies), rows)
         if noise is not None:
-            return Difference(mean, math.sqrt(2 * noise[0] / n), n, noise[1])
-    return _independent(mean, left, right)
+            variance = max(noise[0], least_variance)
+            return Difference(mean, math.sqrt(2 * variance / n), n, noise[1])
+    return _independent(mean, left, right, least_variance)
 
 
 def identity(summary: Summary, rows: Sequence[Row]) -> tuple[object, ...]:
@@ -148,11 +170,20 @@ def identity(summary: Summary, rows: Sequence[Row]) -> tuple[object, ...]:
     return tuple(_identity(found[seed]) for seed in sorted(found))
 
 
-def _independent(mean: float, left: Summary, right: Summary) -> Difference:
-    parts = [(s.accuracy_spread or 0.0) ** 2 / s.n for s in (left, right)]
+def _without_baseline(left: Summary, right: Summary, rows: Sequence[Row]) -> Sequence[Row]:
+    """Return the rows to pool where the baseline is unlike the students.
+
+    They are those of the two alone if one is the baseline; else those of all but the baseline.
+    """
+    sides = [(s.endpoint, s.attack) for s in (left, right)]
+    if any(endpoint == NO_ENDPOINT for endpoint, _ in sides):
+        return [row for row in rows if (row.endpoint, row.attack) in sides]
+    return [row for row in rows if row.endpoint != NO_ENDPOINT]
+
+
+def _independent(mean: float, left: Summary, right: Summary, least_variance: float) -> Difference:
+    parts = [max((s.accuracy_spread or 0.0) ** 2, least_variance) / s.n for s in (left, right)]
     total = sum(parts)
-    if total == 0:
-        return Difference(mean, 0.0, min(left.n, right.n), left.n + right.n - 2)
     freedom = total**2 / sum(
         part**2 / (s.n - 1) for part, s in zip(parts, (left, right), strict=True)
     )

@@ -90,7 +90,7 @@ def print_comparison(found: Comparison, console: Console) -> None:
             console.print(_text(f"Only in {title}: {', '.join(names)}"), highlight=False)
     count = len(found.regressions)
     console.print(
-        f"{count or 'No'} regression{'' if count == 1 else 's'} over two errors "
+        f"{count or 'No'} regression{'' if count == 1 else 's'} at 95 % "
         f"in {len(found.pairs)} comparison{'' if len(found.pairs) == 1 else 's'}.",
         highlight=False,
     )

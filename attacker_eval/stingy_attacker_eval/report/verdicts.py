@@ -52,6 +52,7 @@ class Leak:
     baseline: the no-API baseline of the same student.
     uplift: the difference of the two.
     labels: the uplift in points of the best attack on labels alone; None if none was compared.
+    are_labels_measured: True if the 95 % interval of that uplift is above 0.
     is_measured: True if the uplift is above 0 at 2.5 %, one-sided, over all endpoints of the
         attacker together (Holm). Of one endpoint, the 95 % interval is then above 0.
     """
@@ -61,6 +62,7 @@ class Leak:
     baseline: Summary
     uplift: Difference
     labels: float | None
+    are_labels_measured: bool
     mark: Mark
     is_measured: bool
 
@@ -170,13 +172,15 @@ def _leaks(view: Audit) -> tuple[Leak, ...]:
     endpoints = [item for item in view.endpoints if item.name in view.best]
     uplifts = {item.name: view.uplift(view.best[item.name]) for item in endpoints}
     measured = _measured(view, uplifts)
+    labels = {item.name: _labels_uplift(view, item) for item in endpoints}
     return tuple(
         Leak(
             endpoint=item,
             best=view.best[item.name],
             baseline=view.baseline(view.best[item.name].student),
             uplift=uplifts[item.name],
-            labels=_labels_uplift(view, item),
+            labels=None if (own := labels[item.name]) is None else own.mean,
+            are_labels_measured=own is not None and own.is_clear and own.mean > 0,
             mark=_mark(view, item),
             is_measured=item.name in measured,
         )
@@ -195,11 +199,11 @@ def _measured(view: Audit, uplifts: dict[str, Difference]) -> set[str]:
     return {name for name, key in keys.items() if adjusted[key] < LEVEL}
 
 
-def _labels_uplift(view: Audit, endpoint: EndpointResult) -> float | None:
+def _labels_uplift(view: Audit, endpoint: EndpointResult) -> Difference | None:
     if not gives_a_list(endpoint):
-        return view.best[endpoint.name].uplift_mean
+        return view.uplift(view.best[endpoint.name])
     found = [item for item in view.label_baselines if item.endpoint == endpoint.name]
-    return found[0].baseline.uplift_mean if found else None
+    return view.uplift(found[0].baseline) if found else None
 
 
 def _mark(view: Audit, endpoint: EndpointResult) -> Mark:

@@ -1,6 +1,7 @@
 """Audits of different seeds become one: the same numbers as in one folder, and no other audit."""
 
 import json
+import shutil
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -17,6 +18,7 @@ from stingy_attacker_eval.audit.run_folder import read_predictions
 from stingy_attacker_eval.audit.runner import run_audit
 from stingy_attacker_eval.cli import app
 from stingy_attacker_eval.errors import AuditError, ProtocolError
+from stingy_attacker_eval.report.html import read_audit, render
 from stingy_attacker_eval.results import Row
 
 SEEDS = (0, 1, 2)
@@ -81,6 +83,41 @@ def test_joined_audit_can_be_joined_with_a_further_seed(parts: list[Path], tmp_p
     join_audits(parts[:2], out=tmp_path / "two")
     report = join_audits([tmp_path / "two", parts[2]], out=tmp_path / "three")
     assert report.config.seeds == SEEDS
+
+
+def test_seed_that_chose_in_a_joined_folder_still_chooses(
+    parts: list[Path], tmp_path: Path
+) -> None:
+    join_audits(parts[:2], out=tmp_path / "two", selection_seeds=(0,))
+    report = join_audits([tmp_path / "two", parts[2]], out=tmp_path / "three")
+    assert (report.config.seeds, report.config.selection_seeds) == ((1, 2), (0,))
+
+
+def test_joined_folders_name_every_commit_and_day(parts: list[Path], tmp_path: Path) -> None:
+    for name, part, commit in (("a", parts[0], "1" * 40), ("b", parts[1], "2" * 40)):
+        shutil.copytree(part, tmp_path / name)
+        report = read(tmp_path / name)
+        report["environment"] |= {"commit": commit, "date": f"2026-11-2{commit[0]}T00:00:00+00:00"}
+        (tmp_path / name / "report.json").write_text(json.dumps(report))
+    join_audits([tmp_path / "a", tmp_path / "b"], out=tmp_path / "joined")
+    page = render(read_audit(tmp_path / "joined"))
+    assert "<span>1111111, 2222222</span>" in page
+    assert "<span>2026-11-21, 2026-11-22</span>" in page
+
+
+def test_broken_baselines_of_all_choosing_seeds_are_named(
+    parts: list[Path], tmp_path: Path
+) -> None:
+    shutil.copytree(parts[0], tmp_path / "broken")
+    report = read(tmp_path / "broken")
+    for row in report["rows"]:
+        row["finite"] = row["attack"] != "no_api"
+    (tmp_path / "broken" / "report.json").write_text(json.dumps(report))
+    folders = [tmp_path / "broken", parts[1]]
+    wanted = "finite no-API baseline of owner for .* with a seed that chooses, got none: train it"
+    with pytest.raises(AuditError, match=wanted):
+        join_audits(folders, out=tmp_path / "joined", selection_seeds=(0,))
+    assert not (tmp_path / "joined").exists()
 
 
 def test_folder_with_files_is_refused_and_untouched(parts: list[Path], tmp_path: Path) -> None:

@@ -150,5 +150,36 @@ def test_foreign_rows_are_refused(tmp_path: Path, dataset: str) -> None:
     out = tmp_path / "out"
     audit(tiny_protocol(dataset), out)
     (out / "rows.jsonl").write_text('{"a": 1}\n')
-    with pytest.raises(AuditError, match="expected rows of an audit"):
+    with pytest.raises(AuditError, match=r"row of an audit in line 1 of .*: restore the line"):
         audit(tiny_protocol(dataset), out)
+
+
+def test_second_result_of_a_run_is_refused_and_named(tmp_path: Path, dataset: str) -> None:
+    out, protocol = tmp_path / "out", tiny_protocol(dataset)
+    first = audit(protocol, out)
+    path = out / "rows.jsonl"
+    whole = path.read_text()
+    path.write_text(whole + whole)  # a shard's copy of the same rows
+    assert audit(protocol, out)["rows"] == first["rows"]
+    for change in ({"accuracy": 1.0}, {"finite": False}, {"predictions": "0" * 32}):
+        row = json.loads(whole.splitlines()[0]) | change
+        path.write_text(whole + json.dumps(row) + "\n")
+        with pytest.raises(AuditError, match=r"one result of owner/none/no_api/.*, got a second"):
+            audit(protocol, out)
+
+
+@pytest.mark.parametrize("damage", ["cut", "NaN", "Infinity", "joined"])
+def test_damaged_line_of_the_rows_is_named(tmp_path: Path, dataset: str, damage: str) -> None:
+    out, protocol = tmp_path / "out", tiny_protocol(dataset)
+    audit(protocol, out)
+    path = out / "rows.jsonl"
+    first, second, *rest = path.read_text().splitlines()
+    accuracy = f'"accuracy": {json.loads(second)["accuracy"]}'
+    assert accuracy in second
+    lines = {
+        "cut": [first, second[:40], *rest],
+        "joined": [first, second[:40] + second, *rest],
+    }.get(damage, [first, second.replace(accuracy, f'"accuracy": {damage}'), *rest])
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(AuditError, match=r"in line 2 of .*rows\.jsonl, got another text"):
+        audit(protocol, out)

@@ -59,6 +59,13 @@ def test_no_list_is_chosen_where_each_teaches_more(tmp_path: Path) -> None:
     assert "each taught more than labels alone" in found.choices[1].text
 
 
+def test_E7_undecided_open_list_is_none_that_taught_more(tmp_path: Path) -> None:
+    endpoints = [endpoint_of(name, policy="open") for name in ("open", "nasty")]
+    rows = rows_of({"open": MORE, "nasty": NEAR})
+    found = advised(audit_of(tmp_path, rows, endpoints))
+    assert found.choices[1].text == "no list of this audit withholds anything"
+
+
 def test_open_endpoint_is_never_advised(tmp_path: Path) -> None:
     endpoints = [endpoint_of("open", policy="open")]
     found = advised(audit_of(tmp_path, rows_of({"open": LESS}), endpoints))
@@ -138,3 +145,18 @@ def test_budget_without_a_measured_gain_is_advised(tmp_path: Path) -> None:
     assert remark((100, 0.0), (500, 9.0)) == "100 images a key: up to there no gain was measured"
     assert remark((100, 9.0), (500, 9.0)) == "even 100 queries gave a measurable gain"
     assert remark((100, 9.0), (500, 0.0)) == "even 100 queries gave a measurable gain"
+
+
+def test_E7_one_seed_advises_no_budget(tmp_path: Path) -> None:
+    rows = rows_of({"open": {"soft_label": 5.0}})
+    rows += [row("none", "no_api", 0, 50.0, budget=100)]
+    rows += [row("open", "soft_label", 0, 70.0, budget=100, uplift=20.0)]
+    audit = audit_of(tmp_path, [r for r in rows if r.seed == 0], config={"seeds": [0]})
+    said = advised(audit).choices[-1].text
+    assert said == "not measured: run two seeds or more for the curve"
+
+
+def test_E7_labels_within_their_error_close_no_gap(tmp_path: Path) -> None:
+    uplifts = {"open": {"label_only": 0.3, "soft_label": 8.0}}
+    found = advised(audit_of(tmp_path, rows_of(uplifts)))
+    assert not [remark for remark in found.remarks if remark.startswith("Labels alone")]

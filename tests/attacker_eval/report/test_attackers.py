@@ -41,7 +41,7 @@ def test_table_has_each_attackers_own_baselines(tmp_path: Path) -> None:
     audit = made(tmp_path)
     assert [line[:6] for line in attacker_table(audit)] == [
         ("owner", "open", "70.0", "+0.1 ±0.4 (label_only)", "soft_label", "1,000"),
-        ("few", "open", "50.0", "+20.1 ±0.4 (label_only)", "soft_label", "1,000"),
+        ("few", "open", "50.0", "+20.1 ±0.3 (label_only)", "soft_label", "1,000"),
     ]
     for text, base in ((as_markdown(audit), "| 50.0 |"), (render(audit), ">50.0</td>")):
         assert base in text
@@ -49,6 +49,7 @@ def test_table_has_each_attackers_own_baselines(tmp_path: Path) -> None:
     assert "| attacker | endpoint | attack |" in as_markdown(audit)
     assert '"labelled": 0.05' in as_json(audit)
     assert len(as_csv(audit).splitlines()) == 7
+    assert "Each endpoint for the attacker owner:\n\n- **open**: +3.0" in as_markdown(audit)
 
 
 def test_one_attacker_has_no_table_of_attackers(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from scipy import stats
 
 from stingy_attacker_eval.report.analysis import read_audit
 from stingy_attacker_eval.report.exporters import as_markdown
@@ -110,6 +111,20 @@ def test_results_have_the_gpu_frontier_as_it_is_printed() -> None:
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert printed.count("\n") == 14
     assert printed in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    # The interval has the error of the baseline, which varies most where labels are few.
+    accuracies: dict[str, dict[int, float]] = {}
+    for line in rows.read_text().splitlines():
+        found = Row.model_validate_json(line)
+        is_shown = (found.attacker, found.budget) == ("few-labels", None) and found.seed > 2
+        if is_shown and (found.endpoint, found.attack) in (
+            ("none", "no_api"),
+            ("label", "two_labels"),
+        ):
+            accuracies.setdefault(found.endpoint, {})[found.seed] = found.accuracy
+    label, base = (list(accuracies[name].values()) for name in ("label", "none"))
+    interval = stats.ttest_rel(label, base).confidence_interval()
+    half = (interval.high - interval.low) / 2
+    assert f"| label | +{interval.low + half:.1f} ± {half:.1f} two_labels |" in printed
 
 
 @pytest.mark.parametrize("folder", ["frontier_cifar10_32", "frontier_tin100_32"])

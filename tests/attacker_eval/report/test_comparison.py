@@ -1,9 +1,10 @@
-"""Two audits beside each other: refused unless alike, and regressions over two errors flagged."""
+"""Two audits beside each other: refused unless alike, and changes beyond their interval flagged."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy import stats
 from typer.testing import CliRunner
 
 from audit_results import audit_of, row, rows_of
@@ -22,7 +23,7 @@ def made(folder: Path, *, config: dict[str, Any] | None = None, **uplifts: float
     return audit_of(folder, rows, config=config)
 
 
-def test_changes_over_two_errors_are_flagged_worst_first(tmp_path: Path) -> None:
+def test_clear_changes_are_flagged_worst_first(tmp_path: Path) -> None:
     before = made(tmp_path / "a", same=2.0, better=5.0, worse=1.0)
     after = made(tmp_path / "b", same=2.1, better=1.0, worse=5.0)
     found = compare_audits(before, after)
@@ -37,11 +38,12 @@ def test_changes_over_two_errors_are_flagged_worst_first(tmp_path: Path) -> None
     assert worse.error == pytest.approx((errors[0] ** 2 + errors[1] ** 2) ** 0.5)
 
 
-def test_change_of_two_errors_is_no_regression(tmp_path: Path) -> None:
+def test_E5_change_within_its_interval_is_no_regression(tmp_path: Path) -> None:
     before = made(tmp_path / "a", open=2.0)
     error = compare_audits(before, before).pairs[0].error
     assert error is not None
-    for factor, change in ((1.9, Change.NONE), (2.1, Change.MORE)):
+    reach = float(stats.t.ppf(0.975, 8))  # each audit has an error of four degrees of freedom
+    for factor, change in ((reach - 0.1, Change.NONE), (reach + 0.1, Change.MORE)):
         after = made(tmp_path / "b", open=2.0 + factor * error)
         assert compare_audits(before, after).pairs[0].change is change
 
@@ -112,7 +114,7 @@ def test_command_prints_the_changes_and_writes_the_page(tmp_path: Path) -> None:
     made(tmp_path / "b", open=5.0)
     result = RUN.invoke(app, ["audit", "compare", str(tmp_path / "a"), str(tmp_path / "b")])
     assert result.exit_code == 0
-    assert "1 regression over two errors in 1 comparison." in result.stdout
+    assert "1 regression at 95 % in 1 comparison." in result.stdout
     page = (tmp_path / "b" / "compare.html").read_text()
     assert '<p class="lead">1 endpoint</p>' in page
     other = tmp_path / "page.html"

@@ -83,7 +83,7 @@ def test_verdict_has_best_uplift_spread_and_price(tmp_path: Path) -> None:
             "95 % interval \N{MINUS SIGN}0.42 to +1.62, n = 3: no uplift could be measured",
         ),
         (92.0, 0.5, "95 % interval +0.87 to +3.13, n = 3."),
-        (85.0, 0.5, "No attack of this suite reached what training without the API gives"),
+        (85.0, 0.5, "This attack did not reach what training without the API gives"),
         (93.0, None, "One seed"),
     ],
 )

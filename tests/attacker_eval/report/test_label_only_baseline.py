@@ -49,6 +49,25 @@ def test_a_list_that_teaches_no_more_than_labels_is_named(tmp_path: Path) -> Non
     assert "On 1 of 1 compared endpoints that give a list, the best attack on the list" in said
 
 
+def test_E7_undecided_open_list_is_no_list_that_taught_more(tmp_path: Path) -> None:
+    rows = rows_of({"open": CONTROL, "nasty": {"label_only": 0.1, "soft_label": 0.6}})
+    endpoints = [endpoint_of(name, policy="open") for name in ("open", "nasty")]
+    audit = audit_of(tmp_path, rows, endpoints, {"margin": 0.3})
+    outcomes = [item.outcome for item in audit.label_baselines]
+    assert outcomes == [Outcome.MORE, Outcome.UNCLEAR]
+    assert "Every list" not in headline(audit)
+    assert headline(audit).endswith("Undecided: nasty (first five 95.0 %).")
+
+
+def test_E7_list_that_taught_more_is_named_without_a_control(tmp_path: Path) -> None:
+    rows = rows_of({"open": {"label_only": 0.1, "soft_label": 0.2}, "list": CONTROL})
+    audit = audit_of(tmp_path, rows, [endpoint_of(name) for name in ("open", "list")])
+    said = headline(audit)
+    assert "no list taught more" not in audit.label_baselines[0].text
+    assert "Shown to teach more than labels alone: list." in said
+    assert "does not decide whether" not in said
+
+
 def test_attack_that_could_not_run_is_named_beside_the_verdict(tmp_path: Path) -> None:
     skipped = [
         {"endpoint": "ranks", "attack": "inversion", "reason": "needs scores"},
@@ -162,7 +181,8 @@ def test_list_without_leak_proves_nothing_if_open_has_none(tmp_path: Path) -> No
     no_leak = {"label_only": 0.1, "soft_label": 0.0}
     uplifts = {"open": no_leak, "ranks": CONTROL, "label_like": no_leak}
     said = headline(audit_of(tmp_path, rows_of(uplifts)))
-    assert "does not decide whether a list teaches more than labels alone: not even on" in said
+    assert "Shown to teach more than labels alone: ranks. Of other lists this audit decides" in said
+    assert "nothing, because that of the open endpoint was not shown to." in said
 
 
 def test_one_seed_decides_nothing(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """Intervals and tests have the sizes that they claim, on students that differ by chance alone."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from audit_results import BASE, endpoint_of, row
+from audit_results import BASE, audit_of, endpoint_of, row, rows_of
 from stingy_attacker_eval.attacks.label_only import LabelOnly
 from stingy_attacker_eval.attacks.scores.soft_label import SoftLabel
 from stingy_attacker_eval.report.label_only_baseline import (
@@ -14,19 +15,25 @@ from stingy_attacker_eval.report.label_only_baseline import (
     Outcome,
     label_only_baselines,
 )
-from stingy_attacker_eval.report.significance import Difference, difference, holm
-from stingy_attacker_eval.results import NO_ENDPOINT, Row, summarise
+from stingy_attacker_eval.report.significance import Difference, holm
+from stingy_attacker_eval.report.significance import difference as subtract
+from stingy_attacker_eval.results import NO_ENDPOINT, Row, Summary, summarise
 
 RUNS = 1000
 MOST = 0.064  # 5 % and two standard errors of a share out of 1,000
 MARGIN = 1.0
 SPREAD = 0.3  # of a student's accuracy over seeds, as on CIFAR-10
+TEST_IMAGES = 10_000
 
 
-def rate(decide: Callable[[np.random.Generator], bool]) -> float:
-    """Return the share of 1,000 repetitions that decide for it."""
+def difference(left: Summary, right: Summary, rows: list[Row]) -> Difference:
+    return subtract(left, right, rows, test_images=TEST_IMAGES)
+
+
+def rate(decide: Callable[[np.random.Generator], bool], runs: int = RUNS) -> float:
+    """Return the share of repetitions that decide for it."""
     random = np.random.default_rng(0)
-    return sum(decide(random) for _ in range(RUNS)) / RUNS
+    return sum(decide(random) for _ in range(runs)) / runs
 
 
 def group(attack: str, accuracies: np.ndarray[tuple[int], np.dtype[np.float64]]) -> list[Row]:
@@ -76,6 +83,7 @@ def compared_list(random: np.random.Generator, gap: float, *, choosing: int) -> 
         [each for each in rows if each.seed >= choosing],
         attacks,
         margin=MARGIN,
+        test_images=TEST_IMAGES,
     )
     return found
 
@@ -107,6 +115,69 @@ def test_interval_has_the_true_difference_in_95_of_100(seeds: int) -> None:
         return interval[0] <= 0 <= interval[1]
 
     assert 0.95 - 0.014 <= rate(has_it) <= 0.95 + 0.02
+
+
+def uplift_of_noisy_baseline(random: np.random.Generator, *, is_alike: bool) -> Difference:
+    """Compare one of six attacks with a baseline of few labels, which varies five times as much.
+
+    Each attack gains as many points as the margin.
+    """
+    values = SPREAD * random.standard_normal((7, 5))
+    values[0] = 5 * values[0] - MARGIN
+    rows = [
+        row(name, name, seed, BASE + float(value))
+        for name, own in zip((NO_ENDPOINT, *"abcdef"), values, strict=True)
+        for seed, value in enumerate(own)
+    ]
+    base, attack = summarise(rows)[:2]
+    return subtract(attack, base, rows, test_images=TEST_IMAGES, is_baseline_alike=is_alike)
+
+
+def test_E5_bound_over_a_noisy_baseline_errs_in_a_twentieth() -> None:
+    def is_too_low(random: np.random.Generator, is_alike: bool) -> bool:
+        found = uplift_of_noisy_baseline(random, is_alike=is_alike)
+        assert found.upper is not None
+        return found.upper < MARGIN
+
+    assert rate(lambda random: is_too_low(random, False), 300) <= 0.075  # two standard errors
+    # Pooled with the students, the baseline's error is far too small.
+    assert rate(lambda random: is_too_low(random, True), 300) > 2 * MOST
+
+
+@pytest.mark.parametrize(("labelled", "freedom"), [(1.0, 4), (0.05, 2), (0.0, 2)])
+def test_E5_baseline_of_fewer_labels_has_its_own_error(
+    tmp_path: Path, labelled: float, freedom: int
+) -> None:
+    rows = rows_of({"open": {"label_only": 0.1, "soft_label": 3.0}})
+    config = {"attackers": [{"name": "owner", "labelled": labelled}]}
+    audit = audit_of(tmp_path, rows, config=config)
+    found = audit.uplift(audit.best["open"])
+    assert found.freedom == freedom
+    if labelled < 1:
+        gaps = [r.accuracy for r in rows if r.attack == "soft_label"]
+        base = [r.accuracy for r in rows if r.endpoint == NO_ENDPOINT]
+        interval = stats.ttest_rel(gaps, base).confidence_interval()
+        assert found.interval == pytest.approx((interval.low, interval.high))
+
+
+def test_E5_two_seeds_of_a_small_test_set_rarely_differ() -> None:
+    def is_clear(random: np.random.Generator) -> bool:
+        # Of 200 test images each accuracy is a multiple of half a point, and gaps are often equal.
+        values = np.round((BASE + SPREAD * random.standard_normal((2, 2))) * 2) / 2
+        rows = group("soft_label", values[0] - BASE) + group("label_only", values[1] - BASE)
+        left, right = summarise(rows)
+        rows = [r.model_copy(update={"predictions": f"{r.attack}{r.seed}"}) for r in rows]
+        found = subtract(left, right, rows, test_images=200)
+        assert found.error
+        return found.is_clear
+
+    assert rate(is_clear, 400) <= 0.072  # two standard errors
+
+
+def test_power_of_a_tiny_error_is_one() -> None:
+    for error in (1e-300, 1e-12, 1e-4, 1e-3):
+        assert Difference(0.0, error, 5, 4).power(MARGIN) == 1.0
+        assert Difference(0.0, error, 2, 1).power(MARGIN, level=0.005) == 1.0
 
 
 def test_power_is_the_share_of_small_gaps_found() -> None:

@@ -120,6 +120,20 @@ def test_one_seed_measures_nothing(tmp_path: Path) -> None:
     assert "one seed gives no error" in leaks.text
 
 
+def test_E7_lucky_seed_of_a_broken_attack_hides_no_gain(tmp_path: Path) -> None:
+    rows = rows_of({"open": {"soft_label": 5.0, "label_only": 9.0}})
+    broken = [
+        r.model_copy(update={"finite": r.attack != "label_only" or r.seed == 0}) for r in rows
+    ]
+    found = only(audit_of(tmp_path, broken)).worst
+    assert found is not None
+    assert (found.best.attack, found.is_measured) == ("soft_label", True)
+    # Where no other attack counts, its one seed is shown.
+    alone = [r for r in broken if r.attack != "soft_label"]
+    leaks, *_ = shown(audit_of(tmp_path, alone))
+    assert (leaks.lead, leaks.is_quiet) == ("not measurable: one seed", True)
+
+
 def test_broken_attacks_are_nothing_to_report_and_no_protection(tmp_path: Path) -> None:
     rows = [
         r.model_copy(update={"finite": r.endpoint == NO_ENDPOINT})

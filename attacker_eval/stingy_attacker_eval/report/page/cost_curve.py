@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from stingy_attacker_eval.report.formatting import percent
 from stingy_attacker_eval.report.page.scale import Scale, scale_of
-from stingy_attacker_eval.results import NO_ENDPOINT, Summary
+from stingy_attacker_eval.results import NO_ENDPOINT, Summary, candidates, choice
 
 _WIDTH, _HEIGHT = 420, 250
 _LEFT, _TOP, _BOTTOM, _RIGHT = 40, 26, 34, 24
@@ -93,16 +93,19 @@ def cost_curve(summaries: Sequence[Summary], *, student: str) -> CostCurve | Non
 
 
 def best_by_budget(summaries: Sequence[Summary], endpoint: str) -> dict[int, Summary]:
-    """Return the best attack at each number of queries, fewest first."""
+    """Return the best attack at each number of queries, fewest first.
+
+    It is chosen as the best attack on all images is: on the seeds that choose, if there are any.
+    """
     best: dict[int, Summary] = {}
-    for s in summaries:
-        if s.endpoint != endpoint or s.uplift_mean is None:
+    for s in candidates(summaries):
+        if s.endpoint != endpoint:
             continue
         queries = s.queries or s.budget  # two accounts query every image twice
         if not queries:
             continue
         kept = best.get(queries)
-        if kept is None or s.uplift_mean > (kept.uplift_mean or 0.0):
+        if kept is None or choice(s) > choice(kept):
             best[queries] = s
     return dict(sorted(best.items()))
 

@@ -7,6 +7,7 @@ from stingy_attacker_eval.report.analysis import Audit
 from stingy_attacker_eval.report.ci_gate import gate_faults
 from stingy_attacker_eval.report.html import render
 from stingy_attacker_eval.report.page.cost_curve import best_by_budget, cost_curve
+from stingy_attacker_eval.results import summarise
 
 UPLIFTS = {"open": {"label_only": 0.1, "soft_label": 3.0}}
 
@@ -34,6 +35,21 @@ def test_the_curve_leaves_out_attacks_with_a_budget_of_their_own(tmp_path: Path)
     assert "data_free" not in curve.text
     assert [line.name for line in curve.lines] == ["open", "no API, as many images"]
     assert all(panel.count("<polyline") for panel in curve.panels)
+
+
+def test_curve_takes_the_attack_that_other_seeds_chose(tmp_path: Path) -> None:
+    rows = rows_of(UPLIFTS)
+    for attack, choosing, reported in (("soft_label", 60.0, 50.0), ("label_only", 50.0, 60.0)):
+        rows += [
+            row("open", attack, s, choosing if s == 0 else reported, budget=100) for s in range(3)
+        ]
+    config = {"seeds": [1, 2], "selection_seeds": [0]}
+    summary = summarise(rows, selection_seeds=[0])
+    curve = cost_curve(
+        audit_of(tmp_path, rows, config=config, summary=summary).summaries, student=STUDENT
+    )
+    assert curve is not None
+    assert "open at 100 queries: 50.0 % by soft_label" in curve.text
 
 
 def test_only_the_whole_transfer_set_draws_no_curve(tmp_path: Path) -> None:
