@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from stingy_attacker_eval.attacks import Attack, AttackContext, AttackerData, Batch, Capability
-    from stingy_attacker_eval.audit.protocol import Protocol, load_protocol
+    from stingy_attacker_eval.audit.protocol import Protocol
+    from stingy_attacker_eval.audit.protocol_file import load_protocol
     from stingy_attacker_eval.audit.run_folder import read_predictions
     from stingy_attacker_eval.audit.runner import run_audit
     from stingy_attacker_eval.datasets.datasets import Dataset, load_dataset
@@ -69,7 +70,8 @@ _HOME = {
     **dict.fromkeys((name for name in __all__ if name.endswith("Error")), "errors"),
     "BudgetExhausted": "errors",
     **dict.fromkeys(("Answers", "HttpOracle", "Oracle"), "oracle.oracle"),
-    **dict.fromkeys(("Protocol", "load_protocol"), "audit.protocol"),
+    "Protocol": "audit.protocol",
+    "load_protocol": "audit.protocol_file",
     "QuerySession": "oracle.query_session",
     "in_process_client": "oracle.in_process",
     "read_predictions": "audit.run_folder",

@@ -77,7 +77,7 @@ def run(
         from rich.console import Console
 
         from stingy_attacker_eval.audit.executors import in_processes, in_turn, on_ray
-        from stingy_attacker_eval.audit.protocol import load_protocol
+        from stingy_attacker_eval.audit.protocol_file import load_protocol
         from stingy_attacker_eval.audit.runner import run_audit
         from stingy_attacker_eval.audit.runs import parse_shard
         from stingy_attacker_eval.oracle.oracle import HttpOracle
@@ -274,7 +274,7 @@ def lab(
     with report_errors():
         from rich.console import Console
 
-        from stingy_attacker_eval.audit.protocol import load_protocol
+        from stingy_attacker_eval.audit.protocol_file import load_protocol
         from stingy_attacker_eval.datasets.datasets import load_dataset
         from stingy_attacker_eval.errors import EvalError
         from stingy_attacker_eval.lab.protocol_lab import train_protocol_teachers

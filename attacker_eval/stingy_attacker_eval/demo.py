@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from stingy_attacker_eval.audit.protocol import load_protocol
+from stingy_attacker_eval.audit.protocol_file import load_protocol
 from stingy_attacker_eval.audit.runner import run_audit
 from stingy_attacker_eval.datasets.datasets import Dataset, load_dataset
 from stingy_attacker_eval.errors import DemoError

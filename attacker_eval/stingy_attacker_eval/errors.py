@@ -7,7 +7,7 @@ EvalError
   * AnswersError      the answers lack what the caller needs
   * AttackError       the attack broke its contract, or failed
   * BudgetExhausted   the attack queried more images than its budget
-  * AuditError        the run folder or the report cannot be used
+  * AuditError        the run folder or the report cannot be used, or the audit cannot be run
   * GateError         the audit does not pass; names every reason
   * SuspectError      a suspect gave no answers, or cannot be questioned; names every fault
   * ProofError        the exhibit has nothing to prove, or a document is no proof
@@ -55,8 +55,8 @@ class BudgetExhausted(EvalError):
     """The attack queried more images than its budget has left; no image of that call was sent."""
 
 
-class AuditError(EvalError):
-    """The run folder or the report cannot be used."""
+class AuditError(_FaultsError):
+    """The run folder or the report cannot be used, or the audit cannot be run."""
 
 
 class GateError(_FaultsError):

@@ -16,7 +16,7 @@ from stingy_server.observability.metrics import Metrics
 ROOT = Path(__file__).parents[2]
 ROWS = {
     "L": 14, "P": 11, "A": 7, "B": 9, "C": 6, "D": 6, "Q": 12, "H": 12, "I": 5, "M": 3, "N": 2,
-    "G": 4, "O": 6, "R": 3, "S": 6, "W": 3, "U": 6, "E": 7, "J": 5, "T": 3, "X": 2,
+    "G": 4, "O": 6, "R": 3, "S": 6, "W": 3, "U": 6, "E": 8, "J": 5, "T": 3, "X": 2,
     "K": 8, "V": 8, "F": 3, "Y": 6, "Z": 4,
 }  # fmt: skip
 PACKAGES = ("stingy_clients", "stingy_protection", "stingy_server", "stingy_attacker_eval")

@@ -49,12 +49,12 @@ def test_list_of_attacks_has_one_line_each(columns: int) -> None:
     assert max(map(len, lines)) <= columns
 
 
-def test_errors_are_printed_one_a_line_with_status_1(tmp_path: Path) -> None:
+def test_errors_are_printed_one_a_line_with_status_2(tmp_path: Path) -> None:
     protocol = tmp_path / "bad.toml"
     protocol.write_text('dataset = "cifar"')
     options = ["--out", str(tmp_path / "o"), "--url", "http://127.0.0.1:9", "--key", "secret"]
     result = RUN.invoke(app, ["audit", "run", str(protocol), *options])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert len(result.stderr.splitlines()) == 8
     assert "secret" not in result.output
 
@@ -68,14 +68,14 @@ def test_absent_server_is_reported_without_the_key(tmp_path: Path) -> None:
     )
     options = ["--out", str(tmp_path / "o"), "--url", "http://127.0.0.1:9", "--key", "secret"]
     result = RUN.invoke(app, ["audit", "run", str(protocol), *options])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert len(result.stderr.splitlines()) == 1
     assert "secret" not in result.output
 
 
 def test_report_of_an_empty_folder_is_refused(tmp_path: Path) -> None:
     result = RUN.invoke(app, ["audit", "report", str(tmp_path)])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "report.json" in result.stderr
 
 
@@ -131,7 +131,7 @@ def test_gate_writes_junit_whether_it_passes_or_not(tmp_path: Path) -> None:
 def test_lab_takes_a_protocol_or_a_data_set_not_both(tmp_path: Path) -> None:
     options = ["--out", str(tmp_path), "--protocol", "digits", "--dataset", "digits"]
     result = RUN.invoke(app, ["audit", "lab", *options])
-    assert (result.exit_code, list(tmp_path.iterdir())) == (1, [])
+    assert (result.exit_code, list(tmp_path.iterdir())) == (2, [])
     assert "got both" in result.stderr
 
 
@@ -153,5 +153,5 @@ def test_lab_with_protocol_and_training_options_is_refused(tmp_path: Path) -> No
     result = RUN.invoke(
         app, ["audit", "lab", "--out", str(tmp_path), "--protocol", "x.toml", "--epochs", "1"]
     )
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "got both" in result.stderr

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from audit_results import audit_of, rows_of
 from stingy_attacker_eval import demo
-from stingy_attacker_eval.audit.protocol import load_protocol
+from stingy_attacker_eval.audit.protocol_file import load_protocol
 from stingy_attacker_eval.audit.runner import run_audit
 from stingy_attacker_eval.datasets.datasets import load_dataset
 from stingy_attacker_eval.errors import DemoError

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from stingy_attacker_eval.audit.protocol import Protocol, parse_protocol
+from stingy_attacker_eval.audit.protocol import Protocol
+from stingy_attacker_eval.audit.protocol_file import parse_protocol
 from stingy_attacker_eval.audit.runner import run_audit
 from stingy_attacker_eval.datasets.datasets import Images
 from stingy_attacker_eval.oracle.oracle import Answers, Oracle
@@ -123,16 +124,20 @@ def tiny_protocol(
     lr: float = 0.05,
     budget: int = 144,
 ) -> Protocol:
-    """Two epochs of the smallest student."""
+    """Make a protocol of two epochs of the smallest student.
+
+    budget: of any size, though the protocol's file could not have a smaller one than it needs.
+    """
     tables = "".join(
         f'[[endpoints]]\nname = "{name}"\nmodel = "pets"\ndefence = "{name}"\n'
         for name in endpoints
     )
-    return parse_protocol(
-        f'title = "tiny"\ndataset = "{dataset}"\nbudget = {budget}\nstudents = ["cnn_tiny"]\n'
+    protocol = parse_protocol(
+        f'title = "tiny"\ndataset = "{dataset}"\nbudget = 1000000\nstudents = ["cnn_tiny"]\n'
         f"seeds = {list(seeds)}\nepochs = 2\nbatch = 32\nlr = {lr}\n"
         f"attacks = [{', '.join(attacks)}]\n{tables}"
     )
+    return protocol.model_copy(update={"budget": budget})
 
 
 def audit(protocol: Protocol, out: Path, **oracles: Oracle) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 import dataclasses
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass
-from typing import ClassVar, Self, final
+from types import NoneType
+from typing import ClassVar, Self, final, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +21,11 @@ __all__ = [
     "AttackerData",
     "Batch",
     "Capability",
-    "check_positive",
-    "check_tau_alpha",
+    "as_float",
+    "least_faults",
+    "positive_faults",
+    "setting_faults",
+    "tau_alpha_faults",
 ]
 
 
@@ -64,6 +68,15 @@ class Attack(ABC):
         if overridden:
             names = ", ".join(overridden)
             raise TypeError(f"expected {cls.__name__} not to override {names}")
+
+    def __post_init__(self) -> None:
+        """Raise ValueError, with each fault of the settings, if there is one."""
+        if faults := list(self.faults()):
+            raise ValueError("; ".join(faults))
+
+    def faults(self) -> Iterable[str]:
+        """Yield each fault of the settings, whose types are right."""
+        return ()
 
     def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
         """Return a scalar loss, a function of its arguments alone.
@@ -153,10 +166,26 @@ class Attack(ABC):
     def expand(cls, settings: Mapping[str, object]) -> tuple[Self, ...]:
         """Return the attacks of one protocol entry: one, unless the attack is a grid.
 
-        Raises TypeError or ValueError if the settings do not fit.
+        Raises TypeError or ValueError, with each fault, if the settings do not fit.
         """
-        types = {field.name: field.type for field in dataclasses.fields(cls)}
-        values = {name: _convert(name, value, types.get(name)) for name, value in settings.items()}
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        faults = setting_faults(settings, fields)
+        faults += [
+            f"expected the setting {name}, got none"
+            for name, field in fields.items()
+            if field.default is MISSING and name not in settings
+        ]
+        values: dict[str, object] = {}
+        for name in (name for name in settings if name in fields):
+            try:
+                values[name] = _convert(name, settings[name], fields[name].type)
+            except TypeError as error:
+                faults.append(str(error))
+        if faults:
+            # The faults of the values with the right types are found as well.
+            known = {name: field.default for name, field in fields.items()} | values
+            faults += _value_faults(cls, known)
+            raise TypeError("; ".join(faults))
         return (cls(**values),)
 
     @final
@@ -189,7 +218,7 @@ class Attack(ABC):
         if Capability.SCORES in self.needs and scores_unsupported_reason(form) is not None:
             return scores_unsupported_reason(form)
         if Capability.WHITE_BOX in self.needs and data.network is None:
-            return "needs the network itself, and the endpoint gives answers only"
+            return "needs the network itself (--bundles), and the endpoint gives answers only"
         if Capability.SECOND_TIER in self.needs and data.partner is None:
             return f"needs a second tier, and the audit has no endpoint {self.partner_name()}"
         return self.unsupported_reason(data)
@@ -230,38 +259,77 @@ class Attack(ABC):
         return result if finite else dataclasses.replace(result, finite=False)
 
 
-def _convert(name: str, value: object, kind: object) -> object:
-    """Convert a setting from TOML to its field's type.
+def setting_faults(settings: Mapping[str, object], known: Iterable[str]) -> list[str]:
+    """Return a fault for each setting that an attack does not have.
 
-    Unknown names pass unchanged, because the constructor refuses them.
+    known: the settings that it has.
     """
-    if kind in (float, "float"):
+    names = ", ".join(known)
+    wanted = f"expected settings out of {names}" if names else "expected no settings"
+    return [
+        f"{wanted}, got {name}: correct its name or remove it"
+        for name in settings
+        if name not in known
+    ]
+
+
+def _value_faults(attack: type[Attack], values: Mapping[str, object]) -> list[str]:
+    """Return the faults of settings beside other faults; none if one of them has no value."""
+    if MISSING in values.values():
+        return []
+    try:
+        attack(**values)
+    except (TypeError, ValueError) as error:
+        return [str(error)]
+    return []
+
+
+def _convert(name: str, value: object, kind: object) -> object:
+    """Convert a setting from TOML to its field's type. TOML has no None, so it is never given.
+
+    Raises TypeError if the setting has another type.
+    """
+    kinds = [each for each in get_args(kind) or (kind,) if each is not NoneType]
+    if kinds in ([float], ["float"]):
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"expected a number for {name}, got {type(value).__name__}")
-        return float(value)
-    for plain in (bool, int, str):
-        if kind in (plain, plain.__name__) and type(value) is not plain:
-            raise TypeError(f"expected {plain.__name__} for {name}, got {type(value).__name__}")
+            raise TypeError(f"expected a number for {name}, got {value!r}")
+        return as_float(name, value)
+    for plain, words in ((bool, "true or false"), (int, "an integer"), (str, "text")):
+        if kinds in ([plain], [plain.__name__]) and type(value) is not plain:
+            raise TypeError(f"expected {words} for {name}, got {value!r}")
     return value
 
 
-def check_tau_alpha(tau: float, alpha: float) -> None:
-    """Raise ValueError unless 0 < tau and 0 <= alpha <= 1, both finite."""
+def as_float(name: str, value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise TypeError(f"expected a number of usual size for {name}, got a huge one") from None
+
+
+def tau_alpha_faults(tau: float, alpha: float) -> list[str]:
+    """Return each fault, unless 0 < tau and 0 <= alpha <= 1, both finite."""
     faults = []
     if not 0 < tau < float("inf"):
         faults.append(f"expected a finite tau above 0, got {tau}")
     if not 0 <= alpha <= 1:
         faults.append(f"expected alpha in 0..1, got {alpha}")
-    if faults:
-        raise ValueError("; ".join(faults))
+    return faults
 
 
-def check_positive(**numbers: float) -> None:
-    """Raise ValueError, with each fault, unless every number is finite and above 0."""
-    faults = [
+def positive_faults(**numbers: float) -> list[str]:
+    """Return a fault for each number that is not finite and above 0."""
+    return [
         f"expected a finite {name} above 0, got {number}"
         for name, number in numbers.items()
         if not 0 < number < float("inf")
     ]
-    if faults:
-        raise ValueError("; ".join(faults))
+
+
+def least_faults(least: int, **numbers: float) -> list[str]:
+    """Return a fault for each number that is not finite, or below `least`."""
+    return [
+        f"expected a finite {name} of {least} or more, got {number}"
+        for name, number in numbers.items()
+        if not least <= number < float("inf")
+    ]

@@ -19,10 +19,11 @@ from stingy_attacker_eval.audit.protocol import Protocol
 from stingy_attacker_eval.audit.purchase import PurchasedData
 from stingy_attacker_eval.audit.runs import Run
 from stingy_attacker_eval.datasets.datasets import Dataset
-from stingy_attacker_eval.oracle.oracle import digest_labels
+from stingy_attacker_eval.oracle.oracle import digest_labels, scores_unsupported_reason
 from stingy_attacker_eval.report_schema import Attacker, SkippedAttack
 from stingy_attacker_eval.results import NO_ENDPOINT
 from stingy_attacker_eval.training import to_device
+from stingy_clients import ModelInfo
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,89 @@ def plan_jobs(
         jobs += found
         skipped += left
     return jobs, skipped
+
+
+def possible_runs(
+    protocol: Protocol,
+    infos: Mapping[str, ModelInfo],
+    networks: Mapping[str, nn.Module],
+    images: int,
+) -> tuple[list[Run], list[str]]:
+    """Return the runs that the endpoints' descriptions allow, before anything is bought.
+
+    Also return a fault for each attack that can run on no endpoint, or not on the one that it is
+    listed for, and for each endpoint without an attack that is no other's second tier. It is no
+    fault beside other attacks if an attack on all endpoints lacks scores, or if a white-box attack
+    lacks the network.
+
+    infos: the descriptions of all endpoints, or of those that can be audited, by endpoint.
+    images: of the protocol.
+    """
+    described = [endpoint for endpoint in protocol.endpoints if endpoint.name in infos]
+    reasons = {
+        (endpoint.name, attack.label): _described_reason(attack, endpoint.name, infos, networks)
+        for endpoint in described
+        for attack in protocol.variants_of(endpoint)
+    }
+    lacking = {name: scores_unsupported_reason(info.scores) for name, info in infos.items()}
+    faults = []
+    for attack in protocol.variants if len(described) == len(protocol.endpoints) else ():
+        found = {name: reasons[name, attack.label] for name in infos}
+        if None not in found.values() and found != lacking and not _is_white_box(attack):
+            reason = next(iter(found.values()))
+            faults.append(
+                f"expected an endpoint on which {attack.label} can run, got none: it {reason}"
+            )
+    runs = [
+        Run(NO_ENDPOINT, baseline_attack(attacker).label, student, seed, None, attacker.name)
+        for attacker in protocol.attackers
+        for student in protocol.students_of(None)
+        for seed in protocol.all_seeds
+    ]
+    partners = {a.partner_name() for e in protocol.endpoints for a in protocol.variants_of(e)}
+    for endpoint in described:
+        own = {attack.label: reasons[endpoint.name, attack.label] for attack in endpoint.variants}
+        faults += [
+            f"{endpoint.name}: expected attacks that can run there, got {attack.label}, which "
+            f"{own[attack.label]}"
+            for attack in endpoint.variants
+            if own[attack.label] is not None and not _is_white_box(attack)
+        ]
+        attacks = protocol.variants_of(endpoint)
+        able = [attack for attack in attacks if reasons[endpoint.name, attack.label] is None]
+        if attacks and not able and endpoint.name not in partners:
+            first = attacks[0].label
+            faults.append(
+                f"{endpoint.name}: expected an attack that can run there, got none: {first} "
+                f"{reasons[endpoint.name, first]}"
+            )
+        runs += [
+            Run(endpoint.name, attack.label, student, seed, None, attacker.name)
+            for attacker in protocol.attackers
+            for attack in able
+            if impossible_reason(attack, attacker, attacker.owned(images)) is None
+            for student in protocol.students_of(endpoint)
+            for seed in protocol.all_seeds
+        ]
+    return runs, faults
+
+
+def _is_white_box(attack: Attack) -> bool:
+    return Capability.WHITE_BOX in attack.needs
+
+
+def _described_reason(
+    attack: Attack, name: str, infos: Mapping[str, ModelInfo], networks: Mapping[str, nn.Module]
+) -> str | None:
+    """Return why the attack cannot run on this endpoint, as far as its description says it."""
+    other = attack.partner_name()
+    nothing = torch.empty(0, 3, 1, 1, dtype=torch.uint8)
+    partner = None
+    if other is not None and other != name:
+        partner = AttackerData(nothing, info=infos.get(other))
+    return attack.skip_reason(
+        AttackerData(nothing, info=infos[name], network=networks.get(name), partner=partner)
+    )
 
 
 def _baseline_jobs(

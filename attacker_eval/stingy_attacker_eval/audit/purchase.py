@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from stingy_attacker_eval.audit.attackers import impossible_reason
 from stingy_attacker_eval.audit.protocol import EndpointEntry, Protocol
+from stingy_attacker_eval.audit.protocol_faults import extra_queries, extra_text
 from stingy_attacker_eval.audit.run_folder import RunFolder
 from stingy_attacker_eval.datasets.datasets import Dataset
 from stingy_attacker_eval.errors import AnswersError, AuditError
@@ -25,7 +25,7 @@ from stingy_attacker_eval.oracle.transfer_set import buy_answers
 from stingy_attacker_eval.progress import Counter, Reporter
 from stingy_attacker_eval.report_schema import EndpointResult
 from stingy_attacker_eval.training import percent_equal, predict, to_device
-from stingy_clients import ModelInfo
+from stingy_clients import ModelInfo, NotFound
 from stingy_clients.utility import Utility, utility
 
 _LEAST_AGREEMENT = 99.0  # percent
@@ -89,7 +89,8 @@ def match_classes(
 ) -> tuple[dict[str, OrderedOracle], list[str]]:
     """Return the endpoints' oracles, pinned, with the data's class indices. No query is spent.
 
-    Also return a fault for each endpoint whose labels are not the data's class names.
+    Also return a fault for each endpoint that is not served, or whose labels are not the data's
+    class names.
     """
     found: dict[str, OrderedOracle] = {}
     faults = []
@@ -99,20 +100,9 @@ def match_classes(
             found[endpoint.name] = OrderedOracle(pinned, data.class_names)
         except AnswersError as error:
             faults.append(f"{endpoint.name}: {error}")
+        except NotFound as error:
+            faults.append(f"{endpoint.name}: {endpoint.model}: {error}")
     return found, faults
-
-
-def budget_faults(protocol: Protocol, data: Dataset) -> list[str]:
-    """Return a fault if the attacks may query more images than the protocol's budget."""
-    extra = max(_extra_queries(protocol, endpoint, data) for endpoint in protocol.endpoints)
-    needed = len(data.train_x) + len(data.test_x) + extra
-    if protocol.budget >= needed:
-        return []
-    return [
-        f"expected a budget of at least {needed} images ({len(data.train_x)} to train on, "
-        f"{len(data.test_x)} to compare, {extra} for {_extra_text(protocol)}), got "
-        f"{protocol.budget}"
-    ]
 
 
 def remaining_faults(
@@ -125,44 +115,15 @@ def remaining_faults(
         answers bought once are counted, because they alone are certain.
     """
     once = len(protocol.endpoints) * (len(data.train_x) + len(data.test_x))
-    extra = sum(_extra_queries(protocol, endpoint, data) for endpoint in protocol.endpoints)
+    extra = sum(extra_queries(protocol, endpoint, data) for endpoint in protocol.endpoints)
     needed = once + (extra if whole else 0)
     if remaining is None or remaining >= needed:
         return []
     return [
         f"expected a key with at least {needed} images left for {len(protocol.endpoints)} "
-        f"endpoints ({needed - once} for {_extra_text(protocol)}), got one with "
+        f"endpoints ({needed - once} for {extra_text(protocol)}), got one with "
         f"{remaining}: nothing was sent"
     ]
-
-
-def _extra_text(protocol: Protocol) -> str:
-    examples = ", and adversarial examples" if protocol.transfer_images else ""
-    return f"attacks that query while they run{examples}"
-
-
-def _extra_queries(protocol: Protocol, endpoint: EndpointEntry, data: Dataset) -> int:
-    """Return the most images that this endpoint is sent beside those that are bought once.
-
-    Attackers with equally many images query the same ones, so their answers are bought once.
-    """
-    runs = len(protocol.students_of(endpoint)) * len(protocol.all_seeds)
-    once: dict[tuple[str, int], int] = {}
-    for_each, students = 0, 0
-    for attacker in protocol.attackers:
-        images = attacker.owned(len(data.train_x))
-        for attack in protocol.variants_of(endpoint):
-            if impossible_reason(attack, attacker, images) is not None:
-                continue
-            students += runs * (1 + len(protocol.budgets_of(attacker)))
-            if attack.per_run:
-                for_each += attack.new_images(images) * runs
-            else:
-                once[attack.label, images] = attack.new_images(images)
-    if endpoint is protocol.endpoints[0]:  # the baselines' examples are sent to it
-        baselines = len(protocol.students_of(None)) * len(protocol.all_seeds)
-        students += baselines * sum(1 + len(protocol.budgets_of(a)) for a in protocol.attackers)
-    return sum(once.values()) + for_each + students * protocol.transfer_images
 
 
 def check_networks(

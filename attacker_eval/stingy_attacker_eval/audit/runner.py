@@ -7,22 +7,21 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from stingy_attacker_eval.audit.config import audit_config
 from stingy_attacker_eval.audit.executors import Executor, in_turn
 from stingy_attacker_eval.audit.measures import teacher_log_probs
-from stingy_attacker_eval.audit.plan import mark_duplicates, plan_jobs
+from stingy_attacker_eval.audit.plan import mark_duplicates, plan_jobs, possible_runs
 from stingy_attacker_eval.audit.pretraining import pretrain
 from stingy_attacker_eval.audit.protocol import Protocol
+from stingy_attacker_eval.audit.protocol_faults import budget_faults
 from stingy_attacker_eval.audit.purchase import (
     PurchasedData,
-    budget_faults,
     buy_from,
     check_networks,
     match_classes,
     remaining_faults,
 )
-from stingy_attacker_eval.audit.run_folder import RunFolder
-from stingy_attacker_eval.audit.runs import Shard, choose
+from stingy_attacker_eval.audit.run_folder import RunFolder, audit_config
+from stingy_attacker_eval.audit.runs import Shard, choose, pattern_faults
 from stingy_attacker_eval.audit.train_jobs import TrainingPlace, train_jobs
 from stingy_attacker_eval.environment import default_device, describe_environment
 from stingy_attacker_eval.errors import AuditError
@@ -57,8 +56,9 @@ def run_audit(
     remaining: images left to the key, if it has a limit.
     executor: trains the students, except those whose attacks query while they run.
 
-    Raises TransferError, AuditError or ProtocolError if the audit cannot go on. Finished runs are
-    kept, also on Ctrl-C.
+    Raises AuditError, with every fault, before a query is spent if the endpoints cannot be audited
+    with this protocol. Raises TransferError or AuditError if the audit cannot go on. Finished runs
+    are kept, also on Ctrl-C.
     """
     absent = sorted({endpoint.name for endpoint in protocol.endpoints} - set(oracles))
     if absent:
@@ -71,11 +71,18 @@ def run_audit(
         *remaining_faults(remaining if is_new else None, protocol, dataset, whole=not only),
     ]
     ordered, unmatched = match_classes(protocol, oracles, dataset)
-    if faults or unmatched:
-        raise AuditError("; ".join([*faults, *unmatched]))
+    infos = {name: oracle.describe() for name, oracle in ordered.items()}
+    runs, idle = possible_runs(protocol, infos, networks or {}, len(dataset.train_x))
+    faults += [*unmatched, *idle]
+    if not unmatched:
+        faults += pattern_faults(runs, only)
+    if faults:
+        raise AuditError(*faults)
     config = audit_config(protocol, dataset)
     with lock_folder(out), report_progress(console or Console()) as reporter:
         folder = RunFolder(out, config)
+        # Before the purchase, because a network that cannot be trained ends the audit.
+        starts = pretrain(protocol, dataset, out, device, reporter)
         purchases = [
             buy_from(endpoint, ordered[endpoint.name], protocol, dataset, folder, reporter)
             for endpoint in protocol.endpoints
@@ -90,7 +97,7 @@ def run_audit(
             dataset=dataset,
             purchases=purchases,
             teachers=_teachers(purchases, networks or {}, to_device(dataset.test_x, device)),
-            starts=pretrain(protocol, dataset, out, device, reporter),
+            starts=starts,
             device=device,
         )
         rows = train_jobs(jobs, folder, place, reporter, executor)

@@ -66,9 +66,8 @@ def choose(
     """
     shard = shard or Shard()
     patterns = {text: _pattern(text) for text in only}
-    faults = [text for text in patterns if not any(_matches(patterns[text], text, r) for r in runs)]
-    if faults:
-        raise EvalError(f"expected runs that fit {', '.join(faults)}, got none")
+    if faults := pattern_faults(runs, patterns):
+        raise EvalError("; ".join(faults))
     matching = [
         run
         for run in runs
@@ -82,6 +81,14 @@ def choose(
         for run in runs
         if run in own or (_is_baseline(run) and (run.attacker, run.student) in students)
     ]
+
+
+def pattern_faults(runs: Sequence[Run], only: Iterable[str]) -> list[str]:
+    """Return a fault for the patterns of `choose` that match no run."""
+    unmatched = [
+        text for text in only if not any(_matches(_pattern(text), text, run) for run in runs)
+    ]
+    return [f"expected runs that fit {', '.join(unmatched)}, got none"] if unmatched else []
 
 
 def _is_baseline(run: Run) -> bool:

@@ -329,48 +329,6 @@ def test_label_names_settings_other_than_the_default() -> None:
     assert other.label == "paper_kd[tau=4]"
 
 
-@pytest.mark.parametrize(
-    ("name", "settings", "message"),
-    [
-        ("magic", {}, "semi_supervised, skeptical, soft_label, subset_kl, sweep, tail_fill"),
-        ("collusion", {}, "partner"),
-        ("collusion", {"partner": 3}, "expected str for partner, got int"),
-        ("knockoff", {"queries": 0}, "a finite queries above 0"),
-        ("knockoff", {"queries": 2.5}, "expected int for queries, got float"),
-        ("tail_fill", {"fill": "magic"}, 'constant, class_mean, got "magic"'),
-        ("active", {"strategy": "magic"}, 'entropy, k_center, random, got "magic"'),
-        ("active", {"queries": 2, "rounds": 3}, "at most 2 rounds"),
-        ("semi_supervised", {"threshold": 1.5}, "threshold in 0..1"),
-        ("augmentation_union", {"views": 0}, "1 view or more"),
-        ("augmentation_union", {"views": 1, "mixtures": False}, "got neither"),
-        ("label_votes", {"views": 1}, "2 views or more"),
-        ("consistent", {"attack": "no_api", "tau": 4}, "tau"),
-        ("inversion", {"steps": 0}, "a finite steps above 0"),
-        ("boundary_walk", {"rounds": -1}, "0 rounds or more"),
-        ("scm", {"omega": 0}, "a finite omega above 0"),
-        ("htc", {"weight": 2}, "alpha in 0..1"),
-        ("jbda", {"reservoir": 0}, "a finite reservoir above 0"),
-        ("adaptive_knockoff", {"pool": "synthetic"}, "a data set with classes"),
-        ("adaptive_knockoff", {}, "pool"),
-        ("data_free_soft", {"queries": 100}, "at least 1792 queries"),
-        ("data_free_hard", {"queries": 10}, "at least 256 queries"),
-        ("skeptical", {"weight": 2.0}, "weight in 0..1"),
-        ("paper_kd", {"tua": 4}, "tua"),
-        ("paper_kd", {"tau": 0}, "a finite tau above 0"),
-        ("paper_kd", {"tau": "4"}, "a number for tau, got str"),
-        ("paper_kd", {"alpha": 1.1}, "alpha in 0..1"),
-        ("sweep", {"tau": 4}, "a list of numbers for tau"),
-        ("sweep", {"tau": []}, "a list of numbers for tau"),
-        ("sweep", {"beta": [1]}, "beta"),
-    ],
-)
-def test_unfit_names_and_settings_are_refused(
-    name: str, settings: dict[str, object], message: str
-) -> None:
-    with pytest.raises(AttackError, match=message):
-        build_attacks(name, settings)
-
-
 def add_entry_point(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint(name="plugin", value=value, group="stingy.attacks")
     monkeypatch.setattr(attacks, "entry_points", lambda group: [point])

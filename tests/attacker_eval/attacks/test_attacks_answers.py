@@ -208,7 +208,7 @@ def test_tied_scores_give_no_order_but_the_first() -> None:
 
 @pytest.mark.parametrize("n", [1, 0, 2.5, True])
 def test_rank_distillation_of_fewer_than_two_is_refused(n: object) -> None:
-    with pytest.raises(ValueError, match="expected n to be 2 or more"):
+    with pytest.raises((TypeError, ValueError), match=r"expected .* n"):
         RankDistillation.expand({"n": n})
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stingy_attacker_eval.audit.protocol import parse_protocol
+from stingy_attacker_eval.audit.protocol_file import parse_protocol
 from stingy_attacker_eval.datasets.datasets import load_dataset
 from stingy_attacker_eval.errors import ProtocolError
 from stingy_attacker_eval.report_schema import Attacker
@@ -127,7 +127,7 @@ def test_class_without_images_has_no_labels_to_own(tmp_path: Path) -> None:
 def test_seed_that_chooses_and_is_reported_is_refused() -> None:
     found = faults(GOOD.replace("seeds = [3, 4]", "seeds = [2, 4]", 1))
     assert "expected seeds that do not choose, got 2 among both" in found
-    assert 'the seed "1" once' in faults(GOOD.replace("[0, 1, 2]", "[1, 1]"))
+    assert 'the selection seed "1" once' in faults(GOOD.replace("[0, 1, 2]", "[1, 1]"))
 
 
 def test_more_transfer_images_than_test_images_are_refused() -> None:

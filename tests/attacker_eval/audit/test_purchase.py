@@ -11,7 +11,7 @@ from attack_lab import TeacherOracle
 from audit_fakes import FakeOracle, audit, numbers, tiny_protocol
 from stingy_attacker_eval.audit.runner import run_audit
 from stingy_attacker_eval.errors import AuditError, TransferError
-from stingy_attacker_eval.report_schema import Report
+from stingy_attacker_eval.report_schema import Attacker, Report
 from stingy_attacker_eval.students import cnn
 from stingy_clients import ModelInfo
 from stingy_protection import build_policy
@@ -121,7 +121,7 @@ def test_two_tiers_collude_and_both_purchases_count(tmp_path: Path, dataset: str
 
 
 def test_white_box_attack_needs_the_network_in_process(tmp_path: Path, dataset: str) -> None:
-    protocol = tiny_protocol(dataset, attacks=('{ name = "dafl", steps = 3 }',))
+    protocol = tiny_protocol(dataset, attacks=('"label_only"', '{ name = "dafl", steps = 3 }'))
     teacher = cnn(num_classes=3, width=4).eval()
     (skipped,) = audit(protocol, tmp_path / "http")["skipped"]
     assert skipped["attack"] == "dafl[white-box,steps=3]"
@@ -133,7 +133,7 @@ def test_white_box_attack_needs_the_network_in_process(tmp_path: Path, dataset: 
         console=Console(file=StringIO()),
         networks={"stingy": teacher},
     )
-    assert [(row.attack, row.queries) for row in report.rows][1:] == [
+    assert [(row.attack, row.queries) for row in report.rows][2:] == [
         ("dafl[white-box,steps=3]", 0)
     ]
 
@@ -196,3 +196,29 @@ def test_measures_of_an_attack_are_in_its_row(tmp_path: Path, dataset: str) -> N
     assert row["measures"]["questions"] == 3 * 5  # starts and steps, one withheld class
     assert row["queries"] == 96 + 60  # the truth is no part of the cost
     assert [item["endpoint"] for item in report["skipped"]] == ["open"]
+
+
+@pytest.mark.parametrize("requests", [4, 7])
+def test_E1_two_accounts_and_views_resume_without_buying_twice(
+    tmp_path: Path, dataset: str, requests: int
+) -> None:
+    attacks = ('{ name = "collusion", partner = "open" }', '{ name = "consistent", views = 3 }')
+    protocol = tiny_protocol(dataset, endpoints=("open", "stingy"), attacks=attacks)
+    thief = Attacker(name="thief", answers=3, accounts=2)
+    protocol = protocol.model_copy(update={"attackers": (thief,), "budget": 144 + 2 * 96})
+    key: list[int] = []
+    oracles = {
+        "open": FakeOracle(support=3, requests=key, fails_after=requests),
+        "stingy": FakeOracle(requests=key, fails_after=requests),
+    }
+    with pytest.raises(TransferError, match="the endpoint failed"):
+        audit(protocol, tmp_path / "out", **oracles)
+    assert len(key) == requests
+    for oracle in oracles.values():
+        oracle.fails_after = None
+    report = audit(protocol, tmp_path / "out", **oracles)
+    whole = audit(protocol, tmp_path / "whole", open=FakeOracle(support=3), stingy=FakeOracle())
+    for item, undisturbed in zip(report["endpoints"], whole["endpoints"], strict=True):
+        assert item["queries_charged"] == item["queries_spent"] == undisturbed["queries_spent"]
+    assert sum(key) == sum(item["queries_charged"] for item in report["endpoints"])
+    assert numbers(report) == numbers(whole)

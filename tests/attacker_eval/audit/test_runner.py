@@ -15,7 +15,8 @@ from attack_lab import digits_oracle
 from audit_fakes import Contrary, FakeOracle, audit, document, numbers, tiny_protocol
 from stingy_attacker_eval import environment
 from stingy_attacker_eval.audit import executors, train_student
-from stingy_attacker_eval.audit.protocol import AttackEntry, parse_protocol
+from stingy_attacker_eval.audit.protocol import AttackEntry
+from stingy_attacker_eval.audit.protocol_file import parse_protocol
 from stingy_attacker_eval.audit.runner import run_audit
 from stingy_attacker_eval.audit.runs import Shard
 from stingy_attacker_eval.errors import AuditError

@@ -8,7 +8,7 @@ import torch
 
 from audit_fakes import save_striped
 from stingy_attacker_eval.attacks.networks import compute_logits
-from stingy_attacker_eval.audit.protocol import parse_protocol
+from stingy_attacker_eval.audit.protocol_file import parse_protocol
 from stingy_attacker_eval.errors import EvalError
 from stingy_attacker_eval.lab.protocol_lab import protocol_networks, train_protocol_teachers
 from stingy_attacker_eval.students import cnn, student_spec

@@ -109,7 +109,7 @@ def test_folder_of_another_study_is_refused(tmp_path: Path) -> None:
     run_study(tmp_path, "--only", "0/none")
     path.write_text(path.read_text().replace("secrets = 4", "secrets = 5"))
     result = RUN.invoke(app, ["audit", "mark-study", str(path), "--out", str(tmp_path / "out")])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "got another: choose a new folder" in result.stderr
 
 

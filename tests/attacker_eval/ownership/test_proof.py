@@ -84,7 +84,7 @@ def test_Z3_changed_byte_breaks_the_exhibit(tmp_path: Path) -> None:
         middle = len(whole) // 2
         path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
         status, output, errors = prove_file(tmp_path, {})
-        assert (status, output) == (1, "")
+        assert (status, output) == (2, "")
         assert len(errors.splitlines()) == 1
         path.write_bytes(whole)
     assert prove_file(tmp_path, thief_answers(exhibit))[0] == 0
@@ -131,7 +131,7 @@ def test_single_runner_up_is_compared_with_the_controls(tmp_path: Path) -> None:
 def test_exhibit_without_marks_is_refused(tmp_path: Path) -> None:
     make_exhibit(tmp_path / "e", marked=0)
     status, _, errors = prove_file(tmp_path, {})
-    assert status == 1
+    assert status == 2
     assert "no answer was marked yet" in errors
 
 
@@ -142,7 +142,7 @@ def test_missing_predictions_are_counted_and_named(tmp_path: Path) -> None:
     proof = proof_of(tmp_path, half)
     assert (proof.answered, proof.unanswered) == (60, 60)
     assert proof.remarks[0] == "60 questions have no answer."
-    assert prove_file(tmp_path, {"a": "class 1"})[0] == 1
+    assert prove_file(tmp_path, {"a": "class 1"})[0] == 2
 
 
 def test_controls_that_match_unsold_marks_are_reported(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_suspect_that_refuses_everything_is_a_sentence(tmp_path: Path) -> None:
         url = server.url
         options = ["--model", "pets", "--key", "key-1", "--out", str(tmp_path / "out")]
         result = RUN.invoke(app, ["prove", str(tmp_path / "e"), url, *options])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.stderr.splitlines() == [
         "expected answers from the suspect, got none: expected the status 200 from the suspect, "
         "got 401"
@@ -209,6 +209,6 @@ def test_options_that_do_not_fit_are_refused(
     template.write_text('label = "class"\n')
     filled = [part for o in options for part in ([o, str(template)] if o == "--template" else [o])]
     result = RUN.invoke(app, ["prove", str(tmp_path / "e"), suspect, *filled])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert text in result.stderr
     assert httpx.URL("http://x").host not in result.stdout

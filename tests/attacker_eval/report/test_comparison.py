@@ -127,6 +127,6 @@ def test_command_refuses_unlike_audits_in_one_line(tmp_path: Path) -> None:
     made(tmp_path / "a", open=1.0)
     made(tmp_path / "b", config={"epochs": 6}, open=1.0)
     result = RUN.invoke(app, ["audit", "compare", str(tmp_path / "a"), str(tmp_path / "b")])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "other epochs (5 and 6)" in result.stderr
     assert not (tmp_path / "b" / "compare.html").exists()

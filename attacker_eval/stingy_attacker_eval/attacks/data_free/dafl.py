@@ -1,5 +1,6 @@
 """DAFL, a white-box attack: a generator trained with gradients through the teacher itself."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,7 +12,8 @@ from stingy_attacker_eval.attacks.base import (
     AttackContext,
     AttackerData,
     Capability,
-    check_positive,
+    least_faults,
+    positive_faults,
 )
 from stingy_attacker_eval.attacks.context import timed
 from stingy_attacker_eval.attacks.data_free.generation import Generator, sample_noise
@@ -32,8 +34,9 @@ class Dafl(Attack):
     The attacker trains a generator from noise, with gradients through the teacher. The generator
     seeks images to which the teacher answers with confidence, evenly over the classes, and with
     large features. The student trains on the same images with soft cross-entropy at tau 1. The
-    policy is applied to the teacher's logits before both losses, as in the paper's Table 2. No
-    policy is applied to the features.
+    policy is applied to the teacher's logits before both losses, as in the paper's Table 2. Options
+    that the endpoint's description lacks are at the policy's defaults. No policy is applied to the
+    features.
 
     The attacker needs the network itself, in process, which no customer has. It needs no images
     and sends no query.
@@ -42,7 +45,7 @@ class Dafl(Attack):
     batch: images of a step.
     one_hot, balance, activation: weights of the generator's three losses; the defaults are the
         published weights for CIFAR-10 and the published code's terms.
-    generator_lr: learning rate of the generator.
+    generator_lr: learning rate of the generator. The published code takes 0.02 for CIFAR-10.
 
     References:
         "Data-Free Learning of Student Networks" (Chen et al., ICCV 2019), section 3, its
@@ -61,8 +64,12 @@ class Dafl(Attack):
     activation: float = 0.01
     generator_lr: float = 1e-3
 
-    def __post_init__(self) -> None:
-        check_positive(steps=self.steps, batch=self.batch, generator_lr=self.generator_lr)
+    def faults(self) -> Iterator[str]:
+        yield from positive_faults(steps=self.steps, generator_lr=self.generator_lr)
+        yield from least_faults(2, batch=self.batch)
+        yield from least_faults(
+            0, one_hot=self.one_hot, balance=self.balance, activation=self.activation
+        )
 
     def unsupported_reason(self, data: AttackerData) -> str | None:
         return simulation_unsupported_reason(data.info) if data.info is not None else None

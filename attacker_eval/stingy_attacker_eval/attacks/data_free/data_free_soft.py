@@ -1,13 +1,13 @@
 """DFME: extraction without images, by a generator that seeks gaps between student and endpoint."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from stingy_attacker_eval.attacks.base import AttackContext, AttackerData, check_positive
+from stingy_attacker_eval.attacks.base import AttackContext, AttackerData, positive_faults
 from stingy_attacker_eval.attacks.data_free.generation import (
     DataFree,
     Generator,
@@ -38,9 +38,10 @@ class DataFreeSoft(DataFree):
     step: grey levels between the two queries of an estimate.
     delta: distance of a filled score below the row's lowest score.
 
-    Loss, batch, rates, their steps and weight decay are those of the published code, which has no
-    class balance. It takes 20 million queries for CIFAR-10, a generator of four times the width,
-    and does not train on all queried images at the end.
+    Loss, modes, batch, rates, their steps and weight decay are those of the published code, which
+    has no class balance. It takes 20 million queries for CIFAR-10, a generator of four times the
+    width on 256 numbers of noise, and does not train on all queried images at the end. Its
+    difference goes along a random direction of the input of tanh; here each pixel goes up or down.
 
     References:
         "Data-Free Model Extraction" (Truong et al., CVPR 2021), sections 3.2 to 3.4.
@@ -55,9 +56,11 @@ class DataFreeSoft(DataFree):
     step: int = 8
     delta: float = 1.0
 
-    def __post_init__(self) -> None:
-        check_positive(student_steps=self.student_steps, step=self.step, delta=self.delta)
-        super().__post_init__()
+    def faults(self) -> Iterator[str]:
+        yield from positive_faults(
+            student_steps=self.student_steps, step=self.step, delta=self.delta
+        )
+        yield from super().faults()
 
     @property
     def round_queries(self) -> int:
@@ -113,15 +116,18 @@ class DataFreeSoft(DataFree):
     ) -> Tensor:
         """Estimate the gradient of the gap by the images, from one finite difference.
 
-        Each pixel moves by `step` grey levels in a random direction.
+        Each pixel moves by `step` grey levels in a random direction. The student is in eval mode
+        meanwhile, so that its batch statistics add nothing to a difference, and keep their values.
         """
         signs = torch.randint(0, 2, pixels.shape, generator=source, device=pixels.device) * 2 - 1
         shifted = (pixels.short() + self.step * signs).clamp(0, 255).byte()
+        student.eval()
         with torch.no_grad():
             gaps = [
                 centred_l1(student(normalise(images)).float(), query(images))
                 for images in (pixels, shifted)
             ]
+        student.train()
         # A pixel clamped at black or white has moved by less than `step`, or not at all.
         rise = (gaps[1] - gaps[0])[:, None, None, None]
         return rise * (shifted.short() - pixels.short()).sign() / (self.step / 127.5) / len(pixels)

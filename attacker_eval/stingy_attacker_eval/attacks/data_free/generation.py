@@ -1,14 +1,20 @@
 """The common parts of data-free attacks: settings, a generator, a replay buffer."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from stingy_attacker_eval.attacks.base import Attack, AttackContext, Capability, check_positive
+from stingy_attacker_eval.attacks.base import (
+    Attack,
+    AttackContext,
+    Capability,
+    least_faults,
+    positive_faults,
+)
 from stingy_attacker_eval.training import TrainResult
 
 NOISE_SIZE = 64
@@ -111,17 +117,14 @@ class DataFree(Attack):
     generator_lr: float = 1e-4
     student_lr: float = 0.1
 
-    def __post_init__(self) -> None:
-        check_positive(
-            queries=self.queries,
-            batch=self.batch,
-            generator_lr=self.generator_lr,
-            student_lr=self.student_lr,
+    def faults(self) -> Iterator[str]:
+        yield from positive_faults(
+            queries=self.queries, generator_lr=self.generator_lr, student_lr=self.student_lr
         )
-        if not 0 <= self.balance < float("inf"):
-            raise ValueError(f"expected a finite balance of 0 or more, got {self.balance}")
+        yield from least_faults(2, batch=self.batch)
+        yield from least_faults(0, balance=self.balance)
         if self.queries < self.round_queries:
-            raise ValueError(f"expected at least {self.round_queries} queries, got {self.queries}")
+            yield f"expected at least {self.round_queries} queries, got {self.queries}"
 
     @property
     def round_queries(self) -> int:

@@ -1,11 +1,12 @@
 """Rank distillation: training on the order of the answered classes, for answers without scores."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from stingy_attacker_eval.attacks.base import Attack, AttackerData, Batch, Capability
+from stingy_attacker_eval.attacks.base import Attack, AttackerData, Batch, Capability, least_faults
 from stingy_attacker_eval.attacks.losses import plackett_luce
 
 
@@ -40,12 +41,13 @@ class RankDistillation(Attack):
 
     n: int | None = None
 
-    def __post_init__(self) -> None:
-        if self.n is not None and (type(self.n) is not int or self.n < 2):
-            raise ValueError(f"expected n to be 2 or more, or unset, got {self.n!r}")
+    def faults(self) -> Iterator[str]:
+        if self.n is not None:
+            yield from least_faults(2, n=self.n)
 
     def unsupported_reason(self, data: AttackerData) -> str | None:
-        if data.indices is not None and data.indices.shape[1] < 2:
+        support = 2 if data.indices is None else data.indices.shape[1]
+        if (support if data.info is None else data.info.support) < 2:
             return "needs two classes or more, and the endpoint answers one class: use label_only"
         probabilities = data.info is not None and data.info.scores == "prob"
         if probabilities and self.n is None:

@@ -1,12 +1,13 @@
 """High-temperature composition: flat answers and true labels make one target."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 from torch.nn import functional
 
-from stingy_attacker_eval.attacks.base import Attack, Batch, Capability, check_tau_alpha
+from stingy_attacker_eval.attacks.base import Attack, Batch, Capability
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +43,11 @@ class Htc(Attack):
     tau: float = 20.0
     weight: float = 0.5
 
-    def __post_init__(self) -> None:
-        check_tau_alpha(self.tau, self.weight)
+    def faults(self) -> Iterator[str]:
+        if not 0 < self.tau < float("inf"):
+            yield f"expected a finite tau above 0, got {self.tau}"
+        if not 0 <= self.weight <= 1:
+            yield f"expected weight in 0..1, got {self.weight}"
 
     def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
         target = compose_target(batch.logits, batch.labels, tau=self.tau, weight=self.weight)

@@ -1,5 +1,6 @@
 """A sequence of contrastive models: each model avoids the answers of the one before it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,8 +12,8 @@ from stingy_attacker_eval.attacks.base import (
     Attack,
     AttackContext,
     Capability,
-    check_positive,
-    check_tau_alpha,
+    positive_faults,
+    tau_alpha_faults,
 )
 from stingy_attacker_eval.attacks.losses import fill_constant, kd_loss_fn
 from stingy_attacker_eval.attacks.networks import compute_logits, copy_with_new_weights
@@ -57,9 +58,9 @@ class Scm(Attack):
     tau: float = 4.0
     alpha: float = 0.5
 
-    def __post_init__(self) -> None:
-        check_tau_alpha(self.tau, self.alpha)
-        check_positive(models=self.models, omega=self.omega)
+    def faults(self) -> Iterator[str]:
+        yield from tau_alpha_faults(self.tau, self.alpha)
+        yield from positive_faults(models=self.models, omega=self.omega)
 
     def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
         answers = fill_constant(context.logits, delta=1.0)

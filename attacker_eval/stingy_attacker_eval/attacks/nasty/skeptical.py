@@ -1,5 +1,6 @@
 """The skeptical student: only its shallow half is distilled from the teacher."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -7,7 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stingy_attacker_eval.attacks.base import Attack, AttackContext, Capability, check_tau_alpha
+from stingy_attacker_eval.attacks.base import (
+    Attack,
+    AttackContext,
+    Capability,
+    least_faults,
+    tau_alpha_faults,
+)
 from stingy_attacker_eval.attacks.losses import kd_loss
 from stingy_attacker_eval.attacks.networks import Tap, middle_convolution
 from stingy_attacker_eval.training import TrainResult, normalise
@@ -50,12 +57,11 @@ class Skeptical(Attack):
     weight: float = 0.3
     delay: int = 1
 
-    def __post_init__(self) -> None:
-        check_tau_alpha(self.tau, self.alpha)
+    def faults(self) -> Iterator[str]:
+        yield from tau_alpha_faults(self.tau, self.alpha)
         if not 0 <= self.weight <= 1:
-            raise ValueError(f"expected weight in 0..1, got {self.weight}")
-        if self.delay < 0:
-            raise ValueError(f"expected a delay of 0 epochs or more, got {self.delay}")
+            yield f"expected weight in 0..1, got {self.weight}"
+        yield from least_faults(0, delay=self.delay)
 
     def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
         classes, steps = context.logits.shape[1], 0

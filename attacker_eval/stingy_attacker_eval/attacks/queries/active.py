@@ -1,6 +1,7 @@
 """Active learning: buy answers for the images that the student knows least about."""
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stingy_attacker_eval.attacks.base import Attack, AttackContext, Capability, check_positive
+from stingy_attacker_eval.attacks.base import Attack, AttackContext, Capability, positive_faults
 from stingy_attacker_eval.attacks.losses import kd_loss_fn
 from stingy_attacker_eval.attacks.networks import compute_logits
 from stingy_attacker_eval.training import TrainResult
@@ -50,13 +51,16 @@ class Active(Attack):
     queries: int = 400
     rounds: int = 4
 
-    def __post_init__(self) -> None:
-        check_positive(queries=self.queries, rounds=self.rounds)
+    def faults(self) -> Iterator[str]:
+        yield from positive_faults(queries=self.queries, rounds=self.rounds)
         if self.strategy not in _STRATEGIES:
             known = ", ".join(_STRATEGIES)
-            raise ValueError(f'expected a strategy out of {known}, got "{self.strategy}"')
-        if self.rounds > self.queries:
-            raise ValueError(f"expected at most {self.queries} rounds, got {self.rounds}")
+            yield f'expected a strategy out of {known}, got "{self.strategy}"'
+        if self.rounds > self.queries // 2:
+            yield (
+                f"expected at most {self.queries // 2} rounds, of two queries or more, got "
+                f"{self.rounds}"
+            )
 
     def budget(self, images: int) -> int:
         return min(self.queries, images)

@@ -1,6 +1,7 @@
 """Adaptive Knockoff Nets: a policy learns from rewards which images of a pool to query."""
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,7 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stingy_attacker_eval.attacks.base import Attack, AttackContext, Capability, check_positive
+from stingy_attacker_eval.attacks.base import (
+    Attack,
+    AttackContext,
+    Capability,
+    least_faults,
+    positive_faults,
+)
 from stingy_attacker_eval.attacks.losses import kd_loss, kd_loss_fn
 from stingy_attacker_eval.attacks.networks import compute_logits
 from stingy_attacker_eval.datasets.query_pools import SYNTHETIC
@@ -53,12 +60,13 @@ class AdaptiveKnockoff(Attack):
     size: int = 20_000
     batch: int = 16
 
-    def __post_init__(self) -> None:
-        check_positive(queries=self.queries, size=self.size, batch=self.batch)
+    def faults(self) -> Iterator[str]:
+        yield from least_faults(2, queries=self.queries)
+        yield from positive_faults(size=self.size, batch=self.batch)
         if self.pool == SYNTHETIC:
-            raise ValueError("expected a data set with classes as the pool, got drawn shapes")
+            yield "expected a data set with classes as the pool, got drawn shapes"
         if self.queries > self.size:
-            raise ValueError(f"expected at most {self.size} queries, got {self.queries}")
+            yield f"expected at most {self.size} queries, got {self.queries}"
 
     def pool_name(self) -> str | None:
         return self.pool
@@ -100,7 +108,7 @@ class GradientBandit:
 
     H(a) += (r - r_mean) (1 - pi(a)) / n(a) for the class a that was drawn, and
     H(b) -= (r - r_mean) pi(b) / n(a) for the others. r_mean is the mean of all rewards so far, and
-    n(a) counts the draws of a.
+    n(a) counts the draws of a. In the published bandit r_mean is the mean of the latest rewards.
     """
 
     def __init__(self, classes: Tensor, generator: torch.Generator) -> None:

@@ -1,6 +1,7 @@
 """Jacobian-based data augmentation: a few own images, and steps along the student's gradients."""
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,7 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stingy_attacker_eval.attacks.base import Attack, AttackContext, Capability, check_positive
+from stingy_attacker_eval.attacks.base import (
+    Attack,
+    AttackContext,
+    Capability,
+    least_faults,
+    positive_faults,
+)
 from stingy_attacker_eval.attacks.losses import kd_loss_fn
 from stingy_attacker_eval.training import TrainResult, normalise
 
@@ -57,16 +64,12 @@ class Jbda(Attack):
     full_rounds: int = 2
     reservoir: int = 400
 
-    def __post_init__(self) -> None:
-        check_positive(
-            seeds=self.seeds,
-            rounds=self.rounds,
-            step=self.step,
-            period=self.period,
-            reservoir=self.reservoir,
+    def faults(self) -> Iterator[str]:
+        yield from least_faults(2, seeds=self.seeds)
+        yield from positive_faults(
+            rounds=self.rounds, step=self.step, period=self.period, reservoir=self.reservoir
         )
-        if self.full_rounds < 0:
-            raise ValueError(f"expected 0 full rounds or more, got {self.full_rounds}")
+        yield from least_faults(0, full_rounds=self.full_rounds)
 
     def budget(self, images: int) -> int:
         count = min(self.seeds, images)

@@ -1,11 +1,17 @@
 """Knockoff Nets: an attacker without images of the task queries images of another source."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import nn
 
-from stingy_attacker_eval.attacks.base import Attack, AttackContext, Capability, check_positive
+from stingy_attacker_eval.attacks.base import (
+    Attack,
+    AttackContext,
+    Capability,
+    least_faults,
+)
 from stingy_attacker_eval.attacks.losses import kd_loss_fn
 from stingy_attacker_eval.datasets.query_pools import SYNTHETIC
 from stingy_attacker_eval.training import TrainResult
@@ -36,8 +42,8 @@ class Knockoff(Attack):
     pool: str = SYNTHETIC
     queries: int = 5000
 
-    def __post_init__(self) -> None:
-        check_positive(queries=self.queries)
+    def faults(self) -> Iterator[str]:
+        yield from least_faults(2, queries=self.queries)
 
     def pool_name(self) -> str | None:
         return self.pool

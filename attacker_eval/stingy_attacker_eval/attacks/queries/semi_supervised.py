@@ -1,5 +1,6 @@
 """Semi-supervised extraction: a few bought answers and many images without answers."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stingy_attacker_eval.attacks.base import Attack, AttackContext, Capability, check_positive
+from stingy_attacker_eval.attacks.base import Attack, AttackContext, Capability, positive_faults
 from stingy_attacker_eval.attacks.losses import consistency, kd_loss
 from stingy_attacker_eval.training import TrainResult, augment, normalise
 
@@ -43,10 +44,10 @@ class SemiSupervised(Attack):
     weight: float = 1.0
     threshold: float = 0.8
 
-    def __post_init__(self) -> None:
-        check_positive(queries=self.queries, weight=self.weight)
+    def faults(self) -> Iterator[str]:
+        yield from positive_faults(queries=self.queries, weight=self.weight)
         if not 0 < self.threshold <= 1:
-            raise ValueError(f"expected a threshold in 0..1, got {self.threshold}")
+            yield f"expected a threshold in 0..1, got {self.threshold}"
 
     def budget(self, images: int) -> int:
         return min(self.queries, images)

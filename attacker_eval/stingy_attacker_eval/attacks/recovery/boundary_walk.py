@@ -1,6 +1,7 @@
 """Boundary walks: the order of the withheld classes of one image, from many queries around it."""
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,12 +14,13 @@ from stingy_attacker_eval.attacks.base import (
     AttackContext,
     AttackerData,
     Capability,
-    check_positive,
+    least_faults,
+    positive_faults,
 )
 from stingy_attacker_eval.attacks.losses import fill_constant, plackett_luce
 from stingy_attacker_eval.attacks.networks import compute_logits
 from stingy_attacker_eval.attacks.recovery.walks import Walk, estimate_scores, walk_image
-from stingy_attacker_eval.oracle.oracle import Answers
+from stingy_attacker_eval.oracle.oracle import Answers, scores_unsupported_reason
 from stingy_attacker_eval.training import TrainResult
 
 _SAME_MODEL = 0.9
@@ -83,10 +85,9 @@ class BoundaryWalk(Attack):
     true_labels: bool = False
     truth: str = ""
 
-    def __post_init__(self) -> None:
-        check_positive(queries=self.queries, starts=self.starts, steps=self.steps)
-        if self.rounds < 0:
-            raise ValueError(f"expected 0 rounds or more, got {self.rounds}")
+    def faults(self) -> Iterator[str]:
+        yield from positive_faults(queries=self.queries, starts=self.starts, steps=self.steps)
+        yield from least_faults(0, rounds=self.rounds)
 
     @property
     def needs(self) -> frozenset[Capability]:
@@ -161,8 +162,16 @@ class BoundaryWalk(Attack):
 
 
 def _is_truth(partner: AttackerData, data: AttackerData) -> bool:
-    """Return whether the partner answers all classes, and mostly the same top-1."""
-    if partner.logits is None or partner.top1 is None or data.top1 is None:
+    """Return whether the partner answers all classes, and mostly the same top-1.
+
+    Where nothing is bought yet, its description decides.
+    """
+    if partner.top1 is None:
+        if partner.info is None:
+            return True
+        has_scores = scores_unsupported_reason(partner.info.scores) is None
+        return has_scores and partner.info.support == partner.info.num_classes
+    if partner.logits is None or data.top1 is None:
         return False
     same = float((partner.top1 == data.top1).float().mean())
     return same >= _SAME_MODEL and bool(partner.logits.isfinite().all())

@@ -1,5 +1,6 @@
 """Policy inversion: the attacker runs a known policy on its own networks and learns the inverse."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,8 +13,8 @@ from stingy_attacker_eval.attacks.base import (
     AttackContext,
     AttackerData,
     Capability,
-    check_positive,
-    check_tau_alpha,
+    positive_faults,
+    tau_alpha_faults,
 )
 from stingy_attacker_eval.attacks.losses import kd_loss_fn
 from stingy_attacker_eval.attacks.networks import compute_logits, copy_with_new_weights
@@ -72,9 +73,9 @@ class Inversion(Attack):
     eps: float = 1.0
     sigma: float = 1.0
 
-    def __post_init__(self) -> None:
-        check_tau_alpha(self.tau, self.alpha)
-        check_positive(
+    def faults(self) -> Iterator[str]:
+        yield from tau_alpha_faults(self.tau, self.alpha)
+        yield from positive_faults(
             steps=self.steps,
             beta=self.beta,
             gamma=self.gamma,

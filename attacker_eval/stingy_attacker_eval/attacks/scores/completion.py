@@ -1,5 +1,6 @@
 """Low-rank completion: the scores one answer withholds are estimated from the other answers."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,8 +10,8 @@ from stingy_attacker_eval.attacks.base import (
     Attack,
     AttackContext,
     Capability,
-    check_positive,
-    check_tau_alpha,
+    positive_faults,
+    tau_alpha_faults,
 )
 from stingy_attacker_eval.attacks.losses import kd_loss_fn
 from stingy_attacker_eval.attacks.scores.imputation import fill_low_rank
@@ -48,9 +49,9 @@ class Completion(Attack):
     tau: float = 4.0
     alpha: float = 0.9
 
-    def __post_init__(self) -> None:
-        check_tau_alpha(self.tau, self.alpha)
-        check_positive(rank=self.rank, iterations=self.iterations, delta=self.delta)
+    def faults(self) -> Iterator[str]:
+        yield from tau_alpha_faults(self.tau, self.alpha)
+        yield from positive_faults(rank=self.rank, iterations=self.iterations, delta=self.delta)
 
     def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
         filled = fill_low_rank(

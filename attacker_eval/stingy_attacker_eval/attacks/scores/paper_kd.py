@@ -1,11 +1,12 @@
 """The paper's attacker: distillation at a high temperature with true labels."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from stingy_attacker_eval.attacks.base import Attack, Batch, Capability, check_tau_alpha
+from stingy_attacker_eval.attacks.base import Attack, Batch, Capability, tau_alpha_faults
 from stingy_attacker_eval.attacks.losses import kd_loss
 
 
@@ -38,8 +39,8 @@ class PaperKd(Attack):
     tau: float = 20.0
     alpha: float = 0.9
 
-    def __post_init__(self) -> None:
-        check_tau_alpha(self.tau, self.alpha)
+    def faults(self) -> Iterator[str]:
+        yield from tau_alpha_faults(self.tau, self.alpha)
 
     def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
         return kd_loss(student_logits, batch.logits, batch.labels, tau=self.tau, alpha=self.alpha)

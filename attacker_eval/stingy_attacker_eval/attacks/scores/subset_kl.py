@@ -1,12 +1,13 @@
 """Distillation over the answered classes only: withheld classes have no loss and no gradient."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 from torch.nn import functional
 
-from stingy_attacker_eval.attacks.base import Attack, Batch, Capability, check_tau_alpha
+from stingy_attacker_eval.attacks.base import Attack, Batch, Capability, tau_alpha_faults
 from stingy_attacker_eval.attacks.losses import subset_kl
 
 
@@ -38,8 +39,8 @@ class SubsetKl(Attack):
     tau: float = 4.0
     alpha: float = 0.5
 
-    def __post_init__(self) -> None:
-        check_tau_alpha(self.tau, self.alpha)
+    def faults(self) -> Iterator[str]:
+        yield from tau_alpha_faults(self.tau, self.alpha)
 
     def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
         distil = subset_kl(student_logits, batch.logits, tau=self.tau)

@@ -1,13 +1,20 @@
 """Distillation over a grid of temperatures and weights, on answers bought once."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import ClassVar, Self
 
 from torch import Tensor
 
-from stingy_attacker_eval.attacks.base import Attack, Batch, Capability, check_tau_alpha
+from stingy_attacker_eval.attacks.base import (
+    Attack,
+    Batch,
+    Capability,
+    as_float,
+    setting_faults,
+    tau_alpha_faults,
+)
 from stingy_attacker_eval.attacks.losses import kd_loss
 
 
@@ -36,8 +43,8 @@ class Sweep(Attack):
     tau: float
     alpha: float
 
-    def __post_init__(self) -> None:
-        check_tau_alpha(self.tau, self.alpha)
+    def faults(self) -> Iterator[str]:
+        yield from tau_alpha_faults(self.tau, self.alpha)
 
     @property
     def needs(self) -> frozenset[Capability]:
@@ -51,14 +58,20 @@ class Sweep(Attack):
 
         settings: "tau" and "alpha", each a list of numbers.
 
-        Raises TypeError or ValueError if the settings do not fit.
+        Raises ValueError, with each fault, if the settings do not fit.
         """
-        grid = {"tau": [1.0, 2.0, 4.0, 20.0], "alpha": [0.1, 0.5, 0.9, 1.0], **settings}
-        unknown = sorted(set(grid) - {"tau", "alpha"})
-        if unknown:
-            raise TypeError(f"expected the settings tau and alpha, got {', '.join(unknown)} too")
-        taus, alphas = (_numbers(name, grid[name]) for name in ("tau", "alpha"))
-        return tuple(cls(tau=tau, alpha=alpha) for tau, alpha in product(taus, alphas))
+        grid = {"tau": [1.0, 2.0, 4.0, 20.0], "alpha": [0.1, 0.5, 0.9, 1.0]}
+        faults = setting_faults(settings, grid)
+        for name in (name for name in settings if name in grid):
+            try:
+                grid[name] = _numbers(name, settings[name])
+            except TypeError as error:
+                faults.append(str(error))
+        points = [*product(grid["tau"], grid["alpha"])]
+        found = [fault for point in points for fault in tau_alpha_faults(*point)]
+        if faults := [*faults, *dict.fromkeys(found)]:
+            raise ValueError("; ".join(faults))
+        return tuple(cls(tau=tau, alpha=alpha) for tau, alpha in points)
 
     def loss(self, student_logits: Tensor, batch: Batch) -> Tensor:
         labels = batch.labels if self.uses_true_labels else None
@@ -70,4 +83,4 @@ def _numbers(name: str, value: object) -> list[float]:
         raise TypeError(f"expected a list of numbers for {name}, got {value!r}")
     if any(isinstance(item, bool) or not isinstance(item, int | float) for item in value):
         raise TypeError(f"expected a list of numbers for {name}, got {value!r}")
-    return [float(item) for item in value]
+    return [as_float(name, item) for item in value]

@@ -1,5 +1,6 @@
 """Distillation with every withheld score filled in, so that a high temperature works."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,8 +10,8 @@ from stingy_attacker_eval.attacks.base import (
     Attack,
     AttackContext,
     Capability,
-    check_positive,
-    check_tau_alpha,
+    positive_faults,
+    tau_alpha_faults,
 )
 from stingy_attacker_eval.attacks.losses import fill_constant, kd_loss_fn
 from stingy_attacker_eval.attacks.scores.imputation import fill_class_mean
@@ -48,11 +49,11 @@ class TailFill(Attack):
     tau: float = 4.0
     alpha: float = 0.9
 
-    def __post_init__(self) -> None:
-        check_tau_alpha(self.tau, self.alpha)
-        check_positive(delta=self.delta)
+    def faults(self) -> Iterator[str]:
+        yield from tau_alpha_faults(self.tau, self.alpha)
+        yield from positive_faults(delta=self.delta)
         if self.fill not in _FILLS:
-            raise ValueError(f'expected fill out of {", ".join(_FILLS)}, got "{self.fill}"')
+            yield f'expected fill out of {", ".join(_FILLS)}, got "{self.fill}"'
 
     def train_student(self, student: nn.Module, context: AttackContext) -> TrainResult:
         filled = (

@@ -1,5 +1,6 @@
 """Queries with several views of each image: their answers name more classes than one answer."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stingy_attacker_eval.attacks.base import Attack, AttackContext, Capability
+from stingy_attacker_eval.attacks.base import Attack, AttackContext, Capability, least_faults
 from stingy_attacker_eval.attacks.losses import kd_loss_fn, plackett_luce
 from stingy_attacker_eval.attacks.views.label_votes import label_shares
 from stingy_attacker_eval.attacks.views.view_answers import buy_views
@@ -51,11 +52,10 @@ class AugmentationUnion(Attack):
     views: int = 9
     mixtures: bool = True
 
-    def __post_init__(self) -> None:
-        if self.views < 1:
-            raise ValueError(f"expected 1 view or more, got {self.views}")
-        if not self.budget(1):
-            raise ValueError("expected more than one view, or mixtures, got neither")
+    def faults(self) -> Iterator[str]:
+        yield from least_faults(1, views=self.views)
+        if self.views == 1 and not self.mixtures:
+            yield "expected more than one view, or mixtures, got neither"
 
     @property
     def needs(self) -> frozenset[Capability]:

@@ -1,5 +1,6 @@
 """Consistent distillation: every augmented view that the student trains on has its own answer."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ from stingy_attacker_eval.attacks.base import (
     AttackContext,
     AttackerData,
     Capability,
-    check_positive,
+    positive_faults,
 )
 from stingy_attacker_eval.attacks.label_only import LabelOnly
 from stingy_attacker_eval.attacks.lists.rank_and_label import RankAndLabel
@@ -78,15 +79,19 @@ class Consistent(Attack):
     alpha: float | None = None
     n: int | None = None
 
-    def __post_init__(self) -> None:
-        check_positive(views=self.views)
+    def faults(self) -> Iterator[str]:
+        yield from positive_faults(views=self.views)
         if self.attack not in _INNER:
-            raise ValueError(f'expected an attack out of {", ".join(_INNER)}, got "{self.attack}"')
-        _ = self.inner  # its settings are checked
+            yield f'expected an attack out of {", ".join(_INNER)}, got "{self.attack}"'
+            return
+        try:
+            _ = self.inner
+        except (TypeError, ValueError) as error:
+            yield str(error)
 
     @property
     def inner(self) -> Attack:
-        """The inner attack with its settings. Raises TypeError if it has no such setting."""
+        """The inner attack with its settings. Raises TypeError or ValueError if they do not fit."""
         given = {"tau": self.tau, "alpha": self.alpha, "n": self.n}
         settings = {name: value for name, value in given.items() if value is not None}
         (attack,) = _INNER[self.attack].expand(settings)

@@ -1,12 +1,13 @@
 """Label votes: several labels of each image, from an endpoint that answers only the top-1."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stingy_attacker_eval.attacks.base import Attack, AttackContext, Capability
+from stingy_attacker_eval.attacks.base import Attack, AttackContext, Capability, least_faults
 from stingy_attacker_eval.attacks.label_only import LabelOnly
 from stingy_attacker_eval.attacks.two_labels import TwoLabels
 from stingy_attacker_eval.attacks.views.view_answers import buy_views, train_on_views
@@ -48,9 +49,8 @@ class LabelVotes(Attack):
     average: bool = True
     true_labels: bool = False
 
-    def __post_init__(self) -> None:
-        if self.views < 2:
-            raise ValueError(f"expected 2 views or more, got {self.views}")
+    def faults(self) -> Iterator[str]:
+        yield from least_faults(2, views=self.views)
 
     @property
     def needs(self) -> frozenset[Capability]:

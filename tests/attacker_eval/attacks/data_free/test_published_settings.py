@@ -97,8 +97,8 @@ def test_replay_draws_from_all_earlier_images() -> None:
     assert len(set(targets.tolist())) > 1
 
 
-def test_dfme_takes_five_student_steps_a_round() -> None:
-    student = run_rounds(DataFreeSoft(queries=2 * 7 * 16, batch=16))
-    # Two passes without gradients for the estimate, then five steps.
-    first = student.notes[:7]
-    assert first == [(True, False)] * 7
+def test_dfme_estimates_in_eval_mode_and_takes_five_steps() -> None:
+    notes = run_rounds(DataFreeSoft(queries=2 * 7 * 16, batch=16)).notes
+    # approximate_gradients.py: clone_model.eval() for both passes, then clone_model.train().
+    one_round = [*[(False, False)] * 2, *[(True, False)] * 5]
+    assert notes[:14] == 2 * one_round

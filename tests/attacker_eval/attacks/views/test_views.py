@@ -160,7 +160,7 @@ def test_settings_of_the_inner_attack_are_passed_on() -> None:
     attack = Consistent(attack="paper_kd", tau=4.0, views=2)
     assert attack.inner.settings() == {"tau": 4.0, "alpha": 0.9}
     assert attack.label == "consistent[attack=paper_kd,views=2,tau=4]"
-    with pytest.raises(TypeError, match="tau"):
+    with pytest.raises(ValueError, match="expected no settings, got tau"):
         Consistent(attack="label_only", tau=4.0)
 
 
