@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stingy_attacker_eval.attacks.networks import copy_with_new_weights
 from stingy_attacker_eval.datasets.query_pools import load_labelled_pool, load_pool
 from stingy_attacker_eval.errors import AnswersError, AttackError
 from stingy_attacker_eval.oracle.oracle import Answers, dense_logits, scores_unsupported_reason
@@ -62,6 +63,7 @@ class AttackerData:
     network: the teacher, for images as `training.normalise` makes them.
     owned: images the attacker owns; None stands for len(images). Their number sets the training
         steps, so runs on subsets take equally many.
+    is_pretrained: True if the student that it trains starts from weights of another data set.
     """
 
     images: Tensor
@@ -74,6 +76,7 @@ class AttackerData:
     partner: "AttackerData | None" = None
     network: nn.Module | None = None
     owned: int | None = None
+    is_pretrained: bool = False
 
     @classmethod
     def from_answers(
@@ -251,6 +254,14 @@ class AttackContext:
     def session(self) -> QuerySession:
         """The queries that are left to the run; needs Capability.QUERIES."""
         return _declared(self._data.session, Capability.QUERIES, self._requires)
+
+    def another_network(self, student: nn.Module) -> nn.Module:
+        """Copy a student that has not trained yet, with weights of its own.
+
+        A pretrained attacker has them for the head alone: its other weights are as good a start
+        here as for the student. torch's global random generator draws them.
+        """
+        return copy_with_new_weights(student, head_only=self._data.is_pretrained)
 
     @property
     def network(self) -> nn.Module:

@@ -21,10 +21,15 @@ def compute_logits(network: nn.Module, images: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def copy_with_new_weights(network: nn.Module) -> nn.Module:
-    """Copy a network and draw new weights for the copy, from torch's global random generator."""
+def copy_with_new_weights(network: nn.Module, *, head_only: bool = False) -> nn.Module:
+    """Copy a network and draw new weights for the copy, from torch's global random generator.
+
+    head_only: keep the weights of all layers but the last linear one.
+
+    Raises AttackError if the head alone is wanted, and the network has no linear layer.
+    """
     new = copy.deepcopy(network)
-    for module in new.modules():
+    for module in [last_linear(new)] if head_only else new.modules():
         reset = getattr(module, "reset_parameters", None)
         if reset is not None:
             reset()

@@ -208,6 +208,7 @@ def _task(job: Job, place: TrainingPlace, test_images: Tensor) -> Task:
     start = None
     if job.attacker.pretrained is not None:
         start = place.starts[job.attacker.pretrained, job.student]
+        attacker_data = replace(attacker_data, is_pretrained=True)
     return Task(
         attack=job.attack,
         attacker_data=attacker_data,

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from torch import nn
 
 from attack_lab import attacker_data, striped_oracle
 from audit_fakes import FakeOracle, audit, document, numbers, save_striped, tiny_protocol
+from stingy_attacker_eval.attacks import context
 from stingy_attacker_eval.attacks.label_only import LabelOnly
 from stingy_attacker_eval.attacks.lists.collusion import Collusion
+from stingy_attacker_eval.attacks.networks import copy_with_new_weights, last_linear
 from stingy_attacker_eval.attacks.recovery.boundary_walk import BoundaryWalk
 from stingy_attacker_eval.attacks.scores.soft_label import SoftLabel
 from stingy_attacker_eval.attacks.two_labels import TwoLabels
@@ -270,6 +273,28 @@ def test_pretrained_network_is_the_start_of_every_student(tmp_path: Path, datase
     weights.write_bytes(b"damaged")
     with pytest.raises(Exception, match="got a damaged file: delete it"):
         audit(protocol, tmp_path / "out")
+
+
+def test_networks_beside_a_pretrained_student_start_from_its_weights(
+    tmp_path: Path, dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = save_striped(tmp_path / "other")
+    found: list[tuple[bool, bool]] = []
+
+    def note(student: nn.Module, *, head_only: bool) -> nn.Module:
+        new = copy_with_new_weights(student, head_only=head_only)
+        pairs = zip(new.parameters(), student.parameters(), strict=True)
+        equal = [torch.equal(a, b) for a, b in pairs if a.dim() == 4]
+        head = last_linear(new).weight, last_linear(student).weight
+        found.append((all(equal), torch.equal(*head)))
+        return new
+
+    monkeypatch.setattr(context, "copy_with_new_weights", note)
+    owners = Attacker(name="new"), Attacker(name="trained", pretrained=other)
+    audit(protocol_of(dataset, *owners, attacks=('"scm"',)), tmp_path / "out")
+    models = len(found) // 2
+    assert found == [(False, False)] * models + [(True, False)] * models
 
 
 def test_shards_of_attackers_do_everything_together(tmp_path: Path, dataset: str) -> None:

@@ -17,7 +17,6 @@ from stingy_attacker_eval.attacks.data_free.generation import (
     to_pixels,
 )
 from stingy_attacker_eval.attacks.losses import disguide_generator_loss
-from stingy_attacker_eval.attacks.networks import copy_with_new_weights
 from stingy_attacker_eval.training import normalise
 
 
@@ -72,7 +71,7 @@ class DataFreeHard(DataFree):
         self, student: nn.Module, generator: Generator, context: AttackContext, replay: ReplayBuffer
     ) -> Callable[[], None]:
         source = context.generator()
-        students = nn.ModuleList([student, copy_with_new_weights(student)])
+        students = nn.ModuleList([student, context.another_network(student)])
         adam, sgd, end_round = self.build_optimizers(generator, students)
 
         def train_generator() -> None:

@@ -16,7 +16,7 @@ from stingy_attacker_eval.attacks.base import (
     tau_alpha_faults,
 )
 from stingy_attacker_eval.attacks.losses import fill_constant, kd_loss_fn
-from stingy_attacker_eval.attacks.networks import compute_logits, copy_with_new_weights
+from stingy_attacker_eval.attacks.networks import compute_logits
 from stingy_attacker_eval.training import TrainResult
 
 
@@ -66,7 +66,7 @@ class Scm(Attack):
         answers = fill_constant(context.logits, delta=1.0)
         former = answers
         for _ in range(self.models):
-            model = copy_with_new_weights(student)
+            model = context.another_network(student)
             result = self._fit(model, former, context)
             if not result.finite:
                 return result

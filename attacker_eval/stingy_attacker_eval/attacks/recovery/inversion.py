@@ -17,7 +17,7 @@ from stingy_attacker_eval.attacks.base import (
     tau_alpha_faults,
 )
 from stingy_attacker_eval.attacks.losses import kd_loss_fn
-from stingy_attacker_eval.attacks.networks import compute_logits, copy_with_new_weights
+from stingy_attacker_eval.attacks.networks import compute_logits
 from stingy_attacker_eval.attacks.recovery.inverter import fit_inverter
 from stingy_attacker_eval.attacks.recovery.policy_simulation import (
     PolicyOptions,
@@ -142,7 +142,7 @@ def compute_shadow_logits(student: nn.Module, context: AttackContext, labels: Te
     logits = torch.zeros(len(order), context.info.num_classes, device=context.device)
     for train_rows, query_rows in ((order[:half], order[half:]), (order[half:], order[:half])):
         shadow_labels = labels[train_rows]
-        shadow = copy_with_new_weights(student)
+        shadow = context.another_network(student)
         context.train(
             shadow,
             context.images[train_rows],
