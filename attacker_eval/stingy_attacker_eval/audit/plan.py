@@ -56,7 +56,7 @@ class Job:
     @property
     def queries_endpoint(self) -> bool:
         """True if the attack queries the endpoint while it runs."""
-        return Capability.QUERIES in self.attack.requires
+        return Capability.QUERIES in self.attack.needs
 
     @property
     def transfer_queries(self) -> int:
@@ -248,7 +248,8 @@ def mark_duplicates(jobs: Sequence[Job]) -> list[Job]:
     Two students are identical if attack, network, seed and everything that the attack reads are:
     the images, the labels if it uses any, and the answers. An attack that reads labels alone trains
     the same student on two endpoints that sold equal labels, unless it queries them while it runs.
-    Any other attack does so only for two attackers of one endpoint.
+    One that reads no answer does so on endpoints whose labels for the test images are equal, since
+    its agreement is the same too. Any other attack does so only for two attackers of one endpoint.
     """
     first: dict[tuple[object, ...], Run] = {}
     digests: dict[int, str] = {}
@@ -285,6 +286,8 @@ def _answers_digest(job: Job) -> tuple[str, ...]:
     """Return what two jobs share if their attacks read equal answers."""
     if job.purchase is None:
         return ()
+    if job.attack.needs <= {Capability.LABELS, Capability.IMAGES}:
+        return ("", digest_labels(job.purchase.evaluation))
     if job.attack.reads_top1_only and not job.queries_endpoint:
         return digest_labels(job.purchase.transfer), digest_labels(job.purchase.evaluation)
     return (job.purchase.endpoint.name,)

@@ -159,6 +159,8 @@ class _RowWriter:
             update={
                 "endpoint": job.run.endpoint,
                 "defence": job.purchase.endpoint.defence if job.purchase else row.defence,
+                # Two attackers may have bought different parts of equal labels.
+                "queries": row.queries if job.queries_endpoint else job.transfer_queries,
                 "seconds": 0.0,
                 "uplift": row.accuracy - self._baseline(job, row.accuracy),
                 "budget": job.budget,

@@ -236,6 +236,18 @@ def test_querying_attack_is_shared_by_attackers_not_endpoints(tmp_path: Path, da
     assert 144 < spent <= 144 + 96  # a copy may equal its image
 
 
+def test_the_control_of_attacks_on_views_is_trained_once(tmp_path: Path, dataset: str) -> None:
+    control = ('{ name = "consistent", attack = "no_api", views = 2 }',)
+    protocol = tiny_protocol(dataset, endpoints=("open", "stingy"), attacks=control)
+    changes = {"attackers": (OWNER, FEW), "budget": 144}
+    oracles = {"open": FakeOracle(support=3), "stingy": FakeOracle()}
+    report = audit(protocol.model_copy(update=changes), tmp_path / "out", **oracles)
+    found = [row for row in report["rows"] if row["endpoint"] != "none"]
+    # The labels that "few" lacks are bought, and here they are the true ones.
+    assert [row["trained_on"] for row in found] == [None, "open", "open", "open"]
+    assert [row["queries"] for row in found] == [0, 0, 96, 96]
+
+
 def test_attacks_on_labels_alone_read_no_list() -> None:
     for attack in (
         LabelOnly(),
