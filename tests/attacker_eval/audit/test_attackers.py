@@ -287,7 +287,7 @@ def test_pretrained_network_is_the_start_of_every_student(tmp_path: Path, datase
         audit(protocol, tmp_path / "out")
 
 
-def test_networks_beside_a_pretrained_student_start_from_its_weights(
+def test_networks_beside_a_pretrained_student_start_likewise(
     tmp_path: Path, dataset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "other").mkdir()
