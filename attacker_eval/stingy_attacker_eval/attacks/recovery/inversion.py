@@ -126,7 +126,7 @@ class Inversion(Attack):
         )
         inverter = fit_inverter(logits, context, options, steps=self.steps)
         with torch.no_grad():
-            inverted: Tensor = inverter(answers)
+            inverted: Tensor = inverter(answers, context.top1)
         return inverted
 
 

@@ -157,6 +157,16 @@ def test_E3_inverter_recovers_more_than_the_answer_says(policy: str, share: floa
     assert divergence(inverted(attack, found)) < share * divergence(found.logits)
 
 
+def test_inverter_keeps_the_top1_where_the_largest_scores_are_equal() -> None:
+    found = unsure_data("modelguard_w")
+    assert found.logits is not None
+    assert found.top1 is not None
+    ties = (found.logits == found.logits.amax(1, keepdim=True)).sum(1) > 1
+    assert ties.float().mean() > 0.3
+    kept = inverted(Inversion(steps=400), found).argmax(1) == found.top1
+    assert kept[ties].float().mean() > 0.9
+
+
 def test_inverter_of_another_policy_recovers_less() -> None:
     """Compare with the control: the same training with wrong options of the policy."""
     found = unsure_data("reverse_sigmoid")
