@@ -157,7 +157,7 @@ def test_E3_inverter_recovers_more_than_the_answer_says(policy: str, share: floa
     assert divergence(inverted(attack, found)) < share * divergence(found.logits)
 
 
-def test_inverter_keeps_the_top1_where_the_largest_scores_are_equal() -> None:
+def test_inverter_keeps_the_top1_among_equal_scores() -> None:
     found = unsure_data("modelguard_w")
     assert found.logits is not None
     assert found.top1 is not None
