@@ -27,6 +27,7 @@ from stingy_server.process.core_dumps import forbid_core_dumps
 from stingy_server.process.descriptors import raise_descriptor_limit
 from stingy_server.process.gc_tuning import freeze_gc
 from stingy_server.process.http_config import HttpConfig
+from stingy_server.process.listening import cannot_listen
 from stingy_server.process.workers import DrainingServer, Workers
 from stingy_server.service import Service
 from stingy_server.settings import Settings
@@ -120,7 +121,7 @@ def _bind(host: str, port: int, stack: contextlib.ExitStack) -> tuple[socket.soc
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
     except OSError as error:
-        return listener, [_taken(host, port, error)]
+        return listener, [cannot_listen(host, port, error)]
     return listener, []
 
 
@@ -131,7 +132,7 @@ def _bind_metrics(settings: Settings) -> tuple[MetricsServer | None, list[str]]:
     try:
         server = MetricsServer(settings.metrics_host, settings.metrics_port)
     except OSError as error:
-        return None, [_taken(settings.metrics_host, settings.metrics_port, error)]
+        return None, [cannot_listen(settings.metrics_host, settings.metrics_port, error)]
     return server, []
 
 
@@ -151,11 +152,7 @@ def _listen(listener: socket.socket, metrics_port: MetricsServer | None, service
     except OSError as error:
         close_endpoints(service.fleet)
         service.close()
-        raise ConfigurationError([_taken(host, port, error)]) from None
-
-
-def _taken(host: str, port: int, error: OSError) -> str:
-    return f"{host}:{port}: cannot listen here: {error.strerror or error}"
+        raise ConfigurationError([cannot_listen(host, port, error)]) from None
 
 
 @contextlib.contextmanager

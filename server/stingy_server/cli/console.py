@@ -46,7 +46,8 @@ def console(
     from stingy_server.console.estimates import Audits
     from stingy_server.console.feed import Feed
     from stingy_server.console.tokens import ConsoleAccess
-    from stingy_server.loopback.runner import bind, run_page
+    from stingy_server.loopback.runner import HOST, bind, run_page
+    from stingy_server.process.listening import cannot_listen
 
     pepper = _pepper(settings)
     try:
@@ -59,8 +60,8 @@ def console(
     if not faults:
         try:
             listener = bind(port)
-        except OSError:
-            faults = [f"expected a free port, got {port}, which another program has; see --port"]
+        except OSError as error:
+            faults = [cannot_listen(HOST, port, error)]
     if faults:
         feed.close()
         end(faults)

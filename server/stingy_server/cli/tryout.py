@@ -27,9 +27,10 @@ def try_bundle(
     """Show on a page what a bundle knows of an image, and what leaves under a policy."""
     with working("loading"):
         from stingy_server.loopback.access import TOKEN_LIFE_S, Access
-        from stingy_server.loopback.runner import bind, page_address, run_page
+        from stingy_server.loopback.runner import HOST, bind, page_address, run_page
         from stingy_server.models.artefact import is_artefact
         from stingy_server.process.core_dumps import forbid_core_dumps
+        from stingy_server.process.listening import cannot_listen
         from stingy_server.settings_sources import load_settings
         from stingy_server.tryout.app import try_app
         from stingy_server.tryout.choice import Chooser
@@ -48,7 +49,7 @@ def try_bundle(
     try:
         listener = bind(port)
     except OSError as error:
-        end([f"127.0.0.1:{port}: cannot listen here: {error.strerror or error}"])
+        end([cannot_listen(HOST, port, error)])
     access = Access()
 
     def print_address() -> None:

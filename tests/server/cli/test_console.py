@@ -33,8 +33,9 @@ def test_busy_port_is_a_fault_that_names_it(state: Path) -> None:
         port = listener.getsockname()[1]
         done = run("--state", state, "--port", str(port))
     assert done.exit_code == 2
-    assert (
-        done.stderr == f"expected a free port, got {port}, which another program has; see --port\n"
+    assert done.stderr == (
+        f"127.0.0.1:{port}: cannot listen here: Address already in use; "
+        "end the program that listens here, or name another port\n"
     )
 
 

@@ -39,4 +39,9 @@ def store_failure(error: Exception) -> StoreUnavailable:
             "expected a disk on which this user can read, lock and write the state, got an I/O "
             "error: see the disk and the permissions of the files"
         )
+    if code == sqlite3.SQLITE_ERROR:
+        return StoreUnavailable(
+            "expected the tables and columns of this release, got others: `stingy state check` "
+            "lists what differs; restore a backup with `stingy state restore`"
+        )
     return StoreUnavailable(f"the state failed: {type(error).__name__}")

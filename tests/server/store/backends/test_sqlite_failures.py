@@ -52,6 +52,11 @@ def test_full_disk_is_named(state: Path) -> None:
     assert "got a full one" in str(found)
 
 
+def test_state_with_other_tables_is_to_be_checked(state: Path) -> None:
+    found = failure("SELECT id FROM keyz", mode="rw", file=state / FILE)
+    assert "`stingy state check` lists what differs" in str(found)
+
+
 def test_busy_is_the_only_failure_to_try_once_more(state: Path) -> None:
     assert not isinstance(store_failure(sqlite3.OperationalError("disk")), StoreBusy)
     assert str(store_failure(sqlite3.OperationalError("/a/path"))) == (
