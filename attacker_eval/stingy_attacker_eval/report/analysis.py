@@ -291,5 +291,6 @@ def choice_remark(audit: Audit, endpoint: str) -> str:
     if len(tried) < 2:
         return ""
     if seeds:
-        return f"Chosen out of {len(tried)} on {len(seeds)} other seeds."
+        others = "one other seed" if len(seeds) == 1 else f"{len(seeds)} other seeds"
+        return f"Chosen out of {len(tried)} on {others}."
     return f"Chosen out of {len(tried)} on the same seeds, which leans upwards."

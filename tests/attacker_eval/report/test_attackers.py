@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from audit_results import BASE, audit_of, row, rows_of
-from stingy_attacker_eval.report.analysis import Audit, verdict
+from stingy_attacker_eval.report.analysis import Audit, choice_remark, verdict
 from stingy_attacker_eval.report.exporters import as_csv, as_json, as_markdown, attacker_table
 from stingy_attacker_eval.report.html import render
 from stingy_attacker_eval.report.verdicts import headlines
@@ -84,6 +84,16 @@ def test_best_attack_is_chosen_on_other_seeds_than_reported(tmp_path: Path) -> N
     found = verdict(audit, audit.endpoints[0])
     assert "Chosen out of 3 on 2 other seeds." in found.remark
     assert "chosen by its mean over 2 seeds and reported over 3 others" in render(audit)
+
+
+def test_one_choosing_seed_is_named_in_the_singular(tmp_path: Path) -> None:
+    found = [row(NO_ENDPOINT, "no_api", seed, BASE) for seed in range(2)]
+    found += [row("open", "label_only", seed, BASE + seed) for seed in range(2)]
+    found += [row("open", "soft_label", seed, BASE + 2 * seed) for seed in range(2)]
+    seeds = {"selection_seeds": [0], "seeds": [1]}
+    audit = audit_of(tmp_path, found, config=seeds, summary=summarise(found, selection_seeds=(0,)))
+    assert choice_remark(audit, "open").endswith("on one other seed.")
+    assert "by its mean over 1 seed and reported over 1 other" in render(audit)
 
 
 def test_attack_that_broke_on_the_choosing_seeds_is_not_chosen(tmp_path: Path) -> None:
