@@ -3,7 +3,7 @@
 The audit writes them and the reports read them only through these models.
 """
 
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -112,12 +112,17 @@ class Attacker(Document):
         parts = [] if self.images is None else [f"{self.images:,} images"]
         parts.append(_labels_text(self.labelled))
         if self.pretrained is not None:
-            parts.append(f"a network trained on {self.pretrained}")
+            parts.append(f"a network trained on {_data_set_text(self.pretrained)}")
         if self.answers is not None:
             parts.append(f"{self.answers} answer{'' if self.answers == 1 else 's'} an image")
         if self.accounts is not None and self.accounts > 1:
             parts.append(f"{self.accounts} accounts")
         return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _data_set_text(name: str) -> str:
+    """Return the name of a data set without its path: "tin100" of "npz:DIR/tin100.npz"."""
+    return PurePath(name.rpartition(":")[2]).name.removesuffix(".npz")
 
 
 def _labels_text(share: float) -> str:

@@ -160,3 +160,6 @@ def test_possessions_are_said_in_words() -> None:
         "9 answers an image and 2 accounts"
     )
     assert Attacker(labelled=0, answers=1).text == "no true label and 1 answer an image"
+    for pretrained in ("npz:$AUDIT_DATA/tin100.npz", "folder:data/tin100"):
+        attacker = Attacker(pretrained=pretrained)
+        assert attacker.text.endswith(" and a network trained on tin100")
