@@ -171,7 +171,7 @@ class AuditConfig(Schedule):
     selection_seeds: tuple[int, ...] = ()
     margin: float = 1.0
     transfer_images: int = 0
-    attackers: tuple[Attacker, ...] = (Attacker(),)
+    attackers: Annotated[tuple[Attacker, ...], Field(min_length=1)] = (Attacker(),)
     teachers: tuple[TeacherEntry, ...] = ()
     budgets: tuple[int, ...] = ()
     attacks: AttackSettings

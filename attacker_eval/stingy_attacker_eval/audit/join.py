@@ -105,7 +105,15 @@ def _faults(folder: Path, own: Report, first: Path, other: Report) -> list[str]:
             f"expected the {name} of {mine.name} as in {first}, got another in {folder}"
             for name in _differing(mine, theirs, _SUMMED | {"best"})
         ]
+    skipped, expected = _skipped(own), _skipped(other)
+    if skipped != expected:
+        attacks = ", ".join(sorted({attack for _, _, attack in skipped ^ expected}))
+        faults.append(f"expected the attacks of {first} in {folder}, got one alone ran {attacks}")
     return faults
+
+
+def _skipped(report: Report) -> set[tuple[str, str, str]]:
+    return {(item.attacker, item.endpoint, item.attack) for item in report.skipped}
 
 
 def _differing(one: Document, other: Document, neutral: Collection[str]) -> list[str]:

@@ -7,7 +7,13 @@ from stingy_attacker_eval.attacks import attack_types
 from stingy_attacker_eval.attacks.guess import Guess
 from stingy_attacker_eval.attacks.no_api import NoApi
 from stingy_attacker_eval.report.analysis import Audit
-from stingy_attacker_eval.report.formatting import cost, percent, readable, share_text
+from stingy_attacker_eval.report.formatting import (
+    cost,
+    percent,
+    readable,
+    share_text,
+    signed_finely,
+)
 from stingy_attacker_eval.report.frontier import undominated
 from stingy_attacker_eval.report.label_only_baseline import gives_a_list
 from stingy_attacker_eval.report.verdicts import AttackerVerdict, Mark
@@ -216,9 +222,13 @@ def _labels_share(found: Sequence[AttackerVerdict]) -> str | None:
 
 
 def _budget_choice(found: Sequence[AttackerVerdict]) -> Choice:
-    """Choose the largest query budget up to which nothing was measured."""
+    """Choose the largest query budget up to which no attack gains more than the margin.
+
+    Silence of an audit with large errors advises nothing: the upper bound of each gain counts.
+    """
     need = "budget"
     measured: dict[int, bool] = {}
+    bounds: dict[int, float] = {}
     has_budgets = False
     for item in found:
         view = item.view
@@ -227,9 +237,10 @@ def _budget_choice(found: Sequence[AttackerVerdict]) -> Choice:
                 continue
             if not view.has_baseline(s.student, s.budget):
                 continue
-            has_budgets, interval = True, view.uplift(s).interval
-            if interval is not None:
-                measured[s.budget] = measured.get(s.budget, False) or interval[0] > 0
+            has_budgets, uplift = True, view.uplift(s)
+            if uplift.interval is not None and uplift.upper is not None:
+                measured[s.budget] = measured.get(s.budget, False) or uplift.interval[0] > 0
+                bounds[s.budget] = max(bounds.get(s.budget, 0.0), uplift.upper)
     if not measured:
         wanted = "run two seeds or more" if has_budgets else "set budgets in the protocol"
         return Choice(need, None, f"not measured: {wanted} for the curve")
@@ -237,7 +248,17 @@ def _budget_choice(found: Sequence[AttackerVerdict]) -> Choice:
     below = [budget for budget in quiet if all(budget < b for b in measured if measured[b])]
     if not below:
         return Choice(need, None, f"even {min(measured):,} queries gave a measurable gain")
-    return Choice(need, None, f"{max(below):,} images a key: up to there no gain was measured")
+    margin = found[0].view.report.config.margin
+    safe = [budget for budget in below if all(bounds[b] <= margin for b in below if b <= budget)]
+    if safe:
+        points = f"{margin:g} point{'' if margin == 1 else 's'}"
+        text = f"{max(safe):,} images a key: up to there no gain is above {points}"
+    else:
+        text = (
+            f"undecided: with {min(below):,} images no gain was measured, but it may be up to "
+            f"{signed_finely(bounds[min(below)])} points"
+        )
+    return Choice(need, None, text)
 
 
 def _listed(names: Sequence[str]) -> str:

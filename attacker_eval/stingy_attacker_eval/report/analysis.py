@@ -10,6 +10,7 @@ from stingy_attacker_eval.report.formatting import (
     cost,
     endpoint_title,
     percent,
+    readable,
     signed,
     with_errors,
 )
@@ -35,6 +36,8 @@ from stingy_attacker_eval.results import (
     best_attacks,
     candidates,
 )
+
+_NOISE = 1e-9  # points; less than this is noise of the arithmetic
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,8 @@ class Audit:
     def uplift(self, best: Summary) -> Difference:
         """Return the difference between an attack and its no-API baseline on as many images.
 
-        Its mean is the one in the report, so that both round alike.
+        Its mean is the one in the report, so that both round alike. That of equal students is 0,
+        without the noise of the last digits.
         """
         found = difference(
             best,
@@ -168,7 +172,10 @@ class Audit:
             test_images=self.test_images,
             is_baseline_alike=self.is_baseline_alike,
         )
-        return found if best.uplift_mean is None else replace(found, mean=best.uplift_mean)
+        if best.uplift_mean is None:
+            return found
+        is_noise = abs(best.uplift_mean) < _NOISE
+        return replace(found, mean=0.0 if is_noise else best.uplift_mean)
 
     def uplift_text(self, summary: Summary) -> str:
         """Format the uplift with two standard errors, as every table and sentence prints it.
@@ -216,7 +223,8 @@ def verdict(audit: Audit, endpoint: EndpointResult) -> Verdict:
         ),
         key=lambda s: s.uplift_mean or 0.0,
     )
-    remark = f"{_remark(audit.uplift(best))} {choice_remark(audit, endpoint.name)}".rstrip()
+    reliability = _remark(audit.uplift(best), several=best.n > 1 == base.n)
+    remark = f"{reliability} {choice_remark(audit, endpoint.name)}".rstrip()
     if weakest != best:
         remark += (
             f" The weakest attack, {weakest.attack}, would have said {signed(weakest.uplift_mean)}."
@@ -240,8 +248,11 @@ def unanswered(audit: Audit, endpoint: str | None = None) -> str:
         return f"Not run; skipped: {', '.join(skipped)}." if skipped else "Not run."
     if not any(s.endpoint == NO_ENDPOINT and s.n for s in audit.summaries):
         return "Broken: no baseline without the API has a finite loss."
-    if all(s.white_box for s in own):
+    own = [s for s in own if not s.white_box]
+    if not own:
         return "White-box only: no attack that a customer can make was run."
+    if any(s.n for s in own):
+        return "Not chosen: no attack has a finite loss with a seed that chooses."
     return "Broken: no attack of this suite could be run to a finite loss."
 
 
@@ -271,8 +282,10 @@ def _attacks(config: AuditConfig) -> dict[str, Attack]:
     return found
 
 
-def _remark(uplift: Difference) -> str:
+def _remark(uplift: Difference, *, several: bool) -> str:
     if uplift.error is None:
+        if several:
+            return "The baseline without the API is finite with one seed, which gives no error."
         return "One seed: nothing is known about the spread."
     if uplift.mean > 0 and uplift.is_clear:
         return f"95 % interval {uplift.reliability}."
@@ -285,12 +298,23 @@ def _remark(uplift: Difference) -> str:
 
 
 def choice_remark(audit: Audit, endpoint: str) -> str:
-    """State on which seeds the best attack was chosen, if it was chosen out of several."""
+    """State on which seeds the best attack was chosen, and which attacks could not be chosen."""
     seeds = audit.report.config.selection_seeds
     tried = [s for s in candidates(audit.summaries) if (s.endpoint, s.budget) == (endpoint, None)]
-    if len(tried) < 2:
-        return ""
-    if seeds:
+    said = []
+    if len(tried) > 1 and seeds:
         others = "one other seed" if len(seeds) == 1 else f"{len(seeds)} other seeds"
-        return f"Chosen out of {len(tried)} on {others}."
-    return f"Chosen out of {len(tried)} on the same seeds, which leans upwards."
+        said.append(f"Chosen out of {len(tried)} on {others}.")
+    elif len(tried) > 1:
+        said.append(f"Chosen out of {len(tried)} on the same seeds, which leans upwards.")
+    said += [
+        f"{readable(s.attack)} has no finite loss with a seed that chooses, so it was not chosen; "
+        f"on the reported seeds it gained {signed(s.uplift_mean)}."
+        for s in audit.summaries
+        if (s.endpoint, s.budget) == (endpoint, None)
+        and seeds
+        and s.n
+        and s.selection_mean is None
+        and not s.white_box
+    ]
+    return " ".join(said)

@@ -1,7 +1,8 @@
 """Two audits beside each other: what each endpoint leaks now, and whether that is more."""
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -21,12 +22,16 @@ _DIGESTS = {
 
 
 class Change(StrEnum):
-    """The change of one endpoint's largest uplift, by its 95 % interval."""
+    """The change of one endpoint's largest uplift, by its 95 % interval.
+
+    UNLIKE: an attack broke or is missing in one audit, so that the change may be its absence.
+    """
 
     MORE = "regression"
     LESS = "improvement"
     NONE = "no change shown"
-    UNKNOWN = "one seed"
+    UNLIKE = "other attacks"
+    UNKNOWN = "no error"
 
     @property
     def shape(self) -> str:
@@ -74,6 +79,12 @@ class Comparison:
     def regressions(self) -> tuple[Pair, ...]:
         return tuple(pair for pair in self.pairs if pair.change is Change.MORE)
 
+    @property
+    def judged(self) -> tuple[Pair, ...]:
+        """The pairs that have an error and the attacks that a verdict needs."""
+        unjudged = (Change.UNLIKE, Change.UNKNOWN)
+        return tuple(pair for pair in self.pairs if pair.change not in unjudged)
+
 
 def compare_audits(before: Audit, after: Audit) -> Comparison:
     """Pair the endpoints of two audits by their names, for attackers that own the same.
@@ -120,20 +131,61 @@ def _differences(before: AuditConfig, after: AuditConfig) -> Iterator[str]:
             yield f"other {name} ({left} and {right})"
 
 
-def _by_name(audit: Audit) -> dict[tuple[str, str], Leak]:
-    """Return leaks by the attacker's possessions and the endpoint's name."""
-    return {
-        (item.view.attacker.text, leak.endpoint.name): leak
-        for item in attacker_verdicts(audit)
-        for leak in item.leaks
-    }
+@dataclass(frozen=True)
+class _Side:
+    """One audit's leak, with its attacks and students.
+
+    tried: those that have a finite loss for any seed.
+    whole: those that have one for all seeds.
+    """
+
+    leak: Leak
+    tried: frozenset[tuple[str, str]]
+    whole: frozenset[tuple[str, str]]
 
 
-def _pair(attacker: str, before: Leak, after: Leak) -> Pair:
+def _by_name(audit: Audit) -> dict[tuple[str, str], _Side]:
+    """Return the sides by the attacker's possessions, as text, and the endpoint's name.
+
+    Where several attackers own the same, their names are added.
+    """
+    found: dict[tuple[str, str], _Side] = {}
+    counts = Counter(view.attacker.text for view in audit.views)
+    for item in attacker_verdicts(audit):
+        attacker = item.view.attacker
+        is_only = counts[attacker.text] == 1
+        owner = attacker.text if is_only else f"{attacker.text}, {attacker.name}"
+        found.update({(owner, leak.endpoint.name): _side(item.view, leak) for leak in item.leaks})
+    return found
+
+
+def _side(view: Audit, leak: Leak) -> _Side:
+    config = view.report.config
+    own = [
+        s
+        for s in view.summaries
+        if (s.endpoint, s.budget) == (leak.endpoint.name, None) and s.n and not s.white_box
+    ]
+    whole = [
+        s
+        for s in own
+        if s.n == s.runs >= len(config.seeds)
+        and (s.selection_mean is not None or not config.selection_seeds)
+    ]
+    tried, finite = (frozenset((s.attack, s.student) for s in each) for each in (own, whole))
+    return _Side(leak, tried, finite)
+
+
+def _pair(attacker: str, old: _Side, new: _Side) -> Pair:
+    before, after = old.leak, new.leak
     delta = after.uplift.mean - before.uplift.mean
     errors = before.uplift.error, after.uplift.error
     error = None if None in errors else math.hypot(*(value or 0.0 for value in errors))
     change = _change(delta, error, before.uplift, after.uplift)
+    # An attack that is absent is no protection, and one that is new has no earlier gain.
+    is_absent = change is Change.LESS and not old.tried <= new.whole
+    is_new = change is Change.MORE and (after.best.attack, after.best.student) not in old.whole
+    change = Change.UNLIKE if is_absent or is_new else change
     return Pair(attacker, before, after, delta, error, change)
 
 
@@ -155,5 +207,5 @@ def _title(name: tuple[str, str], several: bool) -> str:
     return f"{readable(name[1])}{owner}"
 
 
-def _listed(names: dict[tuple[str, str], Leak]) -> str:
+def _listed(names: Iterable[tuple[str, str]]) -> str:
     return ", ".join(_title(name, several=True) for name in names)

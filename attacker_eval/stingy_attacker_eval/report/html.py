@@ -1,6 +1,7 @@
 """The HTML page of a report.json; it opens without a network."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stingy_attacker_eval.files import write_atomic
@@ -29,6 +30,8 @@ from stingy_attacker_eval.report.verdicts import (
 __all__ = ["read_audit", "render", "render_comparison", "write_comparison", "write_report"]
 
 _DATE, _COMMIT = 10, 7
+
+_SHOWN = (Change.MORE, Change.LESS)
 
 
 def write_report(folder: Path) -> Path:
@@ -131,17 +134,26 @@ def _shortened(text: str | None, length: int) -> str:
 
 
 def _comparison_tiles(found: Comparison) -> tuple[Tile, ...]:
-    """Return the tiles REGRESSIONS, IMPROVEMENTS and UNCHANGED."""
+    """Return the tiles REGRESSIONS, IMPROVEMENTS and NOT SHOWN."""
     names = {
         change: [pair.after.title for pair in found.pairs if pair.change is change]
         for change in Change
     }
     worse, better = names[Change.MORE], names[Change.LESS]
-    rest = names[Change.NONE] + names[Change.UNKNOWN]
+    rest = [each for change in Change for each in names[change] if change not in _SHOWN]
     return (
         Tile("Regressions", _count(worse), _listed(worse), is_quiet=not worse),
         Tile("Improvements", _count(better), _listed(better), is_quiet=True),
-        Tile("Unchanged", _count(rest), "not shown at 95 %, or of one seed", is_quiet=True),
+        Tile("Not shown", _count(rest), _reasons(names), is_quiet=True),
+    )
+
+
+def _reasons(names: Mapping[Change, Sequence[str]]) -> str:
+    """Say how many endpoints have no change that was shown, for each reason."""
+    return ", ".join(
+        f"{change}: {len(found)}"
+        for change, found in names.items()
+        if found and change not in _SHOWN
     )
 
 

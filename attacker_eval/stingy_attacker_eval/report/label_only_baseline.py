@@ -24,6 +24,7 @@ from stingy_attacker_eval.results import (
 )
 from stingy_clients.utility import Utility
 
+_ALWAYS = 100.0  # percent
 _EVERYTHING = "open"
 
 
@@ -276,8 +277,13 @@ def _outcome(pair: _Pair, p_more: float, p_no_more: float) -> Outcome:
 
 
 def gives_a_list(endpoint: EndpointResult) -> bool:
-    """Return whether an endpoint's answers contain more than their top-1."""
-    return endpoint.utility.top5 > endpoint.utility.top1
+    """Return whether an endpoint's answers contain more than their top-1.
+
+    A list that never has the true class where the top-1 is wrong is no better than labels. Where
+    the top-1 is always right, the number of its classes decides.
+    """
+    kept = endpoint.utility
+    return kept.top5 > kept.top1 or (endpoint.support > 1 and kept.top1 == _ALWAYS)
 
 
 def _label_endpoints(endpoint: EndpointResult, endpoints: Sequence[EndpointResult]) -> list[str]:

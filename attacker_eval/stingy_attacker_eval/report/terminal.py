@@ -91,9 +91,16 @@ def print_comparison(found: Comparison, console: Console) -> None:
     count = len(found.regressions)
     console.print(
         f"{count or 'No'} regression{'' if count == 1 else 's'} at 95 % "
-        f"in {len(found.pairs)} comparison{'' if len(found.pairs) == 1 else 's'}.",
+        f"in {len(found.judged)} comparison{'' if len(found.judged) == 1 else 's'}"
+        f"{_unjudged_text(found)}.",
         highlight=False,
     )
+
+
+def _unjudged_text(found: Comparison) -> str:
+    """Say how many pairs could not be judged."""
+    count = len(found.pairs) - len(found.judged)
+    return f"; {count} without an error or with other attacks" if count else ""
 
 
 def _grid() -> Table:

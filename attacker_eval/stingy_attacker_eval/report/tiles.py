@@ -46,8 +46,8 @@ def tiles(found: AttackerVerdict) -> tuple[Tile, Tile, Tile]:
 def _leak_tile(found: AttackerVerdict, leak: Leak) -> Tile:
     points, where = signed(leak.uplift.mean), leak.title
     if leak.uplift.error is None:
-        text = f"{points} points from {where}; one seed gives no error"
-        return Tile("Leaks", "not measurable: one seed", text, is_quiet=True)
+        text = f"{points} points from {where}{leak.no_error}"
+        return Tile("Leaks", "not measurable: no error", text, is_quiet=True)
     if not leak.is_measured:
         text = f"the best attack gained {points} points from {where}, not shown to be above 0"
         lead = f"nothing measurable ({two_errors(leak.uplift.error)})"

@@ -81,6 +81,13 @@ class Leak:
         return 100 * points / self.gap if self.gap > 0 else None
 
     @property
+    def no_error(self) -> str:
+        """The reason, in words, why the uplift has no error."""
+        if self.best.n > 1 and self.baseline.n == 1:
+            return "; its baseline without the API is finite with one seed, which gives no error"
+        return " with one seed, which gives no error"
+
+    @property
     def title(self) -> str:
         return endpoint_title(self.endpoint.name, self.endpoint.defence)
 
@@ -156,7 +163,7 @@ def headline(found: AttackerVerdict) -> str:
         )
     elif leak.uplift.error is None:
         said = (
-            f"{who} gained {signed(leak.uplift.mean)} points with one seed, which gives no error, "
+            f"{who} gained {signed(leak.uplift.mean)} points{leak.no_error}, "
             f"by the best attack of this audit, {attack}."
         )
     else:

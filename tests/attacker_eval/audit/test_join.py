@@ -19,6 +19,7 @@ from stingy_attacker_eval.audit.runner import run_audit
 from stingy_attacker_eval.cli import app
 from stingy_attacker_eval.errors import AuditError, ProtocolError
 from stingy_attacker_eval.report.html import read_audit, render
+from stingy_attacker_eval.report_schema import SkippedAttack, read_report
 from stingy_attacker_eval.results import Row
 
 SEEDS = (0, 1, 2)
@@ -131,6 +132,16 @@ def test_seed_in_two_folders_is_refused(parts: list[Path], tmp_path: Path) -> No
     with pytest.raises(AuditError, match="expected the seed 0 in one folder, got it in several"):
         join_audits([parts[0], parts[0]], out=tmp_path / "joined")
     assert not (tmp_path / "joined").exists()
+
+
+def test_attack_that_ran_in_one_folder_alone_is_refused(parts: list[Path], tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(parts[1], other)
+    report = read_report(other)
+    skipped = SkippedAttack(endpoint=report.endpoints[0].name, attack="dafl", reason="needs more")
+    report.model_copy(update={"skipped": (*report.skipped, skipped)}).write(other)
+    with pytest.raises(AuditError, match="got one alone ran dafl"):
+        join_audits([parts[0], other], out=tmp_path / "joined")
 
 
 def test_seeds_that_all_choose_are_refused(parts: list[Path], tmp_path: Path) -> None:

@@ -123,11 +123,11 @@ def test_worth_of_labels_alone_is_stated(tmp_path: Path) -> None:
     assert "close 50 % of the gap for the attacker with true labels" in said
 
 
-def test_budget_without_a_measured_gain_is_advised(tmp_path: Path) -> None:
-    def remark(*gains: tuple[int, float]) -> str:
+def test_budget_is_advised_by_the_upper_bound_of_its_gain(tmp_path: Path) -> None:
+    def remark(*gains: tuple[int, float], spread: float = 0.2) -> str:
         rows = rows_of({"open": {"soft_label": 5.0}})
         for budget, gain in gains:
-            for seed, noise in enumerate((0.2, -0.2, 0.1)):
+            for seed, noise in enumerate((spread, -spread, spread / 2)):
                 rows.append(row("none", "no_api", seed, 50.0 - noise, budget=budget))
                 rows.append(
                     row(
@@ -142,9 +142,14 @@ def test_budget_without_a_measured_gain_is_advised(tmp_path: Path) -> None:
         return advised(audit_of(tmp_path, rows)).choices[-1].text
 
     assert "set budgets in the protocol" in remark()
-    assert remark((100, 0.0), (500, 9.0)) == "100 images a key: up to there no gain was measured"
+    assert remark((100, 0.0), (500, 9.0)) == (
+        "100 images a key: up to there no gain is above 1 point"
+    )
     assert remark((100, 9.0), (500, 9.0)) == "even 100 queries gave a measurable gain"
     assert remark((100, 9.0), (500, 0.0)) == "even 100 queries gave a measurable gain"
+    assert "undecided: with 100 images no gain was measured, but it may be up to +" in remark(
+        (100, 3.0), spread=5.0
+    )
 
 
 def test_E7_one_seed_advises_no_budget(tmp_path: Path) -> None:

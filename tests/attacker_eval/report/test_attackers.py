@@ -96,6 +96,25 @@ def test_one_choosing_seed_is_named_in_the_singular(tmp_path: Path) -> None:
     assert "by its mean over 1 seed and reported over 1 other" in render(audit)
 
 
+def test_attack_without_a_finite_choosing_seed_is_named(tmp_path: Path) -> None:
+    def made(*broken: str) -> Audit:
+        found = [row(NO_ENDPOINT, "no_api", seed, BASE) for seed in range(3)]
+        for attack, gain in (("label_only", 0.1), ("soft_label", 6.0)):
+            found += [
+                row("open", attack, seed, BASE + gain, finite=seed > 0 or attack not in broken)
+                for seed in range(3)
+            ]
+        seeds = {"selection_seeds": [0], "seeds": [1, 2]}
+        summary = summarise(found, selection_seeds=(0,))
+        return audit_of(tmp_path, found, config=seeds, summary=summary)
+
+    said = choice_remark(made("soft_label"), "open")
+    assert "soft_label has no finite loss with a seed that chooses" in said
+    assert "on the reported seeds it gained +6.0" in said
+    audit = made("soft_label", "label_only")
+    assert "Not chosen: no attack" in verdict(audit, audit.endpoints[0]).sentence
+
+
 def test_attack_that_broke_on_the_choosing_seeds_is_not_chosen(tmp_path: Path) -> None:
     audit = chosen(tmp_path)
     rows = [

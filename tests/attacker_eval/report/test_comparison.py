@@ -11,8 +11,10 @@ from audit_results import audit_of, row, rows_of
 from stingy_attacker_eval.cli import app
 from stingy_attacker_eval.errors import AuditError
 from stingy_attacker_eval.report.analysis import Audit
+from stingy_attacker_eval.report.ci_gate import gate_faults
 from stingy_attacker_eval.report.comparison import Change, compare_audits
 from stingy_attacker_eval.report.html import render_comparison
+from stingy_attacker_eval.results import Row
 
 RUN = CliRunner()
 
@@ -46,6 +48,63 @@ def test_E5_change_within_its_interval_is_no_regression(tmp_path: Path) -> None:
     for factor, change in ((reach - 0.1, Change.NONE), (reach + 0.1, Change.MORE)):
         after = made(tmp_path / "b", open=2.0 + factor * error)
         assert compare_audits(before, after).pairs[0].change is change
+
+
+def changes(tmp_path: Path, before: list[Row], after: list[Row]) -> list[Change]:
+    audits = [audit_of(tmp_path, rows) for rows in (before, after)]
+    return [pair.change for pair in compare_audits(*audits).pairs]
+
+
+def test_absent_attack_is_no_improvement(tmp_path: Path) -> None:
+    whole = rows_of({"open": {"label_only": 0.1, "soft_label": 6.0}})
+    broken = [r.model_copy(update={"finite": r.attack != "soft_label"}) for r in whole]
+    one_broke = [
+        r.model_copy(update={"finite": (r.attack, r.seed) != ("soft_label", 1)}) for r in whole
+    ]
+    absent = [r for r in whole if r.attack != "soft_label"]
+    for after in (broken, absent):
+        assert changes(tmp_path, whole, after) == [Change.UNLIKE]
+        assert changes(tmp_path, after, whole) == [Change.UNLIKE]
+    assert changes(tmp_path, whole, one_broke) == [Change.NONE]
+    less = rows_of({"open": {"label_only": 0.1, "soft_label": 1.0}})
+    assert changes(tmp_path, whole, less) == [Change.LESS]
+    more = rows_of({"open": {"label_only": 0.1, "soft_label": 9.0, "subset_kl": 0.0}})
+    assert changes(tmp_path, whole, more) == [Change.MORE]
+
+
+def test_attackers_that_own_the_same_keep_their_names(tmp_path: Path) -> None:
+    attackers = [{"name": "a"}, {"name": "b", "accounts": 1}]
+
+    def rows(gains: dict[str, float]) -> list[Row]:
+        return [
+            r.model_copy(update={"attacker": name})
+            for name, gain in gains.items()
+            for r in rows_of({"open": {"soft_label": gain}})
+        ]
+
+    before = audit_of(tmp_path, rows({"a": 1.0, "b": 2.0}), config={"attackers": attackers})
+    after = audit_of(tmp_path, rows({"b": 2.0, "a": 9.0}), config={"attackers": attackers[::-1]})
+    found = compare_audits(before, after).pairs
+    assert [(pair.attacker.rpartition(" ")[2], pair.change) for pair in found] == [
+        ("a", Change.MORE),
+        ("b", Change.NONE),
+    ]
+
+
+def test_E5_students_equal_to_the_baseline_gain_nothing(tmp_path: Path) -> None:
+    accuracies = (71.37, 69.91, 70.13)  # their mean less itself is not 0 in every order
+    rows = [row("none", "no_api", seed, each) for seed, each in enumerate(accuracies)]
+    base = sum(accuracies) / 3
+    rows += [
+        row("open", "label_only", seed, each, uplift=each - base + 2e-15)
+        for seed, each in enumerate(accuracies)
+    ]
+    audit = audit_of(tmp_path, rows)
+    found = audit.uplift(audit.best["open"])
+    assert found.mean == 0.0
+    assert not found.is_clear
+    assert not gate_faults(audit, max_uplift=1.0)
+    assert changes(tmp_path, rows, rows) == [Change.NONE]
 
 
 def test_one_seed_shows_no_change(tmp_path: Path) -> None:

@@ -203,6 +203,17 @@ def test_endpoints_without_a_useful_list_are_not_compared(tmp_path: Path) -> Non
     assert [floor.endpoint for floor in floors] == ["list"]
 
 
+def test_lists_of_a_teacher_that_is_always_right_are_compared(tmp_path: Path) -> None:
+    always = utility_of(top1=100.0, top5=100.0)
+    endpoints = [
+        endpoint_of("label", support=1, utility=always),
+        endpoint_of("list", support=5, utility=always),
+    ]
+    rows = rows_of({name: CONTROL for name in ("label", "list")})
+    floors = audit_of(tmp_path, rows, endpoints).label_baselines
+    assert [floor.endpoint for floor in floors] == ["list"]
+
+
 def test_list_without_attack_on_labels_is_not_compared(tmp_path: Path) -> None:
     audit = audit_of(tmp_path, rows_of({"open": {"soft_label": 3.0}}))
     assert not audit.label_baselines

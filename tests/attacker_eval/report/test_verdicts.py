@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from audit_results import audit_of, endpoint_of, row, rows_of
-from stingy_attacker_eval.report.analysis import Audit
+from stingy_attacker_eval.report.analysis import Audit, verdict
 from stingy_attacker_eval.report.formatting import readable
 from stingy_attacker_eval.report.html import render
 from stingy_attacker_eval.report.tiles import Tile, tiles
@@ -116,8 +116,20 @@ def test_E7_many_endpoints_need_a_clearer_uplift_than_one(tmp_path: Path) -> Non
 def test_one_seed_measures_nothing(tmp_path: Path) -> None:
     rows = [r for r in rows_of({"open": {"soft_label": 4.0}}) if r.seed == 0]
     leaks, *_ = shown(audit_of(tmp_path, rows, config={"seeds": [0]}))
-    assert (leaks.lead, leaks.is_quiet) == ("not measurable: one seed", True)
-    assert "one seed gives no error" in leaks.text
+    assert (leaks.lead, leaks.is_quiet) == ("not measurable: no error", True)
+    assert "with one seed, which gives no error" in leaks.text
+
+
+def test_baseline_of_one_finite_seed_is_named(tmp_path: Path) -> None:
+    rows = [
+        r.model_copy(update={"finite": r.endpoint != NO_ENDPOINT or r.seed == 0})
+        for r in rows_of({"open": {"soft_label": 6.0}})
+    ]
+    audit = audit_of(tmp_path, rows)
+    assert "its baseline without the API is finite with one seed" in headlines(audit)[0]
+    assert "The baseline without the API is finite with one seed" in (
+        verdict(audit, audit.endpoints[0]).remark
+    )
 
 
 def test_E7_lucky_seed_of_a_broken_attack_hides_no_gain(tmp_path: Path) -> None:
@@ -131,7 +143,7 @@ def test_E7_lucky_seed_of_a_broken_attack_hides_no_gain(tmp_path: Path) -> None:
     # Where no other attack counts, its one seed is shown.
     alone = [r for r in broken if r.attack != "soft_label"]
     leaks, *_ = shown(audit_of(tmp_path, alone))
-    assert (leaks.lead, leaks.is_quiet) == ("not measurable: one seed", True)
+    assert (leaks.lead, leaks.is_quiet) == ("not measurable: no error", True)
 
 
 def test_broken_attacks_are_nothing_to_report_and_no_protection(tmp_path: Path) -> None:
