@@ -190,9 +190,10 @@ def _remarks(
     remarks = []
     if not marks:
         return ["No policy can be chosen: on every endpoint an attacker has no attack that counts."]
-    most = max((item.utility.top5 for item in allowed), default=0.0)
+    # Without a list that is allowed, the best undecided one is a choice already.
+    most = max((item.utility.top5 for item in allowed if gives_a_list(item)), default=100.0)
     more = [item.name for item in undecided if item.utility.top5 > most]
-    if more and most:
+    if more:
         remarks.append(f"Undecided, and keeping more of the first five: {_listed(more)}.")
     floor = _labels_share(found)
     if floor is not None:

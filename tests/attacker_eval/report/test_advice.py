@@ -48,6 +48,7 @@ def test_undecided_list_is_chosen_only_without_another(tmp_path: Path) -> None:
     found = advised(made(tmp_path, {"leaky": MORE, "near": NEAR}))
     assert chosen(found) == {"top-1": "label", "first five": "near", "probability": "near"}
     assert all(c.text.endswith(", undecided") for c in found.choices if c.endpoint == "near")
+    assert not any(remark.startswith("Undecided") for remark in found.remarks)
     both = advised(made(tmp_path, {"near": NEAR, "quiet": LESS}))
     assert chosen(both)["first five"] == "quiet"
     assert any("Undecided, and keeping more of the first five: near." in r for r in both.remarks)
