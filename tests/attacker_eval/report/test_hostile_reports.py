@@ -1,5 +1,6 @@
 """Reports of odd audits: every page is drawn, true, and no name runs as markup."""
 
+import json
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 
 from audit_results import audit_of, endpoint_of, row, rows_of, utility_of
-from stingy_attacker_eval.report.analysis import Audit
+from stingy_attacker_eval.errors import AuditError
+from stingy_attacker_eval.report.analysis import Audit, read_audit
 from stingy_attacker_eval.report.ci_gate import gate_cases, junit_xml
 from stingy_attacker_eval.report.comparison import compare_audits
 from stingy_attacker_eval.report.exporters import as_markdown
@@ -155,3 +157,13 @@ def test_page_of_two_endpoints_has_gauges_and_bars(tmp_path: Path) -> None:
     assert gauges.count('<rect class="track"') == 2
     assert "from no API to the student" in page
     assert page.count('<rect class="fill') == 2 + 4
+
+
+def test_report_without_an_attacker_is_refused(tmp_path: Path) -> None:
+    audit_of(tmp_path, rows_of({"open": PAIR}))
+    path = tmp_path / "report.json"
+    report = json.loads(path.read_text())
+    report["config"]["attackers"] = []
+    path.write_text(json.dumps(report))
+    with pytest.raises(AuditError):
+        read_audit(tmp_path)
