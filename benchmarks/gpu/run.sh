@@ -7,6 +7,7 @@
 #   MOSAICS   mosaics to unpack             (WORK/mosaics)
 #   LIMIT     seconds of each stage         (below)
 #   SEEDS     seeds of a packaged protocol  (0 1 2)
+#   STUDENTS  students at once of a seed    (2)
 set -u
 shopt -s globstar
 here=$(cd "$(dirname "$0")" && pwd)
@@ -66,16 +67,19 @@ table() {
     data "$2" && "$PYTHON" "$here/audit.py" "$1" ${3:+--first "$3"}
 }
 
-# Let kernels of several processes run side by side. Without MPS the processes take turns.
+# Let kernels of several processes run side by side. Without MPS the processes take turns. If
+# CUDA_MPS_PIPE_DIRECTORY is set, MPS runs already, for several calls of this script at once.
 share_gpu() {
-    [ $REHEARSE = 0 ] && command -v nvidia-cuda-mps-control >/dev/null || return 0
+    [ $REHEARSE = 0 ] && [ -z "${CUDA_MPS_PIPE_DIRECTORY:-}" ] &&
+        command -v nvidia-cuda-mps-control >/dev/null || return 0
     export CUDA_MPS_PIPE_DIRECTORY=$WORK/mps CUDA_MPS_LOG_DIRECTORY=$WORK/mps
     mkdir -p "$WORK/mps" && nvidia-cuda-mps-control -d
+    sharing=1
     trap stop_sharing EXIT
 }
 
 stop_sharing() {
-    [ -z "${CUDA_MPS_PIPE_DIRECTORY:-}" ] || echo quit | nvidia-cuda-mps-control
+    [ -z "${sharing:-}" ] || echo quit | nvidia-cuda-mps-control
 }
 
 # Run an audit of the package, with a process and a folder for each seed.
@@ -92,7 +96,7 @@ seeds() {
     trap "pack_seeds $1; stop_sharing" EXIT
     "$PYTHON" "$here/audit.py" "$1" --teachers || return
     for seed in ${SEEDS:-0 1 2}; do
-        "$PYTHON" "$here/audit.py" "$1" --seed "$seed" --parallel 2 &
+        "$PYTHON" "$here/audit.py" "$1" --seed "$seed" --parallel "${STUDENTS:-2}" &
     done
     for job in $(jobs -p); do
         wait "$job" || return
