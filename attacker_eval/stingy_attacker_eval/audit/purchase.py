@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from stingy_attacker_eval.attacks.networks import compute_logits
 from stingy_attacker_eval.audit.protocol import EndpointEntry, Protocol
 from stingy_attacker_eval.audit.protocol_faults import extra_queries, extra_text
 from stingy_attacker_eval.audit.run_folder import RunFolder
@@ -24,7 +25,7 @@ from stingy_attacker_eval.oracle.oracle import (
 from stingy_attacker_eval.oracle.transfer_set import buy_answers
 from stingy_attacker_eval.progress import Counter, Reporter
 from stingy_attacker_eval.report_schema import EndpointResult
-from stingy_attacker_eval.training import percent_equal, predict, to_device
+from stingy_attacker_eval.training import percent_equal, to_device
 from stingy_clients import ModelInfo, NotFound
 from stingy_clients.utility import Utility, utility
 
@@ -134,7 +135,8 @@ def check_networks(
 ) -> None:
     """Check that each endpoint answers the labels of its network.
 
-    Up to one percent of the labels may differ, because another batch may move a few of them.
+    Up to one percent of the labels may differ, because another batch may move a few of them. The
+    networks compute in float32, as servers do, because bfloat16 moves more than that.
 
     networks: by endpoint, the network that white-box attacks read.
 
@@ -145,7 +147,7 @@ def check_networks(
     for item in purchases:
         if (network := networks.get(item.endpoint.name)) is None:
             continue
-        labels = predict(network.to(device), images).numpy()
+        labels = compute_logits(network.to(device), images).argmax(1).cpu().numpy()
         agreement = percent_equal(labels, item.evaluation.top1)
         if agreement < _LEAST_AGREEMENT:
             faults.append(f"{item.endpoint.name}, where {agreement:.1f} % of the labels are alike")
