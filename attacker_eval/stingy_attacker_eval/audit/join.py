@@ -4,6 +4,8 @@ import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from stingy_attacker_eval.audit.run_folder import NEUTRAL_SETTINGS, PREDICTIONS, RunFolder
 from stingy_attacker_eval.errors import AuditError
 from stingy_attacker_eval.files import lock_folder
@@ -21,8 +23,10 @@ from stingy_attacker_eval.results import (
     best_attacks,
     summarise,
 )
+from stingy_clients.utility import Utility
 
 _SEEDS = {"seeds", "selection_seeds"}
+_KEYED = {"keyed_noise"}  # policies whose scores also depend on a secret of the server's state
 _SUMMED = {"queries_spent", "queries_charged", "queries_attacks"}
 
 
@@ -33,7 +37,9 @@ def join_audits(
 
     Each folder has other seeds of one protocol, on endpoints that answered alike. Uplifts are
     counted anew, from the baselines of all folders. Queries of an endpoint are the sums over the
-    folders, each of which bought its own answers. Nothing is queried and nothing is trained.
+    folders, each of which bought its own answers. The utility of a policy with a secret is the mean
+    over the seeds, whose folders may come from servers with other secrets. Nothing is queried and
+    nothing is trained.
 
     selection_seeds: the seeds that choose the best attack, beside those that choose in one of the
         folders; all others are reported.
@@ -101,9 +107,10 @@ def _faults(folder: Path, own: Report, first: Path, other: Report) -> list[str]:
     if names[0] != names[1]:
         return [*faults, f"expected the endpoints of {first} in {folder}, got others"]
     for mine, theirs in zip(own.endpoints, other.endpoints, strict=True):
+        neutral = _SUMMED | {"best"} | ({"utility"} if mine.policy in _KEYED else set())
         faults += [
             f"expected the {name} of {mine.name} as in {first}, got another in {folder}"
-            for name in _differing(mine, theirs, _SUMMED | {"best"})
+            for name in _differing(mine, theirs, neutral)
         ]
     skipped, expected = _skipped(own), _skipped(other)
     if skipped != expected:
@@ -158,8 +165,21 @@ def count_anew(row: Row, rows: Sequence[Row], *, selection_seeds: Collection[int
 
 def _endpoint(number: int, reports: Sequence[Report], best: dict[str, str]) -> EndpointResult:
     parts = [report.endpoints[number] for report in reports]
-    sums = {name: sum(getattr(part, name) for part in parts) for name in _SUMMED}
-    return parts[-1].model_copy(update={**sums, "best": best.get(parts[-1].name)})
+    last = parts[-1]
+    found = {name: sum(getattr(part, name) for part in parts) for name in _SUMMED}
+    found |= {"best": best.get(last.name)}
+    if last.policy in _KEYED:
+        seeds = [len(each.config.seeds + each.config.selection_seeds) for each in reports]
+        found |= {"utility": _mean_utility([part.utility for part in parts], seeds)}
+    return last.model_copy(update=found)
+
+
+def _mean_utility(parts: Sequence[Utility], weights: Sequence[int]) -> Utility:
+    """Return the weighted mean of what a secret changes: the first five, and the calibration."""
+    top5 = float(np.average([part.top5 for part in parts], weights=weights))
+    errors = [part.ece for part in parts if part.ece is not None]
+    ece = float(np.average(errors, weights=weights)) if len(errors) == len(parts) else None
+    return parts[-1].model_copy(update={"top5": top5, "ece": ece})
 
 
 def _environment(reports: Sequence[Report]) -> dict[str, str | None]:

@@ -167,6 +167,34 @@ def test_other_schedule_or_other_endpoint_is_refused(
     assert "expected the fingerprint of stingy as in" in str(caught.value)
 
 
+@pytest.mark.parametrize("policy", ["keyed_noise", "stingy"])
+def test_only_a_policy_with_a_secret_may_answer_otherwise(
+    policy: str, parts: list[Path], tmp_path: Path
+) -> None:
+    folders = []
+    for name, part, top5, ece in (("a", parts[0], 90.0, 3.0), ("b", parts[1], 93.0, 6.0)):
+        shutil.copytree(part, tmp_path / name)
+        report = read(tmp_path / name)
+        (endpoint,) = report["endpoints"]
+        endpoint["policy"] = policy
+        endpoint["utility"] |= {"top5": top5, "ece": ece}
+        (tmp_path / name / "report.json").write_text(json.dumps(report))
+        folders.append(tmp_path / name)
+    if policy == "stingy":
+        with pytest.raises(AuditError, match="expected the utility of stingy as in"):
+            join_audits(folders, out=tmp_path / "joined")
+        return
+    join_audits(folders, out=tmp_path / "two")
+    report = read(parts[2])
+    report["endpoints"][0] |= {"policy": policy}
+    report["endpoints"][0]["utility"] |= {"top5": 90.0, "ece": 6.0}
+    shutil.copytree(parts[2], tmp_path / "c")
+    (tmp_path / "c" / "report.json").write_text(json.dumps(report))
+    joined = join_audits([tmp_path / "two", tmp_path / "c"], out=tmp_path / "three")
+    found = joined.endpoints[0].utility
+    assert [found.top5, found.ece] == pytest.approx([91.0, 5.0])
+
+
 def test_join_command_writes_the_report_of_all_seeds(parts: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "joined"
     folders = [str(part) for part in parts]
