@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
 from stingy_attacker_eval.report.formatting import signed, signed_finely
@@ -124,10 +125,10 @@ def difference(
     weights, the order of the images and their shifts. Its effect on every student is therefore
     absent from the difference of two.
 
-    The remaining variance is the residual mean square of a two-way layout of attacks and seeds.
-    For two attacks alone it is the variance of their gaps. It is pooled over all students of the
-    audit that are no worse than the worse of the two, because a few gaps estimate it badly. Equal
-    students count once.
+    A few gaps estimate their variance badly. So it is the mean over the gaps of one side to all
+    students of the audit that are no worse than the worse of the two: of the side whose gaps vary
+    more. Equal students count once. Gaps of students that resemble each other say little more than
+    one of them, so the degrees of freedom are those that the covariances of the gaps leave.
 
     A baseline that trained on other images than the students varies more, or less, than they do.
     It then pools with none of them, and its gaps to one student give the error of their difference.
@@ -153,10 +154,13 @@ def difference(
     if len(seeds) == n and seeds == _by_seed(right, rows).keys():
         if identity(left, rows) == identity(right, rows):
             return Difference(0.0, 0.0, n, n - 1)
-        noise = _noise(left, seeds, min(accuracies), rows)
-        if noise is not None:
-            variance = max(noise[0], least_variance)
-            return Difference(mean, math.sqrt(2 * variance / n), n, noise[1])
+        table = _accuracies(left, seeds, min(accuracies), rows)
+        sides = [identity(side, rows) for side in (left, right)]
+        if all(side in table for side in sides):
+            places = [list(table).index(side) for side in sides]
+            students = np.array(list(table.values()))
+            variance, freedom = max(_gap_variance(students, place) for place in places)
+            return Difference(mean, math.sqrt(max(variance, 2 * least_variance) / n), n, freedom)
     return _independent(mean, left, right, least_variance)
 
 
@@ -190,12 +194,10 @@ def _independent(mean: float, left: Summary, right: Summary, least_variance: flo
     return Difference(mean, math.sqrt(total), min(left.n, right.n), freedom)
 
 
-def _noise(
+def _accuracies(
     like: Summary, seeds: Collection[int], least: float, rows: Sequence[Row]
-) -> tuple[float, int] | None:
-    """Return the variance of an accuracy that neither attack nor seed explains, and its freedom.
-
-    Returns None if there are fewer than two different students.
+) -> dict[tuple[object, ...], list[float]]:
+    """Return the accuracies by seed of all different students, by identity.
 
     like: a summary with the student and the budget to look for.
     seeds: the seeds that each attack must have.
@@ -206,18 +208,44 @@ def _noise(
     for row in rows:
         if (row.student, row.budget) == (like.student, like.budget) and row.finite:
             trained.setdefault((row.endpoint, row.attack), {})[row.seed] = row
+    order = sorted(seeds)
     different = {
-        tuple(_identity(run[seed]) for seed in seeds): [run[seed].accuracy for seed in seeds]
+        tuple(_identity(run[seed]) for seed in order): [run[seed].accuracy for seed in order]
         for run in trained.values()
         if run.keys() == seeds
     }
-    table = np.array(list(different.values()))
-    table = table[table.mean(axis=1) >= least - _ROUNDING] if len(table) else table
-    if len(table) < 2:
-        return None
-    rest = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
-    freedom = (len(table) - 1) * (len(seeds) - 1)
-    return float((rest**2).sum() / freedom), freedom
+    return {
+        name: accuracies
+        for name, accuracies in different.items()
+        if np.mean(accuracies) >= least - _ROUNDING
+    }
+
+
+def _gap_variance(students: NDArray[np.float64], place: int) -> tuple[float, float]:
+    """Return the mean variance of one student's gaps to the others, and its degrees of freedom.
+
+    The freedom is that of Box, "Some theorems on quadratic forms applied in the study of analysis
+    of variance problems, I" (1954), theorem 3.1: that of one gap, times trace(C)^2 / trace(C^2) for
+    the covariances C of the gaps. Both traces are estimated without bias, as in Srivastava, "Some
+    tests concerning the covariance matrix in high dimensional data" (2005). The freedom is at least
+    that of one gap. It is at most that of gaps whose only likeness is the student they share.
+
+    students: accuracies `[students, seeds]`.
+    place: the student's row.
+    """
+    gaps = np.delete(students, place, axis=0) - students[place]
+    count, one = len(gaps), gaps.shape[1] - 1
+    covariances = np.atleast_2d(np.cov(gaps))
+    total = float(np.trace(covariances))
+    most = one * count / (1 + (count - 1) / 4)
+    if one == 1 or total == 0:
+        return total / count, one
+    squares = float((covariances**2).sum()) - total**2 / one
+    squares *= one**2 / ((one - 1) * (one + 2))
+    if squares <= 0:
+        return total / count, most
+    freedom = one * (total**2 - 2 * squares / one) / squares
+    return total / count, min(max(freedom, one), most)
 
 
 def _identity(row: Row) -> object:

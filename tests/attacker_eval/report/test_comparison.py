@@ -43,8 +43,10 @@ def test_clear_changes_are_flagged_worst_first(tmp_path: Path) -> None:
 def test_E5_change_within_its_interval_is_no_regression(tmp_path: Path) -> None:
     before = made(tmp_path / "a", open=2.0)
     error = compare_audits(before, before).pairs[0].error
+    freedom = before.uplift(before.best["open"]).freedom
     assert error is not None
-    reach = float(stats.t.ppf(0.975, 8))  # each audit has an error of four degrees of freedom
+    assert freedom is not None
+    reach = float(stats.t.ppf(0.975, 2 * freedom))  # two errors, of this freedom each
     for factor, change in ((reach - 0.1, Change.NONE), (reach + 0.1, Change.MORE)):
         after = made(tmp_path / "b", open=2.0 + factor * error)
         assert compare_audits(before, after).pairs[0].change is change
