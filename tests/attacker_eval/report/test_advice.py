@@ -10,7 +10,7 @@ from stingy_attacker_eval.report.verdicts import attacker_verdicts
 from stingy_attacker_eval.results import NO_ENDPOINT
 
 MORE = {"label_only": 0.1, "soft_label": 3.0}
-LESS = {"label_only": 0.1, "soft_label": 0.0}
+LESS = {"label_only": 0.1, "soft_label": -0.5}
 SHORT = utility_of(top5=80.0, ece=None).model_copy(update={"answer_bytes": 8})
 NEAR = {"label_only": 0.1, "soft_label": 0.55}
 

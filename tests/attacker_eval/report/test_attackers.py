@@ -40,7 +40,7 @@ def test_each_attacker_has_a_headline_of_its_own(tmp_path: Path) -> None:
 def test_table_has_each_attackers_own_baselines(tmp_path: Path) -> None:
     audit = made(tmp_path)
     assert [line[:6] for line in attacker_table(audit)] == [
-        ("owner", "open", "70.0", "+0.1 ±0.4 (label_only)", "soft_label", "1,000"),
+        ("owner", "open", "70.0", "+0.1 ±0.5 (label_only)", "soft_label", "1,000"),
         ("few", "open", "50.0", "+20.1 ±0.3 (label_only)", "soft_label", "1,000"),
     ]
     for text, base in ((as_markdown(audit), "| 50.0 |"), (render(audit), ">50.0</td>")):

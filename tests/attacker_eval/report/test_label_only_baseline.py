@@ -101,7 +101,7 @@ def test_wider_margin_and_its_power_are_stated(tmp_path: Path) -> None:
 def test_many_lists_need_a_clearer_gap_than_one(tmp_path: Path) -> None:
     def outcome(lists: int) -> Outcome:
         # Each list has students of its own, and only the first a gap.
-        rows = rows_of({"open": CONTROL, "list0": {"label_only": 0.1, "soft_label": 1.8}})
+        rows = rows_of({"open": CONTROL, "list0": {"label_only": 0.1, "soft_label": 1.2}})
         random = np.random.default_rng(0)
         rows += [
             row(f"list{number}", attack, seed, 70.1 + 0.3 * float(random.standard_normal()))

@@ -133,7 +133,7 @@ def test_table_of_attacks_cuts_no_name_and_no_number(tmp_path: Path, width: int)
     ]
     assert LONG in folded[0]
     assert attack in folded[1]
-    assert any(line.endswith("+4.0 ±0.4  ") for line in lines)
+    assert any(line.endswith("+4.0 ±0.5  ") for line in lines)
 
 
 def test_report_as_text_prints_the_verdicts(tmp_path: Path) -> None:

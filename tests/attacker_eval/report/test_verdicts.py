@@ -100,7 +100,7 @@ def test_the_headline_takes_a_measured_uplift_before_a_larger(tmp_path: Path) ->
 
 def test_E7_many_endpoints_need_a_clearer_uplift_than_one(tmp_path: Path) -> None:
     def is_measured(count: int) -> bool:
-        rows = rows_of({"first": {"soft_label": 1.0}})
+        rows = rows_of({"first": {"soft_label": 1.3}})
         rows += [
             row(f"other{n}", "soft_label", seed, 70.0 + lift * (1 + n / 10))
             for n in range(count)
@@ -198,7 +198,7 @@ def test_marks_follow_the_comparison_with_labels(tmp_path: Path) -> None:
     rows = rows_of(
         {
             "open": control,
-            "ranks": {"label_only": 0.1, "rank_distillation": 0.0},
+            "ranks": {"label_only": 0.1, "rank_distillation": -0.5},
             "near": {"label_only": 0.1, "soft_label": 0.45},
             "bare": {"soft_label": 0.5},
             "label": {"label_only": 0.1},
