@@ -40,7 +40,7 @@ def page_of(kind: str) -> str:
     [
         ("students paper_kd", "| open | 80.0 | 71.0 (+1.0 ±0.5) |"),
         ("students paper_kd", "| no API |  | 70.0 |"),
-        ("attacks", "| open | 71.0 (+1.0 ±0.5) | 72.0 (+2.0 ±0.4) |"),
+        ("attacks", "| open | 71.0 (+1.0 ±0.5) | 72.0 (+2.0 ±0.5) |"),
         ("list owner", "| open | label_only | 1,000 | 72.0 | +2.0 ±0.5 |"),
         ("attackers", "| owner | open | 70.0 |"),
         ("brief open,label", "| the true labels of all its images | +2.0 ±0.5 |  |"),
