@@ -78,7 +78,8 @@ def test_a_committed_report_is_whole(folder: str) -> None:
         assert endpoint["queries_spent"] == endpoint["queries_charged"]
     page = (RESULTS / folder / "report.html").read_text()
     assert document["config"]["title"] in page
-    assert all(row.finite for row in rows(folder)) or "broken" in page
+    broken = sum(not row.finite for row in rows(folder))
+    assert not broken or f"{broken} of {len(rows(folder))} runs ended with a loss" in page
     assert "reduced" in document["config"]["title"]
     assert not re.search(r"(src|href)=\"https?:", page)  # opens without a network
 
