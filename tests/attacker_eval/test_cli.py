@@ -99,16 +99,16 @@ def test_report_is_redrawn(tmp_path: Path) -> None:
 def test_gate_exits_with_0_or_with_1_and_the_reason(tmp_path: Path) -> None:
     audit_of(tmp_path, rows_of({"open": {"label_only": 1.0}, "shut": {"label_only": 0.0}}))
     gate = ["audit", "gate", str(tmp_path), "--max-uplift"]
-    passed = RUN.invoke(app, [*gate, "1.5"])
+    passed = RUN.invoke(app, [*gate, "1.8"])
     assert passed.exit_code == 0
     assert passed.stdout.startswith("PASS\nLEAKS")
     assert [line.partition(":")[0] for line in passed.stdout.splitlines()[-2:]] == ["open", "shut"]
-    failed = RUN.invoke(app, [*gate, "0.5"])
+    failed = RUN.invoke(app, [*gate, "0.6"])
     assert failed.exit_code == 1
     assert failed.stdout.startswith("FAIL\nLEAKS")
     assert failed.stderr == (
-        "open: label_only gained +1.0 ±0.3 points with cnn_tiny, at most +1.30 (95 %), "
-        "more than 0.5\n"
+        "open: label_only gained +1.0 ±0.3 points with cnn_tiny, at most +1.51 (95 %), "
+        "more than 0.6\n"
     )
     both = RUN.invoke(app, [*gate, "-1"]).stderr.splitlines()
     assert [line.partition(":")[0] for line in both] == ["open", "shut"]
