@@ -112,7 +112,7 @@ def test_gate_exits_with_0_or_with_1_and_the_reason(tmp_path: Path) -> None:
     )
     both = RUN.invoke(app, [*gate, "-1"]).stderr.splitlines()
     assert [line.partition(":")[0] for line in both] == ["open", "shut"]
-    assert RUN.invoke(app, [*gate, "0.5", "--endpoint", "shut"]).exit_code == 0
+    assert RUN.invoke(app, [*gate, "0.6", "--endpoint", "shut"]).exit_code == 0
     assert RUN.invoke(app, [*gate, "1.5", "--attacker", "owner"]).exit_code == 0
     assert "got nobody" in RUN.invoke(app, [*gate, "1.5", "--attacker", "nobody"]).stderr
     assert RUN.invoke(app, ["audit", "gate", str(tmp_path / "no"), "--max-uplift", "1"]).exit_code
@@ -120,7 +120,7 @@ def test_gate_exits_with_0_or_with_1_and_the_reason(tmp_path: Path) -> None:
 
 def test_gate_writes_junit_whether_it_passes_or_not(tmp_path: Path) -> None:
     audit_of(tmp_path, rows_of({"open": {"label_only": 1.0}}))
-    for uplift, failures in (("2.5", 0), ("0.5", 1)):
+    for uplift, failures in (("2.5", 0), ("0.6", 1)):
         junit = tmp_path / f"{uplift}.xml"
         options = ["--max-uplift", uplift, "--junit", str(junit)]
         result = RUN.invoke(app, ["audit", "gate", str(tmp_path), *options])
