@@ -113,8 +113,8 @@ def test_gate_exits_with_0_or_with_1_and_the_reason(tmp_path: Path) -> None:
     both = RUN.invoke(app, [*gate, "-1"]).stderr.splitlines()
     assert [line.partition(":")[0] for line in both] == ["open", "shut"]
     assert RUN.invoke(app, [*gate, "0.6", "--endpoint", "shut"]).exit_code == 0
-    assert RUN.invoke(app, [*gate, "1.5", "--attacker", "owner"]).exit_code == 0
-    assert "got nobody" in RUN.invoke(app, [*gate, "1.5", "--attacker", "nobody"]).stderr
+    assert RUN.invoke(app, [*gate, "1.8", "--attacker", "owner"]).exit_code == 0
+    assert "got nobody" in RUN.invoke(app, [*gate, "1.8", "--attacker", "nobody"]).stderr
     assert RUN.invoke(app, ["audit", "gate", str(tmp_path / "no"), "--max-uplift", "1"]).exit_code
 
 
