@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 FEW_FILES = "256:256"
 SILENT = 400  # connections, more than FEW_FILES allows
+REOPENED_PER_S = 300  # so that a newcomer of a busy machine can still send its head
 
 
 def open_files(process: "subprocess.Popen[str]") -> int:
@@ -32,13 +34,18 @@ def counted(metrics_port: int) -> dict[str, float]:
 
 @contextmanager
 def silent_crowd(url: str) -> Iterator[None]:
-    """Keep many silent connections open, and reopen each that the server closes."""
+    """Keep many silent connections open, and reopen those that the server closes.
+
+    A server drops the oldest silent connection for each new one. So a newcomer has the time in
+    which as many others connect as the server keeps open.
+    """
     address, over = httpx.URL(url), threading.Event()
     assert address.port is not None
     place = (address.host, address.port)
 
     def reopen() -> None:
         crowd: list[socket.socket] = []
+        started, opened = time.monotonic(), 0
         while not over.is_set():
             for connection in crowd[:]:
                 try:
@@ -50,11 +57,14 @@ def silent_crowd(url: str) -> Iterator[None]:
                 if not open_still:
                     connection.close()
                     crowd.remove(connection)
-            while len(crowd) < SILENT:
+            due = SILENT + REOPENED_PER_S * (time.monotonic() - started)
+            while len(crowd) < SILENT and opened < due:
                 connection = socket.socket()
                 connection.setblocking(False)
                 connection.connect_ex(place)
                 crowd.append(connection)
+                opened += 1
+            time.sleep(0.01)
         for connection in crowd:
             connection.close()
 

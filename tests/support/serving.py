@@ -30,6 +30,7 @@ from stingy_server.store.budgets import key_owner
 SUPPORT = Path(__file__).parent
 STINGY = (sys.executable, "-m", "stingy_clients")
 PREPROCESSING = Preprocessing(size=(8, 8), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+RATE = "100000/second"  # more than a test asks for on any machine
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -76,7 +77,7 @@ def make_settings(state: Path, *models: ModelSettings | Path, **options: Any) ->
             for model in models
         ),
         trusted_factories=("sample_networks", "torchvision.models"),
-        **{"device": "cpu", **options},
+        **{"device": "cpu", "request_rate": RATE, **options},
     )
 
 
@@ -161,6 +162,7 @@ def server_environment() -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": str(SUPPORT),
         "STINGY_TRUSTED_FACTORIES": '["sample_networks", "stingy_attacker_eval.students"]',
+        "STINGY_REQUEST_RATE": RATE,
         "COLUMNS": "200",
     }
 

@@ -131,7 +131,6 @@ async def test_J1_known_token_ends_with_its_expiry(tmp_path: Path, issuer: Issue
         while time.time() < end + 0.2:
             found = await client.post(PREDICT, content=IMAGE, headers=headers)
             statuses.add(found.status_code)
-            await asyncio.sleep(0.02)  # less often than a caller's rate allows
         assert statuses == {200, 401}
 
 
