@@ -138,7 +138,8 @@ def test_L_gate_whose_time_shows_a_withheld_logit_is_caught(
     low = torch.arange(1000.0)[None]
     high = low.index_fill(1, torch.tensor([0]), 0.5)
     assert not shows_in_a_sort(partial(sanitize, policy), low, high)
-    assert shows_in_a_sort(partial(lingering, work, policy), low, high)
+    # A busy machine may need more than one look.
+    assert any(shows_in_a_sort(partial(lingering, work, policy), low, high) for _ in range(5))
 
 
 def test_P_top_n_with_ties_in_any_order_is_caught() -> None:
@@ -177,12 +178,9 @@ async def test_A_route_without_a_key_is_caught(tmp_path: Path) -> None:
 
 def test_A_comparison_that_ends_at_a_difference_is_caught() -> None:
     right = "k" * 43
-    early, late = interleaved(
-        partial(same_text, right, "x" + right[1:]),
-        partial(same_text, right, right[:-1] + "x"),
-        rounds=2000,
-    )
-    assert differ_by(early, late, share=0.05)
+    calls = [partial(same_text, right, wrong) for wrong in ("x" + right[1:], right[:-1] + "x")]
+    # A busy machine may need more than one look.
+    assert any(differ_by(*interleaved(*calls, rounds=2000), share=0.05) for _ in range(5))
     for source in ("given == self._secret", "key.digest != digest", "a == 1 == pepper"):
         assert compared_secrets(source) == [source]
 
@@ -218,15 +216,15 @@ async def test_D_store_that_is_awaited_on_the_event_loop_is_caught(
 
         async def stall_of_a_write() -> float:
             writes = GroupCommit(database)
-            locker = await asyncio.to_thread(Locker, tmp_path / "state" / "stingy.sqlite3", 1.0)
+            locker = await asyncio.to_thread(Locker, tmp_path / "state" / "stingy.sqlite3", 2.0)
             stall = await longest_stall(writes.run(lambda: None))
             locker.join()
             writes.close()
             return stall
 
-        assert await stall_of_a_write() < 0.5
+        assert await stall_of_a_write() < 1.0
         monkeypatch.setattr(database, "try_now", lambda call: call())
-        assert await stall_of_a_write() > 0.5
+        assert await stall_of_a_write() > 1.0
 
 
 @pytest.mark.anyio

@@ -144,14 +144,16 @@ async def test_H11_hundreds_of_requests_leak_no_memory_or_threads(tmp_path: Path
 
     async with running(settings) as (client, _):
         await send_mixed_requests(client, rounds=20)  # fills everything of a fixed size
-        before_all, grown = files_and_threads(), []
-        for _ in range(2):  # measured twice: something of a fixed size may fill meanwhile
+        before_all = files_and_threads()
+        for _ in range(4):  # measured again if it grew: something of a fixed size may fill
             before = await count_memory_blocks(client)
             answered = await send_mixed_requests(client, rounds=80)
-            grown.append(await count_memory_blocks(client) - before)
+            grown = await count_memory_blocks(client) - before
+            if grown < answered / 2:
+                break
         files, threads = files_and_threads()
     # Each of the three threads that wait for a locked file opens it at its first wait.
     assert files <= before_all[0] + 3 * 4
     # A pool starts another of its few threads if none is idle yet.
     assert threads <= before_all[1] + 3
-    assert min(grown) < answered / 2
+    assert grown < answered / 2

@@ -61,12 +61,13 @@ async def test_C5_refusals_of_a_second_share_an_entry(
 async def test_C5_counted_refusals_are_kept_while_the_store_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(refusal_tally, "WINDOW_S", 0.5)
+    monkeypatch.setattr(refusal_tally, "WINDOW_S", 0.1)
     with closing(Database(tmp_path / "s", lock_timeout_s=0.01)) as database:
         tally = RefusalTally(Ledger(database), GroupCommit(database))
         with closing(sqlite3.connect(tmp_path / "s" / "stingy.sqlite3")) as other:
             other.execute("BEGIN IMMEDIATE")
             assert [tally.add(REFUSAL) for _ in range(5)] == [False, *[True] * 4]
+            monkeypatch.setattr(refusal_tally, "WINDOW_S", 2.0)  # the next one, with time to unlock
             async with asyncio.timeout(30):
                 while not caplog.records:
                     await asyncio.sleep(0.01)
