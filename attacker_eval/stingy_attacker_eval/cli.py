@@ -254,7 +254,7 @@ def lab(
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="[default: 12]")] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate.  [default: 0.1]")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="[default: 0]")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="[default: 0]")] = None,
     nasty_from_normal: Annotated[
         bool, typer.Option("--nasty-from-normal", help="Start the nasty teacher from the normal.")
     ] = False,

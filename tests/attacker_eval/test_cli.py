@@ -149,6 +149,13 @@ def test_lab_takes_training_options_and_reuses_teachers(tmp_path: Path) -> None:
     assert [line.endswith("(kept)") for line in other] == [True, False]
 
 
+@pytest.mark.parametrize("seed", ["-1", "4294967296"])
+def test_lab_refuses_seeds_that_a_protocol_refuses(tmp_path: Path, seed: str) -> None:
+    result = RUN.invoke(app, ["audit", "lab", "--out", str(tmp_path), "--seed", seed])
+    assert (result.exit_code, list(tmp_path.iterdir())) == (2, [])
+    assert "--seed" in result.stderr
+
+
 def test_lab_with_protocol_and_training_options_is_refused(tmp_path: Path) -> None:
     result = RUN.invoke(
         app, ["audit", "lab", "--out", str(tmp_path), "--protocol", "x.toml", "--epochs", "1"]
