@@ -16,9 +16,9 @@ from multidict import CIMultiDictProxy
 from stingy_protection.files import read_regular_file
 from stingy_server.errors import UPSTREAM_FAILED, UPSTREAM_TIMEOUT, Refusal
 
+MAX_KEY_FILE_BYTES = 2**16
 # Less than the 5 s after which uvicorn, and so MLServer, drops an idle connection, because a
 # request must not be sent on a connection that is being closed.
-MAX_KEY_FILE_BYTES = 2**16
 KEEPALIVE_S = 2.0
 READY_BYTES = 2**16  # of the answer to a probe
 
