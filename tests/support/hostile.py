@@ -49,7 +49,10 @@ def _request(connection: socket.socket) -> bytes:
     )
     length = next(lengths, 0)
     while len(body) < length:
-        body += connection.recv(65536)
+        piece = connection.recv(65536)
+        if not piece:
+            return b""
+        body += piece
     return head + b"\r\n\r\n" + body
 
 

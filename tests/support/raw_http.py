@@ -53,17 +53,24 @@ def head(key: str, *more: str) -> bytes:
 
 
 def answer(connection: socket.socket) -> tuple[int, bytes]:
-    """Return the status and body of one answer, however it comes in pieces."""
-    received = b""
-    while b"\r\n\r\n" not in received:
-        more = connection.recv(65_536)
-        assert more, "the connection ended before its answer"
-        received += more
-    lines, _, body = received.partition(b"\r\n\r\n")
+    """Return the status and body of one answer, however it comes in pieces.
+
+    What comes behind the answer is left unread.
+    """
+    lines = b""
+    while not lines.endswith(b"\r\n\r\n"):
+        lines += _receive(connection, 1)
     length = int(lines.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    body = b""
     while len(body) < length:
-        body += connection.recv(65_536)
+        body += _receive(connection, length - len(body))
     return int(lines.split()[1]), body
+
+
+def _receive(connection: socket.socket, most: int) -> bytes:
+    received = connection.recv(most)
+    assert received, "the connection ended before its answer"
+    return received
 
 
 def until_closed(connection: socket.socket) -> bytes:
