@@ -216,10 +216,10 @@ def gate(
     with report_errors():
         from rich.console import Console
 
-        from stingy_attacker_eval.errors import GateError
+        from stingy_attacker_eval.errors import AuditError, GateError
         from stingy_attacker_eval.files import write_atomic
         from stingy_attacker_eval.report.analysis import read_audit
-        from stingy_attacker_eval.report.ci_gate import gate_cases, gate_lines, junit_xml
+        from stingy_attacker_eval.report.ci_gate import CALL, gate_cases, gate_lines, junit_xml
         from stingy_attacker_eval.report.terminal import print_verdict_lines
 
         audit = read_audit(folder)
@@ -228,6 +228,8 @@ def gate(
         if junit is not None:
             write_atomic(junit, junit_xml(cases, title=audit.report.config.title))
         faults = tuple(fault for case in cases for fault in case.faults)
+        if cases[0].subject == CALL:
+            raise AuditError(*faults)
         typer.echo("FAIL" if faults else "PASS")
         print_verdict_lines(audit, Console(), attackers=attackers)
         if faults:
@@ -250,7 +252,8 @@ def lab(
         str | None, typer.Option(help="The teachers' network.  [default: cnn_large]")
     ] = None,
     width: Annotated[
-        int | None, typer.Option(min=1, help="Width of the network's first block, for cnn_*.")
+        int | None,
+        typer.Option(min=1, max=4096, help="Width of the network's first block, for cnn_*."),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="[default: 12]")] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate.  [default: 0.1]")] = None,

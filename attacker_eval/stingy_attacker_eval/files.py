@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+import numpy as np
+from numpy.typing import NDArray
+
 from stingy_attacker_eval.errors import AuditError
 
 
@@ -25,6 +28,23 @@ def write_json(path: Path, document: Mapping[str, object]) -> None:
     """Write a JSON document atomically. Raises ValueError if a number is not finite."""
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomic(path, (text + "\n").encode())
+
+
+def read_npz(path: Path) -> dict[str, NDArray[np.generic]]:
+    """Read the arrays of an npz file, without pickles.
+
+    Raises FileNotFoundError if there is none, and ValueError if it is damaged or another file.
+    """
+    try:
+        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise
+    except Exception:  # noqa: BLE001 - NumPy and zipfile raise almost any error on a damaged file
+        raise ValueError(f"expected an npz file without pickles, got another at {path}") from None
+    if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+        raise ValueError(f"expected an npz file of arrays alone, got others at {path}")
+    return arrays
 
 
 def digest_json(document: object) -> str:

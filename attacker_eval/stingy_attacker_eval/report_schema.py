@@ -10,13 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from stingy_attacker_eval.errors import AuditError
 from stingy_attacker_eval.files import write_json
-from stingy_attacker_eval.results import OWNER, Row, Summary
+from stingy_attacker_eval.results import OWNER, Row, Summary, summarise
 from stingy_attacker_eval.training import TrainSettings
 from stingy_clients.utility import Utility
 
 SCHEMA = "stingy.audit/1"
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
+"""A name that can be that of a folder."""
 AttackSettings = dict[str, dict[str, Any]]
 """The settings of each attack, by its label."""
 
@@ -249,9 +250,8 @@ class Report(Document):
 
     @model_validator(mode="after")
     def _check_endpoints(self) -> Self:
-        unknown = {item.name for item in self.endpoints} - {e.name for e in self.config.endpoints}
-        if unknown:
-            raise ValueError(f"expected endpoints of the configuration, got {sorted(unknown)}")
+        if [item.name for item in self.endpoints] != [e.name for e in self.config.endpoints]:
+            raise ValueError("expected the endpoints of the configuration, got others")
         return self
 
     def write(self, folder: Path) -> None:
@@ -262,15 +262,23 @@ class Report(Document):
 def read_report(folder: Path) -> Report:
     """Read FOLDER/report.json.
 
-    Raises AuditError if it is absent or no report of this schema.
+    Raises AuditError if it is absent, no report of this schema, or its summary is not that of its
+    rows.
     """
     path = folder / "report.json"
     try:
-        return Report.model_validate_json(path.read_bytes())
+        report = Report.model_validate_json(path.read_bytes())
+        summary = summarise(report.rows, selection_seeds=report.config.selection_seeds)
     except FileNotFoundError:
         raise AuditError(f"expected a finished audit, got no report.json in {folder}") from None
-    except ValidationError:
+    except (ValidationError, ValueError):  # rows of other numbers of classes have no mean
         raise AuditError(
             f"expected a {SCHEMA} document at {path}, got another: run the audit again, or read it "
             "with the version that wrote it"
         ) from None
+    if tuple(summary) != report.summary:
+        raise AuditError(
+            f"expected the summary of the rows at {path}, got another: run the audit again, or "
+            "restore the file"
+        )
+    return report

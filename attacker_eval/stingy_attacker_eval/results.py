@@ -2,8 +2,11 @@
 
 import statistics
 from collections.abc import Collection, Sequence
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+from stingy_attacker_eval.errors import AuditError
 
 WHITE_BOX = "white-box"
 """The mark in the label of an attack that reads the network itself."""
@@ -13,6 +16,11 @@ NO_ENDPOINT = "none"
 
 OWNER = "owner"
 """The attacker of a protocol that describes none. It owns the true labels of all its images."""
+
+
+_Percent = Annotated[float, Field(ge=0, le=100)]
+_Points = Annotated[float, Field(ge=-100, le=100)]
+_Count = Annotated[int, Field(ge=0, le=2**62)]
 
 
 class Row(BaseModel):
@@ -48,23 +56,23 @@ class Row(BaseModel):
     defence: str
     attack: str
     student: str
-    seed: int
-    queries: int
-    accuracy: float
-    agreement: float | None
-    teacher_accuracy: float | None
-    uplift: float
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    queries: _Count
+    accuracy: _Percent
+    agreement: _Percent | None
+    teacher_accuracy: _Percent | None
+    uplift: _Points
     finite: bool
-    seconds: float
-    budget: int | None = None
+    seconds: Annotated[float, Field(ge=0)]
+    budget: _Count | None = None
     trained_on: str | None = None
     commit: str | None = None
     threads: int | None = None
     attacker: str = OWNER
-    class_agreement: tuple[float | None, ...] | None = None
+    class_agreement: tuple[_Percent | None, ...] | None = None
     kl: float | None = None
-    transfer: float | None = None
-    predictions: str | None = None
+    transfer: _Percent | None = None
+    predictions: Annotated[str, Field(pattern=r"^\w+$")] | None = None
     measures: dict[str, float] = {}
 
 
@@ -183,6 +191,26 @@ def baseline_accuracy(
             and (seeds is None or row.seed in seeds)
         ]
     )
+
+
+def count_anew(row: Row, rows: Sequence[Row], *, selection_seeds: Collection[int]) -> Row:
+    """Return the row with its uplift over the mean of its group's baselines.
+
+    rows: of all seeds: those that choose the best attack, and those that are reported.
+
+    Raises AuditError if no baseline of its group stayed finite.
+    """
+    chooses = row.seed in selection_seeds
+    seeds = {other.seed for other in rows if (other.seed in selection_seeds) == chooses}
+    base = baseline_accuracy(rows, row.student, row.budget, attacker=row.attacker, seeds=seeds)
+    if base is None:
+        kind = "seed that chooses" if chooses else "reported seed"
+        raise AuditError(
+            f"expected a finite no-API baseline of {row.attacker} for {row.student} with a {kind}, "
+            "got none: train it with more seeds, or at a lower learning rate"
+        )
+    uplift = 0.0 if row.endpoint == NO_ENDPOINT else row.accuracy - base
+    return row.model_copy(update={"uplift": uplift})
 
 
 def best_attacks(summaries: Sequence[Summary]) -> dict[str, Summary]:

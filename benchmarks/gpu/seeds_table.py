@@ -11,13 +11,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from stingy_attacker_eval.audit.join import count_anew
 from stingy_attacker_eval.report.significance import difference
 from stingy_attacker_eval.results import (
     NO_ENDPOINT,
     Row,
     Summary,
     best_attacks,
+    count_anew,
     summarise,
 )
 

@@ -162,3 +162,32 @@ def test_lab_with_protocol_and_training_options_is_refused(tmp_path: Path) -> No
     )
     assert result.exit_code == 2
     assert "got both" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--max-uplift", "nan"],
+        ["--max-uplift", "1", "--endpoint", "none"],
+        ["--max-uplift", "1", "--attacker", "nobody"],
+    ],
+)
+def test_gate_that_is_asked_for_nothing_judges_nothing(tmp_path: Path, options: list[str]) -> None:
+    audit_of(tmp_path, rows_of({"open": {"soft_label": 1.0}}))
+    found = RUN.invoke(app, ["audit", "gate", str(tmp_path), *options])
+    assert (found.exit_code, found.stdout) == (2, "")
+    assert found.stderr.startswith("expected ")
+
+
+def test_lab_refuses_widths_that_a_protocol_refuses(tmp_path: Path) -> None:
+    result = RUN.invoke(app, ["audit", "lab", "--out", str(tmp_path), "--width", "5000"])
+    assert (result.exit_code, list(tmp_path.iterdir())) == (2, [])
+
+
+def test_bundles_that_are_no_folder_are_refused(tmp_path: Path) -> None:
+    options = ["--out", str(tmp_path / "o"), "--url", "http://127.0.0.1:9", "--key", "k"]
+    result = RUN.invoke(
+        app, ["audit", "run", "digits", *options, "--bundles", str(tmp_path / "no")]
+    )
+    assert result.exit_code == 2
+    assert "expected a folder of bundles, got none at" in result.stderr

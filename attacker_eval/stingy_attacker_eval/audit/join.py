@@ -17,10 +17,9 @@ from stingy_attacker_eval.report_schema import (
     read_report,
 )
 from stingy_attacker_eval.results import (
-    NO_ENDPOINT,
     Row,
-    baseline_accuracy,
     best_attacks,
+    count_anew,
     summarise,
 )
 from stingy_clients.utility import Utility
@@ -141,26 +140,6 @@ def _config(
             "selection_seeds": tuple(seed for seed in found if seed in selection_seeds),
         }
     )
-
-
-def count_anew(row: Row, rows: Sequence[Row], *, selection_seeds: Collection[int]) -> Row:
-    """Return the row with its uplift over the mean of its group's baselines.
-
-    rows: of all seeds: those that choose the best attack, and those that are reported.
-
-    Raises AuditError if no baseline of its group stayed finite.
-    """
-    chooses = row.seed in selection_seeds
-    seeds = {other.seed for other in rows if (other.seed in selection_seeds) == chooses}
-    base = baseline_accuracy(rows, row.student, row.budget, attacker=row.attacker, seeds=seeds)
-    if base is None:
-        kind = "seed that chooses" if chooses else "reported seed"
-        raise AuditError(
-            f"expected a finite no-API baseline of {row.attacker} for {row.student} with a {kind}, "
-            "got none: train it with more seeds, or at a lower learning rate"
-        )
-    uplift = 0.0 if row.endpoint == NO_ENDPOINT else row.accuracy - base
-    return row.model_copy(update={"uplift": uplift})
 
 
 def _endpoint(number: int, reports: Sequence[Report], best: dict[str, str]) -> EndpointResult:

@@ -193,6 +193,10 @@ def _size_faults(protocol: Protocol, data: Dataset) -> Iterator[str]:
     for size in (protocol.images, *(t.skip + (t.images or 1) for t in protocol.teachers)):
         if size is not None and size > most:
             yield f"expected at most {most} images, as {protocol.dataset} has, got {size}"
+    side = min(data.image_size)
+    for schedule in (protocol, *protocol.teachers):
+        if schedule.augment > side:
+            yield f"expected an augment of at most {side}, the images' side, got {schedule.augment}"
     if protocol.transfer_images > len(data.test_x):
         yield (
             f"expected at most {len(data.test_x)} transfer_images, as {protocol.dataset} has, got "

@@ -3,9 +3,9 @@
 import hashlib
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,12 @@ from stingy_attacker_eval.audit.protocol import Protocol
 from stingy_attacker_eval.audit.runs import Run
 from stingy_attacker_eval.datasets.datasets import Dataset
 from stingy_attacker_eval.errors import AuditError
-from stingy_attacker_eval.files import write_atomic, write_json
+from stingy_attacker_eval.files import read_npz, write_atomic, write_json
 from stingy_attacker_eval.oracle.transfer_set import digest_images
 from stingy_attacker_eval.report_schema import AttackSettings, AuditConfig, EndpointConfig
 from stingy_attacker_eval.results import Row
 from stingy_attacker_eval.students import student_spec
+from stingy_attacker_eval.training import percent_equal
 
 SCHEMA = "stingy.run/2"
 """The layout of a run folder. Layout 1 is that of version 0.1.0, which wrote no number."""
@@ -58,6 +59,36 @@ class RunFolder:
     def row(self, run: Run) -> Row:
         """Return the row of a run that is finished."""
         return self._rows[run]
+
+    def check_rows(self, dataset: Dataset) -> None:
+        """Check each row against the data set, and against its predictions where they were kept.
+
+        Raises AuditError, with every fault, if a row cannot be of this data set, or has another
+        accuracy than its predictions.
+        """
+        faults = []
+        for row in self._rows.values():
+            name = f"{'/'.join(_key(row).fields)} in {self._rows_path}"
+            classes = row.class_agreement
+            if classes is not None and len(classes) != dataset.num_classes:
+                faults.append(
+                    f"expected the agreement on {dataset.num_classes} classes of {name}, got that "
+                    f"on {len(classes)}"
+                )
+            if row.predictions is None or not _predictions_path(self.path, row).exists():
+                continue
+            predictions = read_predictions(self.path, row)
+            if len(predictions) != len(dataset.test_y):
+                faults.append(f"expected {len(dataset.test_y)} predictions of {name}, got others")
+                continue
+            found = percent_equal(predictions, dataset.test_y)
+            if not math.isclose(found, row.accuracy, abs_tol=1e-6):
+                faults.append(
+                    f"expected the accuracy {found:g} % of {name}, which its predictions have, got "
+                    f"{row.accuracy:g} %: restore the line, or remove it to train that student anew"
+                )
+        if faults:
+            raise AuditError(*faults)
 
     def save_predictions(self, predictions: NDArray[np.int64]) -> str:
         """Write a student's top-1 `[n]`, compressed, and return the digest that names the file.
@@ -114,7 +145,7 @@ class RunFolder:
                 document = json.loads(path.read_bytes())
                 found = AuditConfig.model_validate(document["config"])
                 is_current = document["schema"] == SCHEMA
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 is_current = False
             if not is_current:
                 raise AuditError(
@@ -163,7 +194,7 @@ class RunFolder:
                 name: dict(source)
                 for name, source in json.loads(self._sources_path.read_bytes()).items()
             }
-        except (ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError, AttributeError, RecursionError):
             raise AuditError(
                 f"expected the sources of rows in {self._sources_path}, got another document"
             ) from None
@@ -179,15 +210,18 @@ def read_predictions(folder: Path, row: Row) -> NDArray[np.int64]:
 
     Raises AuditError if they were not kept, or if the file is damaged.
     """
-    path = folder / PREDICTIONS / f"{row.predictions}.npz"
+    path = _predictions_path(folder, row)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            found: NDArray[np.int64] = file["top1"].astype(np.int64)
-    except (OSError, ValueError, KeyError, BadZipFile):
+        found = read_npz(path)["top1"].astype(np.int64)
+    except (OSError, ValueError, KeyError):
         raise AuditError(f"expected the predictions of a row at {path}, got none") from None
     if digest_predictions(found) != row.predictions:
         raise AuditError(f"expected the predictions that a row names at {path}, got others")
     return found
+
+
+def _predictions_path(folder: Path, row: Row) -> Path:
+    return folder / PREDICTIONS / f"{row.predictions}.npz"
 
 
 def _narrow(predictions: NDArray[np.int64]) -> NDArray[np.unsignedinteger]:

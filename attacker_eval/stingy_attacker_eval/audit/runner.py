@@ -29,7 +29,7 @@ from stingy_attacker_eval.files import lock_folder
 from stingy_attacker_eval.oracle.oracle import Oracle
 from stingy_attacker_eval.progress import report_progress
 from stingy_attacker_eval.report_schema import Report
-from stingy_attacker_eval.results import Row, best_attacks, summarise
+from stingy_attacker_eval.results import Row, best_attacks, count_anew, summarise
 from stingy_attacker_eval.training import to_device
 
 
@@ -81,6 +81,7 @@ def run_audit(
     config = audit_config(protocol, dataset)
     with lock_folder(out), report_progress(console or Console()) as reporter:
         folder = RunFolder(out, config)
+        folder.check_rows(dataset)
         # Before the purchase, because a network that cannot be trained ends the audit.
         starts = pretrain(protocol, dataset, out, device, reporter)
         purchases = [
@@ -100,8 +101,10 @@ def run_audit(
             starts=starts,
             device=device,
         )
-        rows = train_jobs(jobs, folder, place, reporter, executor)
-        summary = summarise(rows, selection_seeds=protocol.selection_seeds)
+        trained = train_jobs(jobs, folder, place, reporter, executor)
+        choosing = protocol.selection_seeds
+        rows = [count_anew(row, trained, selection_seeds=choosing) for row in trained]
+        summary = summarise(rows, selection_seeds=choosing)
         first = [s for s in summary if s.attacker == protocol.attackers[0].name]
         best = {name: found.attack for name, found in best_attacks(first).items()}
         report = Report(

@@ -1,14 +1,16 @@
 """Data sets as plain uint8 arrays. `load_dataset` validates every data set it returns."""
 
 import os
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stingy_attacker_eval.errors import DatasetError
+from stingy_attacker_eval.files import read_npz
 
 ROOT = "AUDIT_DATA"  # not STINGY_...: the server refuses unknown variables of that form
 """The environment variable that names the folder of downloaded data sets."""
@@ -17,6 +19,7 @@ Images = NDArray[np.uint8]
 """uint8 RGB `[batch, H, W, 3]`."""
 
 _DIGITS_TRAIN = 1297
+_MOST_CLASSES = 100_000  # as many as a bundle may have
 _ARRAYS = ("train_x", "train_y", "test_x", "test_y")
 _TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion_mnist": "FashionMNIST"}
 
@@ -212,12 +215,11 @@ def _load_folder(name: str, path: Path) -> Dataset:
 
 def _load_npz(name: str, path: Path) -> Dataset:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
+        arrays = read_npz(path)
     except FileNotFoundError:
         raise DatasetError(f"expected an npz file, got no file at {path}") from None
-    except (OSError, ValueError, BadZipFile):
-        raise DatasetError(f"expected an npz file without pickles, got another at {path}") from None
+    except ValueError as error:
+        raise DatasetError(str(error)) from None
     missing = [key for key in _ARRAYS if key not in arrays]
     if missing:
         raise DatasetError(*(f"expected the array {key} in {path}, got none" for key in missing))
@@ -228,6 +230,8 @@ def _load_npz(name: str, path: Path) -> Dataset:
     else:
         known = [y for y in (train_y, test_y) if y.size and np.issubdtype(y.dtype, np.integer)]
         count = max((int(labels.max()) for labels in known), default=0) + 1
+        if count > _MOST_CLASSES:
+            raise DatasetError(f"expected labels below {_MOST_CLASSES}, got {count - 1} in {path}")
         class_names = tuple(str(number) for number in range(count))
     return _build_dataset(name, *(arrays[key] for key in _ARRAYS), class_names=class_names)
 
@@ -246,11 +250,10 @@ def _build_dataset(
         *_split_faults("train", train_x, train_y, len(class_names)),
         *_split_faults("test", test_x, test_y, len(class_names)),
     ]
+    faults += _name_faults(class_names)
     shapes = train_x.shape[1:], test_x.shape[1:]
     if not faults and shapes[0] != shapes[1]:
         faults.append(f"expected test_x images of {shapes[0]}, got {shapes[1]}")
-    if len(class_names) < 2:
-        faults.append(f"expected at least 2 classes, got {len(class_names)}")
     if faults:
         raise DatasetError(*faults)
     return Dataset(
@@ -261,6 +264,19 @@ def _build_dataset(
         test_y.astype(np.int64),
         class_names,
     )
+
+
+def _name_faults(names: Sequence[str]) -> list[str]:
+    """List why a bundle cannot have these class names."""
+    faults = []
+    if not 2 <= len(names) <= _MOST_CLASSES:
+        faults.append(f"expected 2 to {_MOST_CLASSES} classes, got {len(names)}")
+    if any(not name.strip() for name in names):
+        faults.append("expected a name for each class, got an empty one in class_names")
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        faults.append(f"expected each class name once, got {twice[0]!r} more than once")
+    return faults
 
 
 def _split_faults(
@@ -275,8 +291,9 @@ def _split_faults(
         faults.append(
             f"expected {split}_y as integers [n], got {labels.dtype} {list(labels.shape)}"
         )
-    elif len(labels) != len(images):
-        faults.append(f"expected {len(images)} labels in {split}_y, got {len(labels)}")
+    elif not images.ndim or len(labels) != len(images):
+        count = len(images) if images.ndim else 0
+        faults.append(f"expected {count} labels in {split}_y, got {len(labels)}")
     elif labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         faults.append(
             f"expected {split}_y in 0..{classes - 1}, got {int(labels.min())}..{int(labels.max())}"

@@ -80,6 +80,8 @@ def protocol_networks(protocol: Protocol, *, bundles: Path) -> dict[str, nn.Modu
 
     Raises EvalError, with every fault, if a bundle is absent or does not fit.
     """
+    if not bundles.is_dir():
+        raise EvalError(f"expected a folder of bundles, got none at {bundles}")
     specs = {f"{t.name}-{kind}": _spec(t) for t in protocol.teachers for kind in _KINDS}
     data, faults = protocol.load(), []
     found: dict[str, nn.Module] = {}

@@ -1,5 +1,6 @@
 """An oracle that keeps its answers on disk, so that no answer is bought twice or mixed."""
 
+import contextlib
 import hashlib
 import json
 import zlib
@@ -19,11 +20,12 @@ from stingy_attacker_eval.oracle.oracle import (
     check_answers,
     endpoint_identity,
 )
-from stingy_clients import ModelInfo
+from stingy_clients import ApiError, ClientError, ModelInfo
 
 SCHEMA = "stingy.answers/1"
 
 _DIGEST = 16
+_MOST = 2**62  # images
 
 
 class CachedOracle:
@@ -48,8 +50,9 @@ class CachedOracle:
         self._info = oracle.describe()
         self._rows: dict[bytes, tuple[NDArray[np.int64], NDArray[np.float32] | None]] = {}
         self._queries = self._charged = 0
-        # The key's count before a request that is not reconciled yet, else None.
+        # The key's count before requests that are not reconciled yet, and their images.
         self._charged_before: int | None = None
+        self._in_flight = 0
         self._record = np.dtype(
             [
                 ("digest", "u1", (_DIGEST,)),
@@ -77,12 +80,13 @@ class CachedOracle:
     def reconcile_charges(self) -> int:
         """Return what the endpoint charged for the images sent, a lost request included.
 
-        Call it before another user of the key sends images.
+        Call it before another user of the key sends images. A lost request counts as charged for
+        its images at most, because the key may have had another use since, or be another key.
         """
         if self._charged_before is not None:
-            # A count below the former one is that of another key, which the request did not reach.
-            self._charged += max(0, self._oracle.charged() - self._charged_before)
-            self._charged_before = None
+            difference = self._oracle.charged() - self._charged_before
+            self._charged += min(max(0, difference), self._in_flight)
+            self._charged_before, self._in_flight = None, 0
             self._write_ledger()
         return self._charged
 
@@ -116,9 +120,15 @@ class CachedOracle:
             )
         if self._charged_before is None:
             self._charged_before = self._oracle.charged()
-            self._write_ledger()
+        self._in_flight += len(images)
+        self._write_ledger()
         with defer_interrupt():
-            answers = check_answers(self._oracle.query(images), len(images), self._info)
+            try:
+                answers = check_answers(self._oracle.query(images), len(images), self._info)
+            except ApiError:
+                with contextlib.suppress(ClientError):
+                    self.reconcile_charges()  # now, because the refusal is known to be the end
+                raise
             self._save(digests, answers)
             self.reconcile_charges()  # at once, because other endpoints may share the key
 
@@ -166,9 +176,12 @@ class CachedOracle:
             ledger = json.loads(path.read_bytes())
             if ledger["schema"] != SCHEMA:
                 raise ValueError
-            endpoint, self._charged = dict(ledger["endpoint"]), ledger["charged"]
-            self._charged_before = ledger["charged_before"]
-        except (ValueError, KeyError, TypeError):
+            endpoint = dict(ledger["endpoint"])
+            self._charged = _count(ledger["charged"])
+            self._in_flight = _count(ledger.get("in_flight", _MOST))  # 0.1.0 did not write it
+            before = ledger["charged_before"]
+            self._charged_before = None if before is None else _count(before)
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise TransferError(f"expected a {SCHEMA} ledger at {path}, got another") from None
         changed = changed_fields(endpoint, self._info)
         if changed:
@@ -191,6 +204,8 @@ class CachedOracle:
         try:
             if (records["checksum"] != _checksums(records)).any():
                 raise AnswersError("expected records with their checksum, got others")
+            if len(np.unique(records["digest"], axis=0)) < len(records):
+                raise AnswersError("expected one answer for each image, got two")
             answers = Answers(
                 records["indices"].astype(np.int64).reshape(len(records), self._info.support),
                 records["scores"].astype(np.float32) if has_scores else None,
@@ -211,8 +226,16 @@ class CachedOracle:
             "endpoint": endpoint_identity(self._info),
             "charged": self._charged,
             "charged_before": self._charged_before,
+            "in_flight": self._in_flight,
         }
         write_json(self._folder / "ledger.json", ledger)
+
+
+def _count(value: object) -> int:
+    """Return a number of images as it is. Raises ValueError if it is none."""
+    if type(value) is not int or not 0 <= value <= _MOST:
+        raise ValueError
+    return value
 
 
 def image_digests(images: Images) -> list[bytes]:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stingy_attacker_eval.errors import SuspectError
+from stingy_attacker_eval.files import read_npz
 from stingy_attacker_eval.ownership.template import Template
 from stingy_clients.documents.exhibit import Item
 
@@ -261,13 +262,7 @@ def _read_json(path: Path) -> dict[str, object]:
 
 
 def _read_npz(path: Path) -> dict[str, object]:
-    from zipfile import BadZipFile
-
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (BadZipFile, OSError, ValueError):
-        raise ValueError("expected an npz file without pickles, got another") from None
+    arrays = read_npz(path)
     ids, labels = arrays.get("ids"), arrays.get("labels", arrays.get("scores"))
     if ids is None or labels is None or len(ids) != len(labels):
         raise ValueError("expected the arrays ids and labels (or scores) of one length, got others")

@@ -301,8 +301,11 @@ def choice_remark(audit: Audit, endpoint: str) -> str:
     """State on which seeds the best attack was chosen, and which attacks could not be chosen."""
     seeds = audit.report.config.selection_seeds
     tried = [s for s in candidates(audit.summaries) if (s.endpoint, s.budget) == (endpoint, None)]
+    is_chosen = any(s.selection_mean is not None for s in tried)
     said = []
-    if len(tried) > 1 and seeds:
+    if tried and seeds and not is_chosen:
+        said.append("No attack has a finite loss with a seed that chooses, so the others chose.")
+    elif len(tried) > 1 and seeds:
         others = "one other seed" if len(seeds) == 1 else f"{len(seeds)} other seeds"
         said.append(f"Chosen out of {len(tried)} on {others}.")
     elif len(tried) > 1:
@@ -312,7 +315,7 @@ def choice_remark(audit: Audit, endpoint: str) -> str:
         f"on the reported seeds it gained {signed(s.uplift_mean)}."
         for s in audit.summaries
         if (s.endpoint, s.budget) == (endpoint, None)
-        and seeds
+        and is_chosen
         and s.n
         and s.selection_mean is None
         and not s.white_box

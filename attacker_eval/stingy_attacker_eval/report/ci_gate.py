@@ -15,6 +15,9 @@ from stingy_attacker_eval.report.formatting import (
 )
 from stingy_attacker_eval.results import NO_ENDPOINT, Row
 
+CALL = "the call"
+"""The subject of the case that has the faults of what was asked for."""
+
 _SHOWN = 3
 _FEWEST_SEEDS = 3
 _BASELINES = (NoApi.name, Guess.name)
@@ -54,7 +57,7 @@ def gate_cases(
     if not math.isfinite(max_uplift):
         unknown.append(f"expected a finite number of points, got {max_uplift}")
     if unknown:
-        return (GateCase("the call", tuple(unknown)),)
+        return (GateCase(CALL, tuple(unknown)),)
     judged = endpoints or names
     views = [view for view in audit.views if not attackers or view.attacker.name in attackers]
     unsound = [fault for view in views for fault in _soundness_faults(view, judged)]

@@ -20,7 +20,7 @@ from stingy_attacker_eval.cli import app
 from stingy_attacker_eval.errors import AuditError, ProtocolError
 from stingy_attacker_eval.report.html import read_audit, render
 from stingy_attacker_eval.report_schema import SkippedAttack, read_report
-from stingy_attacker_eval.results import Row
+from stingy_attacker_eval.results import Row, summarise
 
 SEEDS = (0, 1, 2)
 
@@ -113,6 +113,8 @@ def test_broken_baselines_of_all_choosing_seeds_are_named(
     report = read(tmp_path / "broken")
     for row in report["rows"]:
         row["finite"] = row["attack"] != "no_api"
+    rows = [Row(**row) for row in report["rows"]]
+    report["summary"] = [each.model_dump(mode="json") for each in summarise(rows)]
     (tmp_path / "broken" / "report.json").write_text(json.dumps(report))
     folders = [tmp_path / "broken", parts[1]]
     wanted = "finite no-API baseline of owner for .* with a seed that chooses, got none: train it"

@@ -1,5 +1,6 @@
 """A protocol that loads can be run; one that cannot names everything that is wrong with it."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def test_budget_below_the_run_is_refused_before_a_query() -> None:
     assert "at least 1797 images (1297 to train on, 500 to compare), got 1796" in fault
 
 
-@pytest.mark.parametrize("name", ["a/b", "../x", "", "A"])
+@pytest.mark.parametrize("name", ["a/b", "../x", "", "A", "a" * 101])
 def test_an_endpoint_name_cannot_lead_out_of_the_folder(name: str) -> None:
     assert "endpoints.0.name" in faults(GOOD.replace('name = "a"', f'name = "{name}"'))[0]
 
@@ -212,6 +213,23 @@ def test_pixels_reduce_the_images_of_attacker_and_teacher() -> None:
 def test_pixels_that_do_not_divide_the_images_are_refused() -> None:
     (fault,) = faults(GOOD.replace("epochs = 1", "epochs = 1\npixels = 3"))
     assert "expected pixels that divide square images, got 3 for images of 8x8" in fault
+
+
+def test_shift_beyond_the_images_is_refused() -> None:
+    teacher = '[[teachers]]\nname = "b"\nnetwork = "cnn_tiny"\nepochs = 1\naugment = 9\n'
+    text = GOOD.replace("epochs = 1", "epochs = 1\naugment = 4096")
+    assert list(faults(text + teacher)) == [
+        f"expected an augment of at most 8, the images' side, got {augment}"
+        for augment in (4096, 9)
+    ]
+    assert parse_protocol(text.replace("4096", "8")).augment == 8
+
+
+@pytest.mark.parametrize("rounds", [1001, 10**9, 2**63])
+def test_attack_of_endless_rounds_is_refused_at_once(rounds: int) -> None:
+    attacks = f'attacks = [{{ name = "jbda", rounds = {rounds} }}]'
+    text = re.sub(r"attacks = \[.*?\]", attacks, GOOD, count=1, flags=re.DOTALL)
+    assert any(f"expected at most 1000 rounds, got {rounds}" in fault for fault in faults(text))
 
 
 def test_teacher_that_skips_too_many_images_is_refused() -> None:

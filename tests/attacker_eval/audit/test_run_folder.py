@@ -183,3 +183,71 @@ def test_damaged_line_of_the_rows_is_named(tmp_path: Path, dataset: str, damage:
     path.write_text("\n".join(lines) + "\n")
     with pytest.raises(AuditError, match=r"in line 2 of .*rows\.jsonl, got another text"):
         audit(protocol, out)
+
+
+def _edited(out: Path, **values: object) -> None:
+    """Change the last row of a finished audit."""
+    path = out / "rows.jsonl"
+    *lines, last = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, json.dumps(json.loads(last) | values)]) + "\n")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"accuracy": 500.0},
+        {"accuracy": -5.0},
+        {"agreement": 1e308},
+        {"uplift": 101.0},
+        {"queries": -1},
+        {"seed": 2**32},
+        {"predictions": "../../x"},
+        {"class_agreement": [-1.0, None, 3.0]},
+    ],
+)
+def test_row_with_an_impossible_number_is_refused(
+    tmp_path: Path, dataset: str, values: dict[str, object]
+) -> None:
+    out, oracle = tmp_path / "out", FakeOracle()
+    audit(tiny_protocol(dataset), out)
+    _edited(out, **values)
+    with pytest.raises(AuditError, match=r"expected a row of an audit in line 3 of .*rows\.jsonl"):
+        audit(tiny_protocol(dataset), out, stingy=oracle)
+    assert oracle.requests == []
+
+
+def test_row_that_its_predictions_contradict_is_refused(tmp_path: Path, dataset: str) -> None:
+    out = tmp_path / "out"
+    found = audit(tiny_protocol(dataset), out)["rows"][-1]["accuracy"]
+    _edited(out, accuracy=99.0, class_agreement=[1.0, 2.0])
+    with pytest.raises(AuditError) as caught:
+        audit(tiny_protocol(dataset), out)
+    assert [fault.partition(" of ")[0] for fault in caught.value.faults] == [
+        "expected the agreement on 3 classes",
+        f"expected the accuracy {found:g} %",
+    ]
+
+
+def test_damaged_predictions_are_named(tmp_path: Path, dataset: str) -> None:
+    out = tmp_path / "out"
+    audit(tiny_protocol(dataset), out)
+    for path in (out / "predictions").iterdir():
+        path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(AuditError, match="expected the predictions of a row at"):
+        audit(tiny_protocol(dataset), out)
+
+
+def test_uplift_follows_from_the_accuracies(tmp_path: Path, dataset: str) -> None:
+    out = tmp_path / "out"
+    first = audit(tiny_protocol(dataset), out)
+    _edited(out, uplift=99.0)
+    assert audit(tiny_protocol(dataset), out)["rows"] == first["rows"]
+
+
+@pytest.mark.parametrize("file", ["config.json", "sources.json"])
+def test_file_that_is_too_deep_is_refused(tmp_path: Path, dataset: str, file: str) -> None:
+    out = tmp_path / "out"
+    audit(tiny_protocol(dataset), out)
+    (out / file).write_text("[" * 100_000)
+    with pytest.raises(AuditError, match="expected"):
+        audit(tiny_protocol(dataset), out)

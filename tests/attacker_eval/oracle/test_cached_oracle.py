@@ -1,5 +1,6 @@
 """The cache of answers: an image is sent once, and endpoints are never mixed."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from audit_fakes import FakeOracle, Interrupted, NewKey, striped
 from stingy_attacker_eval.errors import TransferError
 from stingy_attacker_eval.oracle.cached_oracle import CachedOracle
-from stingy_clients import TransportError
+from stingy_clients import BudgetExhausted, TransportError
 
 PIXELS, _ = striped(150)
 
@@ -67,6 +68,51 @@ def test_another_key_goes_on_and_the_charges_of_both_add_up(tmp_path: Path) -> N
     second = CachedOracle(NewKey(), folder=tmp_path, budget=150)
     second.query(PIXELS[:40])
     assert second.queries == second.reconcile_charges() == 40
+
+
+def test_charges_of_a_used_key_are_not_those_of_the_audit(tmp_path: Path) -> None:
+    spent = BudgetExhausted(429, "budget_exhausted", "spent", "-")
+    first = CachedOracle(FakeOracle(fails_after=1, failure=spent), folder=tmp_path, budget=150)
+    first.query(PIXELS[:30])
+    with pytest.raises(BudgetExhausted):
+        first.query(PIXELS[:40])
+    used = FakeOracle(requests=[11_258])
+    second = CachedOracle(used, folder=tmp_path, budget=150)
+    second.query(PIXELS[:40])
+    assert second.queries == second.reconcile_charges() == 40
+
+
+def test_lost_request_counts_for_its_images_at_most(tmp_path: Path) -> None:
+    oracle = FakeOracle(fails_after=0)
+    with pytest.raises(TransportError):
+        CachedOracle(oracle, folder=tmp_path, budget=150).query(PIXELS[:10])
+    oracle.requests.append(500)  # the same key, used elsewhere meanwhile
+    assert CachedOracle(oracle, folder=tmp_path, budget=150).reconcile_charges() == 10
+
+
+@pytest.mark.parametrize("field", ["charged", "charged_before", "in_flight"])
+@pytest.mark.parametrize("value", ["x", [1], 1.5, -5, True, 10**400])
+def test_ledger_with_another_count_is_refused(tmp_path: Path, field: str, value: object) -> None:
+    CachedOracle(FakeOracle(), folder=tmp_path, budget=150).query(PIXELS[:3])
+    path = tmp_path / "ledger.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(TransferError, match="ledger at"):
+        CachedOracle(FakeOracle(), folder=tmp_path, budget=150)
+
+
+def test_ledger_that_is_too_deep_is_refused(tmp_path: Path) -> None:
+    CachedOracle(FakeOracle(), folder=tmp_path, budget=150).query(PIXELS[:3])
+    (tmp_path / "ledger.json").write_text("[" * 100_000)
+    with pytest.raises(TransferError, match="ledger at"):
+        CachedOracle(FakeOracle(), folder=tmp_path, budget=150)
+
+
+def test_answers_that_are_there_twice_are_damaged(tmp_path: Path) -> None:
+    CachedOracle(FakeOracle(), folder=tmp_path, budget=150).query(PIXELS[:3])
+    path = tmp_path / "answers.bin"
+    path.write_bytes(path.read_bytes() * 2)
+    with pytest.raises(TransferError, match=r"answers\.bin, got a damaged file"):
+        CachedOracle(FakeOracle(), folder=tmp_path, budget=150)
 
 
 @pytest.mark.parametrize(

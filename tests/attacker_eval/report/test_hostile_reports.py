@@ -11,12 +11,12 @@ import pytest
 
 from audit_results import audit_of, endpoint_of, row, rows_of, utility_of
 from stingy_attacker_eval.errors import AuditError
-from stingy_attacker_eval.report.analysis import Audit, read_audit
+from stingy_attacker_eval.report.analysis import Audit, read_audit, verdict
 from stingy_attacker_eval.report.ci_gate import gate_cases, junit_xml
 from stingy_attacker_eval.report.comparison import compare_audits
 from stingy_attacker_eval.report.exporters import as_markdown
 from stingy_attacker_eval.report.html import render, render_comparison
-from stingy_attacker_eval.results import NO_ENDPOINT
+from stingy_attacker_eval.results import NO_ENDPOINT, summarise
 
 PAIR = {"label_only": 0.1, "soft_label": 3.0}
 HOSTILE = (
@@ -167,3 +167,58 @@ def test_report_without_an_attacker_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps(report))
     with pytest.raises(AuditError):
         read_audit(tmp_path)
+
+
+def _damaged(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Write an audit of two endpoints whose report.json was changed by hand."""
+    audit_of(folder, rows_of({"open": PAIR, "shut": PAIR}))
+    path = folder / "report.json"
+    report = json.loads(path.read_text())
+    change(report)
+    path.write_text(json.dumps(report))
+
+
+@pytest.mark.parametrize("values", [{"n": 1}, {"n": -1}, {"uplift_mean": -80}, {"runs": 9}])
+def test_summary_other_than_that_of_the_rows_is_refused(
+    tmp_path: Path, values: dict[str, object]
+) -> None:
+    _damaged(tmp_path, lambda report: report["summary"][0].update(values))
+    with pytest.raises(AuditError, match="expected the summary of the rows at"):
+        read_audit(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda report: report["endpoints"].pop(),
+        lambda report: report["endpoints"].reverse(),
+        lambda report: report["rows"][0].update(accuracy=1e308),
+        lambda report: report["rows"][0].update(accuracy=101),
+        lambda report: report["rows"][0].update(seed=10**300),
+        lambda report: report["rows"][0].update(queries=10**300),
+        lambda report: report["rows"][3].update(class_agreement=[]),
+        lambda report: report["rows"][3].update(class_agreement=[1.0]),
+    ],
+)
+def test_report_with_impossible_parts_is_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    def with_classes(report: dict[str, Any]) -> None:
+        for each in report["rows"][3:]:
+            each["class_agreement"] = [1.0, 2.0]
+        change(report)
+
+    _damaged(tmp_path, with_classes)
+    with pytest.raises(AuditError, match=r"expected (a stingy\.audit/1 document|the summary)"):
+        read_audit(tmp_path)
+
+
+def test_best_attack_is_not_unchosen_if_no_seed_could_choose(tmp_path: Path) -> None:
+    rows = rows_of({"open": PAIR})
+    rows = [each.model_copy(update={"finite": each.seed > 0}) for each in rows]
+    config = {"selection_seeds": [0], "seeds": [1, 2]}
+    summary = summarise(rows, selection_seeds=[0])
+    audit = audit_of(tmp_path, rows, config=config, summary=summary)
+    remark = verdict(audit, audit.endpoints[0]).remark
+    assert "so the others chose" in remark
+    assert "not chosen" not in remark

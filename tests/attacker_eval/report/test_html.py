@@ -13,57 +13,53 @@ from stingy_attacker_eval.files import write_json
 from stingy_attacker_eval.report.analysis import health, verdict
 from stingy_attacker_eval.report.html import read_audit, render, write_report
 from stingy_attacker_eval.report_schema import Report
-from stingy_attacker_eval.results import NO_ENDPOINT, Row, Summary
+from stingy_attacker_eval.results import NO_ENDPOINT, Row
 
 
-def summary(
+def runs(
     attack: str,
     accuracy: float | None,
     *,
     endpoint: str = "stingy",
     spread: float | None = 0.5,
     queries: int = 1297,
-) -> Summary:
-    return Summary(
-        endpoint=endpoint,
-        defence=endpoint,
-        attack=attack,
-        student="cnn_tiny",
-        n=0 if accuracy is None else 3,
-        accuracy_mean=accuracy,
-        accuracy_spread=None if accuracy is None else spread,
-        agreement_mean=accuracy,
-        uplift_mean=None if accuracy is None else accuracy - 90.0,
-        uplift_spread=None if accuracy is None else spread,
-        all_finite=accuracy is not None,
-        queries=queries,
-        budget=None,
-        runs=3,
-        gains=0,
-        trained_on=None,
-    )
+) -> list[Row]:
+    """Make three rows with this mean and deviation, broken ones for None; one without a spread.
 
-
-def report(*summaries: Summary) -> Report:
-    """Write a report with one row of one seed for each summary; its sentences follow them."""
-    rows = [
-        row(s.endpoint, s.attack, 0, s.accuracy_mean or 0.0, finite=s.all_finite) for s in summaries
+    The seeds are those of no other attack, so runs are never paired.
+    """
+    other = {"queries": queries, "finite": accuracy is not None, "uplift": 0.0}
+    gaps = (0.0,) if spread is None else (-spread, 0.0, spread)
+    first = sum(attack.encode()) * 10
+    return [
+        row(
+            endpoint,
+            attack,
+            first + number,
+            (accuracy or 0.0) + gap * (accuracy is not None),
+            **other | ({} if accuracy is None else {"uplift": accuracy + gap - 90.0}),
+        )
+        for number, gap in enumerate(gaps)
     ]
-    baseline = summary("no_api", 90.0, endpoint=NO_ENDPOINT)
+
+
+def report(*attacks: list[Row]) -> Report:
+    """Make a report with a baseline of 90 %; its sentences follow the rows."""
+    baseline = runs("no_api", 90.0, endpoint=NO_ENDPOINT, queries=0)
+    rows = [*baseline, *(each for rows in attacks for each in rows)]
     skipped = [{"endpoint": "stingy", "attack": "x", "reason": "needs scores"}]
-    config = {"title": "a <b>bold</b> title"}
-    return report_of(rows, None, config, summary=[baseline, *summaries], skipped=skipped)
+    return report_of(rows, None, {"title": "a <b>bold</b> title"}, skipped=skipped)
 
 
-def sentences(tmp_path: Path, *summaries: Summary) -> str:
-    report(*summaries).write(tmp_path)
+def sentences(tmp_path: Path, *attacks: list[Row]) -> str:
+    report(*attacks).write(tmp_path)
     audit = read_audit(tmp_path)
     found = verdict(audit, audit.endpoints[0])
     return f"{found.sentence} {found.remark}"
 
 
 def test_verdict_has_best_uplift_spread_and_price(tmp_path: Path) -> None:
-    text = sentences(tmp_path, summary("paper_kd", 82.0), summary("soft_label", 92.5))
+    text = sentences(tmp_path, runs("paper_kd", 82.0), runs("soft_label", 92.5))
     assert text.startswith("+2.5 ±0.8 points of uplift over training without the API: the best")
     assert "soft_label" in text
     assert "1,297 queries" in text
@@ -90,7 +86,7 @@ def test_verdict_has_best_uplift_spread_and_price(tmp_path: Path) -> None:
 def test_the_remark_follows_the_spread(
     tmp_path: Path, accuracy: float, spread: float | None, remark: str
 ) -> None:
-    assert remark in sentences(tmp_path, summary("soft_label", accuracy, spread=spread))
+    assert remark in sentences(tmp_path, runs("soft_label", accuracy, spread=spread))
 
 
 def test_many_seeds_measure_smaller_uplifts_than_few(tmp_path: Path) -> None:
@@ -105,14 +101,14 @@ def test_many_seeds_measure_smaller_uplifts_than_few(tmp_path: Path) -> None:
 
 
 def test_price_is_that_of_the_best_attack(tmp_path: Path) -> None:
-    queried = summary("active", 93.0, queries=400)
-    assert "after 400 queries" in sentences(tmp_path, summary("soft_label", 92.0), queried)
+    queried = runs("active", 93.0, queries=400)
+    assert "after 400 queries" in sentences(tmp_path, runs("soft_label", 92.0), queried)
 
 
 def test_a_white_box_attack_is_marked_and_never_the_headline(tmp_path: Path) -> None:
-    best = summary("dafl[white-box]", 99.0)
-    worst = summary("other[white-box]", 10.0)
-    text = sentences(tmp_path, summary("soft_label", 92.0), best, worst)
+    best = runs("dafl[white-box]", 98.0)
+    worst = runs("other[white-box]", 10.0)
+    text = sentences(tmp_path, runs("soft_label", 92.0), best, worst)
     assert "the best attack, soft_label," in text
     assert "The weakest" not in text
     page = render(read_audit(tmp_path))
@@ -135,7 +131,7 @@ def test_health_counts_finite_runs_and_gains(
 
 
 def test_a_broken_attack_is_called_broken_and_never_a_protection(tmp_path: Path) -> None:
-    assert "could be run to a finite loss" in sentences(tmp_path, summary("paper_kd", None))
+    assert "could be run to a finite loss" in sentences(tmp_path, runs("paper_kd", None))
     page = render(read_audit(tmp_path))
     assert '<td class="number">broken</td>' in page
     assert "broken attack, not a protected model" in re.sub(r"\s+", " ", page)
@@ -161,26 +157,26 @@ def test_an_endpoint_without_a_best_attack_says_why(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("part", ["endpoints", "rows", "summary", "config"])
 def test_a_report_without_a_part_is_none(tmp_path: Path, part: str) -> None:
-    whole = report(summary("soft_label", 92.0)).model_dump(mode="json")
+    whole = report(runs("soft_label", 92.0)).model_dump(mode="json")
     write_json(tmp_path / "report.json", {name: whole[name] for name in whole if name != part})
     with pytest.raises(AuditError, match=r"expected a stingy\.audit/1 document at"):
         read_audit(tmp_path)
 
 
 def test_the_page_never_promises_too_much(tmp_path: Path) -> None:
-    sentences(tmp_path, summary("soft_label", 80.0))
+    sentences(tmp_path, runs("soft_label", 80.0))
     assert "undistillable" not in render(read_audit(tmp_path)).lower()
 
 
 def test_text_from_the_report_is_escaped(tmp_path: Path) -> None:
-    sentences(tmp_path, summary("soft_label", 92.0))
+    sentences(tmp_path, runs("soft_label", 92.0))
     page = render(read_audit(tmp_path))
     assert "a &lt;b&gt;bold&lt;/b&gt; title" in page
     assert "<b>" not in page
 
 
 def test_the_same_report_draws_the_same_page(tmp_path: Path) -> None:
-    sentences(tmp_path, summary("soft_label", 92.0))
+    sentences(tmp_path, runs("soft_label", 92.0))
     assert render(read_audit(tmp_path)) == render(read_audit(tmp_path))
 
 
@@ -197,7 +193,7 @@ def test_a_folder_without_a_finished_audit_is_refused(tmp_path: Path) -> None:
 
 
 def test_E7_page_requests_nothing_and_runs_one_hashed_script(tmp_path: Path) -> None:
-    sentences(tmp_path, summary("soft_label", 92.0), summary("sweep[tau=1,alpha=1]", 91.0))
+    sentences(tmp_path, runs("soft_label", 92.0), runs("sweep[tau=1,alpha=1]", 91.0))
     page = write_report(tmp_path).read_text()
     assert not re.search(r"https?:|@import|<link|<iframe|src=|srcset|\sstyle=|\son\w+=", page)
     assert not re.search(r"url\((?!#)", page)
@@ -213,7 +209,7 @@ def test_E7_page_requests_nothing_and_runs_one_hashed_script(tmp_path: Path) -> 
 
 
 def test_every_anchor_of_the_navigation_is_on_the_page(tmp_path: Path) -> None:
-    sentences(tmp_path, summary("soft_label", 92.0))
+    sentences(tmp_path, runs("soft_label", 92.0))
     page = render(read_audit(tmp_path))
     anchors = re.findall(r'href="#([\w-]+)"', page)
     assert len(anchors) > 6

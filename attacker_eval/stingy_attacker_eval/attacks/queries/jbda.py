@@ -20,6 +20,7 @@ from stingy_attacker_eval.attacks.losses import kd_loss_fn
 from stingy_attacker_eval.training import TrainResult, normalise
 
 _BATCH = 512
+_MOST_ROUNDS = 1000  # each trains the student anew
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,8 @@ class Jbda(Attack):
             rounds=self.rounds, step=self.step, period=self.period, reservoir=self.reservoir
         )
         yield from least_faults(0, full_rounds=self.full_rounds)
+        if self.rounds > _MOST_ROUNDS:
+            yield f"expected at most {_MOST_ROUNDS} rounds, got {self.rounds}"
 
     def budget(self, images: int) -> int:
         count = min(self.seeds, images)
