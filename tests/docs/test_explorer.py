@@ -9,6 +9,7 @@ from stingy_attacker_eval.report.analysis import read_audit
 from stingy_attacker_eval.report.label_only_baseline import Outcome
 from stingy_site.explorer import (
     AUDITS,
+    LATER,
     OUTCOMES,
     WIDTH,
     Choice,
@@ -25,7 +26,7 @@ LIST = Choice("a", "stingy:n=2", 77.9, 90.6, 6.5, 24, 1.1, "rank", (0.8, 0.3, 1.
 @pytest.mark.parametrize("name", AUDITS)
 def test_every_policy_of_the_audit_has_a_row_with_its_numbers(name: str) -> None:
     audit, found = read_audit(RESULTS / name), choices(RESULTS / name)
-    assert len(found) == len(audit.points) == 12
+    assert len(found) == len(audit.points) == 11
     drawn = table(name, "title", found)
     for choice in found:
         (point,) = [each for each in audit.points if each.endpoint == choice.endpoint]
@@ -38,8 +39,18 @@ def test_every_policy_of_the_audit_has_a_row_with_its_numbers(name: str) -> None
             assert choice.gap == (item.gap.mean, *(item.gap.interval or ()))
             said = f"{signed(choice.gap[0])}, from {signed(choice.gap[1])} to"
             assert f'aria-label="{said} ' in row
-    assert len({choice.policy for choice in found}) == 12
+    assert len({choice.policy for choice in found}) == 11
     assert [choice.gap is None for choice in found].count(True) == 1  # labels themselves
+
+
+def test_row_is_of_the_audit_that_found_the_larger_gap() -> None:
+    name = "frontier_tin100"
+    first = {each.endpoint: each for each in choices(RESULTS / name)}
+    found = {each.endpoint: each for each in choices(RESULTS / name, RESULTS / LATER[name])}
+    changed = [endpoint for endpoint in found if found[endpoint] != first[endpoint]]
+    assert changed == ["reverse-sigmoid"]
+    assert first["reverse-sigmoid"].outcome == Outcome.NO_MORE
+    assert found["reverse-sigmoid"].outcome == Outcome.MORE
 
 
 def test_every_outcome_of_an_audit_has_its_words() -> None:

@@ -156,17 +156,17 @@ def test_explorer_filters_its_rows(opened: Any) -> None:
     page = opened("explorer.html")
     explorer = page.locator(".explorer").first
     rows = explorer.locator("tbody tr:visible")
-    assert rows.count() == 12
+    assert rows.count() == 11
     explorer.locator("[name=safe]").check()
     safe = rows.count()
-    assert 0 < safe < 12
+    assert 0 < safe < 11
     shares = [float(row.get_attribute("data-first5") or 0) for row in rows.all()]
     explorer.locator("[name=first5]").fill(str(int(max(shares))))
     assert 0 < rows.count() <= safe
     assert "policies fit" in explorer.locator(".explorer-answer").inner_text()
     explorer.locator("[name=first5]").fill("100")
     assert rows.count() == 0
-    assert explorer.locator(".explorer-answer").inner_text().startswith("0 of 12")
+    assert explorer.locator(".explorer-answer").inner_text().startswith("0 of 11")
 
 
 @pytest.mark.browser

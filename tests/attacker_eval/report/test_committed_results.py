@@ -129,10 +129,10 @@ def test_gpu_page_has_the_frontier_as_it_is_printed() -> None:
 
 
 @pytest.mark.parametrize("folder", ["frontier_cifar10_32", "frontier_tin100_32"])
-def test_the_page_of_policies_has_the_frontier_as_it_is_printed(folder: str) -> None:
+def test_page_of_results_has_the_frontier_as_it_is_printed(folder: str) -> None:
     printed = as_markdown(read_audit(RESULTS / folder))
     table = printed[printed.index("| endpoint |") :].partition("\n\n")[0]
-    assert table in (ROOT / "docs" / "policies.md").read_text()
+    assert table in (ROOT / "docs" / "results.md").read_text()
 
 
 def whole_page(text: str) -> str:
