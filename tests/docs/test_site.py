@@ -146,7 +146,7 @@ def test_page_has_no_violation_and_is_not_too_wide(
 @pytest.mark.browser
 def test_explorer_shows_every_column_at_1440(opened: Any) -> None:
     boxes = opened("explorer.html").locator(".explorer-scroll")
-    assert boxes.count() == 2
+    assert boxes.count() == 3
     widths = boxes.evaluate_all("all => all.map(box => [box.scrollWidth, box.clientWidth])")
     assert all(content <= box for content, box in widths), widths
 
