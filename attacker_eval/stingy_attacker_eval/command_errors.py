@@ -23,8 +23,9 @@ def report_errors() -> Iterator[None]:
             typer.secho(line, fg="red", err=True)
         raise typer.Exit(1 if isinstance(error, GateError) else 2) from None
     except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        typer.secho(f"{error.strerror or type(error).__name__}{where}", fg="red", err=True)
+        where = "files" if error.filename is None else error.filename
+        reason = error.strerror or type(error).__name__
+        typer.secho(f"expected to read or write {where}, got: {reason}", fg="red", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt as stop:
         typer.secho(str(stop) or "stopped; finished work is kept", fg="red", err=True)

@@ -191,3 +191,12 @@ def test_bundles_that_are_no_folder_are_refused(tmp_path: Path) -> None:
     )
     assert result.exit_code == 2
     assert "expected a folder of bundles, got none at" in result.stderr
+
+
+def test_path_through_a_file_is_named_with_the_reason(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    result = RUN.invoke(app, ["audit", "report", str(file)])
+    assert result.exit_code == 2
+    place = file / "report.json"
+    assert result.stderr == f"expected to read or write {place}, got: Not a directory\n"
